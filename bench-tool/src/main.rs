@@ -1,0 +1,2 @@
+//! Loads, measures and compares MQTT brokers.
+fn main() {}
