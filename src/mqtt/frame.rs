@@ -206,6 +206,13 @@ impl<'a> Reader<'a> {
         self.take(usize::from(len))
     }
 
+    /// A property block, behind its length.
+    #[inline]
+    pub(super) fn block(&mut self) -> Result<&'a [u8], DecodeError> {
+        let len = self.varint()?;
+        self.take(len as usize)
+    }
+
     /// A UTF-8 Encoded String.
     pub(super) fn text(&mut self) -> Result<&'a str, DecodeError> {
         topic::check_text(self.bytes()?)

@@ -5,6 +5,10 @@
 //! [`decode_publish`] leaves one check to its caller, the topic's, so that a topic that is
 //! known already is not checked again. Only [`Message`] owns what it holds.
 
+mod ack;
+mod connect;
+mod decode;
+mod encode;
 mod frame;
 mod message;
 mod packet;
@@ -14,6 +18,10 @@ mod reason;
 pub mod topic;
 mod types;
 
+pub use ack::{decode_ack, encode_ack};
+pub use connect::decode_connect;
+pub use decode::decode;
+pub use encode::encode;
 pub use frame::{FrameHead, MAX_REMAINING_LENGTH, frame_head, varint_len};
 pub use message::{LARGE_PAYLOAD, Message};
 pub use packet::{

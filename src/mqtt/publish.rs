@@ -168,8 +168,7 @@ pub fn decode_publish<'a>(
         match r.rest.split_first() {
             Some((0, rest)) => r.rest = rest,
             _ => {
-                let len = r.varint()?;
-                properties = PublishProperties::parse(r.take(len as usize)?, limits)?;
+                properties = PublishProperties::parse(r.block()?, limits)?;
             }
         }
     }

@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn names() {
         let limits = Limits { max_topic_bytes: 8, max_topic_levels: 3, ..Limits::default() };
-        let reason = |bytes: &[u8]| check_name(bytes, &limits).map_err(|error| error.reason);
+        let reason = |bytes: &[u8]| check_name(bytes, &limits).map_err(move |error| error.reason);
         for good in ["a", "/", "//", "a/b/c", "$SYS/a", " ", "\u{feff}é"] {
             assert_eq!(reason(good.as_bytes()), Ok(good));
         }
