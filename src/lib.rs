@@ -5,3 +5,6 @@
 // Layer 1: the wire and the clockless tools.
 pub mod mqtt;
 pub mod timer;
+
+// Layer 3: bytes in and out, credentials, stores.
+pub mod net;
