@@ -8,3 +8,5 @@ pub mod timer;
 
 // Layer 3: bytes in and out, credentials, stores.
 pub mod net;
+// Layer 2: one client, and who wants what.
+pub mod session;
