@@ -5,3 +5,15 @@
 // Layer 1: the wire and the clockless tools.
 pub mod mqtt;
 pub mod timer;
+
+// Layer 2: the protocol without sockets, threads and clocks.
+pub mod hooks;
+
+// Layer 5: what people touch.
+pub mod config;
+
+// Layer 6: everything put together.
+pub mod server;
+
+pub use config::Config;
+pub use server::{Broker, StartError};
