@@ -75,9 +75,9 @@ fn the_readme_states_the_same_defaults() {
         if value.starts_with("SLUICE_") {
             continue; // An example of a variable.
         }
-        if !keys.iter().any(|known| known == key) {
-            assert!(!key.contains('.'), "README.md has {key}, which the schema has not");
-            continue;
+        let section = |key: &str| key.split('.').next().map(str::to_owned);
+        if !keys.iter().any(|known| section(known) == section(key)) {
+            continue; // A row of another table.
         }
         let line = format!("{key} = {value}\n");
         let config = Config::parse("README.md", &line, []);
