@@ -10,3 +10,14 @@ pub mod timer;
 pub mod net;
 // Layer 2: one client, and who wants what.
 pub mod session;
+// Layer 2: the protocol without sockets, threads and clocks.
+pub mod hooks;
+
+// Layer 5: what people touch.
+pub mod config;
+
+// Layer 6: everything put together.
+pub mod server;
+
+pub use config::Config;
+pub use server::{Broker, StartError};
