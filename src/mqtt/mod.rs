@@ -18,6 +18,9 @@ mod reason;
 pub mod topic;
 mod types;
 
+#[cfg(test)]
+mod tests;
+
 pub use ack::{decode_ack, encode_ack};
 pub use connect::decode_connect;
 pub use decode::decode;
