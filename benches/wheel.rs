@@ -1,5 +1,7 @@
 //! The timer wheel: what a keep alive costs, set anew with each packet, and an advance with nothing due.
 
+#![allow(missing_docs)]
+
 use criterion::{Criterion, criterion_group, criterion_main};
 use sluice::timer::{Time, Wheel};
 use std::hint::black_box;

@@ -5,3 +5,6 @@
 // Layer 1: the wire and the clockless tools.
 pub mod mqtt;
 pub mod timer;
+
+// Layer 2: one client's state, and who wants a message.
+pub mod router;
