@@ -6,18 +6,5 @@
 pub mod mqtt;
 pub mod timer;
 
-// Layer 3: bytes in and out, credentials, stores.
-pub mod net;
-// Layer 2: one client, and who wants what.
-pub mod session;
-// Layer 2: the protocol without sockets, threads and clocks.
-pub mod hooks;
-
-// Layer 5: what people touch.
-pub mod config;
-
-// Layer 6: everything put together.
-pub mod server;
-
-pub use config::Config;
-pub use server::{Broker, StartError};
+// Layer 2: one client's state, and who wants a message.
+pub mod router;
