@@ -34,6 +34,13 @@ impl Arena {
         self.bytes.get(range).unwrap_or_default()
     }
 
+    /// Everything received since the last reset, from offset 0 on.
+    #[must_use]
+    #[inline]
+    pub fn all(&self) -> &[u8] {
+        self.bytes(0..self.used)
+    }
+
     /// Forgets everything; ranges given out before are void.
     #[inline]
     pub fn reset(&mut self) {

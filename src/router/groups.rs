@@ -18,6 +18,12 @@ pub struct GroupId {
 impl GroupId {
     /// No group.
     pub const NONE: Self = Self { index: NIL, generation: 0 };
+
+    /// A number that no other group of this shard has at the same time; a later one may.
+    #[must_use]
+    pub fn index(self) -> u32 {
+        self.index
+    }
 }
 
 /// How many members of a shared group a shard has: what it tells the others whenever that changes.
@@ -152,6 +158,11 @@ impl Groups {
 
     pub(super) fn group_mut(&mut self, index: u32) -> &mut Group {
         &mut self.groups[index]
+    }
+
+    /// The group with this number, if there is one.
+    pub(super) fn get(&self, index: u32) -> Option<&Group> {
+        self.groups.get(index).filter(|group| group.generation != 0)
     }
 
     pub(super) fn id(&self, index: u32) -> GroupId {

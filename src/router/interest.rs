@@ -2,6 +2,7 @@
 
 use super::groups::{GroupCount, GroupId, Remote};
 use super::{Router, SessionKey, SubscriptionHandle};
+use crate::mqtt::topic::{self, Filter};
 
 impl Router {
     /// Another shard has its first plain subscription with this filter.
@@ -57,6 +58,26 @@ impl Router {
     pub fn member(&self, session: SessionKey, group: GroupId) -> Option<SubscriptionHandle> {
         let group = self.groups.resolve(group)?;
         self.groups.member(&self.subs, group, session).map(SubscriptionHandle)
+    }
+
+    /// The group with this [number](GroupId::index), if it wants `topic`.
+    #[must_use]
+    pub fn group_wanting(&self, index: u32, topic: &str) -> Option<GroupId> {
+        let group = self.groups.get(index)?;
+        topic::matches(&self.trie.filter(group.node), topic).then(|| self.groups.id(index))
+    }
+
+    /// Whether a session has a subscription with this filter.
+    #[must_use]
+    pub fn has_subscription(&self, session: SessionKey, filter: &Filter<'_>) -> bool {
+        let Some(node) = self.trie.find(filter.filter) else { return false };
+        match filter.share {
+            None => self.find_plain(node, session).is_ok(),
+            Some(share) => self
+                .groups
+                .find(node, share)
+                .is_some_and(|group| self.groups.member(&self.subs, group, session).is_some()),
+        }
     }
 
     /// A shard's bit; none for this shard itself, nor past the 64th.

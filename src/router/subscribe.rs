@@ -239,7 +239,7 @@ impl Router {
     }
 
     /// A session's entry in the list of a node; otherwise how many there are, as far as counted.
-    fn find_plain(&self, node: u32, session: SessionKey) -> Result<u32, usize> {
+    pub(super) fn find_plain(&self, node: u32, session: SessionKey) -> Result<u32, usize> {
         let node_ = self.trie.node(node);
         if node_.is_indexed() {
             return self.subs.index_find(Owner::Node(node), session).ok_or(SEARCH_AT_MOST);
