@@ -209,8 +209,7 @@ fn accepts_an_empty_client_id_in_311() {
 #[test]
 fn refuses_an_empty_client_id_that_wants_to_last() {
     let broker = broker("");
-    let (mut client, connack) =
-        Client::connect(broker.address(), &Connect::new(V311, "").resume());
+    let (mut client, connack) = Client::connect(broker.address(), &Connect::new(V311, "").resume());
     assert_eq!(connack.code, 2);
     client.expect_closed();
 }
@@ -263,8 +262,8 @@ fn states_its_limits() {
     let (_, connack) = broker.connect_with(&Connect::new(V5, "limits"));
     let properties = &connack.properties;
     assert_eq!(properties.number(RECEIVE_MAXIMUM), Some(1000));
-    assert!(properties.number(MAXIMUM_PACKET_SIZE).is_some_and(|size| size > 0));
-    assert!(properties.number(TOPIC_ALIAS_MAXIMUM).is_some_and(|maximum| maximum > 0));
+    assert_eq!(properties.number(MAXIMUM_PACKET_SIZE), Some(1024 * 1024));
+    assert_eq!(properties.number(TOPIC_ALIAS_MAXIMUM), Some(32));
     assert_eq!(properties.number(MAXIMUM_QOS), None, "QoS 2 is served, and 2 is no valid value");
     for available in [
         RETAIN_AVAILABLE,
@@ -291,6 +290,17 @@ fn sends_response_information_only_on_request() {
         let (_, connack) = broker.connect_with(&connect);
         assert!(!connack.properties.has(RESPONSE_INFORMATION));
     }
+}
+
+/// Section 3.2.2.3.15: with the request it comes, and tells this client from others.
+#[test]
+fn sends_response_information_on_request() {
+    let broker = broker("[mqtt]\nresponse_information_prefix = \"answers/to/\"");
+    let connect = Connect::new(V5, "asks").with(byte(REQUEST_RESPONSE_INFORMATION, 1));
+    let (_, connack) = broker.connect_with(&connect);
+    let information = connack.properties.text(RESPONSE_INFORMATION).expect("it was requested");
+    assert!(information.starts_with("answers/to/"), "{information}");
+    assert!(information.contains("asks"), "{information}");
 }
 
 /// [MQTT-3.1.2-29] With Request Problem Information 0 neither Reason String nor User Property

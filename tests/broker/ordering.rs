@@ -85,9 +85,8 @@ fn keeps_the_order_of_a_burst(version: Version) {
     let mut subscriber = broker.connect(version, "subscriber");
     subscriber.subscribe("burst/#", 0);
     let mut publisher = broker.connect(version, "publisher");
-    let bytes: Vec<u8> = (0..COUNT)
-        .flat_map(|n| Message::new("burst/same", n.to_string()).bytes(version))
-        .collect();
+    let bytes: Vec<u8> =
+        (0..COUNT).flat_map(|n| Message::new("burst/same", n.to_string()).bytes(version)).collect();
     publisher.send(&bytes);
     for n in 0..COUNT {
         assert_eq!(number(&subscriber.take_publish().payload), n);
@@ -103,7 +102,7 @@ fn keeps_the_order_of_large_and_small(shards: u16) {
     subscriber.subscribe("mixed", 1);
     let mut publisher = broker.connect(V311, "publisher");
     for n in 0..40 {
-        let size = [1, 70_000, 20, 17_000][n % 4];
+        let size = [1, 60_000, 20, 17_000][n % 4];
         let payload = format!("{n:0size$}");
         publisher.start_publish(Message::new("mixed", payload).qos(1));
     }

@@ -2,9 +2,7 @@
 
 use crate::common::cases::{shards, versions};
 use crate::common::wire::{self, packet};
-use crate::common::{
-    Connect, Message, V5, V31, V311, Version, broker, broker_with_shards, code,
-};
+use crate::common::{Connect, Message, V5, V31, V311, Version, broker, broker_with_shards, code};
 
 /// [MQTT-3.8.4-8] A message arrives at the lesser of its own QoS and the granted one, in all nine
 /// combinations; [MQTT-3.3.1-3] never marked as duplicate, and [MQTT-3.3.1-12] not as retained.

@@ -22,6 +22,11 @@ pub(crate) use packet::{Ack, ConnAck, Packet, Publish};
 pub(crate) use property::{Properties, Property};
 pub(crate) use wire::Version::{self, V5, V31, V311};
 
+/// Lets time pass, where its passing is what the test is about.
+pub(crate) fn let_pass(time: std::time::Duration) {
+    std::thread::sleep(time);
+}
+
 /// Reason codes of version 5, by their names in the specification (section 2.4).
 pub(crate) mod code {
     pub(crate) const SUCCESS: u8 = 0x00;
@@ -49,5 +54,9 @@ pub(crate) mod code {
     pub(crate) const QUOTA_EXCEEDED: u8 = 0x97;
     pub(crate) const ADMINISTRATIVE_ACTION: u8 = 0x98;
     pub(crate) const PAYLOAD_FORMAT_INVALID: u8 = 0x99;
+    pub(crate) const RETAIN_NOT_SUPPORTED: u8 = 0x9A;
+    pub(crate) const QOS_NOT_SUPPORTED: u8 = 0x9B;
+    pub(crate) const SHARED_SUBSCRIPTIONS_NOT_SUPPORTED: u8 = 0x9E;
+    pub(crate) const WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED: u8 = 0xA2;
     pub(crate) const CONNECTION_RATE_EXCEEDED: u8 = 0x9F;
 }
