@@ -34,6 +34,7 @@ pub(crate) struct Client {
     /// Packets that came while the test waited for another one, oldest first.
     set_aside: VecDeque<Packet>,
     last_id: u16,
+    largest_packet: usize,
     deadline: Duration,
 }
 
@@ -48,6 +49,7 @@ impl Client {
             buffer: Vec::new(),
             set_aside: VecDeque::new(),
             last_id: 0,
+            largest_packet: 0,
             deadline: DEADLINE,
         }
     }
@@ -75,6 +77,11 @@ impl Client {
 
     pub(crate) fn local_address(&self) -> SocketAddr {
         self.stream.local_addr().unwrap()
+    }
+
+    /// Bytes of the largest packet that came so far.
+    pub(crate) fn largest_packet(&self) -> usize {
+        self.largest_packet
     }
 
     // Sending.
@@ -169,6 +176,7 @@ impl Client {
         }
         let body = self.buffer.get(head..head + length)?;
         let packet = Packet::read(self.version, first_byte, body);
+        self.largest_packet = self.largest_packet.max(head + length);
         self.buffer.drain(..head + length);
         Some(packet)
     }
