@@ -309,6 +309,23 @@ impl Client {
         while self.event() != Event::Closed {}
     }
 
+    /// Ends without reading what the broker still sends, or waiting for it.
+    pub(crate) fn hang_up_unread(self) {
+        self.stream.shutdown(Shutdown::Both).unwrap();
+    }
+
+    /// Whether the connection answers a ping; whatever comes before counts for nothing.
+    pub(crate) fn survives(&mut self) -> bool {
+        self.send_lossy(&wire::packet(wire::PINGREQ, &[]));
+        loop {
+            match self.event() {
+                Event::Closed => return false,
+                Event::Packet(Packet::PingResp) => return true,
+                Event::Packet(_) => {}
+            }
+        }
+    }
+
     // Subscribing.
 
     /// Subscribes; the QoS asked for must be granted.
