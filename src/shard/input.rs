@@ -8,6 +8,7 @@ use crate::mqtt::{
 };
 use crate::net::ConnId;
 use crate::router::{RouteId, SessionKey};
+use crate::session::Acked;
 
 use super::Core;
 use super::connection::State;
@@ -214,15 +215,17 @@ impl<S> Core<S> {
         let Some(mut out) = self.connections.out(reader.id) else { return Ok(Then::Stop) };
         let session = &mut slot.session;
         out.backlog_limit = self.settings.qos0_backlog_bytes;
-        match kind {
-            AckKind::PubAck => drop(session.puback(ack.packet_id, self.now, &mut out)?),
-            AckKind::PubRec => {
-                drop(session.pubrec(ack.packet_id, ack.reason, self.now, &mut out)?)
+        let packet_id = ack.packet_id;
+        let acked = match kind {
+            AckKind::PubAck => session.puback(packet_id, self.now, &mut out)?,
+            AckKind::PubRec => session.pubrec(packet_id, ack.reason, self.now, &mut out)?,
+            AckKind::PubComp => session.pubcomp(packet_id, self.now, &mut out)?,
+            AckKind::PubRel => {
+                session.pubrel(packet_id, &mut out)?;
+                Acked::Released
             }
-            AckKind::PubComp => drop(session.pubcomp(ack.packet_id, self.now, &mut out)?),
-            AckKind::PubRel => drop(session.pubrel(ack.packet_id, &mut out)?),
-        }
-        if self.pressure.any() {
+        };
+        if acked == Acked::Done && self.pressure.any() {
             self.relieve(reader.session);
         }
         Ok(Then::Continue)
