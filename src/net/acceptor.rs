@@ -100,12 +100,16 @@ impl Acceptor {
                     Ok((transport, peer)) => return Some((transport, index, peer)),
                     Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
                         Some(Errno::AGAIN) => listener.ready = false,
-                        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                        // One that died in the queue. The others may be well.
+                        None
+                        | Some(Errno::CONNABORTED | Errno::INTR | Errno::PROTO | Errno::PERM)
+                        | Some(Errno::NETDOWN | Errno::NETUNREACH | Errno::HOSTUNREACH)
+                        | Some(Errno::HOSTDOWN | Errno::NONET | Errno::TIMEDOUT) => {}
+                        // No descriptors, no memory, or what nobody has thought of: never spin.
+                        Some(_) => {
                             self.exhausted(now, &error);
                             return None;
                         }
-                        // What is left are connections that died in the queue.
-                        _ => {}
                     },
                 }
             }

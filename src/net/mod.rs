@@ -1,13 +1,14 @@
 //! Bytes in and out: the driver seam, its implementations, and the transports.
 //!
 //! An event loop talks to a [`Driver`] in completions and never sees a socket: [`MioDriver`] moves real
-//! bytes.
+//! bytes, [`sim`] is a network in memory with virtual time and seeded faults.
 
 mod acceptor;
 mod arena;
 mod driver;
 mod kept;
 mod mio_driver;
+pub mod sim;
 mod slots;
 mod tcp;
 

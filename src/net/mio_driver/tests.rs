@@ -447,3 +447,20 @@ fn the_clock_moves_by_turns() {
     rig.turn(Some(Duration::from_millis(15)));
     assert!(rig.driver.now().since(before) >= Duration::from_millis(29));
 }
+
+#[test]
+fn exhausted_descriptors_make_no_busy_loop() {
+    let mut rig = Rig::new();
+    let _client = TcpStream::connect(rig.addr).unwrap();
+    rig.driver.wait(SOON).unwrap();
+    let now = rig.driver.now();
+    rig.driver.acceptor.exhausted(now, &io::ErrorKind::Other.into());
+    assert_eq!(rig.next(), None);
+    let begin = Instant::now();
+    let mut turns = 0;
+    while rig.driver.connections() == 0 {
+        rig.turn(None);
+        turns += 1;
+    }
+    assert!(begin.elapsed() >= Duration::from_millis(80) && turns <= 3, "{turns}");
+}

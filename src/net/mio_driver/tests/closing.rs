@@ -170,7 +170,9 @@ fn connections_that_come_and_go_leave_nothing() {
     });
     let fds = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let (mut accepted, mut closed, mut received) = (0, 0, 0);
+    let begin = Instant::now();
     while closed < COUNT {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{closed} closed");
         for told in rig.turn(SOON) {
             match told {
                 Accepted(_) => accepted += 1,
