@@ -3,6 +3,9 @@
 use super::ReasonCode as R;
 use super::*;
 
+/// The version to answer in, and the reason code.
+type Refusal = (Option<Version>, R);
+
 fn refused(version: Version, first_byte: u8, body: &[u8]) -> Option<R> {
     decode(version, first_byte, body, &Limits::default()).err().map(|error| error.reason)
 }
@@ -188,7 +191,7 @@ fn other_packets() {
 #[test]
 fn connect() {
     use Version::{V5, V31, V311};
-    let table: &[(&[u8], Option<(Option<Version>, R)>)] = &[
+    let table: &[(&[u8], Option<Refusal>)] = &[
         (b"\0\x04MQTT\x04\x02\0\0\0\0", None),
         (b"\0\x06MQIsdp\x03\x02\0\0\0\x01c", None),
         (b"\0\x04MQTT\x05\0\0\0\0\0\0", None),
