@@ -20,6 +20,7 @@ enum Step {
         receive_maximum: u16,
     },
     Block(bool),
+    Pump,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -40,7 +41,8 @@ fn step() -> impl Strategy<Value = Step> {
             version,
             receive_maximum,
         }),
-        1 => any::<bool>().prop_map(Step::Block),
+        2 => any::<bool>().prop_map(Step::Block),
+        1 => Just(Step::Pump),
     ]
 }
 
@@ -107,10 +109,8 @@ impl Model {
                 self.receive_maximum = receive_maximum.into();
                 self.rig.connect(&parameters(version, receive_maximum));
             }
-            Step::Block(blocked) => {
-                self.rig.wire.blocked = blocked;
-                self.rig.session.pump(self.rig.now, &mut self.rig.wire);
-            }
+            Step::Block(blocked) => self.rig.wire.blocked = blocked,
+            Step::Pump => self.rig.session.pump(self.rig.now, &mut self.rig.wire),
         }
         self.transmit();
     }
