@@ -154,12 +154,14 @@ impl Session {
         sink: &mut S,
     ) -> Result<Acked, DecodeError> {
         let Some(active) = self.active.as_mut() else { return Ok(Acked::Unknown) };
-        match active.window.get_mut(packet_id) {
-            None => return Ok(Acked::Unknown),
-            Some(Slot::Publish(p)) if p.qos == QoS::AtLeastOnce => {}
-            Some(_) => return Err(DecodeError::protocol("PUBACK for a QoS 2 message")),
+        if !active.window.ack_oldest(packet_id) {
+            match active.window.get_mut(packet_id) {
+                None => return Ok(Acked::Unknown),
+                Some(Slot::Publish(p)) if p.qos == QoS::AtLeastOnce => {}
+                Some(_) => return Err(DecodeError::protocol("PUBACK for a QoS 2 message")),
+            }
+            active.window.remove(packet_id);
         }
-        active.window.remove(packet_id);
         self.pump(now, sink);
         Ok(Acked::Done)
     }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::queue::Entry;
-use crate::mqtt::PacketId;
+use crate::mqtt::{PacketId, QoS};
 
 /// What one packet identifier stands for.
 #[derive(Debug)]
@@ -169,6 +169,22 @@ impl Window {
         }
         let aside = self.aside.as_mut()?;
         aside.stragglers.get_mut(&id).map(|(_, slot)| slot)
+    }
+
+    /// Frees the slot of `id` if it is the oldest and a QoS 1 message: what a client that
+    /// acknowledges in order does every time.
+    #[inline]
+    pub(super) fn ack_oldest(&mut self, id: PacketId) -> bool {
+        let is_it = id == self.base
+            && matches!(self.slots.front(), Some(Slot::Publish(entry))
+                if entry.qos == QoS::AtLeastOnce && !entry.unsent);
+        if is_it {
+            drop(self.slots.pop_front());
+            self.in_flight -= 1;
+            self.base = advance(id, 1);
+            self.pop_free();
+        }
+        is_it
     }
 
     /// Frees the slot of `id` and gives what was in it.
