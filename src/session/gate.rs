@@ -15,7 +15,7 @@ const STORE_BIT: u64 = 1 << STORE;
 /// What routing made of a PUBLISH with QoS 1 or 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublishOutcome {
-    /// The turn that has to be confirmed; not smaller than that of an earlier outcome.
+    /// The turn that has to be confirmed.
     pub turn: u64,
     /// Who has to confirm it: a bit for each shard that was handed the message, and [`STORE`].
     pub waiting: u64,
@@ -126,15 +126,22 @@ impl Pending {
 }
 
 impl Active {
-    /// Has the pending PUBLISH of `packet_id` acknowledged on this connection. Says whether it
-    /// would not have been; `None` when there is no such PUBLISH.
+    /// Has the pending PUBLISH of `packet_id` acknowledged on this connection, in the order of the
+    /// repetitions. Says whether it would not have been; `None` when there is no such PUBLISH.
     pub(super) fn arm(&mut self, qos: QoS, packet_id: PacketId) -> Option<bool> {
-        self.gate.iter_mut().find_map(|pending| match &mut pending.what {
-            What::Publish(p) if p.packet_id == packet_id && p.qos == qos => {
-                Some(!std::mem::replace(&mut p.armed, true))
-            }
-            _ => None,
-        })
+        let is_it = |p: &PendingPublish| p.packet_id == packet_id && p.qos == qos;
+        let at = self.gate.iter().position(
+            |pending| matches!(&pending.what, What::Publish(publish) if is_it(publish)),
+        )?;
+        if matches!(self.gate.get(at)?.what, What::Publish(PendingPublish { armed: true, .. })) {
+            return Some(false);
+        }
+        let mut pending = self.gate.remove(at)?;
+        if let What::Publish(publish) = &mut pending.what {
+            publish.armed = true;
+        }
+        self.gate.push_back(pending);
+        Some(true)
     }
 
     /// The connection is gone: frames of it are void, acknowledgements await a repetition.

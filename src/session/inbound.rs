@@ -164,8 +164,9 @@ impl Session {
     }
 }
 
-/// Identifiers with flags: open addressing. Clients count upwards, so the identifier itself is
-/// the hash; the table is no longer than four times the Receive Maximum, whatever they do.
+/// Identifiers with flags: open addressing. Clients count upwards, and multiplying by the golden
+/// ratio lays a run of numbers out evenly, so there is hardly a collision and always a gap near
+/// by. The table is no longer than four times the Receive Maximum, whatever they do.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     /// Identifier in the low half, flags above; 0 is free. A power of two long, or empty.
@@ -218,7 +219,7 @@ impl Held {
             if word == 0 {
                 break;
             }
-            let home = home_of(word) & mask;
+            let home = self.home(word);
             if at.wrapping_sub(home) & mask >= at.wrapping_sub(hole) & mask {
                 self.set(hole, word);
                 hole = at;
@@ -239,7 +240,7 @@ impl Held {
     #[inline]
     fn find(&self, id: PacketId) -> Option<(usize, u32)> {
         let mask = self.table.len().checked_sub(1)?;
-        let mut at = usize::from(id.get()) & mask;
+        let mut at = self.home(id.get().into());
         loop {
             match self.word(at) {
                 0 => return None,
@@ -251,7 +252,7 @@ impl Held {
 
     fn place(&mut self, word: u32) {
         let mask = self.table.len() - 1;
-        let mut at = home_of(word) & mask;
+        let mut at = self.home(word);
         while self.word(at) != 0 {
             at = (at + 1) & mask;
         }
@@ -266,6 +267,13 @@ impl Held {
                 self.place(word);
             }
         }
+    }
+
+    /// Where the identifier of `word` is looked for first. The table is not empty.
+    #[inline]
+    fn home(&self, word: u32) -> usize {
+        let hash = (word & 0xFFFF).wrapping_mul(0x9E37_79B1);
+        (hash >> (u32::BITS - self.table.len().trailing_zeros())) as usize
     }
 
     #[inline]
@@ -284,9 +292,4 @@ impl Held {
 #[inline]
 fn flags_of(word: u32) -> u8 {
     word.to_be_bytes()[1]
-}
-
-#[inline]
-fn home_of(word: u32) -> usize {
-    (word & 0xFFFF) as usize
 }

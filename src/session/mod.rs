@@ -25,6 +25,9 @@ mod shared;
 mod will;
 mod window;
 
+#[cfg(test)]
+mod tests;
+
 pub use alias::AliasUse;
 pub use gate::{PublishOutcome, STORE, Verdict};
 pub use inbound::Begin;

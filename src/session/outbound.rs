@@ -6,7 +6,7 @@ use super::alias::AliasUse;
 use super::limits::{DropCause, SessionLimits};
 use super::link::Link;
 use super::queue::Entry;
-use super::window::{InFlight, Slot};
+use super::window::Slot;
 use super::{Active, Session, Sink};
 use crate::mqtt::{
     AckKind, DecodeError, Message, PacketId, PublishOut, QoS, ReasonCode, publish_len,
@@ -154,12 +154,14 @@ impl Session {
         sink: &mut S,
     ) -> Result<Acked, DecodeError> {
         let Some(active) = self.active.as_mut() else { return Ok(Acked::Unknown) };
-        match active.window.get_mut(packet_id) {
-            None => return Ok(Acked::Unknown),
-            Some(Slot::Publish(p)) if p.entry.qos == QoS::AtLeastOnce => {}
-            Some(_) => return Err(DecodeError::protocol("PUBACK for a QoS 2 message")),
+        if !active.window.ack_oldest(packet_id) {
+            match active.window.get_mut(packet_id) {
+                None => return Ok(Acked::Unknown),
+                Some(Slot::Publish(p)) if p.qos == QoS::AtLeastOnce => {}
+                Some(_) => return Err(DecodeError::protocol("PUBACK for a QoS 2 message")),
+            }
+            active.window.remove(packet_id);
         }
-        active.window.remove(packet_id);
         self.pump(now, sink);
         Ok(Acked::Done)
     }
@@ -181,7 +183,7 @@ impl Session {
         let slot = self.active.as_mut().and_then(|active| {
             let Active { window, .. } = &mut **active;
             window.get_mut(packet_id).map(|slot| match slot {
-                Slot::Publish(p) => p.entry.qos,
+                Slot::Publish(p) => p.qos,
                 Slot::Release(_) | Slot::Free => QoS::AtMostOnce,
             })
         });
@@ -274,7 +276,7 @@ impl Session {
         {
             let Some(Slot::Publish(p)) = active.window.get_mut(packet_id) else { continue };
             p.sent_at_ms = millis(now);
-            if let Err(cause) = write(link, &p.entry.delivery(), Some(packet_id), true, now, sink) {
+            if let Err(cause) = write(link, &p.delivery(), Some(packet_id), true, now, sink) {
                 active.window.remove(packet_id);
                 drop_one(sink, cause);
             }
@@ -284,7 +286,8 @@ impl Session {
             if !sink.has_room() || !(qos0 || active.window.has_room(link.window)) {
                 return;
             }
-            let Some(entry) = active.queue.pop() else { return };
+            let Some(mut entry) = active.queue.pop() else { return };
+            entry.sent_at_ms = millis(now);
             let packet_id = (!qos0).then(|| active.window.next_id());
             let written = match entry.message.is_expired(now) {
                 true => Err(DropCause::Expired),
@@ -293,7 +296,7 @@ impl Session {
             match written {
                 Err(cause) => drop_one(sink, cause),
                 Ok(()) if qos0 => {}
-                Ok(()) => active.window.insert(InFlight::new(entry, millis(now))),
+                Ok(()) => active.window.insert(entry),
             }
         }
     }
@@ -363,7 +366,7 @@ impl Session {
         let packet_id = active.window.next_id();
         match write(link, delivery, Some(packet_id), false, now, sink) {
             Ok(()) => {
-                active.window.insert(InFlight::new(Entry::new(delivery), millis(now)));
+                active.window.insert(Entry::new(delivery, millis(now)));
                 Delivered::Sent
             }
             Err(cause) => self.dropped(cause),
@@ -375,7 +378,7 @@ impl Session {
         if !queue.has_room(delivery.message.size(), limits) {
             return Delivered::Full;
         }
-        queue.push(Entry::new(delivery));
+        queue.push(Entry::new(delivery, 0));
         Delivered::Queued
     }
 

@@ -11,8 +11,18 @@ use crate::mqtt::{Message, QoS};
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) message: Message,
-    identifiers: Identifiers,
+    /// Subscription Identifiers, if there is more than one.
+    identifiers: Option<Box<Identifiers>>,
+    /// The one Subscription Identifier; 0 for none, and for more.
+    identifier: u32,
     group: u32,
+    /// When it was last sent; milliseconds, truncated. This and the rest are for messages in
+    /// flight, here because they fit where padding would be.
+    pub(super) sent_at_ms: u32,
+    /// How often it was sent again on this connection by the clock; 3.x.
+    pub(super) retries: u8,
+    /// Whether it waits to be sent again on this connection.
+    pub(super) unsent: bool,
     pub(super) qos: QoS,
     retain: bool,
 }
@@ -22,11 +32,20 @@ const NO_GROUP: u32 = u32::MAX;
 
 impl Entry {
     #[inline]
-    pub(super) fn new(delivery: &Delivery<'_>) -> Self {
+    pub(super) fn new(delivery: &Delivery<'_>, sent_at_ms: u32) -> Self {
+        let (identifier, identifiers) = match delivery.identifiers {
+            [] => (0, None),
+            [one] => (*one, None),
+            many => (0, Some(Box::new(Identifiers(many.into())))),
+        };
         Self {
             message: delivery.message.clone(),
-            identifiers: Identifiers::new(delivery.identifiers),
+            identifiers,
+            identifier,
             group: delivery.group.unwrap_or(NO_GROUP),
+            sent_at_ms,
+            retries: 0,
+            unsent: false,
             qos: delivery.qos,
             retain: delivery.retain,
         }
@@ -38,7 +57,11 @@ impl Entry {
             message: &self.message,
             qos: self.qos,
             retain: self.retain,
-            identifiers: self.identifiers.as_slice(),
+            identifiers: match &self.identifiers {
+                Some(identifiers) => &identifiers.0,
+                None if self.identifier == 0 => &[],
+                None => slice::from_ref(&self.identifier),
+            },
             group: self.group(),
         }
     }
@@ -48,36 +71,8 @@ impl Entry {
     }
 }
 
-/// Subscription Identifiers; one is the common case and takes no allocation.
 #[derive(Debug)]
-struct Identifiers {
-    many: Option<Box<Many>>,
-    /// 0: none here.
-    one: u32,
-}
-
-#[derive(Debug)]
-struct Many(Box<[u32]>);
-
-impl Identifiers {
-    #[inline]
-    fn new(identifiers: &[u32]) -> Self {
-        match identifiers {
-            [] => Self { many: None, one: 0 },
-            [one] => Self { many: None, one: *one },
-            many => Self { many: Some(Box::new(Many(many.into()))), one: 0 },
-        }
-    }
-
-    #[inline]
-    fn as_slice(&self) -> &[u32] {
-        match &self.many {
-            Some(many) => &many.0,
-            None if self.one == 0 => &[],
-            None => slice::from_ref(&self.one),
-        }
-    }
-}
+struct Identifiers(Box<[u32]>);
 
 /// An empty queue keeps memory for this many entries.
 const CAPACITY_KEPT: usize = 256;

@@ -51,7 +51,7 @@ impl Session {
             match slot {
                 // What was sent once on this connection was not too large for it.
                 Slot::Publish(p) => {
-                    let _ = write(link, &p.entry.delivery(), Some(packet_id), true, now, sink);
+                    let _ = write(link, &p.delivery(), Some(packet_id), true, now, sink);
                 }
                 Slot::Release(_) => sink.ack(AckKind::PubRel, packet_id, ReasonCode::Success),
                 Slot::Free => {}

@@ -29,16 +29,14 @@ impl Session {
             .window
             .in_order()
             .filter_map(|(packet_id, slot)| match slot {
-                Slot::Publish(p) if p.entry.qos == QoS::AtLeastOnce => {
-                    p.entry.group().map(|_| packet_id)
-                }
+                Slot::Publish(p) if p.qos == QoS::AtLeastOnce => p.group().map(|_| packet_id),
                 _ => None,
             })
             .collect();
         let mut taken = Vec::new();
         for packet_id in in_flight {
             if let Slot::Publish(p) = active.window.remove(packet_id) {
-                taken.extend(redistribution(p.entry, true));
+                taken.extend(redistribution(p, true));
             }
         }
         let queued = active.queue.take(|entry| entry.group().is_some());

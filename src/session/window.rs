@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::queue::Entry;
-use crate::mqtt::PacketId;
+use crate::mqtt::{PacketId, QoS};
 
 /// What one packet identifier stands for.
 #[derive(Debug)]
@@ -16,28 +16,9 @@ pub(super) enum Slot {
     /// Nothing (any more).
     Free,
     /// A PUBLISH not acknowledged: PUBACK or PUBREC is awaited.
-    Publish(InFlight),
+    Publish(Entry),
     /// A PUBREL was sent: PUBCOMP is awaited.
     Release(Release),
-}
-
-/// A PUBLISH on its way.
-#[derive(Debug)]
-pub(super) struct InFlight {
-    pub(super) entry: Entry,
-    /// When it was last sent; milliseconds, truncated.
-    pub(super) sent_at_ms: u32,
-    /// How often it was sent again on this connection; 3.x.
-    pub(super) retries: u8,
-    /// Whether it waits to be sent again on this connection.
-    pub(super) unsent: bool,
-}
-
-impl InFlight {
-    #[inline]
-    pub(super) fn new(entry: Entry, sent_at_ms: u32) -> Self {
-        Self { entry, sent_at_ms, retries: 0, unsent: false }
-    }
 }
 
 /// The second half of a QoS 2 flow.
@@ -101,6 +82,12 @@ impl Window {
         if self.slots.is_empty() {
             self.slots = VecDeque::new();
         }
+    }
+
+    /// How many slots are spanned.
+    #[cfg(test)]
+    pub(super) fn span(&self) -> usize {
+        self.slots.len()
     }
 
     /// Identifiers in use.
@@ -167,8 +154,8 @@ impl Window {
 
     /// Takes the slot of the identifier that [`next_id`](Self::next_id) just gave.
     #[inline]
-    pub(super) fn insert(&mut self, in_flight: InFlight) {
-        self.slots.push_back(Slot::Publish(in_flight));
+    pub(super) fn insert(&mut self, entry: Entry) {
+        self.slots.push_back(Slot::Publish(entry));
         self.in_flight += 1;
     }
 
@@ -184,6 +171,22 @@ impl Window {
         aside.stragglers.get_mut(&id).map(|(_, slot)| slot)
     }
 
+    /// Frees the slot of `id` if it is the oldest and a QoS 1 message: what a client that
+    /// acknowledges in order does every time.
+    #[inline]
+    pub(super) fn ack_oldest(&mut self, id: PacketId) -> bool {
+        let is_it = id == self.base
+            && matches!(self.slots.front(), Some(Slot::Publish(entry))
+                if entry.qos == QoS::AtLeastOnce && !entry.unsent);
+        if is_it {
+            drop(self.slots.pop_front());
+            self.in_flight -= 1;
+            self.base = advance(id, 1);
+            self.pop_free();
+        }
+        is_it
+    }
+
     /// Frees the slot of `id` and gives what was in it.
     #[inline]
     pub(super) fn remove(&mut self, id: PacketId) -> Slot {
@@ -194,7 +197,7 @@ impl Window {
         };
         match &slot {
             Slot::Free => return slot,
-            Slot::Publish(in_flight) if in_flight.unsent => self.unsent -= 1,
+            Slot::Publish(entry) if entry.unsent => self.unsent -= 1,
             Slot::Publish(_) | Slot::Release(_) => {}
         }
         self.in_flight -= 1;
@@ -210,7 +213,7 @@ impl Window {
         let Some(slot) = self.get_mut(id) else { return };
         let was = std::mem::replace(slot, Slot::Release(release));
         self.releases = self.releases.wrapping_add(1);
-        if matches!(was, Slot::Publish(in_flight) if in_flight.unsent) {
+        if matches!(was, Slot::Publish(entry) if entry.unsent) {
             self.unsent -= 1;
         }
     }
@@ -222,9 +225,9 @@ impl Window {
         for (id, slot) in self.in_order() {
             match slot {
                 Slot::Free => {}
-                Slot::Publish(in_flight) => {
-                    in_flight.unsent = true;
-                    in_flight.retries = 0;
+                Slot::Publish(entry) => {
+                    entry.unsent = true;
+                    entry.retries = 0;
                     publishes.push_back(id);
                 }
                 Slot::Release(release) => {
@@ -250,10 +253,10 @@ impl Window {
             if aside.resend.is_empty() && aside.stragglers.is_empty() {
                 self.aside = None;
             }
-            if let Some(Slot::Publish(in_flight)) = self.get_mut(id)
-                && in_flight.unsent
+            if let Some(Slot::Publish(entry)) = self.get_mut(id)
+                && entry.unsent
             {
-                in_flight.unsent = false;
+                entry.unsent = false;
                 self.unsent -= 1;
                 return Some(id);
             }

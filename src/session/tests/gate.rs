@@ -1,0 +1,215 @@
+use super::*;
+use AckKind::{PubAck, PubComp, PubRec};
+use PublishOutcome as O;
+use QoS::{AtLeastOnce, ExactlyOnce};
+use ReasonCode::{NoMatchingSubscribers, NotAuthorized, QuotaExceeded, Success};
+
+/// Handed to the shards of `waiting`, kept by nobody here.
+fn handed(turn: u64, shards: &[u32]) -> O {
+    let waiting = shards.iter().map(|&shard| 1 << shard).sum();
+    O { turn, waiting, kept: false, ..O::KEPT }
+}
+
+/// Nothing pending: acknowledged at once.
+#[test]
+fn nothing_pending() {
+    let mut rig = Rig::new(Version::V5, 10);
+    for (outcome, reason) in [
+        (O::KEPT, Success),
+        (O::UNMATCHED, NoMatchingSubscribers),
+        (O { kept: false, ..O::KEPT }, QuotaExceeded),
+        (O::refused(NotAuthorized), NotAuthorized),
+    ] {
+        assert_eq!(rig.publish(AtLeastOnce, 1, outcome), Verdict::Continue);
+        assert_eq!(rig.wire.take(), [ack(PubAck, 1, reason)]);
+        assert_eq!(rig.publish(ExactlyOnce, 1, outcome), Verdict::Continue);
+        assert_eq!(rig.wire.take(), [ack(PubRec, 1, reason)]);
+        assert_eq!(rig.pubrel(1), Ok(!reason.is_error()));
+        rig.wire.take();
+    }
+}
+
+/// No success without the deed: 3.x has no reason code, so the connection has to end. That
+/// nobody is subscribed is no failure.
+#[test]
+fn version_3_is_closed_for_what_was_not_kept() {
+    let mut rig = Rig::new(Version::V311, 10);
+    assert_eq!(rig.publish(AtLeastOnce, 1, O::UNMATCHED), Verdict::Continue);
+    assert_eq!(rig.wire.take(), [ok(PubAck, 1)]);
+    for outcome in [O { kept: false, ..O::KEPT }, O::refused(NotAuthorized)] {
+        assert_eq!(rig.publish(AtLeastOnce, 1, outcome), Verdict::Close);
+        assert_eq!(rig.publish(ExactlyOnce, 2, outcome), Verdict::Close);
+    }
+    assert!(rig.wire.take().is_empty());
+    assert_eq!(rig.session.inbound_qos2(), 0);
+}
+
+/// [MQTT-4.6.0-2] [MQTT-4.6.0-3] Acknowledgements leave in the order of the PUBLISHes, each once
+/// all that it waits for have confirmed.
+#[test]
+fn leaves_in_order() {
+    let mut rig = Rig::new(Version::V5, 10);
+    for (packet_id, qos, outcome) in [
+        (1, AtLeastOnce, handed(1, &[1, 2])),
+        (2, ExactlyOnce, handed(1, &[2])),
+        (3, AtLeastOnce, O::KEPT),
+        (4, ExactlyOnce, handed(2, &[1])),
+        (5, AtLeastOnce, O { turn: 2, ..O::UNMATCHED }),
+    ] {
+        assert_eq!(rig.publish(qos, packet_id, outcome), Verdict::Continue);
+    }
+    assert_eq!(rig.session.pending(), 5);
+    assert_eq!(rig.confirm(&[(2, 9)]), Verdict::Continue);
+    assert!(rig.wire.take().is_empty());
+    assert_eq!(rig.confirm(&[(1, 1), (2, 9)]), Verdict::Continue);
+    assert_eq!(rig.wire.take(), [ok(PubAck, 1), ok(PubRec, 2), ok(PubAck, 3)]);
+    assert_eq!(rig.confirm(&[(1, 2), (2, 9)]), Verdict::Continue);
+    assert_eq!(rig.wire.take(), [ok(PubRec, 4), ack(PubAck, 5, NoMatchingSubscribers)]);
+    assert!(!rig.session.has_pending());
+}
+
+/// The store confirms like a shard, but keeps for no session.
+#[test]
+fn the_store_confirms_but_keeps_nothing() {
+    let mut rig = Rig::new(Version::V5, 10);
+    let store = 1 << STORE;
+    let kept = O { turn: 1, waiting: store, ..O::KEPT };
+    assert_eq!(rig.publish(AtLeastOnce, 1, kept), Verdict::Continue);
+    assert_eq!(rig.publish(AtLeastOnce, 2, O { kept: false, ..kept }), Verdict::Continue);
+    assert!(rig.wire.take().is_empty());
+    assert_eq!(rig.confirm(&[(STORE as usize, 1)]), Verdict::Continue);
+    assert_eq!(rig.wire.take(), [ok(PubAck, 1), ack(PubAck, 2, QuotaExceeded)]);
+}
+
+/// A message that every shard refused gets 0x97 in 5.0, and a QoS 2 identifier is free again.
+#[test]
+fn refused_by_all() {
+    let mut rig = Rig::new(Version::V5, 10);
+    assert_eq!(rig.publish(AtLeastOnce, 1, handed(1, &[1, 2])), Verdict::Continue);
+    assert_eq!(rig.publish(ExactlyOnce, 2, handed(1, &[1, 2])), Verdict::Continue);
+    assert_eq!(rig.publish(AtLeastOnce, 1, handed(2, &[1])), Verdict::Continue);
+    rig.session.refuse(1, 1, id(1));
+    rig.session.refuse(1, 1, id(2));
+    rig.session.refuse(2, 1, id(2));
+    assert_eq!(rig.confirm(&[(1, 2), (2, 1)]), Verdict::Continue);
+    assert_eq!(rig.wire.take(), [ok(PubAck, 1), ack(PubRec, 2, QuotaExceeded), ok(PubAck, 1)]);
+    assert_eq!(rig.session.inbound_qos2(), 0);
+    assert_eq!(rig.session.link.charged, 0);
+    assert_eq!(rig.begin(ExactlyOnce, 2, false), Begin::New);
+}
+
+/// A message that every shard refused closes 3.x; the client sends it again and it is routed.
+#[test]
+fn refused_by_all_in_3() {
+    let mut rig = Rig::new(Version::V311, 10);
+    assert_eq!(rig.publish(ExactlyOnce, 1, handed(1, &[1])), Verdict::Continue);
+    assert_eq!(rig.publish(AtLeastOnce, 2, handed(1, &[2])), Verdict::Continue);
+    rig.session.refuse(1, 1, id(1));
+    assert_eq!(rig.confirm(&[(1, 1), (2, 1)]), Verdict::Close);
+    assert!(rig.wire.take().is_empty());
+    rig.disconnect();
+    assert_eq!(rig.confirm(&[(1, 1), (2, 1)]), Verdict::Continue);
+    rig.connect(&parameters(Version::V311, 10));
+    assert_eq!(rig.begin(ExactlyOnce, 1, true), Begin::New);
+    assert_eq!(rig.begin(AtLeastOnce, 2, true), Begin::New);
+}
+
+/// Pending messages survive a reconnection: the same again is not routed again, nor acknowledged
+/// early [MQTT-4.3.3-10].
+#[test]
+fn pending_survives_reconnection() {
+    let mut rig = Rig::new(Version::V5, 10);
+    for (packet_id, qos) in [(1, AtLeastOnce), (2, ExactlyOnce), (3, AtLeastOnce), (4, ExactlyOnce)]
+    {
+        assert_eq!(rig.publish(qos, packet_id, handed(1, &[1])), Verdict::Continue);
+    }
+    rig.disconnect();
+    rig.connect(&parameters(Version::V5, 10));
+    assert_eq!(rig.session.link.charged, 0);
+    assert_eq!(rig.begin(AtLeastOnce, 1, true), Begin::Duplicate);
+    assert_eq!(rig.begin(ExactlyOnce, 2, true), Begin::Duplicate);
+    assert_eq!(rig.session.link.charged, 2);
+    assert!(rig.wire.take().is_empty());
+    assert_eq!(rig.confirm(&[(1, 1)]), Verdict::Continue);
+    // What was not sent again on this connection is not acknowledged on it.
+    assert_eq!(rig.wire.take(), [ok(PubAck, 1), ok(PubRec, 2)]);
+    assert_eq!(rig.begin(ExactlyOnce, 4, true), Begin::Duplicate);
+    assert_eq!(rig.wire.take(), [ok(PubRec, 4)]);
+    assert_eq!(rig.pubrel(2), Ok(true));
+    assert_eq!(rig.pubrel(4), Ok(true));
+    assert_eq!(rig.session.link.charged, 0);
+}
+
+/// Confirmed while the client is away: QoS 2 is remembered as received.
+#[test]
+fn confirmed_while_absent() {
+    let mut rig = Rig::new(Version::V5, 10);
+    assert_eq!(rig.publish(ExactlyOnce, 2, handed(1, &[1])), Verdict::Continue);
+    rig.disconnect();
+    assert_eq!(rig.confirm(&[(1, 1)]), Verdict::Continue);
+    assert!(!rig.session.has_pending());
+    rig.connect(&parameters(Version::V5, 10));
+    assert_eq!(rig.begin(ExactlyOnce, 2, true), Begin::Duplicate);
+    assert_eq!(rig.wire.take(), [ok(PubRec, 2)]);
+}
+
+/// A client without state of its own that reuses an identifier sends a new message.
+#[test]
+fn qos1_without_dup_is_new() {
+    let mut rig = Rig::new(Version::V311, 10);
+    assert_eq!(rig.publish(AtLeastOnce, 1, handed(1, &[1])), Verdict::Continue);
+    rig.disconnect();
+    rig.connect(&parameters(Version::V311, 10));
+    assert_eq!(rig.publish(AtLeastOnce, 1, handed(2, &[1])), Verdict::Continue);
+    assert_eq!(rig.confirm(&[(1, 1)]), Verdict::Continue);
+    assert!(rig.wire.take().is_empty());
+    assert_eq!(rig.confirm(&[(1, 2)]), Verdict::Continue);
+    assert_eq!(rig.wire.take(), [ok(PubAck, 1)]);
+}
+
+/// A PUBREC sent again keeps its place, and is void once PUBREL has come [MQTT-4.3.3-11].
+#[test]
+fn a_second_pubrec_waits_its_turn() {
+    let mut rig = Rig::new(Version::V5, 10);
+    assert_eq!(rig.publish(ExactlyOnce, 1, O::KEPT), Verdict::Continue);
+    assert_eq!(rig.publish(ExactlyOnce, 2, O::KEPT), Verdict::Continue);
+    assert_eq!(rig.publish(AtLeastOnce, 3, handed(1, &[1])), Verdict::Continue);
+    rig.wire.take();
+    for _ in 0..3 {
+        assert_eq!(rig.begin(ExactlyOnce, 1, true), Begin::Duplicate);
+        assert_eq!(rig.begin(ExactlyOnce, 2, true), Begin::Duplicate);
+    }
+    assert_eq!(rig.session.pending(), 3);
+    assert_eq!(rig.pubrel(1), Ok(true));
+    assert_eq!(rig.wire.take(), [ok(PubComp, 1)]);
+    assert_eq!(rig.confirm(&[(1, 1)]), Verdict::Continue);
+    assert_eq!(rig.wire.take(), [ok(PubAck, 3), ok(PubRec, 2)]);
+}
+
+/// 4.13: PUBREL cannot come before PUBREC.
+#[test]
+fn pubrel_before_pubrec() {
+    let mut rig = Rig::new(Version::V5, 10);
+    assert_eq!(rig.publish(ExactlyOnce, 1, handed(1, &[1])), Verdict::Continue);
+    assert_eq!(rig.pubrel(1).unwrap_err().reason, ReasonCode::ProtocolError);
+}
+
+/// SUBACK waits for its shards, after what is before it [MQTT-3.8.4-1], and ends with its
+/// connection.
+#[test]
+fn frames_wait_too() {
+    let mut rig = Rig::new(Version::V5, 10);
+    rig.session.send_when_confirmed(b"now", 1, 0, &mut rig.wire);
+    assert_eq!(rig.wire.take(), [Out::Raw(b"now".to_vec())]);
+    rig.session.send_when_confirmed(b"later", 1, 0b110, &mut rig.wire);
+    assert_eq!(rig.publish(AtLeastOnce, 1, O::KEPT), Verdict::Continue);
+    assert_eq!(rig.confirm(&[(1, 1)]), Verdict::Continue);
+    assert!(rig.wire.take().is_empty());
+    assert_eq!(rig.confirm(&[(2, 1)]), Verdict::Continue);
+    assert_eq!(rig.wire.take(), [Out::Raw(b"later".to_vec()), ok(PubAck, 1)]);
+    rig.session.send_when_confirmed(b"void", 2, 0b110, &mut rig.wire);
+    rig.disconnect();
+    rig.connect(&parameters(Version::V5, 10));
+    assert_eq!(rig.confirm(&[(1, 2), (2, 2)]), Verdict::Continue);
+    assert!(rig.wire.take().is_empty());
+}

@@ -1,0 +1,103 @@
+use super::*;
+use QoS::{AtLeastOnce, AtMostOnce, ExactlyOnce};
+
+fn offline(limits: SessionLimits) -> Rig {
+    let mut rig = Rig::new(Version::V5, 10);
+    rig.limits = limits;
+    rig.disconnect();
+    rig
+}
+
+/// 4.1: QoS 1 and 2 messages for an absent client are stored; QoS 0 only if configured.
+#[test]
+fn an_absent_client_gets_what_was_queued_in_order() {
+    let mut rig = offline(LIMITS);
+    assert_eq!(rig.send(AtLeastOnce, "a"), Delivered::Queued);
+    assert_eq!(rig.send(AtMostOnce, "b"), Delivered::Dropped(DropCause::Offline));
+    assert_eq!(rig.send(ExactlyOnce, "c"), Delivered::Queued);
+    rig.connect(&parameters(Version::V5, 10));
+    assert_eq!(rig.wire.publishes(), [(1, false, "a".into()), (2, false, "c".into())]);
+}
+
+/// [MQTT-4.6.0-6] A QoS 0 message does not overtake an earlier one that was queued.
+#[test]
+fn queued_qos0_keeps_its_order() {
+    let mut rig = offline(SessionLimits { queue_qos0: true, ..LIMITS });
+    for (qos, payload) in [(AtMostOnce, "1"), (AtLeastOnce, "x"), (AtMostOnce, "2")] {
+        assert_eq!(rig.send(qos, payload), Delivered::Queued);
+    }
+    rig.wire.blocked = true;
+    rig.connect(&parameters(Version::V5, 10));
+    assert_eq!(rig.session.direct(b"t", 10), Direct::Deliver);
+    assert_eq!(rig.send(AtMostOnce, "3"), Delivered::Queued);
+    rig.wire.blocked = false;
+    rig.session.pump(rig.now, &mut rig.wire);
+    let order: Vec<_> = rig.wire.publishes().into_iter().map(|(_, _, p)| p).collect();
+    assert_eq!(order, ["1", "x", "2", "3"]);
+    assert_eq!(rig.session.direct(b"t", 10), Direct::Plain);
+    assert_eq!(rig.send(AtMostOnce, "4"), Delivered::Sent);
+}
+
+/// Nothing is sent before the session was resumed: CONNACK comes first [MQTT-3.2.0-1].
+#[test]
+fn nothing_is_sent_before_resume() {
+    let mut rig = offline(LIMITS);
+    rig.session.connect(&parameters(Version::V5, 10), &LIMITS, T0);
+    assert_eq!(rig.send(AtLeastOnce, "a"), Delivered::Queued);
+    assert_eq!(rig.session.direct(b"t", 10), Direct::Deliver);
+    assert!(rig.wire.take().is_empty());
+    rig.session.resume(T0, &mut rig.wire);
+    assert_eq!(rig.wire.publishes().len(), 1);
+}
+
+/// The queue is bounded by count; what to do when it is full is said by the caller.
+#[test]
+fn bounded_by_count() {
+    let mut rig = offline(SessionLimits { max_queued_messages: 2, ..LIMITS });
+    assert!(rig.session.has_room(1, &rig.limits));
+    assert_eq!(rig.send(AtLeastOnce, "a"), Delivered::Queued);
+    assert_eq!(rig.send(AtLeastOnce, "b"), Delivered::Queued);
+    assert!(rig.session.is_full(&rig.limits));
+    assert_eq!(rig.send(AtLeastOnce, "c"), Delivered::Full);
+    assert_eq!(rig.session.drops().total(), 0);
+    // Drop the newest: it is counted, that is all.
+    rig.session.count_drop(DropCause::QueueFull);
+    // Drop the oldest: then it fits.
+    let m = message("d");
+    assert_eq!(rig.session.drop_oldest(m.size(), &rig.limits), 1);
+    assert_eq!(rig.send(AtLeastOnce, "d"), Delivered::Queued);
+    assert_eq!(rig.session.drops().get(DropCause::QueueFull), 2);
+    rig.connect(&parameters(Version::V5, 10));
+    assert_eq!(rig.wire.publishes(), [(1, false, "b".into()), (2, false, "d".into())]);
+}
+
+/// The queue is bounded by bytes, too, and knows what it holds.
+#[test]
+fn bounded_by_bytes() {
+    let size = message("12345").size();
+    let max_queued_bytes = 3 * size as u64 - 1;
+    let mut rig = offline(SessionLimits { max_queued_bytes, ..LIMITS });
+    assert_eq!(rig.send(AtLeastOnce, "12345"), Delivered::Queued);
+    assert_eq!(rig.send(AtLeastOnce, "12345"), Delivered::Queued);
+    assert_eq!(rig.send(AtLeastOnce, "12345"), Delivered::Full);
+    assert!(!rig.session.has_room(size, &rig.limits));
+    assert!(rig.session.has_room(size - 1, &rig.limits));
+    assert_eq!(rig.session.queued_bytes(), 2 * size as u64);
+    assert_eq!(rig.session.drop_oldest(2 * size, &rig.limits), 2);
+    assert_eq!((rig.session.queued_bytes(), rig.session.queued()), (0, 0));
+    // What can never fit empties the queue, and no more.
+    assert_eq!(rig.session.drop_oldest(9 * size, &rig.limits), 0);
+}
+
+/// A connected client with room in its window has room, whatever the queue may hold.
+#[test]
+fn the_window_counts_as_room() {
+    let mut rig = Rig::new(Version::V5, 1);
+    rig.limits.max_queued_messages = 0;
+    assert!(rig.session.has_room(1, &rig.limits));
+    assert_eq!(rig.send(AtLeastOnce, "a"), Delivered::Sent);
+    assert!(rig.session.is_full(&rig.limits));
+    assert_eq!(rig.send(AtLeastOnce, "b"), Delivered::Full);
+    assert_eq!(rig.puback(1), Ok(Acked::Done));
+    assert!(rig.session.has_room(1, &rig.limits));
+}

@@ -1,0 +1,152 @@
+use super::*;
+use AckKind::PubRel;
+use QoS::{AtLeastOnce, ExactlyOnce};
+
+const AFTER: [Duration; 3] =
+    [Duration::from_secs(10), Duration::from_secs(20), Duration::from_secs(60)];
+
+/// [MQTT-4.4.0-1] [MQTT-4.6.0-1] [MQTT-3.3.1-1] On resume what is unacknowledged is sent again
+/// with DUP, the same identifiers, in order; then new messages.
+#[test]
+fn resends_in_order_with_dup() {
+    for version in [Version::V31, Version::V311, Version::V5] {
+        let mut rig = Rig::new(version, 3);
+        for payload in ["a", "b", "c", "d"] {
+            let _ = rig.send(AtLeastOnce, payload);
+        }
+        assert_eq!(rig.puback(2), Ok(Acked::Done));
+        rig.disconnect();
+        let _ = rig.send(AtLeastOnce, "e");
+        rig.connect(&parameters(version, 4));
+        let sent = rig.wire.publishes();
+        let expected = [(1, true, "a"), (3, true, "c"), (4, true, "d"), (5, false, "e")];
+        assert_eq!(sent, expected.map(|(id, dup, p)| (id, dup, p.to_string())));
+    }
+}
+
+/// [MQTT-4.6.0-4] PUBRELs are sent again in the order of the PUBRECs; [MQTT-4.3.3-7] what was
+/// released is not published again.
+#[test]
+fn resends_pubrel_in_the_order_of_pubrec() {
+    let mut rig = Rig::new(Version::V5, 10);
+    for payload in ["a", "b", "c"] {
+        let _ = rig.send(ExactlyOnce, payload);
+    }
+    for packet_id in [3, 1] {
+        assert_eq!(rig.pubrec(packet_id), Ok(Acked::Released));
+    }
+    rig.disconnect();
+    rig.connect(&parameters(Version::V5, 10));
+    assert_eq!(rig.wire.out[..2], [ok(PubRel, 3), ok(PubRel, 1)]);
+    assert_eq!(rig.wire.publishes(), [(2, true, "b".into())]);
+}
+
+/// [MQTT-4.9.0-2] A Receive Maximum smaller than before bounds what is sent again, too.
+#[test]
+fn a_smaller_window_bounds_what_is_sent_again() {
+    let mut rig = Rig::new(Version::V5, 10);
+    for payload in ["a", "b", "c", "d"] {
+        let _ = rig.send(AtLeastOnce, payload);
+    }
+    rig.disconnect();
+    rig.connect(&parameters(Version::V5, 2));
+    assert_eq!(rig.wire.publishes(), [(1, true, "a".into()), (2, true, "b".into())]);
+    assert_eq!(rig.send(AtLeastOnce, "e"), Delivered::Queued);
+    // One acknowledged before it was sent again is not sent again.
+    assert_eq!(rig.puback(3), Ok(Acked::Done));
+    assert!(rig.wire.publishes().is_empty());
+    assert_eq!(rig.puback(1), Ok(Acked::Done));
+    assert_eq!(rig.wire.publishes(), [(4, true, "d".into())]);
+    assert_eq!(rig.puback(2), Ok(Acked::Done));
+    assert_eq!(rig.wire.publishes(), [(5, false, "e".into())]);
+    // And again a smaller one, in the middle of it.
+    rig.disconnect();
+    rig.connect(&parameters(Version::V5, 1));
+    assert_eq!(rig.wire.publishes(), [(4, true, "d".into())]);
+    rig.disconnect();
+    rig.connect(&parameters(Version::V5, 1));
+    assert_eq!(rig.wire.publishes(), [(4, true, "d".into())]);
+    assert_eq!(rig.puback(4), Ok(Acked::Done));
+    assert_eq!(rig.wire.publishes(), [(5, true, "e".into())]);
+}
+
+/// [MQTT-4.4.0-1] Delivery that has begun goes on, past the expiry; [MQTT-3.3.2-6] with what is
+/// left of it.
+#[test]
+fn resends_with_the_remaining_expiry() {
+    let mut rig = Rig::new(Version::V5, 10);
+    let m = expiring("m", 30, T0);
+    assert_eq!(rig.deliver(&delivery(&m, ExactlyOnce)), Delivered::Sent);
+    for (waited, left) in [(10, 20), (30, 0)] {
+        rig.disconnect();
+        rig.wait(waited);
+        rig.connect(&parameters(Version::V5, 10));
+        let sent = rig.wire.one_publish();
+        assert_eq!((sent.expiry, sent.dup), (Some(left), true));
+    }
+}
+
+/// [MQTT-3.1.2-25] What is too large for the new connection counts as delivered.
+#[test]
+fn too_large_for_the_new_connection() {
+    let mut rig = Rig::new(Version::V5, 10);
+    let _ = rig.send(AtLeastOnce, "large enough");
+    let _ = rig.send(AtLeastOnce, "b");
+    rig.disconnect();
+    rig.connect(&LinkParameters { maximum_packet_size: 12, ..parameters(Version::V5, 10) });
+    assert_eq!(rig.wire.publishes(), [(2, true, "b".into())]);
+    assert_eq!((rig.session.in_flight(), rig.session.drops().total()), (1, 1));
+}
+
+/// Takeover: the flows of the old connection go on in the new one [MQTT-3.1.4-3].
+#[test]
+fn takeover_resumes() {
+    let mut rig = Rig::new(Version::V5, 10);
+    let _ = rig.send(AtLeastOnce, "a");
+    rig.wire.take();
+    rig.connect(&parameters(Version::V311, 10));
+    assert_eq!(rig.wire.publishes(), [(1, true, "a".into())]);
+}
+
+/// 4.4 of 3.1.1: timed redelivery, as configured: each interval once, then giving up.
+#[test]
+fn timed_redelivery() {
+    let mut rig = Rig::new(Version::V311, 10);
+    let _ = rig.send(AtLeastOnce, "a");
+    rig.wait(4);
+    let _ = rig.send(ExactlyOnce, "b");
+    assert_eq!(rig.pubrec(2), Ok(Acked::Released));
+    rig.wire.take();
+    let mut due = Vec::new();
+    let mut give_up = false;
+    while !give_up {
+        let outcome = rig.session.retry(rig.now, &AFTER, &mut rig.wire);
+        for out in rig.wire.take() {
+            let after = rig.now.since(T0).as_secs();
+            match out {
+                Out::Publish(p) if p.dup => due.push((after, p.id)),
+                Out::Ack(PubRel, id, _) => due.push((after, id)),
+                other => panic!("{other:?}"),
+            }
+        }
+        give_up = outcome.give_up;
+        rig.now = outcome.next.unwrap();
+    }
+    assert_eq!(due, [(10, 1), (14, 2), (30, 1), (34, 2), (90, 1), (94, 2), (150, 1)]);
+    assert_eq!(rig.puback(1), Ok(Acked::Done));
+    assert_eq!(rig.pubcomp(2), Ok(Acked::Done));
+    let outcome = rig.session.retry(rig.now, &AFTER, &mut rig.wire);
+    assert_eq!(outcome, RetryOutcome { next: None, give_up: false });
+}
+
+/// [MQTT-4.4.0-1] 5.0 must not send again but on a new connection.
+#[test]
+fn no_timed_redelivery_in_5() {
+    let mut rig = Rig::new(Version::V5, 10);
+    let _ = rig.send(AtLeastOnce, "a");
+    rig.wire.take();
+    rig.wait(1000);
+    let outcome = rig.session.retry(rig.now, &AFTER, &mut rig.wire);
+    assert_eq!(outcome, RetryOutcome { next: None, give_up: false });
+    assert!(rig.wire.take().is_empty());
+}
