@@ -4,6 +4,7 @@
 //! return at once; what takes time belongs on a thread of its own.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// Who a connection is, once its CONNECT is read.
 #[derive(Clone, Copy, Debug)]
@@ -25,10 +26,9 @@ pub trait Hook: Send + Sync + 'static {
         let _ = (client, session_present);
     }
 
-    /// The connection of a client that was let in has ended. `reason` is the Disconnect Reason Code
-    /// that was sent or received, or the one that comes nearest if there was none.
-    fn disconnected(&self, client: &Client<'_>, reason: u8) {
-        let _ = (client, reason);
+    /// The connection of a client that was let in has ended.
+    fn disconnected(&self, client_id: &str) {
+        let _ = client_id;
     }
 }
 
@@ -71,6 +71,33 @@ impl Authenticator for Anonymous {
         Decision::Allow
     }
 }
+
+/// The code at the ports of one broker.
+#[derive(Clone)]
+pub struct Hooks {
+    /// Who is told what happens to clients.
+    pub hook: Arc<dyn Hook>,
+    /// Who decides about them.
+    pub authenticator: Arc<dyn Authenticator>,
+}
+
+/// Lets everybody in and tells nobody.
+impl Default for Hooks {
+    fn default() -> Self {
+        Self { hook: Arc::new(Nobody), authenticator: Arc::new(Anonymous) }
+    }
+}
+
+impl std::fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hooks").finish_non_exhaustive()
+    }
+}
+
+/// Is told, and does nothing.
+struct Nobody;
+
+impl Hook for Nobody {}
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,543 @@
+//! Flow control (section 4.9), queues and what happens when they are full.
+
+use std::time::Duration;
+
+use crate::common::cases::{shards, versions};
+use crate::common::property;
+use crate::common::wire;
+use crate::common::{
+    Broker, Client, Connect, Message, V5, V311, Version, broker, broker_with_shards, code,
+};
+
+fn number(payload: &[u8]) -> usize {
+    std::str::from_utf8(payload).unwrap().parse().unwrap()
+}
+
+// The client's Receive Maximum.
+
+/// [MQTT-3.3.4-9] No more than Receive Maximum messages are unacknowledged at a time; what does
+/// not fit waits, in order, and is not lost.
+fn respects_the_receive_maximum(shards: u16) {
+    let broker = broker_with_shards(shards, "");
+    for maximum in [1, 2, 10] {
+        let connect = Connect::new(V5, "subscriber").with(property::receive_maximum(maximum));
+        let (mut subscriber, _) = broker.connect_with(&connect);
+        subscriber.subscribe("t", 2);
+        let mut publisher = broker.connect(V5, "publisher");
+        for n in 0..30 {
+            publisher.publish("t", n.to_string(), 1 + (n % 2) as u8);
+        }
+        let mut window: Vec<_> = (0..maximum).map(|_| subscriber.take_publish()).collect();
+        for n in 0..30 {
+            subscriber.expect_nothing();
+            let publish = window.remove(0);
+            assert_eq!(number(&publish.payload), n);
+            subscriber.acknowledge(&publish);
+            if n + usize::from(maximum) < 30 {
+                window.push(subscriber.take_publish());
+            }
+        }
+        subscriber.expect_nothing();
+        subscriber.disconnect();
+    }
+}
+shards!(respects_the_receive_maximum);
+
+/// Section 4.9: at QoS 2 the place is free at PUBCOMP, not at PUBREC; at a PUBREC of 0x80 or more
+/// at once.
+#[test]
+fn frees_the_place_of_qos_2_at_its_end() {
+    let broker = broker("");
+    let connect = Connect::new(V5, "subscriber").with(property::receive_maximum(1));
+    let (mut subscriber, _) = broker.connect_with(&connect);
+    subscriber.subscribe("t", 2);
+    let mut publisher = broker.connect(V5, "publisher");
+    for n in 0..3 {
+        publisher.publish("t", n.to_string(), 2);
+    }
+    let first = subscriber.take_publish();
+    subscriber.send_ack(wire::PUBREC, first.id);
+    subscriber.wait_pubrel(first.id);
+    subscriber.expect_nothing();
+    subscriber.send_ack(wire::PUBCOMP, first.id);
+    let second = subscriber.take_publish();
+    assert_eq!(second.payload_text(), "1");
+    subscriber.send_ack_code(wire::PUBREC, second.id, code::UNSPECIFIED_ERROR);
+    subscriber.expect("t", "2");
+}
+
+/// [MQTT-3.3.4-10], [MQTT-4.9.0-3] A full window holds back neither QoS 0 nor other packets.
+#[test]
+fn passes_everything_else_while_the_window_is_full() {
+    let broker = broker("");
+    let connect = Connect::new(V5, "subscriber").with(property::receive_maximum(1));
+    let (mut subscriber, _) = broker.connect_with(&connect);
+    subscriber.subscribe("t", 1);
+    let mut publisher = broker.connect(V5, "publisher");
+    publisher.publish("t", "in flight", 1);
+    publisher.publish("t", "waits", 1);
+    let in_flight = subscriber.take_publish();
+    publisher.publish("t", "at once", 0);
+    subscriber.expect("t", "at once");
+    subscriber.subscribe("own", 0);
+    assert_eq!(subscriber.unsubscribe(&["own"]).codes, [0]);
+    subscriber.publish("elsewhere", "x", 2);
+    subscriber.expect_nothing();
+    subscriber.acknowledge(&in_flight);
+    subscriber.expect("t", "waits");
+}
+
+/// Section 3.1.2.11.3: Receive Maximum belongs to the connection; a resumed session has the new
+/// one.
+#[test]
+fn takes_the_receive_maximum_of_the_present_connection() {
+    let broker = broker("");
+    let lasting =
+        |maximum| Connect::lasting(V5, "subscriber").with(property::receive_maximum(maximum));
+    let (mut subscriber, _) = broker.connect_with(&lasting(5));
+    subscriber.subscribe("t", 1);
+    let mut publisher = broker.connect(V5, "publisher");
+    for n in 0..10 {
+        publisher.publish("t", n.to_string(), 1);
+    }
+    for _ in 0..5 {
+        subscriber.take_publish();
+    }
+    subscriber.expect_nothing();
+    subscriber.hang_up();
+    // Those in flight alone are more than it takes now.
+    let (mut subscriber, _) = broker.connect_with(&lasting(2));
+    for n in (0..10).step_by(2) {
+        let two = [subscriber.take_publish(), subscriber.take_publish()];
+        subscriber.expect_nothing();
+        for (at, publish) in two.iter().enumerate() {
+            assert_eq!((number(&publish.payload), publish.dup), (n + at, n + at < 5));
+        }
+        subscriber.send(&two.map(|publish| puback(publish.id)).concat());
+    }
+    subscriber.expect_nothing();
+}
+
+fn puback(id: u16) -> Vec<u8> {
+    wire::packet(wire::PUBACK, &id.to_be_bytes())
+}
+
+/// Configuration `mqtt.max_inflight` bounds the window of clients that state none.
+fn bounds_the_window_by_configuration(version: Version) {
+    let broker = broker("[mqtt]\nmax_inflight = 3");
+    let mut subscriber = broker.connect(version, "subscriber");
+    subscriber.subscribe("t", 1);
+    let mut publisher = broker.connect(version, "publisher");
+    for n in 0..10 {
+        publisher.publish("t", n.to_string(), 1);
+    }
+    let window: Vec<_> = (0..3).map(|_| subscriber.take_publish()).collect();
+    subscriber.expect_nothing();
+    subscriber.acknowledge(&window[0]);
+    assert_eq!(subscriber.take_publish().payload_text(), "3");
+    subscriber.expect_nothing();
+}
+versions!(bounds_the_window_by_configuration);
+
+// Our own Receive Maximum.
+
+/// [MQTT-3.3.4-7] The broker's Receive Maximum is stated, and a client beyond it gets 0x93.
+#[test]
+fn answers_a_flood_with_0x93() {
+    let broker = broker("[mqtt]\nreceive_maximum = 5");
+    let (mut client, connack) = broker.connect_with(&Connect::new(V5, "client"));
+    assert_eq!(connack.properties.number(property::RECEIVE_MAXIMUM), Some(5));
+    // Without PUBREL a QoS 2 message holds its place.
+    for id in 1..=5 {
+        client.start_publish(Message::new("t", "x").qos(2).id(id));
+        client.wait_pubrec(id);
+    }
+    client.ping();
+    // A repeated one is no further one.
+    client.start_publish(Message::new("t", "x").qos(2).id(3).dup());
+    client.wait_pubrec(3);
+    // QoS 0 does not count.
+    client.publish("t", "x", 0);
+    client.send_ack(wire::PUBREL, 1);
+    client.wait_pubcomp(1);
+    client.start_publish(Message::new("t", "x").qos(2).id(6));
+    client.wait_pubrec(6);
+    client.start_publish(Message::new("t", "x").qos(2).id(7));
+    client.expect_disconnect(&[code::RECEIVE_MAXIMUM_EXCEEDED]);
+}
+
+/// [MQTT-4.9.0-3] With the quota used up, the broker still answers everything else.
+#[test]
+fn serves_a_client_that_used_its_quota_up() {
+    let broker = broker("[mqtt]\nreceive_maximum = 1");
+    let mut client = broker.connect(V5, "client");
+    client.subscribe("t", 2);
+    client.start_publish(Message::new("elsewhere", "x").qos(2).id(100));
+    client.wait_pubrec(100);
+    client.subscribe("other", 1);
+    client.publish("t", "own", 0);
+    client.expect("t", "own");
+    client.unsubscribe(&["other"]);
+    client.ping();
+    client.send_ack(wire::PUBREL, 100);
+    client.wait_pubcomp(100);
+    client.publish("t", "now", 1);
+    client.expect("t", "now");
+}
+
+/// QoS 1 messages are acknowledged as they come, so a burst above the maximum in one write is fine
+/// as long as its receivers keep up; all of them count once.
+#[test]
+fn takes_bursts_of_the_stated_size() {
+    let broker = broker("");
+    let mut client = broker.connect(V5, "client");
+    for _ in 0..3 {
+        let bytes: Vec<u8> =
+            (1..=1000).flat_map(|id| Message::new("t", "x").qos(1).id(id).bytes(V5)).collect();
+        client.send(&bytes);
+        for id in 1..=1000 {
+            client.wait_puback(id);
+        }
+    }
+}
+
+// Queues of absent clients.
+
+fn absent(broker: &Broker, filter: &str) -> Connect {
+    let connect = Connect::lasting(V5, "absent");
+    let (mut client, _) = broker.connect_with(&connect);
+    client.subscribe(filter, 2);
+    client.disconnect();
+    connect
+}
+
+fn publish_numbers(publisher: &mut Client, count: usize) -> Vec<u8> {
+    (0..count)
+        .map(|n| publisher.try_publish(Message::new("t", n.to_string()).qos(1 + (n % 2) as u8)))
+        .collect()
+}
+
+fn expect_numbers(client: &mut Client, numbers: impl IntoIterator<Item = usize>) {
+    for n in numbers {
+        assert_eq!(number(&client.receive().payload), n);
+    }
+    client.expect_nothing();
+}
+
+/// `overflow.offline = "drop_newest"`, the default: what finds the queue full is not kept, and a v5
+/// publisher is told 0x97.
+fn drops_the_newest_of_an_absent_client(shards: u16) {
+    let broker = broker_with_shards(shards, "[queue]\nmax_messages = 4");
+    let connect = absent(&broker, "t");
+    let mut publisher = broker.connect(V5, "publisher");
+    let codes = publish_numbers(&mut publisher, 10);
+    assert_eq!(codes[..4], [code::SUCCESS; 4]);
+    assert_eq!(codes[4..], [code::QUOTA_EXCEEDED; 6]);
+    let (mut client, _) = broker.connect_with(&connect);
+    expect_numbers(&mut client, 0..4);
+}
+shards!(drops_the_newest_of_an_absent_client);
+
+/// `overflow.offline = "drop_oldest"`: the last ones are kept, and their publisher has success.
+fn drops_the_oldest_of_an_absent_client(shards: u16) {
+    let toml = "[queue]\nmax_messages = 4\n[overflow]\noffline = \"drop_oldest\"";
+    let broker = broker_with_shards(shards, toml);
+    let connect = absent(&broker, "t");
+    let mut publisher = broker.connect(V5, "publisher");
+    assert_eq!(publish_numbers(&mut publisher, 10), [code::SUCCESS; 10]);
+    let (mut client, _) = broker.connect_with(&connect);
+    expect_numbers(&mut client, 6..10);
+}
+shards!(drops_the_oldest_of_an_absent_client);
+
+/// `overflow.offline = "end_session"`: the session ends, with its subscriptions.
+fn ends_the_session_of_an_absent_client(shards: u16) {
+    let toml = "[queue]\nmax_messages = 4\n[overflow]\noffline = \"end_session\"";
+    let broker = broker_with_shards(shards, toml);
+    let connect = absent(&broker, "t");
+    let mut publisher = broker.connect(V5, "publisher");
+    let codes = publish_numbers(&mut publisher, 10);
+    assert_eq!(codes[..4], [code::SUCCESS; 4]);
+    assert_ne!(codes[4], code::SUCCESS, "nobody kept it");
+    assert_eq!(codes[5..], [code::NO_MATCHING_SUBSCRIBERS; 5]);
+    let (mut client, connack) = broker.connect_with(&connect);
+    assert!(!connack.session_present);
+    client.expect_nothing();
+}
+shards!(ends_the_session_of_an_absent_client);
+
+/// A message that one session can keep is a success, whatever the others do.
+fn succeeds_if_anyone_keeps_it(shards: u16) {
+    let broker = broker_with_shards(shards, "[queue]\nmax_messages = 2");
+    let connect = absent(&broker, "t");
+    let mut present = broker.connect(V5, "present");
+    present.subscribe("t", 2);
+    let mut publisher = broker.connect(V5, "publisher");
+    for n in 0..5 {
+        let message = Message::new("t", n.to_string()).qos(1);
+        assert_eq!(publisher.try_publish(message), code::SUCCESS);
+        present.expect("t", n.to_string());
+    }
+    present.disconnect();
+    let message = Message::new("t", "x").qos(2);
+    assert_eq!(publisher.try_publish(message), code::QUOTA_EXCEEDED);
+    let (mut client, _) = broker.connect_with(&connect);
+    expect_numbers(&mut client, 0..2);
+}
+shards!(succeeds_if_anyone_keeps_it);
+
+/// [MQTT-4.3.3-9] After a PUBREC of 0x80 or more the identifier is free, and the message a new one.
+#[test]
+fn takes_a_refused_qos_2_message_again() {
+    let broker = broker("[queue]\nmax_messages = 1");
+    let connect = absent(&broker, "t");
+    let mut publisher = broker.connect(V5, "publisher");
+    publisher.publish("t", "0", 2);
+    let again = || Message::new("t", "1").qos(2).id(50);
+    assert_eq!(publisher.try_publish(again()), code::QUOTA_EXCEEDED);
+    let (mut client, _) = broker.connect_with(&connect);
+    client.expect("t", "0");
+    assert_eq!(publisher.try_publish(again()), code::SUCCESS);
+    client.expect("t", "1");
+}
+
+/// 3.x knows no refusal: its publisher is acknowledged, so that it can go on.
+fn acknowledges_older_publishers_anyway(version: Version) {
+    let broker = broker("[queue]\nmax_messages = 2");
+    let connect = absent(&broker, "t");
+    let mut publisher = broker.connect(version, "publisher");
+    for n in 0..6 {
+        publisher.publish("t", n.to_string(), 1 + (n % 2) as u8);
+    }
+    let (mut client, _) = broker.connect_with(&connect);
+    expect_numbers(&mut client, 0..2);
+}
+versions!(acknowledges_older_publishers_anyway, 3.x);
+
+/// `queue.max_bytes` bounds the queue as well.
+#[test]
+fn bounds_the_queue_in_bytes() {
+    let broker = broker(
+        "[limits]\nmax_packet_size = \"2KiB\"\nmax_topic_bytes = \"1KiB\"\n\
+         [queue]\nmax_bytes = \"16KiB\"",
+    );
+    let connect = absent(&broker, "t");
+    let mut publisher = broker.connect(V5, "publisher");
+    let codes: Vec<u8> = (0..40)
+        .map(|n| publisher.try_publish(Message::new("t", format!("{n:01000}")).qos(1)))
+        .collect();
+    let kept = codes.iter().filter(|code| **code == code::SUCCESS).count();
+    assert!((10..=16).contains(&kept), "{kept} of 1,000 bytes in 16 KiB");
+    assert!(codes[kept..].iter().all(|code| *code == code::QUOTA_EXCEEDED));
+    let (mut client, _) = broker.connect_with(&connect);
+    expect_numbers(&mut client, 0..kept);
+}
+
+/// QoS 0 is not for absent clients, unless `queue.store_qos0_offline` says so.
+fn keeps_qos_0_only_if_told(version: Version) {
+    for (toml, kept) in [("", false), ("[queue]\nstore_qos0_offline = true", true)] {
+        let broker = broker(toml);
+        let connect = Connect::lasting(version, "absent");
+        let (mut client, _) = broker.connect_with(&connect);
+        client.subscribe("t/#", 1);
+        client.disconnect();
+        let mut publisher = broker.connect(version, "publisher");
+        publisher.publish("t/0", "x", 0);
+        publisher.publish("t/1", "y", 1);
+        let (mut client, _) = broker.connect_with(&connect);
+        if kept {
+            assert_eq!(client.expect("t/0", "x").qos, 0);
+        }
+        client.expect("t/1", "y");
+        client.expect_nothing();
+    }
+}
+versions!(keeps_qos_0_only_if_told);
+
+// Queues of connected clients.
+
+/// A receiver with a window of one that acknowledges nothing yet, and its publisher.
+fn stuck_receiver(broker: &Broker) -> (Client, Client) {
+    let connect = Connect::lasting(V5, "stuck").with(property::receive_maximum(1));
+    let (mut receiver, _) = broker.connect_with(&connect);
+    receiver.subscribe("t", 1);
+    (receiver, broker.connect(V5, "publisher"))
+}
+
+fn start_numbers(publisher: &mut Client, count: usize) -> Vec<u16> {
+    (0..count).map(|n| publisher.start_publish(Message::new("t", n.to_string()).qos(1))).collect()
+}
+
+/// Within `overflow.patience` a full queue slows its publishers and loses nothing: a receiver that
+/// is slow, but goes on, gets everything in order.
+fn slows_publishers_of_a_slow_receiver(shards: u16) {
+    let toml = "[queue]\nmax_messages = 5\n[overflow]\npatience = \"60s\"";
+    let broker = broker_with_shards(shards, toml);
+    let (mut receiver, mut publisher) = stuck_receiver(&broker);
+    let ids = start_numbers(&mut publisher, 200);
+    for id in &ids[..6] {
+        assert_eq!(publisher.wait_puback(*id).code, code::SUCCESS);
+    }
+    for n in 0..200 {
+        let publish = receiver.receive();
+        assert_eq!(number(&publish.payload), n);
+    }
+    for id in &ids[6..] {
+        assert_eq!(publisher.wait_puback(*id).code, code::SUCCESS);
+    }
+    receiver.expect_nothing();
+    publisher.ping();
+}
+shards!(slows_publishers_of_a_slow_receiver);
+
+/// `overflow.online = "disconnect"`, the default: when patience ends, the receiver goes (0x97), and
+/// its publisher is served again; the receiver's session stays.
+fn disconnects_a_receiver_that_does_not_move(shards: u16) {
+    let toml = "[queue]\nmax_messages = 5\n[overflow]\npatience = \"200ms\"";
+    let broker = broker_with_shards(shards, toml);
+    let (mut receiver, mut publisher) = stuck_receiver(&broker);
+    let ids = start_numbers(&mut publisher, 20);
+    assert_eq!(receiver.take_publish().payload_text(), "0");
+    receiver.expect_disconnect(&[code::QUOTA_EXCEEDED]);
+    let codes: Vec<u8> = ids.iter().map(|id| publisher.wait_puback(*id).code).collect();
+    let kept = codes.iter().filter(|code| **code == code::SUCCESS).count();
+    assert!(kept >= 6, "what was queued stays: {codes:x?}");
+    assert!(codes[kept..].iter().all(|code| *code == code::QUOTA_EXCEEDED), "{codes:x?}");
+    let (mut receiver, connack) = broker.connect_with(&Connect::lasting(V5, "stuck"));
+    assert!(connack.session_present);
+    expect_numbers(&mut receiver, 0..kept);
+}
+shards!(disconnects_a_receiver_that_does_not_move);
+
+/// `overflow.online = "drop_newest"`: when patience ends, what comes is dropped, and said to be.
+fn drops_the_newest_of_a_stuck_receiver(shards: u16) {
+    let toml = "[queue]\nmax_messages = 5\n\
+                [overflow]\npatience = \"100ms\"\nonline = \"drop_newest\"";
+    let broker = broker_with_shards(shards, toml);
+    let (mut receiver, mut publisher) = stuck_receiver(&broker);
+    let ids = start_numbers(&mut publisher, 12);
+    let codes: Vec<u8> = ids.iter().map(|id| publisher.wait_puback(*id).code).collect();
+    let told: Vec<usize> = (0..12).filter(|n| codes[*n] == code::SUCCESS).collect();
+    assert_eq!(told, [0, 1, 2, 3, 4, 5], "one in flight, five queued: {codes:x?}");
+    assert!(codes[6..].iter().all(|code| *code == code::QUOTA_EXCEEDED), "{codes:x?}");
+    expect_numbers(&mut receiver, told);
+}
+shards!(drops_the_newest_of_a_stuck_receiver);
+
+/// `overflow.online = "drop_oldest"`: when patience ends, what waits longest makes room.
+fn drops_the_oldest_of_a_stuck_receiver(shards: u16) {
+    let toml = "[queue]\nmax_messages = 5\n\
+                [overflow]\npatience = \"100ms\"\nonline = \"drop_oldest\"";
+    let broker = broker_with_shards(shards, toml);
+    let (mut receiver, mut publisher) = stuck_receiver(&broker);
+    let ids = start_numbers(&mut publisher, 12);
+    for id in ids {
+        assert_eq!(publisher.wait_puback(id).code, code::SUCCESS);
+    }
+    expect_numbers(&mut receiver, [0, 7, 8, 9, 10, 11]);
+}
+shards!(drops_the_oldest_of_a_stuck_receiver);
+
+/// A slowed publisher slows nobody else: others publish and receive meanwhile.
+fn slows_only_the_publishers_of_the_full_queue(shards: u16) {
+    let toml = "[queue]\nmax_messages = 5\n[overflow]\npatience = \"60s\"";
+    let broker = broker_with_shards(shards, toml);
+    let (mut receiver, mut publisher) = stuck_receiver(&broker);
+    let ids = start_numbers(&mut publisher, 50);
+    publisher.wait_puback(ids[5]);
+    for n in 0..6 {
+        let mut other = broker.connect(V311, &format!("other-{n}"));
+        other.subscribe("elsewhere", 2);
+        for qos in 0..=2 {
+            other.publish("elsewhere", "x", qos);
+            other.expect("elsewhere", "x");
+        }
+        other.disconnect();
+    }
+    // A slowed publisher that goes takes nothing with it.
+    publisher.hang_up_unread();
+    receiver.subscribe("end", 0);
+    receiver.ping();
+}
+shards!(slows_only_the_publishers_of_the_full_queue);
+
+/// QoS 0 to a reader that does not read is dropped beyond `queue.qos0_backlog_bytes`; the order of
+/// what comes through is kept, its publisher is not slowed, and others get everything.
+fn drops_qos_0_of_a_slow_reader(shards: u16) {
+    const COUNT: usize = 1_500;
+    let toml = "[limits]\nmax_packet_size = \"64KiB\"\n\
+                [queue]\nqos0_backlog_bytes = \"64KiB\"\nmax_bytes = \"1MiB\"";
+    let broker = broker_with_shards(shards, toml);
+    let mut slow = broker.connect(V311, "slow");
+    slow.subscribe("t", 0);
+    slow.subscribe("end", 1);
+    let mut quick = broker.connect(V311, "quick");
+    quick.subscribe("t", 0);
+    let mut publisher = broker.connect(V311, "publisher");
+    for n in 0..COUNT {
+        // Far more in all than the buffers of both sockets hold.
+        let payload = format!("{n:020000}");
+        publisher.publish("t", &payload, 0);
+        assert_eq!(number(&quick.take_publish().payload), n);
+    }
+    publisher.ping();
+    publisher.publish("end", "x", 1);
+    let mut last = None;
+    let mut count = 0;
+    loop {
+        let publish = slow.receive();
+        if publish.topic == "end" {
+            break;
+        }
+        let n = number(&publish.payload);
+        assert!(last < Some(n), "{n} after {last:?}");
+        last = Some(n);
+        count += 1;
+    }
+    assert!(count < COUNT, "nothing was dropped");
+    publisher.publish("t", "4711", 0);
+    assert_eq!(number(&slow.take_publish().payload), 4711);
+}
+shards!(drops_qos_0_of_a_slow_reader);
+
+/// A reader that does not read at all, and what is sent to it, hold nobody up for longer than
+/// patience; QoS 1 messages it was not sent wait for its next connection.
+#[test]
+fn gets_rid_of_a_reader_that_never_reads() {
+    let toml = "[queue]\nmax_messages = 10\n[overflow]\npatience = \"100ms\"";
+    let broker = broker_with_shards(2, toml);
+    let connect = Connect::lasting(V311, "dead");
+    let (mut dead, _) = broker.connect_with(&connect);
+    dead.subscribe("t", 1);
+    let mut publisher = broker.connect(V5, "publisher").with_deadline(Duration::from_secs(60));
+    let payload = vec![b'x'; 500_000];
+    let mut refused = 0;
+    // More than window and socket buffers take up: the queue fills, patience ends.
+    for _ in 0..1_100 {
+        let code = publisher.try_publish(Message::new("t", &payload).qos(1));
+        if code == code::QUOTA_EXCEEDED {
+            refused += 1;
+            break;
+        }
+    }
+    assert_eq!(refused, 1, "the queue never filled");
+    publisher.ping();
+    drop(dead);
+    let (mut back, connack) = broker.connect_with(&connect);
+    assert!(connack.session_present);
+    assert!(back.receive().dup);
+}
+
+/// What a client sends while its own window is full of unacknowledged messages is served: no
+/// circle of waiting.
+fn does_not_deadlock_on_echo(version: Version) {
+    let broker = broker("[queue]\nmax_messages = 5\n[overflow]\npatience = \"30s\"");
+    let mut client = broker.connect(version, "echo");
+    client.subscribe("t", 1);
+    for n in 0..50 {
+        client.publish("t", n.to_string(), 1);
+        assert_eq!(number(&client.receive().payload), n);
+    }
+    client.expect_nothing();
+}
+versions!(does_not_deadlock_on_echo);

@@ -1,0 +1,23 @@
+//! Black-box conformance tests: a broker in this process, real sockets, and a client of the
+//! tests' own. Each test names the normative statement it proves; numbers are version 5's where
+//! nothing else is said.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod connect;
+mod flow_control;
+mod keep_alive;
+mod limits;
+mod malformed;
+mod ordering;
+mod properties_v5;
+mod qos;
+mod retained;
+mod retry;
+mod sessions;
+mod shared;
+mod shutdown;
+mod subscriptions;
+mod sys_topics;
+mod will;
