@@ -124,10 +124,14 @@ async function keptSession(version) {
   await first.subscribe(topic, { qos: 2 });
   await first.close();
   const sender = await Client.open(version);
-  for (const qos of [1, 2, 1, 2]) await sender.publish(topic, `${qos}`, { qos });
+  for (const [at, qos] of [1, 2, 1, 2].entries()) await sender.publish(topic, `${at}`, { qos });
   const second = await Client.open(version, options);
   assert.equal(second.connack.sessionPresent, version.protocolVersion !== 3);
-  assert.deepEqual(texts(await second.receive(4)), ['1', '2', '1', '2']);
+  const got = await second.receive(4);
+  // MQTT.js shows a QoS 2 message at its PUBREL, so order holds within each QoS only.
+  for (const [qos, wanted] of [[1, ['0', '2']], [2, ['1', '3']]]) {
+    assert.deepEqual(texts(got.filter((packet) => packet.qos === qos)), wanted);
+  }
   await second.close();
   await sender.close();
 }
