@@ -5,3 +5,22 @@
 // Layer 1: the wire and the clockless tools.
 pub mod mqtt;
 pub mod timer;
+
+// Layer 2: the protocol without sockets, threads and clocks.
+pub mod hooks;
+pub mod router;
+pub mod session;
+
+// Layer 3: bytes in and out.
+pub mod net;
+
+// Layer 4: one event loop.
+pub mod shard;
+
+// Layer 5: what people touch, and everything put together.
+pub mod config;
+pub mod server;
+
+pub use config::Config;
+pub use hooks::Hook;
+pub use server::{Broker, StartError};

@@ -1,2 +1,75 @@
 //! Loads, measures and compares MQTT brokers.
-fn main() {}
+
+mod cli;
+mod engine;
+mod floor;
+mod measure;
+mod report;
+mod scenario;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::Parser;
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+use cli::{Cli, Command, RunArgs};
+use measure::ProcessGroup;
+use scenario::Setup;
+
+type Error = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => run(&args),
+        Command::Compare(_) => Err("not there yet".into()),
+        Command::Floor(args) => floor::serve(args.bind).map(|()| true).map_err(Error::from),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("sluice-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns whether all went well.
+fn run(args: &RunArgs) -> Result<bool, Error> {
+    let parameters = args.parameters.apply(args.scenario.defaults())?;
+    if let Some(core) = args.core {
+        pin_to(&[core])?;
+    }
+    let setup = Setup {
+        target: args.broker.address()?,
+        login: args.broker.login(),
+        id_prefix: args.broker.id_prefix.clone(),
+        connect_burst: args.broker.connect_burst,
+        spin: args.spin,
+        broker: ProcessGroup::new(args.broker.pid.clone()),
+        stop: stop_on_signal()?,
+    };
+    let outcome = args.scenario.run(&setup, &parameters)?;
+    report::print_outcome(&outcome);
+    Ok(outcome.problems.is_empty())
+}
+
+/// Pins this thread, and the processes it starts from now on.
+fn pin_to(cores: &[usize]) -> std::io::Result<()> {
+    let mut set = CpuSet::new();
+    cores.iter().for_each(|core| set.set(*core));
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// A flag that SIGINT and SIGTERM set; a second one ends the process.
+fn stop_on_signal() -> std::io::Result<Arc<AtomicBool>> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}

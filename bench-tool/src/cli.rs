@@ -1,0 +1,252 @@
+//! The command line.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
+use sluice::mqtt::{QoS, Version};
+
+use crate::engine::{Login, MAX_WINDOW, MIN_PAYLOAD};
+use crate::scenario::{Parameters, ScenarioName};
+
+/// Loads, measures and compares MQTT brokers.
+#[derive(Debug, Parser)]
+#[command(version, disable_help_flag = true)]
+pub(crate) struct Cli {
+    /// Print help.
+    #[arg(long, action = ArgAction::Help, global = true)]
+    help: Option<bool>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run one scenario against one broker and report what it cost.
+    Run(RunArgs),
+    /// Run scenarios against several brokers in turn and put the results side by side.
+    Compare(CompareArgs),
+    /// Be the relay that does nothing but forward frames: the physical limit.
+    Floor(FloorArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    pub(crate) scenario: ScenarioName,
+    #[command(flatten)]
+    pub(crate) broker: BrokerArgs,
+    #[command(flatten)]
+    pub(crate) parameters: ParameterArgs,
+    /// Pin this tool to a core.
+    #[arg(long)]
+    pub(crate) core: Option<usize>,
+    /// Poll without sleeping, so that the broker does not pay for waking this tool.
+    #[arg(long)]
+    pub(crate) spin: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BrokerArgs {
+    /// The broker's host name or address.
+    #[arg(short = 'h', long, default_value = "127.0.0.1")]
+    pub(crate) host: String,
+    /// The broker's port.
+    #[arg(short, long, default_value_t = 1883)]
+    pub(crate) port: u16,
+    /// A process of the broker, on this machine, to measure with its descendants; may be repeated.
+    #[arg(long)]
+    pub(crate) pid: Vec<u32>,
+    /// Protocol version: 3.1, 3.1.1 or 5.
+    #[arg(short = 'V', long = "mqtt-version", default_value = "3.1.1")]
+    version: VersionArg,
+    /// User name.
+    #[arg(short = 'u', long)]
+    username: Option<String>,
+    /// Password.
+    #[arg(short = 'P', long)]
+    password: Option<String>,
+    /// Keep alive in seconds; no PINGREQ is sent, so 0 suits a tool that measures.
+    #[arg(short = 'k', long, default_value_t = 0)]
+    keep_alive: u16,
+    /// First part of every client identifier.
+    #[arg(short = 'I', long, default_value = "bench")]
+    pub(crate) id_prefix: String,
+    /// Clients that connect at the same time, at most.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) connect_burst: usize,
+}
+
+/// What a scenario can be told; each has defaults of its own for the rest.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ParameterArgs {
+    /// Clients that only connect and subscribe (idle, storm).
+    #[arg(short, long)]
+    clients: Option<u32>,
+    /// Publishers.
+    #[arg(long)]
+    publishers: Option<u32>,
+    /// Subscribers.
+    #[arg(long)]
+    subscribers: Option<u32>,
+    /// Quality of Service: 0, 1 or 2.
+    #[arg(short, long)]
+    qos: Option<u8>,
+    /// Messages that each publisher may have outstanding.
+    #[arg(short, long)]
+    window: Option<u32>,
+    /// Bytes of each payload.
+    #[arg(short = 's', long)]
+    size: Option<usize>,
+    /// Seconds that are measured.
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Seconds before that.
+    #[arg(long)]
+    warm_up: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// The targets and scenarios, as TOML.
+    pub(crate) file: PathBuf,
+    /// Short runs, once each.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Only targets with these names; may be repeated.
+    #[arg(long)]
+    pub(crate) target: Vec<String>,
+    /// Only scenarios with these names; may be repeated.
+    #[arg(long)]
+    pub(crate) scenario: Vec<String>,
+    /// How often each scenario is run against each target.
+    #[arg(long)]
+    pub(crate) repetitions: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FloorArgs {
+    /// The address to listen on.
+    #[arg(long, default_value = "127.0.0.1:1883")]
+    pub(crate) bind: SocketAddr,
+}
+
+/// A protocol version as people write it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+pub(crate) enum VersionArg {
+    #[value(name = "3.1", alias = "mqttv31")]
+    #[serde(rename = "3.1")]
+    V31,
+    #[default]
+    #[value(name = "3.1.1", alias = "mqttv311", alias = "4")]
+    #[serde(rename = "3.1.1")]
+    V311,
+    #[value(name = "5", alias = "5.0", alias = "mqttv5")]
+    #[serde(rename = "5")]
+    V5,
+}
+
+impl From<VersionArg> for Version {
+    fn from(version: VersionArg) -> Self {
+        match version {
+            VersionArg::V31 => Self::V31,
+            VersionArg::V311 => Self::V311,
+            VersionArg::V5 => Self::V5,
+        }
+    }
+}
+
+impl BrokerArgs {
+    pub(crate) fn login(&self) -> Login {
+        Login {
+            version: self.version.into(),
+            keep_alive_seconds: self.keep_alive,
+            username: self.username.clone(),
+            password: self.password.clone(),
+        }
+    }
+
+    pub(crate) fn address(&self) -> Result<SocketAddr, String> {
+        resolve(&self.host, self.port)
+    }
+}
+
+impl ParameterArgs {
+    /// Puts what was given in place of the scenario's defaults.
+    pub(crate) fn apply(&self, defaults: Parameters) -> Result<Parameters, String> {
+        let qos = match self.qos {
+            None => defaults.qos,
+            Some(value) => QoS::from_u8(value).ok_or_else(|| format!("QoS {value}: 0 to 2"))?,
+        };
+        let parameters = Parameters {
+            clients: self.clients.unwrap_or(defaults.clients),
+            publishers: self.publishers.unwrap_or(defaults.publishers),
+            subscribers: self.subscribers.unwrap_or(defaults.subscribers),
+            qos,
+            window: self.window.unwrap_or(defaults.window),
+            payload_len: self.size.unwrap_or(defaults.payload_len),
+            seconds: self.seconds.unwrap_or(defaults.seconds),
+            warm_up_seconds: self.warm_up.unwrap_or(defaults.warm_up_seconds),
+        };
+        check(&parameters)?;
+        Ok(parameters)
+    }
+}
+
+/// What no scenario can do.
+pub(crate) fn check(parameters: &Parameters) -> Result<(), String> {
+    let Parameters { window, payload_len, seconds, warm_up_seconds, .. } = *parameters;
+    if !(1..=MAX_WINDOW).contains(&window) {
+        return Err(format!("window {window}: 1 to {MAX_WINDOW}"));
+    }
+    if payload_len < MIN_PAYLOAD {
+        return Err(format!(
+            "payload of {payload_len} bytes: at least {MIN_PAYLOAD}, which hold publisher, number and time"
+        ));
+    }
+    if parameters.publishers == 0 || parameters.subscribers == 0 || parameters.clients == 0 {
+        return Err("publishers, subscribers and clients: at least 1".into());
+    }
+    let is_time = |seconds: f64| seconds.is_finite() && (0.0..=86_400.0).contains(&seconds);
+    if !is_time(seconds) || seconds == 0.0 || !is_time(warm_up_seconds) {
+        return Err("seconds and warm-up: above 0, at most a day".into());
+    }
+    Ok(())
+}
+
+/// The first address of a host.
+pub(crate) fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
+    let mut addresses =
+        (host, port).to_socket_addrs().map_err(|error| format!("{host}: {error}"))?;
+    addresses.next().ok_or_else(|| format!("{host}: no address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn h_is_the_host_as_in_mosquitto_pub() {
+        let cli =
+            Cli::try_parse_from(["sluice-bench", "run", "p2p", "-h", "::1", "-p", "1", "-q", "2"]);
+        let Command::Run(run) = cli.unwrap().command else { panic!("not run") };
+        assert_eq!(run.broker.address().unwrap(), "[::1]:1".parse().unwrap());
+        let parameters = run.parameters.apply(run.scenario.defaults()).unwrap();
+        assert_eq!(parameters.qos, QoS::ExactlyOnce);
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_refused() {
+        let args = ParameterArgs { size: Some(10), ..ParameterArgs::default() };
+        let error = args.apply(ScenarioName::P2p.defaults()).unwrap_err();
+        assert!(error.starts_with("payload of 10 bytes"), "{error}");
+        let args = ParameterArgs { window: Some(0), ..ParameterArgs::default() };
+        assert!(args.apply(ScenarioName::P2p.defaults()).is_err());
+    }
+}

@@ -1,0 +1,150 @@
+//! One client connection: its socket, where it stands, and the bytes in between.
+
+use std::io::{self, Read, Write};
+
+use mio::net::TcpStream;
+use sluice::mqtt::QoS;
+
+use super::Failure;
+
+/// Where a client stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Not dialled yet.
+    Waiting,
+    /// The TCP handshake is under way.
+    Dialling,
+    /// CONNECT is sent.
+    Connecting,
+    /// SUBSCRIBE is sent.
+    Subscribing,
+    /// In, and subscribed if it wants to be.
+    Ready,
+    /// Closed by either side.
+    Closed,
+}
+
+/// A subscription that a client makes once it is connected.
+#[derive(Clone, Debug)]
+pub(crate) struct Subscription {
+    pub(crate) filter: String,
+    pub(crate) qos: QoS,
+}
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) phase: Phase,
+    pub(crate) client_id: String,
+    pub(crate) subscription: Option<Subscription>,
+    /// Index of what it publishes.
+    pub(crate) flow: Option<u32>,
+    /// Index of what it receives.
+    pub(crate) stream: Option<u32>,
+    /// When dialling began.
+    pub(crate) dialled_ns: u64,
+    /// To be written: acknowledgements of this turn, or what the socket did not take.
+    pub(crate) out: Vec<u8>,
+    /// In the engine's list of connections to flush in this turn.
+    pub(crate) touched: bool,
+    /// The socket is full; a writable event follows.
+    pub(crate) blocked: bool,
+    socket: Option<TcpStream>,
+    /// Part of a packet.
+    kept: Vec<u8>,
+}
+
+impl Connection {
+    pub(crate) fn new(client_id: String, subscription: Option<Subscription>) -> Self {
+        Self {
+            phase: Phase::Waiting,
+            client_id,
+            subscription,
+            flow: None,
+            stream: None,
+            dialled_ns: 0,
+            out: Vec::new(),
+            touched: false,
+            blocked: false,
+            socket: None,
+            kept: Vec::new(),
+        }
+    }
+
+    pub(crate) fn open(&mut self, socket: TcpStream, now_ns: u64) {
+        self.socket = Some(socket);
+        self.phase = Phase::Dialling;
+        self.dialled_ns = now_ns;
+    }
+
+    pub(crate) fn socket(&mut self) -> Option<&mut TcpStream> {
+        self.socket.as_mut()
+    }
+
+    /// Whether there is a socket and nobody has closed it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.socket = None;
+        self.phase = Phase::Closed;
+        self.out = Vec::new();
+        self.kept = Vec::new();
+    }
+
+    /// Reads what is there into `buffer`, behind what was kept. Returns how much of it is filled, and whether
+    /// the socket is drained; `None` when there is nothing to read.
+    #[inline]
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<Option<(usize, bool)>, Failure> {
+        let Some(socket) = self.socket.as_mut() else { return Ok(None) };
+        let kept = self.kept.len();
+        let (front, space) = buffer.split_at_mut_checked(kept).ok_or(Failure::PacketTooLarge)?;
+        if space.is_empty() {
+            return Err(Failure::PacketTooLarge);
+        }
+        let count = match socket.read(space) {
+            Ok(0) => return Err(Failure::ClosedByBroker),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
+            Err(error) => return Err(Failure::Socket(error)),
+        };
+        front.copy_from_slice(&self.kept);
+        self.kept.clear();
+        Ok(Some((kept + count, count < space.len())))
+    }
+
+    /// Keeps a part of a packet for the next read.
+    #[inline]
+    pub(crate) fn keep(&mut self, rest: &[u8]) {
+        self.kept.extend_from_slice(rest);
+    }
+
+    /// Writes `bytes`, which must begin with all of `out`; what the socket does not take becomes `out`.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let written = self.write_some(bytes)?;
+        self.out.clear();
+        self.out.extend_from_slice(bytes.get(written..).unwrap_or_default());
+        self.blocked = !self.out.is_empty();
+        Ok(())
+    }
+
+    /// Writes `out`.
+    pub(crate) fn flush(&mut self) -> Result<(), Failure> {
+        let out = std::mem::take(&mut self.out);
+        let written = self.write_some(&out);
+        self.out = out;
+        self.out.drain(..written?);
+        self.blocked = !self.out.is_empty();
+        Ok(())
+    }
+
+    fn write_some(&mut self, bytes: &[u8]) -> Result<usize, Failure> {
+        let Some(socket) = self.socket.as_mut() else { return Ok(bytes.len()) };
+        match socket.write(bytes) {
+            Ok(written) => Ok(written),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(error) => Err(Failure::Socket(error)),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What one read brought: packets taken apart in place.
+
+use sluice::mqtt::{AckKind, PacketId, QoS, ReasonCode};
+
+use super::connection::{Connection, Phase};
+use super::flow::Flow;
+use super::payload::PayloadHead;
+use super::stream::Stream;
+use super::wire::{self, Incoming, Login};
+use super::{Counters, Failure};
+use crate::measure::{Latencies, Seen};
+
+/// Everything of the engine that a packet may concern.
+pub(crate) struct Intake<'e> {
+    pub(crate) connection: &'e mut Connection,
+    pub(crate) stream: Option<&'e mut Stream>,
+    pub(crate) flows: &'e mut [Flow],
+    pub(crate) touched_flows: &'e mut Vec<u32>,
+    pub(crate) counters: &'e mut Counters,
+    pub(crate) latencies: &'e mut Latencies,
+    pub(crate) login: &'e Login,
+    /// When the bytes were read.
+    pub(crate) now_ns: u64,
+    pub(crate) run: LatencyRun,
+}
+
+/// Messages in a row that were sent at the same time, and so took the same time.
+#[derive(Default)]
+pub(crate) struct LatencyRun {
+    sent_ns: u64,
+    count: u64,
+}
+
+impl Intake<'_> {
+    /// Handles every whole packet in `bytes`; returns how many bytes that were.
+    pub(crate) fn take_in(&mut self, bytes: &[u8]) -> Result<usize, Failure> {
+        let mut used = 0;
+        while let Some((incoming, len)) =
+            wire::next(self.login.version, bytes.get(used..).unwrap_or_default())?
+        {
+            used += len;
+            self.handle(incoming)?;
+        }
+        self.end_latency_run();
+        Ok(used)
+    }
+
+    #[inline]
+    fn handle(&mut self, incoming: Incoming<'_>) -> Result<(), Failure> {
+        match incoming {
+            Incoming::Publish { qos, packet_id, payload } => {
+                self.on_publish(payload);
+                if let Some(packet_id) = packet_id {
+                    let kind =
+                        if qos == QoS::AtLeastOnce { AckKind::PubAck } else { AckKind::PubRec };
+                    self.reply(kind, packet_id);
+                }
+            }
+            Incoming::Ack { kind, packet_id, reason } => self.on_ack(kind, packet_id, reason),
+            Incoming::ConnAck { reason } => self.on_connack(reason)?,
+            Incoming::SubAck { refused: Some(code) } => return Err(Failure::NotSubscribed(code)),
+            Incoming::SubAck { refused: None } => self.become_ready(),
+            Incoming::Disconnect { reason } => return Err(Failure::Disconnected(reason)),
+            Incoming::Other => {}
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn on_publish(&mut self, payload: &[u8]) {
+        let observed = self.stream.as_mut().and_then(|stream| stream.observe(payload));
+        let Some((head, seen)) = observed else { return };
+        if seen == Seen::Duplicate {
+            return;
+        }
+        self.counters.delivered += 1;
+        self.note_latency(head);
+        let Some(flow) = self.flows.get_mut(head.publisher as usize) else { return };
+        flow.delivered(head.sequence);
+        touch(flow, head.publisher, self.touched_flows);
+    }
+
+    #[inline]
+    fn on_ack(&mut self, kind: AckKind, packet_id: PacketId, reason: ReasonCode) {
+        match kind {
+            AckKind::PubAck | AckKind::PubComp => self.on_final_ack(packet_id, reason),
+            // A refusal ends the exchange [MQTT-4.3.3-4].
+            AckKind::PubRec if reason.is_error() => self.on_final_ack(packet_id, reason),
+            AckKind::PubRec => self.reply(AckKind::PubRel, packet_id),
+            AckKind::PubRel => self.reply(AckKind::PubComp, packet_id),
+        }
+    }
+
+    #[inline]
+    fn on_final_ack(&mut self, packet_id: PacketId, reason: ReasonCode) {
+        self.counters.refused += u64::from(reason.is_error());
+        let Some(index) = self.connection.flow else { return };
+        let Some(flow) = self.flows.get_mut(index as usize) else { return };
+        flow.acknowledged(packet_id.get());
+        touch(flow, index, self.touched_flows);
+    }
+
+    #[inline]
+    fn reply(&mut self, kind: AckKind, packet_id: PacketId) {
+        wire::ack(self.login.version, kind, packet_id, &mut self.connection.out);
+    }
+
+    fn on_connack(&mut self, reason: ReasonCode) -> Result<(), Failure> {
+        if reason.is_error() {
+            return Err(Failure::Refused(reason));
+        }
+        let connection = &mut *self.connection;
+        let Some(subscription) = &connection.subscription else {
+            self.become_ready();
+            return Ok(());
+        };
+        connection.phase = Phase::Subscribing;
+        let (filter, qos) = (subscription.filter.as_str(), subscription.qos);
+        wire::subscribe(self.login.version, filter, qos, &mut connection.out);
+        Ok(())
+    }
+
+    fn become_ready(&mut self) {
+        if self.connection.phase == Phase::Ready {
+            return;
+        }
+        self.connection.phase = Phase::Ready;
+        self.counters.ready += 1;
+        self.latencies.record(self.now_ns.saturating_sub(self.connection.dialled_ns), 1);
+        if let Some(index) = self.connection.flow
+            && let Some(flow) = self.flows.get_mut(index as usize)
+        {
+            touch(flow, index, self.touched_flows);
+        }
+    }
+
+    #[inline]
+    fn note_latency(&mut self, head: PayloadHead) {
+        if head.sent_ns != self.run.sent_ns {
+            self.end_latency_run();
+            self.run.sent_ns = head.sent_ns;
+        }
+        self.run.count += 1;
+    }
+
+    fn end_latency_run(&mut self) {
+        if self.run.count > 0 {
+            let latency_ns = self.now_ns.saturating_sub(self.run.sent_ns);
+            self.latencies.record(latency_ns, self.run.count);
+            self.run.count = 0;
+        }
+    }
+}
+
+#[inline]
+pub(crate) fn touch(flow: &mut Flow, index: u32, touched_flows: &mut Vec<u32>) {
+    if !flow.touched {
+        flow.touched = true;
+        touched_flows.push(index);
+    }
+}

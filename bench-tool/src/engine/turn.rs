@@ -1,0 +1,242 @@
+//! One turn of the loop: poll, read, fill the windows, write.
+
+use std::io;
+use std::time::Duration;
+
+use mio::{Interest, Token};
+
+use super::connection::Phase;
+use super::intake::{Intake, LatencyRun, touch};
+use super::{Engine, Failure, dial, wire};
+use crate::measure::monotonic_ns;
+
+/// Read at once from one socket, in bytes.
+pub(crate) const READ_CHUNK: usize = 64 * 1024;
+
+/// Messages written at once to one socket, in bytes, unless one is larger.
+const WRITE_CHUNK: usize = 256 * 1024;
+
+/// A QoS 0 window is opened again when nothing of it has come for this many stall checks.
+const STALLED_CHECKS: u32 = 4;
+const STALL_CHECK_NS: u64 = 250_000_000;
+
+impl Engine {
+    /// Waits for events, for `wait` at most, and handles them.
+    pub(super) fn turn(&mut self, wait: Duration) -> io::Result<()> {
+        let is_busy = self.options.spin || !self.touched_flows.is_empty();
+        let wait = if is_busy { Duration::ZERO } else { wait };
+        match self.poll.poll(&mut self.events, Some(wait.min(Duration::from_millis(100)))) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let events = std::mem::replace(&mut self.events, mio::Events::with_capacity(0));
+        for event in &events {
+            let index = event.token().0;
+            if event.is_writable() {
+                self.on_writable(index);
+            }
+            if event.is_readable() || event.is_error() {
+                self.on_readable(index, event.is_read_closed() || event.is_error());
+            }
+        }
+        self.events = events;
+        self.fill_windows();
+        self.flush_touched();
+        self.check_stalls();
+        Ok(())
+    }
+
+    /// Dials until the burst is full or every client is dialled.
+    pub(super) fn dial_more(&mut self) -> io::Result<()> {
+        while self.connecting < self.options.connect_burst
+            && let Some(connection) = self.connections.get_mut(self.next_to_dial)
+        {
+            let index = self.next_to_dial;
+            self.next_to_dial += 1;
+            self.connecting += 1;
+            match dial::dial(self.options.target, index as u32) {
+                Ok(mut socket) => {
+                    let interest = Interest::READABLE | Interest::WRITABLE;
+                    self.poll.registry().register(&mut socket, Token(index), interest)?;
+                    connection.open(socket, monotonic_ns());
+                }
+                Err(error) => self.fail(index, &Failure::Socket(error)),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn say_goodbye(&mut self, index: usize) {
+        let version = self.options.login.version;
+        let Some(connection) = self.connections.get_mut(index) else { return };
+        if connection.phase != Phase::Ready {
+            connection.close();
+            return;
+        }
+        wire::disconnect(version, &mut connection.out);
+        if connection.flush().is_err() {
+            connection.close();
+        }
+    }
+
+    fn on_writable(&mut self, index: usize) {
+        let Some(connection) = self.connections.get_mut(index) else { return };
+        if connection.phase == Phase::Dialling {
+            self.on_dialled(index);
+            return;
+        }
+        if !connection.blocked {
+            return;
+        }
+        connection.blocked = false;
+        self.touch_connection(index);
+        let flow = self.connections.get(index).and_then(|connection| connection.flow);
+        if let Some(flow_index) = flow
+            && let Some(flow) = self.flows.get_mut(flow_index as usize)
+        {
+            touch(flow, flow_index, &mut self.touched_flows);
+        }
+    }
+
+    fn on_dialled(&mut self, index: usize) {
+        let Some(connection) = self.connections.get_mut(index) else { return };
+        let Some(socket) = connection.socket() else { return };
+        match socket.take_error() {
+            Ok(Some(error)) | Err(error) => return self.fail(index, &Failure::Socket(error)),
+            Ok(None) => {}
+        }
+        if socket.peer_addr().is_err() {
+            return; // not connected yet: another event follows
+        }
+        connection.phase = Phase::Connecting;
+        wire::connect(&self.options.login, &connection.client_id, &mut connection.out);
+        self.touch_connection(index);
+    }
+
+    fn on_readable(&mut self, index: usize, is_closed: bool) {
+        while let Some(connection) = self.connections.get_mut(index) {
+            let was_connecting = connection.phase != Phase::Ready;
+            let (filled, drained) = match connection.read(&mut self.read_buffer) {
+                Ok(Some(read)) => read,
+                Ok(None) => return,
+                Err(failure) => return self.fail(index, &failure),
+            };
+            let bytes = self.read_buffer.get(..filled).unwrap_or_default();
+            let stream = connection.stream.and_then(|index| self.streams.get_mut(index as usize));
+            let mut intake = Intake {
+                connection,
+                stream,
+                flows: &mut self.flows,
+                touched_flows: &mut self.touched_flows,
+                counters: &mut self.counters,
+                latencies: &mut self.latencies,
+                login: &self.options.login,
+                now_ns: monotonic_ns(),
+                run: LatencyRun::default(),
+            };
+            match intake.take_in(bytes) {
+                Ok(used) => connection.keep(bytes.get(used..).unwrap_or_default()),
+                Err(failure) => return self.fail(index, &failure),
+            }
+            if was_connecting && connection.phase == Phase::Ready {
+                self.connecting = self.connecting.saturating_sub(1);
+            }
+            if !connection.out.is_empty() {
+                self.touch_connection(index);
+            }
+            // A short read has drained the socket: no second one to be told so. Unless it is closed: then the
+            // end is still to be read.
+            if drained && !is_closed {
+                return;
+            }
+        }
+    }
+
+    /// Refills the window of each flow that something was delivered of, with one write for each.
+    fn fill_windows(&mut self) {
+        if !self.publishing {
+            for index in self.touched_flows.drain(..) {
+                if let Some(flow) = self.flows.get_mut(index as usize) {
+                    flow.touched = false;
+                }
+            }
+            return;
+        }
+        std::mem::swap(&mut self.touched_flows, &mut self.flushed_flows);
+        for at in 0..self.flushed_flows.len() {
+            let Some(&index) = self.flushed_flows.get(at) else { break };
+            let Some(flow) = self.flows.get_mut(index as usize) else { continue };
+            flow.touched = false;
+            let connection_index = flow.connection as usize;
+            let Some(connection) = self.connections.get_mut(connection_index) else { continue };
+            if connection.blocked || connection.phase != Phase::Ready || !flow.has_room() {
+                continue;
+            }
+            self.write_buffer.clear();
+            self.write_buffer.extend_from_slice(&connection.out);
+            self.counters.sent += flow.fill(monotonic_ns(), WRITE_CHUNK, &mut self.write_buffer);
+            if let Err(failure) = connection.write(&self.write_buffer) {
+                self.fail(connection_index, &failure);
+            } else if flow.has_room() && !connection.blocked {
+                touch(flow, index, &mut self.touched_flows);
+            }
+        }
+        self.flushed_flows.clear();
+    }
+
+    fn flush_touched(&mut self) {
+        while let Some(index) = self.touched_connections.pop() {
+            let index = index as usize;
+            let Some(connection) = self.connections.get_mut(index) else { continue };
+            connection.touched = false;
+            if connection.out.is_empty() || connection.blocked {
+                continue;
+            }
+            if let Err(failure) = connection.flush() {
+                self.fail(index, &failure);
+            }
+        }
+    }
+
+    fn touch_connection(&mut self, index: usize) {
+        let Some(connection) = self.connections.get_mut(index) else { return };
+        if !connection.touched {
+            connection.touched = true;
+            self.touched_connections.push(index as u32);
+        }
+    }
+
+    fn check_stalls(&mut self) {
+        let now_ns = monotonic_ns();
+        if now_ns < self.next_stall_check_ns {
+            return;
+        }
+        self.next_stall_check_ns = now_ns + STALL_CHECK_NS;
+        for (index, flow) in (0..).zip(&mut self.flows) {
+            if flow.stalled_checks() >= STALLED_CHECKS && flow.may_lose() {
+                self.counters.given_up += flow.outstanding();
+                flow.give_up_outstanding();
+                touch(flow, index, &mut self.touched_flows);
+            }
+        }
+    }
+
+    fn fail(&mut self, index: usize, failure: &Failure) {
+        let Some(connection) = self.connections.get_mut(index) else { return };
+        let phase = connection.phase;
+        if phase == Phase::Closed {
+            return;
+        }
+        connection.close();
+        if self.closing {
+            return;
+        }
+        if phase != Phase::Ready {
+            self.connecting = self.connecting.saturating_sub(1);
+        }
+        self.counters.failed += 1;
+        let client_id = &connection.client_id;
+        self.first_failure.get_or_insert_with(|| format!("client {client_id}: {failure}"));
+    }
+}

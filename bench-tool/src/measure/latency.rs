@@ -1,0 +1,94 @@
+//! Latencies in an HdrHistogram.
+
+use std::fmt;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+/// Latencies from sending to receiving, in nanoseconds, up to a minute, with three significant digits.
+#[derive(Clone)]
+pub(crate) struct Latencies(Histogram<u64>);
+
+impl Latencies {
+    const HIGHEST_NS: u64 = 60_000_000_000;
+
+    pub(crate) fn new() -> Self {
+        let histogram = Histogram::new_with_bounds(1, Self::HIGHEST_NS, 3);
+        Self(histogram.expect("the bounds are constants that the histogram accepts"))
+    }
+
+    /// Counts `count` messages that took `nanoseconds` each; what is beyond a minute counts as one minute.
+    #[inline]
+    pub(crate) fn record(&mut self, nanoseconds: u64, count: u64) {
+        self.0.saturating_record_n(nanoseconds, count);
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.reset();
+    }
+
+    /// Adds what another thread or run has counted.
+    pub(crate) fn merge(&mut self, other: &Latencies) {
+        self.0.add(&other.0).expect("all are made with the same bounds");
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The value that `percent` of the messages do not exceed.
+    pub(crate) fn percentile(&self, percent: f64) -> Duration {
+        Duration::from_nanos(self.0.value_at_percentile(percent))
+    }
+
+    pub(crate) fn max(&self) -> Duration {
+        Duration::from_nanos(self.0.max())
+    }
+}
+
+impl fmt::Debug for Latencies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Latencies({} values)", self.count())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn within(value: Duration, expected_ns: u64) -> bool {
+        let value = u64::try_from(value.as_nanos()).unwrap();
+        value.abs_diff(expected_ns) * 1000 <= expected_ns
+    }
+
+    #[test]
+    fn percentiles_of_known_latencies() {
+        let mut latencies = Latencies::new();
+        for n in 1..=100_000_u64 {
+            latencies.record(n * 1_000, 1);
+        }
+        assert!(within(latencies.percentile(50.0), 50_000_000));
+        assert!(within(latencies.percentile(99.0), 99_000_000));
+        assert!(within(latencies.percentile(99.99), 99_990_000));
+        assert!(within(latencies.max(), 100_000_000));
+    }
+
+    #[test]
+    fn merged_is_as_if_recorded_in_one() {
+        let mut one = Latencies::new();
+        let mut other = Latencies::new();
+        one.record(1_000, 90);
+        other.record(1_000_000, 10);
+        one.merge(&other);
+        assert_eq!(one.count(), 100);
+        assert!(within(one.percentile(90.0), 1_000));
+        assert!(within(one.percentile(91.0), 1_000_000));
+    }
+
+    #[test]
+    fn beyond_a_minute_is_a_minute() {
+        let mut latencies = Latencies::new();
+        latencies.record(u64::MAX, 1);
+        assert!(within(latencies.max(), Latencies::HIGHEST_NS));
+    }
+}

@@ -1,0 +1,11 @@
+//! What is measured: losses and order per stream, latencies, and what processes spend.
+
+mod clock;
+mod detector;
+mod latency;
+mod process;
+
+pub(crate) use clock::{monotonic_ns, own_cpu_ns};
+pub(crate) use detector::{Seen, SequenceTracker, StreamFaults};
+pub(crate) use latency::Latencies;
+pub(crate) use process::{ProcessGroup, Usage};

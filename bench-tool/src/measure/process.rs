@@ -1,0 +1,176 @@
+//! What processes spend, read from /proc (Linux).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// A broker: the processes that were named and all of their descendants at the time of asking.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ProcessGroup {
+    roots: Vec<u32>,
+}
+
+/// CPU time used so far, by thread.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    by_thread_ns: BTreeMap<(u32, u32), u64>,
+}
+
+impl ProcessGroup {
+    pub(crate) fn new(roots: Vec<u32>) -> Self {
+        Self { roots }
+    }
+
+    /// Whether there is anything to measure.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.roots.is_empty()
+    }
+
+    /// The first named process that is no longer there.
+    pub(crate) fn vanished(&self) -> Option<u32> {
+        self.roots.iter().copied().find(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    }
+
+    /// CPU time of every thread, from `schedstat`, which counts nanoseconds on the CPU, not clock ticks.
+    pub(crate) fn usage(&self) -> io::Result<Usage> {
+        let mut by_thread_ns = BTreeMap::new();
+        for pid in self.members() {
+            for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+                let entry = entry?;
+                let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse().ok())
+                else {
+                    continue;
+                };
+                // A thread may end between the listing and the reading.
+                let Ok(text) = fs::read_to_string(entry.path().join("schedstat")) else { continue };
+                if let Some(on_cpu_ns) = parse_schedstat(&text) {
+                    by_thread_ns.insert((pid, tid), on_cpu_ns);
+                }
+            }
+        }
+        Ok(Usage { by_thread_ns })
+    }
+
+    /// Resident memory in bytes.
+    pub(crate) fn resident_bytes(&self) -> io::Result<u64> {
+        self.members().into_iter().map(resident_bytes).sum()
+    }
+
+    fn members(&self) -> BTreeSet<u32> {
+        let parents = parents_of_all();
+        let mut members: BTreeSet<u32> = self.roots.iter().copied().collect();
+        loop {
+            let children = parents.iter().filter(|(_, parent)| members.contains(parent));
+            let fresh: Vec<u32> =
+                children.map(|(pid, _)| *pid).filter(|pid| !members.contains(pid)).collect();
+            if fresh.is_empty() {
+                return members;
+            }
+            members.extend(fresh);
+        }
+    }
+}
+
+impl Usage {
+    /// CPU time since `earlier`. A thread that has ended since is not counted.
+    pub(crate) fn since_ns(&self, earlier: &Usage) -> u64 {
+        let spent = self.by_thread_ns.iter().map(|(thread, now)| {
+            now.saturating_sub(earlier.by_thread_ns.get(thread).copied().unwrap_or(0))
+        });
+        spent.sum()
+    }
+}
+
+/// Resident memory of one process in bytes: exact from `smaps_rollup`, else from `status`, whose counters the
+/// kernel keeps per CPU and adds up late.
+pub(crate) fn resident_bytes(pid: u32) -> io::Result<u64> {
+    let exact = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok();
+    if let Some(bytes) = exact.as_deref().and_then(|text| parse_kib_line(text, "Rss:")) {
+        return Ok(bytes);
+    }
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    parse_kib_line(&status, "VmRSS:")
+        .ok_or_else(|| io::Error::other(format!("/proc/{pid}/status has no VmRSS line")))
+}
+
+fn parents_of_all() -> Vec<(u32, u32)> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Some((pid, parse_parent(&stat)?))
+    })
+    .collect()
+}
+
+/// The first field: nanoseconds spent on the CPU.
+fn parse_schedstat(text: &str) -> Option<u64> {
+    text.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// The fourth field of `stat`; the second, the command's name, may hold blanks and brackets of its own.
+fn parse_parent(stat: &str) -> Option<u32> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+fn parse_kib_line(text: &str, name: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let mut words = value.split_ascii_whitespace();
+    let kib: u64 = words.next()?.parse().ok()?;
+    (words.next() == Some("kB")).then_some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedstat_is_three_numbers_of_which_the_first_counts() {
+        assert_eq!(parse_schedstat("162892 17 2\n"), Some(162_892));
+        assert_eq!(parse_schedstat(""), None);
+        assert_eq!(parse_schedstat("x 0 0"), None);
+    }
+
+    #[test]
+    fn resident_memory_comes_from_its_own_line() {
+        let rollup = "00400000-7ffd rollup [rollup]\nRss:                 812 kB\nPss: 77 kB\n";
+        assert_eq!(parse_kib_line(rollup, "Rss:"), Some(812 * 1024));
+        let status = "Name:\tsluice\nVmHWM:\t  900 kB\nVmRSS:\t    1234 kB\n";
+        assert_eq!(parse_kib_line(status, "VmRSS:"), Some(1234 * 1024));
+        assert_eq!(parse_kib_line(status, "VmSwap:"), None);
+        assert_eq!(parse_kib_line("Rss: 1 MB", "Rss:"), None);
+    }
+
+    #[test]
+    fn the_parent_is_found_behind_any_name() {
+        assert_eq!(parse_parent("17 (a) b (c)) S 4 17 17 0"), Some(4));
+        assert_eq!(parse_parent("17 no name"), None);
+    }
+
+    #[test]
+    fn usage_is_counted_by_thread() {
+        let usage = |threads: &[(u32, u64)]| Usage {
+            by_thread_ns: threads.iter().map(|(tid, ns)| ((1, *tid), *ns)).collect(),
+        };
+        let before = usage(&[(1, 100), (2, 50)]);
+        let after = usage(&[(1, 400), (3, 7)]);
+        assert_eq!(after.since_ns(&before), 307);
+    }
+
+    #[test]
+    fn this_process_has_used_time_and_memory() {
+        let own = ProcessGroup::new(vec![std::process::id()]);
+        assert_eq!(own.vanished(), None);
+        assert!(own.usage().unwrap().since_ns(&Usage::default()) > 0);
+        assert!(own.resident_bytes().unwrap() > 100_000);
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_named() {
+        let gone = ProcessGroup::new(vec![u32::MAX]);
+        assert_eq!(gone.vanished(), Some(u32::MAX));
+        assert!(gone.usage().is_err());
+    }
+}

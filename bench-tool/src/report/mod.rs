@@ -1,0 +1,7 @@
+//! What a run found, and how it is told.
+
+mod outcome;
+mod text;
+
+pub(crate) use outcome::{Headline, Outcome, Work};
+pub(crate) use text::{print_outcome, table};

@@ -1,0 +1,193 @@
+//! The result of one run of one scenario.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::measure::{Latencies, StreamFaults};
+
+/// A share of one core above which a thread counts as fully used.
+const BUSY: f64 = 0.92;
+
+/// What was done in the measured time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Messages delivered.
+    Messages(u64),
+    /// Clients connected and subscribed.
+    Logins(u64),
+    /// Connections held.
+    Connections(u64),
+}
+
+/// The one number that brokers are compared by in a scenario.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Headline {
+    /// CPU time of the broker for one message or login, in microseconds.
+    CpuMicroseconds(f64),
+    /// Resident memory of the broker for one connection, in bytes.
+    BytesEach(f64),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Outcome {
+    pub(crate) label: String,
+    pub(crate) work: Work,
+    /// Messages sent in the measured time.
+    pub(crate) sent: u64,
+    pub(crate) elapsed: Duration,
+    /// If its processes are known.
+    pub(crate) broker_cpu_ns: Option<u64>,
+    pub(crate) own_cpu_ns: u64,
+    /// From sending to receiving; for logins from dialling to SUBACK.
+    pub(crate) latencies: Latencies,
+    pub(crate) faults: StreamFaults,
+    /// QoS 0 messages no longer waited for.
+    pub(crate) given_up: u64,
+    /// The broker's memory before the first connection.
+    pub(crate) resident_before: Option<u64>,
+    /// The broker's memory at the end of the measured time.
+    pub(crate) resident_bytes: Option<u64>,
+    /// What makes the run a failure, one line each.
+    pub(crate) problems: Vec<String>,
+}
+
+impl Default for Outcome {
+    fn default() -> Self {
+        Self {
+            label: String::new(),
+            work: Work::Messages(0),
+            sent: 0,
+            elapsed: Duration::ZERO,
+            broker_cpu_ns: None,
+            own_cpu_ns: 0,
+            latencies: Latencies::new(),
+            faults: StreamFaults::default(),
+            given_up: 0,
+            resident_before: None,
+            resident_bytes: None,
+            problems: Vec::new(),
+        }
+    }
+}
+
+impl Outcome {
+    /// Of whatever was done.
+    pub(crate) fn per_second(&self) -> f64 {
+        self.work.count() as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    /// CPU time of the broker for one unit of work, in microseconds.
+    pub(crate) fn broker_microseconds_each(&self) -> Option<f64> {
+        let count = self.work.count();
+        let spent_ns = self.broker_cpu_ns.filter(|_| count > 0)?;
+        Some(spent_ns as f64 / count as f64 / 1_000.0)
+    }
+
+    /// CPU time of this tool for one unit of work, in microseconds.
+    pub(crate) fn own_microseconds_each(&self) -> f64 {
+        self.own_cpu_ns as f64 / self.work.count().max(1) as f64 / 1_000.0
+    }
+
+    /// Cores that the broker kept busy.
+    pub(crate) fn broker_cores(&self) -> Option<f64> {
+        let spent_ns = self.broker_cpu_ns?;
+        Some(spent_ns as f64 / self.elapsed.as_nanos().max(1) as f64)
+    }
+
+    /// Cores that this tool kept busy.
+    pub(crate) fn own_cores(&self) -> f64 {
+        self.own_cpu_ns as f64 / self.elapsed.as_nanos().max(1) as f64
+    }
+
+    /// Growth of the broker's memory for one connection, in bytes.
+    pub(crate) fn bytes_each(&self) -> Option<f64> {
+        let Work::Connections(count) = self.work else { return None };
+        let grown = self.resident_bytes?.saturating_sub(self.resident_before?);
+        Some(grown as f64 / count.max(1) as f64)
+    }
+
+    /// Whether the throughput says more about this tool than about the broker.
+    pub(crate) fn tool_was_the_bottleneck(&self) -> bool {
+        self.own_cores() > BUSY && self.broker_cores().is_none_or(|cores| cores < BUSY)
+    }
+
+    pub(crate) fn headline(&self) -> Option<Headline> {
+        match self.work {
+            Work::Connections(_) => self.bytes_each().map(Headline::BytesEach),
+            _ => self.broker_microseconds_each().map(Headline::CpuMicroseconds),
+        }
+    }
+}
+
+impl Work {
+    pub(crate) fn count(self) -> u64 {
+        match self {
+            Self::Messages(count) | Self::Logins(count) | Self::Connections(count) => count,
+        }
+    }
+
+    /// What one is called.
+    pub(crate) fn unit(self) -> &'static str {
+        match self {
+            Self::Messages(_) => "message",
+            Self::Logins(_) | Self::Connections(_) => "connect + subscribe",
+        }
+    }
+}
+
+impl Headline {
+    pub(crate) fn value(self) -> f64 {
+        match self {
+            Self::CpuMicroseconds(value) | Self::BytesEach(value) => value,
+        }
+    }
+
+    /// The same kind of number with another value.
+    pub(crate) fn with_value(self, value: f64) -> Self {
+        match self {
+            Self::CpuMicroseconds(_) => Self::CpuMicroseconds(value),
+            Self::BytesEach(_) => Self::BytesEach(value),
+        }
+    }
+}
+
+impl fmt::Display for Headline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::CpuMicroseconds(value) if value < 1.0 => write!(f, "{value:.3} µs"),
+            Self::CpuMicroseconds(value) => write!(f, "{value:.2} µs"),
+            Self::BytesEach(value) => write!(f, "{value:.0} B"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn costs_are_per_unit_of_work() {
+        let outcome = Outcome {
+            work: Work::Messages(1_000_000),
+            elapsed: Duration::from_secs(2),
+            broker_cpu_ns: Some(500_000_000),
+            own_cpu_ns: 1_900_000_000,
+            ..Outcome::default()
+        };
+        assert_eq!(outcome.headline(), Some(Headline::CpuMicroseconds(0.5)));
+        assert_eq!(outcome.per_second(), 500_000.0);
+        assert_eq!(outcome.broker_cores(), Some(0.25));
+        assert!(outcome.tool_was_the_bottleneck());
+    }
+
+    #[test]
+    fn memory_is_what_it_grew_by() {
+        let outcome = Outcome {
+            work: Work::Connections(1000),
+            resident_before: Some(5_000_000),
+            resident_bytes: Some(6_200_000),
+            ..Outcome::default()
+        };
+        assert_eq!(outcome.headline().unwrap().to_string(), "1200 B");
+    }
+}

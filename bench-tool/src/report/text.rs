@@ -1,0 +1,118 @@
+//! Results as text for a terminal.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::{Outcome, Work};
+
+/// Prints everything about one run to standard output.
+pub(crate) fn print_outcome(outcome: &Outcome) {
+    print!("{}", describe(outcome));
+}
+
+fn describe(outcome: &Outcome) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "  {name:<22}{value}");
+    };
+    let unit = outcome.work.unit();
+    let seconds = outcome.elapsed.as_secs_f64();
+    let what = if matches!(outcome.work, Work::Messages(_)) { "delivered" } else { "let in" };
+    line(
+        what,
+        format!("{} in {seconds:.2} s, {:.0}/s", outcome.work.count(), outcome.per_second()),
+    );
+    if let (Some(each), Some(cores)) = (outcome.broker_microseconds_each(), outcome.broker_cores())
+    {
+        line("broker's CPU", format!("{each:.3} µs per {unit} ({cores:.2} cores)"));
+    }
+    let (each, cores) = (outcome.own_microseconds_each(), outcome.own_cores());
+    line("this tool's CPU", format!("{each:.3} µs per {unit} ({cores:.2} cores)"));
+    if let Some(each) = outcome.bytes_each() {
+        line("memory", format!("{each:.0} bytes per connection"));
+    }
+    if let Some(bytes) = outcome.resident_bytes {
+        line("resident", format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)));
+    }
+    line("latency", latencies(outcome));
+    if matches!(outcome.work, Work::Messages(_)) {
+        let faults = outcome.faults;
+        line(
+            "faults",
+            format!(
+                "{} lost, {} duplicates, {} reordered",
+                faults.lost, faults.duplicates, faults.reordered
+            ),
+        );
+    }
+    if outcome.tool_was_the_bottleneck() {
+        line("note", "this tool was the bottleneck: the broker could do more".into());
+    }
+    for problem in &outcome.problems {
+        line("PROBLEM", problem.clone());
+    }
+    format!("{}\n{text}", outcome.label)
+}
+
+fn latencies(outcome: &Outcome) -> String {
+    let percentiles =
+        [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("p99.99", 99.99)];
+    let mut text = String::new();
+    for (name, percent) in percentiles {
+        let _ = write!(text, "{name} {}  ", short(outcome.latencies.percentile(percent)));
+    }
+    let _ = write!(text, "max {}", short(outcome.latencies.max()));
+    text
+}
+
+fn short(time: Duration) -> String {
+    let microseconds = time.as_secs_f64() * 1e6;
+    if microseconds < 1_000.0 {
+        format!("{microseconds:.0} µs")
+    } else if microseconds < 1_000_000.0 {
+        format!("{:.2} ms", microseconds / 1e3)
+    } else {
+        format!("{:.2} s", microseconds / 1e6)
+    }
+}
+
+/// Lays out rows in columns; the first is flushed left, the others right.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for (number, row) in rows.iter().enumerate() {
+        for (column, cell) in row.iter().enumerate() {
+            let width = widths[column];
+            let _ = match column {
+                0 => write!(text, "{cell:<width$}"),
+                _ => write!(text, "  {cell:>width$}"),
+            };
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+        if number == 0 {
+            let line = widths.iter().sum::<usize>() + 2 * columns.saturating_sub(1);
+            let _ = writeln!(text, "{}", "-".repeat(line));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_aligned() {
+        let rows = [["a", "µs"], ["long name", "1.25"], ["b", ""]];
+        let rows: Vec<Vec<String>> =
+            rows.iter().map(|row| row.iter().map(ToString::to_string).collect()).collect();
+        let expected = "a            µs\n---------------\nlong name  1.25\nb\n";
+        assert_eq!(table(&rows), expected);
+    }
+}

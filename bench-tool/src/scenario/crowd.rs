@@ -1,0 +1,66 @@
+//! Scenarios of many connections: what one costs in memory, and in CPU time to let it in.
+
+use std::thread;
+use std::time::Duration;
+
+use sluice::mqtt::QoS;
+
+use super::{Parameters, Reading, RunError, ScenarioName, Setup};
+use crate::engine::{ClientSpec, Subscription};
+use crate::report::{Outcome, Work};
+
+/// The broker may still have work to do when the last client knows that it is in.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// What is freed late shall not be counted as a connection's memory.
+const SETTLE_MEMORY: Duration = Duration::from_secs(1);
+
+pub(super) fn run(
+    scenario: ScenarioName,
+    setup: &Setup,
+    parameters: &Parameters,
+) -> Result<Outcome, RunError> {
+    let clients = parameters.clients;
+    let mut engine = setup.engine(clients as usize)?;
+    for n in 0..clients {
+        engine.add_client(ClientSpec {
+            client_id: format!("{}-c{n}", setup.id_prefix),
+            subscription: Some(Subscription { filter: format!("bench/{n}"), qos: QoS::AtMostOnce }),
+            receives_from: 0..0,
+            publishes: None,
+        });
+    }
+    let is_measured = !setup.broker.is_empty();
+    let resident_before = if is_measured { Some(setup.broker.resident_bytes()?) } else { None };
+    let before = Reading::take(&setup.broker)?;
+    engine.connect_all()?;
+    let all_in = Reading::take(&setup.broker)?;
+    thread::sleep(SETTLE);
+    let settled = Reading::take(&setup.broker)?;
+    let mut problems = Vec::new();
+    let mut resident_after = None;
+    if scenario == ScenarioName::Idle && is_measured {
+        engine.run_for(SETTLE_MEMORY)?;
+        resident_after = Some(setup.broker.resident_bytes()?);
+        let connected = engine.connected();
+        if connected < clients as usize {
+            problems.push(format!("only {connected} of {clients} connections stood"));
+        }
+    }
+    let outcome = Outcome {
+        work: match scenario {
+            ScenarioName::Idle => Work::Connections(u64::from(clients)),
+            _ => Work::Logins(u64::from(clients)),
+        },
+        elapsed: before.until(&all_in).elapsed,
+        broker_cpu_ns: before.until(&settled).broker_cpu_ns,
+        own_cpu_ns: before.until(&all_in).own_cpu_ns,
+        latencies: engine.latencies().clone(),
+        resident_before,
+        resident_bytes: resident_after,
+        problems,
+        ..Outcome::default()
+    };
+    engine.disconnect_all()?;
+    Ok(outcome)
+}

@@ -1,0 +1,177 @@
+//! The scenarios: which clients there are, what they do, and what is measured about it.
+
+mod crowd;
+mod steady;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::Deserialize;
+use sluice::mqtt::QoS;
+
+use crate::engine::{Engine, EngineError, EngineOptions, Login, make_room_for};
+use crate::measure::{ProcessGroup, Usage, monotonic_ns, own_cpu_ns};
+use crate::report::Outcome;
+
+/// What can be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ScenarioName {
+    /// Pairs: each publisher has a topic and a subscriber of its own.
+    P2p,
+    /// Few publishers, one topic each, and every subscriber wants all of them.
+    Fanout,
+    /// Many publishers, few subscribers that each want all of them.
+    Fanin,
+    /// Connections that do nothing but be there: memory each.
+    Idle,
+    /// Clients that connect and subscribe as fast as they are let in.
+    Storm,
+}
+
+/// How large a scenario is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Parameters {
+    /// For `idle` and `storm`.
+    pub(crate) clients: u32,
+    pub(crate) publishers: u32,
+    pub(crate) subscribers: u32,
+    pub(crate) qos: QoS,
+    /// Messages outstanding per publisher.
+    pub(crate) window: u32,
+    /// Bytes.
+    pub(crate) payload_len: usize,
+    pub(crate) seconds: f64,
+    pub(crate) warm_up_seconds: f64,
+}
+
+/// Against what, and how, a scenario is run.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) target: SocketAddr,
+    pub(crate) login: Login,
+    pub(crate) id_prefix: String,
+    pub(crate) connect_burst: usize,
+    pub(crate) spin: bool,
+    /// The broker's processes; empty if they cannot be measured.
+    pub(crate) broker: ProcessGroup,
+    /// Set when the run shall end early.
+    pub(crate) stop: Arc<AtomicBool>,
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    #[error("{0}")]
+    Engine(#[from] EngineError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("process {0} is not there")]
+    NoProcess(u32),
+    #[error("the broker's process {0} ended during the run")]
+    BrokerDied(u32),
+}
+
+impl ScenarioName {
+    /// The size at which the scenario is usually run.
+    pub(crate) fn defaults(self) -> Parameters {
+        let base = Parameters {
+            clients: 10_000,
+            publishers: 50,
+            subscribers: 50,
+            qos: QoS::AtMostOnce,
+            window: 64,
+            payload_len: 64,
+            seconds: 5.0,
+            warm_up_seconds: 1.0,
+        };
+        match self {
+            Self::P2p | Self::Storm => base,
+            Self::Fanout => Parameters { publishers: 1, subscribers: 500, ..base },
+            Self::Fanin => Parameters { subscribers: 1, ..base },
+            Self::Idle => Parameters { clients: 15_000, ..base },
+        }
+    }
+
+    /// The name and what matters of the parameters.
+    pub(crate) fn label(self, parameters: &Parameters) -> String {
+        let Parameters { clients, publishers, subscribers, qos, window, payload_len, .. } =
+            *parameters;
+        let qos = qos.as_u8();
+        let messages = format!("QoS {qos}, {window} outstanding, {payload_len} bytes");
+        match self {
+            Self::P2p => format!("p2p: {publishers} pairs, {messages}"),
+            Self::Fanout => format!("fanout: {publishers} to {subscribers}, {messages}"),
+            Self::Fanin => format!("fanin: {publishers} to {subscribers}, {messages}"),
+            Self::Idle => format!("idle: {clients} connections, one subscription each"),
+            Self::Storm => format!("storm: {clients} clients connect and subscribe"),
+        }
+    }
+
+    /// Runs it and measures.
+    ///
+    /// # Errors
+    /// If there is nothing to report: no broker, not everybody let in, or stopped before the measured part.
+    pub(crate) fn run(self, setup: &Setup, parameters: &Parameters) -> Result<Outcome, RunError> {
+        if let Some(pid) = setup.broker.vanished() {
+            return Err(RunError::NoProcess(pid));
+        }
+        let mut outcome = match self {
+            Self::P2p | Self::Fanout | Self::Fanin => steady::run(self, setup, parameters)?,
+            Self::Idle | Self::Storm => crowd::run(self, setup, parameters)?,
+        };
+        outcome.label = self.label(parameters);
+        if let Some(pid) = setup.broker.vanished() {
+            outcome.problems.push(RunError::BrokerDied(pid).to_string());
+        }
+        Ok(outcome)
+    }
+}
+
+impl Setup {
+    fn engine(&self, clients: usize) -> Result<Engine, RunError> {
+        make_room_for(clients)?;
+        let options = EngineOptions {
+            target: self.target,
+            login: self.login.clone(),
+            connect_burst: self.connect_burst.max(1),
+            spin: self.spin,
+            stop: Arc::clone(&self.stop),
+        };
+        Ok(Engine::new(options)?)
+    }
+}
+
+/// The clocks at one moment.
+struct Reading {
+    at_ns: u64,
+    own_cpu_ns: u64,
+    broker: Option<Usage>,
+}
+
+/// What passed between two readings.
+struct Spent {
+    elapsed: Duration,
+    own_cpu_ns: u64,
+    broker_cpu_ns: Option<u64>,
+}
+
+impl Reading {
+    fn take(broker: &ProcessGroup) -> Result<Self, RunError> {
+        let usage = if broker.is_empty() { None } else { broker.usage().ok() };
+        Ok(Self { at_ns: monotonic_ns(), own_cpu_ns: own_cpu_ns(), broker: usage })
+    }
+
+    fn until(&self, later: &Reading) -> Spent {
+        let broker = self.broker.as_ref().zip(later.broker.as_ref());
+        Spent {
+            elapsed: Duration::from_nanos(later.at_ns - self.at_ns),
+            own_cpu_ns: later.own_cpu_ns - self.own_cpu_ns,
+            broker_cpu_ns: broker.map(|(earlier, later)| later.since_ns(earlier)),
+        }
+    }
+}

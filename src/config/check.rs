@@ -1,0 +1,133 @@
+//! What each key allows alone may still contradict another.
+
+use super::error::{ConfigError, Origin, Origins};
+use super::keys::MAX_SHARDS;
+use super::schema::Config;
+use super::value::{show_duration, show_size};
+
+/// Finds the first contradiction, and blames a key that somebody set.
+pub(super) fn check(config: &Config, origins: &Origins) -> Result<(), ConfigError> {
+    let checker = Checker { origins };
+    checker.listeners(config)?;
+    checker.sizes(config)?;
+    checker.connections(config)?;
+    checker.sessions(config)
+}
+
+struct Checker<'a> {
+    origins: &'a Origins,
+}
+
+impl Checker<'_> {
+    fn listeners(&self, config: &Config) -> Result<(), ConfigError> {
+        if config.listeners.is_empty() {
+            return Err(self.blame(&["listener"], "there must be at least one"));
+        }
+        if config.shards > MAX_SHARDS {
+            return Err(self.blame(&["shards"], &format!("there may be at most {MAX_SHARDS}")));
+        }
+        for (index, listener) in config.listeners.iter().enumerate() {
+            let first = config.listeners.iter().position(|other| other.bind == listener.bind);
+            if listener.bind.port() != 0 && first != Some(index) {
+                let message = format!("{} is bound by another listener already", listener.bind);
+                return Err(self.blame(&[&format!("listener[{index}].bind")], &message));
+            }
+            self.not_above(
+                (&format!("listener[{index}].max_connections"), listener.max_connections),
+                ("limits.max_connections", Some(config.limits.max_connections)),
+                |number| number.to_string(),
+                "so the lower limit alone would count",
+            )?;
+        }
+        Ok(())
+    }
+
+    fn sizes(&self, config: &Config) -> Result<(), ConfigError> {
+        let packet = ("limits.max_packet_size", Some(u64::from(config.limits.max_packet_size)));
+        let topic = ("limits.max_topic_bytes", Some(u64::from(config.limits.max_topic_bytes)));
+        let show = |bytes: &u64| show_size(*bytes);
+        self.not_above(topic, packet, show, "so the longest topic would fit in no packet")?;
+        let buffers = [
+            ("queue.max_bytes", config.queue.max_bytes),
+            ("queue.qos0_backlog_bytes", config.queue.qos0_backlog_bytes),
+            ("mailbox.max_bytes", config.mailbox.max_bytes),
+        ];
+        for (key, bytes) in buffers {
+            let buffer = (key, Some(bytes));
+            self.not_above(packet, buffer, show, "so the largest packet would never fit")?;
+        }
+        if config.mqtt.retain_available {
+            let retained = ("retained.max_bytes", Some(config.retained.max_bytes));
+            self.not_above(packet, retained, show, "so the largest packet would never fit")?;
+        }
+        Ok(())
+    }
+
+    fn connections(&self, config: &Config) -> Result<(), ConfigError> {
+        let limits = &config.limits;
+        self.not_above(
+            ("limits.max_connections", Some(limits.max_connections)),
+            ("limits.max_sessions", Some(limits.max_sessions)),
+            |number| number.to_string(),
+            "but each connection has a session",
+        )?;
+        self.not_above(
+            (
+                "limits.connections_per_second_per_address",
+                limits.connections_per_second_per_address,
+            ),
+            ("limits.connections_per_second", limits.connections_per_second),
+            |number| number.to_string(),
+            "so the lower limit alone would count",
+        )
+    }
+
+    fn sessions(&self, config: &Config) -> Result<(), ConfigError> {
+        let mqtt = &config.mqtt;
+        // "unlimited" for 3.x means: as long as any session may live.
+        if mqtt.v3_session_expiry.is_some() {
+            self.not_above(
+                ("mqtt.v3_session_expiry", mqtt.v3_session_expiry),
+                ("mqtt.max_session_expiry", mqtt.max_session_expiry),
+                |duration| show_duration(*duration),
+                "but no session lives longer",
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Fails if the first of two limits is above the second; `None` in the first place is no claim,
+    /// in the second no limit.
+    fn not_above<T: PartialOrd>(
+        &self,
+        (low_key, low): (&str, Option<T>),
+        (high_key, high): (&str, Option<T>),
+        show: impl Fn(&T) -> String,
+        consequence: &str,
+    ) -> Result<(), ConfigError> {
+        let (Some(low), Some(high)) = (low, high) else { return Ok(()) };
+        if low <= high {
+            return Ok(());
+        }
+        let (low, high) = (show(&low), show(&high));
+        let blamed = self.blamed(&[low_key, high_key]);
+        let message = if blamed == high_key {
+            format!("{high} is less than {low_key}, {low}, {consequence}; write at least {low}")
+        } else {
+            format!("{low} is more than {high_key}, {high}, {consequence}; write at most {high}")
+        };
+        Err(self.blame(&[blamed], &message))
+    }
+
+    /// The key of these to blame: the last that somebody set.
+    fn blamed<'k>(&self, keys: &[&'k str]) -> &'k str {
+        let set = keys.iter().rev().find(|key| self.origins.contains_key(**key));
+        set.or(keys.first()).copied().unwrap_or_default()
+    }
+
+    fn blame(&self, keys: &[&str], message: &str) -> ConfigError {
+        let key = self.blamed(keys);
+        let origin = self.origins.get(key).cloned().unwrap_or(Origin::Default);
+        ConfigError::new(origin, key, message)
+    }
+}

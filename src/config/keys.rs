@@ -1,0 +1,242 @@
+//! The schema as the reader sees it: one line a key, with what it takes.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use super::error::ConfigError;
+use super::reader::Reader;
+use super::schema::{
+    Config, GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mqtt, OfflineOverflow,
+    OnlineOverflow, Overflow, Queue, Retained, Retry, SharedStrategy,
+};
+use super::value::{
+    Address, Count, Flag, Keyword, List, OrUnlimited, Size, Span, TopicPrefix, Word,
+};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const TIB: u64 = 1 << 40;
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+const U16: u64 = u16::MAX as u64;
+const U32: u64 = u32::MAX as u64;
+
+/// The most shards: each keeps the interest of the others in the bits of one word.
+pub(super) const MAX_SHARDS: u8 = 64;
+
+type Read = Result<(), ConfigError>;
+
+impl Config {
+    pub(super) fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        reader
+            .key("shards", &mut self.shards, Count(0..=u64::from(MAX_SHARDS)))?
+            .list("listener", &mut self.listeners, unbound, |r, l, new| l.read(r, new))?
+            .section("limits", |r| self.limits.read(r))?
+            .section("mqtt", |r| self.mqtt.read(r))?
+            .section("queue", |r| self.queue.read(r))?
+            .section("overflow", |r| self.overflow.read(r))?
+            .section("retained", |r| self.retained.read(r))?
+            .section("shared", |r| {
+                r.key("strategy", &mut self.shared.strategy, Word)?;
+                Ok(())
+            })?
+            .section("sys", |r| {
+                r.key("interval", &mut self.sys.interval, Span::ms(0..=DAY_MS))?;
+                Ok(())
+            })?
+            .section("shutdown", |r| {
+                r.key("timeout", &mut self.shutdown.timeout, Span::ms(0..=DAY_MS))?;
+                r.key("publish_wills", &mut self.shutdown.publish_wills, Flag)?;
+                Ok(())
+            })?
+            .section("mailbox", |r| {
+                r.key("max_bytes", &mut self.mailbox.max_bytes, Size(KIB..=TIB))?;
+                Ok(())
+            })?
+            .section("route_cache", |r| {
+                r.key("entries", &mut self.route_cache.entries, Count(1..=1 << 28))?;
+                Ok(())
+            })?
+            .section("log", |r| self.log.read(r))?;
+        Ok(())
+    }
+}
+
+/// A listener before its address is read.
+fn unbound() -> Listener {
+    Listener::on(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
+}
+
+impl Listener {
+    fn read(&mut self, reader: &mut Reader<'_>, new: bool) -> Read {
+        reader.key("bind", &mut self.bind, Address)?;
+        if new {
+            reader.require("bind")?;
+        }
+        reader
+            .key("backlog", &mut self.backlog, Count(1..=U16))?
+            .key("nodelay", &mut self.nodelay, Flag)?
+            .key("max_connections", &mut self.max_connections, OrUnlimited(Count(1..=U32)))?;
+        Ok(())
+    }
+}
+
+impl Limits {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        let rate = || OrUnlimited(Count(1..=10_000_000));
+        reader
+            .key("max_packet_size", &mut self.max_packet_size, Size(64..=256 * MIB))?
+            .key("max_topic_bytes", &mut self.max_topic_bytes, Size(1..=U16))?
+            .key("max_topic_levels", &mut self.max_topic_levels, Count(1..=U16))?
+            .key("max_user_properties", &mut self.max_user_properties, Count(0..=U16))?
+            .key("max_filters_per_packet", &mut self.max_filters_per_packet, Count(1..=U16))?
+            .key("max_client_id_bytes", &mut self.max_client_id_bytes, Size(23..=U16))?
+            .key(
+                "max_subscriptions_per_client",
+                &mut self.max_subscriptions_per_client,
+                Count(1..=U32),
+            )?
+            .key("max_connections", &mut self.max_connections, Count(1..=U32))?
+            .key("max_sessions", &mut self.max_sessions, Count(1..=U32))?
+            .key("connections_per_second", &mut self.connections_per_second, rate())?
+            .key(
+                "connections_per_second_per_address",
+                &mut self.connections_per_second_per_address,
+                rate(),
+            )?
+            .key("connect_timeout", &mut self.connect_timeout, Span::ms(100..=DAY_MS))?;
+        Ok(())
+    }
+}
+
+impl Mqtt {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        // A Session Expiry Interval of 0xFFFFFFFF is written "unlimited".
+        let expiry = || OrUnlimited(Span::whole_seconds(0..=U32 - 1));
+        let keep_alive = OrUnlimited(Span::whole_seconds(1..=U16));
+        reader
+            .key("receive_maximum", &mut self.receive_maximum, Count(1..=U16))?
+            .key("max_qos", &mut self.max_qos, Count(0..=2))?
+            .key("topic_alias_maximum", &mut self.topic_alias_maximum, Count(0..=U16))?
+            .key(
+                "topic_alias_maximum_outbound",
+                &mut self.topic_alias_maximum_outbound,
+                Count(0..=U16),
+            )?
+            .key("max_keep_alive", &mut self.max_keep_alive, keep_alive)?
+            .key("max_session_expiry", &mut self.max_session_expiry, expiry())?
+            .key("v3_session_expiry", &mut self.v3_session_expiry, expiry())?
+            .key("max_inflight", &mut self.max_inflight, Count(1..=U16))?
+            .key("retain_available", &mut self.retain_available, Flag)?
+            .key(
+                "wildcard_subscription_available",
+                &mut self.wildcard_subscription_available,
+                Flag,
+            )?
+            .key("shared_subscription_available", &mut self.shared_subscription_available, Flag)?
+            .key("validate_payload_format", &mut self.validate_payload_format, Flag)?
+            .key("response_information_prefix", &mut self.response_information_prefix, TopicPrefix)?
+            .key("allow_zero_length_client_id", &mut self.allow_zero_length_client_id, Flag)?
+            .optional("retry", &mut self.retry, |r, retry: &mut Retry| retry.read(r))?;
+        Ok(())
+    }
+}
+
+impl Retry {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        reader.key("after", &mut self.after, List { of: Span::ms(1000..=DAY_MS), most: 16 })?.key(
+            "give_up",
+            &mut self.give_up,
+            Word,
+        )?;
+        Ok(())
+    }
+}
+
+impl Queue {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        reader
+            .key("max_messages", &mut self.max_messages, Count(1..=U32))?
+            .key("max_bytes", &mut self.max_bytes, Size(KIB..=TIB))?
+            .key("qos0_backlog_bytes", &mut self.qos0_backlog_bytes, Size(KIB..=TIB))?
+            .key("store_qos0_offline", &mut self.store_qos0_offline, Flag)?;
+        Ok(())
+    }
+}
+
+impl Overflow {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        reader
+            .key("patience", &mut self.patience, Span::ms(0..=DAY_MS))?
+            .key("online", &mut self.online, Word)?
+            .key("offline", &mut self.offline, Word)?;
+        Ok(())
+    }
+}
+
+impl Retained {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        reader.key("max_messages", &mut self.max_messages, Count(1..=U32))?.key(
+            "max_bytes",
+            &mut self.max_bytes,
+            Size(KIB..=TIB),
+        )?;
+        Ok(())
+    }
+}
+
+impl Log {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        reader.key("level", &mut self.level, Word)?.key("format", &mut self.format, Word)?.key(
+            "client_lines_per_second",
+            &mut self.client_lines_per_second,
+            Count(0..=1_000_000),
+        )?;
+        Ok(())
+    }
+}
+
+impl Keyword for GiveUp {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("disconnect", Self::Disconnect), ("never", Self::Never)];
+}
+
+impl Keyword for OnlineOverflow {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("disconnect", Self::Disconnect),
+        ("drop_oldest", Self::DropOldest),
+        ("drop_newest", Self::DropNewest),
+    ];
+}
+
+impl Keyword for OfflineOverflow {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("drop_newest", Self::DropNewest),
+        ("drop_oldest", Self::DropOldest),
+        ("end_session", Self::EndSession),
+    ];
+}
+
+impl Keyword for SharedStrategy {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("round_robin", Self::RoundRobin),
+        ("random", Self::Random),
+        ("least_in_flight", Self::LeastInFlight),
+        ("sticky", Self::Sticky),
+        ("client_id", Self::ClientId),
+        ("topic", Self::Topic),
+    ];
+}
+
+impl Keyword for LogLevel {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("off", Self::Off),
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+        ("trace", Self::Trace),
+    ];
+}
+
+impl Keyword for LogFormat {
+    const WORDS: &'static [(&'static str, Self)] = &[("full", Self::Full), ("short", Self::Short)];
+}

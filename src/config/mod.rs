@@ -1,0 +1,92 @@
+//! The configuration: one schema; defaults, file, environment and flags, each over the one before.
+//!
+//! - The file is TOML, see `sluice.toml`. Sizes and durations carry their unit (`"64KiB"`,
+//!   `"500ms"`), and what is not known is refused.
+//! - Every key can be overridden by a variable: `SLUICE_`, the section and the key in capitals with
+//!   `_` between them. `limits.max_packet_size` is `SLUICE_LIMITS_MAX_PACKET_SIZE`,
+//!   `mqtt.retry.after` is `SLUICE_MQTT_RETRY_AFTER` (lists have commas), `shards` is
+//!   `SLUICE_SHARDS`, and `bind` of the first listener is `SLUICE_LISTENER_0_BIND`.
+//! - The flags are in [`cli`].
+//!
+//! All of it is read and checked before anything is bound, and whatever is wrong is one
+//! [`ConfigError`].
+
+pub mod cli;
+pub mod process;
+
+mod check;
+mod error;
+mod keys;
+mod reader;
+mod schema;
+mod value;
+
+use std::num::NonZeroUsize;
+use std::thread;
+
+pub use error::{ConfigError, Origin};
+pub use schema::{
+    Config, GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mailbox, Mqtt, OfflineOverflow,
+    OnlineOverflow, Overflow, Queue, Retained, Retry, RouteCache, Shared, SharedStrategy, Shutdown,
+    Sys,
+};
+
+use error::Origins;
+use reader::{Reader, Seen};
+
+impl Config {
+    /// Reads the text of a file (`file_name` is for errors) and the variables of an environment, of
+    /// which all that begin with `SLUICE_` must be known.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong.
+    pub fn parse(
+        file_name: &str,
+        text: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let (config, seen) = read(file_name, text, environment)?;
+        check::check(&config, &seen.origins)?;
+        Ok(config)
+    }
+
+    /// Every key there is, with its section; those of a listener as `listener[0].bind`.
+    #[must_use]
+    pub fn keys() -> Vec<String> {
+        read("", "", []).map(|(_, seen)| seen.keys).unwrap_or_default()
+    }
+
+    /// Checks a configuration made by hand for contradictions.
+    ///
+    /// # Errors
+    ///
+    /// The first contradiction.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        check::check(self, &Origins::new())
+    }
+
+    /// The number of shards to start: `shards`, or one a core.
+    #[must_use]
+    pub fn shard_count(&self) -> u8 {
+        if self.shards != 0 {
+            return self.shards;
+        }
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        u8::try_from(cores).unwrap_or(u8::MAX).min(keys::MAX_SHARDS)
+    }
+}
+
+fn read(
+    file_name: &str,
+    text: &str,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<(Config, Seen), ConfigError> {
+    let mut config = Config::default();
+    let mut reader = Reader::new(file_name, text, environment)?;
+    config.read(&mut reader)?;
+    Ok((config, reader.finish()?))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,128 @@
+//! What the broker asks of its process: the log, open files, signals.
+
+use std::io::{self, IsTerminal};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
+use signal_hook::iterator::Signals;
+use tracing::level_filters::LevelFilter;
+
+use super::schema::{Config, Log, LogFormat, LogLevel};
+
+/// Files that are open besides connections: standard streams, what the runtime holds.
+const OTHER_FILES: u64 = 32;
+/// Files of one shard besides its connections and listeners: poll, waker, spare.
+const FILES_PER_SHARD: u64 = 8;
+
+/// Writes the log to stderr from here on.
+pub fn start_log(log: &Log) {
+    let level = match log.level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    let lines = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_max_level(level);
+    // It fails only where a log was set up already, which then stays.
+    let _ = match log.format {
+        LogFormat::Full => lines.try_init(),
+        LogFormat::Short => lines.without_time().with_target(false).try_init(),
+    };
+}
+
+/// Says aloud what a careful operator would want to know of this configuration.
+pub fn warn_about(config: &Config) {
+    for listener in &config.listeners {
+        if !listener.bind.ip().is_loopback() {
+            tracing::warn!(
+                "{} can be reached by other machines, and there is no authentication: whoever \
+                 reaches it may publish and subscribe",
+                listener.bind
+            );
+        }
+    }
+}
+
+/// Raises the limit on open files as far as it is allowed and needed, and lowers
+/// `limits.max_connections` to what it can serve, with a warning.
+pub fn raise_open_files(config: &mut Config) {
+    let shards = u64::from(config.shard_count());
+    let listeners = config.listeners.len() as u64;
+    let reserved = OTHER_FILES + shards * (FILES_PER_SHARD + listeners);
+    let wanted = u64::from(config.limits.max_connections) + reserved;
+    let allowed = raise_to(wanted);
+    let served = allowed.saturating_sub(reserved);
+    if served < u64::from(config.limits.max_connections) {
+        tracing::warn!(
+            "this process may open {allowed} files, so {served} clients can be connected at once, \
+             not the {} of limits.max_connections; a higher limit (ulimit -n, LimitNOFILE=) or a \
+             lower max_connections ends this warning",
+            config.limits.max_connections
+        );
+        config.limits.max_connections = u32::try_from(served).unwrap_or(u32::MAX);
+    }
+}
+
+/// Raises the limit to at least `wanted` if that can be, and tells what it is then.
+fn raise_to(wanted: u64) -> u64 {
+    let now = getrlimit(Resource::Nofile);
+    let current = now.current.unwrap_or(u64::MAX);
+    if current >= wanted {
+        return current;
+    }
+    let hard = now.maximum.unwrap_or(u64::MAX);
+    // Above the hard limit only a privileged process gets.
+    let attempts = [
+        Rlimit { current: Some(wanted), maximum: now.maximum.map(|hard| hard.max(wanted)) },
+        Rlimit { current: Some(hard.min(wanted)), maximum: now.maximum },
+    ];
+    for attempt in attempts {
+        if setrlimit(Resource::Nofile, attempt).is_ok() {
+            break;
+        }
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// The signals that end the broker.
+pub struct EndSignals {
+    signals: Signals,
+}
+
+impl EndSignals {
+    /// Takes over SIGTERM and SIGINT; a second one while the broker stops ends the process at once,
+    /// with status 1. SIGHUP, which would end it, does nothing but a line in the log.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses.
+    pub fn register() -> io::Result<Self> {
+        let stopping = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT] {
+            // In this order: the first signal arms what the second one does.
+            flag::register_conditional_shutdown(signal, 1, Arc::clone(&stopping))?;
+            flag::register(signal, Arc::clone(&stopping))?;
+        }
+        Ok(Self { signals: Signals::new([SIGTERM, SIGINT, SIGHUP])? })
+    }
+
+    /// Waits for the end, and names the signal.
+    pub fn wait(&mut self) -> &'static str {
+        for signal in self.signals.forever() {
+            match signal {
+                SIGTERM => return "SIGTERM",
+                SIGINT => return "SIGINT",
+                _ => tracing::warn!("SIGHUP: the configuration is read at the start only"),
+            }
+        }
+        "the end of the signals"
+    }
+}

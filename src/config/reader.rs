@@ -1,0 +1,356 @@
+//! Reads keys from the file and the environment, and remembers where each came from.
+//!
+//! The schema visits the reader with one call a key (see [`super::keys`]). Each call takes its value
+//! out of the file's table and out of the environment; what is left in the end is unknown.
+
+use std::collections::BTreeMap;
+use std::mem;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::error::{ConfigError, Origin, Origins};
+use super::schema::Config;
+use super::value::{Given, Kind};
+
+/// What the variables that override a key begin with.
+pub(super) const PREFIX: &str = "SLUICE_";
+
+/// What is still to be read.
+pub(super) struct Reader<'a> {
+    file_name: &'a str,
+    text: &'a str,
+    /// What nobody has asked for yet in the section at hand.
+    table: DeTable<'a>,
+    /// Where the section at hand begins, if it is in the file, for what is missing in it.
+    section_start: Option<usize>,
+    /// The section at hand with a dot at its end, or nothing.
+    path: String,
+    /// The same for the names of variables.
+    variable_path: String,
+    /// The keys asked for in the section at hand.
+    asked: Vec<&'static str>,
+    variables: BTreeMap<String, String>,
+    origins: Origins,
+    /// Every key asked for, and every variable.
+    keys: Vec<String>,
+    variable_names: Vec<String>,
+}
+
+/// What one reading tells besides the values.
+pub(super) struct Seen {
+    /// Where each value that was set comes from.
+    pub(super) origins: Origins,
+    /// Every key of the schema.
+    pub(super) keys: Vec<String>,
+}
+
+impl<'a> Reader<'a> {
+    /// Starts on the text of a file and all variables of the environment.
+    pub(super) fn new(
+        file_name: &'a str,
+        text: &'a str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let table = DeTable::parse(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            let origin = Origin::File(file_name.to_owned(), line_of(text, at));
+            ConfigError::new(origin, "", error.message())
+        })?;
+        let variables = environment.into_iter().filter(|(name, _)| is_ours(name)).collect();
+        Ok(Self {
+            file_name,
+            text,
+            table: table.into_inner(),
+            section_start: None,
+            path: String::new(),
+            variable_path: PREFIX.to_owned(),
+            asked: Vec::new(),
+            variables,
+            origins: Origins::new(),
+            keys: Vec::new(),
+            variable_names: Vec::new(),
+        })
+    }
+
+    /// Reads one key into its field, if anybody set it.
+    pub(super) fn key<T>(
+        &mut self,
+        name: &'static str,
+        field: &mut T,
+        kind: impl Kind<T>,
+    ) -> Result<&mut Self, ConfigError> {
+        self.asked.push(name);
+        let key = format!("{}{name}", self.path);
+        if let Some((_, value)) = self.table.remove_entry(name) {
+            let origin = self.in_file(value.span().start);
+            *field = take(&key, origin.clone(), Given::Toml(value.get_ref()), &kind)?;
+            self.origins.insert(key.clone(), origin);
+        }
+        let variable = format!("{}{}", self.variable_path, name.to_uppercase());
+        if let Some(text) = self.variables.remove(&variable) {
+            let origin = Origin::Variable(variable.clone());
+            *field = take(&key, origin.clone(), Given::Variable(&text), &kind)?;
+            self.origins.insert(key.clone(), origin);
+        }
+        self.keys.push(key);
+        self.variable_names.push(variable);
+        Ok(self)
+    }
+
+    /// Fails unless the key, which was just read, was set by somebody.
+    pub(super) fn require(&mut self, name: &str) -> Result<&mut Self, ConfigError> {
+        let key = format!("{}{name}", self.path);
+        if self.origins.contains_key(&key) {
+            return Ok(self);
+        }
+        let origin = match self.section_start {
+            Some(start) => self.in_file(start),
+            None => Origin::Variable(format!("{}*", self.variable_path)),
+        };
+        Err(ConfigError::new(origin, key, "is missing, and has no default here"))
+    }
+
+    /// Reads a section, and refuses what it does not know.
+    pub(super) fn section(
+        &mut self,
+        name: &'static str,
+        read: impl FnOnce(&mut Self) -> Result<(), ConfigError>,
+    ) -> Result<&mut Self, ConfigError> {
+        self.asked.push(name);
+        let (start, table) = match self.table.remove_entry(name) {
+            None => (None, DeTable::new()),
+            Some((_, value)) => self.as_table(name, value)?,
+        };
+        self.inside(name, name, start, table, read)?;
+        Ok(self)
+    }
+
+    /// Reads a section that is absent unless somebody sets something in it.
+    pub(super) fn optional<T: Default>(
+        &mut self,
+        name: &'static str,
+        field: &mut Option<T>,
+        read: impl FnOnce(&mut Self, &mut T) -> Result<(), ConfigError>,
+    ) -> Result<&mut Self, ConfigError> {
+        let variables = format!("{}{}_", self.variable_path, name.to_uppercase());
+        let present = self.table.contains_key(name)
+            || self.variables.keys().any(|v| v.starts_with(&variables));
+        let mut value = field.take().unwrap_or_default();
+        self.section(name, |reader| read(reader, &mut value))?;
+        *field = present.then_some(value);
+        Ok(self)
+    }
+
+    /// Reads a list of sections (`[[name]]`). What the file lists replaces the default; a variable
+    /// changes the one it numbers (from 0), or adds the next.
+    pub(super) fn list<T>(
+        &mut self,
+        name: &'static str,
+        list: &mut Vec<T>,
+        fresh: impl Fn() -> T,
+        mut read: impl FnMut(&mut Self, &mut T, bool) -> Result<(), ConfigError>,
+    ) -> Result<&mut Self, ConfigError> {
+        self.asked.push(name);
+        let mut tables = Vec::new();
+        if let Some((_, value)) = self.table.remove_entry(name) {
+            tables = self.as_tables(name, value)?;
+            list.clear();
+        }
+        let mut from_file = tables.into_iter();
+        for index in 0.. {
+            let numbered = [format!("{name}[{index}]"), format!("{name}_{index}")];
+            let variables = format!("{}{}_", self.variable_path, numbered[1].to_uppercase());
+            let table = from_file.next();
+            let set = table.is_some() || self.variables.keys().any(|v| v.starts_with(&variables));
+            let existed = index < list.len();
+            if !existed && !set {
+                break;
+            }
+            if !existed {
+                list.push(fresh());
+            }
+            let (start, table) = table.unwrap_or_default();
+            if let Some(item) = list.get_mut(index) {
+                let [name, variable] = &numbered;
+                self.inside(name, variable, start, table, |reader| read(reader, item, !existed))?;
+            }
+        }
+        Ok(self)
+    }
+
+    /// Refuses what nobody asked for, and tells what was seen.
+    pub(super) fn finish(self) -> Result<Seen, ConfigError> {
+        self.refuse_unknown_keys()?;
+        if let Some(name) = self.variables.keys().next() {
+            let message = match nearest(name, self.variable_names.iter().map(String::as_str)) {
+                Some(known) => format!("is not a known variable; did you mean {known}?"),
+                None => "is not a known variable; they are named SLUICE_<SECTION>_<KEY>".to_owned(),
+            };
+            return Err(ConfigError::new(Origin::Variable(name.clone()), "", message));
+        }
+        Ok(Seen { origins: self.origins, keys: self.keys })
+    }
+
+    /// Reads what `read` asks for from `table`, one section deeper.
+    fn inside(
+        &mut self,
+        name: &str,
+        variable: &str,
+        start: Option<usize>,
+        table: DeTable<'a>,
+        read: impl FnOnce(&mut Self) -> Result<(), ConfigError>,
+    ) -> Result<(), ConfigError> {
+        let path = format!("{}{name}.", self.path);
+        let variable_path = format!("{}{}_", self.variable_path, variable.to_uppercase());
+        let outer = (
+            mem::replace(&mut self.table, table),
+            mem::replace(&mut self.section_start, start),
+            mem::replace(&mut self.path, path),
+            mem::replace(&mut self.variable_path, variable_path),
+            mem::take(&mut self.asked),
+        );
+        read(self)?;
+        self.refuse_unknown_keys()?;
+        (self.table, self.section_start, self.path, self.variable_path, self.asked) = outer;
+        Ok(())
+    }
+
+    fn refuse_unknown_keys(&self) -> Result<(), ConfigError> {
+        let Some(key) = self.table.keys().min_by_key(|key| key.span().start) else {
+            return Ok(());
+        };
+        let name = key.get_ref().as_ref();
+        let all = Config::keys();
+        let elsewhere = all.iter().find(|known| known.rsplit('.').next() == Some(name));
+        let message = if let Some(known) = nearest(name, self.asked.iter().copied()) {
+            format!("is not a known key; did you mean {known}?")
+        } else if let Some(known) = elsewhere {
+            format!("is not a known key here; did you mean {known}?")
+        } else {
+            format!("is not a known key; known here: {}", self.asked.join(", "))
+        };
+        let origin = self.in_file(key.span().start);
+        Err(ConfigError::new(origin, format!("{}{name}", self.path), message))
+    }
+
+    fn as_table(
+        &self,
+        name: &str,
+        value: Spanned<DeValue<'a>>,
+    ) -> Result<(Option<usize>, DeTable<'a>), ConfigError> {
+        let start = value.span().start;
+        match value.into_inner() {
+            DeValue::Table(table) => Ok((Some(start), table)),
+            other => {
+                let message = format!("{} is not a section; write [{name}]", Given::Toml(&other));
+                Err(ConfigError::new(self.in_file(start), format!("{}{name}", self.path), message))
+            }
+        }
+    }
+
+    fn as_tables(
+        &self,
+        name: &str,
+        value: Spanned<DeValue<'a>>,
+    ) -> Result<Vec<(Option<usize>, DeTable<'a>)>, ConfigError> {
+        let start = value.span().start;
+        match value.into_inner() {
+            DeValue::Array(items) if !items.is_empty() => {
+                items.into_iter().map(|item| self.as_table(name, item)).collect()
+            }
+            _ => {
+                let message = format!("is a list; write [[{name}]] above each of its entries");
+                Err(ConfigError::new(self.in_file(start), format!("{}{name}", self.path), message))
+            }
+        }
+    }
+
+    fn in_file(&self, at: usize) -> Origin {
+        Origin::File(self.file_name.to_owned(), line_of(self.text, at))
+    }
+}
+
+fn take<T>(
+    key: &str,
+    origin: Origin,
+    given: Given<'_>,
+    kind: &impl Kind<T>,
+) -> Result<T, ConfigError> {
+    kind.take(given).map_err(|wrong| {
+        ConfigError::new(origin, key, format!("{given} {wrong}; write {}", kind.allowed()))
+    })
+}
+
+/// Whether a variable is meant for the broker. Kubernetes gives each container variables of the
+/// services around it; those of a service named "sluice" are not.
+fn is_ours(name: &str) -> bool {
+    let service =
+        |rest: &str| rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_");
+    name.strip_prefix(PREFIX).is_some_and(|rest| !service(rest))
+}
+
+/// The line (from 1) of the byte at `at`.
+fn line_of(text: &str, at: usize) -> usize {
+    let before = text.as_bytes().get(..at).unwrap_or_default();
+    1 + before.iter().filter(|byte| **byte == b'\n').count()
+}
+
+/// The known name that `name` was most likely meant to be.
+fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    let (distance, nearest) =
+        known.map(|known| (distance(name, known), known)).min_by_key(|(distance, _)| *distance)?;
+    (distance <= name.len() / 4 + 1).then_some(nearest)
+}
+
+/// How many letters must change to make one word of the other (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (y, cell) in b.bytes().zip(row.iter_mut().skip(1)) {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = *cell;
+            left = replaced.min(*cell + 1).min(left + 1);
+            *cell = left;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(a.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distance_counts_letters() {
+        assert_eq!(distance("", ""), 0);
+        assert_eq!(distance("abc", ""), 3);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("max_bytes", "max_byte"), 1);
+    }
+
+    #[test]
+    fn variables_of_a_kubernetes_service_are_not_ours() {
+        for ours in ["SLUICE_SHARDS", "SLUICE_NONSENSE", "SLUICE_PORTS"] {
+            assert!(is_ours(ours), "{ours}");
+        }
+        for other in
+            ["SLUICE_PORT", "SLUICE_PORT_1883_TCP", "SLUICE_SERVICE_HOST", "PATH", "XSLUICE_A"]
+        {
+            assert!(!is_ours(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn lines_count_from_one() {
+        assert_eq!(line_of("a\nb\nc", 0), 1);
+        assert_eq!(line_of("a\nb\nc", 2), 2);
+        assert_eq!(line_of("a\nb\nc", 99), 1);
+    }
+}

@@ -1,0 +1,463 @@
+//! The keys: what each means, its unit, its default, and what happens when it is exceeded.
+//!
+//! Plain values, ready to use: durations are [`Duration`], sizes are bytes, `None` is `"unlimited"`.
+//! The name of a field is the name of its key. `sluice.toml` says the same for the people who run
+//! the broker, and a test holds it to this file.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Event loops, each a thread that owns its share of the clients; 0 (the default) is one a
+    /// core. At most 64.
+    pub shards: u8,
+    /// Where clients come in (`[[listener]]`); by default one, on 127.0.0.1:1883.
+    pub listeners: Vec<Listener>,
+    /// What one packet, client or address may ask for.
+    pub limits: Limits,
+    /// What the protocol leaves to the server.
+    pub mqtt: Mqtt,
+    /// What waits for a receiver.
+    pub queue: Queue,
+    /// What happens when a queue is full.
+    pub overflow: Overflow,
+    /// Retained messages.
+    pub retained: Retained,
+    /// Shared subscriptions.
+    pub shared: Shared,
+    /// The `$SYS` topics.
+    pub sys: Sys,
+    /// The end of the broker.
+    pub shutdown: Shutdown,
+    /// What waits between shards.
+    pub mailbox: Mailbox,
+    /// The memory of who receives which topic.
+    pub route_cache: RouteCache,
+    /// The log.
+    pub log: Log,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            shards: 0,
+            listeners: vec![Listener::default()],
+            limits: Limits::default(),
+            mqtt: Mqtt::default(),
+            queue: Queue::default(),
+            overflow: Overflow::default(),
+            retained: Retained::default(),
+            shared: Shared::default(),
+            sys: Sys::default(),
+            shutdown: Shutdown::default(),
+            mailbox: Mailbox::default(),
+            route_cache: RouteCache::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+/// One place where clients come in. Every shard listens on it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// Address and port; port 0 takes one the system chooses. Required in a configured listener.
+    pub bind: SocketAddr,
+    /// Connections the system may hold for each shard before they are accepted (default 1,024; the
+    /// system may cut it, see `net.core.somaxconn`). Beyond it the system lets clients try again.
+    pub backlog: u32,
+    /// Whether small packets leave at once (`TCP_NODELAY`, default true).
+    pub nodelay: bool,
+    /// Connections on this listener, over all shards (default unlimited, but for
+    /// [`Limits::max_connections`]). One more is closed at once and counted.
+    pub max_connections: Option<u32>,
+}
+
+impl Listener {
+    /// A listener on `bind`, everything else at its default.
+    #[must_use]
+    pub fn on(bind: SocketAddr) -> Self {
+        Self { bind, backlog: 1024, nodelay: true, max_connections: None }
+    }
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        Self::on(SocketAddr::from((Ipv4Addr::LOCALHOST, 1883)))
+    }
+}
+
+/// What one packet, client or address may ask for (`[limits]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Bytes of one whole packet (default 1 MiB); CONNACK states it. A larger one ends its
+    /// connection with Packet too large (0x95) as soon as its length is seen [MQTT-3.2.2-15].
+    pub max_packet_size: u32,
+    /// Bytes of a topic name or filter (default 4 KiB). A longer one is answered with Topic Name
+    /// invalid (0x90) or Topic Filter invalid (0x8F).
+    pub max_topic_bytes: u16,
+    /// Levels (`/` + 1) of a topic name or filter (default 128). Beyond it as `max_topic_bytes`.
+    pub max_topic_levels: u16,
+    /// User Properties of one packet (default 128). More end the connection with Quota exceeded
+    /// (0x97).
+    pub max_user_properties: u16,
+    /// Topic filters of one SUBSCRIBE or UNSUBSCRIBE (default 1,024). More end the connection with
+    /// Quota exceeded (0x97).
+    pub max_filters_per_packet: u16,
+    /// Bytes of a client identifier (default 1 KiB, at least 23). A longer one is refused with
+    /// Client Identifier not valid (0x85, in 3.x return code 2).
+    pub max_client_id_bytes: u16,
+    /// Subscriptions of one session (default 10,000). One more gets Quota exceeded (0x97) in its
+    /// SUBACK, in 3.x 0x80.
+    pub max_subscriptions_per_client: u32,
+    /// Connections over all shards and listeners (default 100,000). One more is closed at once and
+    /// counted. Lowered at start to what the limit on open files can serve.
+    pub max_connections: u32,
+    /// Sessions over all shards, connected or not (default 1,000,000). A client that would need one
+    /// more is refused with Quota exceeded (0x97, in 3.x return code 3).
+    pub max_sessions: u32,
+    /// New connections a second over all shards, each with its even part (default 10,000). Those
+    /// beyond wait in the backlog of the listener.
+    pub connections_per_second: Option<u32>,
+    /// New connections a second from one address (default unlimited, as many clients may share
+    /// one). Those beyond are closed at once and counted.
+    pub connections_per_second_per_address: Option<u32>,
+    /// Time from the connection to the end of its CONNECT (default 10 s). Then it is closed
+    /// [MQTT-3.1.0-1].
+    pub connect_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_packet_size: 1024 * 1024,
+            max_topic_bytes: 4 * 1024,
+            max_topic_levels: 128,
+            max_user_properties: 128,
+            max_filters_per_packet: 1024,
+            max_client_id_bytes: 1024,
+            max_subscriptions_per_client: 10_000,
+            max_connections: 100_000,
+            max_sessions: 1_000_000,
+            connections_per_second: Some(10_000),
+            connections_per_second_per_address: None,
+            connect_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What the protocol leaves to the server (`[mqtt]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mqtt {
+    /// QoS 1 and 2 messages a client may have unacknowledged towards the broker (default 1,000).
+    /// CONNACK states it; a client beyond it gets Receive Maximum exceeded (0x93) [MQTT-3.3.4-7].
+    pub receive_maximum: u16,
+    /// The highest QoS for messages to the broker and for subscriptions: 0, 1 or 2 (default 2).
+    /// CONNACK states it; a message above it gets QoS not supported (0x9B), a subscription is
+    /// granted less.
+    pub max_qos: u8,
+    /// Topic aliases a client may set (default 32, 0 for none). CONNACK states it; a higher one
+    /// gets Topic Alias invalid (0x94).
+    pub topic_alias_maximum: u16,
+    /// Topic aliases the broker sets towards a client, if that takes so many (default 32, 0 for
+    /// none). Topics beyond are sent in full.
+    pub topic_alias_maximum_outbound: u16,
+    /// The longest Keep Alive (default unlimited), in whole seconds. A v5 client that asks for
+    /// more, or for none, is told this one as Server Keep Alive; a 3.x client cannot be told and
+    /// keeps its own.
+    pub max_keep_alive: Option<Duration>,
+    /// How long a session may outlive its connection (default unlimited), in whole seconds.
+    /// A v5 client that asks for more is told this one in CONNACK.
+    pub max_session_expiry: Option<Duration>,
+    /// How long the session of a 3.x client that connected with Clean Session 0 outlives its
+    /// connection (default unlimited), in whole seconds; never more than `max_session_expiry`.
+    pub v3_session_expiry: Option<Duration>,
+    /// QoS 1 and 2 messages on their way to one client (default 1,000); a v5 client's Receive
+    /// Maximum may lower it. The next ones wait in the queue.
+    pub max_inflight: u16,
+    /// Whether messages may be retained (default true). CONNACK says if not; a message or will that
+    /// asks for it is then refused with Retain not supported (0x9A).
+    pub retain_available: bool,
+    /// Whether filters may hold `+` and `#` (default true). CONNACK says if not; they are then
+    /// refused with 0xA2.
+    pub wildcard_subscription_available: bool,
+    /// Whether `$share/…` filters are served (default true). CONNACK says if not; they are then
+    /// refused with 0x9E.
+    pub shared_subscription_available: bool,
+    /// Whether the payload of a message that declares itself text is checked to be UTF-8 (default
+    /// true). If it is not, its sender gets Payload format invalid (0x99).
+    pub validate_payload_format: bool,
+    /// What the Response Information of a client that requests it begins with; its client
+    /// identifier follows (default `response/`). Empty sends none.
+    pub response_information_prefix: String,
+    /// Whether a client may leave its identifier to the broker (default true). Otherwise it is
+    /// refused with Client Identifier not valid (0x85, in 3.x return code 2).
+    pub allow_zero_length_client_id: bool,
+    /// Timed redelivery to connected 3.1 and 3.1.1 clients (default absent: on resume only). Never
+    /// done for v5, which forbids it [MQTT-4.4.0-1].
+    pub retry: Option<Retry>,
+}
+
+impl Default for Mqtt {
+    fn default() -> Self {
+        Self {
+            receive_maximum: 1000,
+            max_qos: 2,
+            topic_alias_maximum: 32,
+            topic_alias_maximum_outbound: 32,
+            max_keep_alive: None,
+            max_session_expiry: None,
+            v3_session_expiry: None,
+            max_inflight: 1000,
+            retain_available: true,
+            wildcard_subscription_available: true,
+            shared_subscription_available: true,
+            validate_payload_format: true,
+            response_information_prefix: "response/".to_owned(),
+            allow_zero_length_client_id: true,
+            retry: None,
+        }
+    }
+}
+
+/// Timed redelivery (`mqtt.retry`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retry {
+    /// How long each attempt waits for its acknowledgement before the next: the first after the
+    /// first of them, and so on (default 10 s, 20 s, 60 s). 1 to 16 of them.
+    pub after: Vec<Duration>,
+    /// What follows the last attempt (default disconnect).
+    pub give_up: GiveUp,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { after: [10, 20, 60].map(Duration::from_secs).to_vec(), give_up: GiveUp::Disconnect }
+    }
+}
+
+/// What follows the last timed redelivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GiveUp {
+    /// Close the connection; the message stays in flight until the session resumes.
+    Disconnect,
+    /// Go on with the last delay.
+    Never,
+}
+
+/// What waits for a receiver (`[queue]`). [`Overflow`] says what happens beyond.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Queue {
+    /// Messages that wait for one session, without those in flight (default 1,000).
+    pub max_messages: u32,
+    /// Bytes of the messages that wait for one session (default 16 MiB).
+    pub max_bytes: u64,
+    /// Bytes that may wait to be written to one connection before QoS 0 messages to it are dropped
+    /// and counted (default 1 MiB).
+    pub qos0_backlog_bytes: u64,
+    /// Whether QoS 0 messages, too, wait for a session that is not connected (default false: they
+    /// are not for it).
+    pub store_qos0_offline: bool,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            max_messages: 1000,
+            max_bytes: 16 * 1024 * 1024,
+            qos0_backlog_bytes: 1024 * 1024,
+            store_qos0_offline: false,
+        }
+    }
+}
+
+/// What happens to QoS 1 and 2 messages when the queue of a receiver is full (`[overflow]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Overflow {
+    /// How long the publishers that feed the full queue of a connected receiver are slowed, by not
+    /// reading from them, before `online` is done (default 2 s).
+    pub patience: Duration,
+    /// What is then done to a connected receiver (default disconnect).
+    pub online: OnlineOverflow,
+    /// What is done at once when the receiver is not connected (default drop the newest).
+    pub offline: OfflineOverflow,
+}
+
+impl Default for Overflow {
+    fn default() -> Self {
+        Self {
+            patience: Duration::from_secs(2),
+            online: OnlineOverflow::Disconnect,
+            offline: OfflineOverflow::DropNewest,
+        }
+    }
+}
+
+/// What happens when the queue of a connected receiver stays full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnlineOverflow {
+    /// Close its connection with Quota exceeded (0x97); its session stays.
+    Disconnect,
+    /// Drop what waits longest.
+    DropOldest,
+    /// Drop what comes; its publisher is not told success.
+    DropNewest,
+}
+
+/// What happens when the queue of an absent receiver is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OfflineOverflow {
+    /// Drop what comes; its publisher is not told success.
+    DropNewest,
+    /// Drop what waits longest.
+    DropOldest,
+    /// End the session, with its subscriptions and all that waits for it.
+    EndSession,
+}
+
+/// Retained messages (`[retained]`). A message that finds them full is delivered, but not retained:
+/// a v5 publisher is told Quota exceeded (0x97), and it is counted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Retained {
+    /// Messages (default 1,000,000).
+    pub max_messages: u32,
+    /// Bytes of the messages (default 1 GiB).
+    pub max_bytes: u64,
+}
+
+impl Default for Retained {
+    fn default() -> Self {
+        Self { max_messages: 1_000_000, max_bytes: 1024 * 1024 * 1024 }
+    }
+}
+
+/// Shared subscriptions (`[shared]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shared {
+    /// Who of a group gets a message (default round robin). Members that are connected go first.
+    pub strategy: SharedStrategy,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { strategy: SharedStrategy::RoundRobin }
+    }
+}
+
+/// Who of a group gets a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SharedStrategy {
+    /// One after the other.
+    RoundRobin,
+    /// Anyone.
+    Random,
+    /// Who has the fewest messages in flight.
+    LeastInFlight,
+    /// One member until it leaves.
+    Sticky,
+    /// By the client identifier of the publisher: the same publisher, the same member.
+    ClientId,
+    /// By the topic: the same topic, the same member.
+    Topic,
+}
+
+/// The `$SYS` topics (`[sys]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sys {
+    /// Between two updates (default 10 s); zero publishes none.
+    pub interval: Duration,
+}
+
+impl Default for Sys {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(10) }
+    }
+}
+
+/// The end of the broker (`[shutdown]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shutdown {
+    /// How long a stop may take to flush what is written and to say goodbye (default 10 s).
+    /// Connections that are not done by then are cut.
+    pub timeout: Duration,
+    /// Whether the wills of the clients that a stop disconnects are published (default true).
+    pub publish_wills: bool,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(10), publish_wills: true }
+    }
+}
+
+/// What waits between shards (`[mailbox]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mailbox {
+    /// Bytes that may wait from one shard to another (default 4 MiB). Beyond it the publishers that
+    /// fill it are not read until it drains.
+    pub max_bytes: u64,
+}
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        Self { max_bytes: 4 * 1024 * 1024 }
+    }
+}
+
+/// The memory of who receives which topic (`[route_cache]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteCache {
+    /// Topics each shard remembers (default 65,536). Beyond it old ones are looked up again.
+    pub entries: u32,
+}
+
+impl Default for RouteCache {
+    fn default() -> Self {
+        Self { entries: 65_536 }
+    }
+}
+
+/// The log (`[log]`), on stderr.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// The least severe lines that are written (default info).
+    pub level: LogLevel,
+    /// What a line holds (default full).
+    pub format: LogFormat,
+    /// Lines a second of each shard about clients that break the protocol or a limit (default 10).
+    /// Those beyond are counted only.
+    pub client_lines_per_second: u32,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: LogLevel::Info, format: LogFormat::Full, client_lines_per_second: 10 }
+    }
+}
+
+/// How severe a log line must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Nothing is logged.
+    Off,
+    /// What the broker cannot do.
+    Error,
+    /// What somebody should look at.
+    Warn,
+    /// Start, stop, and what changed.
+    Info,
+    /// Each client's coming and going.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// What a log line holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Time, level, module, message.
+    Full,
+    /// Level and message, for a log that adds its own time (journald, containers).
+    Short,
+}

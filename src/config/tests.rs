@@ -1,0 +1,283 @@
+use std::time::Duration;
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse("sluice.toml", text, []).map_err(|error| error.to_string())
+}
+
+fn with(variables: &[(&str, &str)], text: &str) -> Result<Config, String> {
+    let variables = variables.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+    Config::parse("sluice.toml", text, variables).map_err(|error| error.to_string())
+}
+
+/// Each text, and the whole line it is refused with.
+fn refused(cases: &[(&str, &str)]) {
+    for (text, line) in cases {
+        assert_eq!(parse(text).expect_err(text), *line);
+    }
+}
+
+#[test]
+fn nothing_is_the_default() {
+    assert_eq!(parse(""), Ok(Config::default()));
+    assert_eq!(Config::default().check(), Ok(()));
+    let config = Config::default();
+    assert!(config.listeners.iter().all(|listener| listener.bind.ip().is_loopback()));
+    assert!(config.shard_count() >= 1);
+}
+
+#[test]
+fn values_are_read() {
+    let config = parse(
+        "shards = 3\n[[listener]]\nbind = \"0.0.0.0:1\"\n[[listener]]\nbind = \"[::1]:2\"\nnodelay = false\n\
+         [limits]\nmax_packet_size = \"512KiB\"\nconnections_per_second = \"unlimited\"\n\
+         [mqtt]\nmax_keep_alive = \"5m\"\nretry = { after = [\"1s\"], give_up = \"never\" }\n\
+         [overflow]\nonline = \"drop_oldest\"\n",
+    );
+    let config = config.unwrap();
+    assert_eq!(config.shards, 3);
+    assert_eq!(config.shard_count(), 3);
+    let binds: Vec<String> = config.listeners.iter().map(|l| l.bind.to_string()).collect();
+    assert_eq!(binds, ["0.0.0.0:1", "[::1]:2"]);
+    assert!(config.listeners[0].nodelay && !config.listeners[1].nodelay);
+    assert_eq!(config.limits.max_packet_size, 512 << 10);
+    assert_eq!(config.limits.connections_per_second, None);
+    assert_eq!(config.mqtt.max_keep_alive, Some(Duration::from_secs(300)));
+    let retry = Retry { after: vec![Duration::from_secs(1)], give_up: GiveUp::Never };
+    assert_eq!(config.mqtt.retry, Some(retry));
+    assert_eq!(config.overflow.online, OnlineOverflow::DropOldest);
+}
+
+#[test]
+fn an_empty_retry_has_its_own_defaults() {
+    assert_eq!(parse("[mqtt.retry]").unwrap().mqtt.retry, Some(Retry::default()));
+    assert_eq!(parse("[mqtt]").unwrap().mqtt.retry, None);
+}
+
+#[test]
+fn unknown_keys_are_refused() {
+    refused(&[
+        ("shard = 1", "sluice.toml:1: shard: is not a known key; did you mean shards?"),
+        (
+            "[limits]\n\nmax_paket_size = 1",
+            "sluice.toml:3: limits.max_paket_size: is not a known key; did you mean max_packet_size?",
+        ),
+        ("[limit]", "sluice.toml:1: limit: is not a known key; did you mean limits?"),
+        (
+            "[limits]\nreceive_maximum = 1",
+            "sluice.toml:2: limits.receive_maximum: is not a known key here; did you mean \
+             mqtt.receive_maximum?",
+        ),
+        (
+            "[sys]\ncolour = 1",
+            "sluice.toml:2: sys.colour: is not a known key; known here: interval",
+        ),
+        (
+            "[mqtt]\nretry = { untl = 1 }",
+            "sluice.toml:2: mqtt.retry.untl: is not a known key; known here: after, give_up",
+        ),
+    ]);
+}
+
+#[test]
+fn wrong_values_are_refused() {
+    refused(&[
+        (
+            "shards = 65",
+            "sluice.toml:1: shards: 65 is out of range; write a whole number from 0 to 64",
+        ),
+        (
+            "shards = -1",
+            "sluice.toml:1: shards: -1 is out of range; write a whole number from 0 to 64",
+        ),
+        (
+            "shards = \"2\"",
+            "sluice.toml:1: shards: \"2\" is not a whole number; write a whole number from 0 to 64",
+        ),
+        (
+            "[mqtt]\nreceive_maximum = 0",
+            "sluice.toml:2: mqtt.receive_maximum: 0 is out of range; write a whole number from 1 to \
+             65535",
+        ),
+        (
+            "[limits]\nmax_packet_size = 1048576",
+            "sluice.toml:2: limits.max_packet_size: 1048576 has no unit; write a size from \"64B\" \
+             to \"256MiB\", in B, KiB, MiB or GiB",
+        ),
+        (
+            "[limits]\nmax_packet_size = \"1MB\"",
+            "sluice.toml:2: limits.max_packet_size: \"1MB\" has a unit that is not known, \"MB\"; \
+             write a size from \"64B\" to \"256MiB\", in B, KiB, MiB or GiB",
+        ),
+        (
+            "[overflow]\npatience = \"2 s\"",
+            "sluice.toml:2: overflow.patience: \"2 s\" has a unit that is not known, \" s\"; write a \
+             duration from \"0s\" to \"1d\", in ms, s, m, h or d",
+        ),
+        (
+            "[overflow]\nonline = \"explode\"",
+            "sluice.toml:2: overflow.online: \"explode\" is not known; write \"disconnect\" | \
+             \"drop_oldest\" | \"drop_newest\"",
+        ),
+        (
+            "[mqtt]\nmax_keep_alive = \"1500ms\"",
+            "sluice.toml:2: mqtt.max_keep_alive: \"1500ms\" is not in whole seconds; write \
+             \"unlimited\" or a duration from \"1s\" to \"65535s\", in s, m, h or d",
+        ),
+        (
+            "[[listener]]\nbind = \"localhost:1883\"",
+            "sluice.toml:2: listener[0].bind: \"localhost:1883\" is not an IP address and a port; \
+             write an IP address and a port, like \"127.0.0.1:1883\", \"0.0.0.0:1883\" or \
+             \"[::]:1883\"",
+        ),
+        (
+            "[mqtt]\nretry.after = [\"10s\", \"20\"]",
+            "sluice.toml:2: mqtt.retry.after: a list has \"20\", which has no unit; write a list of \
+             1 to 16, each a duration from \"1s\" to \"1d\", in ms, s, m, h or d",
+        ),
+    ]);
+}
+
+#[test]
+fn wrong_shapes_are_refused() {
+    refused(&[
+        (
+            "\n[[listener]]\nnodelay = true",
+            "sluice.toml:2: listener[0].bind: is missing, and has no default here",
+        ),
+        (
+            "listener = []",
+            "sluice.toml:1: listener: is a list; write [[listener]] above each of its entries",
+        ),
+        (
+            "[listener]\nbind = \"127.0.0.1:1\"",
+            "sluice.toml:1: listener: is a list; write [[listener]] above each of its entries",
+        ),
+        ("limits = 3", "sluice.toml:1: limits: 3 is not a section; write [limits]"),
+    ]);
+    let syntax = parse("shards = 1\n[limits\n").unwrap_err();
+    assert!(syntax.starts_with("sluice.toml:2: "), "{syntax}");
+    assert!(!syntax.contains('\n'), "{syntax}");
+    let twice = parse("shards = 1\nshards = 2\n").unwrap_err();
+    assert!(twice.starts_with("sluice.toml:2: "), "{twice}");
+}
+
+#[test]
+fn contradictions_are_refused() {
+    refused(&[
+        (
+            "[queue]\nmax_bytes = \"1KiB\"",
+            "sluice.toml:2: queue.max_bytes: \"1KiB\" is less than limits.max_packet_size, \
+             \"1MiB\", so the largest packet would never fit; write at least \"1MiB\"",
+        ),
+        (
+            "[limits]\nmax_packet_size = \"8MiB\"",
+            "sluice.toml:2: limits.max_packet_size: \"8MiB\" is more than queue.qos0_backlog_bytes, \
+             \"1MiB\", so the largest packet would never fit; write at most \"1MiB\"",
+        ),
+        (
+            "[limits]\nmax_packet_size = \"1KiB\"\nmax_topic_bytes = \"2KiB\"",
+            "sluice.toml:2: limits.max_packet_size: \"1KiB\" is less than limits.max_topic_bytes, \
+             \"2KiB\", so the longest topic would fit in no packet; write at least \"2KiB\"",
+        ),
+        (
+            "[limits]\nmax_connections = 2000000",
+            "sluice.toml:2: limits.max_connections: 2000000 is more than limits.max_sessions, \
+             1000000, but each connection has a session; write at most 1000000",
+        ),
+        (
+            "[limits]\nconnections_per_second = 5\nconnections_per_second_per_address = 9",
+            "sluice.toml:2: limits.connections_per_second: 5 is less than \
+             limits.connections_per_second_per_address, 9, so the lower limit alone would count; \
+             write at least 9",
+        ),
+        (
+            "[mqtt]\nmax_session_expiry = \"1h\"\nv3_session_expiry = \"2h\"",
+            "sluice.toml:2: mqtt.max_session_expiry: \"1h\" is less than mqtt.v3_session_expiry, \
+             \"2h\", but no session lives longer; write at least \"2h\"",
+        ),
+        (
+            "[[listener]]\nbind = \"127.0.0.1:1\"\n[[listener]]\nbind = \"127.0.0.1:1\"",
+            "sluice.toml:4: listener[1].bind: 127.0.0.1:1 is bound by another listener already",
+        ),
+    ]);
+    let several_chosen_by_the_system = "[[listener]]\nbind = \"127.0.0.1:0\"\n".repeat(2);
+    assert_eq!(parse(&several_chosen_by_the_system).unwrap().listeners.len(), 2);
+    let off = "[mqtt]\nretain_available = false\n[retained]\nmax_bytes = \"1KiB\"";
+    assert!(parse(off).is_ok());
+    let mut by_hand = Config::default();
+    by_hand.listeners.clear();
+    let error = by_hand.check().unwrap_err().to_string();
+    assert_eq!(error, "default: listener: there must be at least one");
+}
+
+#[test]
+fn variables_go_before_the_file() {
+    let config = with(
+        &[
+            ("SLUICE_SHARDS", "4"),
+            ("SLUICE_LIMITS_MAX_PACKET_SIZE", "64KiB"),
+            ("SLUICE_MQTT_RETRY_AFTER", "1s,2s"),
+            ("SLUICE_QUEUE_STORE_QOS0_OFFLINE", "true"),
+            ("SLUICE_LISTENER_0_BIND", "127.0.0.1:7"),
+            ("SLUICE_LISTENER_1_BIND", "127.0.0.1:8"),
+            ("SLUICE_LISTENER_1_BACKLOG", "9"),
+            ("PATH", "/bin"),
+            ("SLUICE_SERVICE_HOST", "10.0.0.1"),
+        ],
+        "shards = 2\n[limits]\nmax_topic_levels = 5\n",
+    );
+    let config = config.unwrap();
+    assert_eq!(config.shards, 4);
+    assert_eq!(config.limits.max_packet_size, 64 << 10);
+    assert_eq!(config.limits.max_topic_levels, 5);
+    assert_eq!(config.mqtt.retry.unwrap().after, [1, 2].map(Duration::from_secs));
+    assert!(config.queue.store_qos0_offline);
+    let listeners: Vec<_> =
+        config.listeners.iter().map(|l| (l.bind.to_string(), l.backlog)).collect();
+    assert_eq!(listeners, [("127.0.0.1:7".to_owned(), 1024), ("127.0.0.1:8".to_owned(), 9)]);
+}
+
+#[test]
+fn wrong_variables_are_refused() {
+    let cases = [
+        (
+            ("SLUICE_LIMITS_MAX_PACKT_SIZE", "1MiB"),
+            "SLUICE_LIMITS_MAX_PACKT_SIZE: is not a known variable; did you mean \
+             SLUICE_LIMITS_MAX_PACKET_SIZE?",
+        ),
+        (
+            ("SLUICE_X", "1"),
+            "SLUICE_X: is not a known variable; they are named SLUICE_<SECTION>_<KEY>",
+        ),
+        (
+            ("SLUICE_SYS_INTERVAL", "10"),
+            "SLUICE_SYS_INTERVAL: sys.interval: \"10\" has no unit; write a duration from \"0s\" to \
+             \"1d\", in ms, s, m, h or d",
+        ),
+        (
+            ("SLUICE_LISTENER_1_NODELAY", "true"),
+            "SLUICE_LISTENER_1_*: listener[1].bind: is missing, and has no default here",
+        ),
+        (
+            ("SLUICE_QUEUE_MAX_BYTES", "1KiB"),
+            "SLUICE_QUEUE_MAX_BYTES: queue.max_bytes: \"1KiB\" is less than limits.max_packet_size, \
+             \"1MiB\", so the largest packet would never fit; write at least \"1MiB\"",
+        ),
+    ];
+    for (variable, line) in cases {
+        assert_eq!(with(&[variable], "").unwrap_err(), line);
+    }
+}
+
+#[test]
+fn each_key_has_a_variable_of_its_own() {
+    let variable = |key: &str| key.replace("[0]", "_0").replace('.', "_").to_uppercase();
+    let mut variables: Vec<String> = Config::keys().iter().map(|key| variable(key)).collect();
+    let number = variables.len();
+    assert!(number > 50);
+    variables.sort();
+    variables.dedup();
+    assert_eq!(variables.len(), number);
+}

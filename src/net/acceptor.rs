@@ -1,0 +1,133 @@
+//! The listeners of one driver.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
+use tracing::warn;
+
+use super::driver::ACCEPTS_PER_TURN;
+use super::tcp::{self, Transport};
+use crate::timer::Time;
+
+/// How long to leave connections in the kernel's queue when descriptors or memory have run out.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// The least time between two log lines about that.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+struct Listener {
+    socket: TcpListener,
+    /// The poll said so, and the queue has not been seen empty since.
+    ready: bool,
+    accepted_this_turn: usize,
+}
+
+/// Accepts in bounded batches. Readiness is remembered, so pausing costs no system call and a full
+/// descriptor table makes no busy loop.
+#[derive(Debug)]
+pub(super) struct Acceptor {
+    listeners: Vec<Listener>,
+    paused: bool,
+    retry_at: Option<Time>,
+    warned_at: Option<Time>,
+}
+
+impl Acceptor {
+    /// Watches `listeners`, the first under the token `base`, the others below it.
+    pub(super) fn new(
+        registry: &Registry,
+        sockets: Vec<TcpListener>,
+        base: usize,
+    ) -> io::Result<Self> {
+        let mut listeners = Vec::with_capacity(sockets.len());
+        for (index, socket) in sockets.into_iter().enumerate() {
+            socket.set_nonblocking(true)?;
+            let token = Token(base - index);
+            registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
+            listeners.push(Listener { socket, ready: false, accepted_this_turn: 0 });
+        }
+        Ok(Self { listeners, paused: false, retry_at: None, warned_at: None })
+    }
+
+    pub(super) fn set_ready(&mut self, index: usize) {
+        if let Some(listener) = self.listeners.get_mut(index) {
+            listener.ready = true;
+        }
+    }
+
+    pub(super) fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
+    pub(super) fn begin_turn(&mut self, now: Time) {
+        self.retry_at = self.retry_at.filter(|at| *at > now);
+        for listener in &mut self.listeners {
+            listener.accepted_this_turn = 0;
+        }
+    }
+
+    /// Descriptors were freed: no need to wait longer.
+    #[inline]
+    pub(super) fn retry_soon(&mut self) {
+        self.retry_at = None;
+    }
+
+    /// Whether the next turn has connections to accept already.
+    pub(super) fn has_more(&self) -> bool {
+        !self.paused && self.retry_at.is_none() && self.listeners.iter().any(|l| l.ready)
+    }
+
+    /// When to look again although the poll says nothing.
+    pub(super) fn retry_at(&self) -> Option<Time> {
+        self.retry_at.filter(|_| !self.paused)
+    }
+
+    /// The next connection that this turn may take.
+    pub(super) fn accept(&mut self, now: Time) -> Option<(Transport, usize, SocketAddr)> {
+        if self.paused || self.retry_at.is_some() {
+            return None;
+        }
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            while listener.ready && listener.accepted_this_turn < ACCEPTS_PER_TURN {
+                listener.accepted_this_turn += 1;
+                match tcp::accept(&listener.socket) {
+                    Ok((transport, peer)) => return Some((transport, index, peer)),
+                    Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
+                        Some(Errno::AGAIN) => listener.ready = false,
+                        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                            self.exhausted(now, &error);
+                            return None;
+                        }
+                        // What is left are connections that died in the queue.
+                        _ => {}
+                    },
+                }
+            }
+        }
+        None
+    }
+
+    /// The system has no room for another connection: let the queue wait.
+    pub(super) fn exhausted(&mut self, now: Time, error: &io::Error) {
+        self.retry_at = Some(now.plus(EXHAUSTED_PAUSE));
+        if self.warned_at.is_none_or(|at| now.since(at) >= WARN_INTERVAL) {
+            self.warned_at = Some(now);
+            warn!(%error, "cannot accept connections for now");
+        }
+    }
+
+    /// Closes the listeners.
+    pub(super) fn stop(&mut self, registry: &Registry) {
+        for listener in self.listeners.drain(..) {
+            // Closing is not enough if the descriptor was duplicated. A failure changes nothing.
+            let _ = registry.deregister(&mut SourceFd(&listener.socket.as_raw_fd()));
+        }
+        self.retry_at = None;
+    }
+}

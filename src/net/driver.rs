@@ -1,0 +1,200 @@
+//! The seam between an event loop and what moves its bytes.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use super::arena::Arena;
+use crate::timer::Time;
+
+/// The most one connection is read in one turn, in bytes.
+pub const READ_CHUNK: usize = 64 * 1024;
+
+/// From this length in bytes on a frame is read into a buffer of its own, see [`Driver::keep`].
+pub const LARGE_FRAME: usize = 32 * 1024;
+
+/// The most connections taken from one listener in one turn.
+pub const ACCEPTS_PER_TURN: usize = 64;
+
+/// A connection of one driver: a small, dense number, good as a slab key.
+///
+/// An id that was released (by [`Driver::close`] or [`Driver::detach`]) is not given out again before
+/// the next [`Driver::wait`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub u32);
+
+impl ConnId {
+    /// The id as an index.
+    #[must_use]
+    #[inline]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Completion {
+    /// A connection came in.
+    Accepted {
+        /// Its id from now on.
+        conn: ConnId,
+        /// Index of the listener it came through.
+        listener: usize,
+        /// Who is at the other end.
+        peer: SocketAddr,
+    },
+    /// Bytes came in: those kept earlier first, then new ones. Never empty.
+    Received {
+        /// The connection.
+        conn: ConnId,
+        /// Where in the arena.
+        range: Range<usize>,
+    },
+    /// A large frame is complete, see [`Driver::keep`].
+    ReceivedFrame {
+        /// The connection.
+        conn: ConnId,
+        /// The whole frame, and nothing else, in an allocation of its own.
+        frame: Bytes,
+    },
+    /// There is room again after a short [`Driver::send`].
+    Sent {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// Nothing more will come in. Everything received was completed before, save for kept bytes.
+    /// The id stays taken, and sending may still work, until [`Driver::close`].
+    Closed {
+        /// The connection.
+        conn: ConnId,
+        /// Why.
+        cause: CloseCause,
+    },
+    /// The arena has no room for another read: be done with its ranges, reset it, and ask again.
+    ArenaFull,
+    /// A [`Wake`] of this driver was used since the last turn.
+    Woken,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseCause {
+    /// The peer closed its side in an orderly way.
+    PeerClosed,
+    /// The peer reset the connection.
+    Reset,
+    /// Anything else the system reports, such as a timeout.
+    Error(io::ErrorKind),
+}
+
+/// How to close a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseMode {
+    /// What was sent arrives, even if the peer is still sending: the driver reads on and discards for a
+    /// bounded time before it lets go of the socket. For when a last packet has to be read.
+    Graceful,
+    /// At once. If the peer has sent what was not read, the system answers with a reset, which may
+    /// destroy what was sent last. Cheaper: right where nobody waits for an answer.
+    Abort,
+}
+
+/// Interrupts the [`Driver::wait`] of another thread.
+pub trait Wake: Send + Sync + 'static {
+    /// Makes the driver's present or next wait return, and complete with [`Completion::Woken`].
+    fn wake(&self);
+}
+
+/// Moves the bytes of one shard. Not shared: every shard has its own.
+///
+/// A turn is one [`wait`](Self::wait), then [`next`](Self::next) until `None`, then whatever the shard
+/// sends. Methods that take a connection ignore an id that is not in use: a connection that is gone is
+/// an ordinary event.
+pub trait Driver {
+    /// A connection on its way from one driver to another.
+    type Socket: Send + 'static;
+    /// The handle by which other threads wake this driver.
+    type Waker: Wake + Clone;
+
+    /// The time when the present turn began. Costs nothing: the clock is read once a turn.
+    fn now(&self) -> Time;
+
+    /// The time of day, read now.
+    fn wall_clock(&self) -> SystemTime;
+
+    /// Ends the turn and starts the next as soon as there is something to complete, or `timeout` is
+    /// over (`None`: however long it takes). May return early with nothing.
+    ///
+    /// # Errors
+    /// Only what leaves the driver useless.
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// The next completion of this turn. Received bytes are appended to `arena`.
+    ///
+    /// Each connection is read once a turn, at most [`READ_CHUNK`] bytes with those kept; one that has
+    /// more to give is read again next turn, which then begins without waiting.
+    fn next(&mut self, arena: &mut Arena) -> Option<Completion>;
+
+    /// Gives back what could not be used of a [`Completion::Received`]: the head of a frame whose rest
+    /// has not come, or, with the connection paused, everything. It comes again in front of the next
+    /// bytes; after a [`resume`](Self::resume) also without any. A second call before that replaces the
+    /// first.
+    ///
+    /// `frame_len` is the whole length of the frame that `rest` begins with, when known. From
+    /// [`LARGE_FRAME`] on the driver collects the frame in a buffer of its own, which grows with what
+    /// has arrived, and completes with [`Completion::ReceivedFrame`]. The caller has checked it
+    /// against the largest packet it accepts.
+    fn keep(&mut self, conn: ConnId, rest: &[u8], frame_len: Option<usize>);
+
+    /// Sends as much as there is room for, and says how many bytes. If that is not everything (0
+    /// included), a [`Completion::Sent`] follows when there is room; until then further calls send
+    /// nothing and cost nothing.
+    ///
+    /// # Errors
+    /// The connection is broken. A [`Completion::Closed`] follows, after what was received before.
+    fn send(&mut self, conn: ConnId, bufs: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Stops reading. Neither received bytes nor the end of the connection complete until
+    /// [`resume`](Self::resume).
+    fn pause(&mut self, conn: ConnId);
+
+    /// Reads on. Kept bytes complete in the next turn at the latest, whether or not more have come.
+    fn resume(&mut self, conn: ConnId);
+
+    /// Closes the connection and releases its id. No completion follows.
+    fn close(&mut self, conn: ConnId, mode: CloseMode);
+
+    /// Takes a connection out, with its kept bytes and its place in a large frame, and releases its
+    /// id; `None` if there is no such connection. A pause does not travel.
+    fn detach(&mut self, conn: ConnId) -> Option<Self::Socket>;
+
+    /// Takes in a connection from another driver. Its kept bytes complete as after
+    /// [`resume`](Self::resume); what had been told of its state before (an end seen, room after a
+    /// short send still awaited) is told again.
+    ///
+    /// # Errors
+    /// The system cannot watch one more socket. It is closed.
+    fn attach(&mut self, socket: Self::Socket) -> io::Result<ConnId>;
+
+    /// A handle for other threads.
+    fn waker(&self) -> Self::Waker;
+
+    /// Closes the listeners, for good.
+    fn stop_accepting(&mut self);
+
+    /// Accepts nothing for now; who connects waits in the system's queue.
+    fn pause_accepting(&mut self);
+
+    /// Accepts again.
+    fn resume_accepting(&mut self);
+}

@@ -1,0 +1,520 @@
+//! The driver over readiness: epoll by way of mio.
+//!
+//! Sockets are watched edge-triggered and for reading only: one `epoll_ctl` in the life of most
+//! connections, and no event to say that a fresh socket is writable. The first short send of a
+//! connection adds the interest in writing, which looks again at the socket and so cannot miss that
+//! room came in between, and leaves it there: the kernel then reports room only after a send that fell
+//! short, so it costs no wake-up.
+
+mod conn;
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use self::conn::{Conn, LINGER_BYTES, Read, Step, after, flag};
+use super::acceptor::Acceptor;
+use super::arena::Arena;
+use super::driver::{CloseMode, Completion, ConnId, Driver, READ_CHUNK, Wake};
+use super::kept::{Kept, KeptPool};
+use super::slots::Slots;
+use super::tcp::Transport;
+use crate::timer::Time;
+
+const WAKER: Token = Token(usize::MAX);
+const FIRST_LISTENER: usize = usize::MAX - 1;
+const EVENTS_PER_TURN: usize = 1024;
+
+/// Limits of a graceful close: time, connections at once (and [`LINGER_BYTES`] discarded).
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_CONNECTIONS: usize = 4096;
+
+/// A connection between two [`MioDriver`]s.
+#[derive(Debug)]
+pub struct MioSocket {
+    transport: Transport,
+    flags: u16,
+    kept: Option<Box<Kept>>,
+}
+
+/// Wakes a [`MioDriver`] by its eventfd.
+#[derive(Clone, Debug)]
+pub struct MioWaker(Arc<mio::Waker>);
+
+impl Wake for MioWaker {
+    fn wake(&self) {
+        // Fails only without a reader, and then nobody is left to be woken.
+        let _ = self.0.wake();
+    }
+}
+
+/// The [`Driver`] of real sockets.
+#[derive(Debug)]
+pub struct MioDriver {
+    poll: Poll,
+    events: Events,
+    waker: MioWaker,
+    woken: bool,
+    start: Instant,
+    now: Time,
+    acceptor: Acceptor,
+    conns: Slots<Conn>,
+    next_serial: u32,
+    /// Still to be looked at in this turn.
+    ready: VecDeque<ConnId>,
+    /// To be looked at in the next turn, whatever the poll says.
+    later: Vec<ConnId>,
+    pool: KeptPool,
+    /// Connections that linger, with serial, by deadline.
+    lingering: VecDeque<(Time, ConnId, u32)>,
+    scratch: Box<[u8]>,
+}
+
+impl MioDriver {
+    /// A driver with listeners of its own ([`bind_group`](super::bind_group)), in the order in which
+    /// [`Completion::Accepted`] counts them. All shards of a broker are given the same `start`, from
+    /// which their clocks count.
+    ///
+    /// # Errors
+    /// The system has no more descriptors or memory.
+    pub fn new(listeners: Vec<TcpListener>, start: Instant) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = MioWaker(Arc::new(mio::Waker::new(poll.registry(), WAKER)?));
+        let acceptor = Acceptor::new(poll.registry(), listeners, FIRST_LISTENER)?;
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(EVENTS_PER_TURN),
+            waker,
+            woken: false,
+            start,
+            now: time_since(start),
+            acceptor,
+            conns: Slots::new(),
+            next_serial: 0,
+            ready: VecDeque::new(),
+            later: Vec::new(),
+            pool: KeptPool::default(),
+            lingering: VecDeque::new(),
+            scratch: vec![0; READ_CHUNK].into_boxed_slice(),
+        })
+    }
+
+    /// How many sockets it holds, those that linger after a graceful close included.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// The connection, if the shard has not released it.
+    #[inline]
+    fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.conns.get_mut(id).filter(|conn| !conn.has(flag::LINGERS))
+    }
+
+    fn timeout(&self, timeout: Option<Duration>) -> Option<Duration> {
+        if !self.ready.is_empty() || self.acceptor.has_more() {
+            return Some(Duration::ZERO);
+        }
+        let linger = self.lingering.front().map(|(deadline, ..)| *deadline);
+        let own = linger.into_iter().chain(self.acceptor.retry_at()).min();
+        let own = own.map(|at| at.since(self.now));
+        own.into_iter().chain(timeout).min()
+    }
+
+    /// Notes what the poll said.
+    fn take_events(&mut self) {
+        for event in &self.events {
+            let Token(token) = event.token();
+            if event.token() == WAKER {
+                self.woken = true;
+                continue;
+            }
+            let id = match u32::try_from(token) {
+                Ok(id) => ConnId(id),
+                Err(_) => {
+                    self.acceptor.set_ready(FIRST_LISTENER - token);
+                    continue;
+                }
+            };
+            let Some(conn) = self.conns.get_mut(id) else { continue };
+            let finishing = event.is_read_closed() || event.is_error();
+            if finishing {
+                conn.set(flag::FINISHING);
+            }
+            if event.is_readable() || finishing {
+                conn.set(flag::READABLE);
+            }
+            if conn.has(flag::BLOCKED) && event.is_writable() {
+                conn.set(flag::UNBLOCKED);
+            }
+            if !conn.has(flag::QUEUED) && conn.has(flag::READABLE | flag::UNBLOCKED) {
+                conn.set(flag::QUEUED);
+                self.ready.push_back(id);
+            }
+        }
+    }
+
+    /// Closes what has lingered for too long.
+    fn expire_lingering(&mut self) {
+        while let Some(&(deadline, id, serial)) = self.lingering.front() {
+            if deadline > self.now && self.lingering.len() <= LINGER_CONNECTIONS {
+                break;
+            }
+            self.lingering.pop_front();
+            let is_it = |conn: &&mut Conn| conn.serial == serial && conn.has(flag::LINGERS);
+            if self.conns.get_mut(id).filter(is_it).is_some() {
+                self.release(id);
+            }
+        }
+    }
+
+    /// Lets go of the socket.
+    fn release(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.remove(id) {
+            if let Some(kept) = conn.kept {
+                self.pool.give(kept);
+            }
+            self.acceptor.retry_soon();
+        }
+    }
+
+    /// Watches a socket for reading. On failure it is closed.
+    fn watch(&mut self, transport: Transport, kept: Option<Box<Kept>>) -> io::Result<ConnId> {
+        let fd = transport.as_raw_fd();
+        self.next_serial = self.next_serial.wrapping_add(1);
+        let serial = self.next_serial;
+        let conn = Conn { transport, flags: 0, linger_bytes: LINGER_BYTES, serial, kept };
+        let id = self.conns.insert(conn).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let token = Token(id.index());
+        match self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
+            Ok(()) => Ok(id),
+            Err(error) => {
+                self.conns.remove(id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Looks at a connection of the ready queue.
+    fn step(&mut self, id: ConnId, arena: &mut Arena) -> Step {
+        let Some(conn) = self.conns.get_mut(id) else { return Step::Rest };
+        if conn.has(flag::LINGERS) {
+            return self.linger(id);
+        }
+        if conn.has(flag::UNBLOCKED) {
+            conn.clear(flag::UNBLOCKED | flag::BLOCKED);
+            return Step::Again(Completion::Sent { conn: id });
+        }
+        if conn.has(flag::PAUSED | flag::CLOSED) || !conn.has(flag::READABLE | flag::REDELIVER) {
+            return Step::Rest;
+        }
+        if conn.kept.as_ref().is_some_and(|kept| kept.is_frame()) {
+            return self.read_frame(id);
+        }
+        self.read(id, arena)
+    }
+
+    /// One read behind the kept bytes, into the arena.
+    fn read(&mut self, id: ConnId, arena: &mut Arena) -> Step {
+        let Some(conn) = self.conns.get_mut(id) else { return Step::Rest };
+        let kept = conn.kept.as_ref().map_or(0, |kept| kept.bytes().len());
+        if !arena.make_room(READ_CHUNK.max(kept)) {
+            return Step::Again(Completion::ArenaFull);
+        }
+        let spare = arena.spare();
+        if let Some(held) = &conn.kept
+            && let Some(front) = spare.get_mut(..kept)
+        {
+            front.copy_from_slice(held.bytes());
+        }
+        let room = spare.get_mut(kept..READ_CHUNK.max(kept)).unwrap_or_default();
+        let read = if room.is_empty() || !conn.has(flag::READABLE) {
+            // As if the socket were full: it was not asked.
+            Read::Full(0)
+        } else {
+            let asked = room.len();
+            let result = conn.transport.recv(room);
+            conn.read_result(result, asked)
+        };
+        let redeliver = conn.has(flag::REDELIVER) && kept > 0;
+        let len = match read {
+            Read::Full(len) | Read::Short(len) => kept + len,
+            Read::Nothing | Read::End(_) if redeliver => kept,
+            Read::Nothing => 0,
+            Read::End(cause) => return conn.tell_closed(id, cause),
+        };
+        conn.clear(flag::REDELIVER);
+        if len == 0 {
+            return Step::Rest;
+        }
+        if let Some(kept) = conn.kept.take() {
+            self.pool.give(kept);
+        }
+        let range = arena.commit(len);
+        after(read, conn, Completion::Received { conn: id, range })
+    }
+
+    /// One read into the buffer of a large frame.
+    fn read_frame(&mut self, id: ConnId) -> Step {
+        let Some(conn) = self.conns.get_mut(id) else { return Step::Rest };
+        conn.clear(flag::REDELIVER);
+        if !conn.has(flag::READABLE) {
+            return Step::Rest;
+        }
+        let Some(kept) = &mut conn.kept else { return Step::Rest };
+        let (buf, most) = kept.frame_room();
+        let result = conn.transport.recv_spare(buf, most);
+        let frame = kept.take_frame();
+        if frame.is_some() {
+            conn.kept = None;
+        }
+        let read = conn.read_result(result, most);
+        match (frame, read) {
+            (Some(frame), read) => after(read, conn, Completion::ReceivedFrame { conn: id, frame }),
+            (None, Read::Full(_)) => Step::Later,
+            (None, Read::Short(_)) if conn.has(flag::READABLE) => Step::Later,
+            (None, Read::Short(_) | Read::Nothing) => Step::Rest,
+            (None, Read::End(cause)) => conn.tell_closed(id, cause),
+        }
+    }
+
+    /// Discards what a connection that was closed gracefully still receives.
+    fn linger(&mut self, id: ConnId) -> Step {
+        let Some(conn) = self.conns.get_mut(id) else { return Step::Rest };
+        match conn.transport.discard(&mut self.scratch) {
+            Ok(len) if len > 0 => {
+                conn.linger_bytes = conn.linger_bytes.saturating_sub(len as u32);
+                if conn.linger_bytes > 0 {
+                    if len == self.scratch.len() || conn.has(flag::FINISHING) {
+                        return Step::Later;
+                    }
+                    return Step::Rest;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Step::Rest,
+            Ok(_) | Err(_) => {}
+        }
+        self.release(id);
+        Step::Rest
+    }
+
+    fn accept(&mut self) -> Option<Completion> {
+        let (transport, listener, peer) = self.acceptor.accept(self.now)?;
+        match self.watch(transport, None) {
+            Ok(conn) => Some(Completion::Accepted { conn, listener, peer }),
+            Err(error) => {
+                self.acceptor.exhausted(self.now, &error);
+                None
+            }
+        }
+    }
+}
+
+fn time_since(start: Instant) -> Time {
+    Time(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX))
+}
+
+impl Driver for MioDriver {
+    type Socket = MioSocket;
+    type Waker = MioWaker;
+
+    #[inline]
+    fn now(&self) -> Time {
+        self.now
+    }
+
+    fn wall_clock(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.conns.end_turn();
+        self.ready.extend(self.later.drain(..));
+        let timeout = self.timeout(timeout);
+        match self.poll.poll(&mut self.events, timeout) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.events.clear(),
+            Err(error) => return Err(error),
+        }
+        self.now = time_since(self.start);
+        self.acceptor.begin_turn(self.now);
+        if !self.lingering.is_empty() {
+            self.expire_lingering();
+        }
+        self.take_events();
+        Ok(())
+    }
+
+    fn next(&mut self, arena: &mut Arena) -> Option<Completion> {
+        if self.woken {
+            self.woken = false;
+            return Some(Completion::Woken);
+        }
+        while let Some(&id) = self.ready.front() {
+            let step = self.step(id, arena);
+            if let Step::Again(completion) = step {
+                return Some(completion);
+            }
+            self.ready.pop_front();
+            let later = matches!(step, Step::Later | Step::More(_));
+            if let Some(conn) = self.conns.get_mut(id) {
+                if later {
+                    self.later.push(id);
+                } else {
+                    conn.clear(flag::QUEUED);
+                }
+            }
+            if let Step::Done(completion) | Step::More(completion) = step {
+                return Some(completion);
+            }
+        }
+        self.accept()
+    }
+
+    fn keep(&mut self, conn: ConnId, rest: &[u8], frame_len: Option<usize>) {
+        let Some(entry) = self.conns.get_mut(conn).filter(|c| !c.has(flag::LINGERS)) else {
+            return;
+        };
+        if rest.is_empty() {
+            if let Some(kept) = entry.kept.take() {
+                self.pool.give(kept);
+            }
+            return;
+        }
+        entry.kept.get_or_insert_with(|| self.pool.take()).fill(rest, frame_len);
+    }
+
+    #[inline]
+    fn send(&mut self, conn: ConnId, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Some(entry) = self.conn(conn) else { return Err(io::ErrorKind::NotConnected.into()) };
+        if entry.has(flag::BLOCKED) {
+            return Ok(0);
+        }
+        match entry.transport.send(bufs) {
+            Ok(sent) => {
+                if sent < bufs.iter().map(|buf| buf.len()).sum() {
+                    self.await_room(conn).inspect_err(|_| self.broken(conn))?;
+                }
+                Ok(sent)
+            }
+            Err(error) => {
+                self.broken(conn);
+                Err(error)
+            }
+        }
+    }
+
+    fn pause(&mut self, conn: ConnId) {
+        if let Some(entry) = self.conn(conn) {
+            entry.set(flag::PAUSED);
+        }
+    }
+
+    fn resume(&mut self, conn: ConnId) {
+        let Some(entry) = self.conn(conn).filter(|c| c.has(flag::PAUSED)) else { return };
+        entry.clear(flag::PAUSED);
+        entry.set(flag::REDELIVER);
+        self.queue_later(conn);
+    }
+
+    fn close(&mut self, conn: ConnId, mode: CloseMode) {
+        let Some(entry) = self.conn(conn) else { return };
+        let at_once = mode == CloseMode::Abort
+            || entry.has(flag::CLOSED | flag::BROKEN)
+            || entry.transport.shutdown_write().is_err();
+        if at_once {
+            self.release(conn);
+            return;
+        }
+        entry.set(flag::LINGERS);
+        let serial = entry.serial;
+        if let Some(kept) = entry.kept.take() {
+            self.pool.give(kept);
+        }
+        if let Step::Later = self.linger(conn) {
+            self.queue_later(conn);
+        }
+        if self.conns.get_mut(conn).is_some() {
+            self.lingering.push_back((self.now.plus(LINGER), conn, serial));
+        }
+    }
+
+    fn detach(&mut self, conn: ConnId) -> Option<MioSocket> {
+        self.conn(conn)?;
+        let Conn { transport, flags, kept, .. } = self.conns.remove(conn)?;
+        // A failure would mean that it was not watched.
+        let _ = self.poll.registry().deregister(&mut SourceFd(&transport.as_raw_fd()));
+        Some(MioSocket { transport, flags: flags & (flag::BLOCKED | flag::BROKEN), kept })
+    }
+
+    fn attach(&mut self, socket: MioSocket) -> io::Result<ConnId> {
+        let has_kept = socket.kept.is_some();
+        let id = self.watch(socket.transport, socket.kept)?;
+        if socket.flags & flag::BLOCKED != 0 {
+            self.await_room(id).inspect_err(|_| self.release(id))?;
+        }
+        if socket.flags & flag::BROKEN != 0 {
+            self.broken(id);
+        }
+        if has_kept && let Some(conn) = self.conn(id) {
+            conn.set(flag::REDELIVER);
+            self.queue_later(id);
+        }
+        Ok(id)
+    }
+
+    fn waker(&self) -> MioWaker {
+        self.waker.clone()
+    }
+
+    fn stop_accepting(&mut self) {
+        self.acceptor.stop(self.poll.registry());
+    }
+
+    fn pause_accepting(&mut self) {
+        self.acceptor.set_paused(true);
+    }
+
+    fn resume_accepting(&mut self) {
+        self.acceptor.set_paused(false);
+    }
+}
+
+impl MioDriver {
+    /// After a short send: a `Sent` is due.
+    fn await_room(&mut self, id: ConnId) -> io::Result<()> {
+        let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
+        conn.set(flag::BLOCKED);
+        if conn.has(flag::WATCHES_WRITE) {
+            return Ok(());
+        }
+        conn.set(flag::WATCHES_WRITE);
+        let fd = conn.transport.as_raw_fd();
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().reregister(&mut SourceFd(&fd), Token(id.index()), both)
+    }
+
+    /// After a failed send: a `Closed` is due.
+    fn broken(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(id) {
+            conn.set(flag::BROKEN | flag::FINISHING | flag::READABLE);
+            self.queue_later(id);
+        }
+    }
+
+    fn queue_later(&mut self, id: ConnId) {
+        if let Some(conn) = self.conns.get_mut(id).filter(|conn| !conn.has(flag::QUEUED)) {
+            conn.set(flag::QUEUED);
+            self.later.push(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

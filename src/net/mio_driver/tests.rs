@@ -1,0 +1,449 @@
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+
+use super::*;
+use crate::net::{ACCEPTS_PER_TURN, CloseCause, LARGE_FRAME, ListenOptions, bind};
+
+mod closing;
+
+const SOON: Option<Duration> = Some(Duration::from_millis(500));
+const NOW: Option<Duration> = Some(Duration::ZERO);
+
+/// A driver, its arena, and what it told, with the bytes taken out of the arena.
+struct Rig {
+    driver: MioDriver,
+    arena: Arena,
+    addr: SocketAddr,
+}
+
+#[derive(Debug, PartialEq)]
+enum Told {
+    Accepted(ConnId),
+    Received(ConnId, Vec<u8>),
+    Frame(ConnId, Bytes),
+    Sent(ConnId),
+    Closed(ConnId, CloseCause),
+    Woken,
+}
+
+use Told::{Accepted, Closed, Frame, Received, Sent, Woken};
+use bytes::Bytes;
+
+impl Rig {
+    fn new() -> Self {
+        Self::with(&ListenOptions::default())
+    }
+
+    fn with(options: &ListenOptions) -> Self {
+        let listener = bind(([127, 0, 0, 1], 0).into(), 1024, options).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let driver = MioDriver::new(vec![listener], Instant::now()).unwrap();
+        Self { driver, arena: Arena::default(), addr }
+    }
+
+    fn next(&mut self) -> Option<Told> {
+        loop {
+            return Some(match self.driver.next(&mut self.arena)? {
+                Completion::Accepted { conn, listener, peer } => {
+                    assert_eq!((listener, peer.ip()), (0, self.addr.ip()));
+                    Accepted(conn)
+                }
+                Completion::Received { conn, range } => {
+                    assert!(range.len() <= READ_CHUNK);
+                    Received(conn, self.arena.bytes(range).to_vec())
+                }
+                Completion::ReceivedFrame { conn, frame } => Frame(conn, frame),
+                Completion::Sent { conn } => Sent(conn),
+                Completion::Closed { conn, cause } => Closed(conn, cause),
+                Completion::ArenaFull => {
+                    self.arena.reset();
+                    continue;
+                }
+                Completion::Woken => Woken,
+            });
+        }
+    }
+
+    fn turn(&mut self, timeout: Option<Duration>) -> Vec<Told> {
+        self.arena.reset();
+        self.driver.wait(timeout).unwrap();
+        std::iter::from_fn(|| self.next()).collect()
+    }
+
+    /// The next thing told, however many turns it takes; nothing else may be told with it.
+    fn one(&mut self) -> Told {
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(5) {
+            let mut told = self.turn(SOON);
+            assert!(told.len() <= 1, "{told:?}");
+            if let Some(told) = told.pop() {
+                return told;
+            }
+        }
+        panic!("nothing happens");
+    }
+
+    fn quiet(&mut self) {
+        for _ in 0..3 {
+            assert_eq!(self.turn(Some(Duration::from_millis(20))), []);
+        }
+    }
+
+    fn connect(&mut self) -> (TcpStream, ConnId) {
+        let client = TcpStream::connect(self.addr).unwrap();
+        client.set_nodelay(true).unwrap();
+        socket2::SockRef::from(&client).set_recv_buffer_size(65_536).unwrap();
+        let Accepted(conn) = self.one() else { panic!("not accepted") };
+        (client, conn)
+    }
+
+    /// Sends of `all` until nothing moves any more; returns how much.
+    fn fill(&mut self, conn: ConnId, all: &[u8]) -> usize {
+        let mut at = self.send(conn, all).unwrap();
+        loop {
+            assert!(at < all.len());
+            assert_eq!(self.send(conn, &all[at..]).unwrap(), 0);
+            let told = self.turn(Some(Duration::from_millis(100)));
+            if told.is_empty() {
+                return at;
+            }
+            assert_eq!(told, [Sent(conn)]);
+            at += self.send(conn, &all[at..]).unwrap();
+        }
+    }
+
+    fn send(&mut self, conn: ConnId, bytes: &[u8]) -> io::Result<usize> {
+        self.driver.send(conn, &[IoSlice::new(bytes)])
+    }
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| ((i * 31) >> 3) as u8).collect()
+}
+
+#[test]
+fn an_idle_connection_is_small() {
+    assert!(size_of::<Option<Conn>>() <= 32, "{}", size_of::<Option<Conn>>());
+}
+
+#[test]
+fn bytes_come_in_and_go_out() {
+    let mut rig = Rig::new();
+    let (mut client, conn) = rig.connect();
+    client.write_all(b"hello").unwrap();
+    assert_eq!(rig.one(), Received(conn, b"hello".to_vec()));
+    let bufs = [IoSlice::new(b"wor"), IoSlice::new(b"ld")];
+    assert_eq!(rig.driver.send(conn, &bufs).unwrap(), 5);
+    let mut got = [0; 5];
+    client.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"world");
+    rig.quiet();
+    drop(client);
+    assert_eq!(rig.one(), Closed(conn, CloseCause::PeerClosed));
+    rig.quiet();
+    rig.driver.close(conn, CloseMode::Graceful);
+    assert_eq!(rig.driver.connections(), 0);
+}
+
+#[test]
+fn a_partial_frame_comes_again_in_front() {
+    let mut rig = Rig::new();
+    let (mut client, conn) = rig.connect();
+    client.write_all(b"abc").unwrap();
+    assert_eq!(rig.one(), Received(conn, b"abc".to_vec()));
+    rig.driver.keep(conn, b"bc", Some(4));
+    rig.quiet();
+    client.write_all(b"de").unwrap();
+    assert_eq!(rig.one(), Received(conn, b"bcde".to_vec()));
+    client.write_all(b"f").unwrap();
+    assert_eq!(rig.one(), Received(conn, b"f".to_vec()));
+}
+
+#[test]
+fn a_large_frame_gets_a_buffer_of_its_own() {
+    let mut rig = Rig::new();
+    let (client, conn) = rig.connect();
+    let sent = pattern(3_000_000);
+    let frame_len = 2_500_000;
+    let writer = thread::spawn({
+        let sent = sent.clone();
+        move || (&client).write_all(&sent).map(|()| client)
+    });
+    let Received(_, first) = rig.one() else { panic!() };
+    assert!(first.len() < LARGE_FRAME * 3);
+    rig.driver.keep(conn, &first, Some(frame_len));
+    let Frame(_, frame) = rig.one() else { panic!() };
+    assert_eq!(frame, sent[..frame_len]);
+    let mut rest = Vec::new();
+    while rest.len() < sent.len() - frame_len {
+        let Received(_, bytes) = rig.one() else { panic!() };
+        rest.extend(bytes);
+    }
+    assert_eq!(rest, sent[frame_len..]);
+    drop(writer.join().unwrap());
+}
+
+#[test]
+fn a_large_frame_may_end_with_the_connection() {
+    let mut rig = Rig::new();
+    let (client, conn) = rig.connect();
+    let sent = pattern(LARGE_FRAME + 1);
+    (&client).write_all(&sent[..10]).unwrap();
+    assert_eq!(rig.one(), Received(conn, sent[..10].to_vec()));
+    rig.driver.keep(conn, &sent[..10], Some(sent.len()));
+    rig.quiet();
+    (&client).write_all(&sent[10..]).unwrap();
+    drop(client);
+    assert_eq!(rig.one(), Frame(conn, sent.into()));
+    assert_eq!(rig.one(), Closed(conn, CloseCause::PeerClosed));
+}
+
+#[test]
+fn pausing_keeps_the_order() {
+    let mut rig = Rig::new();
+    let (mut client, conn) = rig.connect();
+    client.write_all(b"one").unwrap();
+    assert_eq!(rig.one(), Received(conn, b"one".to_vec()));
+    rig.driver.pause(conn);
+    rig.driver.keep(conn, b"ne", None);
+    client.write_all(b"two").unwrap();
+    rig.quiet();
+    rig.driver.resume(conn);
+    assert_eq!(rig.one(), Received(conn, b"netwo".to_vec()));
+    // Kept bytes come again although nothing else does.
+    rig.driver.pause(conn);
+    rig.driver.keep(conn, b"two", None);
+    rig.quiet();
+    rig.driver.resume(conn);
+    assert_eq!(rig.one(), Received(conn, b"two".to_vec()));
+    rig.quiet();
+}
+
+#[test]
+fn a_paused_connection_ends_after_what_it_sent() {
+    let mut rig = Rig::new();
+    let (mut client, conn) = rig.connect();
+    client.write_all(b"one").unwrap();
+    assert_eq!(rig.one(), Received(conn, b"one".to_vec()));
+    rig.driver.pause(conn);
+    rig.driver.keep(conn, b"one", None);
+    drop(client);
+    rig.quiet();
+    rig.driver.resume(conn);
+    assert_eq!(rig.one(), Received(conn, b"one".to_vec()));
+    assert_eq!(rig.one(), Closed(conn, CloseCause::PeerClosed));
+}
+
+#[test]
+fn resume_before_keep_loses_nothing() {
+    let mut rig = Rig::new();
+    let (mut client, conn) = rig.connect();
+    client.write_all(b"one").unwrap();
+    assert_eq!(rig.one(), Received(conn, b"one".to_vec()));
+    rig.driver.pause(conn);
+    rig.driver.resume(conn);
+    rig.driver.keep(conn, b"one", None);
+    assert_eq!(rig.one(), Received(conn, b"one".to_vec()));
+}
+
+#[test]
+fn a_full_pause_buffer_is_given_back_alone() {
+    let mut rig = Rig::new();
+    let (client, conn) = rig.connect();
+    let sent = pattern(300_000);
+    let writer = thread::spawn({
+        let sent = sent.clone();
+        move || (&client).write_all(&sent).map(|()| client)
+    });
+    thread::sleep(Duration::from_millis(100));
+    let mut got = Vec::new();
+    while got.len() < sent.len() {
+        let Received(_, bytes) = rig.one() else { panic!() };
+        rig.driver.pause(conn);
+        rig.driver.keep(conn, &bytes, None);
+        rig.quiet();
+        rig.driver.resume(conn);
+        let Received(_, more) = rig.one() else { panic!() };
+        assert!(more.starts_with(&bytes));
+        got.extend(more);
+    }
+    assert_eq!(got, sent);
+    drop(writer.join().unwrap());
+}
+
+#[test]
+fn a_short_send_is_followed_by_sent() {
+    let options = ListenOptions { send_buffer: Some(8192), ..ListenOptions::default() };
+    let mut rig = Rig::with(&options);
+    let (mut client, conn) = rig.connect();
+    let all = pattern(8_000_000);
+    // The second time the interest in writing is there already.
+    for _ in 0..2 {
+        let mut at = rig.fill(conn, &all);
+        let reader = thread::spawn({
+            let mut client = client.try_clone().unwrap();
+            move || {
+                let mut got = vec![0; 8_000_000];
+                client.read_exact(&mut got).map(|()| got)
+            }
+        });
+        while at < all.len() {
+            assert_eq!(rig.one(), Sent(conn));
+            at += rig.send(conn, &all[at..]).unwrap();
+        }
+        assert!(reader.join().unwrap().unwrap() == all);
+        rig.turn(Some(Duration::from_millis(50)));
+    }
+    client.write_all(b"x").unwrap();
+    assert_eq!(rig.one(), Received(conn, b"x".to_vec()));
+}
+
+#[test]
+fn a_hand_over_moves_kept_bytes() {
+    let (mut one, mut two) = (Rig::new(), Rig::new());
+    let (mut client, conn) = one.connect();
+    client.write_all(b"connect").unwrap();
+    assert_eq!(one.one(), Received(conn, b"connect".to_vec()));
+    one.driver.keep(conn, b"connect", None);
+    client.write_all(b", and on").unwrap();
+    let socket = one.driver.detach(conn).unwrap();
+    assert!(one.driver.detach(conn).is_none());
+    assert_eq!(one.driver.connections(), 0);
+    let conn = two.driver.attach(socket).unwrap();
+    let mut got = Vec::new();
+    while got.len() < 15 {
+        let Received(of, bytes) = two.one() else { panic!() };
+        assert_eq!(of, conn);
+        got.extend(bytes);
+    }
+    assert_eq!(got, b"connect, and on");
+    client.write_all(b"!").unwrap();
+    assert_eq!(two.one(), Received(conn, b"!".to_vec()));
+    one.quiet();
+}
+
+#[test]
+fn a_hand_over_moves_frames_short_sends_and_ends() {
+    let options = ListenOptions { send_buffer: Some(8192), ..ListenOptions::default() };
+    let (mut one, mut two) = (Rig::with(&options), Rig::new());
+    let (mut client, conn) = one.connect();
+    let frame = pattern(100_000);
+    client.write_all(&frame[..50]).unwrap();
+    let Received(_, bytes) = one.one() else { panic!() };
+    one.driver.keep(conn, &bytes, Some(frame.len()));
+    let all = pattern(8_000_000);
+    let at = one.fill(conn, &all);
+    let socket = one.driver.detach(conn).unwrap();
+    let conn = two.driver.attach(socket).unwrap();
+    two.quiet();
+    client.read_exact(&mut vec![0; at]).unwrap();
+    assert_eq!(two.one(), Sent(conn));
+    two.quiet();
+    let writer = thread::spawn(move || {
+        client.write_all(&pattern(100_000)[50..]).unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        client
+    });
+    assert_eq!(two.one(), Frame(conn, frame.into()));
+    assert_eq!(two.one(), Closed(conn, CloseCause::PeerClosed));
+    drop(writer.join());
+}
+
+#[test]
+fn every_reader_gets_its_share_of_a_turn() {
+    let mut rig = Rig::new();
+    let (flood, a) = rig.connect();
+    let (mut calm, b) = rig.connect();
+    let writer = thread::spawn(move || (&flood).write_all(&[1; 4_000_000]).map(|()| flood));
+    calm.write_all(b"x").unwrap();
+    thread::sleep(Duration::from_millis(50));
+    let told = rig.turn(SOON);
+    assert!(told.contains(&Received(b, b"x".to_vec())));
+    assert_eq!(told.len(), 2);
+    let mut total = 0;
+    let mut count = |told: Vec<Told>| {
+        assert!(told.iter().filter(|t| matches!(t, Received(..))).count() <= 2);
+        for told in told {
+            if let Received(of, bytes) = told
+                && of == a
+            {
+                total += bytes.len();
+            }
+        }
+        total
+    };
+    count(told);
+    while count(rig.turn(SOON)) < 4_000_000 {}
+    drop(writer.join().unwrap());
+}
+
+#[test]
+fn a_full_arena_says_so_and_goes_on() {
+    let mut rig = Rig::new();
+    rig.arena = Arena::new(0);
+    let (mut one, a) = rig.connect();
+    let (mut two, b) = rig.connect();
+    one.write_all(b"1").unwrap();
+    two.write_all(b"2").unwrap();
+    thread::sleep(Duration::from_millis(20));
+    rig.arena.reset();
+    rig.driver.wait(SOON).unwrap();
+    let mut seen = Vec::new();
+    let mut full = 0;
+    loop {
+        match rig.driver.next(&mut rig.arena) {
+            Some(Completion::Received { conn, .. }) => seen.push(conn),
+            Some(Completion::ArenaFull) => {
+                full += 1;
+                rig.arena.reset();
+            }
+            None => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    seen.sort();
+    assert_eq!((seen, full), (vec![a, b], 1));
+}
+
+#[test]
+fn a_wake_ends_the_wait() {
+    let mut rig = Rig::new();
+    let waker = rig.driver.waker();
+    waker.wake();
+    waker.clone().wake();
+    assert_eq!(rig.turn(None), [Woken]);
+    rig.quiet();
+    let thread = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(50));
+        waker.wake();
+    });
+    assert_eq!(rig.turn(None), [Woken]);
+    thread.join().unwrap();
+}
+
+#[test]
+fn accepting_is_bounded_paused_and_stopped() {
+    let mut rig = Rig::new();
+    let count = ACCEPTS_PER_TURN + 10;
+    let clients: Vec<_> = (0..count).map(|_| TcpStream::connect(rig.addr).unwrap()).collect();
+    assert_eq!(rig.turn(SOON).len(), ACCEPTS_PER_TURN);
+    rig.driver.pause_accepting();
+    rig.quiet();
+    rig.driver.resume_accepting();
+    assert_eq!(rig.turn(None).len(), 10);
+    rig.driver.stop_accepting();
+    rig.quiet();
+    assert!(TcpStream::connect(rig.addr).is_err());
+    assert_eq!(rig.driver.connections(), clients.len());
+}
+
+#[test]
+fn the_clock_moves_by_turns() {
+    let mut rig = Rig::new();
+    let before = rig.driver.now();
+    thread::sleep(Duration::from_millis(15));
+    assert_eq!(rig.driver.now(), before);
+    rig.turn(Some(Duration::from_millis(15)));
+    assert!(rig.driver.now().since(before) >= Duration::from_millis(29));
+}

@@ -1,0 +1,245 @@
+//! TCP: listening, accepting, and the system calls of one connection.
+
+use std::io::{self, IoSlice};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use rustix::buffer::spare_capacity;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// How a listener, and every connection accepted from it, is set up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenOptions {
+    /// Send small packets at once (`TCP_NODELAY`).
+    pub nodelay: bool,
+    /// Kernel receive buffer of a connection in bytes; `None`: the kernel tunes it.
+    pub receive_buffer: Option<usize>,
+    /// Kernel send buffer of a connection in bytes; `None`: the kernel tunes it.
+    pub send_buffer: Option<usize>,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self { nodelay: true, receive_buffer: None, send_buffer: None }
+    }
+}
+
+/// A listener that shares its port with others bound the same way (`SO_REUSEPORT`): the kernel spreads
+/// connections over them. `backlog` is how many may wait to be accepted. Options set here are
+/// inherited by accepted connections, which saves a system call for each.
+///
+/// # Errors
+/// What the system says to the address.
+pub fn bind(addr: SocketAddr, backlog: i32, options: &ListenOptions) -> io::Result<TcpListener> {
+    let socket = listening_socket(addr)?;
+    socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(options.nodelay)?;
+    if let Some(size) = options.receive_buffer {
+        socket.set_recv_buffer_size(size)?;
+    }
+    if let Some(size) = options.send_buffer {
+        socket.set_send_buffer_size(size)?;
+    }
+    socket.bind(&addr.into())?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+/// `count` listeners on one port, one for each shard; port 0 picks a free one for all of them.
+///
+/// # Errors
+/// What the system says to the address; `AddrInUse` also if another process shares its port: two
+/// brokers that each get half of the connections are nobody's wish.
+pub fn bind_group(
+    addr: SocketAddr,
+    count: usize,
+    backlog: i32,
+    options: &ListenOptions,
+) -> io::Result<Vec<TcpListener>> {
+    if addr.port() != 0 {
+        listening_socket(addr)?.bind(&addr.into())?;
+    }
+    let mut listeners: Vec<TcpListener> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let addr = match listeners.first() {
+            Some(first) => first.local_addr()?,
+            None => addr,
+        };
+        listeners.push(bind(addr, backlog, options)?);
+    }
+    Ok(listeners)
+}
+
+fn listening_socket(addr: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    // A restarted broker need not wait for the old connections' TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+/// The next waiting connection, non-blocking, and its peer.
+pub(super) fn accept(listener: &TcpListener) -> io::Result<(Transport, SocketAddr)> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (fd, peer) = rustix::net::acceptfrom_with(listener, flags)?;
+    let peer = peer
+        .and_then(|peer| SocketAddr::try_from(peer).ok())
+        .ok_or(io::ErrorKind::ConnectionAborted)?;
+    Ok((Transport::Tcp(fd), peer))
+}
+
+/// What a connection's bytes travel over. Layered transports belong in boxed variants, so that a plain
+/// connection stays the size of its descriptor.
+#[derive(Debug)]
+pub(super) enum Transport {
+    /// Plain TCP.
+    Tcp(OwnedFd),
+}
+
+/// No system call takes more (`IOV_MAX`).
+const MOST_BUFS: usize = 1024;
+
+impl Transport {
+    /// Receives into `buf`; 0 is the end.
+    #[inline]
+    pub(super) fn recv(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let Self::Tcp(fd) = self;
+        loop {
+            match rustix::net::recv(&*fd, &mut *buf, RecvFlags::empty()) {
+                Ok((len, _)) => return Ok(len),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Receives at most `most` bytes into the spare capacity of `buf`, which is not zeroed first.
+    pub(super) fn recv_spare(&mut self, buf: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+        let Self::Tcp(fd) = self;
+        loop {
+            let result = if buf.capacity() - buf.len() <= most {
+                rustix::net::recv(&*fd, spare_capacity(buf), RecvFlags::empty()).map(|(len, _)| len)
+            } else {
+                // An allocator that gave more than asked for: stay within the frame.
+                let start = buf.len();
+                buf.resize(start + most, 0);
+                let spare = buf.get_mut(start..).unwrap_or_default();
+                let result = rustix::net::recv(&*fd, spare, RecvFlags::empty()).map(|(len, _)| len);
+                buf.truncate(start + result.unwrap_or(0));
+                result
+            };
+            match result {
+                Err(rustix::io::Errno::INTR) => {}
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// Drops up to `scratch.len()` received bytes. The kernel does not copy them; `scratch` is neither
+    /// read nor written.
+    pub(super) fn discard(&mut self, scratch: &mut [u8]) -> io::Result<usize> {
+        let Self::Tcp(fd) = self;
+        loop {
+            match rustix::net::recv(&*fd, &mut *scratch, RecvFlags::TRUNC) {
+                Ok((len, _)) => return Ok(len),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Sends what there is room for; less than everything, 0 included, means there is none left.
+    #[inline]
+    pub(super) fn send(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Self::Tcp(fd) = self;
+        if let [buf] = bufs {
+            return send_some(|| rustix::net::send(&*fd, buf, SendFlags::NOSIGNAL));
+        }
+        let mut sent = 0;
+        for bufs in bufs.chunks(MOST_BUFS) {
+            let n = send_some(|| {
+                let mut control = SendAncillaryBuffer::default();
+                rustix::net::sendmsg(&*fd, bufs, &mut control, SendFlags::NOSIGNAL)
+            })?;
+            sent += n;
+            if n < bufs.iter().map(|buf| buf.len()).sum() {
+                break;
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Says that nothing more will be sent.
+    pub(super) fn shutdown_write(&mut self) -> io::Result<()> {
+        let Self::Tcp(fd) = self;
+        Ok(rustix::net::shutdown(&*fd, rustix::net::Shutdown::Write)?)
+    }
+}
+
+impl AsRawFd for Transport {
+    fn as_raw_fd(&self) -> RawFd {
+        let Self::Tcp(fd) = self;
+        fd.as_raw_fd()
+    }
+}
+
+#[inline]
+fn send_some(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Ok(len) => return Ok(len),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => return Ok(0),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    fn loopback() -> SocketAddr {
+        ([127, 0, 0, 1], 0).into()
+    }
+
+    #[test]
+    fn accepted_connections_inherit_the_options() {
+        let options = ListenOptions { send_buffer: Some(20_000), ..ListenOptions::default() };
+        let listener = bind(loopback(), 16, &options).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut transport, _) = accept(&listener).unwrap();
+        assert_eq!(transport.recv(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let Transport::Tcp(fd) = transport;
+        assert!(rustix::net::sockopt::tcp_nodelay(&fd).unwrap());
+        let size = rustix::net::sockopt::socket_send_buffer_size(&fd).unwrap();
+        assert!((20_000..=40_000).contains(&size), "{size}");
+    }
+
+    #[test]
+    fn a_group_shares_one_port_and_keeps_others_out() {
+        let group = bind_group(loopback(), 3, 16, &ListenOptions::default()).unwrap();
+        let addr = group[0].local_addr().unwrap();
+        assert!(group.iter().all(|l| l.local_addr().unwrap() == addr));
+        let error = bind_group(addr, 1, 16, &ListenOptions::default()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        drop(group);
+        bind_group(addr, 2, 16, &ListenOptions::default()).unwrap();
+    }
+
+    #[test]
+    fn more_buffers_than_one_call_takes() {
+        let listener = bind(loopback(), 16, &ListenOptions::default()).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut transport, _) = accept(&listener).unwrap();
+        let bufs = vec![IoSlice::new(b"ab"); 3000];
+        assert_eq!(transport.send(&bufs).unwrap(), 6000);
+        drop(transport);
+        let mut got = Vec::new();
+        io::Read::read_to_end(&mut &client, &mut got).unwrap();
+        assert_eq!(got, b"ab".repeat(3000));
+    }
+}

@@ -1,0 +1,350 @@
+//! Shared subscriptions: the groups, their members here, and how many there are on other shards.
+
+use hashbrown::{HashMap, HashTable};
+use smallvec::SmallVec;
+
+use super::SessionKey;
+use super::hash::{Seed, spread};
+use super::slab::{NIL, Slab, Vacant};
+use super::subscriptions::{Granted, Owner, SEARCH_AT_MOST, Subscriptions};
+
+/// Names a shared group on the shard that gave it out; stale once the group is gone, and then harmless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId {
+    pub(super) index: u32,
+    generation: u32,
+}
+
+impl GroupId {
+    /// No group.
+    pub const NONE: Self = Self { index: NIL, generation: 0 };
+
+    /// A number that no other group of this shard has at the same time; a later one may.
+    #[must_use]
+    pub fn index(self) -> u32 {
+        self.index
+    }
+}
+
+/// How many members of a shared group a shard has: what it tells the others whenever that changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupCount {
+    /// The share name.
+    pub share: String,
+    /// The topic filter.
+    pub filter: String,
+    /// The group's id on the shard that tells.
+    pub id: GroupId,
+    /// Members that are connected.
+    pub online: u32,
+    /// All members; 0 when the group is gone from that shard.
+    pub members: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) node: u32,
+    /// The entry in the list of the node.
+    pub(super) link: u32,
+    share: u32,
+    generation: u32,
+    /// The members stand in two parts: these many that are connected first.
+    pub(super) online: u32,
+    pub(super) member_cursor: u32,
+    pub(super) shard_cursor: u32,
+    /// The entry of the member the strategy `Sticky` keeps to.
+    pub(super) sticky_member: u32,
+    pub(super) sticky_shard: u8,
+    indexed: bool,
+    pub(super) members: SmallVec<[Member; 2]>,
+    /// In order of shards.
+    pub(super) remote: Box<[Remote]>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Member {
+    pub(super) session: SessionKey,
+    pub(super) entry: u32,
+}
+
+/// The members on another shard.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Remote {
+    pub(super) shard: u8,
+    pub(super) online: u32,
+    pub(super) members: u32,
+    pub(super) id: GroupId,
+}
+
+impl Vacant for Group {
+    fn vacate(&mut self, next: u32) {
+        self.generation = 0;
+        self.node = next;
+        self.members = SmallVec::new();
+        self.remote = Box::default();
+    }
+
+    fn next_vacant(&self) -> u32 {
+        self.node
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Groups {
+    groups: Slab<Group>,
+    /// By node and share name.
+    table: HashTable<u32>,
+    shares: Shares,
+    last_generation: u32,
+    seed: Seed,
+}
+
+impl Groups {
+    pub(super) fn new(seed: Seed) -> Self {
+        let shares = Shares { by_name: HashMap::default(), names: Vec::new(), free: Vec::new() };
+        Self { groups: Slab::new(), table: HashTable::new(), shares, last_generation: 0, seed }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    pub(super) fn find(&self, node: u32, share: &str) -> Option<u32> {
+        let share = *self.shares.by_name.get(share)?;
+        let is_it = |&index: &u32| {
+            let group = &self.groups[index];
+            group.node == node && group.share == share
+        };
+        self.table.find(hash(self.seed, node, share), is_it).copied()
+    }
+
+    /// A new group without members; its link in the node's list is yet to be set.
+    pub(super) fn insert(&mut self, node: u32, share: &str) -> u32 {
+        self.last_generation = self.last_generation.checked_add(1).unwrap_or(1);
+        let share = self.shares.acquire(share);
+        let index = self.groups.insert(Group {
+            node,
+            link: NIL,
+            share,
+            generation: self.last_generation,
+            online: 0,
+            member_cursor: 0,
+            shard_cursor: 0,
+            sticky_member: NIL,
+            sticky_shard: u8::MAX,
+            indexed: false,
+            members: SmallVec::new(),
+            remote: Box::default(),
+        });
+        let Self { groups, table, seed, .. } = self;
+        let rehash = |&index: &u32| hash(*seed, groups[index].node, groups[index].share);
+        table.insert_unique(hash(*seed, node, share), index, rehash);
+        index
+    }
+
+    pub(super) fn remove(&mut self, index: u32) {
+        let Group { node, share, .. } = self.groups[index];
+        let hash = hash(self.seed, node, share);
+        if let Ok(found) = self.table.find_entry(hash, |&other| other == index) {
+            found.remove();
+        }
+        self.shares.release(share);
+        self.groups.remove(index);
+    }
+
+    pub(super) fn group(&self, index: u32) -> &Group {
+        &self.groups[index]
+    }
+
+    pub(super) fn group_mut(&mut self, index: u32) -> &mut Group {
+        &mut self.groups[index]
+    }
+
+    /// The group with this number, if there is one.
+    pub(super) fn get(&self, index: u32) -> Option<&Group> {
+        self.groups.get(index).filter(|group| group.generation != 0)
+    }
+
+    pub(super) fn id(&self, index: u32) -> GroupId {
+        GroupId { index, generation: self.groups[index].generation }
+    }
+
+    /// The group an id names, unless it is gone.
+    #[inline]
+    pub(super) fn resolve(&self, id: GroupId) -> Option<u32> {
+        let group = self.groups.get(id.index)?;
+        (group.generation == id.generation && id.generation != 0).then_some(id.index)
+    }
+
+    pub(super) fn share(&self, index: u32) -> &str {
+        self.shares.names.get(self.groups[index].share as usize).map_or("", |share| &share.name)
+    }
+
+    /// Nobody here and nobody elsewhere.
+    pub(super) fn is_unused(&self, index: u32) -> bool {
+        let group = &self.groups[index];
+        group.members.is_empty() && group.remote.is_empty()
+    }
+
+    pub(super) fn member(
+        &self,
+        subs: &Subscriptions,
+        index: u32,
+        session: SessionKey,
+    ) -> Option<u32> {
+        let group = &self.groups[index];
+        if group.indexed {
+            return subs.index_find(Owner::Group(index), session);
+        }
+        group.members.iter().find(|member| member.session == session).map(|member| member.entry)
+    }
+
+    /// Adds a member, connected.
+    pub(super) fn join(
+        &mut self,
+        subs: &mut Subscriptions,
+        index: u32,
+        session: SessionKey,
+        granted: Granted,
+    ) -> u32 {
+        let entry = subs.insert_member(index, session, granted);
+        let group = &mut self.groups[index];
+        subs.set_position(entry, group.members.len());
+        if group.members.is_empty() {
+            // Most groups stay small: no spare room.
+            group.members.reserve_exact(1);
+        }
+        group.members.push(Member { session, entry });
+        if group.indexed {
+            subs.index_insert(entry);
+        } else if group.members.len() > SEARCH_AT_MOST {
+            group.indexed = true;
+            group.members.iter().for_each(|member| subs.index_insert(member.entry));
+        }
+        self.set_online(subs, index, entry, true);
+        entry
+    }
+
+    pub(super) fn leave(&mut self, subs: &mut Subscriptions, index: u32, entry: u32) {
+        self.set_online(subs, index, entry, false);
+        let group = &mut self.groups[index];
+        let position = subs.position(entry) as usize;
+        group.members.swap_remove(position);
+        if let Some(moved) = group.members.get(position) {
+            subs.set_position(moved.entry, position);
+        }
+        if group.sticky_member == entry {
+            group.sticky_member = NIL;
+        }
+        if group.indexed {
+            subs.index_remove(entry);
+            group.indexed = !group.members.is_empty();
+        }
+        subs.remove_member(entry);
+    }
+
+    /// Says whether a member is connected. Gives whether that is news.
+    pub(super) fn set_online(
+        &mut self,
+        subs: &mut Subscriptions,
+        index: u32,
+        entry: u32,
+        online: bool,
+    ) -> bool {
+        let group = &mut self.groups[index];
+        let position = subs.position(entry) as usize;
+        if (position < group.online as usize) == online {
+            return false;
+        }
+        // The border moves by one, past the member that changes sides.
+        let border = if online { group.online } else { group.online - 1 } as usize;
+        group.members.swap(position, border);
+        for place in [position, border] {
+            subs.set_position(group.members[place].entry, place);
+        }
+        group.online = if online { group.online + 1 } else { group.online - 1 };
+        true
+    }
+
+    /// Says how many members another shard has.
+    pub(super) fn set_remote(&mut self, index: u32, remote: Remote) {
+        let list = &mut self.groups[index].remote;
+        if remote.members > 0
+            && let Some(known) = list.iter_mut().find(|one| one.shard == remote.shard)
+        {
+            *known = remote;
+            return;
+        }
+        // Boxed without room to spare, because there may be a million groups.
+        let mut shards = std::mem::take(list).into_vec();
+        shards.retain(|one| one.shard != remote.shard);
+        if remote.members > 0 {
+            let place = shards.partition_point(|one| one.shard < remote.shard);
+            shards.insert(place, remote);
+        }
+        *list = shards.into_boxed_slice();
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        let one = |group: &Group| {
+            let spilled = if group.members.spilled() { group.members.capacity() } else { 0 };
+            spilled * size_of::<Member>() + group.remote.len() * size_of::<Remote>()
+        };
+        let each: usize = self.table.iter().map(|&index| one(&self.groups[index])).sum();
+        self.groups.heap_bytes() + self.table.allocation_size() + each + self.shares.heap_bytes()
+    }
+}
+
+fn hash(seed: Seed, node: u32, share: u32) -> u64 {
+    spread(seed.pair(u64::from(node) << 32 | 2, share) as u32)
+}
+
+/// The names of groups, each kept once however many filters it is used with.
+#[derive(Debug)]
+struct Shares {
+    by_name: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
+    names: Vec<Share>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Share {
+    name: Box<str>,
+    groups: u32,
+}
+
+impl Shares {
+    fn acquire(&mut self, name: &str) -> u32 {
+        if let Some(&index) = self.by_name.get(name) {
+            self.names[index as usize].groups += 1;
+            return index;
+        }
+        let share = Share { name: name.into(), groups: 1 };
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.names[index as usize] = share;
+                index
+            }
+            None => {
+                self.names.push(share);
+                self.names.len() as u32 - 1
+            }
+        };
+        self.by_name.insert(name.into(), index);
+        index
+    }
+
+    fn release(&mut self, index: u32) {
+        let share = &mut self.names[index as usize];
+        share.groups -= 1;
+        if share.groups == 0 {
+            self.by_name.remove(&*std::mem::take(&mut share.name));
+            self.free.push(index);
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let texts: usize = self.names.iter().map(|share| 2 * share.name.len()).sum();
+        self.by_name.allocation_size() + self.names.capacity() * size_of::<Share>() + texts
+    }
+}

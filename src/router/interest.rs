@@ -1,0 +1,87 @@
+//! What the other shards want: plain filters by one bit a shard, shared groups by their numbers.
+
+use super::groups::{GroupCount, GroupId, Remote};
+use super::{Router, SessionKey, SubscriptionHandle};
+use crate::mqtt::topic::{self, Filter};
+
+impl Router {
+    /// Another shard has its first plain subscription with this filter.
+    pub fn add_interest(&mut self, shard: u8, filter: &str) {
+        let Some(bit) = self.bit(shard) else { return };
+        let node = self.trie.insert(filter);
+        let interest = &mut self.trie.node_mut(node).interest;
+        if *interest & bit == 0 {
+            *interest |= bit;
+            self.invalidate(filter);
+        }
+    }
+
+    /// Another shard has no plain subscription with this filter any more.
+    pub fn remove_interest(&mut self, shard: u8, filter: &str) {
+        let Some((bit, node)) = self.bit(shard).zip(self.trie.find(filter)) else { return };
+        let interest = &mut self.trie.node_mut(node).interest;
+        if *interest & bit != 0 {
+            *interest &= !bit;
+            self.invalidate(filter);
+            self.trie.prune(node);
+        }
+    }
+
+    /// Another shard has these numbers of members of a shared group.
+    pub fn set_group_online(&mut self, shard: u8, count: &GroupCount) {
+        if self.bit(shard).is_none() {
+            return;
+        }
+        let GroupCount { ref share, ref filter, id, online, members } = *count;
+        let existing = self.trie.find(filter).and_then(|node| self.groups.find(node, share));
+        let group = match existing {
+            Some(group) => group,
+            None if members == 0 => return,
+            None => {
+                let node = self.trie.insert(filter);
+                self.group_or_insert(node, share, filter)
+            }
+        };
+        self.groups.set_remote(group, Remote { shard, online, members, id });
+        self.prune_group(group);
+    }
+
+    /// The id of a group, by its share name and filter.
+    #[must_use]
+    pub fn group(&self, share: &str, filter: &str) -> Option<GroupId> {
+        let node = self.trie.find(filter)?;
+        self.groups.find(node, share).map(|group| self.groups.id(group))
+    }
+
+    /// The handle of a session that is a member of a group here.
+    #[must_use]
+    pub fn member(&self, session: SessionKey, group: GroupId) -> Option<SubscriptionHandle> {
+        let group = self.groups.resolve(group)?;
+        self.groups.member(&self.subs, group, session).map(SubscriptionHandle)
+    }
+
+    /// The group with this [number](GroupId::index), if it wants `topic`.
+    #[must_use]
+    pub fn group_wanting(&self, index: u32, topic: &str) -> Option<GroupId> {
+        let group = self.groups.get(index)?;
+        topic::matches(&self.trie.filter(group.node), topic).then(|| self.groups.id(index))
+    }
+
+    /// Whether a session has a subscription with this filter.
+    #[must_use]
+    pub fn has_subscription(&self, session: SessionKey, filter: &Filter<'_>) -> bool {
+        let Some(node) = self.trie.find(filter.filter) else { return false };
+        match filter.share {
+            None => self.find_plain(node, session).is_ok(),
+            Some(share) => self
+                .groups
+                .find(node, share)
+                .is_some_and(|group| self.groups.member(&self.subs, group, session).is_some()),
+        }
+    }
+
+    /// A shard's bit; none for this shard itself, nor past the 64th.
+    fn bit(&self, shard: u8) -> Option<u64> {
+        if shard == self.shard { None } else { 1u64.checked_shl(u32::from(shard)) }
+    }
+}

@@ -1,0 +1,212 @@
+//! Who wants this message: subscriptions, shared groups, the interest of other shards, retained
+//! messages, and the route cache in front of them.
+//!
+//! A [`Router`] belongs to one shard. It matches the sessions of this shard in a trie of its own,
+//! where it also marks which filters the other shards want. The answer for a topic, its [`Route`],
+//! stays in a bounded cache until a subscription changes that may touch it: a filter without
+//! wildcards touches one route, one with wildcards those that begin with the same two levels,
+//! or all of them when a wildcard stands there.
+
+mod cache;
+mod choice;
+mod groups;
+mod hash;
+mod interest;
+mod retained;
+mod retained_scan;
+mod route;
+mod slab;
+mod subscribe;
+mod subscriptions;
+#[cfg(test)]
+mod tests;
+mod trie;
+
+use std::num::NonZeroU32;
+
+pub use cache::RouteId;
+pub use choice::{Publisher, ShardChoice, Strategy};
+pub use groups::{GroupCount, GroupId};
+pub use hash::stable_hash;
+pub use retained::{RetainedFull, Stamp};
+pub use route::{Delivery, Route, Target};
+pub use subscribe::{Ended, Subscribed, Subscription, Unsubscribed};
+
+use crate::mqtt::QoS;
+
+/// Slab key of a session on this shard. The two highest values are reserved.
+pub type SessionKey = u32;
+
+/// Finds a subscription of a session again; 4 bytes. Valid until the subscription ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SubscriptionHandle(u32);
+
+/// What a client asks for with a filter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SubscriptionOptions {
+    /// The highest QoS to deliver at.
+    pub qos: QoS,
+    /// Not the client's own messages.
+    pub no_local: bool,
+    /// RETAIN is forwarded as the publisher set it.
+    pub retain_as_published: bool,
+    /// The Subscription Identifier, 28 bits.
+    pub identifier: Option<NonZeroU32>,
+}
+
+/// What a router may hold, and how its shared groups choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouterLimits {
+    /// Most retained messages; a further topic is refused.
+    pub max_retained_messages: usize,
+    /// Most bytes in retained messages; what exceeds them is refused.
+    pub max_retained_bytes: usize,
+    /// Most cleared topics remembered (for at least 60 s each, unless more are cleared meanwhile).
+    pub max_tombstones: usize,
+    /// Most topics in the route cache; the least used give way.
+    pub route_cache_entries: usize,
+    /// Most bytes in the routes of the cache; the least used give way.
+    pub route_cache_bytes: usize,
+    /// How shared groups choose.
+    pub strategy: Strategy,
+}
+
+impl Default for RouterLimits {
+    fn default() -> Self {
+        Self {
+            max_retained_messages: 1_000_000,
+            max_retained_bytes: 1 << 30,
+            max_tombstones: 65_536,
+            route_cache_entries: 65_536,
+            route_cache_bytes: 32 << 20,
+            strategy: Strategy::RoundRobin,
+        }
+    }
+}
+
+/// The router of one shard.
+#[derive(Debug)]
+pub struct Router {
+    cache: cache::Cache,
+    trie: trie::Trie,
+    subs: subscriptions::Subscriptions,
+    groups: groups::Groups,
+    retained: retained::Retained,
+    shard: u8,
+    shards: u8,
+    strategy: Strategy,
+    random: fastrand::Rng,
+    walk: trie::Walk,
+    matched: Vec<route::Matched>,
+}
+
+impl Router {
+    /// A router for shard number `shard` of `shards`, of which there can be 64. `seed` goes into
+    /// its hash tables and random choices.
+    #[must_use]
+    pub fn new(shard: u8, shards: u8, seed: u64, limits: RouterLimits) -> Self {
+        debug_assert!(shards <= 64 && shard < shards);
+        let hash = hash::Seed::new(seed);
+        Self {
+            cache: cache::Cache::new(hash, limits.route_cache_entries, limits.route_cache_bytes),
+            trie: trie::Trie::new(hash),
+            subs: subscriptions::Subscriptions::new(hash),
+            groups: groups::Groups::new(hash),
+            retained: retained::Retained::new(hash, &limits),
+            shard,
+            shards,
+            strategy: limits.strategy,
+            random: fastrand::Rng::with_seed(seed),
+            walk: trie::Walk::default(),
+            matched: Vec::new(),
+        }
+    }
+
+    /// Changes how shared groups choose from now on.
+    pub fn set_strategy(&mut self, strategy: Strategy) {
+        self.strategy = strategy;
+    }
+
+    /// The route of a topic (a checked Topic Name), from the cache or computed.
+    ///
+    /// The id is good for [`get`](Self::get) until the next call of `route`, and for
+    /// [`recall`](Self::recall) for ever.
+    pub fn route(&mut self, topic: &str) -> RouteId {
+        let hash = self.cache.hash(topic);
+        let index = match self.cache.find(hash, topic) {
+            cache::Found::Valid(id) => return id,
+            cache::Found::Stale(index) => index,
+            cache::Found::Missing => self.cache.admit(hash, topic),
+        };
+        let Self { cache, trie, subs, groups, walk, matched, .. } = self;
+        cache.refresh(index, |route| {
+            matched.clear();
+            let mut remote = 0;
+            let Route { topic, groups: wanted, .. } = route;
+            trie.matches(topic, walk, |node| {
+                remote |= node.interest;
+                for one in subs.list(node.list) {
+                    match one {
+                        subscriptions::Listed::Plain(session, granted) => {
+                            matched.push(route::Matched { session, granted });
+                        }
+                        subscriptions::Listed::Group(group) => wanted.push(groups.id(group)),
+                    }
+                }
+            });
+            route.remote = remote;
+            route.set_targets(matched);
+        })
+    }
+
+    /// Whether `id` is still the route of exactly these topic bytes: for a publisher that
+    /// repeats its topic, and cheaper than [`route`](Self::route).
+    #[inline]
+    #[must_use]
+    pub fn recall(&self, id: RouteId, topic: &[u8]) -> bool {
+        self.cache.recall(id, topic)
+    }
+
+    /// The route an id names; the empty one if the id is stale.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, id: RouteId) -> &Route {
+        self.cache.get(id)
+    }
+
+    /// How many subscriptions this shard's sessions have.
+    #[must_use]
+    pub fn subscription_count(&self) -> usize {
+        self.subs.len()
+    }
+
+    /// How many shared groups are known, those with members only on other shards included.
+    #[must_use]
+    pub fn group_count(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// How many nodes the trie of filters has.
+    #[must_use]
+    pub fn node_count(&self) -> usize {
+        self.trie.node_count()
+    }
+
+    /// How many topics are in the route cache.
+    #[must_use]
+    pub fn cached_route_count(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// Bytes on the heap for subscriptions of all kinds and the interest of other shards.
+    #[must_use]
+    pub fn subscription_bytes(&self) -> usize {
+        self.trie.heap_bytes() + self.subs.heap_bytes() + self.groups.heap_bytes()
+    }
+
+    /// Bytes on the heap for the route cache.
+    #[must_use]
+    pub fn route_cache_bytes(&self) -> usize {
+        self.cache.heap_bytes()
+    }
+}

@@ -1,0 +1,283 @@
+//! Subscribing and unsubscribing, and what the other shards have to be told of it.
+
+use super::groups::GroupCount;
+use super::slab::NIL;
+use super::subscriptions::{Granted, Owner, SEARCH_AT_MOST};
+use super::{Router, SessionKey, SubscriptionHandle, SubscriptionOptions};
+use crate::mqtt::topic::{self, Filter};
+
+/// What came of a SUBSCRIBE.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscribed {
+    /// The session had this subscription, whose options were replaced [MQTT-3.8.4-3].
+    pub existed: bool,
+    /// The first plain subscription with this filter here: tell the other shards.
+    pub interest: bool,
+    /// The group has more members here: tell the other shards. `None` if there are none.
+    pub group: Option<GroupCount>,
+    /// To find the subscription again; the session keeps it.
+    pub handle: SubscriptionHandle,
+}
+
+/// What came of an UNSUBSCRIBE.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsubscribed {
+    /// The last plain subscription with this filter here: tell the other shards.
+    pub interest: bool,
+    /// The group has fewer members here: tell the other shards. `None` if there are none.
+    pub group: Option<GroupCount>,
+    /// No longer valid; the session forgets it.
+    pub handle: SubscriptionHandle,
+}
+
+/// What the other shards have to be told when a subscription ends with its session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// The filter, if this was the last plain subscription with it here.
+    pub filter: Option<String>,
+    /// The group, which has fewer members here.
+    pub group: Option<GroupCount>,
+}
+
+/// A subscription as the client wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// The share name of a shared one.
+    pub share: Option<String>,
+    /// The topic filter.
+    pub filter: String,
+    /// What was asked for.
+    pub options: SubscriptionOptions,
+}
+
+impl Router {
+    /// Adds a subscription or replaces its options. A member of a shared group counts as
+    /// connected until [`member_online`](Self::member_online) says otherwise.
+    pub fn subscribe(
+        &mut self,
+        session: SessionKey,
+        filter: &Filter<'_>,
+        options: SubscriptionOptions,
+    ) -> Subscribed {
+        let node = self.trie.insert(filter.filter);
+        let granted = Granted::new(&options);
+        match filter.share {
+            Some(share) => self.subscribe_shared(session, node, share, filter.filter, granted),
+            None => self.subscribe_plain(session, node, filter.filter, granted),
+        }
+    }
+
+    /// Ends a subscription; `None` if the session does not have it.
+    pub fn unsubscribe(
+        &mut self,
+        session: SessionKey,
+        filter: &Filter<'_>,
+    ) -> Option<Unsubscribed> {
+        let node = self.trie.find(filter.filter)?;
+        let (entry, interest, group) = if let Some(share) = filter.share {
+            let group = self.groups.find(node, share)?;
+            let entry = self.groups.member(&self.subs, group, session)?;
+            (entry, false, self.leave_group(group, entry))
+        } else {
+            let entry = self.find_plain(node, session).ok()?;
+            let interest = self.remove_plain(node, entry);
+            self.invalidate(filter.filter);
+            self.trie.prune(node);
+            (entry, interest, None)
+        };
+        Some(Unsubscribed { interest, group, handle: SubscriptionHandle(entry) })
+    }
+
+    /// Ends a subscription when its session ends. A handle that is not the session's does nothing.
+    pub fn unsubscribe_handle(&mut self, session: SessionKey, handle: SubscriptionHandle) -> Ended {
+        match self.subs.get(session, handle) {
+            None => Ended::default(),
+            Some((Owner::Group(group), _)) => {
+                Ended { filter: None, group: self.leave_group(group, handle.0) }
+            }
+            Some((Owner::Node(node), _)) => {
+                let filter = self.trie.filter(node);
+                let interest = self.remove_plain(node, handle.0);
+                self.invalidate(&filter);
+                self.trie.prune(node);
+                Ended { filter: interest.then_some(filter), group: None }
+            }
+        }
+    }
+
+    /// What a session's handle stands for; `None` if the handle is not the session's.
+    #[must_use]
+    pub fn subscription(
+        &self,
+        session: SessionKey,
+        handle: SubscriptionHandle,
+    ) -> Option<Subscription> {
+        let (owner, granted) = self.subs.get(session, handle)?;
+        let (share, node) = match owner {
+            Owner::Node(node) => (None, node),
+            Owner::Group(group) => {
+                (Some(self.groups.share(group).to_owned()), self.groups.group(group).node)
+            }
+        };
+        Some(Subscription { share, filter: self.trie.filter(node), options: granted.into() })
+    }
+
+    /// Says whether the session of a shared subscription is connected. Gives the count to tell
+    /// the other shards, if that is news to them; always `None` for plain subscriptions.
+    pub fn member_online(
+        &mut self,
+        session: SessionKey,
+        handle: SubscriptionHandle,
+        online: bool,
+    ) -> Option<GroupCount> {
+        let (Owner::Group(group), _) = self.subs.get(session, handle)? else { return None };
+        let changed = self.groups.set_online(&mut self.subs, group, handle.0, online);
+        if changed { self.group_count_of(group) } else { None }
+    }
+
+    fn subscribe_plain(
+        &mut self,
+        session: SessionKey,
+        node: u32,
+        filter: &str,
+        granted: Granted,
+    ) -> Subscribed {
+        let (existed, interest, entry) = match self.find_plain(node, session) {
+            Ok(entry) => {
+                if self.subs.granted(entry) != granted {
+                    self.subs.set_granted(entry, granted);
+                    self.invalidate(filter);
+                }
+                (true, false, entry)
+            }
+            Err(at_most) => {
+                let head = self.trie.node(node).list;
+                let interest = !self.subs.has_plain(head);
+                let entry = self.subs.push_plain(head, node, session, granted);
+                self.trie.node_mut(node).list = entry;
+                self.index_plain(node, entry, at_most + 1);
+                self.invalidate(filter);
+                (false, interest, entry)
+            }
+        };
+        Subscribed { existed, interest, group: None, handle: SubscriptionHandle(entry) }
+    }
+
+    fn subscribe_shared(
+        &mut self,
+        session: SessionKey,
+        node: u32,
+        share: &str,
+        filter: &str,
+        granted: Granted,
+    ) -> Subscribed {
+        let group = self.group_or_insert(node, share, filter);
+        if let Some(entry) = self.groups.member(&self.subs, group, session) {
+            self.subs.set_granted(entry, granted);
+            let handle = SubscriptionHandle(entry);
+            return Subscribed { existed: true, interest: false, group: None, handle };
+        }
+        let entry = self.groups.join(&mut self.subs, group, session, granted);
+        let group = self.group_count_of(group);
+        Subscribed { existed: false, interest: false, group, handle: SubscriptionHandle(entry) }
+    }
+
+    /// The group of a filter's node, made if there is none.
+    pub(super) fn group_or_insert(&mut self, node: u32, share: &str, filter: &str) -> u32 {
+        if let Some(group) = self.groups.find(node, share) {
+            return group;
+        }
+        let group = self.groups.insert(node, share);
+        let head = self.trie.node(node).list;
+        let (link, head) = self.subs.push_group(head, node, group);
+        self.groups.group_mut(group).link = link;
+        self.trie.node_mut(node).list = head;
+        self.invalidate(filter);
+        group
+    }
+
+    /// Frees a group that nobody here or elsewhere is a member of.
+    pub(super) fn prune_group(&mut self, group: u32) {
+        if !self.groups.is_unused(group) {
+            return;
+        }
+        let (node, link) = (self.groups.group(group).node, self.groups.group(group).link);
+        let filter = self.trie.filter(node);
+        self.groups.remove(group);
+        let head = self.trie.node(node).list;
+        self.trie.node_mut(node).list = self.subs.unlink(head, link);
+        self.invalidate(&filter);
+        self.trie.prune(node);
+    }
+
+    /// Has the routes a filter may match computed anew.
+    pub(super) fn invalidate(&mut self, filter: &str) {
+        if topic::has_wildcard(filter) {
+            self.cache.invalidate_filter(filter);
+        } else {
+            self.cache.invalidate_topic(filter);
+        }
+    }
+
+    fn leave_group(&mut self, group: u32, entry: u32) -> Option<GroupCount> {
+        self.groups.leave(&mut self.subs, group, entry);
+        let count = self.group_count_of(group);
+        self.prune_group(group);
+        count
+    }
+
+    /// What to tell the other shards, if there are any.
+    fn group_count_of(&self, index: u32) -> Option<GroupCount> {
+        let group = self.groups.group(index);
+        (self.shards > 1).then(|| GroupCount {
+            share: self.groups.share(index).to_owned(),
+            filter: self.trie.filter(group.node),
+            id: self.groups.id(index),
+            online: group.online,
+            members: group.members.len() as u32,
+        })
+    }
+
+    /// A session's entry in the list of a node; otherwise how many there are, as far as counted.
+    pub(super) fn find_plain(&self, node: u32, session: SessionKey) -> Result<u32, usize> {
+        let node_ = self.trie.node(node);
+        if node_.is_indexed() {
+            return self.subs.index_find(Owner::Node(node), session).ok_or(SEARCH_AT_MOST);
+        }
+        let mut count = 0;
+        for entry in self.subs.plain(node_.list) {
+            if self.subs.session(entry) == session {
+                return Ok(entry);
+            }
+            count += 1;
+        }
+        Err(count)
+    }
+
+    /// Keeps the index of a list that has become long, and now has `count` entries.
+    fn index_plain(&mut self, node: u32, entry: u32, count: usize) {
+        let node = self.trie.node_mut(node);
+        if node.is_indexed() {
+            self.subs.index_insert(entry);
+        } else if count > SEARCH_AT_MOST {
+            node.set_indexed(true);
+            let entries: Vec<u32> = self.subs.plain(node.list).collect();
+            entries.into_iter().for_each(|entry| self.subs.index_insert(entry));
+        }
+    }
+
+    /// Whether it was the last plain subscription of its node, which the caller prunes.
+    fn remove_plain(&mut self, node: u32, entry: u32) -> bool {
+        let node = self.trie.node_mut(node);
+        if node.is_indexed() {
+            self.subs.index_remove(entry);
+        }
+        node.list = self.subs.unlink(node.list, entry);
+        let last = !self.subs.has_plain(node.list);
+        if last {
+            node.set_indexed(false);
+        }
+        debug_assert!(node.list != NIL || last);
+        last
+    }
+}

@@ -1,0 +1,311 @@
+//! The trie of topic filters: one compact node a level, found by (parent, level text) in one table.
+
+use hashbrown::HashTable;
+
+use super::hash::{Seed, spread};
+use super::slab::{NIL, Slab, Vacant};
+
+/// The node all filters begin at; it never goes away.
+pub(super) const ROOT: u32 = 0;
+
+/// The table is split so that growing it never halts the loop for long.
+const SEGMENTS: usize = 64;
+
+const HAS_HASH: u32 = 1 << 31;
+const INDEXED: u32 = 1 << 30;
+const COUNT: u32 = INDEXED - 1;
+
+/// One level of one or more filters; 40 bytes.
+#[derive(Debug)]
+pub(super) struct Node {
+    text: Text,
+    /// The other shards, one bit each, that want what the filter ending here matches.
+    pub(super) interest: u64,
+    parent: u32,
+    /// The child `+`.
+    plus: u32,
+    /// How many children there are, and flags.
+    children: u32,
+    /// The local subscriptions of the filter ending here.
+    pub(super) list: u32,
+}
+
+impl Node {
+    fn new(parent: u32, text: &[u8]) -> Self {
+        Self { text: Text::new(text), interest: 0, parent, plus: NIL, children: 0, list: NIL }
+    }
+
+    fn is_unused(&self) -> bool {
+        self.children & COUNT == 0 && self.list == NIL && self.interest == 0
+    }
+
+    #[inline]
+    fn has_hash(&self) -> bool {
+        self.children & HAS_HASH != 0
+    }
+
+    #[inline]
+    fn has_literals(&self) -> bool {
+        self.children & COUNT > u32::from(self.plus != NIL) + u32::from(self.has_hash())
+    }
+
+    /// Whether the subscriptions of the list are in the index by session.
+    pub(super) fn is_indexed(&self) -> bool {
+        self.children & INDEXED != 0
+    }
+
+    pub(super) fn set_indexed(&mut self, indexed: bool) {
+        self.children = if indexed { self.children | INDEXED } else { self.children & !INDEXED };
+    }
+}
+
+impl Vacant for Node {
+    fn vacate(&mut self, next: u32) {
+        *self = Self::new(next, b"");
+    }
+
+    fn next_vacant(&self) -> u32 {
+        self.parent
+    }
+}
+
+/// A level's text in 16 bytes; short ones, which most are, without an allocation.
+#[derive(Debug)]
+enum Text {
+    Short(u8, [u8; 14]),
+    Long(Box<Box<[u8]>>),
+}
+
+impl Text {
+    fn new(text: &[u8]) -> Self {
+        let mut bytes = [0; 14];
+        match bytes.get_mut(..text.len()) {
+            Some(place) => {
+                place.copy_from_slice(text);
+                Self::Short(text.len() as u8, bytes)
+            }
+            None => Self::Long(Box::new(text.into())),
+        }
+    }
+
+    #[inline]
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Short(len, bytes) => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Self::Long(bytes) => bytes,
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Short(..) => 0,
+            // The fat pointer's own allocation, and the text in the allocator's granularity.
+            Self::Long(bytes) => 16 + bytes.len().next_multiple_of(16),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Key {
+    hash: u32,
+    node: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Trie {
+    nodes: Slab<Node>,
+    table: Box<[HashTable<Key>]>,
+    seed: Seed,
+    hash_level: u64,
+    long_texts: usize,
+}
+
+/// The states of a walk, kept so that matching allocates nothing.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    here: Vec<u32>,
+    next: Vec<u32>,
+}
+
+impl Trie {
+    pub(super) fn new(seed: Seed) -> Self {
+        let mut nodes = Slab::new();
+        nodes.insert(Node::new(NIL, b""));
+        let table = (0..SEGMENTS).map(|_| HashTable::new()).collect();
+        Self { nodes, table, seed, hash_level: seed.hash(b"#"), long_texts: 0 }
+    }
+
+    pub(super) fn node(&self, index: u32) -> &Node {
+        &self.nodes[index]
+    }
+
+    pub(super) fn node_mut(&mut self, index: u32) -> &mut Node {
+        &mut self.nodes[index]
+    }
+
+    /// The node of a filter, made if there is none.
+    pub(super) fn insert(&mut self, filter: &str) -> u32 {
+        levels(filter).fold(ROOT, |node, level| self.child_or_insert(node, level))
+    }
+
+    /// The node of a filter.
+    pub(super) fn find(&self, filter: &str) -> Option<u32> {
+        levels(filter).try_fold(ROOT, |node, level| match level {
+            b"+" => Some(self.nodes[node].plus).filter(|&plus| plus != NIL),
+            _ => self.child(node, level, self.seed.hash(level)),
+        })
+    }
+
+    /// Frees a node, and those above it, as far as nothing uses them.
+    pub(super) fn prune(&mut self, mut index: u32) {
+        while index != ROOT && self.nodes[index].is_unused() {
+            let parent = self.nodes[index].parent;
+            self.detach(index, parent);
+            self.long_texts -= self.nodes[index].text.heap_bytes();
+            self.nodes.remove(index);
+            index = parent;
+        }
+    }
+
+    /// The text of the filter that ends at a node.
+    pub(super) fn filter(&self, mut index: u32) -> String {
+        let mut levels = Vec::new();
+        while index != ROOT {
+            levels.push(self.nodes[index].text.as_bytes());
+            index = self.nodes[index].parent;
+        }
+        levels.reverse();
+        String::from_utf8_lossy(&levels.join(&b'/')).into_owned()
+    }
+
+    /// Calls `found` with the node of each filter that matches the topic and is in use, once.
+    ///
+    /// The work is bounded by the number of nodes that match a prefix of the topic.
+    /// No filter that starts with a wildcard matches a topic that starts with `$`. [MQTT-4.7.2-1]
+    pub(super) fn matches(&self, topic: &str, walk: &mut Walk, mut found: impl FnMut(&Node)) {
+        let Walk { here, next } = walk;
+        here.clear();
+        here.push(ROOT);
+        let mut wildcards = !topic.starts_with('$');
+        for level in levels(topic) {
+            let hash = self.seed.hash(level);
+            next.clear();
+            for &index in here.iter() {
+                let node = &self.nodes[index];
+                if wildcards {
+                    if node.has_hash() {
+                        self.found_hash(index, &mut found);
+                    }
+                    if node.plus != NIL {
+                        next.push(node.plus);
+                    }
+                }
+                if node.has_literals() {
+                    next.extend(self.child(index, level, hash));
+                }
+            }
+            if next.is_empty() {
+                return;
+            }
+            wildcards = true;
+            std::mem::swap(here, next);
+        }
+        for &index in here.iter() {
+            let node = &self.nodes[index];
+            if node.list != NIL || node.interest != 0 {
+                found(node);
+            }
+            // `a/#` matches `a` as well.
+            if node.has_hash() {
+                self.found_hash(index, &mut found);
+            }
+        }
+    }
+
+    /// Bytes on the heap, the allocator's own overhead left out.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let table: usize = self.table.iter().map(HashTable::allocation_size).sum();
+        self.nodes.heap_bytes() + table + self.long_texts
+    }
+
+    /// How many nodes there are, the root left out.
+    pub(super) fn node_count(&self) -> usize {
+        self.nodes.len() - 1
+    }
+
+    #[inline]
+    fn found_hash(&self, parent: u32, found: &mut impl FnMut(&Node)) {
+        if let Some(index) = self.child(parent, b"#", self.hash_level) {
+            found(&self.nodes[index]);
+        }
+    }
+
+    #[inline]
+    fn child(&self, parent: u32, level: &[u8], level_hash: u64) -> Option<u32> {
+        let hash = self.seed.pair(level_hash, parent) as u32;
+        let is_it = |key: &Key| {
+            key.hash == hash && {
+                let node = &self.nodes[key.node];
+                node.parent == parent && node.text.as_bytes() == level
+            }
+        };
+        self.table[segment(hash)].find(spread(hash), is_it).map(|key| key.node)
+    }
+
+    fn child_or_insert(&mut self, parent: u32, level: &[u8]) -> u32 {
+        let level_hash = self.seed.hash(level);
+        let existing = match level {
+            b"+" => Some(self.nodes[parent].plus).filter(|&plus| plus != NIL),
+            _ => self.child(parent, level, level_hash),
+        };
+        if let Some(index) = existing {
+            return index;
+        }
+        let node = Node::new(parent, level);
+        self.long_texts += node.text.heap_bytes();
+        let index = self.nodes.insert(node);
+        let above = &mut self.nodes[parent];
+        above.children += 1;
+        if level == b"+" {
+            above.plus = index;
+            return index;
+        }
+        if level == b"#" {
+            above.children |= HAS_HASH;
+        }
+        let hash = self.seed.pair(level_hash, parent) as u32;
+        let key = Key { hash, node: index };
+        self.table[segment(hash)].insert_unique(spread(hash), key, |key| spread(key.hash));
+        index
+    }
+
+    fn detach(&mut self, index: u32, parent: u32) {
+        let level = self.nodes[index].text.as_bytes();
+        if level == b"+" {
+            self.nodes[parent].plus = NIL;
+        } else {
+            let is_hash = level == b"#";
+            let hash = self.seed.pair(self.seed.hash(level), parent) as u32;
+            let table = &mut self.table[segment(hash)];
+            if let Ok(entry) = table.find_entry(spread(hash), |key| key.node == index) {
+                entry.remove();
+            }
+            // Half empty and more: give the memory back, with room to grow again.
+            if table.capacity() > 1024 && table.len() * 4 < table.capacity() {
+                table.shrink_to(table.len() * 2, |key| spread(key.hash));
+            }
+            if is_hash {
+                self.nodes[parent].children &= !HAS_HASH;
+            }
+        }
+        self.nodes[parent].children -= 1;
+    }
+}
+
+fn segment(hash: u32) -> usize {
+    (hash >> 26) as usize
+}
+
+fn levels(text: &str) -> impl Iterator<Item = &[u8]> {
+    text.as_bytes().split(|&byte| byte == b'/')
+}

@@ -1,0 +1,292 @@
+//! Messages from the client: QoS 2 identifiers held, and our Receive Maximum.
+
+use super::gate::{Pending, What};
+use super::{Session, Sink};
+use crate::mqtt::{AckKind, DecodeError, PacketId, QoS, ReasonCode};
+
+/// What a PUBLISH with QoS 1 or 2 is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// A new message: route it, then call [`Session::finish_publish`].
+    New,
+    /// One that is held or pending already: do not route it [MQTT-4.3.3-10]. It is acknowledged
+    /// by the session itself, now or when the pending one is.
+    Duplicate,
+    /// More than our Receive Maximum: DISCONNECT with 0x93 [MQTT-3.3.4-9], or close for 3.x.
+    ReceiveMaximumExceeded,
+}
+
+/// Answered with PUBREC when its pending entry completes.
+const PENDING: u8 = 1;
+/// Answered with PUBREC; PUBREL is awaited.
+const HELD: u8 = 2;
+/// A second PUBREC is in the gate.
+const AGAIN: u8 = 4;
+/// Counts against our Receive Maximum on this connection.
+const CHARGED: u8 = 8;
+
+impl Session {
+    /// Takes in the identifier of a PUBLISH with QoS 1 or 2, before routing. Changes nothing when
+    /// it says [`Begin::New`], so the same PUBLISH may begin again later.
+    #[inline]
+    pub fn begin_publish<S: Sink>(
+        &mut self,
+        qos: QoS,
+        packet_id: PacketId,
+        dup: bool,
+        sink: &mut S,
+    ) -> Begin {
+        if let Some(active) = self.active.as_mut() {
+            let known = match qos {
+                QoS::ExactlyOnce => !active.held.is_empty() && self.repeat_qos2(packet_id, sink),
+                QoS::AtLeastOnce => dup && !active.gate.is_empty() && self.repeat_qos1(packet_id),
+                QoS::AtMostOnce => false,
+            };
+            if known {
+                return Begin::Duplicate;
+            }
+        }
+        if self.link.charged >= self.link.our_receive_maximum {
+            return Begin::ReceiveMaximumExceeded;
+        }
+        Begin::New
+    }
+
+    /// Ends the receiver's half of a QoS 2 flow with PUBCOMP [MQTT-4.3.3-11]; 0x92 when the
+    /// identifier is unknown and the client speaks 5.0. `Ok` says whether it was known.
+    ///
+    /// # Errors
+    /// 0x82 for an identifier whose PUBREC has not been sent.
+    #[inline]
+    pub fn pubrel<S: Sink>(
+        &mut self,
+        packet_id: PacketId,
+        sink: &mut S,
+    ) -> Result<bool, DecodeError> {
+        let held = self.active.as_mut().map(|active| &mut active.held);
+        let flags = match held {
+            None => 0,
+            Some(held) => match held.get(packet_id) {
+                0 => 0,
+                flags if flags & PENDING != 0 => {
+                    return Err(DecodeError::protocol("PUBREL before PUBREC"));
+                }
+                _ => held.remove(packet_id),
+            },
+        };
+        if flags & CHARGED != 0 {
+            self.link.charged -= 1;
+        }
+        let known = flags != 0;
+        let reason = match known || !self.version().is_v5() {
+            true => ReasonCode::Success,
+            false => ReasonCode::PacketIdentifierNotFound,
+        };
+        sink.ack(AckKind::PubComp, packet_id, reason);
+        Ok(known)
+    }
+
+    /// How many inbound QoS 2 flows are open.
+    #[must_use]
+    pub fn inbound_qos2(&self) -> usize {
+        self.active.as_ref().map_or(0, |active| active.held.len())
+    }
+
+    /// Records a new QoS 2 identifier.
+    #[inline]
+    pub(super) fn hold(&mut self, packet_id: PacketId, pending: bool) {
+        self.link.charged += 1;
+        let state = if pending { PENDING } else { HELD };
+        self.active_mut().held.insert(packet_id, state | CHARGED);
+    }
+
+    /// Its PUBREC has been (or could have been) sent.
+    pub(super) fn settle_held(&mut self, packet_id: PacketId) {
+        let Some(active) = self.active.as_mut() else { return };
+        let flags = active.held.get(packet_id);
+        if flags != 0 {
+            active.held.insert(packet_id, (flags & !PENDING) | HELD);
+        }
+    }
+
+    /// The flow ended with an error: the identifier is free again.
+    pub(super) fn forget_held(&mut self, packet_id: PacketId) {
+        let Some(active) = self.active.as_mut() else { return };
+        if active.held.remove(packet_id) & CHARGED != 0 {
+            self.link.charged -= 1;
+        }
+    }
+
+    /// Whether a second PUBREC is still wanted when its turn comes.
+    pub(super) fn take_again(&mut self, packet_id: PacketId) -> bool {
+        let Some(active) = self.active.as_mut() else { return false };
+        let flags = active.held.get(packet_id);
+        if flags & AGAIN != 0 {
+            active.held.insert(packet_id, flags & !AGAIN);
+        }
+        flags & (AGAIN | HELD) == AGAIN | HELD
+    }
+
+    /// A new connection starts with its full quota [MQTT-4.9.0-1].
+    pub(super) fn uncharge_all(&mut self) {
+        self.link.charged = 0;
+        if let Some(active) = self.active.as_mut() {
+            active.held.for_each(|flags| *flags &= !(CHARGED | AGAIN));
+        }
+    }
+
+    fn repeat_qos2<S: Sink>(&mut self, packet_id: PacketId, sink: &mut S) -> bool {
+        let Some(active) = self.active.as_mut() else { return false };
+        let flags = active.held.get(packet_id);
+        if flags == 0 {
+            return false;
+        }
+        let mut now = flags | CHARGED;
+        if flags & PENDING != 0 {
+            active.arm(QoS::ExactlyOnce, packet_id);
+        } else if active.gate.is_empty() {
+            sink.ack(AckKind::PubRec, packet_id, ReasonCode::Success);
+        } else if flags & AGAIN == 0 {
+            now |= AGAIN;
+            active.gate.push_back(Pending::settled(What::PubRecAgain(packet_id)));
+        }
+        active.held.insert(packet_id, now);
+        self.link.charged += u16::from(flags & CHARGED == 0);
+        true
+    }
+
+    #[cold]
+    fn repeat_qos1(&mut self, packet_id: PacketId) -> bool {
+        let Some(active) = self.active.as_mut() else { return false };
+        let Some(newly) = active.arm(QoS::AtLeastOnce, packet_id) else { return false };
+        self.link.charged += u16::from(newly);
+        true
+    }
+}
+
+/// Identifiers with flags: open addressing. Clients count upwards, so the identifier itself is
+/// the hash; the table is no longer than four times the Receive Maximum, whatever they do.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// Identifier in the low half, flags above; 0 is free. A power of two long, or empty.
+    table: Vec<u32>,
+    len: usize,
+}
+
+impl Held {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The flags of `id`; 0 when it is not there.
+    #[inline]
+    pub(super) fn get(&self, id: PacketId) -> u8 {
+        self.find(id).map_or(0, |(_, word)| flags_of(word))
+    }
+
+    /// Sets the flags of `id`, which are not 0.
+    #[inline]
+    pub(super) fn insert(&mut self, id: PacketId, flags: u8) {
+        let word = u32::from(id.get()) | u32::from(flags) << 16;
+        if let Some((at, _)) = self.find(id) {
+            self.set(at, word);
+            return;
+        }
+        if (self.len + 1) * 2 > self.table.len() {
+            self.grow();
+        }
+        self.place(word);
+        self.len += 1;
+    }
+
+    /// Takes `id` out and gives its flags; 0 when it was not there.
+    #[inline]
+    pub(super) fn remove(&mut self, id: PacketId) -> u8 {
+        let Some((mut hole, found)) = self.find(id) else { return 0 };
+        self.len -= 1;
+        // Shift back what was pushed beyond the hole, so that no tombstones are needed.
+        let mask = self.table.len() - 1;
+        let mut at = hole;
+        loop {
+            at = (at + 1) & mask;
+            let word = self.word(at);
+            if word == 0 {
+                break;
+            }
+            let home = home_of(word) & mask;
+            if at.wrapping_sub(home) & mask >= at.wrapping_sub(hole) & mask {
+                self.set(hole, word);
+                hole = at;
+            }
+        }
+        self.set(hole, 0);
+        flags_of(found)
+    }
+
+    fn for_each(&mut self, f: impl Fn(&mut u8)) {
+        for word in self.table.iter_mut().filter(|word| **word != 0) {
+            let mut flags = flags_of(*word);
+            f(&mut flags);
+            *word = (*word & 0xFFFF) | u32::from(flags) << 16;
+        }
+    }
+
+    #[inline]
+    fn find(&self, id: PacketId) -> Option<(usize, u32)> {
+        let mask = self.table.len().checked_sub(1)?;
+        let mut at = usize::from(id.get()) & mask;
+        loop {
+            match self.word(at) {
+                0 => return None,
+                word if word & 0xFFFF == u32::from(id.get()) => return Some((at, word)),
+                _ => at = (at + 1) & mask,
+            }
+        }
+    }
+
+    fn place(&mut self, word: u32) {
+        let mask = self.table.len() - 1;
+        let mut at = home_of(word) & mask;
+        while self.word(at) != 0 {
+            at = (at + 1) & mask;
+        }
+        self.set(at, word);
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let len = (self.table.len() * 2).max(8);
+        for word in std::mem::replace(&mut self.table, vec![0; len]) {
+            if word != 0 {
+                self.place(word);
+            }
+        }
+    }
+
+    #[inline]
+    fn word(&self, at: usize) -> u32 {
+        self.table.get(at).copied().unwrap_or(0)
+    }
+
+    #[inline]
+    fn set(&mut self, at: usize, word: u32) {
+        if let Some(slot) = self.table.get_mut(at) {
+            *slot = word;
+        }
+    }
+}
+
+#[inline]
+fn flags_of(word: u32) -> u8 {
+    word.to_be_bytes()[1]
+}
+
+#[inline]
+fn home_of(word: u32) -> usize {
+    (word & 0xFFFF) as usize
+}

@@ -1,0 +1,88 @@
+//! What a session may hold, and the count of what it had to drop.
+
+/// Bounds of one session, from the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionLimits {
+    /// Most QoS 1 and 2 messages in flight to the client at a time, whatever larger Receive
+    /// Maximum it announces. At least 1.
+    pub max_inflight: u16,
+    /// Most messages in the queue; what is in flight does not count.
+    pub max_queued_messages: u32,
+    /// Most bytes in the queue, by [`Message::size`](crate::mqtt::Message::size).
+    pub max_queued_bytes: u64,
+    /// Whether QoS 0 messages wait for an absent client, too.
+    pub queue_qos0: bool,
+}
+
+impl Default for SessionLimits {
+    fn default() -> Self {
+        Self {
+            max_inflight: 1000,
+            max_queued_messages: 10_000,
+            max_queued_bytes: 64 * 1024 * 1024,
+            queue_qos0: false,
+        }
+    }
+}
+
+/// Why a message never reached a client.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DropCause {
+    /// The queue was full, and the policy was to drop the newest or the oldest.
+    QueueFull = 0,
+    /// QoS 0 to a connection whose output does not drain.
+    SlowReader = 1,
+    /// The Message Expiry Interval passed before delivery began [MQTT-3.3.2-5].
+    Expired = 2,
+    /// Larger than the client's Maximum Packet Size [MQTT-3.1.2-24].
+    PacketTooLarge = 3,
+    /// QoS 0 to an absent client.
+    Offline = 4,
+}
+
+impl DropCause {
+    /// How many causes there are.
+    pub const COUNT: usize = 5;
+    /// Every cause, in the order of their values.
+    pub const ALL: [Self; Self::COUNT] =
+        [Self::QueueFull, Self::SlowReader, Self::Expired, Self::PacketTooLarge, Self::Offline];
+
+    /// The cause's name in metrics and logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::SlowReader => "slow_reader",
+            Self::Expired => "expired",
+            Self::PacketTooLarge => "packet_too_large",
+            Self::Offline => "offline",
+        }
+    }
+}
+
+/// Drops by cause; each count stops at `u32::MAX`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DropCounts([u32; DropCause::COUNT]);
+
+impl DropCounts {
+    /// Counts one more.
+    #[inline]
+    pub fn record(&mut self, cause: DropCause) {
+        if let Some(count) = self.0.get_mut(cause as usize) {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    /// How many were dropped for `cause`.
+    #[must_use]
+    pub fn get(&self, cause: DropCause) -> u32 {
+        self.0.get(cause as usize).copied().unwrap_or(0)
+    }
+
+    /// How many were dropped for any cause.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().map(|&count| u64::from(count)).sum()
+    }
+}

@@ -1,0 +1,62 @@
+//! Timed redelivery on a live connection, for 3.x alone; 5.0 forbids it [MQTT-4.4.0-1].
+
+use std::time::Duration;
+
+use super::outbound::{millis, write};
+use super::window::Slot;
+use super::{Session, Sink};
+use crate::mqtt::{AckKind, ReasonCode};
+use crate::timer::Time;
+
+/// What is to be done after [`Session::retry`].
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryOutcome {
+    /// When to call again; `None`: when something is in flight again.
+    pub next: Option<Time>,
+    /// Whether something stayed unacknowledged to the end of the schedule.
+    pub give_up: bool,
+}
+
+impl Session {
+    /// Sends again what has waited for an acknowledgement: after the first interval, then after
+    /// the second, and so on; at the last one again and again, saying `give_up` each time.
+    /// Intervals must be below 2^32 ms. Does nothing for 5.0 and for an empty schedule.
+    pub fn retry<S: Sink>(&mut self, now: Time, after: &[Duration], sink: &mut S) -> RetryOutcome {
+        let mut outcome = RetryOutcome { next: None, give_up: false };
+        let Some(last) = after.last() else { return outcome };
+        let Self { active, link, .. } = self;
+        let Some(active) = active.as_mut() else { return outcome };
+        if link.version.is_v5() || !link.live {
+            return outcome;
+        }
+        for (packet_id, slot) in active.window.in_order() {
+            let (sent_at_ms, retries) = match slot {
+                Slot::Publish(p) if !p.unsent => (&mut p.sent_at_ms, &mut p.retries),
+                Slot::Release(r) => (&mut r.sent_at_ms, &mut r.retries),
+                Slot::Publish(_) | Slot::Free => continue,
+            };
+            let interval = after.get(usize::from(*retries)).unwrap_or(last);
+            let waited = Duration::from_millis(millis(now).wrapping_sub(*sent_at_ms).into());
+            if waited < *interval {
+                let due = now.plus(*interval - waited);
+                outcome.next = Some(outcome.next.map_or(due, |next| next.min(due)));
+                continue;
+            }
+            outcome.give_up |= usize::from(*retries) >= after.len();
+            *retries = retries.saturating_add(1);
+            *sent_at_ms = millis(now);
+            let due = now.plus(*after.get(usize::from(*retries)).unwrap_or(last));
+            outcome.next = Some(outcome.next.map_or(due, |next| next.min(due)));
+            match slot {
+                // What was sent once on this connection was not too large for it.
+                Slot::Publish(p) => {
+                    let _ = write(link, &p.entry.delivery(), Some(packet_id), true, now, sink);
+                }
+                Slot::Release(_) => sink.ack(AckKind::PubRel, packet_id, ReasonCode::Success),
+                Slot::Free => {}
+            }
+        }
+        outcome
+    }
+}

@@ -1,0 +1,330 @@
+//! Messages in flight to a client, by packet identifier.
+//!
+//! Identifiers are given in sequence, so a slot's place is its distance from the oldest one: an
+//! acknowledgement in order costs an index and a pop. Slots that stay behind while thousands of
+//! later ones are acknowledged move to a map aside, so the span of slots stays near the number in
+//! flight.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::queue::Entry;
+use crate::mqtt::PacketId;
+
+/// What one packet identifier stands for.
+#[derive(Debug)]
+pub(super) enum Slot {
+    /// Nothing (any more).
+    Free,
+    /// A PUBLISH not acknowledged: PUBACK or PUBREC is awaited.
+    Publish(InFlight),
+    /// A PUBREL was sent: PUBCOMP is awaited.
+    Release(Release),
+}
+
+/// A PUBLISH on its way.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) entry: Entry,
+    /// When it was last sent; milliseconds, truncated.
+    pub(super) sent_at_ms: u32,
+    /// How often it was sent again on this connection; 3.x.
+    pub(super) retries: u8,
+    /// Whether it waits to be sent again on this connection.
+    pub(super) unsent: bool,
+}
+
+impl InFlight {
+    #[inline]
+    pub(super) fn new(entry: Entry, sent_at_ms: u32) -> Self {
+        Self { entry, sent_at_ms, retries: 0, unsent: false }
+    }
+}
+
+/// The second half of a QoS 2 flow.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Release {
+    /// Place among the PUBRECs [MQTT-4.6.0-4].
+    pub(super) order: u32,
+    /// When the PUBREL was last sent; milliseconds, truncated.
+    pub(super) sent_at_ms: u32,
+    /// How often it was sent again on this connection; 3.x.
+    pub(super) retries: u8,
+}
+
+/// Identifiers in a ring: 1 to 65,535.
+const RING: u32 = 65_535;
+/// A span of slots up to this is never worth compacting.
+const SPAN_FREE: usize = 256;
+/// Slots spanned for each one in flight before the oldest move aside.
+const SPAN_FACTOR: usize = 8;
+/// The longest span; well below the ring, so that an identifier has one place only.
+const SPAN_MOST: usize = 32_768;
+
+/// The slots in use, oldest first.
+#[derive(Debug)]
+pub(super) struct Window {
+    slots: VecDeque<Slot>,
+    /// Identifier of the first slot; of the next to be given when there is none.
+    base: PacketId,
+    in_flight: u16,
+    /// How many slots are `unsent`.
+    unsent: u16,
+    /// Orders given to PUBRECs so far.
+    releases: u32,
+    aside: Option<Box<Aside>>,
+}
+
+/// What is rarely there.
+#[derive(Debug, Default)]
+struct Aside {
+    /// Slots left behind, with their place in the sequence of sending.
+    stragglers: BTreeMap<PacketId, (u64, Slot)>,
+    moved: u64,
+    /// What is to be sent again, in order; identifiers acknowledged meanwhile are skipped.
+    resend: VecDeque<PacketId>,
+}
+
+impl Window {
+    pub(super) fn new() -> Self {
+        Self {
+            slots: VecDeque::new(),
+            base: PacketId::MIN,
+            in_flight: 0,
+            unsent: 0,
+            releases: 0,
+            aside: None,
+        }
+    }
+
+    /// Gives memory back that is not in use.
+    pub(super) fn shrink(&mut self) {
+        if self.slots.is_empty() {
+            self.slots = VecDeque::new();
+        }
+    }
+
+    /// Identifiers in use.
+    #[inline]
+    pub(super) fn in_flight(&self) -> u16 {
+        self.in_flight
+    }
+
+    /// Whether a new PUBLISH may be sent under a window of `size`.
+    #[inline]
+    pub(super) fn has_room(&self, size: u16) -> bool {
+        self.in_flight < size && self.unsent == 0
+    }
+
+    /// Whether something waits to be sent again on this connection.
+    #[inline]
+    pub(super) fn has_unsent(&self) -> bool {
+        self.unsent > 0
+    }
+
+    /// Whether one more of those to be sent again fits a window of `size`.
+    fn has_room_to_resend(&self, size: u16) -> bool {
+        self.unsent > 0 && self.in_flight - self.unsent < size
+    }
+
+    /// The identifier the next [`insert`](Self::insert) uses. Call only with fewer than 65,535
+    /// in flight.
+    #[inline]
+    pub(super) fn next_id(&mut self) -> PacketId {
+        if self.slots.len() >= SPAN_FREE && self.slots.len() >= self.span_limit() {
+            self.compact();
+        }
+        if self.aside.is_some() { self.next_id_beside() } else { self.end() }
+    }
+
+    /// As [`next_id`](Self::next_id), past the identifiers of stragglers.
+    #[cold]
+    fn next_id_beside(&mut self) -> PacketId {
+        while self.aside.as_ref().is_some_and(|a| a.stragglers.contains_key(&self.end())) {
+            if self.slots.len() >= SPAN_MOST {
+                while !self.slots.is_empty() {
+                    self.move_aside();
+                }
+            }
+            if self.slots.is_empty() {
+                self.base = advance(self.base, 1);
+            } else {
+                self.slots.push_back(Slot::Free);
+            }
+        }
+        self.end()
+    }
+
+    /// The identifier after the last slot's.
+    #[inline]
+    fn end(&self) -> PacketId {
+        advance(self.base, self.slots.len())
+    }
+
+    #[inline]
+    fn span_limit(&self) -> usize {
+        (SPAN_FACTOR * usize::from(self.in_flight)).min(SPAN_MOST)
+    }
+
+    /// Takes the slot of the identifier that [`next_id`](Self::next_id) just gave.
+    #[inline]
+    pub(super) fn insert(&mut self, in_flight: InFlight) {
+        self.slots.push_back(Slot::Publish(in_flight));
+        self.in_flight += 1;
+    }
+
+    /// The slot of `id`, if it is in use.
+    #[inline]
+    pub(super) fn get_mut(&mut self, id: PacketId) -> Option<&mut Slot> {
+        let index = distance(self.base, id);
+        // Two lookups in the rare case, because of what the borrow checker cannot see.
+        if !matches!(self.slots.get(index), None | Some(Slot::Free)) {
+            return self.slots.get_mut(index);
+        }
+        let aside = self.aside.as_mut()?;
+        aside.stragglers.get_mut(&id).map(|(_, slot)| slot)
+    }
+
+    /// Frees the slot of `id` and gives what was in it.
+    #[inline]
+    pub(super) fn remove(&mut self, id: PacketId) -> Slot {
+        let index = distance(self.base, id);
+        let slot = match self.slots.get_mut(index) {
+            Some(slot) if !matches!(slot, Slot::Free) => std::mem::replace(slot, Slot::Free),
+            _ => self.remove_straggler(id),
+        };
+        match &slot {
+            Slot::Free => return slot,
+            Slot::Publish(in_flight) if in_flight.unsent => self.unsent -= 1,
+            Slot::Publish(_) | Slot::Release(_) => {}
+        }
+        self.in_flight -= 1;
+        if index == 0 {
+            self.pop_free();
+        }
+        slot
+    }
+
+    /// Turns the PUBLISH of `id` into its PUBREL.
+    pub(super) fn release(&mut self, id: PacketId, sent_at_ms: u32) {
+        let release = Release { order: self.releases, sent_at_ms, retries: 0 };
+        let Some(slot) = self.get_mut(id) else { return };
+        let was = std::mem::replace(slot, Slot::Release(release));
+        self.releases = self.releases.wrapping_add(1);
+        if matches!(was, Slot::Publish(in_flight) if in_flight.unsent) {
+            self.unsent -= 1;
+        }
+    }
+
+    /// Marks every PUBLISH to be sent again. Gives the PUBRELs to send first, in their order.
+    pub(super) fn start_resend(&mut self) -> Vec<PacketId> {
+        let mut publishes = VecDeque::new();
+        let mut releases = Vec::new();
+        for (id, slot) in self.in_order() {
+            match slot {
+                Slot::Free => {}
+                Slot::Publish(in_flight) => {
+                    in_flight.unsent = true;
+                    in_flight.retries = 0;
+                    publishes.push_back(id);
+                }
+                Slot::Release(release) => {
+                    release.retries = 0;
+                    releases.push((release.order, id));
+                }
+            }
+        }
+        let newest = self.releases;
+        releases.sort_unstable_by_key(|&(order, _)| std::cmp::Reverse(newest.wrapping_sub(order)));
+        self.unsent = u16::try_from(publishes.len()).unwrap_or(u16::MAX);
+        if self.aside.is_some() || !publishes.is_empty() {
+            self.aside.get_or_insert_default().resend = publishes;
+        }
+        releases.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// The next PUBLISH to be sent again under a window of `size`; it counts as sent.
+    pub(super) fn next_resend(&mut self, size: u16) -> Option<PacketId> {
+        while self.has_room_to_resend(size) {
+            let aside = self.aside.as_mut()?;
+            let id = aside.resend.pop_front()?;
+            if aside.resend.is_empty() && aside.stragglers.is_empty() {
+                self.aside = None;
+            }
+            if let Some(Slot::Publish(in_flight)) = self.get_mut(id)
+                && in_flight.unsent
+            {
+                in_flight.unsent = false;
+                self.unsent -= 1;
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Every slot, in the order of sending.
+    pub(super) fn in_order(&mut self) -> impl Iterator<Item = (PacketId, &mut Slot)> {
+        let mut aside: Vec<(u64, PacketId, &mut Slot)> = match &mut self.aside {
+            Some(aside) => aside.stragglers.iter_mut().map(|(id, (at, s))| (*at, *id, s)).collect(),
+            None => Vec::new(),
+        };
+        aside.sort_unstable_by_key(|&(at, _, _)| at);
+        let base = self.base;
+        let rest = self.slots.iter_mut().enumerate().map(move |(i, s)| (advance(base, i), s));
+        aside.into_iter().map(|(_, id, slot)| (id, slot)).chain(rest)
+    }
+
+    fn remove_straggler(&mut self, id: PacketId) -> Slot {
+        let Some(aside) = self.aside.as_mut() else { return Slot::Free };
+        let slot = aside.stragglers.remove(&id).map_or(Slot::Free, |(_, slot)| slot);
+        if aside.stragglers.is_empty() && aside.resend.is_empty() {
+            self.aside = None;
+        }
+        slot
+    }
+
+    #[inline]
+    fn pop_free(&mut self) {
+        while let Some(Slot::Free) = self.slots.front() {
+            self.slots.pop_front();
+            self.base = advance(self.base, 1);
+        }
+    }
+
+    /// Moves the oldest slots aside while the span is out of proportion to what is in flight.
+    #[cold]
+    fn compact(&mut self) {
+        while self.slots.len() >= SPAN_FREE && self.slots.len() >= self.span_limit() {
+            self.move_aside();
+        }
+    }
+
+    fn move_aside(&mut self) {
+        let Some(slot) = self.slots.pop_front() else { return };
+        let id = self.base;
+        self.base = advance(id, 1);
+        if !matches!(slot, Slot::Free) {
+            let aside = self.aside.get_or_insert_default();
+            aside.stragglers.insert(id, (aside.moved, slot));
+            aside.moved += 1;
+        }
+        self.pop_free();
+    }
+}
+
+/// The identifier `by` places after `id`.
+#[inline]
+fn advance(id: PacketId, by: usize) -> PacketId {
+    // `by` is at most the ring's length, so one turn is enough.
+    let mut at = u32::from(id.get()) + u32::try_from(by).unwrap_or(0);
+    if at > RING {
+        at -= RING;
+    }
+    u16::try_from(at).ok().and_then(PacketId::new).unwrap_or(PacketId::MIN)
+}
+
+/// How many places `id` is after `base`.
+#[inline]
+fn distance(base: PacketId, id: PacketId) -> usize {
+    let (base, id) = (u32::from(base.get()), u32::from(id.get()));
+    (if id >= base { id - base } else { id + RING - base }) as usize
+}

@@ -1,0 +1,184 @@
+//! Who may connect at all: limits that hold before the first byte is read.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use hashbrown::HashMap;
+
+use crate::net::{CloseMode, ConnId, Driver};
+use crate::timer::Time;
+
+use super::Core;
+use super::connection::{Connection, State};
+use super::settings::Settings;
+use super::timers::Timer;
+
+/// Addresses remembered in one second, at most; beyond that all of them count as one.
+const MAX_ADDRESSES: usize = 65_536;
+
+/// The limits that count over all shards.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    open: AtomicUsize,
+    by_listener: Vec<AtomicUsize>,
+    rate: Mutex<Rate>,
+}
+
+#[derive(Debug, Default)]
+struct Rate {
+    second: u64,
+    by_address: HashMap<IpAddr, u32, foldhash::fast::RandomState>,
+}
+
+/// Which limit a connection met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    Connections,
+    ListenerConnections,
+    AddressRate,
+}
+
+impl Refusal {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Connections => "max_connections is reached",
+            Self::ListenerConnections => "max_connections of the listener is reached",
+            Self::AddressRate => "connections_per_second_per_address is reached",
+        }
+    }
+}
+
+impl Admission {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self {
+            open: AtomicUsize::new(0),
+            by_listener: settings.listeners.iter().map(|_| AtomicUsize::new(0)).collect(),
+            rate: Mutex::default(),
+        }
+    }
+
+    fn admit(
+        &self,
+        settings: &Settings,
+        listener: usize,
+        address: IpAddr,
+        now: Time,
+    ) -> Result<(), Refusal> {
+        self.check_rate(settings, address, now)?;
+        if self.open.fetch_add(1, Ordering::Relaxed) >= settings.max_connections {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            return Err(Refusal::Connections);
+        }
+        if let (Some(open), Some(limit)) =
+            (self.by_listener.get(listener), settings.listeners.get(listener))
+            && open.fetch_add(1, Ordering::Relaxed) >= limit.max_connections
+        {
+            self.release(listener);
+            return Err(Refusal::ListenerConnections);
+        }
+        Ok(())
+    }
+
+    fn check_rate(&self, settings: &Settings, address: IpAddr, now: Time) -> Result<(), Refusal> {
+        let Some(most) = settings.connections_per_second_per_address else { return Ok(()) };
+        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let second = now.0 / 1000;
+        if rate.second != second {
+            rate.second = second;
+            rate.by_address.clear();
+        }
+        let known = rate.by_address.len() < MAX_ADDRESSES || rate.by_address.contains_key(&address);
+        let key = if known { address } else { IpAddr::from([0, 0, 0, 0]) };
+        let count = rate.by_address.entry(key).or_insert(0);
+        if *count >= most {
+            return Err(Refusal::AddressRate);
+        }
+        *count += 1;
+        Ok(())
+    }
+
+    pub(super) fn release(&self, listener: usize) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        if let Some(open) = self.by_listener.get(listener) {
+            open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// How many connections this shard accepted in the present second.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Accepting {
+    second: u64,
+    count: u32,
+    paused: bool,
+    /// The pause is over.
+    pub(super) resume: bool,
+}
+
+impl<S> Core<S> {
+    /// Takes in a new connection, or closes it if a limit says so.
+    pub(super) fn accepted<D: Driver<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        id: ConnId,
+        listener: usize,
+        peer: SocketAddr,
+    ) {
+        self.stats.accepted.add(1);
+        self.count_accepted(driver);
+        let admitted = self.shared.admission.admit(&self.settings, listener, peer.ip(), self.now);
+        if let Err(refusal) = admitted {
+            self.stats.refused.add(1);
+            self.log.client(self.now, peer, "", refusal.text());
+            driver.close(id, CloseMode::Abort);
+            return;
+        }
+        self.add_connection(id, listener, peer);
+    }
+
+    /// Stops accepting for the rest of a second in which enough have come.
+    fn count_accepted<D: Driver<Socket = S>>(&mut self, driver: &mut D) {
+        let Some(most) = self.settings.connections_per_second else { return };
+        let second = self.now.0 / 1000;
+        if self.accepting.second != second {
+            self.accepting = Accepting { second, count: 0, ..self.accepting };
+        }
+        self.accepting.count += 1;
+        if self.accepting.count >= (most / u32::from(self.shards)).max(1) && !self.accepting.paused
+        {
+            self.accepting.paused = true;
+            driver.pause_accepting();
+            let next = Time((second + 1) * 1000);
+            self.timers.insert(next, Timer::Accept);
+        }
+    }
+
+    /// Accepts again when a new second has begun.
+    pub(super) fn accept_again<D: Driver<Socket = S>>(&mut self, driver: &mut D) {
+        if std::mem::take(&mut self.accepting.resume) && !self.stopping.is_stopping() {
+            self.accepting.paused = false;
+            driver.resume_accepting();
+        }
+    }
+
+    /// Makes the state of a connection that was admitted, here or by another shard.
+    pub(super) fn add_connection(&mut self, id: ConnId, listener: usize, peer: SocketAddr) {
+        let listener = u16::try_from(listener).unwrap_or(u16::MAX);
+        let mut connection = Connection::new(listener, peer, self.now);
+        let deadline = self.now.plus(self.settings.connect_timeout);
+        connection.timer = Some(self.timers.insert(deadline, Timer::Connection(id)));
+        self.connections.insert(id, connection);
+    }
+
+    /// Forgets a connection that the driver has closed.
+    pub(super) fn drop_connection(&mut self, id: ConnId) {
+        if let Some(connection) = self.connections.remove(id) {
+            debug_assert_eq!(connection.state, State::Closing);
+            if let Some(timer) = connection.timer {
+                self.timers.cancel(timer);
+            }
+            self.shared.admission.release(usize::from(connection.listener));
+        }
+    }
+}

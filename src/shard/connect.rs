@@ -1,0 +1,287 @@
+//! CONNECT: who comes in, to which session, under which terms.
+
+use std::num::{NonZeroU16, NonZeroU32};
+use std::time::Duration;
+
+use crate::hooks::{Client, Decision};
+use crate::mqtt::{
+    ConnAck, Connect, ConnectError, Message, Packet, QoS, ReasonCode, Version, decode_connect,
+    topic,
+};
+use crate::net::{CloseMode, ConnId};
+use crate::router::SessionKey;
+use crate::session::{LinkParameters, Session, Will};
+
+use super::Core;
+use super::connection::State;
+use super::ending::Ending;
+use super::input::Then;
+use super::timers::Timer;
+
+/// Identifiers given to clients that sent none begin with this.
+const ASSIGNED_PREFIX: &str = "sluice-";
+
+impl<S> Core<S> {
+    /// Handles a whole CONNECT.
+    pub(super) fn connect(&mut self, id: ConnId, body: &[u8]) -> Then {
+        let connect = match decode_connect(body, &self.settings.limits) {
+            Ok(connect) => connect,
+            Err(ConnectError { version, error }) => {
+                self.refuse(id, version, error.reason, error.detail);
+                return Then::Stop;
+            }
+        };
+        if !connect.client_id.is_empty() {
+            let home = self.home(connect.client_id);
+            if home != self.id {
+                return Then::Move(home);
+            }
+        }
+        match self.check_connect(&connect, id) {
+            Ok(()) => {
+                self.admit(id, &connect);
+                Then::Continue
+            }
+            Err((reason, detail)) => {
+                self.refuse(id, Some(connect.version), reason, detail);
+                Then::Stop
+            }
+        }
+    }
+
+    /// The shard where a client's session lives.
+    fn home(&self, client_id: &str) -> u8 {
+        (self.sessions.hash(client_id) % u64::from(self.shards)) as u8
+    }
+
+    fn check_connect(
+        &self,
+        connect: &Connect<'_>,
+        id: ConnId,
+    ) -> Result<(), (ReasonCode, &'static str)> {
+        let v5 = connect.version.is_v5();
+        if self.stopping.is_stopping() {
+            return Err((ReasonCode::ServerShuttingDown, "the broker stops"));
+        }
+        if connect.client_id.is_empty() {
+            // Without a clean session there is nothing to find it again by [MQTT-3.1.3-8]; 3.1 has none.
+            let may = self.settings.allow_zero_length_client_id
+                && (v5 || connect.clean_start)
+                && connect.version != Version::V31;
+            if !may {
+                return Err((ReasonCode::ClientIdentifierNotValid, "no Client Identifier"));
+            }
+        }
+        if connect.properties.authentication_method.is_some() {
+            let detail = "no Authentication Method is supported";
+            return Err((ReasonCode::BadAuthenticationMethod, detail));
+        }
+        if let Some(will) = &connect.will {
+            if !self.allows_qos(will.qos) {
+                return Err((ReasonCode::QoSNotSupported, "the Will's QoS is above Maximum QoS"));
+            }
+            if will.retain && !self.settings.retain_available {
+                return Err((ReasonCode::RetainNotSupported, "RETAIN is not available"));
+            }
+        }
+        let Some(connection) = self.connections.get(id) else { return Ok(()) };
+        let client = Client {
+            client_id: connect.client_id,
+            username: connect.username,
+            peer: connection.peer,
+            protocol_version: connect.version as u8,
+        };
+        match self.shared.hooks.authenticator.authenticate(&client, connect.password) {
+            Decision::Allow => Ok(()),
+            Decision::Deny(denial) => {
+                let reason = ReasonCode::from_u8(denial as u8);
+                Err((reason.unwrap_or(ReasonCode::NotAuthorized), "refused by authentication"))
+            }
+        }
+    }
+
+    /// Answers CONNECT with a refusal, in the client's version if that could be told.
+    fn refuse(
+        &mut self,
+        id: ConnId,
+        version: Option<Version>,
+        reason: ReasonCode,
+        detail: &'static str,
+    ) {
+        self.stats.client_errors.add(1);
+        if let Some(version) = version
+            && let Some(mut out) = self.connections.out(id)
+        {
+            out.connection.version = version;
+            let reason_string = Some(detail);
+            let packet = ConnAck { reason_string, ..ConnAck::new(false, reason) };
+            out.packet(&Packet::ConnAck(packet));
+            out.connection.close_mode = CloseMode::Graceful;
+        }
+        self.end(id, Ending::Silent(detail));
+    }
+
+    /// Lets a client in.
+    fn admit(&mut self, id: ConnId, connect: &Connect<'_>) {
+        let assigned = connect.client_id.is_empty().then(|| self.assign_client_id());
+        let client_id = assigned.as_deref().unwrap_or(connect.client_id);
+        let (key, session_present) = self.open_session(client_id, connect.clean_start);
+        let keep_alive = self.keep_alive(connect);
+        let parameters = self.link_parameters(connect);
+        let now = self.now;
+
+        let Some(slot) = self.sessions.get_mut(key) else { return };
+        slot.session.connect(&parameters, &self.settings.session, now);
+        slot.session.set_will(connect.will.as_ref().map(|will| make_will(will, now)));
+        slot.connection = Some(id);
+        slot.will_at = None;
+        if let Some(timer) = slot.timer.take() {
+            self.timers.cancel(timer);
+        }
+        self.connected += 1;
+
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.state = State::Connected;
+        connection.version = connect.version;
+        connection.session = key;
+        connection.maximum_packet_size = parameters.maximum_packet_size;
+        connection.singly = parameters.topic_alias_maximum > 0 || self.settings.session.queue_qos0;
+        connection.minds_frames = connection.singly || parameters.maximum_packet_size != u32::MAX;
+        connection.patience_ms = u32::from(keep_alive) * 1500;
+        if let Some(timer) = connection.timer.take() {
+            self.timers.cancel(timer);
+        }
+        if keep_alive > 0 {
+            let patience = Duration::from_millis(connection.patience_ms.into());
+            connection.timer = Some(self.timers.insert(now.plus(patience), Timer::Connection(id)));
+        }
+        let peer = connection.peer;
+
+        self.send_connack(id, connect, assigned.as_deref(), keep_alive, session_present);
+        let client = Client {
+            client_id,
+            username: connect.username,
+            peer,
+            protocol_version: connect.version as u8,
+        };
+        self.shared.hooks.hook.connected(&client, session_present);
+        self.set_members_online(key, true);
+        let Some(slot) = self.sessions.get_mut(key) else { return };
+        if let Some(mut out) = self.connections.live_out(id, &self.settings) {
+            slot.session.resume(now, &mut out);
+        }
+        if slot.session.is_full(&self.settings.session) {
+            self.became_full(key);
+        }
+        self.arm_redelivery(key);
+    }
+
+    /// An identifier that nobody has, of a client whose home is here.
+    fn assign_client_id(&mut self) -> String {
+        loop {
+            let id = format!("{ASSIGNED_PREFIX}{:016x}", self.random.u64(..));
+            if self.home(&id) == self.id && self.sessions.find(&id).is_none() {
+                return id;
+            }
+        }
+    }
+
+    /// The client's session, and whether it was there before [MQTT-3.1.2-4] [MQTT-3.1.2-5].
+    fn open_session(&mut self, client_id: &str, clean_start: bool) -> (SessionKey, bool) {
+        if let Some(key) = self.sessions.find(client_id) {
+            if let Some(old) = self.sessions.get(key).and_then(|slot| slot.connection) {
+                self.end(old, Ending::TakenOver);
+            }
+            // Without a Session Expiry Interval it ended with its connection.
+            if self.sessions.find(client_id) == Some(key) {
+                if !clean_start {
+                    return (key, true);
+                }
+                self.end_session(key);
+            }
+        }
+        (self.sessions.insert(Session::new(client_id)), false)
+    }
+
+    /// The Keep Alive in force, in seconds; 0: none.
+    fn keep_alive(&self, connect: &Connect<'_>) -> u16 {
+        let (asked, max) = (connect.keep_alive, self.settings.max_keep_alive);
+        // 3.x has no way to tell a client of another value than its own.
+        if max == 0 || !connect.version.is_v5() || (1..=max).contains(&asked) { asked } else { max }
+    }
+
+    fn session_expiry(&self, connect: &Connect<'_>) -> u32 {
+        let asked = match (connect.version, connect.clean_start) {
+            (Version::V5, _) => connect.properties.session_expiry_interval.unwrap_or(0),
+            (_, true) => 0,
+            (_, false) => self.settings.persistent_session_expiry,
+        };
+        asked.min(self.settings.max_session_expiry)
+    }
+
+    fn link_parameters(&self, connect: &Connect<'_>) -> LinkParameters {
+        let settings = &self.settings;
+        let asked = &connect.properties;
+        let v5 = connect.version.is_v5();
+        LinkParameters {
+            version: connect.version,
+            receive_maximum: asked.receive_maximum.map_or(u16::MAX, NonZeroU16::get),
+            maximum_packet_size: asked.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get),
+            topic_alias_maximum: asked
+                .topic_alias_maximum
+                .min(settings.topic_alias_maximum_outbound),
+            request_problem_information: asked.request_problem_information,
+            session_expiry_interval: self.session_expiry(connect),
+            session_expiry_maximum: settings.max_session_expiry,
+            our_receive_maximum: if v5 { settings.receive_maximum.get() } else { u16::MAX },
+            our_topic_alias_maximum: if v5 { settings.topic_alias_maximum } else { 0 },
+        }
+    }
+
+    fn send_connack(
+        &mut self,
+        id: ConnId,
+        connect: &Connect<'_>,
+        assigned: Option<&str>,
+        keep_alive: u16,
+        session_present: bool,
+    ) {
+        let settings = self.settings.clone();
+        let asked = connect.properties.session_expiry_interval.unwrap_or(0);
+        let expiry = self.session_expiry(connect);
+        let prefix = &settings.response_information_prefix;
+        let response_information = (connect.properties.request_response_information
+            && !prefix.is_empty())
+        .then(|| format!("{prefix}{}", assigned.unwrap_or(connect.client_id)));
+        let no = |available: bool| (!available).then_some(false);
+        let packet = ConnAck {
+            session_expiry_interval: (expiry != asked).then_some(expiry),
+            receive_maximum: Some(settings.receive_maximum),
+            maximum_qos: (settings.maximum_qos != QoS::ExactlyOnce).then_some(settings.maximum_qos),
+            retain_available: no(settings.retain_available),
+            maximum_packet_size: NonZeroU32::new(settings.limits.max_packet_size),
+            assigned_client_identifier: assigned,
+            topic_alias_maximum: Some(settings.topic_alias_maximum),
+            wildcard_subscription_available: no(settings.wildcard_subscription_available),
+            shared_subscription_available: no(settings.shared_subscription_available),
+            server_keep_alive: (keep_alive != connect.keep_alive).then_some(keep_alive),
+            response_information: response_information.as_deref(),
+            ..ConnAck::new(session_present, ReasonCode::Success)
+        };
+        if let Some(mut out) = self.connections.out(id) {
+            out.packet(&Packet::ConnAck(packet));
+        }
+    }
+}
+
+fn make_will(will: &crate::mqtt::Will<'_>, now: crate::timer::Time) -> Will {
+    debug_assert!(!topic::has_wildcard(will.topic), "checked by the decoder");
+    let mut properties = Vec::new();
+    will.properties.write_to(&mut properties);
+    let (topic, payload) = (will.topic, will.payload);
+    Will {
+        message: Message::new(topic, will.qos, will.retain, payload, &properties, None, now),
+        message_expiry_interval: will.message_expiry_interval,
+        delay_interval: will.delay_interval,
+    }
+}

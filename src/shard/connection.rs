@@ -1,0 +1,265 @@
+//! The connections of a shard, and how the rest of it writes to them.
+
+use crate::mqtt::{
+    AckKind, Message, Packet, PacketId, PublishOut, ReasonCode, Version, encode, encode_ack,
+    encode_publish, encode_publish_head,
+};
+use crate::net::{CloseMode, ConnId};
+use crate::router::{RouteId, SessionKey};
+use crate::session::{DropCause, Sink};
+use crate::timer::{Time, TimerKey};
+
+use super::outbox::{Outbox, Place, Pool};
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// CONNECT has not been read.
+    AwaitingConnect,
+    /// A session is attached.
+    Connected,
+    /// Nothing more is read; what waits is written, then the socket closes.
+    Closing,
+}
+
+/// One socket's state beyond the driver's. Small: there are as many as there are clients.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) outbox: Option<Box<Outbox>>,
+    /// The route of the last topic published: most publishers repeat themselves.
+    pub(super) last_route: RouteId,
+    pub(super) last_received: Time,
+    pub(super) timer: Option<TimerKey>,
+    pub(super) session: SessionKey,
+    /// The client's Maximum Packet Size.
+    pub(super) maximum_packet_size: u32,
+    /// 1.5 times the keep alive, in milliseconds; 0 without one.
+    pub(super) patience_ms: u32,
+    pub(super) version: Version,
+    pub(super) state: State,
+    /// How the socket closes once everything is written.
+    pub(super) close_mode: CloseMode,
+    /// Stands in the list of connections to flush at the end of the turn.
+    pub(super) touched: bool,
+    /// The kernel's buffer is full: a completion follows when there is room.
+    pub(super) blocked: bool,
+    /// Not read: a receiver or a shard behind it is full.
+    pub(super) held: bool,
+    /// Not every frame may go out as it is: the client limits their size, or see `singly`.
+    pub(super) minds_frames: bool,
+    /// The session has to see each message: it may use an alias, or have to wait in the queue.
+    pub(super) singly: bool,
+    pub(super) listener: u16,
+    pub(super) peer: std::net::SocketAddr,
+}
+
+impl Connection {
+    pub(super) fn new(listener: u16, peer: std::net::SocketAddr, now: Time) -> Self {
+        Self {
+            outbox: None,
+            last_route: RouteId::NONE,
+            last_received: now,
+            timer: None,
+            session: SessionKey::MAX,
+            maximum_packet_size: u32::MAX,
+            patience_ms: 0,
+            version: Version::V311,
+            state: State::AwaitingConnect,
+            close_mode: CloseMode::Abort,
+            touched: false,
+            blocked: false,
+            held: false,
+            minds_frames: false,
+            singly: false,
+            listener,
+            peer,
+        }
+    }
+
+    /// Whether so much waits for the client to read that nothing may be added that can be lost.
+    #[inline]
+    pub(super) fn is_slow(&self, limit: usize) -> bool {
+        self.blocked && self.backlog() >= limit
+    }
+
+    /// Bytes that wait to be written.
+    #[inline]
+    pub(super) fn backlog(&self) -> usize {
+        self.outbox.as_ref().map_or(0, |outbox| outbox.len())
+    }
+}
+
+/// The connections of a shard, by the driver's id.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    slots: Vec<Option<Connection>>,
+    pub(super) pool: Pool,
+    /// To flush at the end of the turn.
+    pub(super) touched: Vec<ConnId>,
+    /// Frames of this turn that are written to more than one connection.
+    pub(super) scratch: Vec<u8>,
+    open: usize,
+    pub(super) written: Written,
+}
+
+/// Packets written since the last look, for the counters.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    pub(super) packets: u64,
+    pub(super) publishes: u64,
+    /// Messages that sessions dropped while sending their queues.
+    pub(super) dropped: [u64; DropCause::COUNT],
+}
+
+impl Connections {
+    pub(super) fn insert(&mut self, id: ConnId, connection: Connection) {
+        let index = id.0 as usize;
+        if index >= self.slots.len() {
+            self.slots.resize_with(index + 1, || None);
+        }
+        debug_assert!(self.slots[index].is_none(), "the driver reused an id");
+        self.slots[index] = Some(connection);
+        self.open += 1;
+    }
+
+    pub(super) fn remove(&mut self, id: ConnId) -> Option<Connection> {
+        let mut connection = self.slots.get_mut(id.0 as usize)?.take()?;
+        self.open -= 1;
+        if let Some(outbox) = connection.outbox.take() {
+            self.pool.give(outbox);
+        }
+        Some(connection)
+    }
+
+    pub(super) fn open(&self) -> usize {
+        self.open
+    }
+
+    #[inline]
+    pub(super) fn get(&self, id: ConnId) -> Option<&Connection> {
+        self.slots.get(id.0 as usize)?.as_ref()
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut Connection> {
+        self.slots.get_mut(id.0 as usize)?.as_mut()
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = ConnId> + '_ {
+        self.slots.iter().enumerate().filter(|(_, slot)| slot.is_some()).map(|(index, _)| {
+            #[expect(clippy::cast_possible_truncation, reason = "ids are u32")]
+            ConnId(index as u32)
+        })
+    }
+
+    /// The place to write packets for `id`.
+    #[inline]
+    pub(super) fn out(&mut self, id: ConnId) -> Option<Out<'_>> {
+        let connection = self.slots.get_mut(id.0 as usize)?.as_mut()?;
+        Some(Out {
+            id,
+            connection,
+            pool: &mut self.pool,
+            touched: &mut self.touched,
+            written: &mut self.written,
+            backlog_limit: usize::MAX,
+        })
+    }
+
+    /// Marks `id` to be looked at when the turn ends.
+    pub(super) fn touch(&mut self, id: ConnId) {
+        if let Some(connection) = self.get_mut(id)
+            && !connection.touched
+        {
+            connection.touched = true;
+            self.touched.push(id);
+        }
+    }
+}
+
+/// Writes packets for one connection.
+pub(super) struct Out<'a> {
+    id: ConnId,
+    pub(super) connection: &'a mut Connection,
+    pool: &'a mut Pool,
+    touched: &'a mut Vec<ConnId>,
+    written: &'a mut Written,
+    /// Bytes that may wait before a session keeps its messages to itself.
+    pub(super) backlog_limit: usize,
+}
+
+impl Out<'_> {
+    #[inline]
+    fn outbox(&mut self) -> &mut Outbox {
+        if !self.connection.touched {
+            self.connection.touched = true;
+            self.touched.push(self.id);
+        }
+        self.connection.outbox.get_or_insert_with(|| self.pool.take())
+    }
+
+    /// Writes `packet` in the client's version, within its Maximum Packet Size.
+    pub(super) fn packet(&mut self, packet: &Packet<'_>) {
+        let (version, max) = (self.connection.version, self.connection.maximum_packet_size);
+        let mut fits = true;
+        self.outbox().append(|own| fits = encode(version, packet, max, own));
+        self.written.packets += u64::from(fits);
+    }
+
+    /// Writes `count` whole PUBLISH frames that lie in one of the turn's buffers.
+    #[inline]
+    pub(super) fn frames(&mut self, place: Place, start: usize, end: usize, count: u64) {
+        self.written.packets += count;
+        self.written.publishes += count;
+        self.outbox().push(place, start, end);
+    }
+
+    /// Writes a payload whose head was written before.
+    pub(super) fn shared(&mut self, payload: bytes::Bytes) {
+        self.outbox().push_shared(payload);
+    }
+
+    /// Writes a PUBLISH whose payload may be referenced instead of copied.
+    #[inline]
+    pub(super) fn publish_from(&mut self, publish: &PublishOut<'_>, large: Option<bytes::Bytes>) {
+        let version = self.connection.version;
+        self.written.packets += 1;
+        self.written.publishes += 1;
+        let outbox = self.outbox();
+        match large {
+            None => outbox.append(|own| encode_publish(version, publish, own)),
+            Some(payload) => {
+                outbox.append(|own| encode_publish_head(version, publish, own));
+                outbox.push_shared(payload);
+            }
+        }
+    }
+}
+
+impl Sink for Out<'_> {
+    #[inline]
+    fn publish(&mut self, publish: &PublishOut<'_>, message: &Message) {
+        self.publish_from(publish, message.payload_shared());
+    }
+
+    #[inline]
+    fn ack(&mut self, kind: AckKind, packet_id: PacketId, reason: ReasonCode) {
+        let version = self.connection.version;
+        self.written.packets += 1;
+        self.outbox().append(|own| encode_ack(version, kind, packet_id, reason, own));
+    }
+
+    fn raw(&mut self, bytes: &[u8]) {
+        self.written.packets += 1;
+        self.outbox().append(|own| own.extend_from_slice(bytes));
+    }
+
+    #[inline]
+    fn has_room(&self) -> bool {
+        !self.connection.is_slow(self.backlog_limit)
+    }
+
+    fn dropped(&mut self, cause: DropCause) {
+        self.written.dropped[cause as usize] += 1;
+    }
+}

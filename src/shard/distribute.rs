@@ -1,0 +1,469 @@
+//! One message on its way to everybody who wants it.
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::mqtt::{
+    LARGE_PAYLOAD, Message, PacketId, Publish, PublishOut, QoS, ReasonCode, encode_publish,
+    encode_publish_head, publish_len,
+};
+use crate::router::{GroupId, RouteId, SessionKey, Stamp, SubscriptionOptions, stable_hash};
+use crate::session::{AliasUse, Delivered, Delivery, Direct, DropCause};
+use crate::timer::Time;
+
+use super::Core;
+use super::connection::{Connections, State};
+use super::outbox::Place;
+use super::remote::{Item, Publisher, Routed};
+use super::settings::OverflowOffline;
+
+/// A message and who it came from. Owned only once somebody has to keep it.
+pub(super) struct Parcel<'a> {
+    pub(super) topic: &'a str,
+    pub(super) qos: QoS,
+    pub(super) retain: bool,
+    pub(super) payload: &'a [u8],
+    properties: &'a [u8],
+    message_expiry_interval: Option<u32>,
+    /// What to make the owned form from, and the buffer that is this message's alone.
+    publish: Option<(&'a Publish<'a>, Option<&'a Bytes>)>,
+    message: Option<Message>,
+    pub(super) publisher: Publisher,
+    /// The identifier it is acknowledged by, if its publisher's shard waits for that.
+    pub(super) packet_id: Option<PacketId>,
+}
+
+impl<'a> Parcel<'a> {
+    /// A PUBLISH under its topic; `frame` is the buffer it was decoded from if that is its own.
+    #[inline]
+    pub(super) fn from_publish(
+        publish: &'a Publish<'a>,
+        topic: &'a str,
+        frame: Option<&'a Bytes>,
+        scratch: &'a mut Vec<u8>,
+        publisher: Publisher,
+    ) -> Self {
+        Self {
+            topic,
+            qos: publish.qos,
+            retain: publish.retain,
+            payload: publish.payload,
+            properties: publish.properties.forwardable_in(scratch),
+            message_expiry_interval: publish.properties.message_expiry_interval,
+            publish: Some((publish, frame)),
+            message: None,
+            publisher,
+            packet_id: None,
+        }
+    }
+
+    pub(super) fn from_message(message: &'a Message, now: Time, publisher: Publisher) -> Self {
+        Self {
+            topic: message.topic(),
+            qos: message.qos(),
+            retain: message.retain(),
+            payload: message.payload(),
+            properties: message.properties(),
+            message_expiry_interval: message.message_expiry_interval(now),
+            publish: None,
+            message: Some(message.clone()),
+            publisher,
+            packet_id: None,
+        }
+    }
+
+    /// The owned form, made at its first use.
+    #[inline]
+    pub(super) fn message(&mut self, now: Time) -> &Message {
+        self.message.get_or_insert_with(|| match self.publish {
+            Some((publish, frame)) => Message::from_publish(publish, self.topic, frame, now),
+            None => {
+                let expiry = self.message_expiry_interval;
+                let (topic, payload, properties) = (self.topic, self.payload, self.properties);
+                Message::new(topic, self.qos, self.retain, payload, properties, expiry, now)
+            }
+        })
+    }
+
+    fn out(&self, retain: bool) -> PublishOut<'a> {
+        PublishOut {
+            retain,
+            properties: self.properties,
+            message_expiry_interval: self.message_expiry_interval,
+            ..PublishOut::new(self.topic.as_bytes(), self.payload)
+        }
+    }
+
+    pub(super) fn router_publisher(&self) -> crate::router::Publisher {
+        crate::router::Publisher {
+            client_id_hash: self.publisher.client,
+            topic_hash: stable_hash(self.topic.as_bytes()),
+        }
+    }
+}
+
+/// How far a message came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reach {
+    /// Somebody is subscribed.
+    pub(super) matched: bool,
+    /// A session of this shard has it, or it is retained.
+    pub(super) kept: bool,
+    /// The shards that were handed it.
+    pub(super) remote: u64,
+    pub(super) reason: ReasonCode,
+}
+
+impl Reach {
+    pub(super) const NONE: Self =
+        Self { matched: false, kept: false, remote: 0, reason: ReasonCode::Success };
+
+    pub(super) fn refused(reason: ReasonCode) -> Self {
+        Self { reason, ..Self::NONE }
+    }
+}
+
+/// The wire forms of one QoS 0 message, encoded once each: for 3.x and 5.0, with and without RETAIN.
+#[derive(Default)]
+struct Forms([Option<(usize, usize)>; 4]);
+
+/// What a member of a shared group gets, or a session with plain subscriptions.
+struct Share<'a> {
+    qos: QoS,
+    retain_as_published: bool,
+    identifiers: &'a [u32],
+    group: Option<GroupId>,
+}
+
+impl<S> Core<S> {
+    /// Hands a message to every session of this shard, and to every shard, that wants it.
+    pub(super) fn distribute(
+        &mut self,
+        parcel: &mut Parcel<'_>,
+        route: RouteId,
+        stamp: Option<Stamp>,
+    ) -> Reach {
+        let mut reach = self.distribute_here(parcel, route);
+        reach.kept |= stamp.is_some();
+        let remote = self.router.get(route).remote;
+        reach.matched |= remote != 0;
+        // What is retained is retained by every shard.
+        let mask = if stamp.is_some() { self.mailbox.others() } else { remote };
+        self.hand_on(parcel, mask, stamp);
+        reach.remote |= mask;
+        if !self.router.get(route).groups.is_empty() {
+            self.distribute_to_groups(parcel, route, &mut reach);
+        }
+        reach
+    }
+
+    /// Hands a message to the shards in `mask`.
+    fn hand_on(&mut self, parcel: &mut Parcel<'_>, mut mask: u64, stamp: Option<Stamp>) {
+        while mask != 0 {
+            let to = mask.trailing_zeros();
+            mask &= mask - 1;
+            self.send_routed(to as u8, parcel, stamp, None);
+        }
+    }
+
+    fn send_routed(
+        &mut self,
+        to: u8,
+        parcel: &mut Parcel<'_>,
+        stamp: Option<Stamp>,
+        group: Option<GroupId>,
+    ) {
+        let publisher = parcel.publisher;
+        let awaited = parcel.packet_id.map(|packet_id| (packet_id, self.turn));
+        let message = parcel.message(self.now).clone();
+        let weight = message.size();
+        let routed = Routed { message, stamp, publisher, awaited, group };
+        self.mailbox.push(to, weight, Item::Routed(routed));
+    }
+
+    /// Hands a message to the plain subscribers of this shard.
+    pub(super) fn distribute_here(&mut self, parcel: &mut Parcel<'_>, route: RouteId) -> Reach {
+        let mut reach = Reach::NONE;
+        let mut forms = Forms::default();
+        let count = self.router.get(route).targets.len();
+        let own_session = (parcel.publisher.shard == self.id).then_some(parcel.publisher.session);
+        for index in 0..count {
+            // By index, because delivering needs the rest of the shard; the route stays as it is.
+            let Some(target) = self.router.get(route).targets.get(index) else { break };
+            let own = own_session == Some(target.session);
+            let Some(wanted) = target.for_publisher(own) else { continue };
+            reach.matched = true;
+            if wanted.qos.min(parcel.qos) == QoS::AtMostOnce && !target.has_identifiers() {
+                let (key, retain) = (target.session, parcel.retain && wanted.retain_as_published);
+                self.deliver_unchanged(parcel, key, retain, &mut forms);
+                reach.kept = true;
+            } else {
+                reach.kept |= self.deliver_to_target(parcel, route, index, own);
+            }
+        }
+        reach
+    }
+
+    /// Hands a message to one plain subscriber, by its place in the route.
+    pub(super) fn deliver_to_target(
+        &mut self,
+        parcel: &mut Parcel<'_>,
+        route: RouteId,
+        index: usize,
+        own: bool,
+    ) -> bool {
+        let route = self.router.get(route);
+        let Some(target) = route.targets.get(index) else { return false };
+        let Some(wanted) = target.for_publisher(own) else { return false };
+        let identifiers: SmallVec<[u32; 4]> = route.identifiers(target, own).into();
+        let key = target.session;
+        let share = Share {
+            qos: wanted.qos.min(parcel.qos),
+            retain_as_published: wanted.retain_as_published,
+            identifiers: &identifiers,
+            group: None,
+        };
+        self.deliver(parcel, key, &share)
+    }
+
+    /// QoS 0 without identifiers: in the bytes that others get, too, where that is possible.
+    fn deliver_unchanged(
+        &mut self,
+        parcel: &mut Parcel<'_>,
+        key: SessionKey,
+        retain: bool,
+        forms: &mut Forms,
+    ) {
+        let Some(slot) = self.sessions.get_mut(key) else { return };
+        let Some(id) = slot.connection else {
+            self.deliver_owned(parcel, key, retain);
+            return;
+        };
+        let Some(connection) = self.connections.get(id) else { return };
+        let version = connection.version;
+        if connection.state != State::Connected {
+            return;
+        }
+        if connection.is_slow(self.settings.qos0_backlog_bytes) {
+            slot.session.count_drop(DropCause::SlowReader);
+            self.stats.dropped[DropCause::SlowReader as usize].add(1);
+            return;
+        }
+        let mut publish = parcel.out(retain);
+        let direct = if connection.minds_frames {
+            slot.session.direct(parcel.topic.as_bytes(), publish_len(version, &publish))
+        } else {
+            Direct::Plain
+        };
+        match direct {
+            Direct::Plain => {
+                let v5 = version.is_v5();
+                let index = usize::from(v5) << 1 | usize::from(retain);
+                let large = parcel.large(self.now);
+                let (start, end) = *forms.0[index].get_or_insert_with(|| {
+                    let scratch = &mut self.connections.scratch;
+                    let start = scratch.len();
+                    match large {
+                        Some(_) => encode_publish_head(version, &publish, scratch),
+                        None => encode_publish(version, &publish, scratch),
+                    }
+                    (start, scratch.len())
+                });
+                let Some(mut out) = self.connections.out(id) else { return };
+                out.frames(Place::Scratch, start, end, 1);
+                if let Some(payload) = large {
+                    out.shared(payload);
+                }
+            }
+            Direct::Alias(alias) => {
+                match alias {
+                    AliasUse::None => {}
+                    AliasUse::First(alias) => publish.topic_alias = Some(alias),
+                    AliasUse::Known(alias) => {
+                        publish.topic_alias = Some(alias);
+                        publish.topic = b"";
+                    }
+                }
+                let large = parcel.large(self.now);
+                if let Some(mut out) = self.connections.out(id) {
+                    out.publish_from(&publish, large);
+                }
+            }
+            Direct::TooLarge => self.stats.dropped[DropCause::PacketTooLarge as usize].add(1),
+            Direct::Deliver => self.deliver_owned(parcel, key, retain),
+        }
+    }
+
+    fn deliver_owned(&mut self, parcel: &mut Parcel<'_>, key: SessionKey, retain: bool) {
+        let share = Share {
+            qos: QoS::AtMostOnce,
+            retain_as_published: retain,
+            identifiers: &[],
+            group: None,
+        };
+        self.deliver(parcel, key, &share);
+    }
+
+    /// Hands a session an owned message; says whether it has it.
+    fn deliver(&mut self, parcel: &mut Parcel<'_>, key: SessionKey, share: &Share<'_>) -> bool {
+        let publisher = parcel.publisher;
+        let retain = parcel.retain && share.retain_as_published;
+        let message = parcel.message(self.now);
+        let delivery = Delivery {
+            message,
+            qos: share.qos,
+            retain,
+            identifiers: share.identifiers,
+            group: share.group.map(GroupId::index),
+        };
+        self.deliver_message(key, delivery, publisher)
+    }
+
+    /// Hands a session an owned message; says whether it has it, or needs no more of it.
+    pub(super) fn deliver_message(
+        &mut self,
+        key: SessionKey,
+        delivery: Delivery<'_>,
+        publisher: Publisher,
+    ) -> bool {
+        let Some(slot) = self.sessions.get_mut(key) else { return false };
+        let online = slot.connection;
+        let mut out = online.and_then(|id| self.connections.live_out(id, &self.settings));
+        let limits = &self.settings.session;
+        match slot.session.deliver(delivery, self.now, out.as_mut(), limits) {
+            Delivered::Sent => true,
+            Delivered::Queued => {
+                if slot.session.is_full(limits) {
+                    self.became_full(key);
+                }
+                true
+            }
+            Delivered::Dropped(cause) => {
+                self.stats.dropped[cause as usize].add(1);
+                cause != DropCause::QueueFull
+            }
+            Delivered::Full if online.is_some() => self.deliver_to_full(key, delivery, publisher),
+            Delivered::Full => self.deliver_to_absent(key, delivery),
+        }
+    }
+
+    /// The queue of an absent session is full.
+    fn deliver_to_absent(&mut self, key: SessionKey, delivery: Delivery<'_>) -> bool {
+        match self.settings.overflow_offline {
+            OverflowOffline::DropNewest => {
+                self.count_drops(key, DropCause::QueueFull, 1);
+                false
+            }
+            OverflowOffline::DropOldest => self.deliver_instead_of_oldest(key, delivery),
+            OverflowOffline::EndSession => {
+                self.count_drops(key, DropCause::QueueFull, 1);
+                self.doomed.push(key);
+                false
+            }
+        }
+    }
+
+    /// Makes room at the front of a full queue; says whether the message has a place then.
+    pub(super) fn deliver_instead_of_oldest(
+        &mut self,
+        key: SessionKey,
+        delivery: Delivery<'_>,
+    ) -> bool {
+        let limits = &self.settings.session;
+        let Some(slot) = self.sessions.get_mut(key) else { return false };
+        let dropped = slot.session.drop_oldest(delivery.message.size(), limits);
+        self.stats.dropped[DropCause::QueueFull as usize].add(dropped.into());
+        let mut out = slot.connection.and_then(|id| self.connections.live_out(id, &self.settings));
+        match slot.session.deliver(delivery, self.now, out.as_mut(), limits) {
+            Delivered::Sent | Delivered::Queued => true,
+            Delivered::Dropped(cause) => {
+                self.stats.dropped[cause as usize].add(1);
+                true
+            }
+            Delivered::Full => {
+                self.count_drops(key, DropCause::QueueFull, 1);
+                false
+            }
+        }
+    }
+
+    /// Counts messages that the shard, not the session, dropped.
+    pub(super) fn count_drops(&mut self, key: SessionKey, cause: DropCause, count: u64) {
+        self.stats.dropped[cause as usize].add(count);
+        if let Some(slot) = self.sessions.get_mut(key) {
+            for _ in 0..count {
+                slot.session.count_drop(cause);
+            }
+        }
+    }
+
+    /// Each shared group gets the message once.
+    pub(super) fn distribute_to_groups(
+        &mut self,
+        parcel: &mut Parcel<'_>,
+        route: RouteId,
+        reach: &mut Reach,
+    ) {
+        let groups = self.router.get(route).groups.clone();
+        let publisher = parcel.router_publisher();
+        for group in groups {
+            let Some(choice) = self.router.choose_shard(group, &publisher) else { continue };
+            reach.matched = true;
+            if choice.shard == self.id {
+                reach.kept |= self.deliver_to_group(parcel, choice.group);
+            } else {
+                self.send_routed(choice.shard, parcel, None, Some(choice.group));
+                reach.remote |= 1 << choice.shard;
+            }
+        }
+    }
+
+    /// Hands a message to one member, of this shard, of a group.
+    pub(super) fn deliver_to_group(&mut self, parcel: &mut Parcel<'_>, group: GroupId) -> bool {
+        let publisher = parcel.router_publisher();
+        let (sessions, limits) = (&self.sessions, &self.settings.session);
+        let size = parcel.topic.len() + parcel.payload.len();
+        let chosen = self.router.choose_member(group, &publisher, |key| match sessions.get(key) {
+            Some(slot) if slot.session.has_room(size, limits) => slot.session.in_flight(),
+            _ => usize::MAX,
+        });
+        // When every member is full, one of them suffers what its policy says.
+        let Some((key, options)) =
+            chosen.or_else(|| self.router.choose_member(group, &publisher, |_| 0))
+        else {
+            return false;
+        };
+        let SubscriptionOptions { qos, retain_as_published, identifier, .. } = options;
+        let identifier = identifier.map(std::num::NonZeroU32::get);
+        let share = Share {
+            qos: qos.min(parcel.qos),
+            retain_as_published,
+            identifiers: identifier.as_slice(),
+            group: Some(group),
+        };
+        self.deliver(parcel, key, &share)
+    }
+}
+
+impl Parcel<'_> {
+    /// The payload, to be written by reference, if it is large.
+    fn large(&mut self, now: Time) -> Option<Bytes> {
+        if self.payload.len() < LARGE_PAYLOAD { None } else { self.message(now).payload_shared() }
+    }
+}
+
+impl Connections {
+    /// The place to write packets for `id`, if its session may be written to.
+    pub(super) fn live_out(
+        &mut self,
+        id: crate::net::ConnId,
+        settings: &super::Settings,
+    ) -> Option<super::connection::Out<'_>> {
+        let mut out = self.out(id)?;
+        if out.connection.state != State::Connected {
+            return None;
+        }
+        out.backlog_limit = settings.qos0_backlog_bytes;
+        Some(out)
+    }
+}

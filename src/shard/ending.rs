@@ -1,0 +1,208 @@
+//! How connections and sessions end.
+
+use crate::mqtt::{DecodeError, Disconnect, Packet, QoS, ReasonCode};
+use crate::net::{CloseMode, ConnId};
+use crate::router::SessionKey;
+use crate::session::{Departure, Will, WillDue};
+
+use super::Core;
+use super::connection::State;
+use super::input::{Reader, Then};
+use super::remote::Publisher;
+
+/// Why a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The client sent DISCONNECT.
+    Left(Departure),
+    /// The socket is gone.
+    Lost,
+    /// The broker closes without a packet.
+    Silent(&'static str),
+    /// The broker closes; a 5.0 client is told why.
+    Refused(ReasonCode, &'static str),
+    /// Another connection took the session over [MQTT-3.1.4-3].
+    TakenOver,
+    /// The broker stops.
+    Stopping,
+}
+
+impl Ending {
+    /// A 3.x client must not be told that its message was kept, and cannot be told that it was not.
+    pub(super) const NOT_KEPT: Self =
+        Self::Refused(ReasonCode::QuotaExceeded, "no session could keep a message");
+
+    /// What DISCONNECT says, and why; nothing if none is sent.
+    fn packet(self) -> Option<(ReasonCode, &'static str)> {
+        match self {
+            Self::Left(_) | Self::Lost | Self::Silent(_) => None,
+            Self::Refused(reason, detail) => Some((reason, detail)),
+            Self::TakenOver => Some((ReasonCode::SessionTakenOver, "another connection took over")),
+            Self::Stopping => Some((ReasonCode::ServerShuttingDown, "the broker stops")),
+        }
+    }
+
+    fn departure(self) -> Departure {
+        match self {
+            Self::Left(departure) => departure,
+            _ => Departure::WithWill,
+        }
+    }
+
+    /// What the log says; nothing for what clients do every day.
+    fn log(self) -> Option<&'static str> {
+        match self {
+            Self::Silent(detail) | Self::Refused(_, detail) => Some(detail),
+            _ => None,
+        }
+    }
+}
+
+impl<S> Core<S> {
+    /// Ends a connection: nothing of it is read any more, what is written to it by now still leaves.
+    pub(super) fn end(&mut self, id: ConnId, ending: Ending) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if connection.state == State::Closing {
+            return;
+        }
+        let was = std::mem::replace(&mut connection.state, State::Closing);
+        let (key, peer) = (connection.session, connection.peer);
+        if let Some(timer) = connection.timer.take() {
+            self.timers.cancel(timer);
+        }
+        let v5 = connection.version.is_v5();
+        if let Some(detail) = ending.log() {
+            let client = self.sessions.get(key).map_or("", |slot| slot.session.client_id());
+            self.log.client(self.now, peer, client, detail);
+        }
+        if was == State::Connected {
+            if let Some((reason, detail)) = ending.packet().filter(|_| v5) {
+                let wants_detail = self
+                    .sessions
+                    .get(key)
+                    .is_some_and(|slot| slot.session.request_problem_information());
+                let reason_string = wants_detail.then_some(detail);
+                let packet = Disconnect { reason_string, ..Disconnect::new(reason) };
+                if let Some(mut out) = self.connections.out(id) {
+                    out.packet(&Packet::Disconnect(packet));
+                    out.connection.close_mode = CloseMode::Graceful;
+                }
+            }
+            self.detach(key, ending);
+        }
+        if let Some(connection) = self.connections.get_mut(id)
+            && connection.backlog() > 0
+            && ending != Ending::Lost
+        {
+            connection.close_mode = CloseMode::Graceful;
+        }
+        self.connections.touch(id);
+    }
+
+    /// The other side closed its socket, or the network did.
+    pub(super) fn peer_closed(&mut self, id: ConnId) {
+        self.end(id, Ending::Lost);
+    }
+
+    /// DISCONNECT from a client [MQTT-3.14.4-3].
+    pub(super) fn client_disconnect(
+        &mut self,
+        reader: &mut Reader<'_>,
+        disconnect: &Disconnect<'_>,
+    ) -> Result<Then, DecodeError> {
+        if let Some(interval) = disconnect.session_expiry_interval
+            && let Some(slot) = self.sessions.get_mut(reader.session)
+        {
+            slot.session.change_session_expiry_interval(interval)?;
+        }
+        let departure = match disconnect.reason {
+            ReasonCode::Success => Departure::Normal,
+            _ => Departure::WithWill,
+        };
+        self.end(reader.id, Ending::Left(departure));
+        Ok(Then::Stop)
+    }
+
+    /// Separates a session from its connection.
+    fn detach(&mut self, key: SessionKey, ending: Ending) {
+        let now = self.now;
+        let Some(slot) = self.sessions.get_mut(key) else { return };
+        slot.connection = None;
+        if let Some(timer) = slot.timer.take() {
+            self.timers.cancel(timer);
+        }
+        let wills = ending != Ending::Stopping || self.settings.shutdown_wills;
+        let due = slot.session.will_due(ending.departure(), now);
+        slot.session.disconnect(now);
+        let due = match due {
+            // Asked before the disconnection, the session did not know its end.
+            WillDue::At(_) => slot.session.will_due(ending.departure(), now),
+            due => due,
+        };
+        let mut will = None;
+        match due {
+            WillDue::Never => {}
+            WillDue::Now(due) => will = Some(due),
+            WillDue::At(_) if ending == Ending::Stopping => will = slot.session.take_will(),
+            WillDue::At(at) => slot.will_at = Some(at),
+        }
+        self.connected -= 1;
+        self.set_members_online(key, false);
+        self.forget_receiver(key);
+        if let Some(will) = will.filter(|_| wills) {
+            self.publish_will(key, will);
+        }
+        if let Some(slot) = self.sessions.get(key) {
+            self.shared.hooks.hook.disconnected(slot.session.client_id());
+            if slot.session.ends_at().is_some_and(|at| at <= now) {
+                self.end_session(key);
+            } else {
+                self.arm_absent(key);
+            }
+        }
+    }
+
+    /// Publishes the will of a session.
+    pub(super) fn publish_will(&mut self, key: SessionKey, will: Will) {
+        let message = will.into_message(self.now);
+        let publisher = Publisher { session: key, shard: self.id, ..Publisher::NOBODY };
+        // A will has no acknowledgement to withhold.
+        self.publish_message(&message, publisher);
+    }
+
+    /// Ends a session: its subscriptions go, what it had of shared groups goes to other members.
+    pub(super) fn end_session(&mut self, key: SessionKey) {
+        let Some(slot) = self.sessions.get_mut(key) else { return };
+        debug_assert!(slot.connection.is_none(), "a connected session ends with its connection");
+        slot.will_at = None;
+        if let Some(timer) = slot.timer.take() {
+            self.timers.cancel(timer);
+        }
+        let orphans = slot.session.take_for_redistribution();
+        let will = slot.session.take_will();
+        for handle in std::mem::take(&mut slot.subscriptions) {
+            self.remove_subscription(key, handle);
+        }
+        for orphan in orphans {
+            self.redistribute(orphan);
+        }
+        if let Some(will) = will {
+            self.publish_will(key, will);
+        }
+        self.sessions.remove(key);
+    }
+
+    /// Ends the sessions whose queues overflowed under `overflow.offline = "end_session"`.
+    pub(super) fn end_doomed(&mut self) {
+        while let Some(key) = self.doomed.pop() {
+            if self.sessions.get(key).is_some_and(|slot| slot.connection.is_none()) {
+                self.end_session(key);
+            }
+        }
+    }
+
+    /// The QoS that a will may have.
+    pub(super) fn allows_qos(&self, qos: QoS) -> bool {
+        qos <= self.settings.maximum_qos
+    }
+}

@@ -1,0 +1,114 @@
+//! The end of a turn: every touched connection is written once.
+
+use std::io;
+
+use crate::net::{Arena, CloseMode, ConnId, Driver};
+use crate::timer::Time;
+
+use super::Core;
+use super::connection::State;
+use super::outbox::TurnBuffers;
+use super::timers::Timer;
+
+/// How long a connection that is to close may take to read what was written to it.
+const CLOSE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Writes what the turn produced so far, then gives the turn's buffers free.
+pub(super) fn flush<D: Driver>(core: &mut Core<D::Socket>, driver: &mut D, arena: &mut Arena) {
+    let mut touched = std::mem::take(&mut core.connections.touched);
+    for id in touched.drain(..) {
+        if let Some(connection) = core.connections.get_mut(id) {
+            connection.touched = false;
+        }
+        flush_one(core, driver, arena, id);
+    }
+    core.connections.touched = touched;
+    core.connections.scratch.clear();
+    arena.reset();
+    let written = std::mem::take(&mut core.connections.written);
+    core.stats.packets_sent.add(written.packets);
+    core.stats.publishes_sent.add(written.publishes);
+    for (counter, count) in core.stats.dropped.iter().zip(written.dropped) {
+        counter.add(count);
+    }
+}
+
+fn flush_one<D: Driver>(core: &mut Core<D::Socket>, driver: &mut D, arena: &Arena, id: ConnId) {
+    let now = core.now;
+    let connections = &mut core.connections;
+    let scratch = std::mem::take(&mut connections.scratch);
+    let turn = TurnBuffers { arena: arena.all(), scratch: &scratch };
+    let mut broken = false;
+    let mut freed = None;
+    if let Some(connection) = connections.get_mut(id)
+        && let Some(mut outbox) = connection.outbox.take()
+    {
+        if !connection.blocked {
+            match write(driver, id, &mut outbox, turn) {
+                Ok((sent, all)) => {
+                    core.stats.bytes_sent.add(sent);
+                    connection.blocked = !all;
+                }
+                Err(_) => broken = true,
+            }
+        }
+        if outbox.is_empty() || broken {
+            freed = Some(outbox);
+        } else {
+            outbox.settle(turn);
+            connection.outbox = Some(outbox);
+        }
+    }
+    connections.scratch = scratch;
+    if let Some(outbox) = freed {
+        connections.pool.give(outbox);
+    }
+    finish(core, driver, id, broken, now);
+}
+
+/// Closes the connection if it is to be closed and has nothing left to write.
+fn finish<D: Driver>(
+    core: &mut Core<D::Socket>,
+    driver: &mut D,
+    id: ConnId,
+    broken: bool,
+    now: Time,
+) {
+    let Some(connection) = core.connections.get_mut(id) else { return };
+    if connection.state != State::Closing {
+        // A broken connection that still counts as open completes as closed by itself.
+        return;
+    }
+    if broken || connection.outbox.is_none() {
+        driver.close(id, if broken { CloseMode::Abort } else { connection.close_mode });
+        core.drop_connection(id);
+    } else if connection.timer.is_none() {
+        connection.timer =
+            Some(core.timers.insert(now.plus(CLOSE_PATIENCE), Timer::Connection(id)));
+    }
+}
+
+/// Writes as much as the kernel takes; says how many bytes, and whether that was everything.
+fn write<D: Driver>(
+    driver: &mut D,
+    id: ConnId,
+    outbox: &mut super::outbox::Outbox,
+    turn: TurnBuffers<'_>,
+) -> io::Result<(u64, bool)> {
+    let mut sent = 0;
+    loop {
+        let last = outbox.fits_one_write();
+        let slices = outbox.slices(turn);
+        let wanted: usize = slices.iter().map(|slice| slice.len()).sum();
+        let taken = driver.send(id, &slices)?;
+        drop(slices);
+        outbox.advance(taken);
+        sent += taken as u64;
+        if taken < wanted {
+            return Ok((sent, false));
+        }
+        if last {
+            return Ok((sent, true));
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! From bytes to packets: parses every whole frame in place and has it handled.
+
+use bytes::Bytes;
+
+use crate::mqtt::{
+    AckKind, DecodeError, FrameHead, Packet, PacketType, ReasonCode, Version, decode, decode_ack,
+    frame_head,
+};
+use crate::net::ConnId;
+use crate::router::{RouteId, SessionKey};
+
+use super::Core;
+use super::connection::State;
+use super::ending::Ending;
+use super::remote::Publisher;
+use super::runs::Run;
+
+/// Where the bytes of an input lie.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'a> {
+    /// In the arena, from this offset on.
+    Arena(usize),
+    /// In a buffer of their own: one large frame.
+    Frame(&'a Bytes),
+}
+
+/// What became of an input.
+pub(super) struct Taken {
+    /// Bytes handled.
+    pub(super) consumed: usize,
+    /// Length of the frame that begins after them, if known.
+    pub(super) frame_len: Option<usize>,
+    pub(super) then: Then,
+}
+
+/// How a connection goes on after an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// Reading.
+    Continue,
+    /// Not reading, until a full receiver has room; what is left is handled then.
+    Hold,
+    /// Closing: nothing more of it is handled.
+    Stop,
+    /// On another shard, which is the home of its client.
+    Move(u8),
+}
+
+/// A connection while one input of it is handled: what every packet needs at hand.
+pub(super) struct Reader<'a> {
+    pub(super) id: ConnId,
+    pub(super) session: SessionKey,
+    pub(super) version: Version,
+    pub(super) route: RouteId,
+    /// QoS 0 publishes that are handed on as one.
+    pub(super) run: Option<Run>,
+    pub(super) input: &'a [u8],
+    /// Where in the arena the input begins.
+    pub(super) base: usize,
+    /// Found out when first needed.
+    pub(super) publisher: Option<Publisher>,
+}
+
+impl<S> Core<S> {
+    /// Handles every whole frame in `bytes`.
+    pub(super) fn receive(&mut self, id: ConnId, bytes: &[u8], source: Source<'_>) -> Taken {
+        let Some(connection) = self.connections.get_mut(id) else {
+            return Taken { consumed: bytes.len(), frame_len: None, then: Then::Stop };
+        };
+        connection.last_received = self.now;
+        let mut reader = Reader {
+            id,
+            session: connection.session,
+            version: connection.version,
+            route: connection.last_route,
+            run: None,
+            input: bytes,
+            base: match source {
+                Source::Arena(base) => base,
+                Source::Frame(_) => 0,
+            },
+            publisher: None,
+        };
+        let taken = match connection.state {
+            State::Closing => Taken { consumed: 0, frame_len: None, then: Then::Stop },
+            State::AwaitingConnect => self.first_frames(&mut reader, bytes, source),
+            State::Connected => self.frames(&mut reader, bytes, 0, source),
+        };
+        self.flush_run(&mut reader);
+        self.stats.bytes_received.add(taken.consumed as u64);
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.last_route = reader.route;
+        }
+        taken
+    }
+
+    fn first_frames(&mut self, reader: &mut Reader<'_>, bytes: &[u8], source: Source<'_>) -> Taken {
+        let (then, consumed, frame_len) = match self.first_frame(reader, bytes) {
+            Ok(Some(len)) => (Then::Continue, len, None),
+            Ok(None) => {
+                let head = frame_head(bytes, self.settings.limits.max_packet_size);
+                let frame_len = head.ok().flatten().map(|head| head.frame_len());
+                return Taken { consumed: 0, frame_len, then: Then::Continue };
+            }
+            Err(then) => (then, 0, None),
+        };
+        if then != Then::Continue {
+            return Taken { consumed, frame_len, then };
+        }
+        let Some(connection) = self.connections.get(reader.id) else {
+            return Taken { consumed, frame_len, then: Then::Stop };
+        };
+        reader.session = connection.session;
+        reader.version = connection.version;
+        self.frames(reader, bytes, consumed, source)
+    }
+
+    /// Handles CONNECT: gives its length, nothing if it is not whole, or what follows instead.
+    fn first_frame(
+        &mut self,
+        reader: &mut Reader<'_>,
+        bytes: &[u8],
+    ) -> Result<Option<usize>, Then> {
+        let head = match frame_head(bytes, self.settings.limits.max_packet_size) {
+            Ok(Some(head)) => head,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                self.end(reader.id, Ending::Silent(error.detail));
+                return Err(Then::Stop);
+            }
+        };
+        if PacketType::from_first_byte(head.first_byte) != Some(PacketType::Connect) {
+            self.end(reader.id, Ending::Silent("the first packet is not CONNECT"));
+            return Err(Then::Stop);
+        }
+        let Some(frame) = bytes.get(..head.frame_len()) else { return Ok(None) };
+        self.stats.packets_received.add(1);
+        let body = frame.get(usize::from(head.head_len)..).unwrap_or_default();
+        match self.connect(reader.id, body) {
+            Then::Continue => Ok(Some(frame.len())),
+            other => Err(other),
+        }
+    }
+
+    fn frames(
+        &mut self,
+        reader: &mut Reader<'_>,
+        bytes: &[u8],
+        mut at: usize,
+        source: Source<'_>,
+    ) -> Taken {
+        let max_packet_size = self.settings.limits.max_packet_size;
+        let mut packets = 0;
+        let mut publishes = 0;
+        let (frame_len, then) = loop {
+            let rest = bytes.get(at..).unwrap_or_default();
+            let head = match frame_head(rest, max_packet_size) {
+                Ok(Some(head)) => head,
+                Ok(None) => break (None, Then::Continue),
+                Err(error) => {
+                    self.flush_run(reader);
+                    self.fail(reader.id, error);
+                    break (None, Then::Stop);
+                }
+            };
+            let Some(frame) = rest.get(..head.frame_len()) else {
+                break (Some(head.frame_len()), Then::Continue);
+            };
+            packets += 1;
+            let handled = if head.first_byte >> 4 == PacketType::Publish as u8 {
+                publishes += 1;
+                self.publish(reader, head, frame, at, source)
+            } else {
+                self.flush_run(reader);
+                self.packet(reader, head, frame)
+            };
+            match handled {
+                Ok(Then::Continue) => at += frame.len(),
+                Ok(Then::Hold) => {
+                    packets -= 1;
+                    publishes -= 1;
+                    break (Some(frame.len()), Then::Hold);
+                }
+                Ok(then) => break (None, then),
+                Err(error) => {
+                    self.flush_run(reader);
+                    self.fail(reader.id, error);
+                    break (None, Then::Stop);
+                }
+            }
+        };
+        self.stats.packets_received.add(packets);
+        self.stats.publishes_received.add(publishes);
+        Taken { consumed: at, frame_len, then }
+    }
+
+    /// Handles any packet but PUBLISH.
+    fn packet(
+        &mut self,
+        reader: &mut Reader<'_>,
+        head: FrameHead,
+        frame: &[u8],
+    ) -> Result<Then, DecodeError> {
+        let body = frame.get(usize::from(head.head_len)..).unwrap_or_default();
+        let kind = match PacketType::from_first_byte(head.first_byte) {
+            Some(PacketType::PubAck) => AckKind::PubAck,
+            Some(PacketType::PubRec) => AckKind::PubRec,
+            Some(PacketType::PubRel) => AckKind::PubRel,
+            Some(PacketType::PubComp) => AckKind::PubComp,
+            _ => return self.other_packet(reader, head, body),
+        };
+        let ack = decode_ack(reader.version, kind, body, &self.settings.limits)?;
+        let Some(slot) = self.sessions.get_mut(reader.session) else { return Ok(Then::Stop) };
+        let Some(mut out) = self.connections.out(reader.id) else { return Ok(Then::Stop) };
+        let session = &mut slot.session;
+        out.backlog_limit = self.settings.qos0_backlog_bytes;
+        match kind {
+            AckKind::PubAck => drop(session.puback(ack.packet_id, self.now, &mut out)?),
+            AckKind::PubRec => {
+                drop(session.pubrec(ack.packet_id, ack.reason, self.now, &mut out)?)
+            }
+            AckKind::PubComp => drop(session.pubcomp(ack.packet_id, self.now, &mut out)?),
+            AckKind::PubRel => drop(session.pubrel(ack.packet_id, &mut out)?),
+        }
+        if self.pressure.any() {
+            self.relieve(reader.session);
+        }
+        Ok(Then::Continue)
+    }
+
+    fn other_packet(
+        &mut self,
+        reader: &mut Reader<'_>,
+        head: FrameHead,
+        body: &[u8],
+    ) -> Result<Then, DecodeError> {
+        let limits = self.settings.limits;
+        match decode(reader.version, head.first_byte, body, &limits)? {
+            Packet::Subscribe(subscribe) => self.subscribe(reader, &subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(reader, &unsubscribe),
+            Packet::PingReq => {
+                if let Some(mut out) = self.connections.out(reader.id) {
+                    out.packet(&Packet::PingResp);
+                }
+                Ok(Then::Continue)
+            }
+            Packet::Disconnect(disconnect) => self.client_disconnect(reader, &disconnect),
+            Packet::Auth(_) => Err(DecodeError::new(
+                ReasonCode::ProtocolError,
+                "AUTH without an Authentication Method in CONNECT",
+            )),
+            Packet::Connect(_) => Err(DecodeError::protocol("a second CONNECT")),
+            _ => Err(DecodeError::protocol("a packet that only a server sends")),
+        }
+    }
+
+    /// Ends a connection for an error of its client.
+    fn fail(&mut self, id: ConnId, error: DecodeError) {
+        self.stats.client_errors.add(1);
+        self.end(id, Ending::Refused(error.reason, error.detail));
+    }
+}

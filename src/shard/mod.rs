@@ -1,0 +1,364 @@
+//! One event loop, and everything it owns: connections, sessions, subscriptions, timers, counters.
+//!
+//! A turn reads what the sockets have and handles every whole frame in place, takes in the mail of the
+//! other shards, does what is due, and writes each touched connection once. Nothing here blocks, and
+//! nothing is shared with another shard but mailboxes and counters.
+
+mod accept;
+mod connect;
+mod connection;
+mod distribute;
+mod ending;
+mod flush;
+mod gate;
+mod input;
+mod mail;
+mod outbox;
+mod pressure;
+mod publish;
+mod remote;
+mod runs;
+mod sessions;
+mod settings;
+mod stats;
+mod stop;
+mod subscribe;
+mod sys;
+mod timers;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::mail::{Bell, MAX_SHARDS};
+pub use self::settings::{
+    GiveUp, ListenerSettings, OverflowOffline, OverflowOnline, Retry, Settings,
+};
+pub use self::stats::{Counter, ShardStats};
+
+use crate::hooks::Hooks;
+use crate::net::{Arena, Completion, ConnId, Driver};
+use crate::router::{Router, RouterLimits};
+use crate::timer::{Time, Wheel};
+
+use self::accept::{Accepting, Admission};
+use self::connection::Connections;
+use self::flush::flush;
+use self::gate::Gate;
+use self::input::Then;
+use self::pressure::Pressure;
+use self::remote::Item;
+use self::sessions::Sessions;
+use self::stop::Stopping;
+use self::subscribe::RetainedScan;
+use self::sys::LogLimit;
+use self::timers::Timer;
+
+/// What all shards of a broker share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The configuration.
+    pub settings: Settings,
+    /// Seed of the hash that gives each client its home shard, and of everything random.
+    pub seed: u64,
+    /// By shard.
+    pub stats: Vec<Arc<ShardStats>>,
+    /// What the embedding program wants to know or decide.
+    pub hooks: Hooks,
+    pub(crate) admission: Admission,
+    stop: std::sync::atomic::AtomicBool,
+}
+
+impl Shared {
+    /// What `shards` shards share.
+    #[must_use]
+    pub fn new(settings: Settings, hooks: Hooks, shards: usize, seed: u64) -> Self {
+        let admission = Admission::new(&settings);
+        Self {
+            settings,
+            seed,
+            stats: (0..shards).map(|_| Arc::default()).collect(),
+            hooks,
+            admission,
+            stop: std::sync::atomic::AtomicBool::new(false),
+        }
+    }
+
+    /// Has every shard stop: those asleep have to be woken.
+    pub fn stop(&self) {
+        self.stop.store(true, std::sync::atomic::Ordering::Release);
+    }
+}
+
+/// One event loop.
+pub struct Shard<D: Driver> {
+    driver: D,
+    arena: Arena,
+    core: Core<D::Socket>,
+}
+
+/// All of a shard but its driver and the bytes just read.
+struct Core<S> {
+    id: u8,
+    shards: u8,
+    shared: Arc<Shared>,
+    settings: Arc<Settings>,
+    now: Time,
+    /// Numbers the turns for confirmations.
+    turn: u64,
+    connections: Connections,
+    sessions: Sessions,
+    router: Router,
+    timers: Wheel<Timer>,
+    due: Vec<Timer>,
+    mailbox: mail::Mailbox<Item<S>>,
+    gate: Gate,
+    pressure: Pressure,
+    scans: VecDeque<RetainedScan>,
+    /// No subscriber of a scan had room: they wait for a timer.
+    scans_rest: bool,
+    stats: Arc<ShardStats>,
+    /// Connections to read again.
+    resumed: Vec<ConnId>,
+    /// Logs about clients, at a bounded rate.
+    log: LogLimit,
+    stopping: Stopping,
+    sys: sys::Sys,
+    /// Reused by whoever needs a moment's buffer.
+    buffer: Vec<u8>,
+    /// Reused for the topic of the message at hand.
+    topic: String,
+    /// The clock of retained messages: later than every stamp seen.
+    clock: u64,
+    /// Sessions to end when the turn ends.
+    doomed: Vec<crate::router::SessionKey>,
+    /// Sessions with a connection.
+    connected: u64,
+    accepting: Accepting,
+    random: fastrand::Rng,
+}
+
+/// Batches of mail taken in per turn, at most: sockets are not to wait for a flood of mail.
+const BATCHES_PER_TURN: usize = 64;
+
+/// The longest sleep; timers, sockets and mail end it earlier.
+const MAX_SLEEP: Duration = Duration::from_secs(60);
+
+impl<D: Driver> Shard<D> {
+    /// The shards of a broker, one for each driver: at most [`MAX_SHARDS`].
+    #[must_use]
+    pub fn assemble(drivers: Vec<D>, shared: &Arc<Shared>) -> Vec<Self> {
+        let bells: Vec<_> = drivers.iter().map(|driver| Bell::new(driver.waker())).collect();
+        let mailboxes = mail::mailboxes(&bells, shared.settings.mailbox_bytes);
+        (0..)
+            .zip(drivers.into_iter().zip(mailboxes))
+            .map(|(id, (driver, mailbox))| Self::new(id, driver, mailbox, shared.clone()))
+            .collect()
+    }
+
+    fn new(
+        id: u8,
+        driver: D,
+        mailbox: mail::Mailbox<Item<D::Socket>>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let now = driver.now();
+        let settings = Arc::new(shared.settings.clone());
+        #[expect(clippy::cast_possible_truncation, reason = "at most MAX_SHARDS")]
+        let shards = shared.stats.len() as u8;
+        let limits = RouterLimits {
+            max_retained_messages: settings.max_retained_messages,
+            max_retained_bytes: settings.max_retained_bytes,
+            route_cache_entries: settings.route_cache_entries,
+            strategy: settings.strategy,
+            ..RouterLimits::default()
+        };
+        let mut core = Core {
+            id,
+            shards,
+            now,
+            turn: 1,
+            connections: Connections::default(),
+            sessions: Sessions::new(shared.seed),
+            router: Router::new(id, shards, shared.seed, limits),
+            timers: Wheel::new(now),
+            due: Vec::new(),
+            mailbox,
+            gate: Gate::new(shards),
+            pressure: Pressure::default(),
+            scans: VecDeque::new(),
+            scans_rest: false,
+            stats: shared.stats[usize::from(id)].clone(),
+            resumed: Vec::new(),
+            log: LogLimit::new(settings.client_lines_per_second),
+            stopping: Stopping::default(),
+            sys: sys::Sys::default(),
+            buffer: Vec::new(),
+            topic: String::new(),
+            clock: 0,
+            doomed: Vec::new(),
+            connected: 0,
+            accepting: Accepting::default(),
+            random: fastrand::Rng::with_seed(shared.seed ^ u64::from(id)),
+            settings,
+            shared,
+        };
+        core.timers.insert(now.plus(timers::SWEEP_INTERVAL), Timer::Sweep);
+        core.start_sys();
+        Self { driver, arena: Arena::default(), core }
+    }
+
+    /// Wakes this shard from another thread.
+    #[must_use]
+    pub fn bell(&self) -> Arc<Bell> {
+        self.core.mailbox.bell()
+    }
+
+    /// Turns until the broker is told to stop and this shard has let everyone go.
+    ///
+    /// # Errors
+    /// The driver is of no use any more.
+    pub fn run(mut self) -> io::Result<()> {
+        while self.turn(true)? {}
+        Ok(())
+    }
+
+    /// One turn; with `sleep` it may wait for something to do. False when the shard has stopped.
+    ///
+    /// # Errors
+    /// The driver is of no use any more.
+    pub fn turn(&mut self, sleep: bool) -> io::Result<bool> {
+        let timeout = if sleep { self.core.sleep() } else { Duration::ZERO };
+        let waited = self.driver.wait(Some(timeout));
+        self.core.mailbox.awake();
+        waited?;
+        self.core.now = self.driver.now();
+        self.take_mail();
+        self.take_completions();
+        self.core.run_timers();
+        self.core.scan_retained();
+        self.core.accept_again(&mut self.driver);
+        self.core.end_doomed();
+        self.core.check_stop(&mut self.driver);
+        self.finish_turn();
+        Ok(!self.core.stopping.is_done())
+    }
+
+    fn take_completions(&mut self) {
+        while let Some(completion) = self.driver.next(&mut self.arena) {
+            match completion {
+                Completion::Accepted { conn, listener, peer } => {
+                    self.core.accepted(&mut self.driver, conn, listener, peer);
+                }
+                Completion::Received { conn, range } => {
+                    let start = range.start;
+                    let bytes = self.arena.bytes(range);
+                    let taken = self.core.receive(conn, bytes, input::Source::Arena(start));
+                    let rest = bytes.get(taken.consumed..).unwrap_or_default();
+                    follow(
+                        &mut self.core,
+                        &mut self.driver,
+                        conn,
+                        rest,
+                        taken.frame_len,
+                        taken.then,
+                    );
+                }
+                Completion::ReceivedFrame { conn, frame } => {
+                    let taken = self.core.receive(conn, &frame, input::Source::Frame(&frame));
+                    let rest = frame.get(taken.consumed..).unwrap_or_default();
+                    follow(
+                        &mut self.core,
+                        &mut self.driver,
+                        conn,
+                        rest,
+                        taken.frame_len,
+                        taken.then,
+                    );
+                }
+                Completion::Sent { conn } => {
+                    if let Some(connection) = self.core.connections.get_mut(conn) {
+                        connection.blocked = false;
+                    }
+                    self.core.connections.touch(conn);
+                }
+                Completion::Closed { conn, .. } => self.core.peer_closed(conn),
+                Completion::ArenaFull => flush(&mut self.core, &mut self.driver, &mut self.arena),
+                Completion::Woken => {}
+            }
+        }
+    }
+
+    /// Takes in what other shards sent.
+    fn take_mail(&mut self) {
+        for _ in 0..BATCHES_PER_TURN {
+            let Some(batch) = self.core.mailbox.take() else { break };
+            self.core.mailbox.taken(&batch);
+            self.core.take_batch(&mut self.driver, batch);
+            if self.core.connections.scratch.len() >= Arena::DEFAULT_SIZE {
+                flush(&mut self.core, &mut self.driver, &mut self.arena);
+            }
+        }
+    }
+
+    /// Writes to sockets and peers what the turn produced.
+    fn finish_turn(&mut self) {
+        flush(&mut self.core, &mut self.driver, &mut self.arena);
+        self.core.mailbox.post(self.core.turn);
+        self.core.turn += 1;
+        self.core.release_lanes();
+        for conn in std::mem::take(&mut self.core.resumed) {
+            if self.core.may_read(conn)
+                && let Some(connection) = self.core.connections.get_mut(conn)
+            {
+                connection.held = false;
+                self.driver.resume(conn);
+            }
+        }
+    }
+}
+
+/// Does with a connection what its input asked for.
+fn follow<D: Driver>(
+    core: &mut Core<D::Socket>,
+    driver: &mut D,
+    conn: ConnId,
+    rest: &[u8],
+    frame_len: Option<usize>,
+    then: Then,
+) {
+    match then {
+        Then::Continue => {
+            if !rest.is_empty() {
+                driver.keep(conn, rest, frame_len);
+            }
+        }
+        Then::Hold => {
+            driver.pause(conn);
+            driver.keep(conn, rest, frame_len);
+            if let Some(connection) = core.connections.get_mut(conn) {
+                connection.held = true;
+            }
+        }
+        Then::Stop => {}
+        Then::Move(home) => {
+            driver.keep(conn, rest, frame_len);
+            core.send_home(driver, conn, home);
+        }
+    }
+}
+
+impl<S> Core<S> {
+    /// How long to sleep; announces the sleep to those who would wake us.
+    fn sleep(&mut self) -> Duration {
+        let scans = !self.scans.is_empty() && !self.scans_rest;
+        if scans || !self.resumed.is_empty() || !self.mailbox.may_sleep() {
+            return Duration::ZERO;
+        }
+        match self.timers.next_deadline() {
+            Some(at) => at.since(self.now).min(MAX_SLEEP),
+            None => MAX_SLEEP,
+        }
+    }
+}

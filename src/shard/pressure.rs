@@ -1,0 +1,256 @@
+//! Back-pressure: a full receiver slows those who publish to it, for a while.
+//!
+//! A QoS 1 or 2 message for a connected session whose queue is full is not taken in: its publisher's
+//! socket is not read until there is room, or until the receiver's patience is over. A publisher on
+//! another shard is told to hold; what it had sent by then is queued beyond the limit, and is bounded
+//! by the mailbox and by one read.
+
+use hashbrown::HashMap;
+
+use crate::mqtt::{QoS, ReasonCode};
+use crate::net::{ConnId, Driver};
+use crate::router::{RouteId, SessionKey};
+use crate::session::{Delivered, Delivery, DropCause, SessionLimits};
+use crate::timer::TimerKey;
+
+use super::Core;
+use super::ending::Ending;
+use super::input::{Reader, Then};
+use super::remote::{Item, Publisher};
+use super::settings::OverflowOnline;
+use super::timers::Timer;
+
+/// Receivers whose queues are full, and who waits for them.
+#[derive(Debug, Default)]
+pub(super) struct Pressure {
+    full: HashMap<SessionKey, Full, foldhash::fast::RandomState>,
+    /// Publishers of this shard that other shards asked to hold, and how often.
+    held: HashMap<SessionKey, (u32, u32), foldhash::fast::RandomState>,
+    /// Connections that wait for the lane to another shard.
+    lanes: Vec<ConnId>,
+}
+
+/// A full receiver.
+#[derive(Debug, Default)]
+struct Full {
+    waiting: Vec<ConnId>,
+    afar: Vec<Publisher>,
+    patience: Option<TimerKey>,
+    /// Patience is over: it loses messages instead of slowing anyone.
+    suffers: bool,
+}
+
+impl Pressure {
+    /// Whether any receiver is full.
+    #[inline]
+    pub(super) fn any(&self) -> bool {
+        !self.full.is_empty()
+    }
+
+    pub(super) fn is_held_from_afar(&self, session: SessionKey) -> bool {
+        !self.held.is_empty() && self.held.contains_key(&session)
+    }
+
+    fn slows(&self, session: SessionKey) -> bool {
+        self.full.get(&session).is_some_and(|full| !full.suffers)
+    }
+}
+
+/// No bounds: for what was on its way when the receiver became full.
+const BEYOND: u32 = u32::MAX;
+
+impl<S> Core<S> {
+    /// Whether a message on `route` would add to a lane that is full.
+    #[inline]
+    pub(super) fn lanes_blocked(&self, route: RouteId, retain: bool) -> bool {
+        let full = self.mailbox.full();
+        if full == 0 {
+            return false;
+        }
+        let route = self.router.get(route);
+        retain || !route.groups.is_empty() || route.remote & full != 0
+    }
+
+    /// Holds the reader until the lanes have room.
+    pub(super) fn hold_for_lanes(&mut self, reader: &mut Reader<'_>) -> Then {
+        self.flush_run(reader);
+        self.pressure.lanes.push(reader.id);
+        Then::Hold
+    }
+
+    /// Lets those go on who waited for a lane, once none is full.
+    pub(super) fn release_lanes(&mut self) {
+        if !self.pressure.lanes.is_empty() && self.mailbox.full() == 0 {
+            self.resumed.append(&mut self.pressure.lanes);
+        }
+    }
+
+    /// Holds the reader if a receiver of its topic is full.
+    pub(super) fn hold_for_receivers(&mut self, reader: &Reader<'_>) -> bool {
+        let route = self.router.get(reader.route);
+        let wants = |target: &crate::router::Target| {
+            let own = target.session == reader.session;
+            target.for_publisher(own).is_some_and(|wanted| wanted.qos > QoS::AtMostOnce)
+        };
+        let full = route
+            .targets
+            .iter()
+            .find(|target| self.pressure.slows(target.session) && wants(target))
+            .map(|target| target.session);
+        let Some(key) = full else { return false };
+        self.start_patience(key);
+        if let Some(full) = self.pressure.full.get_mut(&key) {
+            full.waiting.push(reader.id);
+        }
+        true
+    }
+
+    fn start_patience(&mut self, key: SessionKey) {
+        let deadline = self.now.plus(self.settings.patience);
+        if let Some(full) = self.pressure.full.get_mut(&key)
+            && full.patience.is_none()
+            && !full.suffers
+        {
+            full.patience = Some(self.timers.insert(deadline, Timer::Patience(key)));
+        }
+    }
+
+    /// A session's queue has taken its last message.
+    pub(super) fn became_full(&mut self, key: SessionKey) {
+        if self.sessions.get(key).is_some_and(|slot| slot.connection.is_some()) {
+            self.pressure.full.entry(key).or_default();
+        }
+    }
+
+    /// A message for a connected session whose queue is full; says whether the session has it.
+    pub(super) fn deliver_to_full(
+        &mut self,
+        key: SessionKey,
+        delivery: Delivery<'_>,
+        publisher: Publisher,
+    ) -> bool {
+        if delivery.qos == QoS::AtMostOnce {
+            self.count_drops(key, DropCause::QueueFull, 1);
+            return true;
+        }
+        let full = self.pressure.full.entry(key).or_default();
+        if full.suffers {
+            if self.settings.overflow_online == OverflowOnline::DropOldest {
+                return self.deliver_instead_of_oldest(key, delivery);
+            }
+            self.count_drops(key, DropCause::QueueFull, 1);
+            return false;
+        }
+        if publisher.shard != self.id
+            && publisher != Publisher::NOBODY
+            && !full.afar.contains(&publisher)
+        {
+            full.afar.push(publisher);
+            let Publisher { session, serial, shard, .. } = publisher;
+            self.mailbox.push(shard, 0, Item::Hold { session, serial });
+        }
+        self.start_patience(key);
+        let limits = SessionLimits {
+            max_queued_messages: BEYOND,
+            max_queued_bytes: u64::MAX,
+            ..self.settings.session
+        };
+        let Some(slot) = self.sessions.get_mut(key) else { return false };
+        let mut out = slot.connection.and_then(|id| self.connections.live_out(id, &self.settings));
+        match slot.session.deliver(delivery, self.now, out.as_mut(), &limits) {
+            Delivered::Sent | Delivered::Queued => true,
+            Delivered::Dropped(cause) => {
+                self.stats.dropped[cause as usize].add(1);
+                true
+            }
+            Delivered::Full => false,
+        }
+    }
+
+    /// Lets publishers go on if the queue of `key` has drained to three quarters.
+    pub(super) fn relieve(&mut self, key: SessionKey) {
+        if !self.pressure.full.contains_key(&key) {
+            return;
+        }
+        let limits = &self.settings.session;
+        let drained = self.sessions.get(key).is_none_or(|slot| {
+            slot.session.queued() as u64 * 4 <= u64::from(limits.max_queued_messages) * 3
+                && slot.session.queued_bytes() <= limits.max_queued_bytes / 4 * 3
+        });
+        if drained {
+            self.forget_receiver(key);
+        }
+    }
+
+    /// Lets everybody go on who waits for `key`: it has room, or is gone.
+    pub(super) fn forget_receiver(&mut self, key: SessionKey) {
+        let Some(mut full) = self.pressure.full.remove(&key) else { return };
+        if let Some(timer) = full.patience.take() {
+            self.timers.cancel(timer);
+        }
+        self.let_go_on(full);
+    }
+
+    fn let_go_on(&mut self, full: Full) {
+        self.resumed.extend(full.waiting);
+        for Publisher { shard, session, serial, .. } in full.afar {
+            self.mailbox.push(shard, 0, Item::Release { session, serial });
+        }
+    }
+
+    /// A receiver stayed full for too long.
+    pub(super) fn patience_over(&mut self, key: SessionKey) {
+        let Some(full) = self.pressure.full.get_mut(&key) else { return };
+        full.patience = None;
+        if self.settings.overflow_online == OverflowOnline::Disconnect {
+            let connection = self.sessions.get(key).and_then(|slot| slot.connection);
+            if let Some(id) = connection {
+                let detail = "its queue stayed full for longer than overflow.patience";
+                self.end(id, Ending::Refused(ReasonCode::QuotaExceeded, detail));
+            }
+            self.forget_receiver(key);
+            return;
+        }
+        full.suffers = true;
+        let released = Full {
+            waiting: std::mem::take(&mut full.waiting),
+            afar: std::mem::take(&mut full.afar),
+            ..Full::default()
+        };
+        self.let_go_on(released);
+    }
+
+    /// Another shard cannot take more from a publisher of this one.
+    pub(super) fn hold_publisher<D: Driver<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        key: SessionKey,
+        serial: u32,
+    ) {
+        let Some(slot) = self.sessions.get_serial(key, serial) else { return };
+        let holds = self.pressure.held.entry(key).or_insert((serial, 0));
+        if holds.0 != serial {
+            *holds = (serial, 0);
+        }
+        holds.1 += 1;
+        if let Some(id) = slot.connection
+            && let Some(connection) = self.connections.get_mut(id)
+        {
+            connection.held = true;
+            driver.pause(id);
+        }
+    }
+
+    pub(super) fn release_publisher(&mut self, key: SessionKey, serial: u32) {
+        let Some(holds) = self.pressure.held.get_mut(&key).filter(|holds| holds.0 == serial) else {
+            return;
+        };
+        holds.1 -= 1;
+        if holds.1 == 0 {
+            self.pressure.held.remove(&key);
+            if let Some(id) = self.sessions.get(key).and_then(|slot| slot.connection) {
+                self.resumed.push(id);
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! PUBLISH from a client of this shard.
+
+use bytes::Bytes;
+
+use crate::mqtt::{
+    DecodeError, FrameHead, Message, PacketId, Publish, QoS, ReasonCode, decode_publish,
+    publish_wire_reusable, topic,
+};
+use crate::router::{Stamp, stable_hash};
+use crate::session::{Begin, PublishOutcome, Verdict};
+
+use super::Core;
+use super::distribute::{Parcel, Reach};
+use super::ending::Ending;
+use super::input::{Reader, Source, Then};
+use super::remote::Publisher;
+
+impl<S> Core<S> {
+    /// Handles one PUBLISH frame, which begins at `at` in the input.
+    #[inline]
+    pub(super) fn publish(
+        &mut self,
+        reader: &mut Reader<'_>,
+        head: FrameHead,
+        frame: &[u8],
+        at: usize,
+        source: Source<'_>,
+    ) -> Result<Then, DecodeError> {
+        let body = frame.get(usize::from(head.head_len)..).unwrap_or_default();
+        let publish = decode_publish(reader.version, head.first_byte, body, &self.settings.limits)?;
+        if publish.properties.topic_alias.is_some() || publish.topic.is_empty() {
+            return self.publish_aliased(reader, &publish, source);
+        }
+        if !self.router.recall(reader.route, publish.topic) {
+            self.flush_run(reader);
+            let name = topic::check_name(publish.topic, &self.settings.limits)?;
+            reader.route = self.router.route(name);
+        }
+        if publish.qos == QoS::AtMostOnce
+            && !publish.retain
+            && let Source::Arena(base) = source
+            && publish_wire_reusable(reader.version, &publish)
+        {
+            self.check_content(&publish)?;
+            if self.lanes_blocked(reader.route, false) {
+                return Ok(self.hold_for_lanes(reader));
+            }
+            let start = base + at;
+            self.add_to_run(reader, start, start + frame.len());
+            return Ok(Then::Continue);
+        }
+        self.publish_single(reader, &publish, source)
+    }
+
+    /// The checks that a decoder alone cannot make.
+    #[inline]
+    fn check_content(&self, publish: &Publish<'_>) -> Result<(), DecodeError> {
+        if publish.properties.raw.is_empty() {
+            return Ok(());
+        }
+        if publish.properties.subscription_identifiers {
+            return Err(DecodeError::protocol("a Subscription Identifier from a client"));
+        }
+        if self.settings.validate_payload_format
+            && publish.properties.payload_format_indicator == Some(1)
+            && std::str::from_utf8(publish.payload).is_err()
+        {
+            let detail = "the payload is not the UTF-8 text it is said to be";
+            return Err(DecodeError::new(ReasonCode::PayloadFormatInvalid, detail));
+        }
+        Ok(())
+    }
+
+    /// A PUBLISH that sets or uses a topic alias [MQTT-3.3.2-8] [MQTT-3.3.2-12].
+    fn publish_aliased(
+        &mut self,
+        reader: &mut Reader<'_>,
+        publish: &Publish<'_>,
+        source: Source<'_>,
+    ) -> Result<Then, DecodeError> {
+        self.flush_run(reader);
+        let limits = self.settings.limits;
+        if !publish.topic.is_empty() {
+            topic::check_name(publish.topic, &limits)?;
+        }
+        let name = std::str::from_utf8(publish.topic).unwrap_or_default();
+        let Some(slot) = self.sessions.get_mut(reader.session) else { return Ok(Then::Stop) };
+        let name = match publish.properties.topic_alias {
+            Some(alias) => slot.session.resolve_topic_alias(alias, name)?,
+            None => return Err(DecodeError::protocol("neither a Topic Name nor a Topic Alias")),
+        };
+        if !self.router.recall(reader.route, name.as_bytes()) {
+            reader.route = self.router.route(name);
+        }
+        self.publish_single(reader, publish, source)
+    }
+
+    /// A PUBLISH that is routed by itself; `reader.route` is its topic's.
+    fn publish_single(
+        &mut self,
+        reader: &mut Reader<'_>,
+        publish: &Publish<'_>,
+        source: Source<'_>,
+    ) -> Result<Then, DecodeError> {
+        self.check_content(publish)?;
+        self.flush_run(reader);
+        if publish.qos > self.settings.maximum_qos {
+            return Err(DecodeError::new(ReasonCode::QoSNotSupported, "QoS above Maximum QoS"));
+        }
+        if publish.retain && !self.settings.retain_available {
+            return Err(DecodeError::new(
+                ReasonCode::RetainNotSupported,
+                "RETAIN is not available",
+            ));
+        }
+        if self.lanes_blocked(reader.route, publish.retain) {
+            return Ok(self.hold_for_lanes(reader));
+        }
+        let frame = match source {
+            Source::Frame(frame) => Some(frame),
+            Source::Arena(_) => None,
+        };
+        match publish.packet_id {
+            None => {
+                let publisher = self.publisher(reader);
+                self.route_publish(reader, publish, frame, publisher, None);
+                Ok(Then::Continue)
+            }
+            Some(packet_id) => self.publish_acknowledged(reader, publish, packet_id, frame),
+        }
+    }
+
+    /// Who the reader's messages come from.
+    pub(super) fn publisher(&self, reader: &mut Reader<'_>) -> Publisher {
+        *reader.publisher.get_or_insert_with(|| {
+            let slot = self.sessions.get(reader.session);
+            let (client, serial) = slot.map_or((0, 0), |slot| {
+                (stable_hash(slot.session.client_id().as_bytes()), slot.serial)
+            });
+            Publisher { shard: self.id, session: reader.session, serial, client }
+        })
+    }
+
+    /// QoS 1 and 2.
+    fn publish_acknowledged(
+        &mut self,
+        reader: &mut Reader<'_>,
+        publish: &Publish<'_>,
+        packet_id: PacketId,
+        frame: Option<&Bytes>,
+    ) -> Result<Then, DecodeError> {
+        if self.pressure.any() && self.hold_for_receivers(reader) {
+            return Ok(Then::Hold);
+        }
+        let Some(slot) = self.sessions.get_mut(reader.session) else { return Ok(Then::Stop) };
+        let Some(mut out) = self.connections.out(reader.id) else { return Ok(Then::Stop) };
+        match slot.session.begin_publish(publish.qos, packet_id, publish.dup, &mut out) {
+            Begin::New => {}
+            Begin::Duplicate => return Ok(Then::Continue),
+            Begin::ReceiveMaximumExceeded => {
+                return Err(DecodeError::new(
+                    ReasonCode::ReceiveMaximumExceeded,
+                    "more unacknowledged messages than Receive Maximum",
+                ));
+            }
+        }
+        let publisher = self.publisher(reader);
+        let reach = self.route_publish(reader, publish, frame, publisher, Some(packet_id));
+        let outcome = PublishOutcome {
+            turn: self.turn,
+            waiting: reach.remote,
+            kept: reach.kept,
+            matched: reach.matched,
+            reason: reach.reason,
+        };
+        if reach.remote != 0 {
+            self.mailbox.ask_confirmation(reach.remote);
+            self.gate.wait(reach.remote, self.turn, reader.session, publisher.serial);
+        }
+        let Some(slot) = self.sessions.get_mut(reader.session) else { return Ok(Then::Stop) };
+        let Some(mut out) = self.connections.out(reader.id) else { return Ok(Then::Stop) };
+        match slot.session.finish_publish(publish.qos, packet_id, outcome, &mut out) {
+            Verdict::Continue => Ok(Then::Continue),
+            Verdict::Close => {
+                self.end(reader.id, Ending::NOT_KEPT);
+                Ok(Then::Stop)
+            }
+        }
+    }
+
+    /// Retains and distributes a PUBLISH of this shard.
+    fn route_publish(
+        &mut self,
+        reader: &Reader<'_>,
+        publish: &Publish<'_>,
+        frame: Option<&Bytes>,
+        publisher: Publisher,
+        packet_id: Option<PacketId>,
+    ) -> Reach {
+        let mut scratch = std::mem::take(&mut self.buffer);
+        let mut topic = std::mem::take(&mut self.topic);
+        topic.clear();
+        topic.push_str(self.router.get(reader.route).topic());
+        let mut parcel = Parcel::from_publish(publish, &topic, frame, &mut scratch, publisher);
+        parcel.packet_id = packet_id;
+        let reach = self.retain_and_distribute(&mut parcel, reader.route);
+        scratch.clear();
+        self.buffer = scratch;
+        self.topic = topic;
+        reach
+    }
+
+    /// Routes a message that no client of this shard has just sent: a will, `$SYS`.
+    pub(super) fn publish_message(&mut self, message: &Message, publisher: Publisher) -> Reach {
+        let route = self.router.route(message.topic());
+        let mut parcel = Parcel::from_message(message, self.now, publisher);
+        self.retain_and_distribute(&mut parcel, route)
+    }
+
+    fn retain_and_distribute(
+        &mut self,
+        parcel: &mut Parcel<'_>,
+        route: crate::router::RouteId,
+    ) -> Reach {
+        let mut stamp = None;
+        if parcel.retain {
+            match self.retain(parcel) {
+                Ok(made) => stamp = Some(made),
+                Err(reason) => return Reach::refused(reason),
+            }
+        }
+        self.distribute(parcel, route, stamp)
+    }
+
+    /// Sets or clears the retained message of a topic [MQTT-3.3.1-5] [MQTT-3.3.1-6].
+    fn retain(&mut self, parcel: &mut Parcel<'_>) -> Result<Stamp, ReasonCode> {
+        self.clock += 1;
+        let stamp = Stamp(self.clock, self.id);
+        let clears = parcel.payload.is_empty();
+        let kept = (!clears).then(|| parcel.message(self.now).clone());
+        match self.router.retain(parcel.topic, kept, stamp, self.now) {
+            Ok(_) => Ok(stamp),
+            Err(_) => Err(ReasonCode::QuotaExceeded),
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! What shards tell each other, and what a shard does with it.
+
+use std::net::SocketAddr;
+
+use crate::mqtt::{Message, PacketId};
+use crate::net::{ConnId, Driver};
+use crate::router::{GroupCount, GroupId, SessionKey, Stamp};
+use crate::session::Redistribution;
+
+use super::Core;
+use super::connection::State;
+use super::distribute::Parcel;
+use super::mail::Batch;
+use super::runs::Run;
+
+/// Who sent a message: where its connection is slowed, where its acknowledgement waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Publisher {
+    pub(super) shard: u8,
+    pub(super) session: SessionKey,
+    pub(super) serial: u32,
+    /// Hash of its client identifier, the same on all shards.
+    pub(super) client: u64,
+}
+
+impl Publisher {
+    /// No client: `$SYS`, retained messages.
+    pub(super) const NOBODY: Self =
+        Self { shard: u8::MAX, session: SessionKey::MAX, serial: 0, client: 0 };
+}
+
+/// A message for the sessions of another shard.
+#[derive(Debug)]
+pub(super) struct Routed {
+    pub(super) message: Message,
+    /// Set if the shard shall retain it.
+    pub(super) stamp: Option<Stamp>,
+    pub(super) publisher: Publisher,
+    /// What the publisher waits to have acknowledged, and the turn in which it was routed.
+    pub(super) awaited: Option<(PacketId, u64)>,
+    /// The group, by the receiving shard's id, that shall get it; else the plain subscribers.
+    pub(super) group: Option<GroupId>,
+}
+
+/// A message that no session of a shard could keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    session: SessionKey,
+    serial: u32,
+    packet_id: PacketId,
+    turn: u64,
+}
+
+/// A connection on the way to its client's home.
+#[derive(Debug)]
+pub(super) struct Handoff<S> {
+    socket: S,
+    listener: u16,
+    peer: SocketAddr,
+}
+
+/// One thing that a shard tells another.
+#[derive(Debug)]
+pub(super) enum Item<S> {
+    /// QoS 0 frames, in the batch's bytes.
+    Run(Run),
+    Routed(Routed),
+    /// A filter that somebody on the sending shard wants from now on.
+    Interest(Box<str>),
+    NoInterest(Box<str>),
+    /// The members of a shared group on the sending shard.
+    Group(GroupCount),
+    Connection(Box<Handoff<S>>),
+    /// Everything up to the turn is done, but for the refusals.
+    Confirm {
+        turn: u64,
+        refused: Vec<Refusal>,
+    },
+    /// Do not read from this publisher: it fills a queue here.
+    Hold {
+        session: SessionKey,
+        serial: u32,
+    },
+    Release {
+        session: SessionKey,
+        serial: u32,
+    },
+    /// A message that a member of a shared group left behind.
+    Orphan {
+        message: Message,
+        group: GroupId,
+        hops: u8,
+    },
+    /// The sender routes nothing more: it stops.
+    Quiet,
+}
+
+/// Which messages of a batch nobody here could keep.
+#[derive(Default)]
+struct Refusals {
+    refused: Vec<Refusal>,
+    last: Option<(Refusal, bool)>,
+}
+
+impl Refusals {
+    /// A message may come twice in a row: for plain subscribers, and for a group.
+    fn note(&mut self, refusal: Refusal, kept: bool) {
+        match &mut self.last {
+            Some((last, any)) if *last == refusal => *any |= kept,
+            _ => {
+                self.settle();
+                self.last = Some((refusal, kept));
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        if let Some((refusal, false)) = self.last.take() {
+            self.refused.push(refusal);
+        }
+    }
+}
+
+impl<S> Core<S> {
+    /// Does what another shard asked for in one turn.
+    pub(super) fn take_batch<D: Driver<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        batch: Batch<Item<S>>,
+    ) {
+        let Batch { from, turn, wants_confirmation, items, bytes, .. } = batch;
+        let mut refusals = Refusals::default();
+        for item in items {
+            match item {
+                Item::Run(run) => {
+                    let frames = bytes.get(run.start..run.end).unwrap_or_default();
+                    self.run_from_mail(run, frames);
+                }
+                Item::Routed(routed) => self.take_routed(&routed, &mut refusals),
+                Item::Interest(filter) => self.router.add_interest(from, &filter),
+                Item::NoInterest(filter) => self.router.remove_interest(from, &filter),
+                Item::Group(count) => self.router.set_group_online(from, &count),
+                Item::Connection(handoff) => self.take_connection(driver, *handoff),
+                Item::Confirm { turn, refused } => {
+                    for Refusal { session, serial, packet_id, turn } in refused {
+                        if let Some(slot) = self.sessions.get_serial(session, serial) {
+                            slot.session.refuse(from, turn, packet_id);
+                        }
+                    }
+                    self.confirmed(from, turn);
+                }
+                Item::Hold { session, serial } => self.hold_publisher(driver, session, serial),
+                Item::Release { session, serial } => self.release_publisher(session, serial),
+                Item::Orphan { message, group, hops } => self.take_orphan(&message, group, hops),
+                Item::Quiet => self.stopping.peer_is_quiet(from),
+            }
+        }
+        if wants_confirmation {
+            refusals.settle();
+            let refused = refusals.refused;
+            self.mailbox.push(from, 0, Item::Confirm { turn, refused });
+        }
+    }
+
+    fn take_routed(&mut self, routed: &Routed, refusals: &mut Refusals) {
+        let Routed { message, stamp, publisher, awaited, group } = routed;
+        let mut kept = false;
+        if let Some(stamp) = stamp {
+            self.clock = self.clock.max(stamp.0);
+            let retained = (!message.payload().is_empty()).then(|| message.clone());
+            kept = self.router.retain(message.topic(), retained, *stamp, self.now).is_ok();
+        }
+        let mut parcel = Parcel::from_message(message, self.now, *publisher);
+        parcel.packet_id = awaited.map(|(packet_id, _)| packet_id);
+        kept |= match group {
+            Some(group) => self.deliver_to_group(&mut parcel, *group),
+            None => {
+                let route = self.router.route(message.topic());
+                self.distribute_here(&mut parcel, route).kept
+            }
+        };
+        if let Some((packet_id, turn)) = *awaited {
+            let Publisher { session, serial, .. } = *publisher;
+            refusals.note(Refusal { session, serial, packet_id, turn }, kept);
+        }
+    }
+
+    /// Sends a connection to its client's home shard.
+    pub(super) fn send_home<D: Driver<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        id: ConnId,
+        home: u8,
+    ) {
+        let Some(socket) = driver.detach(id) else { return };
+        let Some(connection) = self.connections.remove(id) else { return };
+        if let Some(timer) = connection.timer {
+            self.timers.cancel(timer);
+        }
+        let handoff = Handoff { socket, listener: connection.listener, peer: connection.peer };
+        self.mailbox.push(home, 0, Item::Connection(Box::new(handoff)));
+    }
+
+    fn take_connection<D: Driver<Socket = S>>(&mut self, driver: &mut D, handoff: Handoff<S>) {
+        let Handoff { socket, listener, peer } = handoff;
+        match driver.attach(socket) {
+            Ok(id) => self.add_connection(id, usize::from(listener), peer),
+            Err(error) => {
+                self.shared.admission.release(usize::from(listener));
+                self.log.client(self.now, peer, "", &error.to_string());
+            }
+        }
+    }
+
+    /// Gives a message that a member left behind to another one.
+    pub(super) fn redistribute(&mut self, orphan: Redistribution) {
+        // The group may be gone, and its number another's.
+        if let Some(group) = self.router.group_wanting(orphan.group, orphan.message.topic()) {
+            self.take_orphan(&orphan.message, group, 0);
+        }
+    }
+
+    fn take_orphan(&mut self, message: &Message, group: GroupId, hops: u8) {
+        let mut parcel = Parcel::from_message(message, self.now, Publisher::NOBODY);
+        let chosen = self.router.choose_shard(group, &parcel.router_publisher());
+        match chosen {
+            Some(choice) if choice.shard != self.id && hops < self.shards => {
+                let item =
+                    Item::Orphan { message: message.clone(), group: choice.group, hops: hops + 1 };
+                self.mailbox.push(choice.shard, message.size(), item);
+            }
+            _ => {
+                self.deliver_to_group(&mut parcel, group);
+            }
+        }
+    }
+
+    /// Whether the connection may be read: it is open and no shard asked to hold it.
+    pub(super) fn may_read(&self, id: ConnId) -> bool {
+        self.connections.get(id).is_some_and(|connection| {
+            connection.state != State::Closing
+                && !self.pressure.is_held_from_afar(connection.session)
+        })
+    }
+}

@@ -1,0 +1,231 @@
+//! Runs: consecutive QoS 0 publishes of one connection to one topic, handed on as one range of bytes.
+//!
+//! A publisher that sends many messages between two reads costs one look at its receivers, not one per
+//! message. Receivers that take the frames as they came share the bytes; for the other wire form
+//! they are encoded once; only aliases and identifiers need a frame of one's own.
+
+use crate::mqtt::{
+    Limits, Publish, PublishOut, Version, decode_publish, encode_publish, frame_head,
+};
+use crate::net::ConnId;
+use crate::router::{RouteId, SessionKey};
+use crate::session::DropCause;
+
+use super::Core;
+use super::connection::State;
+use super::distribute::Parcel;
+use super::input::Reader;
+use super::outbox::Place;
+use super::remote::{Item, Publisher};
+
+/// Whole QoS 0 frames in a row: no RETAIN, nothing in them that a receiver must not see.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    pub(super) route: RouteId,
+    pub(super) place: Place,
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) count: u64,
+    pub(super) longest: usize,
+    pub(super) version: Version,
+}
+
+impl<S> Core<S> {
+    /// Adds the frame at `start..end` of the arena to the reader's run.
+    #[inline]
+    pub(super) fn add_to_run(&mut self, reader: &mut Reader<'_>, start: usize, end: usize) {
+        if let Some(run) = &mut reader.run {
+            if run.end == start && run.route == reader.route {
+                run.end = end;
+                run.count += 1;
+                run.longest = run.longest.max(end - start);
+                return;
+            }
+            self.flush_run(reader);
+        }
+        reader.run = Some(Run {
+            route: reader.route,
+            place: Place::Arena,
+            start,
+            end,
+            count: 1,
+            longest: end - start,
+            version: reader.version,
+        });
+    }
+}
+
+impl<S> Core<S> {
+    /// Hands the reader's run on to everybody who wants it.
+    #[inline]
+    pub(super) fn flush_run(&mut self, reader: &mut Reader<'_>) {
+        if let Some(run) = reader.run.take() {
+            let frames = reader.input.get(run.start - reader.base..run.end - reader.base);
+            let frames = frames.unwrap_or_default();
+            let route = self.router.get(run.route);
+            let (remote, groups) = (route.remote, !route.groups.is_empty());
+            if remote != 0 || groups {
+                self.hand_on_run(&run, frames, remote);
+                if groups {
+                    let publisher = self.publisher(reader);
+                    self.run_to_groups(&run, frames, publisher);
+                }
+            }
+            self.run_to_targets(&run, frames, Some(reader.session));
+        }
+    }
+
+    fn hand_on_run(&mut self, run: &Run, frames: &[u8], mut remote: u64) {
+        while remote != 0 {
+            let to = remote.trailing_zeros();
+            remote &= remote - 1;
+            self.mailbox.push_bytes(to as u8, frames, |start, end| {
+                Item::Run(Run { place: Place::Scratch, start, end, ..*run })
+            });
+        }
+    }
+
+    /// Hands a run that another shard sent to the sessions of this one.
+    pub(super) fn run_from_mail(&mut self, mut run: Run, frames: &[u8]) {
+        let limits = self.settings.limits;
+        let mut first = None;
+        for_each_publish(run.version, frames, &limits, |publish| {
+            first.get_or_insert(publish.topic);
+        });
+        let Some(Ok(topic)) = first.map(std::str::from_utf8) else { return };
+        run.route = self.router.route(topic);
+        let scratch = &mut self.connections.scratch;
+        run.start = scratch.len();
+        scratch.extend_from_slice(frames);
+        run.end = scratch.len();
+        self.run_to_targets(&run, frames, None);
+    }
+
+    /// Hands a run to the plain subscribers of this shard.
+    fn run_to_targets(&mut self, run: &Run, frames: &[u8], publisher: Option<SessionKey>) {
+        let mut converted = None;
+        let count = self.router.get(run.route).targets.len();
+        for index in 0..count {
+            let Some(target) = self.router.get(run.route).targets.get(index) else { break };
+            let own = publisher == Some(target.session);
+            if target.for_publisher(own).is_none() {
+                continue;
+            }
+            let key = target.session;
+            if target.has_identifiers() {
+                self.run_singly(run, frames, index, own);
+                continue;
+            }
+            let Some(connection) = self.sessions.get(key).map(|slot| slot.connection) else {
+                continue;
+            };
+            match connection {
+                Some(id) if self.run_to_connection(id, key, run, frames, &mut converted) => {}
+                None if !self.settings.session.queue_qos0 => {
+                    self.count_drops(key, DropCause::Offline, run.count);
+                }
+                _ => self.run_singly(run, frames, index, own),
+            }
+        }
+    }
+
+    /// Writes a run to a connection; false if its frames have to be looked at one by one.
+    #[inline]
+    fn run_to_connection(
+        &mut self,
+        id: ConnId,
+        key: SessionKey,
+        run: &Run,
+        frames: &[u8],
+        converted: &mut Option<(usize, usize)>,
+    ) -> bool {
+        let limits = &self.settings.limits;
+        let backlog_limit = self.settings.qos0_backlog_bytes;
+        let Some(connection) = self.connections.get(id) else { return true };
+        if connection.state != State::Connected {
+            return true;
+        }
+        if connection.is_slow(backlog_limit) {
+            self.count_drops(key, DropCause::SlowReader, run.count);
+            return true;
+        }
+        if connection.minds_frames
+            && (connection.singly || run.longest + 4 > connection.maximum_packet_size as usize)
+        {
+            return false;
+        }
+        let version = connection.version;
+        let (place, start, end) = if version.is_v5() == run.version.is_v5() {
+            (run.place, run.start, run.end)
+        } else {
+            let scratch = &mut self.connections.scratch;
+            let (start, end) = *converted
+                .get_or_insert_with(|| convert(run.version, version, frames, limits, scratch));
+            (Place::Scratch, start, end)
+        };
+        if let Some(mut out) = self.connections.out(id) {
+            out.frames(place, start, end, run.count);
+        }
+        true
+    }
+
+    /// Hands a run to one target message by message.
+    fn run_singly(&mut self, run: &Run, frames: &[u8], index: usize, own: bool) {
+        let limits = self.settings.limits;
+        let (route, publisher) = (run.route, Publisher::NOBODY);
+        let mut topic = std::mem::take(&mut self.topic);
+        topic.clear();
+        topic.push_str(self.router.get(route).topic());
+        for_each_publish(run.version, frames, &limits, |publish| {
+            let mut scratch = Vec::new();
+            let mut parcel = Parcel::from_publish(&publish, &topic, None, &mut scratch, publisher);
+            self.deliver_to_target(&mut parcel, route, index, own);
+        });
+        self.topic = topic;
+    }
+
+    fn run_to_groups(&mut self, run: &Run, frames: &[u8], publisher: Publisher) {
+        let limits = self.settings.limits;
+        let topic = self.router.get(run.route).topic().to_owned();
+        for_each_publish(run.version, frames, &limits, |publish| {
+            let mut scratch = Vec::new();
+            let mut parcel = Parcel::from_publish(&publish, &topic, None, &mut scratch, publisher);
+            let mut reach = super::distribute::Reach::NONE;
+            self.distribute_to_groups(&mut parcel, run.route, &mut reach);
+        });
+    }
+}
+
+/// Decodes whole frames that were decoded before.
+fn for_each_publish<'a>(
+    version: Version,
+    mut frames: &'a [u8],
+    limits: &Limits,
+    mut each: impl FnMut(Publish<'a>),
+) {
+    while let Ok(Some(head)) = frame_head(frames, u32::MAX) {
+        let Some((frame, rest)) = frames.split_at_checked(head.frame_len()) else { break };
+        let body = frame.get(usize::from(head.head_len)..).unwrap_or_default();
+        if let Ok(publish) = decode_publish(version, head.first_byte, body, limits) {
+            each(publish);
+        }
+        frames = rest;
+    }
+}
+
+/// Encodes a run's frames in another version's wire form.
+fn convert(
+    from: Version,
+    to: Version,
+    frames: &[u8],
+    limits: &Limits,
+    scratch: &mut Vec<u8>,
+) -> (usize, usize) {
+    let start = scratch.len();
+    for_each_publish(from, frames, limits, |publish| {
+        let properties = if to.is_v5() { publish.properties.raw } else { &[] };
+        let out = PublishOut { properties, ..PublishOut::new(publish.topic, publish.payload) };
+        encode_publish(to, &out, scratch);
+    });
+    (start, scratch.len())
+}

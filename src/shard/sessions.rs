@@ -1,0 +1,117 @@
+//! The sessions whose home is this shard.
+
+use std::hash::{BuildHasher, Hasher};
+
+use hashbrown::HashTable;
+use slab::Slab;
+
+use crate::net::ConnId;
+use crate::router::{SessionKey, SubscriptionHandle};
+use crate::session::Session;
+use crate::timer::{Time, TimerKey};
+
+/// A session and what the shard knows of it.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) session: Session,
+    pub(super) subscriptions: Vec<SubscriptionHandle>,
+    pub(super) connection: Option<ConnId>,
+    /// Tells this session from an earlier one under the same key.
+    pub(super) serial: u32,
+    pub(super) timer: Option<TimerKey>,
+    /// When a delayed will is due.
+    pub(super) will_at: Option<Time>,
+}
+
+/// Sessions by key and by client identifier.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    slots: Slab<Slot>,
+    by_client: HashTable<SessionKey>,
+    hasher: foldhash::fast::FixedState,
+    serial: u32,
+}
+
+impl Sessions {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            slots: Slab::new(),
+            by_client: HashTable::new(),
+            hasher: foldhash::fast::FixedState::with_seed(seed),
+            serial: 0,
+        }
+    }
+
+    pub(super) fn hash(&self, client_id: &str) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(client_id.as_bytes());
+        hasher.finish()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    #[inline]
+    pub(super) fn get(&self, key: SessionKey) -> Option<&Slot> {
+        self.slots.get(key as usize)
+    }
+
+    #[inline]
+    pub(super) fn get_mut(&mut self, key: SessionKey) -> Option<&mut Slot> {
+        self.slots.get_mut(key as usize)
+    }
+
+    /// The session, unless it ended and another took its key.
+    pub(super) fn get_serial(&mut self, key: SessionKey, serial: u32) -> Option<&mut Slot> {
+        self.get_mut(key).filter(|slot| slot.serial == serial)
+    }
+
+    pub(super) fn find(&self, client_id: &str) -> Option<SessionKey> {
+        let slots = &self.slots;
+        self.by_client
+            .find(self.hash(client_id), |&key| {
+                slots.get(key as usize).is_some_and(|slot| slot.session.client_id() == client_id)
+            })
+            .copied()
+    }
+
+    /// Adds a session under a client identifier that has none.
+    pub(super) fn insert(&mut self, session: Session) -> SessionKey {
+        let hash = self.hash(session.client_id());
+        self.serial = self.serial.wrapping_add(1);
+        let index = self.slots.insert(Slot {
+            session,
+            subscriptions: Vec::new(),
+            connection: None,
+            serial: self.serial,
+            timer: None,
+            will_at: None,
+        });
+        #[expect(clippy::cast_possible_truncation, reason = "sessions are fewer than 2^32")]
+        let key = index as SessionKey;
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        self.by_client.insert_unique(hash, key, |&key| {
+            let mut state = hasher.build_hasher();
+            if let Some(slot) = slots.get(key as usize) {
+                state.write(slot.session.client_id().as_bytes());
+            }
+            state.finish()
+        });
+        key
+    }
+
+    pub(super) fn remove(&mut self, key: SessionKey) -> Option<Slot> {
+        let slot = self.slots.try_remove(key as usize)?;
+        let hash = self.hash(slot.session.client_id());
+        if let Ok(entry) = self.by_client.find_entry(hash, |&other| other == key) {
+            entry.remove();
+        }
+        Some(slot)
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = SessionKey> + '_ {
+        #[expect(clippy::cast_possible_truncation, reason = "sessions are fewer than 2^32")]
+        self.slots.iter().map(|(index, _)| index as SessionKey)
+    }
+}

@@ -1,0 +1,132 @@
+//! What a shard is told: the configuration as plain values.
+
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use crate::mqtt::{Limits, QoS};
+use crate::router::Strategy;
+use crate::session::SessionLimits;
+
+/// What happens to a connected receiver whose queue stayed full for [`Settings::patience`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverflowOnline {
+    /// It is disconnected (v5: 0x97).
+    Disconnect,
+    /// The oldest queued message makes room.
+    DropOldest,
+    /// The new message is not queued.
+    DropNewest,
+}
+
+/// What happens when the queue of an absent session is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverflowOffline {
+    /// The new message is not queued.
+    DropNewest,
+    /// The oldest queued message makes room.
+    DropOldest,
+    /// The session ends.
+    EndSession,
+}
+
+/// What follows the last timed redelivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GiveUp {
+    /// The connection is closed; a persistent session keeps its messages.
+    Disconnect,
+    /// The last interval repeats.
+    Never,
+}
+
+/// Timed redelivery for 3.1 and 3.1.1 clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// How long after the previous sending the next one follows.
+    pub after: Vec<Duration>,
+    /// What follows the last.
+    pub give_up: GiveUp,
+}
+
+/// What one listener takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerSettings {
+    /// Most connections at a time through this listener, over all shards.
+    pub max_connections: usize,
+}
+
+/// Every value that a shard goes by. Made once, shared by all shards.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Bounds of what a packet may hold.
+    pub limits: Limits,
+    /// By listener index.
+    pub listeners: Vec<ListenerSettings>,
+    /// Most connections at a time over all shards and listeners.
+    pub max_connections: usize,
+    /// Most sessions at a time over all shards.
+    pub max_sessions: usize,
+    /// Most connections accepted in a second, over all shards; beyond it they wait.
+    pub connections_per_second: Option<u32>,
+    /// Most connections in a second from one address, over all shards; beyond it they are closed.
+    pub connections_per_second_per_address: Option<u32>,
+    /// A connection without a CONNECT for this long is closed.
+    pub connect_timeout: Duration,
+    /// QoS 1 and 2 messages we take unacknowledged from one client.
+    pub receive_maximum: NonZeroU16,
+    /// The highest QoS offered.
+    pub maximum_qos: QoS,
+    /// Aliases a client may use towards us.
+    pub topic_alias_maximum: u16,
+    /// Aliases we use towards a client, within its own maximum.
+    pub topic_alias_maximum_outbound: u16,
+    /// The longest Keep Alive, in seconds; 0: any, none included.
+    pub max_keep_alive: u16,
+    /// The longest Session Expiry Interval, in seconds; `u32::MAX`: without end.
+    pub max_session_expiry: u32,
+    /// Session expiry of 3.x clients without Clean Session, in seconds; `u32::MAX`: without end.
+    pub persistent_session_expiry: u32,
+    /// Whether retained messages are offered.
+    pub retain_available: bool,
+    /// Whether wildcard filters are offered.
+    pub wildcard_subscription_available: bool,
+    /// Whether shared subscriptions are offered.
+    pub shared_subscription_available: bool,
+    /// Whether a payload said to be text is checked to be UTF-8.
+    pub validate_payload_format: bool,
+    /// What the Response Information of clients that ask begins with; empty: none is given.
+    pub response_information_prefix: String,
+    /// Whether a client may leave its identifier to us.
+    pub allow_zero_length_client_id: bool,
+    /// Subscriptions one client may hold.
+    pub max_subscriptions_per_client: usize,
+    /// Bounds of one session.
+    pub session: SessionLimits,
+    /// QoS 0 bytes that may wait for a slow reader before they are dropped.
+    pub qos0_backlog_bytes: usize,
+    /// Timed redelivery; none if absent.
+    pub retry: Option<Retry>,
+    /// How long a full receiver may slow its publishers.
+    pub patience: Duration,
+    /// What happens to it then.
+    pub overflow_online: OverflowOnline,
+    /// What happens when an absent session's queue is full.
+    pub overflow_offline: OverflowOffline,
+    /// How shared subscriptions are dealt out.
+    pub strategy: Strategy,
+    /// Retained messages at most.
+    pub max_retained_messages: usize,
+    /// Bytes of retained messages at most.
+    pub max_retained_bytes: usize,
+    /// Topics whose routes are remembered, per shard.
+    pub route_cache_entries: usize,
+    /// Bytes on the way from one shard to another.
+    pub mailbox_bytes: usize,
+    /// Interval of the `$SYS` topics; zero: none.
+    pub sys_interval: Duration,
+    /// How long a stop may take.
+    pub shutdown_timeout: Duration,
+    /// Whether a stop publishes the wills of connected clients.
+    pub shutdown_wills: bool,
+    /// Log lines about clients in a second, per shard.
+    pub client_lines_per_second: u32,
+}

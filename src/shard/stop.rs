@@ -1,0 +1,90 @@
+//! The graceful stop: route what was read, tell every client, write what waits, within a bound.
+
+use std::sync::atomic::Ordering;
+
+use crate::net::{ConnId, Driver};
+use crate::timer::Time;
+
+use super::Core;
+use super::ending::Ending;
+use super::remote::Item;
+
+/// How far the stop of a shard has come.
+#[derive(Debug, Default)]
+pub(super) struct Stopping {
+    phase: Phase,
+    /// Shards that route nothing more.
+    quiet: u64,
+    deadline: Time,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Running,
+    /// Every connection has been told; messages of other shards still come in.
+    Quieting,
+    /// What is written still leaves.
+    Closing,
+    Done,
+}
+
+impl Stopping {
+    pub(super) fn is_stopping(&self) -> bool {
+        self.phase != Phase::Running
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.phase == Phase::Done
+    }
+
+    pub(super) fn peer_is_quiet(&mut self, shard: u8) {
+        self.quiet |= 1 << shard;
+    }
+}
+
+impl<S> Core<S> {
+    /// Goes on with the stop, if there is one.
+    pub(super) fn check_stop<D: Driver<Socket = S>>(&mut self, driver: &mut D) {
+        let late = self.now >= self.stopping.deadline;
+        match self.stopping.phase {
+            Phase::Running if self.shared.stop.load(Ordering::Acquire) => self.begin_stop(driver),
+            Phase::Quieting if late || self.stopping.quiet == self.mailbox.others() => {
+                let ids: Vec<ConnId> = self.connections.ids().collect();
+                for id in ids {
+                    self.end(id, Ending::Stopping);
+                }
+                self.stopping.phase = Phase::Closing;
+            }
+            Phase::Closing if late || self.connections.open() == 0 => {
+                self.stopping.phase = Phase::Done;
+            }
+            _ => {}
+        }
+    }
+
+    /// Reads nothing more, publishes the wills if so configured, and says that it is quiet.
+    fn begin_stop<D: Driver<Socket = S>>(&mut self, driver: &mut D) {
+        self.stopping.phase = Phase::Quieting;
+        self.stopping.deadline = self.now.plus(self.settings.shutdown_timeout);
+        driver.stop_accepting();
+        let ids: Vec<ConnId> = self.connections.ids().collect();
+        for id in ids {
+            driver.pause(id);
+        }
+        if self.settings.shutdown_wills {
+            let keys: Vec<_> = self.sessions.keys().collect();
+            for key in keys {
+                let connected = self.sessions.get_mut(key).filter(|slot| slot.connection.is_some());
+                if let Some(will) = connected.and_then(|slot| slot.session.take_will()) {
+                    self.publish_will(key, will);
+                }
+            }
+        }
+        let mut others = self.mailbox.others();
+        while others != 0 {
+            self.mailbox.push(others.trailing_zeros() as u8, 0, Item::Quiet);
+            others &= others - 1;
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! SUBSCRIBE and UNSUBSCRIBE, and the retained messages that follow a subscription.
+
+use std::time::Duration;
+
+use crate::mqtt::topic::Filter;
+use crate::mqtt::{
+    DecodeError, Message, Packet, Properties, QoS, ReasonCode, RetainHandling, SubAck, Subscribe,
+    SubscribeFilter, UnsubAck, Unsubscribe, encode, topic,
+};
+use crate::router::{GroupCount, SessionKey, SubscriptionHandle, SubscriptionOptions};
+use crate::session::{Delivery, Sink};
+
+use super::Core;
+use super::input::{Reader, Then};
+use super::remote::{Item, Publisher};
+use super::timers::Timer;
+
+/// Retained messages handed to one subscription in one go: others want their turn.
+const RETAINED_PER_STEP: usize = 64;
+
+/// How soon a scan goes on whose subscriber had no room.
+pub(super) const SCAN_PAUSE: Duration = Duration::from_millis(10);
+
+/// SUBACKs and UNSUBACKs that one client may wait for before it is not read.
+const MAX_PENDING_FRAMES: usize = 1024;
+
+/// The retained messages that a new subscription still has to get.
+#[derive(Debug)]
+pub(super) struct RetainedScan {
+    session: SessionKey,
+    serial: u32,
+    filter: Box<str>,
+    qos: QoS,
+    identifier: Option<u32>,
+    after: Option<String>,
+}
+
+impl<S> Core<S> {
+    pub(super) fn subscribe(
+        &mut self,
+        reader: &mut Reader<'_>,
+        subscribe: &Subscribe<'_>,
+    ) -> Result<Then, DecodeError> {
+        if self
+            .sessions
+            .get(reader.session)
+            .is_some_and(|s| s.session.pending() >= MAX_PENDING_FRAMES)
+        {
+            return Err(DecodeError::new(
+                ReasonCode::QuotaExceeded,
+                "too many unanswered SUBSCRIBEs",
+            ));
+        }
+        let mut reasons = Vec::new();
+        for filter in subscribe.filters.iter() {
+            reasons.push(self.subscribe_one(reader, subscribe, &filter)? as u8);
+        }
+        let packet = SubAck {
+            packet_id: subscribe.packet_id,
+            reasons: &reasons,
+            properties: Properties::EMPTY,
+        };
+        self.answer_when_known(reader, &Packet::SubAck(packet));
+        self.scan_retained_of(reader.session);
+        Ok(Then::Continue)
+    }
+
+    fn subscribe_one(
+        &mut self,
+        reader: &Reader<'_>,
+        subscribe: &Subscribe<'_>,
+        asked: &SubscribeFilter<'_>,
+    ) -> Result<ReasonCode, DecodeError> {
+        let filter = match Filter::parse(asked.filter, &self.settings.limits) {
+            Ok(filter) => filter,
+            Err(error) => return Ok(error.reason),
+        };
+        if filter.share.is_some() && asked.no_local {
+            return Err(DecodeError::protocol("No Local on a shared subscription"));
+        }
+        if let Some(refusal) = self.refuse_filter(&filter) {
+            return Ok(refusal);
+        }
+        let key = reader.session;
+        let options = SubscriptionOptions {
+            qos: asked.qos.min(self.settings.maximum_qos),
+            no_local: asked.no_local,
+            retain_as_published: asked.retain_as_published,
+            identifier: subscribe.subscription_identifier,
+        };
+        let Some(slot) = self.sessions.get_mut(key) else {
+            return Ok(ReasonCode::UnspecifiedError);
+        };
+        // A filter it holds already takes no further place, which only the router can tell.
+        let at_limit = slot.subscriptions.len() >= self.settings.max_subscriptions_per_client;
+        if at_limit && !self.router.has_subscription(key, &filter) {
+            return Ok(ReasonCode::QuotaExceeded);
+        }
+        let subscribed = self.router.subscribe(key, &filter, options);
+        if !subscribed.existed {
+            slot.subscriptions.push(subscribed.handle);
+        }
+        let serial = slot.serial;
+        if subscribed.interest {
+            self.tell_all(|| Item::Interest(filter.filter.into()));
+        }
+        self.tell_group(subscribed.group);
+        let wants_retained = match asked.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => !subscribed.existed,
+            RetainHandling::DoNotSend => false,
+        };
+        if wants_retained && filter.share.is_none() {
+            self.scans.push_back(RetainedScan {
+                session: key,
+                serial,
+                filter: filter.filter.into(),
+                qos: options.qos,
+                identifier: options.identifier.map(std::num::NonZeroU32::get),
+                after: None,
+            });
+        }
+        Ok(match options.qos {
+            QoS::AtMostOnce => ReasonCode::Success,
+            QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+            QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+        })
+    }
+
+    fn refuse_filter(&self, filter: &Filter<'_>) -> Option<ReasonCode> {
+        if filter.share.is_some() && !self.settings.shared_subscription_available {
+            return Some(ReasonCode::SharedSubscriptionsNotSupported);
+        }
+        if topic::has_wildcard(filter.filter) && !self.settings.wildcard_subscription_available {
+            return Some(ReasonCode::WildcardSubscriptionsNotSupported);
+        }
+        None
+    }
+
+    pub(super) fn unsubscribe(
+        &mut self,
+        reader: &mut Reader<'_>,
+        unsubscribe: &Unsubscribe<'_>,
+    ) -> Result<Then, DecodeError> {
+        let mut reasons = Vec::new();
+        for text in unsubscribe.filters.iter() {
+            let reason = match Filter::parse(text, &self.settings.limits) {
+                Ok(filter) => self.unsubscribe_one(reader.session, &filter),
+                Err(error) => error.reason,
+            };
+            reasons.push(reason as u8);
+        }
+        let packet = UnsubAck {
+            packet_id: unsubscribe.packet_id,
+            reasons: &reasons,
+            properties: Properties::EMPTY,
+        };
+        self.answer_when_known(reader, &Packet::UnsubAck(packet));
+        Ok(Then::Continue)
+    }
+
+    fn unsubscribe_one(&mut self, key: SessionKey, filter: &Filter<'_>) -> ReasonCode {
+        let group = filter.share.and_then(|share| self.router.group(share, filter.filter));
+        let Some(gone) = self.router.unsubscribe(key, filter) else {
+            return ReasonCode::NoSubscriptionExisted;
+        };
+        let Some(slot) = self.sessions.get_mut(key) else { return ReasonCode::Success };
+        slot.subscriptions.retain(|handle| *handle != gone.handle);
+        let orphans = group.map_or_else(Vec::new, |group| slot.session.take_queued(group.index()));
+        self.scans.retain(|scan| scan.session != key || *scan.filter != *filter.filter);
+        if gone.interest {
+            self.tell_all(|| Item::NoInterest(filter.filter.into()));
+        }
+        self.tell_group(gone.group);
+        for orphan in orphans {
+            self.redistribute(orphan);
+        }
+        ReasonCode::Success
+    }
+
+    /// Ends one subscription of a session that ends.
+    pub(super) fn remove_subscription(&mut self, key: SessionKey, handle: SubscriptionHandle) {
+        let ended = self.router.unsubscribe_handle(key, handle);
+        if let Some(filter) = ended.filter {
+            self.tell_all(|| Item::NoInterest(filter.as_str().into()));
+        }
+        self.tell_group(ended.group);
+    }
+
+    /// Tells the other shards whether this session's shared subscriptions have somebody behind them.
+    pub(super) fn set_members_online(&mut self, key: SessionKey, online: bool) {
+        let Some(slot) = self.sessions.get(key) else { return };
+        let mut news = Vec::new();
+        for handle in &slot.subscriptions {
+            news.extend(self.router.member_online(key, *handle, online));
+        }
+        for group in news {
+            self.tell_group(Some(group));
+        }
+    }
+
+    fn tell_group(&mut self, group: Option<GroupCount>) {
+        if let Some(group) = group {
+            self.tell_all(|| Item::Group(group.clone()));
+        }
+    }
+
+    fn tell_all(&mut self, item: impl Fn() -> Item<S>) {
+        let others = self.mailbox.others();
+        let mut mask = others;
+        while mask != 0 {
+            self.mailbox.push(mask.trailing_zeros() as u8, 64, item());
+            mask &= mask - 1;
+        }
+        self.gate.told(others, self.turn);
+    }
+
+    /// Sends SUBACK or UNSUBACK once every shard knows what this one told it.
+    fn answer_when_known(&mut self, reader: &Reader<'_>, packet: &Packet<'_>) {
+        let waiting = self.gate.uninformed();
+        self.mailbox.ask_confirmation(waiting);
+        let Some(slot) = self.sessions.get_mut(reader.session) else { return };
+        self.gate.wait(waiting, self.turn, reader.session, slot.serial);
+        let mut frame = std::mem::take(&mut self.buffer);
+        frame.clear();
+        let max = slot.session.maximum_packet_size();
+        encode(reader.version, packet, max, &mut frame);
+        if let Some(mut out) = self.connections.out(reader.id) {
+            slot.session.send_when_confirmed(&frame, self.turn, waiting, &mut out);
+        }
+        frame.clear();
+        self.buffer = frame;
+    }
+
+    /// Begins the scans that a SUBSCRIBE asked for.
+    fn scan_retained_of(&mut self, key: SessionKey) {
+        let mut later = std::collections::VecDeque::new();
+        while let Some(scan) = self.scans.pop_front() {
+            if scan.session == key {
+                later.extend(self.scan_step(scan));
+            } else {
+                later.push_back(scan);
+            }
+        }
+        self.scans = later;
+    }
+
+    /// Goes on with the scans of all sessions, a step each.
+    pub(super) fn scan_retained(&mut self) {
+        if self.scans.is_empty() || self.scans_rest {
+            return;
+        }
+        let mut progress = false;
+        for _ in 0..self.scans.len() {
+            let Some(scan) = self.scans.pop_front() else { break };
+            let before = scan.after.clone();
+            match self.scan_step(scan) {
+                None => progress = true,
+                Some(scan) => {
+                    progress |= scan.after != before;
+                    self.scans.push_back(scan);
+                }
+            }
+        }
+        if !progress && !self.scans.is_empty() {
+            // Nobody has room: try again when there may be some, not at once.
+            self.scans_rest = true;
+            self.timers.insert(self.now.plus(SCAN_PAUSE), Timer::Scans);
+        }
+    }
+
+    /// Hands on some retained messages; gives the scan back if there are more.
+    fn scan_step(&mut self, mut scan: RetainedScan) -> Option<RetainedScan> {
+        self.sessions.get_serial(scan.session, scan.serial)?;
+        let mut found: Vec<Message> = Vec::new();
+        let next = self.router.retained(
+            &scan.filter,
+            scan.after.as_deref(),
+            RETAINED_PER_STEP,
+            self.now,
+            |message| found.push(message.clone()),
+        );
+        for message in found {
+            if !self.has_room_for(scan.session, &message) {
+                return Some(scan);
+            }
+            let delivery = Delivery {
+                message: &message,
+                qos: scan.qos.min(message.qos()),
+                retain: true,
+                identifiers: scan.identifier.as_slice(),
+                group: None,
+            };
+            self.deliver_message(scan.session, delivery, Publisher::NOBODY);
+            scan.after = Some(message.topic().to_owned());
+        }
+        next.map(|after| RetainedScan { after: Some(after), ..scan })
+    }
+
+    fn has_room_for(&mut self, key: SessionKey, message: &Message) -> bool {
+        let Some(slot) = self.sessions.get_mut(key) else { return true };
+        let Some(id) = slot.connection else {
+            return slot.session.has_room(message.size(), &self.settings.session);
+        };
+        let output = self.connections.live_out(id, &self.settings);
+        output.is_none_or(|out| out.has_room() && out.connection.backlog() < out.backlog_limit)
+            && slot.session.has_room(message.size(), &self.settings.session)
+    }
+}

@@ -1,0 +1,170 @@
+//! `$SYS` topics, the gauges behind them, and the log about clients.
+
+use std::net::SocketAddr;
+
+use tracing::{info, warn};
+
+use crate::mqtt::{Message, QoS};
+use crate::session::DropCause;
+use crate::timer::Time;
+
+use super::Core;
+use super::remote::Publisher;
+use super::stats::{Counter, ShardStats};
+use super::timers::Timer;
+
+/// Bounds what clients can make a shard write to its log.
+#[derive(Debug)]
+pub(super) struct LogLimit {
+    per_second: u32,
+    second: u64,
+    lines: u32,
+    suppressed: u64,
+}
+
+impl LogLimit {
+    pub(super) fn new(per_second: u32) -> Self {
+        Self { per_second, second: 0, lines: 0, suppressed: 0 }
+    }
+
+    /// Logs why a client was refused or closed.
+    pub(super) fn client(&mut self, now: Time, peer: SocketAddr, client_id: &str, detail: &str) {
+        let second = now.0 / 1000;
+        if second != self.second {
+            if self.suppressed > 0 {
+                warn!(suppressed = self.suppressed, "more clients were refused or closed");
+            }
+            *self = Self { second, ..Self::new(self.per_second) };
+        }
+        if self.lines >= self.per_second {
+            self.suppressed += 1;
+            return;
+        }
+        self.lines += 1;
+        info!(%peer, client_id, "closed: {detail}");
+    }
+}
+
+/// Rates over 1, 5 and 15 minutes, as Mosquitto's `$SYS/broker/load` has them.
+#[derive(Debug, Default)]
+pub(super) struct Sys {
+    started: Time,
+    last: Time,
+    previous: [u64; LOADS.len()],
+    loads: [[f64; 3]; LOADS.len()],
+}
+
+type Value = fn(&ShardStats) -> u64;
+
+/// Name in `$SYS/broker/load/NAME/1min`, and what it counts.
+const LOADS: [(&str, Value); 7] = [
+    ("messages/received", |s| s.packets_received.value()),
+    ("messages/sent", |s| s.packets_sent.value()),
+    ("publish/received", |s| s.publishes_received.value()),
+    ("publish/sent", |s| s.publishes_sent.value()),
+    ("publish/dropped", |s| s.dropped.iter().map(Counter::value).sum()),
+    ("bytes/received", |s| s.bytes_received.value()),
+    ("bytes/sent", |s| s.bytes_sent.value()),
+];
+
+/// Topic below `$SYS/broker/`, and what it says.
+const VALUES: [(&str, Value); 20] = [
+    ("bytes/received", |s| s.bytes_received.value()),
+    ("bytes/sent", |s| s.bytes_sent.value()),
+    ("messages/received", |s| s.packets_received.value()),
+    ("messages/sent", |s| s.packets_sent.value()),
+    ("publish/messages/received", |s| s.publishes_received.value()),
+    ("publish/messages/sent", |s| s.publishes_sent.value()),
+    ("publish/messages/dropped", |s| s.dropped.iter().map(Counter::value).sum()),
+    ("clients/connected", |s| s.connected.value()),
+    ("clients/active", |s| s.connected.value()),
+    ("clients/disconnected", |s| s.sessions.value().saturating_sub(s.connected.value())),
+    ("clients/inactive", |s| s.sessions.value().saturating_sub(s.connected.value())),
+    ("clients/total", |s| s.sessions.value()),
+    ("clients/expired", |s| s.expired_sessions.value()),
+    ("connections/accepted", |s| s.accepted.value()),
+    ("connections/refused", |s| s.refused.value()),
+    ("clients/errors", |s| s.client_errors.value()),
+    ("subscriptions/count", |s| s.subscriptions.value()),
+    ("messages/stored", |s| s.stored_messages.value()),
+    ("store/messages/count", |s| s.stored_messages.value()),
+    ("shards/turns", |s| s.turns.value()),
+];
+
+impl<S> Core<S> {
+    /// Begins the `$SYS` topics, on one shard of all.
+    pub(super) fn start_sys(&mut self) {
+        self.sys.started = self.now;
+        self.sys.last = self.now;
+        if self.id == 0 && !self.settings.sys_interval.is_zero() {
+            self.publish_sys();
+        }
+    }
+
+    /// Brings the gauges up to date.
+    pub(super) fn update_gauges(&mut self) {
+        let stats = &self.stats;
+        stats.connected.set(self.connected);
+        stats.sessions.set(self.sessions.len() as u64);
+        stats.subscriptions.set(self.router.subscription_count() as u64);
+        stats.retained.set(self.router.retained_count() as u64);
+        stats.retained_bytes.set(self.router.retained_bytes() as u64);
+        stats.turns.set(self.turn);
+    }
+
+    /// Publishes every `$SYS` topic, and arms the next time.
+    pub(super) fn publish_sys(&mut self) {
+        self.update_gauges();
+        let shared = self.shared.clone();
+        let sum = |value: Value| shared.stats.iter().map(|stats| value(stats)).sum::<u64>();
+        let version = concat!("sluice version ", env!("CARGO_PKG_VERSION"));
+        self.publish_sys_value("version", version);
+        let uptime = self.now.since(self.sys.started).as_secs();
+        self.publish_sys_value("uptime", &format!("{uptime} seconds"));
+        self.publish_sys_value("shards/count", &self.shards.to_string());
+        // Every shard has a copy of what is retained: one is counted.
+        let retained = self.stats.retained.value();
+        self.publish_sys_value("retained messages/count", &retained.to_string());
+        for (name, value) in VALUES {
+            self.publish_sys_value(name, &sum(value).to_string());
+        }
+        for cause in DropCause::ALL {
+            let count = sum_dropped(&shared.stats, cause);
+            let name = format!("publish/messages/dropped/{}", cause.name());
+            self.publish_sys_value(&name, &count.to_string());
+        }
+        self.publish_loads(sum);
+        self.timers.insert(self.now.plus(self.settings.sys_interval), Timer::Sys);
+    }
+
+    fn publish_loads(&mut self, sum: impl Fn(Value) -> u64) {
+        let elapsed = self.now.since(self.sys.last).as_secs_f64();
+        self.sys.last = self.now;
+        for (index, (name, value)) in LOADS.into_iter().enumerate() {
+            let total = sum(value);
+            let increase = total.saturating_sub(self.sys.previous[index]);
+            self.sys.previous[index] = total;
+            for (place, minutes) in [1.0, 5.0, 15.0].into_iter().enumerate() {
+                let load = &mut self.sys.loads[index][place];
+                if elapsed > 0.0 {
+                    let per_minute = increase as f64 / elapsed * 60.0;
+                    let keep = (-elapsed / (minutes * 60.0)).exp();
+                    *load = per_minute + keep * (*load - per_minute);
+                }
+                let text = format!("{load:.2}");
+                self.publish_sys_value(&format!("load/{name}/{minutes}min"), &text);
+            }
+        }
+    }
+
+    fn publish_sys_value(&mut self, name: &str, text: &str) {
+        let topic = format!("$SYS/broker/{name}");
+        let (qos, retain) = (QoS::AtMostOnce, true);
+        let message = Message::new(&topic, qos, retain, text.as_bytes(), &[], None, self.now);
+        self.publish_message(&message, Publisher::NOBODY);
+    }
+}
+
+fn sum_dropped(stats: &[std::sync::Arc<ShardStats>], cause: DropCause) -> u64 {
+    stats.iter().map(|stats| stats.dropped[cause as usize].value()).sum()
+}

@@ -1,0 +1,156 @@
+//! What the timer wheel of a shard holds, and what happens when it is due.
+
+use std::time::Duration;
+
+use crate::mqtt::ReasonCode;
+use crate::net::ConnId;
+use crate::router::SessionKey;
+use crate::session::RetryOutcome;
+
+use super::Core;
+use super::connection::State;
+use super::ending::Ending;
+use super::settings::GiveUp;
+
+/// Something due at a time. Whoever removes the connection or the session cancels it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Timer {
+    /// CONNECT, keep alive or the last write of a connection.
+    Connection(ConnId),
+    /// The will or the end of an absent session, the redelivery of a present one.
+    Session(SessionKey),
+    /// A full receiver's patience.
+    Patience(SessionKey),
+    /// Connections may be accepted again.
+    Accept,
+    /// `$SYS` topics.
+    Sys,
+    /// Retained messages for subscribers that had no room.
+    Scans,
+    /// Expired retained messages, rate windows.
+    Sweep,
+}
+
+/// How often expired retained messages are looked for.
+pub(super) const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+impl<S> Core<S> {
+    /// Does what is due at `self.now`.
+    pub(super) fn run_timers(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        self.timers.advance(self.now, &mut due);
+        for timer in due.drain(..) {
+            match timer {
+                Timer::Connection(id) => self.connection_due(id),
+                Timer::Session(key) => self.session_due(key),
+                Timer::Patience(key) => self.patience_over(key),
+                Timer::Accept => self.accepting.resume = true,
+                Timer::Sys => self.publish_sys(),
+                Timer::Scans => self.scans_rest = false,
+                Timer::Sweep => self.sweep(),
+            }
+        }
+        self.due = due;
+    }
+
+    fn sweep(&mut self) {
+        self.router.expire_retained(self.now);
+        self.update_gauges();
+        self.timers.insert(self.now.plus(SWEEP_INTERVAL), Timer::Sweep);
+    }
+
+    fn connection_due(&mut self, id: ConnId) {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.timer = None;
+        match connection.state {
+            State::AwaitingConnect => self.end(id, Ending::Silent("no CONNECT in time")),
+            State::Connected => {
+                // Traffic only notes its time; the timer finds out here how much patience is left.
+                let patience = Duration::from_millis(connection.patience_ms.into());
+                let deadline = connection.last_received.plus(patience);
+                if connection.held {
+                    let again = now.plus(patience);
+                    connection.timer = Some(self.timers.insert(again, Timer::Connection(id)));
+                } else if deadline <= now {
+                    self.end(
+                        id,
+                        Ending::Refused(ReasonCode::KeepAliveTimeout, "keep alive timeout"),
+                    );
+                } else {
+                    connection.timer = Some(self.timers.insert(deadline, Timer::Connection(id)));
+                }
+            }
+            State::Closing => {
+                // It does not read what was written to it.
+                connection.outbox = None;
+                self.connections.touch(id);
+            }
+        }
+    }
+
+    fn session_due(&mut self, key: SessionKey) {
+        let now = self.now;
+        let Some(slot) = self.sessions.get_mut(key) else { return };
+        slot.timer = None;
+        if slot.connection.is_some() {
+            self.redeliver(key);
+            return;
+        }
+        if slot.will_at.is_some_and(|at| at <= now) {
+            slot.will_at = None;
+            if let Some(will) = slot.session.take_will() {
+                self.publish_will(key, will);
+            }
+        }
+        let Some(slot) = self.sessions.get_mut(key) else { return };
+        if slot.session.ends_at().is_some_and(|at| at <= now) {
+            self.stats.expired_sessions.add(1);
+            self.end_session(key);
+        } else {
+            self.arm_absent(key);
+        }
+    }
+
+    /// Sets the timer of an absent session to its will or its end, whichever is first.
+    pub(super) fn arm_absent(&mut self, key: SessionKey) {
+        let Some(slot) = self.sessions.get_mut(key) else { return };
+        if let Some(timer) = slot.timer.take() {
+            self.timers.cancel(timer);
+        }
+        let at = match (slot.will_at, slot.session.ends_at()) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        slot.timer = at.map(|at| self.timers.insert(at, Timer::Session(key)));
+    }
+
+    /// Sends again what a 3.x client has not acknowledged in time.
+    fn redeliver(&mut self, key: SessionKey) {
+        let Some(retry) = &self.settings.retry else { return };
+        let Some(slot) = self.sessions.get_mut(key) else { return };
+        let Some(id) = slot.connection else { return };
+        let Some(mut out) = self.connections.out(id) else { return };
+        let backlog = out.connection.backlog();
+        let RetryOutcome { next, give_up } = slot.session.retry(self.now, &retry.after, &mut out);
+        debug_assert!(backlog <= out.connection.backlog());
+        if give_up && retry.give_up == GiveUp::Disconnect {
+            self.end(id, Ending::Silent("a message was not acknowledged in time"));
+            return;
+        }
+        let next = next.unwrap_or_else(|| {
+            self.now.plus(retry.after.last().copied().unwrap_or(SWEEP_INTERVAL))
+        });
+        slot.timer = Some(self.timers.insert(next, Timer::Session(key)));
+    }
+
+    /// Starts timed redelivery for a session that has just connected, if it is configured.
+    pub(super) fn arm_redelivery(&mut self, key: SessionKey) {
+        let Some(retry) = &self.settings.retry else { return };
+        let Some(first) = retry.after.first() else { return };
+        let Some(slot) = self.sessions.get_mut(key) else { return };
+        if !slot.session.version().is_v5() {
+            slot.timer = Some(self.timers.insert(self.now.plus(*first), Timer::Session(key)));
+        }
+    }
+}

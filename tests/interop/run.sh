@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Other people's clients against a broker.
+#
+#   tests/interop/run.sh                 a release build of Sluice, once with one shard, once with three
+#   tests/interop/run.sh HOST:PORT       a broker that is running already
+#
+# Needs mosquitto-clients, python3 with venv, node and npm. Puts what it fetches into target/interop.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+cache=$PWD/target/interop
+venv=$cache/venv
+mkdir -p "$cache"
+broker=""
+
+finish() {
+    local status=$?
+    if [ -n "$broker" ]; then kill -KILL "$broker" 2>/dev/null || true; fi
+    exit "$status"
+}
+trap finish EXIT
+
+if ! "$venv/bin/python" -c 'import paho.mqtt.subscribeoptions' 2>/dev/null; then
+    echo "interop: fetching paho-mqtt"
+    python3 -m venv --clear "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check 'paho-mqtt==2.1.0'
+fi
+if [ ! -d "$cache/node_modules/mqtt" ]; then
+    echo "interop: fetching mqtt.js"
+    npm install --prefix "$cache" --no-save --no-audit --no-fund --loglevel=error mqtt@5.10.1
+fi
+
+clients() {
+    local host=${1%:*} port=${1##*:}
+    # Chained, because "set -e" does not hold inside a condition.
+    tests/interop/mosquitto.sh "$host" "$port" &&
+        timeout 300 "$venv/bin/python" tests/interop/paho_client.py "$host" "$port" &&
+        NODE_MODULES="$cache" timeout 300 node tests/interop/mqttjs_client.mjs "$host" "$port"
+}
+
+if [ $# -gt 0 ]; then
+    clients "$1"
+    exit
+fi
+
+cargo build --release --bin sluice
+for shards in 1 3; do
+    log=$cache/broker-$shards.log
+    target/release/sluice --bind 127.0.0.1:0 --shards "$shards" 2>"$log" </dev/null &
+    broker=$!
+    address=""
+    for _ in $(seq 100); do
+        address=$(sed -n 's/.* listening on \([0-9.:]*\) with .*/\1/p' "$log")
+        if [ -n "$address" ]; then break; fi
+        if ! kill -0 "$broker" 2>/dev/null; then break; fi
+        sleep 0.1
+    done
+    if [ -z "$address" ]; then
+        echo "interop: the broker did not start" >&2
+        cat "$log" >&2
+        exit 1
+    fi
+    echo "interop: a broker on $address with $shards shard(s)"
+    if ! clients "$address"; then
+        echo "interop: FAILED; the log of the broker:" >&2
+        tail -n 50 "$log" >&2
+        exit 1
+    fi
+    kill -TERM "$broker"
+    if ! wait "$broker"; then
+        echo "interop: the broker did not end well" >&2
+        tail -n 50 "$log" >&2
+        exit 1
+    fi
+    broker=""
+done
+echo "interop: all right"
