@@ -1,1 +1,163 @@
-//! To come.
+//! Keep Alive (section 3.1.2.10).
+
+use std::time::{Duration, Instant};
+
+use crate::common::cases::versions;
+use crate::common::property::SERVER_KEEP_ALIVE;
+use crate::common::wire::{self, packet};
+use crate::common::{
+    Client, Connect, Message, V5, V31, V311, Version, broker, broker_with_shards, code, let_pass,
+};
+
+/// One and a half seconds of silence end a keep alive of one; the broker may take a second more.
+fn expect_timeout(client: &mut Client, last_sent: Instant) {
+    client.expect_disconnect(&[code::KEEP_ALIVE_TIMEOUT]);
+    let took = last_sent.elapsed();
+    assert!(took >= Duration::from_millis(1_450), "after {took:?}");
+    assert!(took < Duration::from_millis(3_500), "after {took:?}");
+}
+
+/// [MQTT-3.1.2-22], (3.1.1) [MQTT-3.1.2-24] Silence for one and a half times the Keep Alive closes
+/// the connection, in version 5 with 0x8D; not before.
+fn closes_a_silent_connection(version: Version) {
+    let broker = broker("");
+    let start = Instant::now();
+    let (mut client, _) = broker.connect_with(&Connect::new(version, "silent").keep_alive(1));
+    let (mut without, _) = broker.connect_with(&Connect::new(version, "without"));
+    expect_timeout(&mut client, start);
+    // Keep Alive 0 turns it off.
+    without.expect_nothing();
+}
+versions!(closes_a_silent_connection);
+
+/// [MQTT-3.1.2-22] Any packet counts, whatever its type; the time runs from the last one.
+fn lives_on_any_packet(version: Version) {
+    let broker = broker("");
+    let (mut client, _) = broker.connect_with(&Connect::new(version, "busy").keep_alive(1));
+    let mut last = Instant::now();
+    for n in 0..4 {
+        let_pass(Duration::from_millis(800));
+        last = Instant::now();
+        match n {
+            0 => client.ping(),
+            1 => client.publish("t", "x", 0),
+            2 => client.subscribe("t", 0),
+            _ => client.send_ack(wire::PUBACK, 1),
+        }
+    }
+    expect_timeout(&mut client, last);
+}
+versions!(lives_on_any_packet);
+
+/// [MQTT-3.1.2-22] What the broker sends does not count.
+#[test]
+fn does_not_live_on_what_it_receives() {
+    let broker = broker("");
+    let (mut client, _) = broker.connect_with(&Connect::new(V311, "listens").keep_alive(1));
+    client.subscribe("t", 0);
+    let start = Instant::now();
+    let mut publisher = broker.connect(V311, "publisher");
+    let mut received = 0;
+    while start.elapsed() < Duration::from_millis(1_200) {
+        publisher.publish("t", "x", 0);
+        client.expect("t", "x");
+        received += 1;
+        let_pass(Duration::from_millis(100));
+    }
+    assert!(received > 1);
+    expect_timeout(&mut client, start);
+}
+
+/// [MQTT-3.2.2-21], section 3.2.2.3.14: a Keep Alive above the server's maximum, or none, is
+/// replaced by the maximum, stated in CONNACK and enforced; a lower one stays.
+#[test]
+fn has_a_maximum_in_version_5() {
+    let broker = broker("[mqtt]\nmax_keep_alive = \"2s\"");
+    for (asked, stated) in [(60, Some(2)), (0, Some(2)), (1, None), (2, None)] {
+        let connect = Connect::new(V5, &format!("client-{asked}")).keep_alive(asked);
+        let (_, connack) = broker.connect_with(&connect);
+        assert_eq!(connack.properties.number(SERVER_KEEP_ALIVE), stated, "{asked}");
+    }
+    let start = Instant::now();
+    let (mut client, _) = broker.connect_with(&Connect::new(V5, "forced").keep_alive(600));
+    client.expect_disconnect(&[code::KEEP_ALIVE_TIMEOUT]);
+    let took = start.elapsed();
+    assert!((2_950..5_000).contains(&took.as_millis()), "after {took:?}");
+}
+
+/// Older clients cannot be told of a maximum: their own Keep Alive stays.
+#[test]
+fn has_no_maximum_for_older_clients() {
+    let broker = broker("[mqtt]\nmax_keep_alive = \"1s\"");
+    let mut clients: Vec<Client> = [(V31, 60), (V311, 60), (V311, 0)]
+        .into_iter()
+        .enumerate()
+        .map(|(n, (version, keep_alive))| {
+            let connect = Connect::new(version, &format!("{n}")).keep_alive(keep_alive);
+            broker.connect_with(&connect).0
+        })
+        .collect();
+    let (mut forced, _) = broker.connect_with(&Connect::new(V5, "forced").keep_alive(60));
+    forced.expect_disconnect(&[code::KEEP_ALIVE_TIMEOUT]);
+    for client in &mut clients {
+        client.expect_nothing();
+    }
+}
+
+/// The session, and what it waits for, outlives the timeout.
+#[test]
+fn leaves_the_session() {
+    let broker = broker("");
+    let connect = Connect::lasting(V5, "client").keep_alive(1);
+    let (mut client, _) = broker.connect_with(&connect);
+    client.subscribe("t", 1);
+    client.expect_disconnect(&[code::KEEP_ALIVE_TIMEOUT]);
+    let mut publisher = broker.connect(V5, "publisher");
+    publisher.publish("t", "x", 1);
+    let (mut client, connack) = broker.connect_with(&connect);
+    assert!(connack.session_present);
+    client.expect("t", "x");
+}
+
+/// Many silent connections over all shards all time out.
+#[test]
+fn closes_every_silent_connection() {
+    let broker = broker_with_shards(3, "");
+    let start = Instant::now();
+    let mut clients: Vec<Client> = (0..60)
+        .map(|n| {
+            let connect = Connect::new(V5, &format!("client-{n}")).keep_alive(1);
+            broker.connect_with(&connect).0
+        })
+        .collect();
+    for client in &mut clients {
+        client.expect_disconnect(&[code::KEEP_ALIVE_TIMEOUT]);
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+/// A publisher that is not read from, because its receiver's queue is full, is not silent: it
+/// stays.
+#[test]
+fn spares_a_publisher_that_is_slowed() {
+    let toml = "[queue]\nmax_messages = 2\n[overflow]\npatience = \"60s\"";
+    let broker = broker(toml);
+    let connect = Connect::new(V5, "receiver").with(crate::common::property::receive_maximum(1));
+    let (mut receiver, _) = broker.connect_with(&connect);
+    receiver.subscribe("t", 1);
+    let (mut publisher, _) = broker.connect_with(&Connect::new(V5, "publisher").keep_alive(1));
+    for n in 0..10 {
+        publisher.start_publish(Message::new("t", n.to_string()).qos(1));
+    }
+    for _ in 0..6 {
+        let_pass(Duration::from_millis(500));
+        publisher.send(&packet(wire::PINGREQ, &[]));
+    }
+    for n in 0..10 {
+        receiver.expect("t", n.to_string());
+    }
+    for id in 1..=10 {
+        assert_eq!(publisher.wait_puback(id).code, code::SUCCESS);
+    }
+    publisher.ping();
+}

@@ -1,1 +1,325 @@
-//! To come.
+//! The limits of `[limits]` and `[mqtt]`: what is beyond is told, and costs nobody else.
+
+use std::time::{Duration, Instant};
+
+use crate::common::cases::versions;
+use crate::common::client::{subscribe, unsubscribe};
+use crate::common::property::{self, user};
+use crate::common::wire::{self, packet};
+use crate::common::{
+    Client, Connect, Event, Message, V5, V31, V311, Version, Will, broker, broker_with_shards, code,
+};
+
+/// [MQTT-3.2.2-15] A packet of the stated size is served; a larger one gets 0x95 as soon as its
+/// length is seen.
+fn packet_size(version: Version) {
+    let broker = broker("[limits]\nmax_packet_size = \"8KiB\"");
+    let (mut client, connack) = broker.connect_with(&Connect::new(version, "client"));
+    if version.is_v5() {
+        let stated = connack.properties.number(property::MAXIMUM_PACKET_SIZE);
+        assert_eq!(stated, Some(8192));
+    }
+    client.subscribe("t", 0);
+    let overhead = Message::new("t", vec![0; 1000]).bytes(version).len() - 1000;
+    let exact = vec![b'x'; 8192 - overhead];
+    assert_eq!(Message::new("t", &exact).bytes(version).len(), 8192);
+    client.publish("t", &exact, 0);
+    client.expect("t", &exact);
+    // The fixed header of 8,193 bytes, and nothing behind it.
+    client.send(&[wire::PUBLISH, 0xFE, 0x3F]);
+    client.expect_disconnect(&[code::PACKET_TOO_LARGE]);
+    let mut client = broker.connect(version, "client");
+    client.send(&[wire::PUBLISH, 0xFF, 0xFF, 0xFF, 0x7F]);
+    client.expect_disconnect(&[code::PACKET_TOO_LARGE]);
+}
+versions!(packet_size);
+
+/// The limit holds for CONNECT as well.
+#[test]
+fn packet_size_of_connect() {
+    let broker = broker("[limits]\nmax_packet_size = \"8KiB\"");
+    for version in Version::ALL {
+        let mut client = broker.open(version);
+        client.send(&[wire::CONNECT, 0xFF, 0xFF, 0x7F]);
+        let answer = client.raw_until_close();
+        // Without a version there is no form to answer in.
+        assert!(answer.is_empty() || answer[0] == wire::CONNACK && answer[3] != 0);
+        let will = Will::new("w", &"x".repeat(9_000));
+        let mut client = broker.open(version);
+        client.send_lossy(&Connect::new(version, "c").will(will).bytes());
+        let answer = client.raw_until_close();
+        assert!(answer.is_empty() || answer[0] == wire::CONNACK && answer[3] != 0);
+    }
+}
+
+/// `max_topic_bytes` and `max_topic_levels`: 0x90 for a name, 0x8F (3.x: 0x80) for a filter.
+fn topics(version: Version) {
+    let broker = broker("[limits]\nmax_topic_bytes = 40\nmax_topic_levels = 5");
+    let refusal = if version.is_v5() { code::TOPIC_FILTER_INVALID } else { 0x80 };
+    let long = "x".repeat(40);
+    let mut client = broker.connect(version, "client");
+    for fine in [long.as_str(), "1/2/3/4/5", "////"] {
+        client.subscribe(fine, 1);
+        client.publish(fine, "x", 1);
+        client.expect(fine, "x");
+    }
+    let too_long = "x".repeat(41);
+    for bad in [too_long.as_str(), "1/2/3/4/5/6", "/////"] {
+        assert_eq!(client.subscribe_with(&[(bad, 0), ("fine", 0)], &[]).codes, [refusal, 0]);
+        let mut publisher = broker.connect(version, "publisher");
+        publisher.start_publish(Message::new(bad, "x"));
+        publisher.expect_disconnect(&[code::TOPIC_NAME_INVALID]);
+        let connect = Connect::new(version, "will").will(Will::new(bad, "x"));
+        let mut refused = broker.open(version);
+        refused.send(&connect.bytes());
+        refused.expect_refused_connect(&[code::TOPIC_NAME_INVALID]);
+    }
+    client.ping();
+}
+versions!(topics, from 3.1.1);
+
+/// `max_user_properties`: 0x97.
+#[test]
+fn user_properties() {
+    let broker = broker("[limits]\nmax_user_properties = 3");
+    let with = |count: usize| {
+        let mut message = Message::new("t", "x").qos(1).id(1);
+        message.properties.extend((0..count).map(|n| user("name", &n.to_string())));
+        message
+    };
+    let mut client = broker.connect(V5, "client");
+    client.subscribe("t", 1);
+    client.deliver(with(3));
+    assert_eq!(client.expect("t", "x").properties.user().len(), 3);
+    client.send(&with(4).bytes(V5));
+    client.expect_disconnect(&[code::QUOTA_EXCEEDED]);
+    let mut connect = Connect::new(V5, "client");
+    connect.properties.extend((0..4).map(|_| user("a", "b")));
+    let mut client = broker.open(V5);
+    client.send(&connect.bytes());
+    client.expect_refused_connect(&[code::QUOTA_EXCEEDED]);
+}
+
+/// `max_filters_per_packet`: 0x97.
+fn filters_per_packet(version: Version) {
+    let broker = broker("[limits]\nmax_filters_per_packet = 3");
+    let mut client = broker.connect(version, "client");
+    let four = [("a", 0), ("b", 0), ("c", 0), ("d", 0)];
+    assert_eq!(client.subscribe_with(&four[..3], &[]).codes, [0; 3]);
+    client.unsubscribe(&["a", "b", "c"]);
+    client.send(&subscribe(version, 9, &four, &[]));
+    client.expect_disconnect(&[code::QUOTA_EXCEEDED]);
+    let mut client = broker.connect(version, "client");
+    client.send(&unsubscribe(version, 9, &["a", "b", "c", "d"]));
+    client.expect_disconnect(&[code::QUOTA_EXCEEDED]);
+}
+versions!(filters_per_packet);
+
+/// `max_subscriptions_per_client`: 0x97 (3.x: 0x80) in SUBACK for what is too many; replacing one
+/// takes no room, unsubscribing gives room.
+fn subscriptions_per_client(version: Version) {
+    let broker = broker("[limits]\nmax_subscriptions_per_client = 3");
+    let refusal = if version.is_v5() { code::QUOTA_EXCEEDED } else { 0x80 };
+    let mut client = broker.connect(version, "client");
+    let four = [("a", 0), ("b/+", 1), ("$share/g/c", 1), ("d", 0)];
+    assert_eq!(client.subscribe_with(&four, &[]).codes, [0, 1, 1, refusal]);
+    assert_eq!(client.subscribe_with(&[("b/+", 2), ("e", 0)], &[]).codes, [2, refusal]);
+    client.unsubscribe(&["a"]);
+    assert_eq!(client.subscribe_with(&[("d", 1), ("e", 0)], &[]).codes, [1, refusal]);
+    client.publish("d", "x", 1);
+    client.publish("e", "y", 1);
+    client.expect("d", "x");
+    client.expect_nothing();
+    // Each client has its own.
+    broker.connect(version, "other").subscribe("other", 1);
+}
+versions!(subscriptions_per_client, from 3.1.1);
+
+/// `max_client_id_bytes`: 0x85, 3.x return code 2.
+fn client_ids(version: Version) {
+    let broker = broker("[limits]\nmax_client_id_bytes = 30");
+    broker.connect(version, &"x".repeat(30)).ping();
+    let connect = Connect::new(version, &"x".repeat(31));
+    let (mut client, connack) = Client::connect(broker.address(), &connect);
+    let refusal = if version.is_v5() { code::CLIENT_IDENTIFIER_NOT_VALID } else { 2 };
+    assert_eq!(connack.code, refusal);
+    client.expect_closed();
+}
+versions!(client_ids, from 3.1.1);
+
+/// `mqtt.allow_zero_length_client_id = false`: 0x85, 3.x return code 2.
+fn zero_length_client_ids(version: Version) {
+    let broker = broker("[mqtt]\nallow_zero_length_client_id = false");
+    let (mut client, connack) = Client::connect(broker.address(), &Connect::new(version, ""));
+    let refusal = if version.is_v5() { code::CLIENT_IDENTIFIER_NOT_VALID } else { 2 };
+    assert_eq!(connack.code, refusal);
+    client.expect_closed();
+}
+versions!(zero_length_client_ids);
+
+/// `mqtt.max_qos`: stated; a message above it gets 0x9B, a subscription is granted less
+/// [MQTT-3.2.2-10], a will above it is refused [MQTT-3.2.2-12].
+#[test]
+fn qos() {
+    for maximum in [0, 1] {
+        let broker = broker(&format!("[mqtt]\nmax_qos = {maximum}"));
+        let (mut client, connack) = broker.connect_with(&Connect::new(V5, "client"));
+        let stated = connack.properties.number(property::MAXIMUM_QOS);
+        assert_eq!(stated, Some(u32::from(maximum)));
+        for asked in 0..=2 {
+            let suback = client.subscribe_with(&[("t", asked)], &[]);
+            assert_eq!(suback.codes, [asked.min(maximum)]);
+        }
+        client.publish("t", "x", maximum);
+        assert_eq!(client.expect("t", "x").qos, maximum);
+        client.start_publish(Message::new("t", "x").qos(maximum + 1));
+        client.expect_disconnect(&[code::QOS_NOT_SUPPORTED]);
+        let will = Will::new("w", "x").qos(maximum + 1);
+        let mut client = broker.open(V5);
+        client.send(&Connect::new(V5, "will").will(will).bytes());
+        client.expect_refused_connect(&[code::QOS_NOT_SUPPORTED]);
+    }
+}
+
+/// `max_connections`, over all shards: one more is closed at once; when one goes there is room.
+#[test]
+fn connections() {
+    let broker = broker_with_shards(3, "[limits]\nmax_connections = 4");
+    let mut clients: Vec<Client> =
+        (0..4).map(|n| broker.connect(V311, &format!("client-{n}"))).collect();
+    for n in 0..3 {
+        let mut extra = broker.open(V311);
+        extra.send_lossy(&Connect::new(V311, &format!("extra-{n}")).bytes());
+        extra.expect_closed();
+    }
+    for client in &mut clients {
+        client.ping();
+    }
+    clients.pop().unwrap().disconnect();
+    // The place is free when the broker has closed; it may take note a moment later.
+    until_accepted(|| {
+        let mut client = broker.open(V5);
+        client.send_lossy(&Connect::new(V5, "next").bytes());
+        client.event() != Event::Closed
+    });
+}
+
+/// Tries again for a while, for what is free "at once", but on another thread.
+fn until_accepted(mut attempt: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while !attempt() {
+        assert!(Instant::now() < until, "never accepted");
+        std::thread::yield_now();
+    }
+}
+
+/// `max_connections` of one listener.
+#[test]
+fn connections_of_a_listener() {
+    let broker = crate::common::fixture::broker_with_listener(2, "max_connections = 2", "");
+    let mut one = broker.connect(V5, "one");
+    let _two = broker.connect(V5, "two");
+    let mut extra = broker.open(V5);
+    extra.send_lossy(&Connect::new(V5, "extra").bytes());
+    extra.expect_closed();
+    one.ping();
+}
+
+/// `max_sessions`: a client that would need one more gets 0x97, 3.x return code 3; who has a
+/// session is served.
+#[test]
+fn sessions() {
+    let broker = broker("[limits]\nmax_connections = 3\nmax_sessions = 3");
+    for n in 0..3 {
+        let connect = Connect::lasting(V5, &format!("client-{n}"));
+        broker.connect_with(&connect).0.disconnect();
+    }
+    for (version, refusal) in [(V5, code::QUOTA_EXCEEDED), (V311, 3), (V31, 3)] {
+        let (mut client, connack) =
+            Client::connect(broker.address(), &Connect::new(version, "one-more"));
+        assert_eq!(connack.code, refusal);
+        client.expect_closed();
+    }
+    let (client, connack) = broker.connect_with(&Connect::lasting(V5, "client-1"));
+    assert!(connack.session_present);
+    client.disconnect_with(0, &[property::session_expiry(0)]);
+    broker.connect(V311, "one-more").ping();
+}
+
+/// `connections_per_second_per_address`: those beyond are closed at once; a second later there is
+/// room again.
+#[test]
+fn connection_rate_of_an_address() {
+    let broker = broker_with_shards(1, "[limits]\nconnections_per_second_per_address = 5");
+    let mut accepted = 0;
+    let start = Instant::now();
+    for n in 0..40 {
+        let mut client = broker.open(V311);
+        client.send_lossy(&Connect::new(V311, &format!("client-{n}")).bytes());
+        accepted += usize::from(client.event() != Event::Closed);
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    // A burst of as many as a second brings, and what came while the loop ran.
+    let most = 5.0 * (seconds + 2.0);
+    assert!(accepted >= 5, "{accepted} accepted");
+    assert!((accepted as f64) <= most, "{accepted} accepted in {seconds} s");
+    until_accepted(|| {
+        let mut client = broker.open(V311);
+        client.send_lossy(&Connect::new(V311, "later").bytes());
+        client.event() != Event::Closed
+    });
+}
+
+/// `connections_per_second`: those beyond wait, and are all served.
+#[test]
+fn connection_rate() {
+    let broker = broker_with_shards(1, "[limits]\nconnections_per_second = 20");
+    let start = Instant::now();
+    let mut clients: Vec<Client> = (0..50).map(|_| broker.open(V311)).collect();
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.send(&Connect::new(V311, &format!("client-{n}")).bytes());
+    }
+    for client in &mut clients {
+        assert_eq!(client.connack().code, code::SUCCESS);
+    }
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(900), "50 in {took:?} at 20 a second");
+}
+
+/// `connect_timeout`: a connection that says nothing, or not all, is closed; one that connected
+/// in time stays.
+#[test]
+fn time_to_connect() {
+    let broker = broker("[limits]\nconnect_timeout = \"500ms\"");
+    let mut connected = broker.connect(V311, "connected");
+    let mut silent = broker.open(V311);
+    let mut slow = broker.open(V311);
+    let start = Instant::now();
+    let bytes = Connect::new(V311, "slow").bytes();
+    slow.send(&bytes[..bytes.len() - 1]);
+    for client in [&mut silent, &mut slow] {
+        client.expect_closed();
+        let took = start.elapsed();
+        assert!(took >= Duration::from_millis(400), "after {took:?}");
+        assert!(took < Duration::from_secs(4), "after {took:?}");
+    }
+    connected.expect_nothing();
+}
+
+/// A packet that is never finished holds nobody up, and no other packet behind it counts.
+fn unfinished_packets(version: Version) {
+    let broker = broker("");
+    let mut client = broker.connect(version, "unfinished");
+    client.subscribe("t", 0);
+    let bytes = Message::new("t", vec![b'x'; 500]).bytes(version);
+    client.send(&bytes[..100]);
+    let mut other = broker.connect(version, "other");
+    other.publish("t", "fine", 0);
+    client.expect("t", "fine");
+    client.send(&bytes[100..]);
+    client.expect("t", vec![b'x'; 500]);
+    client.send(&packet(wire::PUBLISH, &[0, 1, b't'])[..3]);
+    client.hang_up();
+    other.ping();
+}
+versions!(unfinished_packets);

@@ -51,6 +51,12 @@ pub(crate) fn broker_with_shards(_shards: u16, toml: &str) -> Broker {
     broker(toml)
 }
 
+/// The same with further keys of its listener.
+pub(crate) fn broker_with_listener(_shards: u16, _listener: &str, toml: &str) -> Broker {
+    assert!(!toml.is_empty(), "needs sluice");
+    broker(toml)
+}
+
 impl Broker {
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
