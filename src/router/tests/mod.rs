@@ -53,3 +53,10 @@ fn topic_filter() -> impl Strategy<Value = String> {
         })
         .prop_filter("not empty", |filter| !filter.is_empty())
 }
+
+#[test]
+fn a_router_moves_to_its_shards_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<Router>();
+    assert!(size_of::<RouteId>() == 8 && size_of::<SubscriptionHandle>() == 4);
+}
