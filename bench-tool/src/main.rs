@@ -1,6 +1,7 @@
 //! Loads, measures and compares MQTT brokers.
 
 mod cli;
+mod compare;
 mod engine;
 mod floor;
 mod measure;
@@ -23,7 +24,9 @@ type Error = Box<dyn std::error::Error>;
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run(&args),
-        Command::Compare(_) => Err("not there yet".into()),
+        Command::Compare(args) => {
+            stop_on_signal().map_err(Error::from).and_then(|stop| compare::run(&args, &stop))
+        }
         Command::Floor(args) => floor::serve(args.bind).map(|()| true).map_err(Error::from),
     };
     match done {
