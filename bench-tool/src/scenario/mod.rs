@@ -188,3 +188,6 @@ impl Reading {
         Spent { elapsed, own_cpu_ns, broker_cpu_ns, others_cores }
     }
 }
+
+#[cfg(test)]
+mod tests;
