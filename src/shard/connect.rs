@@ -38,10 +38,7 @@ impl<S> Core<S> {
             }
         }
         match self.check_connect(&connect, id) {
-            Ok(()) => {
-                self.admit(id, &connect);
-                Then::Continue
-            }
+            Ok(()) => self.admit(id, &connect),
             Err((reason, detail)) => {
                 self.refuse(id, Some(connect.version), reason, detail);
                 Then::Stop
@@ -122,15 +119,19 @@ impl<S> Core<S> {
     }
 
     /// Lets a client in.
-    fn admit(&mut self, id: ConnId, connect: &Connect<'_>) {
+    fn admit(&mut self, id: ConnId, connect: &Connect<'_>) -> Then {
         let assigned = connect.client_id.is_empty().then(|| self.assign_client_id());
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
-        let (key, session_present) = self.open_session(client_id, connect.clean_start);
+        let Some((key, session_present)) = self.open_session(client_id, connect.clean_start) else {
+            let detail = "max_sessions is reached";
+            self.refuse(id, Some(connect.version), ReasonCode::QuotaExceeded, detail);
+            return Then::Stop;
+        };
         let keep_alive = self.keep_alive(connect);
         let parameters = self.link_parameters(connect);
         let now = self.now;
 
-        let Some(slot) = self.sessions.get_mut(key) else { return };
+        let Some(slot) = self.sessions.get_mut(key) else { return Then::Stop };
         slot.session.connect(&parameters, &self.settings.session, now);
         slot.session.set_will(connect.will.as_ref().map(|will| make_will(will, now)));
         slot.connection = Some(id);
@@ -139,8 +140,9 @@ impl<S> Core<S> {
             self.timers.cancel(timer);
         }
         self.connected += 1;
+        self.stats.connects.add(1);
 
-        let Some(connection) = self.connections.get_mut(id) else { return };
+        let Some(connection) = self.connections.get_mut(id) else { return Then::Stop };
         connection.state = State::Connected;
         connection.version = connect.version;
         connection.session = key;
@@ -166,7 +168,7 @@ impl<S> Core<S> {
         };
         self.shared.hooks.hook.connected(&client, session_present);
         self.set_members_online(key, true);
-        let Some(slot) = self.sessions.get_mut(key) else { return };
+        let Some(slot) = self.sessions.get_mut(key) else { return Then::Stop };
         if let Some(mut out) = self.connections.live_out(id, &self.settings) {
             slot.session.resume(now, &mut out);
         }
@@ -174,6 +176,7 @@ impl<S> Core<S> {
             self.became_full(key);
         }
         self.arm_redelivery(key);
+        Then::Continue
     }
 
     /// An identifier that nobody has, of a client whose home is here.
@@ -186,8 +189,9 @@ impl<S> Core<S> {
         }
     }
 
-    /// The client's session, and whether it was there before [MQTT-3.1.2-4] [MQTT-3.1.2-5].
-    fn open_session(&mut self, client_id: &str, clean_start: bool) -> (SessionKey, bool) {
+    /// The client's session, and whether it was there before [MQTT-3.1.2-4] [MQTT-3.1.2-5];
+    /// nothing if there are too many.
+    fn open_session(&mut self, client_id: &str, clean_start: bool) -> Option<(SessionKey, bool)> {
         if let Some(key) = self.sessions.find(client_id) {
             if let Some(old) = self.sessions.get(key).and_then(|slot| slot.connection) {
                 self.end(old, Ending::TakenOver);
@@ -195,12 +199,15 @@ impl<S> Core<S> {
             // Without a Session Expiry Interval it ended with its connection.
             if self.sessions.find(client_id) == Some(key) {
                 if !clean_start {
-                    return (key, true);
+                    return Some((key, true));
                 }
                 self.end_session(key);
             }
         }
-        (self.sessions.insert(Session::new(client_id)), false)
+        if !self.shared.admission.admit_session(&self.settings) {
+            return None;
+        }
+        Some((self.sessions.insert(Session::new(client_id)), false))
     }
 
     /// The Keep Alive in force, in seconds; 0: none.

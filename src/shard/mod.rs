@@ -242,6 +242,7 @@ impl<D: Driver> Shard<D> {
         self.core.end_doomed();
         self.core.check_stop(&mut self.driver);
         self.finish_turn();
+        self.core.finish_stop();
         Ok(!self.core.stopping.is_done())
     }
 
@@ -356,9 +357,8 @@ impl<S> Core<S> {
         if scans || !self.resumed.is_empty() || !self.mailbox.may_sleep() {
             return Duration::ZERO;
         }
-        match self.timers.next_deadline() {
-            Some(at) => at.since(self.now).min(MAX_SLEEP),
-            None => MAX_SLEEP,
-        }
+        let deadlines = [self.timers.next_deadline(), self.stop_deadline()];
+        let first = deadlines.into_iter().flatten().min();
+        first.map_or(MAX_SLEEP, |at| at.since(self.now).min(MAX_SLEEP))
     }
 }
