@@ -279,10 +279,7 @@ impl<D: Driver> Shard<D> {
                     );
                 }
                 Completion::Sent { conn } => {
-                    if let Some(connection) = self.core.connections.get_mut(conn) {
-                        connection.blocked = false;
-                    }
-                    self.core.connections.touch(conn);
+                    flush::drained(&mut self.core, &mut self.driver, &self.arena, conn);
                 }
                 Completion::Closed { conn, .. } => self.core.peer_closed(conn),
                 Completion::ArenaFull => flush(&mut self.core, &mut self.driver, &mut self.arena),

@@ -212,6 +212,13 @@ impl<S> Core<S> {
             return;
         }
         full.suffers = true;
+        if self.settings.overflow_online == OverflowOnline::DropOldest
+            && let Some(slot) = self.sessions.get_mut(key)
+        {
+            // What came from other shards before they held may be beyond the limits.
+            let dropped = slot.session.trim_oldest(&self.settings.session);
+            self.stats.dropped[DropCause::QueueFull as usize].add(dropped.into());
+        }
         let released = Full {
             waiting: std::mem::take(&mut full.waiting),
             afar: std::mem::take(&mut full.afar),

@@ -194,16 +194,18 @@ impl<S> Core<S> {
 
     /// Hands a message to a member of this shard; to another shard if they have all left meanwhile.
     fn take_for_group(&mut self, parcel: &mut Parcel<'_>, group: GroupId) -> Reach {
-        let chosen = self.router.choose_shard(group, &parcel.router_publisher());
-        let Some(choice) = chosen else { return Reach::NONE };
-        let kept = if choice.shard == self.id {
-            self.deliver_to_group(parcel, choice.group)
-        } else {
-            let message = parcel.message(self.now).clone();
-            self.pass_on(&message, choice, 1);
-            true
-        };
-        Reach { matched: true, kept, ..Reach::NONE }
+        if self.router.members_here(group) > 0 {
+            let kept = self.deliver_to_group(parcel, group);
+            return Reach { matched: true, kept, ..Reach::NONE };
+        }
+        match self.router.choose_shard(group, &parcel.router_publisher()) {
+            Some(choice) if choice.shard != self.id => {
+                let message = parcel.message(self.now).clone();
+                self.pass_on(&message, choice, 1);
+                Reach { matched: true, kept: true, ..Reach::NONE }
+            }
+            _ => Reach::NONE,
+        }
     }
 
     /// Sends a connection to its client's home shard.
