@@ -285,7 +285,7 @@ shards!(sends_many);
 /// told (0x97); replacing and clearing still work.
 #[test]
 fn tells_when_the_store_is_full() {
-    let broker = broker_with_shards(1, "[retained]\nmax_messages = 2");
+    let broker = broker_with_shards(1, "[retained]\nmax_messages = 2\n[sys]\ninterval = \"0s\"");
     let mut watcher = broker.connect(V5, "watcher");
     watcher.subscribe("kept/#", 0);
     let mut publisher = broker.connect(V5, "publisher");
