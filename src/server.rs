@@ -161,8 +161,9 @@ fn seconds(limit: Option<Duration>) -> u32 {
     limit.map_or(u32::MAX, |limit| u32::try_from(limit.as_secs()).unwrap_or(u32::MAX))
 }
 
-/// The configuration as the shards take it.
-fn settings(config: &Config) -> Settings {
+/// The configuration as the shards take it, for those who put shards together themselves.
+#[must_use]
+pub fn settings(config: &Config) -> Settings {
     let Config { limits, mqtt, queue, overflow, retained, .. } = config;
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     Settings {
@@ -247,5 +248,25 @@ fn strategy(strategy: config::SharedStrategy) -> Strategy {
         config::SharedStrategy::Sticky => Strategy::Sticky,
         config::SharedStrategy::ClientId => Strategy::ClientId,
         config::SharedStrategy::Topic => Strategy::Topic,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Listener;
+
+    #[test]
+    fn an_idle_broker_stops_at_once() {
+        let stop = || {
+            let listeners = vec![Listener::on(SocketAddr::from(([127, 0, 0, 1], 0)))];
+            let broker = Broker::start(Config { shards: 2, listeners, ..Config::default() });
+            let start = Instant::now();
+            broker.expect("a free port").stop();
+            start.elapsed()
+        };
+        // A shard that sleeps on in the middle of it takes a second.
+        let quick = |_| stop() < Duration::from_millis(300);
+        assert!((0..5).any(quick), "all five stops took long");
     }
 }

@@ -48,18 +48,29 @@ impl<S> Core<S> {
     pub(super) fn check_stop<D: Driver<Socket = S>>(&mut self, driver: &mut D) {
         let late = self.now >= self.stopping.deadline;
         match self.stopping.phase {
-            Phase::Running if self.shared.stop.load(Ordering::Acquire) => self.begin_stop(driver),
-            Phase::Quieting if late || self.stopping.quiet == self.mailbox.others() => {
+            Phase::Running if self.stop_goes_on() => self.begin_stop(driver),
+            Phase::Quieting if late || self.stop_goes_on() => {
                 let ids: Vec<ConnId> = self.connections.ids().collect();
                 for id in ids {
                     self.end(id, Ending::Stopping);
                 }
                 self.stopping.phase = Phase::Closing;
             }
-            Phase::Closing if late || self.connections.open() == 0 => {
+            Phase::Closing if late || self.stop_goes_on() => {
                 self.stopping.phase = Phase::Done;
             }
             _ => {}
+        }
+    }
+
+    /// Whether the next phase of the stop can begin. Asked before a sleep, out of which a shard is
+    /// not woken for it.
+    pub(super) fn stop_goes_on(&self) -> bool {
+        match self.stopping.phase {
+            Phase::Running => self.shared.stop.load(Ordering::Acquire),
+            Phase::Done => false,
+            Phase::Quieting => self.stopping.quiet == self.mailbox.others(),
+            Phase::Closing => self.connections.open() == 0,
         }
     }
 
