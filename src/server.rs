@@ -253,20 +253,51 @@ fn strategy(strategy: config::SharedStrategy) -> Strategy {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
     use super::*;
     use crate::config::Listener;
+
+    fn broker() -> Broker {
+        let listeners = vec![Listener::on(SocketAddr::from(([127, 0, 0, 1], 0)))];
+        Broker::start(Config { shards: 2, listeners, ..Config::default() }).expect("a free port")
+    }
 
     #[test]
     fn an_idle_broker_stops_at_once() {
         let stop = || {
-            let listeners = vec![Listener::on(SocketAddr::from(([127, 0, 0, 1], 0)))];
-            let broker = Broker::start(Config { shards: 2, listeners, ..Config::default() });
+            let broker = broker();
             let start = Instant::now();
-            broker.expect("a free port").stop();
+            broker.stop();
             start.elapsed()
         };
         // A shard that sleeps on in the middle of it takes a second.
         let quick = |_| stop() < Duration::from_millis(300);
         assert!((0..5).any(quick), "all five stops took long");
+    }
+
+    /// Who cannot be told that it was let in is not [MQTT-3.1.2-24].
+    #[test]
+    fn a_client_without_room_for_connack_is_refused() {
+        let broker = broker();
+        let answer = |maximum_packet_size: u8| {
+            let mut socket = TcpStream::connect(broker.addresses()[0]).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let head = *b"\x10\x12\0\x04MQTT\x05\x02\0\0\x05\x27\0\0\0";
+            socket.write_all(&[&head[..], &[maximum_packet_size, 0, 0]].concat()).unwrap();
+            socket.shutdown(std::net::Shutdown::Write).unwrap();
+            let mut answer = Vec::new();
+            socket.read_to_end(&mut answer).unwrap();
+            answer
+        };
+        let accepted = answer(u8::MAX);
+        assert_eq!((accepted[0], accepted[3]), (0x20, 0x00));
+        let len = u8::try_from(accepted.len()).unwrap();
+        assert_eq!(answer(len).len(), accepted.len());
+        for too_few in [len - 1, 5] {
+            assert_eq!(answer(too_few), [0x20, 3, 0, 0x95, 0]);
+        }
+        assert_eq!(answer(4), []);
     }
 }
