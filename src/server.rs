@@ -277,19 +277,24 @@ mod tests {
         assert!((0..5).any(quick), "all five stops took long");
     }
 
+    /// What the broker answers to these bytes, up to the end of the connection.
+    fn answer(broker: &Broker, bytes: &[u8]) -> Vec<u8> {
+        let mut socket = TcpStream::connect(broker.addresses()[0]).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.write_all(bytes).unwrap();
+        socket.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).unwrap();
+        answer
+    }
+
     /// Who cannot be told that it was let in is not [MQTT-3.1.2-24].
     #[test]
     fn a_client_without_room_for_connack_is_refused() {
         let broker = broker();
         let answer = |maximum_packet_size: u8| {
-            let mut socket = TcpStream::connect(broker.addresses()[0]).unwrap();
-            socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-            let head = *b"\x10\x12\0\x04MQTT\x05\x02\0\0\x05\x27\0\0\0";
-            socket.write_all(&[&head[..], &[maximum_packet_size, 0, 0]].concat()).unwrap();
-            socket.shutdown(std::net::Shutdown::Write).unwrap();
-            let mut answer = Vec::new();
-            socket.read_to_end(&mut answer).unwrap();
-            answer
+            let head = b"\x10\x12\0\x04MQTT\x05\x02\0\0\x05\x27\0\0\0";
+            answer(&broker, &[&head[..], &[maximum_packet_size, 0, 0]].concat())
         };
         let accepted = answer(u8::MAX);
         assert_eq!((accepted[0], accepted[3]), (0x20, 0x00));
@@ -299,5 +304,20 @@ mod tests {
             assert_eq!(answer(too_few), [0x20, 3, 0, 0x95, 0]);
         }
         assert_eq!(answer(4), []);
+    }
+
+    /// Its own errors do not count: their reason codes are not DISCONNECT's [MQTT-3.1.0-2].
+    #[test]
+    fn a_second_connect_is_a_protocol_error() {
+        let broker = broker();
+        let first = b"\x10\x0D\0\x04MQTT\x05\x02\0\0\0\0\0";
+        let seconds: [&[u8]; 3] =
+            [first, b"\x10\x0E\0\x06MQIsdp\x03\x02\0\0\0\0", b"\x10\x07\0\x04MQTT\x09"];
+        for second in seconds {
+            let answer = answer(&broker, &[first, second].concat());
+            let connack_len = 2 + usize::from(answer[1]);
+            assert_eq!(answer[connack_len], 0xE0);
+            assert_eq!(answer[connack_len + 2], 0x82);
+        }
     }
 }
