@@ -1,7 +1,7 @@
 //! What the fuzz targets do with their input. They panic when something is wrong.
 //!
-//! `cargo +nightly fuzz run TARGET fuzz/corpus/TARGET fuzz/seeds/TARGET`, or, for a finding,
-//! `cargo +nightly fuzz run TARGET FILE`.
+//! `cargo +nightly fuzz run TARGET fuzz/corpus/TARGET fuzz/seeds/TARGET -- -len_control=0`, where
+//! there are seeds; a finding runs again by `cargo +nightly fuzz run TARGET FILE`.
 
 pub mod connection;
 pub mod decode;

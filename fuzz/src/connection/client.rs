@@ -230,7 +230,8 @@ impl Client {
                 self.version = if head.body_len > 2 { Version::V5 } else { Version::V311 };
             }
             let packet = decode(self.version, head.first_byte, body, &Limits::NONE);
-            self.received(&packet.expect("a packet of this version"));
+            let packet = packet.unwrap_or_else(|error| panic!("{error} in {frame:x?}"));
+            self.received(&packet);
             rest = after;
         }
         self.unread = rest.to_vec();
