@@ -351,7 +351,7 @@ impl<S> Core<S> {
     /// How long to sleep; announces the sleep to those who would wake us.
     fn sleep(&mut self) -> Duration {
         let scans = !self.scans.is_empty() && !self.scans_rest;
-        if scans || !self.resumed.is_empty() || !self.mailbox.may_sleep() {
+        if scans || !self.resumed.is_empty() || !self.mailbox.may_sleep() || self.stop_goes_on() {
             return Duration::ZERO;
         }
         let deadlines = [self.timers.next_deadline(), self.stop_deadline()];

@@ -74,6 +74,17 @@ impl<S> Core<S> {
         self.stopping.is_stopping().then_some(self.stopping.deadline)
     }
 
+    /// Whether the next phase of the stop can begin. Asked before a sleep, out of which a shard is
+    /// not woken for it.
+    pub(super) fn stop_goes_on(&self) -> bool {
+        match self.stopping.phase {
+            Phase::Running => self.shared.stop.load(Ordering::Acquire),
+            Phase::Done => false,
+            Phase::Quieting => self.stopping.quiet == self.mailbox.others(),
+            Phase::Closing => self.connections.open() == 0,
+        }
+    }
+
     /// Reads nothing more, publishes the wills if so configured, and says that it is quiet.
     fn begin_stop<D: Driver<Socket = S>>(&mut self, driver: &mut D) {
         self.stopping.phase = Phase::Quieting;
