@@ -162,7 +162,8 @@ fn seconds(limit: Option<Duration>) -> u32 {
 }
 
 /// The configuration as the shards take it.
-fn settings(config: &Config) -> Settings {
+#[must_use]
+pub fn settings(config: &Config) -> Settings {
     let Config { limits, mqtt, queue, overflow, retained, .. } = config;
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     Settings {
