@@ -367,7 +367,10 @@ impl Client {
             }
             1 => world.client_close(net),
             2 => world.client_reset(net),
-            _ => self.left.push(net),
+            _ => {
+                world.client_stall(net, false);
+                self.left.push(net);
+            }
         }
         self.connection = None;
         self.connect_at = now.plus(Duration::from_millis(stage.rng.u64(0..1_500)));

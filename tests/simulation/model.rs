@@ -278,7 +278,10 @@ impl Model {
                 self.sessions[session].ends_at = Some(end);
             }
         }
-        if let Some(will) = link.will.filter(|_| !link.goodbye && !link.will_delayed) {
+        let kept = |will: &usize| self.messages[*will].qos > QoS::AtMostOnce;
+        if let Some(will) = link.will.filter(kept)
+            && !(link.goodbye || link.will_delayed)
+        {
             self.wills.push((will, moment));
         }
         Ok(())
