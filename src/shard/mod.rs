@@ -121,6 +121,8 @@ struct Core<S> {
     stats: Arc<ShardStats>,
     /// Connections to read again.
     resumed: Vec<ConnId>,
+    /// Connections whose sockets take more: their sessions may have held messages back for that.
+    drained: Vec<ConnId>,
     /// Logs about clients, at a bounded rate.
     log: LogLimit,
     stopping: Stopping,
@@ -191,6 +193,7 @@ impl<D: Driver> Shard<D> {
             scans_rest: false,
             stats: shared.stats[usize::from(id)].clone(),
             resumed: Vec::new(),
+            drained: Vec::new(),
             log: LogLimit::new(settings.client_lines_per_second),
             stopping: Stopping::default(),
             sys: sys::Sys::default(),
@@ -286,6 +289,7 @@ impl<D: Driver> Shard<D> {
                 Completion::Sent { conn } => {
                     if let Some(connection) = self.core.connections.get_mut(conn) {
                         connection.blocked = false;
+                        self.core.drained.push(conn);
                     }
                     self.core.connections.touch(conn);
                 }
@@ -311,6 +315,9 @@ impl<D: Driver> Shard<D> {
     /// Writes to sockets and peers what the turn produced.
     fn finish_turn(&mut self) {
         flush(&mut self.core, &mut self.driver, &mut self.arena);
+        if self.core.pump_drained() {
+            flush(&mut self.core, &mut self.driver, &mut self.arena);
+        }
         self.core.mailbox.post(self.core.turn);
         self.core.turn += 1;
         self.core.release_lanes();
