@@ -34,7 +34,7 @@ pub(crate) struct Message {
     pub(crate) acknowledged: bool,
     /// The publisher has been told that it is not.
     pub(crate) refused: bool,
-    /// How often a member of a shared group got it as a new message.
+    /// How often a member of a shared group got it as a new message at QoS 2.
     deliveries: u32,
 }
 
@@ -324,9 +324,9 @@ impl Model {
             session.retained.insert(topic.to_owned(), message);
         }
         if it.is_shared() {
-            it.deliveries += u32::from(!dup);
             // At QoS 1 a message may go to another member when one leaves.
-            if qos == QoS::ExactlyOnce && it.qos == qos && it.deliveries > 1 {
+            it.deliveries += u32::from(qos == QoS::ExactlyOnce);
+            if it.deliveries > 1 {
                 return Err(format!("{}: another member had it", describe()));
             }
             return Ok(());
