@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use sluice::mqtt::topic::{Filter, matches};
-use sluice::mqtt::{Limits, QoS};
+use sluice::mqtt::QoS;
 use sluice::shard::OverflowOffline;
 use sluice::timer::Time;
 
@@ -426,7 +425,14 @@ impl Model {
     }
 }
 
-/// Whether a filter, shared or not, wants a topic.
+/// Whether a filter, shared or not, wants a topic: all are of two levels.
 pub(crate) fn wants(filter: &str, topic: &str) -> bool {
-    Filter::parse(filter, &Limits::NONE).is_ok_and(|parsed| matches(parsed.filter, topic))
+    let plain = match filter.strip_prefix("$share/") {
+        Some(shared) => shared.split_once('/').map_or(shared, |(_, filter)| filter),
+        None => filter,
+    };
+    match plain.as_bytes() {
+        [before @ .., b'+' | b'#'] => topic.as_bytes().starts_with(before),
+        exact => exact == topic.as_bytes(),
+    }
 }

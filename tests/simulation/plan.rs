@@ -36,7 +36,7 @@ impl Plan {
         let mut plan = Self {
             shards: rng.usize(1..=4),
             clients: rng.usize(3..=10),
-            steps: rng.usize(1_000..3_500),
+            steps: rng.usize(800..3_000),
             options: SimOptions {
                 faults: faults(&mut rng),
                 buffer_bytes: [300, 2_000, 16_384][rng.usize(0..3)],

@@ -110,17 +110,20 @@ impl Run {
             for &shard in &ready {
                 self.turn(shard)?;
             }
-            let unsettled = self.clients.iter().find_map(|client| client.unsettled(true));
-            let missing = unsettled.or_else(|| self.model.missing());
             let now = self.world.now();
-            if missing.is_some() {
-                busy = now;
+            if now >= end {
+                let unsettled = self.clients.iter().find(|client| !client.is_settled());
+                let missing = unsettled.map(|client| format!("{client:?}"));
+                let missing = missing.or_else(|| self.model.missing()).unwrap_or_default();
+                return Err(format!("never ends: {missing}"));
             }
-            match missing {
-                Some(missing) if now >= end => return Err(format!("never ends: {missing}")),
-                None if now >= busy.plus(QUIET) => return Ok(()),
-                _ if ready.is_empty() => self.pass(Duration::from_millis(50)),
-                _ => {}
+            if !self.clients.iter().all(Client::is_settled) {
+                busy = now;
+            } else if now >= busy.plus(QUIET) && self.model.missing().is_none() {
+                return Ok(());
+            }
+            if ready.is_empty() {
+                self.pass(Duration::from_millis(50));
             }
         }
     }

@@ -125,10 +125,13 @@ pub(crate) fn first_packet<R>(
     Ok(Some((frame.len(), handle(packet))))
 }
 
-/// Which message a payload is, and in which sending; what follows is filling.
+/// Which message a payload is, and in which sending; what follows is filling up to a length.
 pub(crate) fn payload(message: usize, sending: u64, filling: usize) -> Vec<u8> {
     let mut bytes = format!("{message}.{sending}.{filling}.").into_bytes();
-    bytes.extend((0..filling).map(|at| (at + message) as u8));
+    let pattern: [u8; 64] = std::array::from_fn(|at| (at + message) as u8);
+    while bytes.len() < filling {
+        bytes.extend_from_slice(&pattern);
+    }
     bytes
 }
 
