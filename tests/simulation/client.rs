@@ -105,10 +105,10 @@ pub(crate) fn qos(rng: &mut Rng) -> QoS {
 }
 
 impl Client {
-    pub(crate) fn new(index: usize, rng: &mut Rng) -> Self {
+    pub(crate) fn new(index: usize, plan: &Plan, rng: &mut Rng) -> Self {
         let version = [Version::V31, Version::V311, Version::V5, Version::V5][rng.usize(0..4)];
-        let persistent = rng.u8(0..4) > 0;
-        let expiry = if rng.u8(0..4) == 0 { rng.u32(1..4) } else { 1_000_000 };
+        let persistent = plan.steadfast || rng.u8(0..4) > 0;
+        let expiry = if rng.u8(0..4) == 0 && !plan.steadfast { rng.u32(1..4) } else { 1_000_000 };
         Self {
             index,
             name: format!("client{index}"),
@@ -127,7 +127,7 @@ impl Client {
     }
 
     /// A client that looks at retained messages.
-    pub(crate) fn probe(index: usize, rng: &mut Rng) -> Self {
+    pub(crate) fn probe(index: usize, plan: &Plan, rng: &mut Rng) -> Self {
         Self {
             version: Version::V5,
             persistent: false,
@@ -135,7 +135,7 @@ impl Client {
             keep_alive: 0,
             connect_at: Time(0),
             probe: true,
-            ..Self::new(index, rng)
+            ..Self::new(index, plan, rng)
         }
     }
 
@@ -192,7 +192,8 @@ impl Client {
     fn connect(&mut self, stage: &mut Stage<'_>) {
         let rng = &mut *stage.rng;
         let v5 = self.version.is_v5();
-        let clean_start = match (v5, stage.draining && !self.probe) {
+        let stays = (stage.draining || stage.plan.steadfast) && !self.probe;
+        let clean_start = match (v5, stays) {
             (_, true) => false,
             (true, false) => rng.u8(0..20) == 0 || !self.persistent,
             (false, false) => rng.u8(0..40) == 0 || !self.persistent,
@@ -214,6 +215,7 @@ impl Client {
             // What is sent without delay may be replaced by nothing.
             let payload = wire::payload(message, u64::MAX >> 1, rng.usize(0..20));
             link.will = Some(message);
+            link.keeps_alive = self.keep_alive > 0;
             link.will_delayed = delay > 0 && expiry > 0;
             will = Some(Testament { topic, payload, qos, delay });
         }
@@ -326,7 +328,7 @@ impl Client {
             choice if choice < unrest => self.leave(stage),
             choice if choice < unrest + stalls => self.stall(stage),
             0..250 => self.subscribe(stage),
-            250..290 => self.unsubscribe(stage),
+            250..290 if !stage.plan.steadfast => self.unsubscribe(stage),
             290..320 => {
                 let Some(it) = self.connection.as_mut() else { return };
                 wire::put(self.version, &Packet::PingReq, &mut it.out);
@@ -397,12 +399,13 @@ impl Client {
             return;
         }
         let mut wish = SubscribeFilter::new(filter, qos(stage.rng));
-        if filter.starts_with('$') || self.probe {
+        if filter.starts_with('$') || self.probe || stage.plan.steadfast {
             wish.qos = wish.qos.max(QoS::AtLeastOnce);
         }
         wish.retain_as_published = stage.rng.u8(0..4) == 0 && !self.probe;
+        let moment = stage.model.tick();
         if let Some(session) = stage.model.session(it.net.0) {
-            session.subscribing(filter, wish.qos);
+            session.subscribing(filter, wish.qos, moment);
         }
         let identifier = std::num::NonZeroU32::new(stage.rng.u32(0..3));
         wire::put_subscribe(self.version, packet_id, wish, identifier, &mut it.out);

@@ -29,8 +29,8 @@ pub(crate) struct Message {
     pub(crate) will: bool,
     /// The moments at which it was sent.
     pub(crate) sendings: Vec<u64>,
-    /// The publisher has been told that it is kept.
-    pub(crate) acknowledged: bool,
+    /// When the publisher was told that it is kept.
+    pub(crate) acknowledged: Option<u64>,
     /// The publisher has been told that it is not.
     pub(crate) refused: bool,
     /// How often a member of a shared group got it as a new message at QoS 2.
@@ -56,6 +56,7 @@ pub(crate) struct Link {
     pub(crate) expiry: u32,
     pub(crate) will: Option<usize>,
     pub(crate) will_delayed: bool,
+    pub(crate) keeps_alive: bool,
     /// The client has begun to send DISCONNECT.
     pub(crate) goodbye: bool,
     /// The session that the broker let it into, and whether that was there before.
@@ -73,6 +74,7 @@ impl Link {
             expiry,
             will: None,
             will_delayed: false,
+            keeps_alive: false,
             goodbye: false,
             session: None,
             over: false,
@@ -104,6 +106,10 @@ pub(crate) struct Model {
     retries: bool,
     /// Sessions whose queues overflow while they are absent end.
     overflow_ends: bool,
+    /// Not even QoS 0 is lost.
+    calm: bool,
+    /// Only clients end connections.
+    peaceful: bool,
     /// Wills that have to be published, and since when.
     wills: Vec<(usize, u64)>,
     trace: DefaultHasher,
@@ -124,6 +130,8 @@ impl Model {
             retries: plan.retries,
             overflow_ends: !plan.lossless
                 && plan.settings.overflow_offline == OverflowOffline::EndSession,
+            calm: plan.calm,
+            peaceful: plan.lossless && !plan.retries && plan.options.faults.reset == 0.0,
             wills: Vec::new(),
             trace: DefaultHasher::new(),
             verbose,
@@ -164,7 +172,7 @@ impl Model {
             clears: false,
             will: false,
             sendings: Vec::new(),
-            acknowledged: false,
+            acknowledged: None,
             refused: false,
             deliveries: 0,
         });
@@ -180,6 +188,7 @@ impl Model {
 
     /// The publisher has PUBACK or PUBREC.
     pub(crate) fn acknowledged(&mut self, message: usize, reason: u8) -> Result<(), String> {
+        let moment = self.tick();
         let it = &mut self.messages[message];
         if reason >= 0x80 {
             it.refused = true;
@@ -188,7 +197,7 @@ impl Model {
             }
             return Ok(());
         }
-        it.acknowledged = true;
+        it.acknowledged = Some(moment);
         let (topic, sent) = (it.topic.clone(), it.first_sent());
         if it.is_shared() || it.clears {
             return Ok(());
@@ -294,6 +303,8 @@ impl Model {
     ) -> Result<(), String> {
         self.delivered += 1;
         let Delivery { message, sending, topic, qos, dup, retain } = *delivery;
+        let is_will = self.messages.get(message).is_some_and(|it| it.will);
+        let in_peace = is_will && self.left_in_peace(message);
         let Some(link) = self.links.get_mut(&connection) else { return Ok(()) };
         let Some((session, present)) = link.session else {
             return Err(format!("{} gets messages before it is let in", link.client));
@@ -331,6 +342,9 @@ impl Model {
             return Ok(());
         }
         if it.will {
+            if in_peace {
+                return Err(format!("{}: its client said goodbye", describe()));
+            }
             if !session.wills.insert(message) && !dup {
                 return Err(format!("{}: a will comes twice", describe()));
             }
@@ -359,6 +373,13 @@ impl Model {
         Ok(())
     }
 
+    /// The client of this will sent DISCONNECT, and nothing but that can have ended its connection.
+    fn left_in_peace(&self, will: usize) -> bool {
+        let mut links = self.links.values();
+        self.peaceful
+            && links.any(|link| link.will == Some(will) && link.goodbye && !link.keeps_alive)
+    }
+
     /// What has to have arrived by now, and has not.
     pub(crate) fn missing(&self) -> Option<String> {
         let here = || self.sessions.iter().filter(|it| it.alive && it.connection.is_some());
@@ -379,22 +400,34 @@ impl Model {
             }
         }
         self.messages.iter().enumerate().find_map(|(number, it)| {
+            let sent = it.first_sent();
+            if it.qos == QoS::AtMostOnce && self.calm && !it.is_shared() && !it.clears && !it.will {
+                let lacks =
+                    |s: &&Session| s.wants_since(&it.topic) < sent && !s.got.contains(&number);
+                let session = self.all_connected().then(|| here().find(lacks))?;
+                return session.map(|it| format!("{} never got message {number}", it.client));
+            }
             let kept = match (it.is_shared(), self.lossless) {
                 (true, true) => it.qos == QoS::AtLeastOnce,
                 (false, false) => self.honest && self.all_stay(it),
                 _ => false,
             };
-            let wanted = || here().any(|it_s| it_s.wants_since(&it.topic) < it.first_sent());
+            let wanted = || here().any(|it_s| it_s.wants_since(&it.topic) < sent);
             let got = || self.sessions.iter().any(|session| session.got.contains(&number));
-            (it.acknowledged && kept && !it.retain && wanted() && !got())
+            (it.acknowledged.is_some() && kept && !it.retain && wanted() && !got())
                 .then(|| format!("nobody got message {number}: {it:?}"))
         })
     }
 
+    /// No connection has ended.
+    fn all_connected(&self) -> bool {
+        self.links.values().all(|link| !link.over)
+    }
+
     /// Nobody who may have been given the message has left, nor had it at QoS 0.
     fn all_stay(&self, message: &Message) -> bool {
-        let Message { topic, .. } = message;
-        let concerned = self.sessions.iter().filter(|session| session.asked_for(topic));
+        let Message { topic, acknowledged: Some(moment), .. } = message else { return false };
+        let concerned = self.sessions.iter().filter(|it| it.asked_before(topic, *moment));
         concerned.into_iter().all(|session| {
             session.alive
                 && session.connection.is_some()
@@ -408,7 +441,8 @@ impl Model {
     pub(crate) fn may_be_retained(&self, topic: &str) -> BTreeSet<Option<usize>> {
         let on_topic =
             || self.messages.iter().enumerate().filter(|(_, it)| it.retain && it.topic == topic);
-        let settled = on_topic().filter(|(_, it)| it.acknowledged).map(|(_, it)| it.first_sent());
+        let settled =
+            on_topic().filter(|(_, it)| it.acknowledged.is_some()).map(|(_, it)| it.first_sent());
         let newest = settled.max();
         let mut may: BTreeSet<_> = on_topic()
             .filter(|(_, it)| newest.is_none_or(|newest| it.sendings.iter().any(|&s| s >= newest)))

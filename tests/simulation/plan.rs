@@ -20,6 +20,8 @@ pub(crate) struct Plan {
     pub(crate) lossless: bool,
     /// A message that was acknowledged is still kept by somebody when it had to be dropped elsewhere.
     pub(crate) honest: bool,
+    /// Whoever subscribes stays, with a session that stays, at QoS 1 or 2.
+    pub(crate) steadfast: bool,
     /// Nothing breaks and nobody is slow: not even QoS 0 is lost.
     pub(crate) calm: bool,
     /// Of a thousand things that a client does, how many end its connection.
@@ -44,13 +46,18 @@ impl Plan {
             settings: sluice::server::settings(&sluice::Config::default()),
             lossless: true,
             honest: true,
+            steadfast: false,
             calm: false,
             unrest: [0, 10, 40, 120][rng.usize(0..4)],
             stalls: [0, 0, 10, 40][rng.usize(0..4)],
             retries: false,
         };
         plan.limit(&mut rng);
-        plan.calm = plan.unrest == 0 && plan.stalls == 0 && plan.options.faults.reset == 0.0;
+        plan.calm = plan.unrest == 0
+            && plan.stalls == 0
+            && plan.options.faults.reset == 0.0
+            && plan.settings.qos0_backlog_bytes > 1_000_000
+            && plan.lossless;
         plan
     }
 
@@ -110,6 +117,7 @@ impl Plan {
         self.lossless = false;
         self.honest = settings.overflow_online != Online::DropOldest
             && settings.overflow_offline == Offline::DropNewest;
+        self.steadfast = rng.bool();
     }
 }
 

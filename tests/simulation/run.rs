@@ -43,7 +43,7 @@ pub(crate) fn run(seed: u64, verbose: bool) -> Result<Outcome, String> {
     let mut rng = Rng::with_seed(seed);
     let world = World::new(seed, plan.options);
     let broker = Broker::new(&world, &plan, seed);
-    let clients = (0..plan.clients).map(|index| Client::new(index, &mut rng)).collect();
+    let clients = (0..plan.clients).map(|index| Client::new(index, &plan, &mut rng)).collect();
     let model = Model::new(&plan, verbose);
     let mut run = Run { plan, world, broker, clients, model, rng };
     for _ in 0..run.plan.steps {
@@ -132,7 +132,7 @@ impl Run {
     fn probe(&mut self) -> Result<(), String> {
         let first = self.clients.len();
         for index in first..first + 3 * self.plan.shards {
-            self.clients.push(Client::probe(index, &mut self.rng));
+            self.clients.push(Client::probe(index, &self.plan, &mut self.rng));
         }
         self.drain()?;
         let mut all: Option<BTreeMap<String, usize>> = None;

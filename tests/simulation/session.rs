@@ -10,6 +10,8 @@ use crate::model::{Flow, wants};
 /// One subscription, as its client knows it.
 #[derive(Debug)]
 struct Subscription {
+    /// Since when the broker may know of it.
+    asked: u64,
     /// Since when the client knows that it is there, and at QoS 1 or 2.
     since: Option<u64>,
     /// Since when the client knows that it is gone.
@@ -55,9 +57,9 @@ impl Session {
     }
 
     /// The client sends SUBSCRIBE.
-    pub(crate) fn subscribing(&mut self, filter: &str, qos: QoS) {
-        let fresh =
-            Subscription { since: None, gone: None, qos, lowest_qos: qos, highest_qos: qos };
+    pub(crate) fn subscribing(&mut self, filter: &str, qos: QoS, asked: u64) {
+        let (lowest_qos, highest_qos) = (qos, qos);
+        let fresh = Subscription { asked, since: None, gone: None, qos, lowest_qos, highest_qos };
         let it = self.filters.entry(filter.to_owned()).or_insert(fresh);
         if it.qos.min(qos) == QoS::AtMostOnce {
             it.since = None;
@@ -106,8 +108,9 @@ impl Session {
             .any(|it| it.highest_qos >= qos && it.gone.is_none_or(|gone| gone > moment))
     }
 
-    pub(crate) fn asked_for(&self, topic: &str) -> bool {
-        self.matching(topic).next().is_some()
+    /// Whether a message that was acknowledged at that moment may have been for it.
+    pub(crate) fn asked_before(&self, topic: &str, moment: u64) -> bool {
+        self.matching(topic).any(|it| it.asked < moment)
     }
 
     pub(crate) fn ever_at_most_once(&self, topic: &str) -> bool {
