@@ -216,16 +216,20 @@ impl Session {
     /// Lets out what is complete: `confirmed` has the last confirmed turn of each shard, and of
     /// the store at [`STORE`]. Without a connection, `sink` is `None`.
     pub fn confirm<S: Sink>(&mut self, confirmed: &[u64; 64], mut sink: Option<&mut S>) -> Verdict {
+        let mut verdict = Verdict::Continue;
         while let Some(active) = self.active.as_mut() {
             if !active.gate.front_mut().is_some_and(|front| front.confirm(confirmed)) {
                 break;
             }
             let Some(done) = active.gate.pop_front() else { break };
             if self.let_out(done.what, sink.as_deref_mut()) == Verdict::Close {
-                return Verdict::Close;
+                // Nobody will ask again for what is complete behind it: it leaves the gate
+                // unacknowledged, for the client to repeat on its next connection.
+                verdict = Verdict::Close;
+                sink = None;
             }
         }
-        Verdict::Continue
+        verdict
     }
 
     /// Records that no session of `shard` could keep the message of `packet_id` of `turn`, and

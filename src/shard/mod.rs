@@ -246,6 +246,12 @@ impl<D: Driver> Shard<D> {
         Ok(!self.core.stopping.is_done())
     }
 
+    /// Prepares to sleep as [`turn`](Self::turn) does, for a test that runs several shards in one
+    /// thread: between two turns mail wakes the shard. Gives how long it may sleep; zero: not at all.
+    pub fn rest(&mut self) -> Duration {
+        self.core.sleep()
+    }
+
     fn take_completions(&mut self) {
         while let Some(completion) = self.driver.next(&mut self.arena) {
             match completion {

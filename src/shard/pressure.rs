@@ -2,8 +2,12 @@
 //!
 //! A QoS 1 or 2 message for a connected session whose queue is full is not taken in: its publisher's
 //! socket is not read until there is room, or until the receiver's patience is over. A publisher on
-//! another shard is told to hold; what it had sent by then is queued beyond the limit, and is bounded
-//! by the mailbox and by one read.
+//! another shard is told to hold; what it had sent by then is queued beyond the limit.
+//!
+//! A publisher that is a full receiver itself is never held: what drains its queue are
+//! acknowledgements that come over the same socket, and two full clients that publish to each other
+//! would wait for each other. What it publishes meanwhile is queued beyond the limit, too. That
+//! has a limit of its own: twice the bytes of a queue, and a mailbox.
 
 use hashbrown::HashMap;
 
@@ -17,7 +21,7 @@ use super::Core;
 use super::ending::Ending;
 use super::input::{Reader, Then};
 use super::remote::{Item, Publisher};
-use super::settings::OverflowOnline;
+use super::settings::{OverflowOnline, Settings};
 use super::timers::Timer;
 
 /// Receivers whose queues are full, and who waits for them.
@@ -48,16 +52,17 @@ impl Pressure {
     }
 
     pub(super) fn is_held_from_afar(&self, session: SessionKey) -> bool {
-        !self.held.is_empty() && self.held.contains_key(&session)
+        !self.held.is_empty() && self.held.contains_key(&session) && !self.is_full(session)
+    }
+
+    fn is_full(&self, session: SessionKey) -> bool {
+        self.full.contains_key(&session)
     }
 
     fn slows(&self, session: SessionKey) -> bool {
         self.full.get(&session).is_some_and(|full| !full.suffers)
     }
 }
-
-/// No bounds: for what was on its way when the receiver became full.
-const BEYOND: u32 = u32::MAX;
 
 impl<S> Core<S> {
     /// Whether a message on `route` would add to a lane that is full.
@@ -87,6 +92,9 @@ impl<S> Core<S> {
 
     /// Holds the reader if a receiver of its topic is full.
     pub(super) fn hold_for_receivers(&mut self, reader: &Reader<'_>) -> bool {
+        if self.pressure.is_full(reader.session) {
+            return false;
+        }
         let route = self.router.get(reader.route);
         let wants = |target: &crate::router::Target| {
             let own = target.session == reader.session;
@@ -117,8 +125,13 @@ impl<S> Core<S> {
 
     /// A session's queue has taken its last message.
     pub(super) fn became_full(&mut self, key: SessionKey) {
-        if self.sessions.get(key).is_some_and(|slot| slot.connection.is_some()) {
-            self.pressure.full.entry(key).or_default();
+        let Some(id) = self.sessions.get(key).and_then(|slot| slot.connection) else { return };
+        if self.pressure.is_full(key) {
+            return;
+        }
+        self.pressure.full.insert(key, Full::default());
+        if self.connections.get(id).is_some_and(|connection| connection.held) {
+            self.resumed.push(id);
         }
     }
 
@@ -133,6 +146,7 @@ impl<S> Core<S> {
             self.count_drops(key, DropCause::QueueFull, 1);
             return true;
         }
+        self.became_full(key);
         let full = self.pressure.full.entry(key).or_default();
         if full.suffers {
             if self.settings.overflow_online == OverflowOnline::DropOldest {
@@ -150,11 +164,7 @@ impl<S> Core<S> {
             self.mailbox.push(shard, 0, Item::Hold { session, serial });
         }
         self.start_patience(key);
-        let limits = SessionLimits {
-            max_queued_messages: BEYOND,
-            max_queued_bytes: u64::MAX,
-            ..self.settings.session
-        };
+        let limits = self.beyond();
         let Some(slot) = self.sessions.get_mut(key) else { return false };
         let mut out = slot.connection.and_then(|id| self.connections.live_out(id, &self.settings));
         match slot.session.deliver(delivery, self.now, out.as_mut(), &limits) {
@@ -163,8 +173,20 @@ impl<S> Core<S> {
                 self.stats.dropped[cause as usize].add(1);
                 true
             }
-            Delivered::Full => false,
+            Delivered::Full => {
+                self.count_drops(key, DropCause::QueueFull, 1);
+                false
+            }
         }
+    }
+
+    /// Bounds for what comes to a full queue from those who cannot be held, or not yet.
+    fn beyond(&self) -> SessionLimits {
+        let Settings { session, mailbox_bytes, limits, .. } = &*self.settings;
+        let on_the_way = (*mailbox_bytes as u64).saturating_add(limits.max_packet_size.into());
+        let max_queued_bytes =
+            session.max_queued_bytes.saturating_mul(2).saturating_add(on_the_way);
+        SessionLimits { max_queued_messages: u32::MAX, max_queued_bytes, ..*session }
     }
 
     /// Lets publishers go on if the queue of `key` has drained to three quarters.
@@ -241,6 +263,7 @@ impl<S> Core<S> {
         }
         holds.1 += 1;
         if let Some(id) = slot.connection
+            && !self.pressure.is_full(key)
             && let Some(connection) = self.connections.get_mut(id)
         {
             connection.held = true;
