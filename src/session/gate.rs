@@ -89,9 +89,7 @@ pub(super) struct PendingPublish {
 impl PendingPublish {
     /// The reason code to acknowledge with. `None`: must not be acknowledged.
     fn result(&self, is_v5: bool) -> Option<ReasonCode> {
-        let reason = if self.reason.is_error() {
-            self.reason
-        } else if self.kept || self.handed != 0 {
+        let reason = if self.reason.is_error() || self.kept || self.handed != 0 {
             self.reason
         } else if !self.matched {
             ReasonCode::NoMatchingSubscribers
