@@ -11,6 +11,7 @@ use crate::router::{GroupCount, SessionKey, SubscriptionHandle, SubscriptionOpti
 use crate::session::{Delivery, Sink};
 
 use super::Core;
+use super::gate::MAX_PENDING;
 use super::input::{Reader, Then};
 use super::remote::{Item, Publisher};
 use super::timers::Timer;
@@ -20,9 +21,6 @@ const RETAINED_PER_STEP: usize = 64;
 
 /// How soon a scan goes on whose subscriber had no room.
 pub(super) const SCAN_PAUSE: Duration = Duration::from_millis(10);
-
-/// SUBACKs and UNSUBACKs that one client may wait for before it is not read.
-const MAX_PENDING_FRAMES: usize = 1024;
 
 /// The retained messages that a new subscription still has to get.
 #[derive(Debug)]
@@ -41,15 +39,8 @@ impl<S> Core<S> {
         reader: &mut Reader<'_>,
         subscribe: &Subscribe<'_>,
     ) -> Result<Then, DecodeError> {
-        if self
-            .sessions
-            .get(reader.session)
-            .is_some_and(|s| s.session.pending() >= MAX_PENDING_FRAMES)
-        {
-            return Err(DecodeError::new(
-                ReasonCode::QuotaExceeded,
-                "too many unanswered SUBSCRIBEs",
-            ));
+        if self.hold_for_gate(reader) {
+            return Ok(Then::Hold);
         }
         let mut reasons = Vec::new();
         for filter in subscribe.filters.iter() {
@@ -63,6 +54,16 @@ impl<S> Core<S> {
         self.answer_when_known(reader, &Packet::SubAck(packet));
         self.scan_retained_of(reader.session);
         Ok(Then::Continue)
+    }
+
+    /// Holds the reader if too many of its answers wait for other shards.
+    fn hold_for_gate(&mut self, reader: &Reader<'_>) -> bool {
+        let slot = self.sessions.get(reader.session);
+        let full = slot.is_some_and(|slot| slot.session.pending() >= MAX_PENDING);
+        if full && let Some(connection) = self.connections.get_mut(reader.id) {
+            connection.held_for_itself = true;
+        }
+        full
     }
 
     fn subscribe_one(
@@ -142,6 +143,9 @@ impl<S> Core<S> {
         reader: &mut Reader<'_>,
         unsubscribe: &Unsubscribe<'_>,
     ) -> Result<Then, DecodeError> {
+        if self.hold_for_gate(reader) {
+            return Ok(Then::Hold);
+        }
         let mut reasons = Vec::new();
         for text in unsubscribe.filters.iter() {
             let reason = match Filter::parse(text, &self.settings.limits) {
