@@ -184,7 +184,10 @@ impl Client {
         self.left.retain(|net| {
             let mut unread = Vec::new();
             stage.world.client_recv(*net, &mut unread);
-            let over = stage.world.client_end(*net).is_some();
+            // The CONNECT that was to replace it may never have arrived.
+            let session = stage.model.session(net.0);
+            let stays = session.is_some_and(|session| session.connection == Some(net.0));
+            let over = stage.world.client_end(*net).is_some() || stage.draining && stays;
             if over {
                 stage.world.client_close(*net);
             }
