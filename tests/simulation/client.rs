@@ -79,6 +79,8 @@ pub(crate) struct Client {
     connect_at: Time,
     /// Connections that a newer one replaced: the broker has to close them.
     left: Vec<ClientId>,
+    /// What is under way belongs to this session of the model.
+    pub(crate) session: Option<usize>,
     pub(crate) outgoing: VecDeque<Outgoing>,
     /// QoS 2 identifiers whose PUBREL has not come.
     pub(crate) held: BTreeSet<PacketId>,
@@ -119,6 +121,7 @@ impl Client {
             connection: None,
             connect_at: Time(rng.u64(0..200)),
             left: Vec::new(),
+            session: None,
             outgoing: VecDeque::new(),
             held: BTreeSet::new(),
             last_id: 0,
@@ -473,7 +476,12 @@ impl Client {
         };
         let payload = if it.clears { Vec::new() } else { wire::payload(message, sending, filling) };
         let flags = (it.qos, dup, it.retain);
+        let line = format!(
+            "{} -> {} {} id {packet_id:?} {flags:?} message {message}.{sending}",
+            self.name, connection.net.0, it.topic
+        );
         let (topic, out) = (it.topic.as_str(), &mut connection.out);
         wire::put_publish(self.version, (topic, &payload), flags, packet_id, out);
+        stage.model.note(stage.world.now(), format_args!("{line}"));
     }
 }

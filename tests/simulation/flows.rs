@@ -52,7 +52,7 @@ impl Client {
             return Err(format!("{} was refused: {ack:?}", self.name));
         }
         let link = stage.model.links.get(&it.net.0);
-        let Some((_, present)) = link.and_then(|link| link.session) else {
+        let Some((session, present)) = link.and_then(|link| link.session) else {
             return Err(format!("{}: CONNACK, but the broker has not let it in", self.name));
         };
         // 3.1 does not say.
@@ -60,7 +60,9 @@ impl Client {
             return Err(format!("{}: session present {ack:?}, really {present}", self.name));
         }
         it.admitted = true;
-        if !present {
+        // A client that missed the CONNACK of a new session, and finds that present, cannot know
+        // that what it has under way is of an older one. Here it does, or QoS 2 could not hold.
+        if self.session.replace(session) != Some(session) {
             self.outgoing.clear();
             self.held.clear();
         }
