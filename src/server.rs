@@ -161,7 +161,7 @@ fn seconds(limit: Option<Duration>) -> u32 {
     limit.map_or(u32::MAX, |limit| u32::try_from(limit.as_secs()).unwrap_or(u32::MAX))
 }
 
-/// The configuration as the shards take it.
+/// The configuration as the shards take it, for those who put shards together themselves.
 #[must_use]
 pub fn settings(config: &Config) -> Settings {
     let Config { limits, mqtt, queue, overflow, retained, .. } = config;
@@ -248,5 +248,76 @@ fn strategy(strategy: config::SharedStrategy) -> Strategy {
         config::SharedStrategy::Sticky => Strategy::Sticky,
         config::SharedStrategy::ClientId => Strategy::ClientId,
         config::SharedStrategy::Topic => Strategy::Topic,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    use super::*;
+    use crate::config::Listener;
+
+    fn broker() -> Broker {
+        let listeners = vec![Listener::on(SocketAddr::from(([127, 0, 0, 1], 0)))];
+        Broker::start(Config { shards: 2, listeners, ..Config::default() }).expect("a free port")
+    }
+
+    #[test]
+    fn an_idle_broker_stops_at_once() {
+        let stop = || {
+            let broker = broker();
+            let start = Instant::now();
+            broker.stop();
+            start.elapsed()
+        };
+        // A shard that sleeps on in the middle of it takes a second.
+        let quick = |_| stop() < Duration::from_millis(300);
+        assert!((0..5).any(quick), "all five stops took long");
+    }
+
+    /// What the broker answers to these bytes, up to the end of the connection.
+    fn answer(broker: &Broker, bytes: &[u8]) -> Vec<u8> {
+        let mut socket = TcpStream::connect(broker.addresses()[0]).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.write_all(bytes).unwrap();
+        socket.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).unwrap();
+        answer
+    }
+
+    /// Who cannot be told that it was let in is not [MQTT-3.1.2-24].
+    #[test]
+    fn a_client_without_room_for_connack_is_refused() {
+        let broker = broker();
+        let answer = |maximum_packet_size: u8| {
+            let head = b"\x10\x12\0\x04MQTT\x05\x02\0\0\x05\x27\0\0\0";
+            answer(&broker, &[&head[..], &[maximum_packet_size, 0, 0]].concat())
+        };
+        let accepted = answer(u8::MAX);
+        assert_eq!((accepted[0], accepted[3]), (0x20, 0x00));
+        let len = u8::try_from(accepted.len()).unwrap();
+        assert_eq!(answer(len).len(), accepted.len());
+        for too_few in [len - 1, 5] {
+            assert_eq!(answer(too_few), [0x20, 3, 0, 0x95, 0]);
+        }
+        assert_eq!(answer(4), []);
+    }
+
+    /// Its own errors do not count: their reason codes are not DISCONNECT's [MQTT-3.1.0-2].
+    #[test]
+    fn a_second_connect_is_a_protocol_error() {
+        let broker = broker();
+        let first = b"\x10\x0D\0\x04MQTT\x05\x02\0\0\0\0\0";
+        let seconds: [&[u8]; 3] =
+            [first, b"\x10\x0E\0\x06MQIsdp\x03\x02\0\0\0\0", b"\x10\x07\0\x04MQTT\x09"];
+        for second in seconds {
+            let answer = answer(&broker, &[first, second].concat());
+            let connack_len = 2 + usize::from(answer[1]);
+            assert_eq!(answer[connack_len], 0xE0);
+            assert_eq!(answer[connack_len + 2], 0x82);
+        }
     }
 }

@@ -1,12 +1,14 @@
 //! Loads, measures and compares MQTT brokers.
 
 mod cli;
+mod compare;
 mod engine;
 mod floor;
 mod measure;
 mod report;
 mod scenario;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -15,6 +17,7 @@ use clap::Parser;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use cli::{Cli, Command, RunArgs};
+use floor::Floor;
 use measure::ProcessGroup;
 use scenario::Setup;
 
@@ -23,8 +26,10 @@ type Error = Box<dyn std::error::Error>;
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run(&args),
-        Command::Compare(_) => Err("not there yet".into()),
-        Command::Floor(args) => floor::serve(args.bind).map(|()| true).map_err(Error::from),
+        Command::Compare(args) => {
+            stop_on_signal().map_err(Error::from).and_then(|stop| compare::run(&args, &stop))
+        }
+        Command::Floor(args) => floor(args.bind).map(|()| true).map_err(Error::from),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -54,6 +59,14 @@ fn run(args: &RunArgs) -> Result<bool, Error> {
     let outcome = args.scenario.run(&setup, &parameters)?;
     report::print_outcome(&outcome);
     Ok(outcome.problems.is_empty())
+}
+
+fn floor(address: SocketAddr) -> std::io::Result<()> {
+    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    engine::make_room_for(most.map_or(100_000, |most| most.saturating_sub(1_000) as usize))?;
+    let floor = Floor::bind(address)?;
+    eprintln!("floor: relaying on {}", floor.address()?);
+    floor.serve()
 }
 
 /// Pins this thread, and the processes it starts from now on.

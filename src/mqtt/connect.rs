@@ -98,6 +98,9 @@ fn check_flags(version: Version, flags: u8) -> Result<(), DecodeError> {
     if flags & WILL != 0 && flags & WILL_QOS == WILL_QOS {
         return Err(DecodeError::malformed("Will QoS 3 [MQTT-3.1.2-12]"));
     }
+    if !version.is_v5() && flags & (USER_NAME | PASSWORD) == PASSWORD {
+        return Err(DecodeError::malformed("Password without a User Name [MQTT-3.1.2-22]"));
+    }
     if version == Version::V31 {
         return Ok(());
     }
@@ -106,9 +109,6 @@ fn check_flags(version: Version, flags: u8) -> Result<(), DecodeError> {
     }
     if flags & WILL == 0 && flags & (WILL_QOS | WILL_RETAIN) != 0 {
         return Err(DecodeError::malformed("Will QoS or Retain without a Will [MQTT-3.1.2-11]"));
-    }
-    if version == Version::V311 && flags & (USER_NAME | PASSWORD) == PASSWORD {
-        return Err(DecodeError::malformed("Password without a User Name [MQTT-3.1.2-22]"));
     }
     Ok(())
 }

@@ -67,6 +67,12 @@ impl Router {
         topic::matches(&self.trie.filter(group.node), topic).then(|| self.groups.id(index))
     }
 
+    /// How many members of a group are sessions of this shard.
+    #[must_use]
+    pub fn members_here(&self, group: GroupId) -> usize {
+        self.groups.resolve(group).map_or(0, |index| self.groups.group(index).members.len())
+    }
+
     /// Whether a session has a subscription with this filter.
     #[must_use]
     pub fn has_subscription(&self, session: SessionKey, filter: &Filter<'_>) -> bool {

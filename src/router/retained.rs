@@ -34,6 +34,9 @@ impl std::error::Error for RetainedFull {}
 /// How long a cleared topic is remembered, lest an older value that comes late appear again.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
+/// What only the broker publishes: a fixed number of topics.
+const OWN_TOPICS: &[u8] = b"$SYS/";
+
 /// The most slots one call of `expire_retained` deals with.
 const EXPIRE_AT_MOST: usize = 1024;
 
@@ -92,6 +95,8 @@ pub(super) struct Retained {
     oldest_cleared: u32,
     newest_cleared: u32,
     count: usize,
+    /// How many of them are the broker's own, which no limit of the clients' bounds.
+    own: usize,
     bytes: usize,
     max_count: usize,
     max_bytes: usize,
@@ -145,7 +150,7 @@ impl Router {
     /// How many messages are retained.
     #[must_use]
     pub fn retained_count(&self) -> usize {
-        self.retained.count
+        self.retained.count - self.retained.own
     }
 
     /// How many bytes the retained messages are accounted with.
@@ -172,6 +177,7 @@ impl Retained {
             oldest_cleared: NIL,
             newest_cleared: NIL,
             count: 0,
+            own: 0,
             bytes: 0,
             max_count: limits.max_retained_messages,
             max_bytes: limits.max_retained_bytes,
@@ -260,7 +266,10 @@ impl Retained {
 
     fn check_room(&self, slot: Option<u32>, message: &Message) -> Result<(), RetainedFull> {
         let old = slot.and_then(|slot| self.message(slot));
-        let count = self.count + usize::from(old.is_none());
+        if message.topic_bytes().starts_with(OWN_TOPICS) {
+            return Ok(());
+        }
+        let count = self.count - self.own + usize::from(old.is_none());
         let bytes = self.bytes + cost(message) - old.map_or(0, cost);
         let fits = count <= self.max_count && bytes <= self.max_bytes;
         // What takes no more than the value it replaces always fits.
@@ -274,6 +283,7 @@ impl Retained {
             State::Message(message, timer) => {
                 timer.map(|timer| self.timers.cancel(timer));
                 self.count -= 1;
+                self.own -= usize::from(message.topic_bytes().starts_with(OWN_TOPICS));
                 self.bytes -= cost(&message);
             }
             State::Cleared { prev, next, .. } => self.unlink_cleared(prev, next),
@@ -284,6 +294,7 @@ impl Retained {
     fn put(&mut self, slot: u32, message: Message) {
         let timer = message.expires_at().map(|at| self.timers.insert(at, slot));
         self.count += 1;
+        self.own += usize::from(message.topic_bytes().starts_with(OWN_TOPICS));
         self.bytes += cost(&message);
         self.slots[slot].state = State::Message(message, timer);
     }

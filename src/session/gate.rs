@@ -21,7 +21,8 @@ pub struct PublishOutcome {
     pub waiting: u64,
     /// Whether a session of this shard has kept it, or was given it at QoS 0.
     pub kept: bool,
-    /// Whether any session of any shard has a matching subscription, as far as is known.
+    /// Whether a session of this shard has a matching subscription. Shards that were handed the
+    /// message are taken to have one until they refuse.
     pub matched: bool,
     /// What to acknowledge when it is kept. An error (0x80 and above) is acknowledged in any
     /// case; 3.x, which cannot, is closed for it.
@@ -88,14 +89,13 @@ pub(super) struct PendingPublish {
 impl PendingPublish {
     /// The reason code to acknowledge with. `None`: must not be acknowledged.
     fn result(&self, is_v5: bool) -> Option<ReasonCode> {
-        let reason = if self.reason.is_error() {
+        let kept = self.kept || self.handed != 0;
+        let reason = if kept || self.reason.is_error() {
             self.reason
-        } else if !self.matched {
-            ReasonCode::NoMatchingSubscribers
-        } else if self.kept || self.handed != 0 {
-            self.reason
-        } else {
+        } else if self.matched {
             ReasonCode::QuotaExceeded
+        } else {
+            ReasonCode::NoMatchingSubscribers
         };
         match (is_v5, reason.is_error()) {
             (true, _) => Some(reason),
@@ -231,15 +231,16 @@ impl Session {
         verdict
     }
 
-    /// Records that no session of `shard` could keep the message of `packet_id` of `turn`. To be
-    /// called before that shard's confirmation of the turn is.
-    pub fn refuse(&mut self, shard: u8, turn: u64, packet_id: PacketId) {
+    /// Records that no session of `shard` could keep the message of `packet_id` of `turn`, and
+    /// whether one `matched` it at all. To be called before that shard's confirmation of the turn.
+    pub fn refuse(&mut self, shard: u8, turn: u64, packet_id: PacketId, matched: bool) {
         let Some(active) = self.active.as_mut() else { return };
         for pending in active.gate.iter_mut().filter(|pending| pending.turn == turn) {
             if let What::Publish(p) = &mut pending.what
                 && p.packet_id == packet_id
             {
                 p.handed &= !(1_u64.checked_shl(shard.into()).unwrap_or(0));
+                p.matched |= matched;
             }
         }
     }

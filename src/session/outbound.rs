@@ -337,6 +337,18 @@ impl Session {
         dropped
     }
 
+    /// Drops from the front of a queue that was let grow beyond its limits, until it is within
+    /// them; counted as [`DropCause::QueueFull`]. Gives how many it dropped.
+    pub fn trim_oldest(&mut self, limits: &SessionLimits) -> u32 {
+        let mut dropped = 0;
+        let Some(active) = self.active.as_mut() else { return dropped };
+        while active.queue.exceeds(limits) && active.queue.pop().is_some() {
+            self.drops.record(DropCause::QueueFull);
+            dropped += 1;
+        }
+        dropped
+    }
+
     fn deliver_qos0<S: Sink>(
         &mut self,
         delivery: &Delivery<'_>,

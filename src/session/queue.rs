@@ -106,6 +106,10 @@ impl Queue {
         self.qos0 > 0
     }
 
+    pub(super) fn exceeds(&self, limits: &SessionLimits) -> bool {
+        self.len() > limits.max_queued_messages as usize || self.bytes() > limits.max_queued_bytes
+    }
+
     pub(super) fn has_room(&self, size: usize, limits: &SessionLimits) -> bool {
         self.entries.len() < limits.max_queued_messages as usize
             && self.bytes.saturating_add(size as u64) <= limits.max_queued_bytes

@@ -20,9 +20,16 @@ pub struct RetryOutcome {
 
 impl Session {
     /// Sends again what has waited for an acknowledgement: after the first interval, then after
-    /// the second, and so on; at the last one again and again, saying `give_up` each time.
+    /// the second, and so on. When the last one has passed once more it says `give_up`, and sends
+    /// nothing of it again unless told to repeat the last interval for ever.
     /// Intervals must be below 2^32 ms. Does nothing for 5.0 and for an empty schedule.
-    pub fn retry<S: Sink>(&mut self, now: Time, after: &[Duration], sink: &mut S) -> RetryOutcome {
+    pub fn retry<S: Sink>(
+        &mut self,
+        now: Time,
+        after: &[Duration],
+        repeat_last: bool,
+        sink: &mut S,
+    ) -> RetryOutcome {
         let mut outcome = RetryOutcome { next: None, give_up: false };
         let Some(last) = after.last() else { return outcome };
         let Self { active, link, .. } = self;
@@ -43,7 +50,12 @@ impl Session {
                 outcome.next = Some(outcome.next.map_or(due, |next| next.min(due)));
                 continue;
             }
-            outcome.give_up |= usize::from(*retries) >= after.len();
+            if usize::from(*retries) >= after.len() {
+                outcome.give_up = true;
+                if !repeat_last {
+                    continue;
+                }
+            }
             *retries = retries.saturating_add(1);
             *sent_at_ms = millis(now);
             let due = now.plus(*after.get(usize::from(*retries)).unwrap_or(last));

@@ -22,6 +22,7 @@ const MAX_ADDRESSES: usize = 65_536;
 pub(crate) struct Admission {
     open: AtomicUsize,
     by_listener: Vec<AtomicUsize>,
+    sessions: AtomicUsize,
     rate: Mutex<Rate>,
 }
 
@@ -53,6 +54,7 @@ impl Admission {
     pub(super) fn new(settings: &Settings) -> Self {
         Self {
             open: AtomicUsize::new(0),
+            sessions: AtomicUsize::new(0),
             by_listener: settings.listeners.iter().map(|_| AtomicUsize::new(0)).collect(),
             rate: Mutex::default(),
         }
@@ -96,6 +98,19 @@ impl Admission {
         }
         *count += 1;
         Ok(())
+    }
+
+    /// Counts one more session; false if there are enough.
+    pub(super) fn admit_session(&self, settings: &Settings) -> bool {
+        let admitted = self.sessions.fetch_add(1, Ordering::Relaxed) < settings.max_sessions;
+        if !admitted {
+            self.release_session();
+        }
+        admitted
+    }
+
+    pub(super) fn release_session(&self) {
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(super) fn release(&self, listener: usize) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::hooks::{Client, Decision};
 use crate::mqtt::{
     ConnAck, Connect, ConnectError, Message, Packet, QoS, ReasonCode, Version, decode_connect,
-    topic,
+    encode, topic,
 };
 use crate::net::{CloseMode, ConnId};
 use crate::router::SessionKey;
@@ -16,6 +16,7 @@ use super::Core;
 use super::connection::State;
 use super::ending::Ending;
 use super::input::Then;
+use super::settings::Settings;
 use super::timers::Timer;
 
 /// Identifiers given to clients that sent none begin with this.
@@ -37,11 +38,12 @@ impl<S> Core<S> {
                 return Then::Move(home);
             }
         }
+        if let Some(connection) = self.connections.get_mut(id) {
+            // A refusal keeps to it too [MQTT-3.1.2-24].
+            connection.maximum_packet_size = maximum_packet_size(&connect);
+        }
         match self.check_connect(&connect, id) {
-            Ok(()) => {
-                self.admit(id, &connect);
-                Then::Continue
-            }
+            Ok(()) => self.admit(id, &connect),
             Err((reason, detail)) => {
                 self.refuse(id, Some(connect.version), reason, detail);
                 Then::Stop
@@ -84,6 +86,10 @@ impl<S> Core<S> {
                 return Err((ReasonCode::RetainNotSupported, "RETAIN is not available"));
             }
         }
+        if v5 && !self.connack_fits(connect) {
+            let detail = "its Maximum Packet Size has no room for CONNACK";
+            return Err((ReasonCode::PacketTooLarge, detail));
+        }
         let Some(connection) = self.connections.get(id) else { return Ok(()) };
         let client = Client {
             client_id: connect.client_id,
@@ -122,15 +128,19 @@ impl<S> Core<S> {
     }
 
     /// Lets a client in.
-    fn admit(&mut self, id: ConnId, connect: &Connect<'_>) {
+    fn admit(&mut self, id: ConnId, connect: &Connect<'_>) -> Then {
         let assigned = connect.client_id.is_empty().then(|| self.assign_client_id());
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
-        let (key, session_present) = self.open_session(client_id, connect.clean_start);
+        let Some((key, session_present)) = self.open_session(client_id, connect.clean_start) else {
+            let detail = "max_sessions is reached";
+            self.refuse(id, Some(connect.version), ReasonCode::QuotaExceeded, detail);
+            return Then::Stop;
+        };
         let keep_alive = self.keep_alive(connect);
         let parameters = self.link_parameters(connect);
         let now = self.now;
 
-        let Some(slot) = self.sessions.get_mut(key) else { return };
+        let Some(slot) = self.sessions.get_mut(key) else { return Then::Stop };
         slot.session.connect(&parameters, &self.settings.session, now);
         slot.session.set_will(connect.will.as_ref().map(|will| make_will(will, now)));
         slot.connection = Some(id);
@@ -139,8 +149,9 @@ impl<S> Core<S> {
             self.timers.cancel(timer);
         }
         self.connected += 1;
+        self.stats.connects.add(1);
 
-        let Some(connection) = self.connections.get_mut(id) else { return };
+        let Some(connection) = self.connections.get_mut(id) else { return Then::Stop };
         connection.state = State::Connected;
         connection.version = connect.version;
         connection.session = key;
@@ -166,7 +177,7 @@ impl<S> Core<S> {
         };
         self.shared.hooks.hook.connected(&client, session_present);
         self.set_members_online(key, true);
-        let Some(slot) = self.sessions.get_mut(key) else { return };
+        let Some(slot) = self.sessions.get_mut(key) else { return Then::Stop };
         if let Some(mut out) = self.connections.live_out(id, &self.settings) {
             slot.session.resume(now, &mut out);
         }
@@ -174,20 +185,22 @@ impl<S> Core<S> {
             self.became_full(key);
         }
         self.arm_redelivery(key);
+        Then::Continue
     }
 
     /// An identifier that nobody has, of a client whose home is here.
     fn assign_client_id(&mut self) -> String {
         loop {
-            let id = format!("{ASSIGNED_PREFIX}{:016x}", self.random.u64(..));
+            let id = assigned_client_id(self.random.u64(..));
             if self.home(&id) == self.id && self.sessions.find(&id).is_none() {
                 return id;
             }
         }
     }
 
-    /// The client's session, and whether it was there before [MQTT-3.1.2-4] [MQTT-3.1.2-5].
-    fn open_session(&mut self, client_id: &str, clean_start: bool) -> (SessionKey, bool) {
+    /// The client's session, and whether it was there before [MQTT-3.1.2-4] [MQTT-3.1.2-5];
+    /// nothing if there are too many.
+    fn open_session(&mut self, client_id: &str, clean_start: bool) -> Option<(SessionKey, bool)> {
         if let Some(key) = self.sessions.find(client_id) {
             if let Some(old) = self.sessions.get(key).and_then(|slot| slot.connection) {
                 self.end(old, Ending::TakenOver);
@@ -195,12 +208,15 @@ impl<S> Core<S> {
             // Without a Session Expiry Interval it ended with its connection.
             if self.sessions.find(client_id) == Some(key) {
                 if !clean_start {
-                    return (key, true);
+                    return Some((key, true));
                 }
                 self.end_session(key);
             }
         }
-        (self.sessions.insert(Session::new(client_id)), false)
+        if !self.shared.admission.admit_session(&self.settings) {
+            return None;
+        }
+        Some((self.sessions.insert(Session::new(client_id)), false))
     }
 
     /// The Keep Alive in force, in seconds; 0: none.
@@ -226,7 +242,7 @@ impl<S> Core<S> {
         LinkParameters {
             version: connect.version,
             receive_maximum: asked.receive_maximum.map_or(u16::MAX, NonZeroU16::get),
-            maximum_packet_size: asked.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get),
+            maximum_packet_size: maximum_packet_size(connect),
             topic_alias_maximum: asked
                 .topic_alias_maximum
                 .min(settings.topic_alias_maximum_outbound),
@@ -246,32 +262,77 @@ impl<S> Core<S> {
         keep_alive: u16,
         session_present: bool,
     ) {
-        let settings = self.settings.clone();
-        let asked = connect.properties.session_expiry_interval.unwrap_or(0);
-        let expiry = self.session_expiry(connect);
-        let prefix = &settings.response_information_prefix;
-        let response_information = (connect.properties.request_response_information
-            && !prefix.is_empty())
-        .then(|| format!("{prefix}{}", assigned.unwrap_or(connect.client_id)));
-        let no = |available: bool| (!available).then_some(false);
+        let (settings, expiry) = (self.settings.clone(), self.session_expiry(connect));
+        let information = response_information(&settings, connect, assigned);
         let packet = ConnAck {
-            session_expiry_interval: (expiry != asked).then_some(expiry),
-            receive_maximum: Some(settings.receive_maximum),
-            maximum_qos: (settings.maximum_qos != QoS::ExactlyOnce).then_some(settings.maximum_qos),
-            retain_available: no(settings.retain_available),
-            maximum_packet_size: NonZeroU32::new(settings.limits.max_packet_size),
-            assigned_client_identifier: assigned,
-            topic_alias_maximum: Some(settings.topic_alias_maximum),
-            wildcard_subscription_available: no(settings.wildcard_subscription_available),
-            shared_subscription_available: no(settings.shared_subscription_available),
-            server_keep_alive: (keep_alive != connect.keep_alive).then_some(keep_alive),
-            response_information: response_information.as_deref(),
-            ..ConnAck::new(session_present, ReasonCode::Success)
+            session_present,
+            response_information: information.as_deref(),
+            ..connack(&settings, connect, assigned, keep_alive, expiry)
         };
         if let Some(mut out) = self.connections.out(id) {
             out.packet(&Packet::ConnAck(packet));
         }
     }
+
+    /// Whether the client takes packets as long as its CONNACK.
+    fn connack_fits(&self, connect: &Connect<'_>) -> bool {
+        let max = maximum_packet_size(connect);
+        if max == u32::MAX {
+            return true;
+        }
+        let assigned = connect.client_id.is_empty().then(|| assigned_client_id(0));
+        let assigned = assigned.as_deref();
+        let (keep_alive, expiry) = (self.keep_alive(connect), self.session_expiry(connect));
+        let information = response_information(&self.settings, connect, assigned);
+        let packet = ConnAck {
+            response_information: information.as_deref(),
+            ..connack(&self.settings, connect, assigned, keep_alive, expiry)
+        };
+        encode(connect.version, &Packet::ConnAck(packet), max, &mut Vec::new())
+    }
+}
+
+/// The CONNACK of one who is let in, but for its Response Information and Session Present.
+fn connack<'a>(
+    settings: &Settings,
+    connect: &Connect<'_>,
+    assigned: Option<&'a str>,
+    keep_alive: u16,
+    session_expiry: u32,
+) -> ConnAck<'a> {
+    let asked = connect.properties.session_expiry_interval.unwrap_or(0);
+    let no = |available: bool| (!available).then_some(false);
+    ConnAck {
+        session_expiry_interval: (session_expiry != asked).then_some(session_expiry),
+        receive_maximum: Some(settings.receive_maximum),
+        maximum_qos: (settings.maximum_qos != QoS::ExactlyOnce).then_some(settings.maximum_qos),
+        retain_available: no(settings.retain_available),
+        maximum_packet_size: NonZeroU32::new(settings.limits.max_packet_size),
+        assigned_client_identifier: assigned,
+        topic_alias_maximum: Some(settings.topic_alias_maximum),
+        wildcard_subscription_available: no(settings.wildcard_subscription_available),
+        shared_subscription_available: no(settings.shared_subscription_available),
+        server_keep_alive: (keep_alive != connect.keep_alive).then_some(keep_alive),
+        ..ConnAck::new(false, ReasonCode::Success)
+    }
+}
+
+fn response_information(
+    settings: &Settings,
+    connect: &Connect<'_>,
+    assigned: Option<&str>,
+) -> Option<String> {
+    let prefix = &settings.response_information_prefix;
+    let wanted = connect.properties.request_response_information && !prefix.is_empty();
+    wanted.then(|| format!("{prefix}{}", assigned.unwrap_or(connect.client_id)))
+}
+
+fn maximum_packet_size(connect: &Connect<'_>) -> u32 {
+    connect.properties.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get)
+}
+
+fn assigned_client_id(number: u64) -> String {
+    format!("{ASSIGNED_PREFIX}{number:016x}")
 }
 
 fn make_will(will: &crate::mqtt::Will<'_>, now: crate::timer::Time) -> Will {

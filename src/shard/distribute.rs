@@ -105,7 +105,7 @@ impl<'a> Parcel<'a> {
 /// How far a message came.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reach {
-    /// Somebody is subscribed.
+    /// Somebody on this shard is subscribed.
     pub(super) matched: bool,
     /// A session of this shard has it, or it is retained.
     pub(super) kept: bool,
@@ -146,7 +146,6 @@ impl<S> Core<S> {
         let mut reach = self.distribute_here(parcel, route);
         reach.kept |= stamp.is_some();
         let remote = self.router.get(route).remote;
-        reach.matched |= remote != 0;
         // What is retained is retained by every shard.
         let mask = if stamp.is_some() { self.mailbox.others() } else { remote };
         self.hand_on(parcel, mask, stamp);
@@ -408,8 +407,8 @@ impl<S> Core<S> {
         let publisher = parcel.router_publisher();
         for group in groups {
             let Some(choice) = self.router.choose_shard(group, &publisher) else { continue };
-            reach.matched = true;
             if choice.shard == self.id {
+                reach.matched = true;
                 reach.kept |= self.deliver_to_group(parcel, choice.group);
             } else {
                 self.send_routed(choice.shard, parcel, None, Some(choice.group));

@@ -117,6 +117,23 @@ impl<S> Core<S> {
         }
         let departure = match disconnect.reason {
             ReasonCode::Success => Departure::Normal,
+            ReasonCode::ServerBusy
+            | ReasonCode::ServerShuttingDown
+            | ReasonCode::KeepAliveTimeout
+            | ReasonCode::SessionTakenOver
+            | ReasonCode::NotAuthorized
+            | ReasonCode::TopicFilterInvalid
+            | ReasonCode::RetainNotSupported
+            | ReasonCode::QoSNotSupported
+            | ReasonCode::UseAnotherServer
+            | ReasonCode::ServerMoved
+            | ReasonCode::SharedSubscriptionsNotSupported
+            | ReasonCode::ConnectionRateExceeded
+            | ReasonCode::MaximumConnectTime
+            | ReasonCode::SubscriptionIdentifiersNotSupported
+            | ReasonCode::WildcardSubscriptionsNotSupported => {
+                return Err(DecodeError::protocol("a Disconnect Reason Code of servers only"));
+            }
             _ => Departure::WithWill,
         };
         self.end(reader.id, Ending::Left(departure));
@@ -189,7 +206,9 @@ impl<S> Core<S> {
         if let Some(will) = will {
             self.publish_will(key, will);
         }
-        self.sessions.remove(key);
+        if self.sessions.remove(key).is_some() {
+            self.shared.admission.release_session();
+        }
     }
 
     /// Ends the sessions whose queues overflowed under `overflow.offline = "end_session"`.

@@ -33,6 +33,27 @@ pub(super) fn flush<D: Driver>(core: &mut Core<D::Socket>, driver: &mut D, arena
     }
 }
 
+/// There is room again: writes what waits, and then what the session kept back meanwhile.
+pub(super) fn drained<D: Driver>(
+    core: &mut Core<D::Socket>,
+    driver: &mut D,
+    arena: &Arena,
+    id: ConnId,
+) {
+    let Some(connection) = core.connections.get_mut(id) else { return };
+    connection.blocked = false;
+    flush_one(core, driver, arena, id);
+    let Some(connection) = core.connections.get(id) else { return };
+    let key = connection.session;
+    if !connection.blocked
+        && let Some(slot) = core.sessions.get_mut(key)
+        && let Some(mut out) = core.connections.live_out(id, &core.settings)
+    {
+        slot.session.pump(core.now, &mut out);
+        core.relieve(key);
+    }
+}
+
 fn flush_one<D: Driver>(core: &mut Core<D::Socket>, driver: &mut D, arena: &Arena, id: ConnId) {
     let now = core.now;
     let connections = &mut core.connections;

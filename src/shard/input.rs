@@ -237,6 +237,10 @@ impl<S> Core<S> {
         head: FrameHead,
         body: &[u8],
     ) -> Result<Then, DecodeError> {
+        if head.packet_type() == Some(PacketType::Connect) {
+            // Whatever is in it [MQTT-3.1.0-2].
+            return Err(DecodeError::protocol("a second CONNECT"));
+        }
         let limits = self.settings.limits;
         match decode(reader.version, head.first_byte, body, &limits)? {
             Packet::Subscribe(subscribe) => self.subscribe(reader, &subscribe),
@@ -252,7 +256,6 @@ impl<S> Core<S> {
                 ReasonCode::ProtocolError,
                 "AUTH without an Authentication Method in CONNECT",
             )),
-            Packet::Connect(_) => Err(DecodeError::protocol("a second CONNECT")),
             _ => Err(DecodeError::protocol("a packet that only a server sends")),
         }
     }

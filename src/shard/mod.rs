@@ -121,8 +121,6 @@ struct Core<S> {
     stats: Arc<ShardStats>,
     /// Connections to read again.
     resumed: Vec<ConnId>,
-    /// Connections whose sockets take more: their sessions may have held messages back for that.
-    drained: Vec<ConnId>,
     /// Logs about clients, at a bounded rate.
     log: LogLimit,
     stopping: Stopping,
@@ -193,7 +191,6 @@ impl<D: Driver> Shard<D> {
             scans_rest: false,
             stats: shared.stats[usize::from(id)].clone(),
             resumed: Vec::new(),
-            drained: Vec::new(),
             log: LogLimit::new(settings.client_lines_per_second),
             stopping: Stopping::default(),
             sys: sys::Sys::default(),
@@ -245,6 +242,7 @@ impl<D: Driver> Shard<D> {
         self.core.end_doomed();
         self.core.check_stop(&mut self.driver);
         self.finish_turn();
+        self.core.finish_stop();
         Ok(!self.core.stopping.is_done())
     }
 
@@ -287,11 +285,7 @@ impl<D: Driver> Shard<D> {
                     );
                 }
                 Completion::Sent { conn } => {
-                    if let Some(connection) = self.core.connections.get_mut(conn) {
-                        connection.blocked = false;
-                        self.core.drained.push(conn);
-                    }
-                    self.core.connections.touch(conn);
+                    flush::drained(&mut self.core, &mut self.driver, &self.arena, conn);
                 }
                 Completion::Closed { conn, .. } => self.core.peer_closed(conn),
                 Completion::ArenaFull => flush(&mut self.core, &mut self.driver, &mut self.arena),
@@ -315,9 +309,6 @@ impl<D: Driver> Shard<D> {
     /// Writes to sockets and peers what the turn produced.
     fn finish_turn(&mut self) {
         flush(&mut self.core, &mut self.driver, &mut self.arena);
-        if self.core.pump_drained() {
-            flush(&mut self.core, &mut self.driver, &mut self.arena);
-        }
         self.core.mailbox.post(self.core.turn);
         self.core.turn += 1;
         self.core.release_lanes();
@@ -366,12 +357,11 @@ impl<S> Core<S> {
     /// How long to sleep; announces the sleep to those who would wake us.
     fn sleep(&mut self) -> Duration {
         let scans = !self.scans.is_empty() && !self.scans_rest;
-        if scans || !self.resumed.is_empty() || !self.mailbox.may_sleep() {
+        if scans || !self.resumed.is_empty() || !self.mailbox.may_sleep() || self.stop_goes_on() {
             return Duration::ZERO;
         }
-        match self.timers.next_deadline() {
-            Some(at) => at.since(self.now).min(MAX_SLEEP),
-            None => MAX_SLEEP,
-        }
+        let deadlines = [self.timers.next_deadline(), self.stop_deadline()];
+        let first = deadlines.into_iter().flatten().min();
+        first.map_or(MAX_SLEEP, |at| at.since(self.now).min(MAX_SLEEP))
     }
 }

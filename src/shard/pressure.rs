@@ -189,21 +189,6 @@ impl<S> Core<S> {
         SessionLimits { max_queued_messages: u32::MAX, max_queued_bytes, ..*session }
     }
 
-    /// Has sessions go on sending whose connections had been too slow; says whether there were any.
-    pub(super) fn pump_drained(&mut self) -> bool {
-        let mut drained = std::mem::take(&mut self.drained);
-        let any = !drained.is_empty();
-        for id in drained.drain(..) {
-            let Some(mut out) = self.connections.live_out(id, &self.settings) else { continue };
-            let key = out.connection.session;
-            let Some(slot) = self.sessions.get_mut(key) else { continue };
-            slot.session.pump(self.now, &mut out);
-            self.relieve(key);
-        }
-        self.drained = drained;
-        any
-    }
-
     /// Lets publishers go on if the queue of `key` has drained to three quarters.
     pub(super) fn relieve(&mut self, key: SessionKey) {
         if !self.pressure.full.contains_key(&key) {
@@ -249,6 +234,13 @@ impl<S> Core<S> {
             return;
         }
         full.suffers = true;
+        if self.settings.overflow_online == OverflowOnline::DropOldest
+            && let Some(slot) = self.sessions.get_mut(key)
+        {
+            // What came from other shards before they held may be beyond the limits.
+            let dropped = slot.session.trim_oldest(&self.settings.session);
+            self.stats.dropped[DropCause::QueueFull as usize].add(dropped.into());
+        }
         let released = Full {
             waiting: std::mem::take(&mut full.waiting),
             afar: std::mem::take(&mut full.afar),

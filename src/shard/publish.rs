@@ -15,6 +15,9 @@ use super::ending::Ending;
 use super::input::{Reader, Source, Then};
 use super::remote::Publisher;
 
+/// What only the broker publishes.
+const SYS_PREFIX: &[u8] = b"$SYS/";
+
 impl<S> Core<S> {
     /// Handles one PUBLISH frame, which begins at `at` in the input.
     #[inline]
@@ -30,6 +33,9 @@ impl<S> Core<S> {
         let publish = decode_publish(reader.version, head.first_byte, body, &self.settings.limits)?;
         if publish.properties.topic_alias.is_some() || publish.topic.is_empty() {
             return self.publish_aliased(reader, &publish, source);
+        }
+        if publish.topic.first() == Some(&b'$') && publish.topic.starts_with(SYS_PREFIX) {
+            return self.publish_reserved(reader, &publish);
         }
         if !self.router.recall(reader.route, publish.topic) {
             self.flush_run(reader);
@@ -71,6 +77,23 @@ impl<S> Core<S> {
         Ok(())
     }
 
+    /// A client's message on a topic of the broker's own goes nowhere.
+    fn publish_reserved(
+        &mut self,
+        reader: &mut Reader<'_>,
+        publish: &Publish<'_>,
+    ) -> Result<Then, DecodeError> {
+        self.flush_run(reader);
+        topic::check_name(publish.topic, &self.settings.limits)?;
+        let Some(packet_id) = publish.packet_id else { return Ok(Then::Continue) };
+        let reason = match reader.version.is_v5() {
+            true => ReasonCode::NotAuthorized,
+            // 3.x cannot be told, and must not try again for ever.
+            false => ReasonCode::Success,
+        };
+        self.acknowledge(reader, publish, packet_id, |_, _| Reach::refused(reason))
+    }
+
     /// A PUBLISH that sets or uses a topic alias [MQTT-3.3.2-8] [MQTT-3.3.2-12].
     fn publish_aliased(
         &mut self,
@@ -102,8 +125,15 @@ impl<S> Core<S> {
         publish: &Publish<'_>,
         source: Source<'_>,
     ) -> Result<Then, DecodeError> {
-        self.check_content(publish)?;
         self.flush_run(reader);
+        if let Err(error) = self.check_content(publish) {
+            let Some(packet_id) = publish.packet_id else { return Err(error) };
+            if error.reason != ReasonCode::PayloadFormatInvalid {
+                return Err(error);
+            }
+            return self
+                .acknowledge(reader, publish, packet_id, |_, _| Reach::refused(error.reason));
+        }
         if publish.qos > self.settings.maximum_qos {
             return Err(DecodeError::new(ReasonCode::QoSNotSupported, "QoS above Maximum QoS"));
         }
@@ -152,6 +182,21 @@ impl<S> Core<S> {
         if self.pressure.any() && self.hold_for_receivers(reader) {
             return Ok(Then::Hold);
         }
+        self.acknowledge(reader, publish, packet_id, |core, reader| {
+            let publisher = core.publisher(reader);
+            core.route_publish(reader, publish, frame, publisher, Some(packet_id))
+        })
+    }
+
+    /// Takes a PUBLISH of QoS 1 or 2 in by `route`, unless it is here already, and acknowledges it
+    /// when all that it reached have it.
+    fn acknowledge(
+        &mut self,
+        reader: &mut Reader<'_>,
+        publish: &Publish<'_>,
+        packet_id: PacketId,
+        route: impl FnOnce(&mut Self, &mut Reader<'_>) -> Reach,
+    ) -> Result<Then, DecodeError> {
         let Some(slot) = self.sessions.get_mut(reader.session) else { return Ok(Then::Stop) };
         let Some(mut out) = self.connections.out(reader.id) else { return Ok(Then::Stop) };
         match slot.session.begin_publish(publish.qos, packet_id, publish.dup, &mut out) {
@@ -164,8 +209,7 @@ impl<S> Core<S> {
                 ));
             }
         }
-        let publisher = self.publisher(reader);
-        let reach = self.route_publish(reader, publish, frame, publisher, Some(packet_id));
+        let reach = route(self, reader);
         let outcome = PublishOutcome {
             turn: self.turn,
             waiting: reach.remote,
@@ -175,7 +219,8 @@ impl<S> Core<S> {
         };
         if reach.remote != 0 {
             self.mailbox.ask_confirmation(reach.remote);
-            self.gate.wait(reach.remote, self.turn, reader.session, publisher.serial);
+            let serial = self.publisher(reader).serial;
+            self.gate.wait(reach.remote, self.turn, reader.session, serial);
         }
         let Some(slot) = self.sessions.get_mut(reader.session) else { return Ok(Then::Stop) };
         let Some(mut out) = self.connections.out(reader.id) else { return Ok(Then::Stop) };
@@ -222,14 +267,14 @@ impl<S> Core<S> {
         parcel: &mut Parcel<'_>,
         route: crate::router::RouteId,
     ) -> Reach {
-        let mut stamp = None;
-        if parcel.retain {
-            match self.retain(parcel) {
-                Ok(made) => stamp = Some(made),
-                Err(reason) => return Reach::refused(reason),
-            }
+        if !parcel.retain {
+            return self.distribute(parcel, route, None);
         }
-        self.distribute(parcel, route, stamp)
+        match self.retain(parcel) {
+            Ok(stamp) => self.distribute(parcel, route, Some(stamp)),
+            // Delivered, though not retained: its publisher is told the latter.
+            Err(reason) => Reach { reason, ..self.distribute(parcel, route, None) },
+        }
     }
 
     /// Sets or clears the retained message of a topic [MQTT-3.3.1-5] [MQTT-3.3.1-6].

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 
 use crate::mqtt::{Message, PacketId};
 use crate::net::{ConnId, Driver};
-use crate::router::{GroupCount, GroupId, SessionKey, Stamp};
+use crate::router::{GroupCount, GroupId, SessionKey, ShardChoice, Stamp};
 use crate::session::Redistribution;
 
 use super::Core;
 use super::connection::State;
-use super::distribute::Parcel;
+use super::distribute::{Parcel, Reach};
 use super::mail::Batch;
 use super::runs::Run;
 
@@ -49,6 +49,8 @@ pub(super) struct Refusal {
     serial: u32,
     packet_id: PacketId,
     turn: u64,
+    /// Somebody is subscribed, but has no room.
+    matched: bool,
 }
 
 /// A connection on the way to its client's home.
@@ -106,7 +108,10 @@ impl Refusals {
     /// A message may come twice in a row: for plain subscribers, and for a group.
     fn note(&mut self, refusal: Refusal, kept: bool) {
         match &mut self.last {
-            Some((last, any)) if *last == refusal => *any |= kept,
+            Some((last, any)) if Refusal { matched: last.matched, ..refusal } == *last => {
+                *any |= kept;
+                last.matched |= refusal.matched;
+            }
             _ => {
                 self.settle();
                 self.last = Some((refusal, kept));
@@ -142,9 +147,9 @@ impl<S> Core<S> {
                 Item::Group(count) => self.router.set_group_online(from, &count),
                 Item::Connection(handoff) => self.take_connection(driver, *handoff),
                 Item::Confirm { turn, refused } => {
-                    for Refusal { session, serial, packet_id, turn } in refused {
+                    for Refusal { session, serial, packet_id, turn, matched } in refused {
                         if let Some(slot) = self.sessions.get_serial(session, serial) {
-                            slot.session.refuse(from, turn, packet_id);
+                            slot.session.refuse(from, turn, packet_id, matched);
                         }
                     }
                     self.confirmed(from, turn);
@@ -164,24 +169,42 @@ impl<S> Core<S> {
 
     fn take_routed(&mut self, routed: &Routed, refusals: &mut Refusals) {
         let Routed { message, stamp, publisher, awaited, group } = routed;
-        let mut kept = false;
+        let mut reach = Reach::NONE;
         if let Some(stamp) = stamp {
             self.clock = self.clock.max(stamp.0);
             let retained = (!message.payload().is_empty()).then(|| message.clone());
-            kept = self.router.retain(message.topic(), retained, *stamp, self.now).is_ok();
+            reach.kept = self.router.retain(message.topic(), retained, *stamp, self.now).is_ok();
         }
         let mut parcel = Parcel::from_message(message, self.now, *publisher);
         parcel.packet_id = awaited.map(|(packet_id, _)| packet_id);
-        kept |= match group {
-            Some(group) => self.deliver_to_group(&mut parcel, *group),
+        let here = match group {
+            Some(group) => self.take_for_group(&mut parcel, *group),
             None => {
                 let route = self.router.route(message.topic());
-                self.distribute_here(&mut parcel, route).kept
+                self.distribute_here(&mut parcel, route)
             }
         };
+        let kept = reach.kept | here.kept;
         if let Some((packet_id, turn)) = *awaited {
             let Publisher { session, serial, .. } = *publisher;
-            refusals.note(Refusal { session, serial, packet_id, turn }, kept);
+            let refusal = Refusal { session, serial, packet_id, turn, matched: here.matched };
+            refusals.note(refusal, kept);
+        }
+    }
+
+    /// Hands a message to a member of this shard; to another shard if they have all left meanwhile.
+    fn take_for_group(&mut self, parcel: &mut Parcel<'_>, group: GroupId) -> Reach {
+        if self.router.members_here(group) > 0 {
+            let kept = self.deliver_to_group(parcel, group);
+            return Reach { matched: true, kept, ..Reach::NONE };
+        }
+        match self.router.choose_shard(group, &parcel.router_publisher()) {
+            Some(choice) if choice.shard != self.id => {
+                let message = parcel.message(self.now).clone();
+                self.pass_on(&message, choice, 1);
+                Reach { matched: true, kept: true, ..Reach::NONE }
+            }
+            _ => Reach::NONE,
         }
     }
 
@@ -225,14 +248,17 @@ impl<S> Core<S> {
         let chosen = self.router.choose_shard(group, &parcel.router_publisher());
         match chosen {
             Some(choice) if choice.shard != self.id && hops < self.shards => {
-                let item =
-                    Item::Orphan { message: message.clone(), group: choice.group, hops: hops + 1 };
-                self.mailbox.push(choice.shard, message.size(), item);
+                self.pass_on(message, choice, hops + 1);
             }
             _ => {
                 self.deliver_to_group(&mut parcel, group);
             }
         }
+    }
+
+    fn pass_on(&mut self, message: &Message, choice: ShardChoice, hops: u8) {
+        let item = Item::Orphan { message: message.clone(), group: choice.group, hops };
+        self.mailbox.push(choice.shard, message.size(), item);
     }
 
     /// Whether the connection may be read: it is open and no shard asked to hold it.

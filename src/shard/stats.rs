@@ -46,6 +46,8 @@ pub struct ShardStats {
     pub publishes_sent: Counter,
     /// Connections accepted.
     pub accepted: Counter,
+    /// Clients let in.
+    pub connects: Counter,
     /// Connections refused before CONNECT (limits).
     pub refused: Counter,
     /// Connections closed for an error of the client.

@@ -46,20 +46,42 @@ impl Stopping {
 impl<S> Core<S> {
     /// Goes on with the stop, if there is one.
     pub(super) fn check_stop<D: Driver<Socket = S>>(&mut self, driver: &mut D) {
+        if self.stopping.phase == Phase::Running && self.shared.stop.load(Ordering::Acquire) {
+            self.begin_stop(driver);
+        }
         let late = self.now >= self.stopping.deadline;
+        if self.stopping.phase == Phase::Quieting
+            && (late || self.stopping.quiet == self.mailbox.others())
+        {
+            let ids: Vec<ConnId> = self.connections.ids().collect();
+            for id in ids {
+                self.end(id, Ending::Stopping);
+            }
+            self.stopping.phase = Phase::Closing;
+        }
+    }
+
+    /// Ends the stop when everything has left, or at its deadline.
+    pub(super) fn finish_stop(&mut self) {
+        let late = self.now >= self.stopping.deadline;
+        if self.stopping.phase == Phase::Closing && (late || self.connections.open() == 0) {
+            self.stopping.phase = Phase::Done;
+        }
+    }
+
+    /// When the stop has to go on whatever happens.
+    pub(super) fn stop_deadline(&self) -> Option<Time> {
+        self.stopping.is_stopping().then_some(self.stopping.deadline)
+    }
+
+    /// Whether the next phase of the stop can begin. Asked before a sleep, out of which a shard is
+    /// not woken for it.
+    pub(super) fn stop_goes_on(&self) -> bool {
         match self.stopping.phase {
-            Phase::Running if self.shared.stop.load(Ordering::Acquire) => self.begin_stop(driver),
-            Phase::Quieting if late || self.stopping.quiet == self.mailbox.others() => {
-                let ids: Vec<ConnId> = self.connections.ids().collect();
-                for id in ids {
-                    self.end(id, Ending::Stopping);
-                }
-                self.stopping.phase = Phase::Closing;
-            }
-            Phase::Closing if late || self.connections.open() == 0 => {
-                self.stopping.phase = Phase::Done;
-            }
-            _ => {}
+            Phase::Running => self.shared.stop.load(Ordering::Acquire),
+            Phase::Done => false,
+            Phase::Quieting => self.stopping.quiet == self.mailbox.others(),
+            Phase::Closing => self.connections.open() == 0,
         }
     }
 

@@ -50,6 +50,7 @@ impl LogLimit {
 pub(super) struct Sys {
     started: Time,
     last: Time,
+    most_connected: u64,
     previous: [u64; LOADS.len()],
     loads: [[f64; 3]; LOADS.len()],
 }
@@ -57,7 +58,7 @@ pub(super) struct Sys {
 type Value = fn(&ShardStats) -> u64;
 
 /// Name in `$SYS/broker/load/NAME/1min`, and what it counts.
-const LOADS: [(&str, Value); 7] = [
+const LOADS: [(&str, Value); 9] = [
     ("messages/received", |s| s.packets_received.value()),
     ("messages/sent", |s| s.packets_sent.value()),
     ("publish/received", |s| s.publishes_received.value()),
@@ -65,6 +66,8 @@ const LOADS: [(&str, Value); 7] = [
     ("publish/dropped", |s| s.dropped.iter().map(Counter::value).sum()),
     ("bytes/received", |s| s.bytes_received.value()),
     ("bytes/sent", |s| s.bytes_sent.value()),
+    ("sockets", |s| s.accepted.value()),
+    ("connections", |s| s.connects.value()),
 ];
 
 /// Topic below `$SYS/broker/`, and what it says.
@@ -125,6 +128,9 @@ impl<S> Core<S> {
         // Every shard has a copy of what is retained: one is counted.
         let retained = self.stats.retained.value();
         self.publish_sys_value("retained messages/count", &retained.to_string());
+        self.sys.most_connected = self.sys.most_connected.max(sum(|s| s.connected.value()));
+        let most_connected = self.sys.most_connected.to_string();
+        self.publish_sys_value("clients/maximum", &most_connected);
         for (name, value) in VALUES {
             self.publish_sys_value(name, &sum(value).to_string());
         }

@@ -131,10 +131,10 @@ impl<S> Core<S> {
         let Some(slot) = self.sessions.get_mut(key) else { return };
         let Some(id) = slot.connection else { return };
         let Some(mut out) = self.connections.out(id) else { return };
-        let backlog = out.connection.backlog();
-        let RetryOutcome { next, give_up } = slot.session.retry(self.now, &retry.after, &mut out);
-        debug_assert!(backlog <= out.connection.backlog());
-        if give_up && retry.give_up == GiveUp::Disconnect {
+        let repeat_last = retry.give_up == GiveUp::Never;
+        let RetryOutcome { next, give_up } =
+            slot.session.retry(self.now, &retry.after, repeat_last, &mut out);
+        if give_up && !repeat_last {
             self.end(id, Ending::Silent("a message was not acknowledged in time"));
             return;
         }

@@ -378,12 +378,12 @@ fn ignores_what_follows_a_refused_connect() {
     watcher.expect_nothing_from(&mut late);
 }
 
-/// [MQTT-3.1.2-22] (3.1.1) A password without a user name is not allowed before version 5,
-/// which allows it (section 3.1.2.9).
+/// [MQTT-3.1.2-22] (3.1.1) A password without a user name is not allowed; version 5 allows it
+/// (section 3.1.2.9).
 #[test]
 fn takes_a_password_without_user_name_in_version_5_only() {
     let broker = broker("");
-    for version in Version::ALL {
+    for version in [V311, V5] {
         let mut connect = Connect::new(version, "password");
         connect.password = Some(b"secret".to_vec());
         if version.is_v5() {
@@ -394,6 +394,24 @@ fn takes_a_password_without_user_name_in_version_5_only() {
             client.expect_refused_connect(&[]);
         }
     }
+}
+
+/// Version 3.1, section 3.1: where the packet ends before the user name or the password that its
+/// flags announce, the Remaining Length takes precedence; the connection goes on.
+#[test]
+fn allows_missing_user_names_in_31() {
+    let broker = broker("");
+    for flags in [0x82, 0xC2] {
+        let mut client = broker.open(V31);
+        client.send(&Connect::new(V31, "client").bytes_with_flags(flags));
+        assert_eq!(client.connack().code, code::SUCCESS);
+        client.disconnect();
+    }
+    let mut named = Connect::new(V31, "client");
+    named.username = Some("name".into());
+    let mut client = broker.open(V31);
+    client.send(&named.bytes_with_flags(0xC2));
+    assert_eq!(client.connack().code, code::SUCCESS);
 }
 
 /// Section 3.1.2.11.9: Authentication Data without a method is a protocol error.

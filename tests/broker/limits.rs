@@ -54,7 +54,7 @@ fn packet_size_of_connect() {
 
 /// `max_topic_bytes` and `max_topic_levels`: 0x90 for a name, 0x8F (3.x: 0x80) for a filter.
 fn topics(version: Version) {
-    let broker = broker("[limits]\nmax_topic_bytes = 40\nmax_topic_levels = 5");
+    let broker = broker("[limits]\nmax_topic_bytes = \"40B\"\nmax_topic_levels = 5");
     let refusal = if version.is_v5() { code::TOPIC_FILTER_INVALID } else { 0x80 };
     let long = "x".repeat(40);
     let mut client = broker.connect(version, "client");
@@ -137,7 +137,7 @@ versions!(subscriptions_per_client, from 3.1.1);
 
 /// `max_client_id_bytes`: 0x85, 3.x return code 2.
 fn client_ids(version: Version) {
-    let broker = broker("[limits]\nmax_client_id_bytes = 30");
+    let broker = broker("[limits]\nmax_client_id_bytes = \"30B\"");
     broker.connect(version, &"x".repeat(30)).ping();
     let connect = Connect::new(version, &"x".repeat(31));
     let (mut client, connack) = Client::connect(broker.address(), &connect);

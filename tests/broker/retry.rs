@@ -24,14 +24,15 @@ fn sends_publish_again(version: Version) {
     publisher.publish("t", "x", 1);
     let first = client.take_publish();
     assert!(!first.dup);
-    let mut last = Instant::now();
-    let again = client.take_publish();
-    about_a_second(last);
-    last = Instant::now();
-    assert_eq!((again.id, again.dup, again.payload), (first.id, true, first.payload.clone()));
+    for _ in 0..2 {
+        let last = Instant::now();
+        let again = client.take_publish();
+        about_a_second(last);
+        assert_eq!((again.id, again.dup), (first.id, true));
+        assert_eq!(again.payload, first.payload);
+    }
     // After the last of the list the broker gives up.
     client.expect_closed();
-    about_a_second(last);
     let (mut client, _) = broker.connect_with(&connect);
     let again = client.receive();
     assert_eq!((again.id, again.dup), (first.id, true));

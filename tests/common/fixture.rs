@@ -1,8 +1,6 @@
-//! A broker of the test's own.
+//! A broker of the test's own, in this process.
 
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
 
 use super::connect::Connect;
 use super::packet::ConnAck;
@@ -12,49 +10,27 @@ use super::{Client, code};
 /// A running broker; it ends with the test.
 pub(crate) struct Broker {
     address: SocketAddr,
-    child: Child,
-    _dir: tempfile::TempDir,
+    inner: Option<sluice::Broker>,
 }
 
 /// Starts a broker with two shards on a free loopback port; `toml` is further configuration.
 pub(crate) fn broker(toml: &str) -> Broker {
-    assert!(toml.is_empty(), "needs sluice");
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let dir = tempfile::tempdir().unwrap();
-    let conf = dir.path().join("m.conf");
-    std::fs::write(
-        &conf,
-        format!(
-            "listener {port} 127.0.0.1\nallow_anonymous true\nmax_topic_alias 10\nsys_interval 1\n\
-             max_inflight_messages 1000\nmax_queued_messages 100000\nset_tcp_nodelay true\n"
-        ),
-    )
-    .unwrap();
-    let mut child = Command::new("/usr/sbin/mosquitto")
-        .arg("-c")
-        .arg(&conf)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    for line in lines.by_ref() {
-        if line.unwrap().contains("running") {
-            break;
-        }
-    }
-    std::thread::spawn(move || lines.count());
-    Broker { address: SocketAddr::from(([127, 0, 0, 1], port)), child, _dir: dir }
+    broker_with_shards(2, toml)
 }
 
 /// The same with this many shards.
-pub(crate) fn broker_with_shards(_shards: u16, toml: &str) -> Broker {
-    broker(toml)
+pub(crate) fn broker_with_shards(shards: u16, toml: &str) -> Broker {
+    broker_with_listener(shards, "", toml)
 }
 
 /// The same with further keys of its listener.
-pub(crate) fn broker_with_listener(_shards: u16, _listener: &str, toml: &str) -> Broker {
-    assert!(!toml.is_empty(), "needs sluice");
-    broker(toml)
+pub(crate) fn broker_with_listener(shards: u16, listener: &str, toml: &str) -> Broker {
+    let text =
+        format!("shards = {shards}\n[[listener]]\nbind = \"127.0.0.1:0\"\n{listener}\n{toml}\n");
+    let config = sluice::Config::parse("test.toml", &text, [])
+        .unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let inner = sluice::Broker::start(config).expect("the broker starts");
+    Broker { address: inner.addresses()[0], inner: Some(inner) }
 }
 
 impl Broker {
@@ -81,14 +57,8 @@ impl Broker {
         (client, connack)
     }
 
+    /// Stops it gracefully; returns when it has stopped.
     pub(crate) fn stop(mut self) {
-        self.child.kill().unwrap();
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.inner.take().expect("it runs").stop();
     }
 }

@@ -18,8 +18,7 @@ pub(crate) use client::{Client, Event};
 pub(crate) use connect::{Connect, Will};
 pub(crate) use fixture::{Broker, broker, broker_with_shards};
 pub(crate) use message::Message;
-pub(crate) use packet::{Ack, ConnAck, Packet, Publish};
-pub(crate) use property::{Properties, Property};
+pub(crate) use packet::{Packet, Publish};
 pub(crate) use wire::Version::{self, V5, V31, V311};
 
 /// Lets time pass, where its passing is what the test is about.

@@ -192,7 +192,7 @@ impl Model {
         let it = &mut self.messages[message];
         if reason >= 0x80 {
             it.refused = true;
-            if self.lossless && reason != 0x97 || self.lossless && !it.is_shared() {
+            if self.lossless && (reason != 0x97 || !it.is_shared()) {
                 return Err(format!("message {message} is refused with {reason:#x}: {it:?}"));
             }
             return Ok(());

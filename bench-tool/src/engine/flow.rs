@@ -1,7 +1,10 @@
 //! One publisher's window: what is outstanding, and the frames that fill it.
 
+use std::ops::Range;
+
 use super::payload::{HEAD_LEN, PayloadHead};
 use super::wire::PublishTemplate;
+use crate::measure::Seen;
 use sluice::mqtt::QoS;
 
 /// The largest window; packet identifiers are taken in turn from twice as many.
@@ -106,7 +109,25 @@ impl Flow {
 
     /// A receiver has the message, for the first time.
     #[inline]
-    pub(crate) fn delivered(&mut self, sequence: u64) {
+    pub(crate) fn delivered(&mut self, sequence: u64, seen: Seen) {
+        if seen == Seen::Late && self.may_lose() {
+            return; // not waited for since it was passed over
+        }
+        self.received(sequence);
+    }
+
+    /// A receiver has a later message before these. With QoS 0 they will hardly come any more, and the
+    /// window does not wait for them.
+    #[cold]
+    pub(crate) fn passed_over(&mut self, sequences: Range<u64>) {
+        if self.may_lose() {
+            let outstanding = sequences.start.max(self.completed)..sequences.end.min(self.sent);
+            outstanding.for_each(|sequence| self.received(sequence));
+        }
+    }
+
+    #[inline]
+    fn received(&mut self, sequence: u64) {
         if sequence < self.completed || sequence >= self.sent {
             return; // given up already, or never sent
         }
@@ -194,8 +215,8 @@ mod tests {
         let mut flow = flow(QoS::AtMostOnce, 3, 1);
         assert_eq!(fill(&mut flow), 3);
         assert_eq!(fill(&mut flow), 0);
-        flow.delivered(0);
-        flow.delivered(1);
+        flow.delivered(0, Seen::Fresh);
+        flow.delivered(1, Seen::Fresh);
         assert_eq!(fill(&mut flow), 2);
         assert_eq!(flow.sent(), 5);
     }
@@ -204,11 +225,11 @@ mod tests {
     fn each_receiver_counts() {
         let mut flow = flow(QoS::AtMostOnce, 1, 2);
         fill(&mut flow);
-        flow.delivered(0);
+        flow.delivered(0, Seen::Fresh);
         assert_eq!(flow.outstanding(), 1);
-        flow.delivered(0);
+        flow.delivered(0, Seen::Fresh);
         assert_eq!(flow.outstanding(), 0);
-        flow.delivered(0);
+        flow.delivered(0, Seen::Fresh);
         assert_eq!(flow.outstanding(), 0);
     }
 
@@ -218,8 +239,8 @@ mod tests {
         fill(&mut flow);
         flow.acknowledged(1);
         assert_eq!(flow.outstanding(), 4);
-        flow.delivered(1);
-        flow.delivered(0);
+        flow.delivered(1, Seen::Fresh);
+        flow.delivered(0, Seen::Fresh);
         assert_eq!(flow.outstanding(), 3);
         flow.acknowledged(2);
         assert_eq!(flow.outstanding(), 2);
@@ -247,11 +268,26 @@ mod tests {
         assert_eq!(flow.stalled_checks(), 2);
         flow.give_up_outstanding();
         assert_eq!(fill(&mut flow), 2);
-        flow.delivered(0);
+        flow.delivered(0, Seen::Fresh);
         assert_eq!(flow.outstanding(), 2);
-        flow.delivered(2);
+        flow.delivered(2, Seen::Fresh);
         assert_eq!(flow.outstanding(), 1);
         assert_eq!(flow.stalled_checks(), 0);
         assert_eq!(flow.stalled_checks(), 1);
+    }
+
+    #[test]
+    fn qos_0_does_not_wait_for_what_was_passed_over_and_qos_1_does() {
+        for (qos, outstanding) in [(QoS::AtMostOnce, 1), (QoS::AtLeastOnce, 4)] {
+            let mut flow = flow(qos, 4, 1);
+            fill(&mut flow);
+            (1..=4).for_each(|packet_id| flow.acknowledged(packet_id));
+            flow.passed_over(0..2);
+            flow.delivered(2, Seen::Fresh);
+            assert_eq!(flow.outstanding(), outstanding);
+            flow.delivered(0, Seen::Late);
+            flow.delivered(1, Seen::Late);
+            assert_eq!(flow.outstanding(), 1);
+        }
     }
 }

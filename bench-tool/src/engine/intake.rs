@@ -5,7 +5,7 @@ use sluice::mqtt::{AckKind, PacketId, QoS, ReasonCode};
 use super::connection::{Connection, Phase};
 use super::flow::Flow;
 use super::payload::PayloadHead;
-use super::stream::Stream;
+use super::stream::{Observed, Stream};
 use super::wire::{self, Incoming, Login};
 use super::{Counters, Failure};
 use crate::measure::{Latencies, Seen};
@@ -69,14 +69,17 @@ impl Intake<'_> {
     #[inline]
     fn on_publish(&mut self, payload: &[u8]) {
         let observed = self.stream.as_mut().and_then(|stream| stream.observe(payload));
-        let Some((head, seen)) = observed else { return };
+        let Some(Observed { head, seen, expected }) = observed else { return };
         if seen == Seen::Duplicate {
             return;
         }
         self.counters.delivered += 1;
         self.note_latency(head);
         let Some(flow) = self.flows.get_mut(head.publisher as usize) else { return };
-        flow.delivered(head.sequence);
+        if seen == Seen::Fresh && head.sequence != expected {
+            flow.passed_over(expected..head.sequence);
+        }
+        flow.delivered(head.sequence, seen);
         touch(flow, head.publisher, self.touched_flows);
     }
 

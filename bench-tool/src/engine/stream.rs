@@ -15,6 +15,15 @@ pub(crate) struct Stream {
     pub(crate) foreign: u64,
 }
 
+/// What a message turned out to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Observed {
+    pub(crate) head: PayloadHead,
+    pub(crate) seen: Seen,
+    /// The number that was to come next; what lies between it and a fresh one was passed over.
+    pub(crate) expected: u64,
+}
+
 impl Stream {
     pub(crate) fn new(run: u32, publishers: Range<u32>) -> Self {
         let first_publisher = publishers.start;
@@ -24,7 +33,7 @@ impl Stream {
 
     /// Takes in one message; `None` if it has no business here.
     #[inline]
-    pub(crate) fn observe(&mut self, payload: &[u8]) -> Option<(PayloadHead, Seen)> {
+    pub(crate) fn observe(&mut self, payload: &[u8]) -> Option<Observed> {
         let head = PayloadHead::decode(payload).filter(|head| head.run == self.run);
         let found = head.and_then(|head| {
             let index = head.publisher.wrapping_sub(self.first_publisher) as usize;
@@ -34,7 +43,8 @@ impl Stream {
             self.foreign += 1;
             return None;
         };
-        Some((head, tracker.observe(head.sequence)))
+        let expected = tracker.next();
+        Some(Observed { head, seen: tracker.observe(head.sequence), expected })
     }
 
     /// What is wrong, given how much each publisher has sent.

@@ -19,48 +19,67 @@ use relay::Relay;
 
 const LISTENER: Token = Token(usize::MAX);
 
-/// Relays until the process is ended.
-pub(crate) fn serve(address: SocketAddr) -> io::Result<()> {
-    let mut listener = TcpListener::bind(address)?;
-    let mut poll = Poll::new()?;
-    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-    eprintln!("floor: relaying on {}", listener.local_addr()?);
-    let mut relay = Relay::new();
-    let mut events = Events::with_capacity(1024);
-    loop {
-        match poll.poll(&mut events, None) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            polled => polled?,
-        }
-        for event in &events {
-            if event.token() == LISTENER {
-                accept_all(&listener, &poll, &mut relay)?;
-                continue;
-            }
-            let index = event.token().0;
-            if event.is_writable() {
-                relay.on_writable(index);
-            }
-            if event.is_readable() || event.is_error() {
-                relay.on_readable(index, event.is_read_closed() || event.is_error());
-            }
-        }
-        relay.end_turn();
-    }
+/// The relay, listening.
+pub(crate) struct Floor {
+    listener: TcpListener,
+    poll: Poll,
+    relay: Relay,
 }
 
-fn accept_all(listener: &TcpListener, poll: &Poll, relay: &mut Relay) -> io::Result<()> {
-    loop {
-        match listener.accept() {
-            Ok((mut socket, _)) => {
-                socket.set_nodelay(true)?;
-                let token = Token(relay.vacant());
-                let interest = Interest::READABLE | Interest::WRITABLE;
-                poll.registry().register(&mut socket, token, interest)?;
-                relay.add(socket);
+impl Floor {
+    pub(crate) fn bind(address: SocketAddr) -> io::Result<Self> {
+        let mut listener = TcpListener::bind(address)?;
+        let poll = Poll::new()?;
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        Ok(Self { listener, poll, relay: Relay::new() })
+    }
+
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Relays until the process is ended.
+    pub(crate) fn serve(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        loop {
+            match self.poll.poll(&mut events, None) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                polled => polled?,
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => eprintln!("floor: cannot accept: {error}"),
+            for event in &events {
+                if event.token() == LISTENER {
+                    self.accept_all()?;
+                    continue;
+                }
+                let index = event.token().0;
+                if event.is_writable() {
+                    self.relay.on_writable(index);
+                }
+                if event.is_readable() || event.is_error() {
+                    self.relay.on_readable(index, event.is_read_closed() || event.is_error());
+                }
+            }
+            self.relay.end_turn();
+        }
+    }
+
+    fn accept_all(&mut self) -> io::Result<()> {
+        loop {
+            match self.listener.accept() {
+                Ok((mut socket, _)) => {
+                    socket.set_nodelay(true)?;
+                    let token = Token(self.relay.vacant());
+                    let interest = Interest::READABLE | Interest::WRITABLE;
+                    self.poll.registry().register(&mut socket, token, interest)?;
+                    self.relay.add(socket);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // Of one connection, or no file descriptors left: another event follows.
+                Err(error) => {
+                    eprintln!("floor: cannot accept: {error}");
+                    return Ok(());
+                }
+            }
         }
     }
 }

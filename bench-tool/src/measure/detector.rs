@@ -38,7 +38,6 @@ impl StreamFaults {
 /// Follows the messages of one publisher at one subscriber; they are numbered from 0 without gaps.
 #[derive(Debug, Default)]
 pub(crate) struct SequenceTracker {
-    /// One more than the highest number seen.
     next: u64,
     duplicates: u64,
     reordered: u64,
@@ -57,6 +56,12 @@ impl SequenceTracker {
             return Seen::Fresh;
         }
         self.observe_out_of_turn(sequence)
+    }
+
+    /// One more than the highest number seen.
+    #[inline]
+    pub(crate) fn next(&self) -> u64 {
+        self.next
     }
 
     /// What is wrong so far, if `sent` messages should have arrived by now.

@@ -3,9 +3,11 @@
 mod clock;
 mod detector;
 mod latency;
+mod machine;
 mod process;
 
 pub(crate) use clock::{monotonic_ns, own_cpu_ns};
 pub(crate) use detector::{Seen, SequenceTracker, StreamFaults};
 pub(crate) use latency::Latencies;
+pub(crate) use machine::{QUIET_CORES, machine_cpu, wait_until_quiet};
 pub(crate) use process::{ProcessGroup, Usage};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::measure::{Latencies, StreamFaults};
+use crate::measure::{Latencies, QUIET_CORES, StreamFaults};
 
 /// A share of one core above which a thread counts as fully used.
 const BUSY: f64 = 0.92;
@@ -38,6 +38,8 @@ pub(crate) struct Outcome {
     /// If its processes are known.
     pub(crate) broker_cpu_ns: Option<u64>,
     pub(crate) own_cpu_ns: u64,
+    /// Cores that other processes of this machine kept busy.
+    pub(crate) others_cores: Option<f64>,
     /// From sending to receiving; for logins from dialling to SUBACK.
     pub(crate) latencies: Latencies,
     pub(crate) faults: StreamFaults,
@@ -60,6 +62,7 @@ impl Default for Outcome {
             elapsed: Duration::ZERO,
             broker_cpu_ns: None,
             own_cpu_ns: 0,
+            others_cores: None,
             latencies: Latencies::new(),
             faults: StreamFaults::default(),
             given_up: 0,
@@ -109,6 +112,11 @@ impl Outcome {
     /// Whether the throughput says more about this tool than about the broker.
     pub(crate) fn tool_was_the_bottleneck(&self) -> bool {
         self.own_cores() > BUSY && self.broker_cores().is_none_or(|cores| cores < BUSY)
+    }
+
+    /// Whether other processes made every figure worse.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.others_cores.is_some_and(|cores| cores > QUIET_CORES)
     }
 
     pub(crate) fn headline(&self) -> Option<Headline> {

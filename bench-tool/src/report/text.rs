@@ -22,6 +22,9 @@ fn describe(outcome: &Outcome) -> String {
         what,
         format!("{} in {seconds:.2} s, {:.0}/s", outcome.work.count(), outcome.per_second()),
     );
+    if outcome.sent > 0 {
+        line("sent", outcome.sent.to_string());
+    }
     if let (Some(each), Some(cores)) = (outcome.broker_microseconds_each(), outcome.broker_cores())
     {
         line("broker's CPU", format!("{each:.3} µs per {unit} ({cores:.2} cores)"));
@@ -44,6 +47,9 @@ fn describe(outcome: &Outcome) -> String {
                 faults.lost, faults.duplicates, faults.reordered
             ),
         );
+    }
+    if let Some(cores) = outcome.others_cores.filter(|_| outcome.is_disturbed()) {
+        line("note", format!("other processes kept {cores:.2} cores busy: figures are too high"));
     }
     if outcome.tool_was_the_bottleneck() {
         line("note", "this tool was the bottleneck: the broker could do more".into());

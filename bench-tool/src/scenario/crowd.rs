@@ -55,6 +55,7 @@ pub(super) fn run(
         elapsed: before.until(&all_in).elapsed,
         broker_cpu_ns: before.until(&settled).broker_cpu_ns,
         own_cpu_ns: before.until(&all_in).own_cpu_ns,
+        others_cores: before.until(&settled).others_cores,
         latencies: engine.latencies().clone(),
         resident_before,
         resident_bytes: resident_after,

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use sluice::mqtt::QoS;
 
 use crate::engine::{Engine, EngineError, EngineOptions, Login, make_room_for};
-use crate::measure::{ProcessGroup, Usage, monotonic_ns, own_cpu_ns};
+use crate::measure::{ProcessGroup, Usage, machine_cpu, monotonic_ns, own_cpu_ns};
 use crate::report::Outcome;
 
 /// What can be run.
@@ -151,6 +151,7 @@ struct Reading {
     at_ns: u64,
     own_cpu_ns: u64,
     broker: Option<Usage>,
+    machine: Option<Duration>,
 }
 
 /// What passed between two readings.
@@ -158,20 +159,35 @@ struct Spent {
     elapsed: Duration,
     own_cpu_ns: u64,
     broker_cpu_ns: Option<u64>,
+    /// Cores that were busy with anything else; known only if the broker's use is.
+    others_cores: Option<f64>,
 }
 
 impl Reading {
     fn take(broker: &ProcessGroup) -> Result<Self, RunError> {
         let usage = if broker.is_empty() { None } else { broker.usage().ok() };
-        Ok(Self { at_ns: monotonic_ns(), own_cpu_ns: own_cpu_ns(), broker: usage })
+        Ok(Self {
+            at_ns: monotonic_ns(),
+            own_cpu_ns: own_cpu_ns(),
+            broker: usage,
+            machine: machine_cpu(),
+        })
     }
 
     fn until(&self, later: &Reading) -> Spent {
         let broker = self.broker.as_ref().zip(later.broker.as_ref());
-        Spent {
-            elapsed: Duration::from_nanos(later.at_ns - self.at_ns),
-            own_cpu_ns: later.own_cpu_ns - self.own_cpu_ns,
-            broker_cpu_ns: broker.map(|(earlier, later)| later.since_ns(earlier)),
-        }
+        let broker_cpu_ns = broker.map(|(earlier, later)| later.since_ns(earlier));
+        let own_cpu_ns = later.own_cpu_ns - self.own_cpu_ns;
+        let elapsed = Duration::from_nanos(later.at_ns - self.at_ns);
+        let others_cores = self.machine.zip(later.machine).zip(broker_cpu_ns);
+        let others_cores = others_cores.map(|((earlier, later), broker_cpu_ns)| {
+            let ours = Duration::from_nanos(own_cpu_ns + broker_cpu_ns);
+            later.saturating_sub(earlier).saturating_sub(ours).as_secs_f64()
+                / elapsed.as_secs_f64().max(1e-9)
+        });
+        Spent { elapsed, own_cpu_ns, broker_cpu_ns, others_cores }
     }
 }
+
+#[cfg(test)]
+mod tests;

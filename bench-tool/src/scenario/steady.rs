@@ -37,6 +37,7 @@ pub(super) fn run(
         elapsed: spent.elapsed,
         broker_cpu_ns: spent.broker_cpu_ns,
         own_cpu_ns: spent.own_cpu_ns,
+        others_cores: spent.others_cores,
         latencies: engine.latencies().clone(),
         resident_bytes,
         ..Outcome::default()

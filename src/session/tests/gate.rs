@@ -88,9 +88,9 @@ fn refused_by_all() {
     assert_eq!(rig.publish(AtLeastOnce, 1, handed(1, &[1, 2])), Verdict::Continue);
     assert_eq!(rig.publish(ExactlyOnce, 2, handed(1, &[1, 2])), Verdict::Continue);
     assert_eq!(rig.publish(AtLeastOnce, 1, handed(2, &[1])), Verdict::Continue);
-    rig.session.refuse(1, 1, id(1));
-    rig.session.refuse(1, 1, id(2));
-    rig.session.refuse(2, 1, id(2));
+    rig.session.refuse(1, 1, id(1), true);
+    rig.session.refuse(1, 1, id(2), true);
+    rig.session.refuse(2, 1, id(2), true);
     assert_eq!(rig.confirm(&[(1, 2), (2, 1)]), Verdict::Continue);
     assert_eq!(rig.wire.take(), [ok(PubAck, 1), ack(PubRec, 2, QuotaExceeded), ok(PubAck, 1)]);
     assert_eq!(rig.session.inbound_qos2(), 0);
@@ -104,7 +104,7 @@ fn refused_by_all_in_3() {
     let mut rig = Rig::new(Version::V311, 10);
     assert_eq!(rig.publish(ExactlyOnce, 1, handed(1, &[1])), Verdict::Continue);
     assert_eq!(rig.publish(AtLeastOnce, 2, handed(1, &[2])), Verdict::Continue);
-    rig.session.refuse(1, 1, id(1));
+    rig.session.refuse(1, 1, id(1), true);
     assert_eq!(rig.confirm(&[(1, 1), (2, 1)]), Verdict::Close);
     assert!(rig.wire.take().is_empty());
     assert!(!rig.session.has_pending(), "what is confirmed is not confirmed again");

@@ -120,7 +120,7 @@ fn timed_redelivery() {
     let mut due = Vec::new();
     let mut give_up = false;
     while !give_up {
-        let outcome = rig.session.retry(rig.now, &AFTER, &mut rig.wire);
+        let outcome = rig.session.retry(rig.now, &AFTER, true, &mut rig.wire);
         for out in rig.wire.take() {
             let after = rig.now.since(T0).as_secs();
             match out {
@@ -135,7 +135,7 @@ fn timed_redelivery() {
     assert_eq!(due, [(10, 1), (14, 2), (30, 1), (34, 2), (90, 1), (94, 2), (150, 1)]);
     assert_eq!(rig.puback(1), Ok(Acked::Done));
     assert_eq!(rig.pubcomp(2), Ok(Acked::Done));
-    let outcome = rig.session.retry(rig.now, &AFTER, &mut rig.wire);
+    let outcome = rig.session.retry(rig.now, &AFTER, true, &mut rig.wire);
     assert_eq!(outcome, RetryOutcome { next: None, give_up: false });
 }
 
@@ -146,7 +146,7 @@ fn no_timed_redelivery_in_5() {
     let _ = rig.send(AtLeastOnce, "a");
     rig.wire.take();
     rig.wait(1000);
-    let outcome = rig.session.retry(rig.now, &AFTER, &mut rig.wire);
+    let outcome = rig.session.retry(rig.now, &AFTER, true, &mut rig.wire);
     assert_eq!(outcome, RetryOutcome { next: None, give_up: false });
     assert!(rig.wire.take().is_empty());
 }

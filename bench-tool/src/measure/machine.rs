@@ -1,0 +1,64 @@
+//! What the rest of the machine is doing: a figure measured beside a busy neighbour is too high.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Kernel clock ticks a second in /proc/stat, the same on every Linux that Rust supports.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Use by others, in cores, below which the machine counts as quiet.
+pub(crate) const QUIET_CORES: f64 = 0.15;
+
+/// CPU time that all processes of this machine have used so far; `None` where there is no /proc.
+pub(crate) fn machine_cpu() -> Option<Duration> {
+    parse_busy(&fs::read_to_string("/proc/stat").ok()?)
+}
+
+/// Waits until the machine is quiet, for `patience` at most. Returns whether it is.
+pub(crate) fn wait_until_quiet(patience: Duration) -> bool {
+    let sample = Duration::from_millis(300);
+    let started = Instant::now();
+    loop {
+        let before = machine_cpu();
+        let sampled = Instant::now();
+        thread::sleep(sample);
+        let (Some(before), Some(after)) = (before, machine_cpu()) else { return true };
+        let busy = after.saturating_sub(before).as_secs_f64() / sampled.elapsed().as_secs_f64();
+        if busy < QUIET_CORES {
+            return true;
+        }
+        if started.elapsed() >= patience {
+            return false;
+        }
+    }
+}
+
+/// The first line: user, nice, system, idle, iowait, irq, softirq, steal; guest time is in user already.
+fn parse_busy(stat: &str) -> Option<Duration> {
+    let fields = stat.lines().next()?.strip_prefix("cpu ")?;
+    let ticks: Vec<u32> =
+        fields.split_ascii_whitespace().take(8).map(str::parse).collect::<Result<_, _>>().ok()?;
+    let [user, nice, system, _idle, _iowait, irq, softirq, steal] = *ticks.as_slice() else {
+        return None;
+    };
+    Some(TICK * [user, nice, system, irq, softirq, steal].iter().sum::<u32>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_and_waiting_are_not_busy() {
+        let stat = "cpu  100 1 50 99999 777 2 3 4 9 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
+        assert_eq!(parse_busy(stat), Some(Duration::from_millis(1600)));
+        assert_eq!(parse_busy("cpu  1 2"), None);
+        assert_eq!(parse_busy(""), None);
+    }
+
+    #[test]
+    fn the_machine_has_been_busy_at_some_time() {
+        assert!(machine_cpu().unwrap() > Duration::ZERO);
+    }
+}

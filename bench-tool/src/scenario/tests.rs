@@ -1,0 +1,254 @@
+//! Whole runs over real sockets: against the floor, and against a relay that does damage on purpose.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use sluice::mqtt::{
+    self, ConnAck, Limits, Packet, PacketId, PacketType, Properties, ReasonCode, SubAck, Version,
+};
+
+use super::*;
+use crate::floor::Floor;
+use crate::report::Work;
+
+const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+fn setup(target: SocketAddr, version: Version) -> Setup {
+    let login = Login { version, keep_alive_seconds: 0, username: None, password: None };
+    Setup {
+        target,
+        login,
+        id_prefix: "test".into(),
+        connect_burst: 8,
+        spin: false,
+        broker: ProcessGroup::new(vec![std::process::id()]),
+        stop: Arc::default(),
+    }
+}
+
+fn short(scenario: ScenarioName) -> Parameters {
+    Parameters {
+        clients: 20,
+        publishers: 3,
+        subscribers: 4,
+        seconds: 0.2,
+        warm_up_seconds: 0.05,
+        window: 8,
+        ..scenario.defaults()
+    }
+}
+
+fn floor() -> SocketAddr {
+    let floor = Floor::bind(LOOPBACK).unwrap();
+    let address = floor.address().unwrap();
+    thread::spawn(|| floor.serve());
+    address
+}
+
+#[test]
+fn pairs_lose_nothing_over_the_floor_at_any_qos_and_version() {
+    let address = floor();
+    for version in [Version::V31, Version::V311, Version::V5] {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            let parameters = Parameters { qos, ..short(ScenarioName::P2p) };
+            let outcome = ScenarioName::P2p.run(&setup(address, version), &parameters).unwrap();
+            assert_eq!(outcome.problems, [""; 0], "{version:?} {qos:?}");
+            assert_eq!(outcome.faults.lost, 0, "{version:?} {qos:?}");
+            assert!(outcome.work.count() > 100, "{version:?} {qos:?}");
+            assert!(outcome.broker_cpu_ns.unwrap() > 0);
+            assert!(outcome.latencies.count() >= outcome.work.count());
+        }
+    }
+}
+
+#[test]
+fn a_fan_in_hears_everybody_and_a_fan_out_reaches_everybody() {
+    let address = floor();
+    for scenario in [ScenarioName::Fanin, ScenarioName::Fanout] {
+        let parameters = short(scenario);
+        let outcome = scenario.run(&setup(address, Version::V311), &parameters).unwrap();
+        assert_eq!(outcome.problems, [""; 0]);
+        assert_eq!(outcome.faults, Default::default());
+        assert!(outcome.work.count() > 4 * outcome.sent / 2);
+    }
+}
+
+#[test]
+fn payloads_larger_than_any_buffer_pass() {
+    let parameters = Parameters { payload_len: 300_000, ..short(ScenarioName::P2p) };
+    let setup = setup(floor(), Version::V311);
+    let outcome = ScenarioName::P2p.run(&setup, &parameters).unwrap();
+    assert_eq!(outcome.problems, [""; 0]);
+    assert!(outcome.work.count() > 3);
+}
+
+#[test]
+fn crowds_are_let_in() {
+    let address = floor();
+    for scenario in [ScenarioName::Idle, ScenarioName::Storm] {
+        let outcome = scenario.run(&setup(address, Version::V5), &short(scenario)).unwrap();
+        assert_eq!(outcome.work.count(), 20);
+        assert_eq!(outcome.latencies.count(), 20);
+    }
+}
+
+#[test]
+fn a_refused_connection_is_one_clear_error() {
+    let nobody = TcpListener::bind(LOOPBACK).unwrap().local_addr().unwrap();
+    let error = ScenarioName::P2p
+        .run(&setup(nobody, Version::V311), &short(ScenarioName::P2p))
+        .unwrap_err();
+    let error = error.to_string();
+    assert!(error.starts_with("7 of 7 clients") || error.starts_with("6 of 6 clients"), "{error}");
+    assert!(error.contains("refused"), "{error}");
+}
+
+/// What a bad relay does to the PUBLISH packets of a connection, counted from 0.
+#[derive(Clone, Copy)]
+enum Damage {
+    Loses(u64),
+    Repeats(u64),
+    Swaps(u64),
+    DiesAfter(u64),
+}
+
+#[test]
+fn losses_duplicates_and_swaps_are_found_and_counted() {
+    for damage in [Damage::Loses(10), Damage::Repeats(10), Damage::Swaps(10)] {
+        let parameters = Parameters { publishers: 1, ..short(ScenarioName::P2p) };
+        let address = bad_relay(damage);
+        let outcome = ScenarioName::P2p.run(&setup(address, Version::V311), &parameters).unwrap();
+        let faults = outcome.faults;
+        let (expected, others) = match damage {
+            Damage::Loses(_) => (faults.lost, faults.duplicates + faults.reordered),
+            Damage::Repeats(_) => (faults.duplicates, faults.lost + faults.reordered),
+            Damage::Swaps(_) => (faults.reordered, faults.lost + faults.duplicates),
+            Damage::DiesAfter(_) => unreachable!(),
+        };
+        assert!(outcome.sent > 100);
+        // Warm-up and drain have their share too.
+        assert!(expected >= outcome.sent / 10 && expected <= outcome.sent, "{expected}");
+        assert!(others <= 1, "{faults:?}"); // a message held for a swap when the run ends
+        let is_loss = matches!(damage, Damage::Loses(_));
+        assert_eq!(outcome.problems.is_empty(), is_loss, "{:?}", outcome.problems);
+    }
+}
+
+#[test]
+fn a_loss_fails_a_qos_1_run() {
+    let qos = QoS::AtLeastOnce;
+    let parameters = Parameters { publishers: 1, qos, ..short(ScenarioName::P2p) };
+    let setup = setup(bad_relay(Damage::Loses(10)), Version::V311);
+    let outcome = ScenarioName::P2p.run(&setup, &parameters).unwrap();
+    assert!(outcome.problems.iter().any(|problem| problem.ends_with("were lost")));
+}
+
+#[test]
+fn a_relay_that_dies_leaves_a_partial_result() {
+    let parameters = Parameters { publishers: 1, ..short(ScenarioName::P2p) };
+    let setup = setup(bad_relay(Damage::DiesAfter(5000)), Version::V311);
+    let outcome = ScenarioName::P2p.run(&setup, &parameters).unwrap();
+    assert!(outcome.problems.iter().any(|problem| problem.contains("connections failed")));
+    assert!(matches!(outcome.work, Work::Messages(_)));
+}
+
+/// A relay for one subscriber and then one publisher, which damages what it forwards.
+fn bad_relay(damage: Damage) -> SocketAddr {
+    let listener = TcpListener::bind(LOOPBACK).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || -> io::Result<()> {
+        let (first, _) = listener.accept()?;
+        let (second, _) = listener.accept()?;
+        // They connect at once: which is which shows in what they say.
+        let mut ends = [Frames::new(first), Frames::new(second)];
+        let mut subscriber = None;
+        let mut publisher = None;
+        for end in &mut ends {
+            let (_, connect) = end.next()?;
+            assert_eq!(connect[0] >> 4, 1);
+            let is_subscriber = connect.windows(6).any(|bytes| bytes == b"test-s");
+            let ack = Packet::ConnAck(ConnAck::new(false, ReasonCode::Success));
+            end.say(&ack)?;
+            if is_subscriber {
+                let _ = end.next()?;
+                let packet_id = PacketId::MIN;
+                let properties = Properties::EMPTY;
+                end.say(&Packet::SubAck(SubAck { packet_id, reasons: &[1], properties }))?;
+                subscriber = Some(end.socket.try_clone()?);
+            } else {
+                publisher =
+                    Some(Frames { kept: end.kept.clone(), socket: end.socket.try_clone()? });
+            }
+        }
+        let (Some(subscriber), Some(publisher)) = (subscriber, publisher) else { return Ok(()) };
+        forward(publisher, subscriber, damage)
+    });
+    address
+}
+
+fn forward(mut publisher: Frames, mut subscriber: TcpStream, damage: Damage) -> io::Result<()> {
+    let mut held = None;
+    let mut count = 0;
+    loop {
+        let (packet_type, frame) = publisher.next()?;
+        if packet_type != PacketType::Publish {
+            return Ok(());
+        }
+        count += 1;
+        // QoS 1 is acknowledged here, and the subscriber's own acknowledgement is left unread.
+        if frame[0] & 0x06 == 0x02 {
+            let topic_len = usize::from(frame[3]);
+            let [hi, lo] = [frame[4 + topic_len], frame[5 + topic_len]];
+            publisher.socket.write_all(&[0x40, 2, hi, lo])?;
+        }
+        match damage {
+            Damage::Loses(nth) if count % nth == 0 => continue,
+            Damage::Repeats(nth) if count % nth == 0 => subscriber.write_all(&frame)?,
+            Damage::Swaps(nth) if count % nth == 0 => {
+                held = Some(frame);
+                continue;
+            }
+            Damage::DiesAfter(last) if count > last => return Ok(()),
+            _ => {}
+        }
+        subscriber.write_all(&frame)?;
+        if let Some(held) = held.take() {
+            subscriber.write_all(&held)?;
+        }
+    }
+}
+
+struct Frames {
+    socket: TcpStream,
+    kept: Vec<u8>,
+}
+
+impl Frames {
+    fn new(socket: TcpStream) -> Self {
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        Self { socket, kept: Vec::new() }
+    }
+
+    fn next(&mut self) -> io::Result<(PacketType, Vec<u8>)> {
+        loop {
+            let head = mqtt::frame_head(&self.kept, u32::MAX).map_err(io::Error::other)?;
+            if let Some(head) = head.filter(|head| head.frame_len() <= self.kept.len()) {
+                let frame = self.kept.drain(..head.frame_len()).collect();
+                return Ok((head.packet_type().unwrap(), frame));
+            }
+            let mut chunk = [0; 4096];
+            match self.socket.read(&mut chunk)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => self.kept.extend_from_slice(&chunk[..count]),
+            }
+        }
+    }
+
+    fn say(&mut self, packet: &Packet<'_>) -> io::Result<()> {
+        let mut out = Vec::new();
+        mqtt::encode(Version::V311, packet, Limits::NONE.max_packet_size, &mut out);
+        self.socket.write_all(&out)
+    }
+}
