@@ -156,7 +156,8 @@ impl Client {
         if let Some(earlier) = earlier {
             return Err(format!("{}: {packet_id} acknowledged before {earlier:?}", self.name));
         }
-        stage.model.acknowledged(self.outgoing[at].message, reason.as_u8())?;
+        let message = self.outgoing[at].message;
+        stage.model.acknowledged(&self.name, message, reason.as_u8())?;
         if qos == QoS::ExactlyOnce && !reason.is_error() {
             self.outgoing[at].released = true;
             self.release(packet_id);
@@ -189,6 +190,9 @@ impl Client {
             return Err(format!("{}: {packet_id} answered, not asked", self.name));
         };
         let moment = stage.model.tick();
+        if request.news.is_some_and(|asked| !stage.model.turns.heard_by_all(&self.name, asked)) {
+            return Err(format!("{}: {request:?} answered before all know", self.name));
+        }
         let Some(session) = stage.model.session(it.net.0) else { return Ok(()) };
         match (request.qos, reasons) {
             (Some(qos), Some(reasons)) if reasons == [qos.as_u8()] => {
