@@ -160,6 +160,7 @@ impl Run {
                 self.check_sleep()?;
                 self.check_wait()?;
                 self.pass(Duration::from_millis(50));
+                idle = 0;
             }
         }
     }
