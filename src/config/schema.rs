@@ -11,7 +11,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Event loops, each a thread that owns its share of the clients; 0 (the default) is one a
-    /// core. At most 64.
+    /// core. At most 63.
     pub shards: u8,
     /// Where clients come in (`[[listener]]`); by default one, on 127.0.0.1:1883.
     pub listeners: Vec<Listener>,

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::net::Wake;
 
 /// The most shards of a broker: one bit each in a mask, and one bit is left for the store.
-pub const MAX_SHARDS: usize = 63;
+pub const MAX_SHARDS: u8 = 63;
 
 /// What one turn of a shard has for another.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ pub(super) struct Mailbox<T> {
 /// Makes the mailboxes of shards that wake by `bells`; each lane holds about `max_bytes` at most.
 pub(super) fn mailboxes<T>(bells: &[Arc<Bell>], max_bytes: usize) -> Vec<Mailbox<T>> {
     let count = bells.len();
-    assert!(count <= MAX_SHARDS, "at most {MAX_SHARDS} shards");
+    assert!(count <= usize::from(MAX_SHARDS), "at most {MAX_SHARDS} shards");
     let (senders, receivers): (Vec<_>, Vec<_>) =
         (0..count).map(|_| crossbeam_channel::unbounded()).unzip();
     let states: Vec<Vec<Arc<LaneState>>> =

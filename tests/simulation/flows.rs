@@ -157,7 +157,8 @@ impl Client {
             return Err(format!("{}: {packet_id} acknowledged before {earlier:?}", self.name));
         }
         let message = self.outgoing[at].message;
-        stage.model.acknowledged(&self.name, message, reason.as_u8())?;
+        let now = stage.world.now();
+        stage.model.acknowledged(&self.name, message, reason.as_u8(), now)?;
         if qos == QoS::ExactlyOnce && !reason.is_error() {
             self.outgoing[at].released = true;
             self.release(packet_id);

@@ -195,6 +195,7 @@ impl Model {
         publisher: &str,
         message: usize,
         reason: u8,
+        now: Time,
     ) -> Result<(), String> {
         let moment = self.tick();
         let it = &mut self.messages[message];
@@ -213,7 +214,8 @@ impl Model {
         for session in self.sessions.iter_mut().filter(|session| session.alive) {
             if session.wants_since(&topic) < sent {
                 session.expected.insert(message);
-                if !self.turns.heard(publisher, &session.client, sent) {
+                let ended = session.ends_at.is_some_and(|end| end <= now) || self.overflow_ends;
+                if !ended && !self.turns.heard(publisher, &session.client, sent) {
                     let client = &session.client;
                     return Err(format!("message {message} is acknowledged, not kept by {client}"));
                 }

@@ -133,6 +133,7 @@ impl Run {
         self.model.note(self.world.now(), format_args!("healed"));
         let end = self.world.now().plus(DRAIN);
         let mut busy = self.world.now();
+        let mut idle = 0;
         loop {
             for client in 0..self.clients.len() {
                 self.act(client, true)?;
@@ -153,10 +154,13 @@ impl Run {
             } else if now >= busy.plus(QUIET) && self.model.missing().is_none() {
                 return Ok(());
             }
-            if ready.is_empty() {
+            // What came in the last round is answered in the next.
+            idle = if ready.is_empty() { idle + 1 } else { 0 };
+            if idle > 2 {
                 self.check_sleep()?;
                 self.check_wait()?;
                 self.pass(Duration::from_millis(50));
+                idle = 0;
             }
         }
     }
