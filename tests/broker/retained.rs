@@ -52,13 +52,13 @@ versions!(passes_on_without_the_flag);
 fn replaces(version: Version) {
     let broker = broker("");
     let mut publisher = broker.connect(version, "publisher");
-    for (n, qos) in [0, 1, 2, 0].into_iter().enumerate() {
+    for (n, qos) in [0, 2, 0, 1].into_iter().enumerate() {
         publisher.publish_retained("kept", n.to_string(), qos);
     }
     let mut subscriber = broker.connect(version, "subscriber");
     subscriber.subscribe("kept", 2);
     let publish = subscriber.expect("kept", "3");
-    assert_eq!((publish.qos, publish.retain), (0, true));
+    assert_eq!((publish.qos, publish.retain), (1, true));
     subscriber.expect_nothing();
 }
 versions!(replaces);
@@ -85,7 +85,7 @@ versions!(clears_by_an_empty_payload);
 fn leaves_the_kept_alone(version: Version) {
     let broker = broker("");
     let mut publisher = broker.connect(version, "publisher");
-    publisher.publish_retained("kept", "stays", 0);
+    publisher.publish_retained("kept", "stays", 1);
     publisher.publish("kept", "passes", 1);
     publisher.publish("kept", "", 1);
     publisher.publish("other", "passes", 1);

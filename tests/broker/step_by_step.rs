@@ -8,6 +8,7 @@ use sluice::shard::{Shard, Shared};
 
 use crate::common::client::subscribe;
 use crate::common::connect::Connect;
+use crate::common::message::Message;
 use crate::common::wire;
 use crate::common::{V5, V311};
 
@@ -111,4 +112,27 @@ fn any_number_of_subscribes_is_answered() {
         let ids = answers.chunks(len).map(|suback| u16::from_be_bytes([suback[2], suback[3]]));
         assert!(ids.eq(1..=count), "{} answers", answers.len() / len);
     }
+}
+
+/// What waited for a session may be far more than that: its client, which reads, is served.
+#[test]
+fn a_client_that_reads_a_long_queue_may_send_meanwhile() {
+    let mut rig = Rig::new(1, "[queue]\nmax_messages = 1000");
+    let subscriber = Connect::lasting(V311, "a");
+    let client = rig.connect(&subscriber);
+    rig.send(client, &subscribe(V311, 1, &[("t", 1)], &[]));
+    rig.turns(2);
+    rig.world.client_close(client);
+    let publisher = rig.connect(&Connect::new(V311, "b"));
+    let payload = "x".repeat(20_000);
+    for id in 1..=500 {
+        rig.send(publisher, &Message::new("t", &payload).qos(1).id(id).bytes(V311));
+    }
+    let client = rig.world.connect();
+    rig.send(client, &subscriber.bytes());
+    rig.turns(4);
+    rig.send(client, &wire::packet(wire::PINGREQ, &[]));
+    let received = rig.receive(client);
+    assert!(received.len() > 500 * 20_000, "{} bytes came", received.len());
+    assert_eq!(received[received.len() - 2..], [wire::PINGRESP, 0]);
 }

@@ -211,7 +211,7 @@ fn sees_new_subscriptions_of_a_known_topic(shards: u16) {
     let filters = ["a/b/c", "a/+/c", "a/#", "#", "+/b/c"];
     let mut clients: Vec<Client> = Vec::new();
     for (n, filter) in filters.into_iter().enumerate() {
-        publisher.publish("a/b/c", "before", 0);
+        publisher.publish("a/b/c", "before", 1);
         for client in &mut clients {
             client.expect("a/b/c", "before");
         }
