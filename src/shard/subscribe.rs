@@ -1,5 +1,6 @@
 //! SUBSCRIBE and UNSUBSCRIBE, and the retained messages that follow a subscription.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::mqtt::topic::Filter;
@@ -19,6 +20,9 @@ use super::timers::Timer;
 /// Retained messages handed to one subscription in one go: others want their turn.
 const RETAINED_PER_STEP: usize = 64;
 
+/// Steps in one turn of the loop: sockets want theirs.
+const STEPS_PER_TURN: usize = 64;
+
 /// How soon a scan goes on whose subscriber had no room.
 pub(super) const SCAN_PAUSE: Duration = Duration::from_millis(10);
 
@@ -33,6 +37,33 @@ pub(super) struct RetainedScan {
     after: Option<String>,
 }
 
+/// The scans of a shard. Each session has one for each of its subscriptions at most.
+#[derive(Debug, Default)]
+pub(super) struct RetainedScans {
+    waiting: VecDeque<RetainedScan>,
+    /// How many in a row had no room at their subscriber. When that is all of them they rest.
+    stuck: usize,
+    /// They wait for a timer.
+    resting: bool,
+}
+
+impl RetainedScans {
+    /// Whether there is something to do without waiting.
+    pub(super) fn are_ready(&self) -> bool {
+        !self.waiting.is_empty() && !self.resting
+    }
+
+    /// Goes on after a rest.
+    pub(super) fn wake(&mut self) {
+        self.resting = false;
+        self.stuck = 0;
+    }
+
+    fn remove(&mut self, session: SessionKey, filter: &str) {
+        self.waiting.retain(|scan| scan.session != session || *scan.filter != *filter);
+    }
+}
+
 impl<S> Core<S> {
     pub(super) fn subscribe(
         &mut self,
@@ -43,8 +74,9 @@ impl<S> Core<S> {
             return Ok(Then::Hold);
         }
         let mut reasons = Vec::new();
+        let mut scans = Vec::new();
         for filter in subscribe.filters.iter() {
-            reasons.push(self.subscribe_one(reader, subscribe, &filter)? as u8);
+            reasons.push(self.subscribe_one(reader, subscribe, &filter, &mut scans)? as u8);
         }
         let packet = SubAck {
             packet_id: subscribe.packet_id,
@@ -52,7 +84,10 @@ impl<S> Core<S> {
             properties: Properties::EMPTY,
         };
         self.answer_when_known(reader, &Packet::SubAck(packet));
-        self.scan_retained_of(reader.session);
+        for scan in scans {
+            let rest = self.scan_step(scan);
+            self.scans.waiting.extend(rest);
+        }
         Ok(Then::Continue)
     }
 
@@ -71,6 +106,7 @@ impl<S> Core<S> {
         reader: &Reader<'_>,
         subscribe: &Subscribe<'_>,
         asked: &SubscribeFilter<'_>,
+        scans: &mut Vec<RetainedScan>,
     ) -> Result<ReasonCode, DecodeError> {
         let filter = match Filter::parse(asked.filter, &self.settings.limits) {
             Ok(filter) => filter,
@@ -112,7 +148,11 @@ impl<S> Core<S> {
             RetainHandling::DoNotSend => false,
         };
         if wants_retained && filter.share.is_none() {
-            self.scans.push_back(RetainedScan {
+            if subscribed.existed {
+                // It begins anew.
+                self.scans.remove(key, filter.filter);
+            }
+            scans.push(RetainedScan {
                 session: key,
                 serial,
                 filter: filter.filter.into(),
@@ -171,7 +211,7 @@ impl<S> Core<S> {
         let Some(slot) = self.sessions.get_mut(key) else { return ReasonCode::Success };
         slot.subscriptions.retain(|handle| *handle != gone.handle);
         let orphans = group.map_or_else(Vec::new, |group| slot.session.take_queued(group.index()));
-        self.scans.retain(|scan| scan.session != key || *scan.filter != *filter.filter);
+        self.scans.remove(key, filter.filter);
         if gone.interest {
             self.tell_all(|| Item::NoInterest(filter.filter.into()));
         }
@@ -236,40 +276,23 @@ impl<S> Core<S> {
         self.buffer = frame;
     }
 
-    /// Begins the scans that a SUBSCRIBE asked for.
-    fn scan_retained_of(&mut self, key: SessionKey) {
-        let mut later = std::collections::VecDeque::new();
-        while let Some(scan) = self.scans.pop_front() {
-            if scan.session == key {
-                later.extend(self.scan_step(scan));
-            } else {
-                later.push_back(scan);
-            }
-        }
-        self.scans = later;
-    }
-
-    /// Goes on with the scans of all sessions, a step each.
+    /// Goes on with the scans, so many steps in a turn.
     pub(super) fn scan_retained(&mut self) {
-        if self.scans.is_empty() || self.scans_rest {
-            return;
-        }
-        let mut progress = false;
-        for _ in 0..self.scans.len() {
-            let Some(scan) = self.scans.pop_front() else { break };
-            let before = scan.after.clone();
-            match self.scan_step(scan) {
-                None => progress = true,
-                Some(scan) => {
-                    progress |= scan.after != before;
-                    self.scans.push_back(scan);
-                }
+        for _ in 0..self.scans.waiting.len().min(STEPS_PER_TURN) {
+            if self.scans.resting {
+                return;
             }
-        }
-        if !progress && !self.scans.is_empty() {
-            // Nobody has room: try again when there may be some, not at once.
-            self.scans_rest = true;
-            self.timers.insert(self.now.plus(SCAN_PAUSE), Timer::Scans);
+            let Some(scan) = self.scans.waiting.pop_front() else { return };
+            let before = scan.after.clone();
+            let left = self.scan_step(scan);
+            let is_stuck = left.as_ref().is_some_and(|scan| scan.after == before);
+            self.scans.waiting.extend(left);
+            self.scans.stuck = if is_stuck { self.scans.stuck + 1 } else { 0 };
+            if is_stuck && self.scans.stuck >= self.scans.waiting.len() {
+                // Nobody has room: try again when there may be some, not at once.
+                self.scans.resting = true;
+                self.timers.insert(self.now.plus(SCAN_PAUSE), Timer::Scans);
+            }
         }
     }
 

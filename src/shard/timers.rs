@@ -46,7 +46,7 @@ impl<S> Core<S> {
                 Timer::Patience(key) => self.patience_over(key),
                 Timer::Accept => self.accepting.resume = true,
                 Timer::Sys => self.publish_sys(),
-                Timer::Scans => self.scans_rest = false,
+                Timer::Scans => self.scans.wake(),
                 Timer::Sweep => self.sweep(),
             }
         }
