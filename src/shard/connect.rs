@@ -79,7 +79,7 @@ impl<S> Core<S> {
             return Err((ReasonCode::BadAuthenticationMethod, detail));
         }
         if let Some(will) = &connect.will {
-            if !self.allows_qos(will.qos) {
+            if will.qos > self.settings.maximum_qos {
                 return Err((ReasonCode::QoSNotSupported, "the Will's QoS is above Maximum QoS"));
             }
             if will.retain && !self.settings.retain_available {

@@ -14,10 +14,11 @@ use hashbrown::HashMap;
 use crate::mqtt::{QoS, ReasonCode};
 use crate::net::{ConnId, Driver};
 use crate::router::{RouteId, SessionKey};
-use crate::session::{Delivered, Delivery, DropCause, SessionLimits};
+use crate::session::{Delivery, DropCause, SessionLimits};
 use crate::timer::TimerKey;
 
 use super::Core;
+use super::connection::State;
 use super::ending::Ending;
 use super::input::{Reader, Then};
 use super::remote::{Item, Publisher};
@@ -28,8 +29,8 @@ use super::timers::Timer;
 #[derive(Debug, Default)]
 pub(super) struct Pressure {
     full: HashMap<SessionKey, Full, foldhash::fast::RandomState>,
-    /// Publishers of this shard that other shards asked to hold, and how often.
-    held: HashMap<SessionKey, (u32, u32), foldhash::fast::RandomState>,
+    /// Publishers of this shard, by key and serial, that other shards asked to hold, and how often.
+    held: HashMap<(SessionKey, u32), u32, foldhash::fast::RandomState>,
     /// Connections that wait for the lane to another shard.
     lanes: Vec<ConnId>,
 }
@@ -49,10 +50,6 @@ impl Pressure {
     #[inline]
     pub(super) fn any(&self) -> bool {
         !self.full.is_empty()
-    }
-
-    pub(super) fn is_held_from_afar(&self, session: SessionKey) -> bool {
-        !self.held.is_empty() && self.held.contains_key(&session) && !self.is_full(session)
     }
 
     fn is_full(&self, session: SessionKey) -> bool {
@@ -167,17 +164,8 @@ impl<S> Core<S> {
         let limits = self.beyond();
         let Some(slot) = self.sessions.get_mut(key) else { return false };
         let mut out = slot.connection.and_then(|id| self.connections.live_out(id, &self.settings));
-        match slot.session.deliver(delivery, self.now, out.as_mut(), &limits) {
-            Delivered::Sent | Delivered::Queued => true,
-            Delivered::Dropped(cause) => {
-                self.stats.dropped[cause as usize].add(1);
-                true
-            }
-            Delivered::Full => {
-                self.count_drops(key, DropCause::QueueFull, 1);
-                false
-            }
-        }
+        let delivered = slot.session.deliver(delivery, self.now, out.as_mut(), &limits);
+        self.is_kept(key, delivered)
     }
 
     /// Bounds for what comes to a full queue from those who cannot be held, or not yet.
@@ -249,6 +237,22 @@ impl<S> Core<S> {
         self.let_go_on(released);
     }
 
+    /// Whether a connection may be read again: it is open and no other shard asked to hold it.
+    pub(super) fn may_read(&self, id: ConnId) -> bool {
+        self.connections.get(id).is_some_and(|connection| {
+            connection.state != State::Closing && !self.is_held_from_afar(connection.session)
+        })
+    }
+
+    fn is_held_from_afar(&self, key: SessionKey) -> bool {
+        !self.pressure.held.is_empty()
+            && !self.pressure.is_full(key)
+            && self
+                .sessions
+                .get(key)
+                .is_some_and(|slot| self.pressure.held.contains_key(&(key, slot.serial)))
+    }
+
     /// Another shard cannot take more from a publisher of this one.
     pub(super) fn hold_publisher<D: Driver<Socket = S>>(
         &mut self,
@@ -257,11 +261,7 @@ impl<S> Core<S> {
         serial: u32,
     ) {
         let Some(slot) = self.sessions.get_serial(key, serial) else { return };
-        let holds = self.pressure.held.entry(key).or_insert((serial, 0));
-        if holds.0 != serial {
-            *holds = (serial, 0);
-        }
-        holds.1 += 1;
+        *self.pressure.held.entry((key, serial)).or_insert(0) += 1;
         if let Some(id) = slot.connection
             && !self.pressure.is_full(key)
             && let Some(connection) = self.connections.get_mut(id)
@@ -272,15 +272,12 @@ impl<S> Core<S> {
     }
 
     pub(super) fn release_publisher(&mut self, key: SessionKey, serial: u32) {
-        let Some(holds) = self.pressure.held.get_mut(&key).filter(|holds| holds.0 == serial) else {
-            return;
-        };
-        holds.1 -= 1;
-        if holds.1 == 0 {
-            self.pressure.held.remove(&key);
-            if let Some(id) = self.sessions.get(key).and_then(|slot| slot.connection) {
-                self.resumed.push(id);
-            }
+        let Some(holds) = self.pressure.held.get_mut(&(key, serial)) else { return };
+        *holds -= 1;
+        if *holds == 0 {
+            self.pressure.held.remove(&(key, serial));
+            let slot = self.sessions.get_serial(key, serial);
+            self.resumed.extend(slot.and_then(|slot| slot.connection));
         }
     }
 }

@@ -8,7 +8,6 @@ use crate::router::{GroupCount, GroupId, SessionKey, ShardChoice, Stamp};
 use crate::session::Redistribution;
 
 use super::Core;
-use super::connection::State;
 use super::distribute::{Parcel, Reach};
 use super::mail::Batch;
 use super::runs::Run;
@@ -259,13 +258,5 @@ impl<S> Core<S> {
     fn pass_on(&mut self, message: &Message, choice: ShardChoice, hops: u8) {
         let item = Item::Orphan { message: message.clone(), group: choice.group, hops };
         self.mailbox.push(choice.shard, message.size(), item);
-    }
-
-    /// Whether the connection may be read: it is open and no shard asked to hold it.
-    pub(super) fn may_read(&self, id: ConnId) -> bool {
-        self.connections.get(id).is_some_and(|connection| {
-            connection.state != State::Closing
-                && !self.pressure.is_held_from_afar(connection.session)
-        })
     }
 }

@@ -87,12 +87,7 @@ impl<S> Core<S> {
 
     /// Hands a run that another shard sent to the sessions of this one.
     pub(super) fn run_from_mail(&mut self, mut run: Run, frames: &[u8]) {
-        let limits = self.settings.limits;
-        let mut first = None;
-        for_each_publish(run.version, frames, &limits, |publish| {
-            first.get_or_insert(publish.topic);
-        });
-        let Some(Ok(topic)) = first.map(std::str::from_utf8) else { return };
+        let Some(topic) = first_topic(run.version, frames, &self.settings.limits) else { return };
         run.route = self.router.route(topic);
         let scratch = &mut self.connections.scratch;
         run.start = scratch.len();
@@ -211,6 +206,14 @@ fn for_each_publish<'a>(
         }
         frames = rest;
     }
+}
+
+/// The topic of a run. All of its frames have the same.
+fn first_topic<'a>(version: Version, frames: &'a [u8], limits: &Limits) -> Option<&'a str> {
+    let head = frame_head(frames, u32::MAX).ok()??;
+    let body = frames.get(usize::from(head.head_len)..head.frame_len())?;
+    let publish = decode_publish(version, head.first_byte, body, limits).ok()?;
+    std::str::from_utf8(publish.topic).ok()
 }
 
 /// Encodes a run's frames in another version's wire form.
