@@ -53,7 +53,18 @@ pub(super) struct Sys {
     most_connected: u64,
     previous: [u64; LOADS.len()],
     loads: [[f64; 3]; LOADS.len()],
+    stored: Stored,
 }
+
+/// The count of stored messages, which goes over the sessions bit by bit.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stored {
+    next: usize,
+    up_to_next: u64,
+}
+
+/// Sessions looked at for it in one sweep: other work has to wait for that long.
+const SESSIONS_PER_SWEEP: usize = 16 * 1024;
 
 type Value = fn(&ShardStats) -> u64;
 
@@ -113,6 +124,19 @@ impl<S> Core<S> {
         stats.retained.set(self.router.retained_count() as u64);
         stats.retained_bytes.set(self.router.retained_bytes() as u64);
         stats.turns.set(self.turn);
+    }
+
+    /// Counts what is stored in some more sessions; when it was in all, tells.
+    pub(super) fn count_stored(&mut self) {
+        let Stored { next, up_to_next } = self.sys.stored;
+        let (more, next) = self.sessions.stored_messages(next, SESSIONS_PER_SWEEP);
+        self.sys.stored = match next {
+            Some(next) => Stored { next, up_to_next: up_to_next + more },
+            None => {
+                self.stats.stored_messages.set(up_to_next + more);
+                Stored::default()
+            }
+        };
     }
 
     /// Publishes every `$SYS` topic, and arms the next time.
