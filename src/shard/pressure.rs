@@ -281,3 +281,92 @@ impl<S> Core<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Shard, Shared};
+    use super::*;
+    use crate::hooks::Hooks;
+    use crate::net::sim::{SimDriver, SimOptions, World};
+    use crate::session::Session;
+
+    const CONN: ConnId = ConnId(0);
+
+    fn shard() -> Shard<SimDriver> {
+        let shared = Shared::new(Settings::for_tests(), Hooks::default(), 1, 1).into();
+        let driver = World::new(1, SimOptions::default()).add_driver();
+        let mut shard = Shard::assemble(vec![driver], &shared).remove(0);
+        let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        shard.core.add_connection(CONN, 0, peer);
+        shard
+    }
+
+    /// A new session behind the connection.
+    fn session(core: &mut Core<<SimDriver as Driver>::Socket>) -> (SessionKey, u32) {
+        let key = core.sessions.insert(Session::new("publisher"));
+        let slot = core.sessions.get_mut(key).expect("it was inserted");
+        slot.connection = Some(CONN);
+        let serial = slot.serial;
+        core.connections.get_mut(CONN).expect("it was added").session = key;
+        (key, serial)
+    }
+
+    #[test]
+    fn a_publisher_is_held_until_every_shard_releases_it() {
+        let Shard { mut driver, mut core, .. } = shard();
+        let (key, serial) = session(&mut core);
+        core.hold_publisher(&mut driver, key, serial);
+        core.hold_publisher(&mut driver, key, serial);
+        core.release_publisher(key, serial);
+        assert!(!core.may_read(CONN));
+        assert!(core.resumed.is_empty());
+        core.release_publisher(key, serial);
+        assert!(core.may_read(CONN));
+        assert_eq!(core.resumed, [CONN]);
+        core.release_publisher(key, serial);
+        assert_eq!(core.resumed, [CONN], "one release too many does nothing");
+    }
+
+    #[test]
+    fn a_hold_does_not_pass_to_the_next_session() {
+        let Shard { mut driver, mut core, .. } = shard();
+        let (key, first) = session(&mut core);
+        core.hold_publisher(&mut driver, key, first);
+        core.sessions.remove(key);
+        let (again, second) = session(&mut core);
+        assert_eq!(again, key, "the key is used again");
+        assert!(core.may_read(CONN));
+        core.hold_publisher(&mut driver, key, second);
+        core.release_publisher(key, first);
+        assert!(!core.may_read(CONN), "nor does its release");
+        assert!(core.resumed.is_empty());
+        core.release_publisher(key, second);
+        assert!(core.may_read(CONN) && core.pressure.held.is_empty());
+    }
+
+    #[test]
+    fn who_is_full_itself_is_not_held() {
+        let Shard { mut driver, mut core, .. } = shard();
+        let (key, serial) = session(&mut core);
+        core.hold_publisher(&mut driver, key, serial);
+        assert!(!core.may_read(CONN));
+        core.became_full(key);
+        assert!(core.may_read(CONN), "its acknowledgements drain its queue");
+        core.forget_receiver(key);
+        assert!(!core.may_read(CONN));
+    }
+
+    #[test]
+    fn everybody_goes_on_when_patience_is_over() {
+        let Shard { mut core, .. } = shard();
+        let (key, _) = session(&mut core);
+        core.became_full(key);
+        core.start_patience(key);
+        core.pressure.full.get_mut(&key).expect("full").waiting.push(ConnId(7));
+        assert!(core.pressure.slows(key));
+        core.patience_over(key);
+        assert!(!core.pressure.any(), "it was disconnected, which the default is");
+        assert_eq!(core.resumed, [ConnId(7)]);
+        assert_eq!(core.connections.get(CONN).map(|one| one.state), Some(State::Closing));
+    }
+}

@@ -232,3 +232,44 @@ fn convert(
     });
     (start, scratch.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(version: Version, payloads: &[&[u8]]) -> Vec<u8> {
+        let mut frames = Vec::new();
+        for payload in payloads {
+            encode_publish(version, &PublishOut::new(b"a/b", payload), &mut frames);
+        }
+        frames
+    }
+
+    #[test]
+    fn a_run_names_its_topic_once() {
+        for version in [Version::V31, Version::V311, Version::V5] {
+            let run = frames(version, &[b"1", &[b'2'; 200], b""]);
+            assert_eq!(first_topic(version, &run, &Limits::default()), Some("a/b"));
+            assert_eq!(
+                first_topic(version, &run[..4], &Limits::default()),
+                None,
+                "not a whole frame"
+            );
+        }
+        assert_eq!(first_topic(Version::V5, b"", &Limits::default()), None);
+    }
+
+    #[test]
+    fn the_other_wire_form_has_the_same_messages() {
+        // The second one's Remaining Length takes a byte more with the empty properties of 5.0.
+        let payloads: [&[u8]; 3] = [b"1", &[b'2'; 122], b""];
+        let (old, new) = (frames(Version::V311, &payloads), frames(Version::V5, &payloads));
+        let mut scratch = b"before".to_vec();
+        let (start, end) =
+            convert(Version::V311, Version::V5, &old, &Limits::default(), &mut scratch);
+        assert_eq!(scratch[start..end], new);
+        let (start, end) =
+            convert(Version::V5, Version::V31, &new, &Limits::default(), &mut scratch);
+        assert_eq!(scratch[start..end], old);
+    }
+}

@@ -198,3 +198,21 @@ impl<S> Core<S> {
 fn sum_dropped(stats: &[std::sync::Arc<ShardStats>], cause: DropCause) -> u64 {
     stats.iter().map(|stats| stats.dropped[cause as usize].value()).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_bounded_by_the_second() {
+        let mut log = LogLimit::new(2);
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut suppressed = |now| {
+            log.client(Time(now), peer, "a", "what it did");
+            log.suppressed
+        };
+        assert_eq!([1000, 1001, 1500, 1999].map(&mut suppressed), [0, 0, 1, 2]);
+        assert_eq!(suppressed(2000), 0, "a new second tells how many, and begins anew");
+        assert_eq!([2001, 2002].map(suppressed), [0, 1]);
+    }
+}
