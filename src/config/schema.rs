@@ -254,8 +254,8 @@ pub struct Queue {
     /// Bytes of the messages that wait for one session (default 16 MiB).
     pub max_bytes: u64,
     /// Bytes that may wait to be written to one connection before QoS 0 messages to it are dropped
-    /// and counted (default 1 MiB). A client that goes on sending while four times as much waits,
-    /// because it does not read its acknowledgements, is disconnected (0x97).
+    /// and counted (default 1 MiB). A client that lets four times as much wait, by not reading its
+    /// acknowledgements, is not read until it has read.
     pub qos0_backlog_bytes: u64,
     /// Whether QoS 0 messages, too, wait for a session that is not connected (default false: they
     /// are not for it).

@@ -22,6 +22,9 @@ pub(super) enum State {
     Closing,
 }
 
+/// How many times `queue.qos0_backlog_bytes` may wait for a client before it is not read.
+const UNREAD_BACKLOGS: usize = 4;
+
 /// One socket's state beyond the driver's. Small: there are as many as there are clients.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -80,6 +83,13 @@ impl Connection {
     #[inline]
     pub(super) fn is_slow(&self, limit: usize) -> bool {
         self.blocked && self.backlog() >= limit
+    }
+
+    /// Whether so much waits for the client to read that it is not read either: messages stop at
+    /// `limit`, but every packet of the client is answered.
+    #[inline]
+    pub(super) fn is_unread(&self, limit: usize) -> bool {
+        self.is_slow(limit.saturating_mul(UNREAD_BACKLOGS))
     }
 
     /// Bytes that wait to be written.

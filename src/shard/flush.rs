@@ -52,6 +52,11 @@ pub(super) fn drained<D: Driver>(
         slot.session.pump(core.now, &mut out);
         core.relieve(key);
     }
+    let limit = core.settings.qos0_backlog_bytes;
+    if core.connections.get(id).is_some_and(|one| one.held && !one.is_unread(limit)) {
+        // Whoever else it waits for holds it again.
+        core.resumed.push(id);
+    }
 }
 
 fn flush_one<D: Driver>(core: &mut Core<D::Socket>, driver: &mut D, arena: &Arena, id: ConnId) {

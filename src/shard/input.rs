@@ -62,10 +62,6 @@ pub(super) struct Reader<'a> {
     pub(super) publisher: Option<Publisher>,
 }
 
-/// How many times `queue.qos0_backlog_bytes` may wait for a client that goes on sending: messages
-/// stop at once of it, what is answered to each packet does not.
-const UNREAD_BACKLOGS: usize = 4;
-
 impl<S> Core<S> {
     /// Handles every whole frame in `bytes`.
     pub(super) fn receive(&mut self, id: ConnId, bytes: &[u8], source: Source<'_>) -> Taken {
@@ -73,14 +69,11 @@ impl<S> Core<S> {
             return Taken { consumed: bytes.len(), frame_len: None, then: Then::Stop };
         };
         connection.last_received = self.now;
-        let unread = self.settings.qos0_backlog_bytes.saturating_mul(UNREAD_BACKLOGS);
-        if connection.is_slow(unread) {
-            let detail = "it does not read what it is answered";
-            self.end(id, Ending::Refused(ReasonCode::QuotaExceeded, detail));
+        if connection.is_unread(self.settings.qos0_backlog_bytes) {
+            // Read on when it has read: `flush::drained`.
+            let frame_len = matches!(source, Source::Frame(_)).then_some(bytes.len());
+            return Taken { consumed: 0, frame_len, then: Then::Hold };
         }
-        let Some(connection) = self.connections.get_mut(id) else {
-            return Taken { consumed: bytes.len(), frame_len: None, then: Then::Stop };
-        };
         let mut reader = Reader {
             id,
             session: connection.session,
