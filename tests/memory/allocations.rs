@@ -74,7 +74,7 @@ fn no_allocations(version: Version, first: &[u8], frames: &[Vec<u8>], receivers:
         }
     };
     rounds();
-    let watch = Watch::begin(turn, true);
+    let watch = Watch::begin(&turn, true);
     rounds();
     nothing(&watch.end(), receivers.rounds * (BURST + 1));
     broker.stop();
@@ -203,7 +203,7 @@ fn frames_in_two_pieces() {
         }
     };
     rounds();
-    let watch = Watch::begin(turn, true);
+    let watch = Watch::begin(&turn, true);
     rounds();
     nothing(&watch.end(), 30 * PUBLISHERS);
     broker.stop();

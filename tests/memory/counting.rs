@@ -31,8 +31,11 @@ thread_local! {
     static KIND: Cell<Kind> = const { Cell::new(Kind::Unknown) };
 }
 
-/// Counts from here on; other tests of this binary wait.
-pub(crate) struct Watch(#[allow(dead_code, reason = "held, not read")] MutexGuard<'static, ()>);
+/// Counts from here on.
+pub(crate) struct Watch<'a>(#[allow(dead_code, reason = "held, not read")] &'a Alone);
+
+/// While it lives, no other test of this binary has shards.
+pub(crate) struct Alone(#[allow(dead_code, reason = "held, not read")] MutexGuard<'static, ()>);
 
 /// What threads of shards did since the watch began.
 #[derive(Debug)]
@@ -44,14 +47,15 @@ pub(crate) struct Counted {
     pub(crate) first_stack: Option<Backtrace>,
 }
 
-/// Keeps the other tests of this binary from running.
-pub(crate) fn alone() -> MutexGuard<'static, ()> {
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+/// Waits for the other tests of this binary. To be called before a broker starts, so that it has stopped
+/// when the next test begins.
+pub(crate) fn alone() -> Alone {
+    Alone(ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-impl Watch {
+impl<'a> Watch<'a> {
     /// Begins to count; `stack` says whether to remember where the first allocation was made.
-    pub(crate) fn begin(alone: MutexGuard<'static, ()>, stack: bool) -> Self {
+    pub(crate) fn begin(alone: &'a Alone, stack: bool) -> Self {
         ALLOCATIONS.store(0, Ordering::SeqCst);
         LIVE_BYTES.store(0, Ordering::SeqCst);
         WANTS_STACK.store(stack, Ordering::SeqCst);
@@ -74,7 +78,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for Watch<'_> {
     fn drop(&mut self) {
         WATCHING.store(false, Ordering::SeqCst);
     }
@@ -145,6 +149,7 @@ unsafe impl GlobalAlloc for Counting {
 
 #[test]
 fn only_threads_of_shards_count() {
+    let alone = alone();
     let (start, started) = std::sync::mpsc::channel::<()>();
     let named = std::thread::Builder::new().name("shard-7".into());
     let shard = named.spawn(move || {
@@ -154,7 +159,7 @@ fn only_threads_of_shards_count() {
         std::hint::black_box(vec![0_u8; 10_000].leak());
     });
     let shard = shard.expect("a thread");
-    let watch = Watch::begin(alone(), true);
+    let watch = Watch::begin(&alone, true);
     std::hint::black_box(vec![0_u8; 1_000_000].leak());
     start.send(()).expect("it lives");
     shard.join().expect("no panic");

@@ -39,7 +39,7 @@ fn held_once(shards: u16, version: Version, qos: u8) {
     let payload: Vec<u8> = (0..LARGE).map(|n| (n % 251) as u8).collect();
     let sent = || broker.stats().iter().map(|shard| shard.bytes_sent.value()).sum::<u64>();
     let sent_before = sent();
-    let watch = Watch::begin(turn, false);
+    let watch = Watch::begin(&turn, false);
     publish_and_wait("a/large", &payload);
     let held = settled(&watch);
     let most = 2 * LARGE + SUBSCRIBERS * EACH;
@@ -72,7 +72,7 @@ fn held_once(shards: u16, version: Version, qos: u8) {
 }
 
 /// What the shards hold, once that no longer changes.
-fn settled(watch: &Watch) -> usize {
+fn settled(watch: &Watch<'_>) -> usize {
     let mut last = watch.live_bytes();
     let mut since = Instant::now();
     while since.elapsed() < Duration::from_millis(100) {
