@@ -169,6 +169,12 @@ impl<S> Core<S> {
                     break (None, Then::Stop);
                 }
             };
+            if head.head_len > 2 && reader.version.is_v5() && !head.is_minimal() {
+                let detail = "Remaining Length longer than need be";
+                self.flush_run(reader);
+                self.fail(reader.id, DecodeError::malformed(detail));
+                break (None, Then::Stop);
+            }
             let Some(frame) = rest.get(..head.frame_len()) else {
                 break (Some(head.frame_len()), Then::Continue);
             };

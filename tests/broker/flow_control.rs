@@ -570,3 +570,19 @@ fn does_not_deadlock_on_echo(version: Version) {
     client.expect_nothing();
 }
 versions!(does_not_deadlock_on_echo);
+
+/// `overflow.offline = "drop_oldest"`: a message that would not fit an empty queue costs no other its
+/// place.
+#[test]
+fn drops_nothing_for_what_cannot_fit() {
+    let toml = "[limits]\nmax_packet_size = \"8KiB\"\n[queue]\nmax_bytes = \"8KiB\"\n\
+                [overflow]\noffline = \"drop_oldest\"";
+    let broker = broker(toml);
+    let connect = absent(&broker, "t");
+    let mut publisher = broker.connect(V5, "publisher");
+    publish_numbers(&mut publisher, 3);
+    let large = Message::new("t", vec![b'x'; 8_180]).qos(1);
+    assert_eq!(publisher.try_publish(large), code::QUOTA_EXCEEDED);
+    let (mut client, _) = broker.connect_with(&connect);
+    expect_numbers(&mut client, 0..3);
+}
