@@ -254,8 +254,8 @@ pub struct Queue {
     /// Bytes of the messages that wait for one session (default 16 MiB).
     pub max_bytes: u64,
     /// Bytes that may wait to be written to one connection before QoS 0 messages to it are dropped
-    /// and counted (default 1 MiB). A client that lets four times as much wait, by not reading its
-    /// acknowledgements, is not read until it has read.
+    /// and counted (default 1 MiB). QoS 1 and 2 stay in the queue then, and when answers fill twice as
+    /// much the client is not read until it reads.
     pub qos0_backlog_bytes: u64,
     /// Whether QoS 0 messages, too, wait for a session that is not connected (default false: they
     /// are not for it).

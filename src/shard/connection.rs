@@ -22,9 +22,6 @@ pub(super) enum State {
     Closing,
 }
 
-/// How many times `queue.qos0_backlog_bytes` may wait for a client before it is not read.
-const UNREAD_BACKLOGS: usize = 4;
-
 /// One socket's state beyond the driver's. Small: there are as many as there are clients.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -46,8 +43,11 @@ pub(super) struct Connection {
     pub(super) touched: bool,
     /// The kernel's buffer is full: a completion follows when there is room.
     pub(super) blocked: bool,
-    /// Not read: a receiver or a shard behind it is full.
+    /// Not read: a receiver or a shard behind it is full, or see `held_for_itself`.
     pub(super) held: bool,
+    /// Held because too much of its own is under way: answers that it does not read, or SUBSCRIBEs
+    /// that other shards have to learn of.
+    pub(super) held_for_itself: bool,
     /// Not every frame may go out as it is: the client limits their size, or see `singly`.
     pub(super) minds_frames: bool,
     /// The session has to see each message: it may use an alias, or have to wait in the queue.
@@ -72,6 +72,7 @@ impl Connection {
             touched: false,
             blocked: false,
             held: false,
+            held_for_itself: false,
             minds_frames: false,
             singly: false,
             listener,
@@ -85,11 +86,11 @@ impl Connection {
         self.blocked && self.backlog() >= limit
     }
 
-    /// Whether so much waits for the client to read that it is not read either: messages stop at
-    /// `limit`, but every packet of the client is answered.
+    /// Whether so many answers wait for the client to read that it is not read either. Messages
+    /// stop at `limit`; what comes on top of that are answers.
     #[inline]
-    pub(super) fn is_unread(&self, limit: usize) -> bool {
-        self.is_slow(limit.saturating_mul(UNREAD_BACKLOGS))
+    pub(super) fn ignores_answers(&self, limit: usize) -> bool {
+        self.is_slow(limit.saturating_mul(2))
     }
 
     /// Bytes that wait to be written.
