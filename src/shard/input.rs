@@ -74,7 +74,8 @@ impl<S> Core<S> {
         {
             // Once a read is enough: no packet has an answer much longer than itself.
             connection.held_for_itself = true;
-            return Taken { consumed: 0, frame_len: None, then: Then::Hold };
+            let frame_len = matches!(source, Source::Frame(_)).then_some(bytes.len());
+            return Taken { consumed: 0, frame_len, then: Then::Hold };
         }
         let mut reader = Reader {
             id,
@@ -171,6 +172,12 @@ impl<S> Core<S> {
                     break (None, Then::Stop);
                 }
             };
+            if head.head_len > 2 && reader.version.is_v5() && !head.is_minimal() {
+                let detail = "Remaining Length longer than need be";
+                self.flush_run(reader);
+                self.fail(reader.id, DecodeError::malformed(detail));
+                break (None, Then::Stop);
+            }
             let Some(frame) = rest.get(..head.frame_len()) else {
                 break (Some(head.frame_len()), Then::Continue);
             };

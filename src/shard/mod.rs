@@ -12,7 +12,7 @@ mod ending;
 mod flush;
 mod gate;
 mod input;
-mod mail;
+pub mod mail;
 mod outbox;
 mod pressure;
 mod publish;

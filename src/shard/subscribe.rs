@@ -216,6 +216,9 @@ impl<S> Core<S> {
             self.tell_all(|| Item::NoInterest(filter.filter.into()));
         }
         self.tell_group(gone.group);
+        if !orphans.is_empty() {
+            self.relieve(key);
+        }
         for orphan in orphans {
             self.redistribute(orphan);
         }

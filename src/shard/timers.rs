@@ -70,7 +70,8 @@ impl<S> Core<S> {
                 // Traffic only notes its time; the timer finds out here how much patience is left.
                 let patience = Duration::from_millis(connection.patience_ms.into());
                 let deadline = connection.last_received.plus(patience);
-                if connection.held {
+                let unread = connection.ignores_answers(self.settings.qos0_backlog_bytes);
+                if connection.held && !unread {
                     let again = now.plus(patience);
                     connection.timer = Some(self.timers.insert(again, Timer::Connection(id)));
                 } else if deadline <= now {

@@ -97,12 +97,6 @@ impl Client {
         let _ = self.stream.write_all(bytes);
     }
 
-    /// Sends; says whether the broker was still there to take it.
-    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> bool {
-        self.stream.set_write_timeout(Some(self.deadline)).unwrap();
-        self.stream.write_all(bytes).is_ok()
-    }
-
     /// Sends until the broker has not taken a byte for `patience`; returns how many bytes it took.
     pub(crate) fn send_until_stuck(&mut self, bytes: &[u8], patience: Duration) -> usize {
         self.stream.set_write_timeout(Some(patience)).unwrap();

@@ -152,7 +152,7 @@ impl Client {
         let now = stage.world.now();
         let Some(connection) = self.connection.as_mut() else {
             let wanted = !stage.draining || self.persistent || self.probe;
-            if wanted && (stage.draining || now >= self.connect_at) {
+            if wanted && now >= self.connect_at {
                 self.connect(stage);
             }
             return Ok(());

@@ -1,8 +1,8 @@
 //! A whole broker, several shards of it, in one thread, over a simulated network, with virtual time
 //! and seeded faults, against clients that check what they are promised.
 //!
-//! A seed names a run. `SLUICE_SIM_SEEDS=5000` runs that many, from a random one on or from
-//! `SLUICE_SIM_FROM`; `SLUICE_SIM_SEED=42` runs one and writes its history to stderr.
+//! A seed names a run. `SIM_SEEDS=5000` runs that many, from a random one on or from
+//! `SIM_FROM`; `SIM_SEED=42` runs one and writes its history to stderr.
 
 mod broker;
 mod client;
@@ -39,15 +39,15 @@ fn play(seed: u64, verbose: bool) -> Result<Outcome, String> {
 
 #[test]
 fn the_broker_keeps_its_promises() {
-    if let Some(seed) = variable("SLUICE_SIM_SEED") {
+    if let Some(seed) = variable("SIM_SEED") {
         let outcome = play(seed, true);
         eprintln!("{outcome:?}");
         assert!(outcome.is_ok(), "seed {seed} fails");
         return;
     }
-    let count = variable("SLUICE_SIM_SEEDS");
+    let count = variable("SIM_SEEDS");
     let random = if count.is_some() { fastrand::u64(..1 << 48) } else { 0 };
-    let first = variable("SLUICE_SIM_FROM").unwrap_or(random);
+    let first = variable("SIM_FROM").unwrap_or(random);
     let (next, end) = (AtomicU64::new(first), first + count.unwrap_or(SEEDS));
     let failures = Mutex::new(Vec::new());
     let delivered = AtomicU64::new(0);
@@ -76,7 +76,7 @@ fn the_broker_keeps_its_promises() {
     failures.sort();
     for (seed, failure) in &failures {
         eprintln!(
-            "seed {seed}: {failure}\n  again: SLUICE_SIM_SEED={seed} cargo test --test simulation promises"
+            "seed {seed}: {failure}\n  again: SIM_SEED={seed} cargo test --test simulation promises"
         );
     }
     eprintln!("seeds {first}..{end}: {} messages delivered", delivered.into_inner());

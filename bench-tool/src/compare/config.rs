@@ -10,7 +10,7 @@ use sluice::mqtt::{QoS, Version};
 use toml::Spanned;
 
 use crate::cli::{self, VersionArg};
-use crate::scenario::{Parameters, ScenarioName};
+use crate::scenario::{Ballast, Parameters, ScenarioName};
 
 /// A checked comparison.
 #[derive(Debug)]
@@ -132,6 +132,7 @@ struct ScenarioFile {
     qos: Option<u8>,
     window: Option<u32>,
     size: Option<usize>,
+    ballast: Option<u32>,
     seconds: Option<f64>,
 }
 
@@ -273,6 +274,10 @@ impl Checker<'_> {
             payload_len: file.size.unwrap_or(defaults.payload_len),
             seconds: file.seconds.unwrap_or(defaults.seconds),
             warm_up_seconds: defaults.warm_up_seconds,
+            ballast: Ballast {
+                subscriptions: file.ballast.unwrap_or(defaults.ballast.subscriptions),
+                ..defaults.ballast
+            },
         };
         cli::check(&parameters).map_err(fail)?;
         Ok(ScenarioPlan {
@@ -317,7 +322,10 @@ impl Comparison {
     pub(crate) fn most_clients(&self) -> usize {
         let clients = self.scenarios.iter().map(|scenario| match scenario.run {
             ScenarioName::Idle | ScenarioName::Storm => scenario.parameters.clients,
-            _ => scenario.parameters.publishers + scenario.parameters.subscribers,
+            _ => {
+                let Parameters { publishers, subscribers, ballast, .. } = scenario.parameters;
+                publishers + subscribers + ballast.subscriptions.div_ceil(ballast.per_client.max(1))
+            }
         });
         clients.max().unwrap_or(0) as usize
     }

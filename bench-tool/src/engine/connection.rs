@@ -1,6 +1,7 @@
 //! One client connection: its socket, where it stands, and the bytes in between.
 
 use std::io::{self, Read, Write};
+use std::ops::Range;
 
 use mio::net::TcpStream;
 use sluice::mqtt::QoS;
@@ -24,11 +25,39 @@ pub(crate) enum Phase {
     Closed,
 }
 
-/// A subscription that a client makes once it is connected.
+/// What a client subscribes to once it is connected.
 #[derive(Clone, Debug)]
-pub(crate) struct Subscription {
-    pub(crate) filter: String,
-    pub(crate) qos: QoS,
+pub(crate) enum Subscription {
+    One {
+        filter: String,
+        qos: QoS,
+    },
+    /// Many distinct filters of three levels, by number, that nobody publishes to.
+    Ballast {
+        numbers: Range<u32>,
+        per_packet: u32,
+    },
+}
+
+impl Subscription {
+    /// The filters of the next SUBSCRIBE, if there is one more to make, and the QoS of all of them.
+    pub(crate) fn next(&mut self) -> Option<(Vec<String>, QoS)> {
+        match self {
+            Self::One { filter, .. } if filter.is_empty() => None,
+            Self::One { filter, qos } => Some((vec![std::mem::take(filter)], *qos)),
+            Self::Ballast { numbers, .. } if numbers.start >= numbers.end => None,
+            Self::Ballast { numbers, per_packet } => {
+                let end = numbers.end.min(numbers.start.saturating_add((*per_packet).max(1)));
+                let filters = (numbers.start..end).map(ballast_filter).collect();
+                numbers.start = end;
+                Some((filters, QoS::AtMostOnce))
+            }
+        }
+    }
+}
+
+fn ballast_filter(number: u32) -> String {
+    format!("ballast/{}/{number}", number / 1000)
 }
 
 #[derive(Debug)]
@@ -146,5 +175,20 @@ impl Connection {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(error) => Err(Failure::Socket(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ballast_comes_in_packets() {
+        let mut ballast = Subscription::Ballast { numbers: 998..1003, per_packet: 3 };
+        let mut packets = std::iter::from_fn(|| ballast.next()).map(|(filters, _)| filters);
+        let first = ["ballast/0/998", "ballast/0/999", "ballast/1/1000"].map(String::from);
+        assert_eq!(packets.next().unwrap(), first);
+        assert_eq!(packets.next().unwrap(), ["ballast/1/1001", "ballast/1/1002"]);
+        assert_eq!(packets.next(), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use sluice::mqtt::{AckKind, PacketId, QoS, ReasonCode};
 
-use super::connection::{Connection, Phase};
+use super::connection::{Connection, Phase, Subscription};
 use super::flow::Flow;
 use super::payload::PayloadHead;
 use super::stream::{Observed, Stream};
@@ -59,7 +59,10 @@ impl Intake<'_> {
             Incoming::Ack { kind, packet_id, reason } => self.on_ack(kind, packet_id, reason),
             Incoming::ConnAck { reason } => self.on_connack(reason)?,
             Incoming::SubAck { refused: Some(code) } => return Err(Failure::NotSubscribed(code)),
-            Incoming::SubAck { refused: None } => self.become_ready(),
+            Incoming::SubAck { refused: None } => {
+                self.counters.subscribed += 1;
+                self.subscribe_or_be_ready();
+            }
             Incoming::Disconnect { reason } => return Err(Failure::Disconnected(reason)),
             Incoming::Other => {}
         }
@@ -112,15 +115,20 @@ impl Intake<'_> {
         if reason.is_error() {
             return Err(Failure::Refused(reason));
         }
-        let connection = &mut *self.connection;
-        let Some(subscription) = &connection.subscription else {
-            self.become_ready();
-            return Ok(());
-        };
-        connection.phase = Phase::Subscribing;
-        let (filter, qos) = (subscription.filter.as_str(), subscription.qos);
-        wire::subscribe(self.login.version, filter, qos, &mut connection.out);
+        self.subscribe_or_be_ready();
         Ok(())
+    }
+
+    /// Says the next SUBSCRIBE; ready when there is none.
+    fn subscribe_or_be_ready(&mut self) {
+        let connection = &mut *self.connection;
+        match connection.subscription.as_mut().and_then(Subscription::next) {
+            None => self.become_ready(),
+            Some((filters, qos)) => {
+                connection.phase = Phase::Subscribing;
+                wire::subscribe(self.login.version, &filters, qos, &mut connection.out);
+            }
+        }
     }
 
     fn become_ready(&mut self) {

@@ -53,10 +53,12 @@ pub(crate) fn connect(login: &Login, client_id: &str, out: &mut Vec<u8>) {
     mqtt::encode(login.version, &packet, MAX_PACKET, out);
 }
 
-/// Appends a SUBSCRIBE for one filter.
-pub(crate) fn subscribe(version: Version, filter: &str, qos: QoS, out: &mut Vec<u8>) {
+/// Appends a SUBSCRIBE for these filters, all at one QoS.
+pub(crate) fn subscribe(version: Version, wanted: &[String], qos: QoS, out: &mut Vec<u8>) {
     let mut filters = Vec::new();
-    SubscribeFilter::new(filter, qos).encode(version, &mut filters);
+    for filter in wanted {
+        SubscribeFilter::new(filter, qos).encode(version, &mut filters);
+    }
     let packet = Packet::Subscribe(Subscribe {
         packet_id: PacketId::MIN,
         subscription_identifier: None,

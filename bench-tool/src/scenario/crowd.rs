@@ -25,7 +25,10 @@ pub(super) fn run(
     for n in 0..clients {
         engine.add_client(ClientSpec {
             client_id: format!("{}-c{n}", setup.id_prefix),
-            subscription: Some(Subscription { filter: format!("bench/{n}"), qos: QoS::AtMostOnce }),
+            subscription: Some(Subscription::One {
+                filter: format!("bench/{n}"),
+                qos: QoS::AtMostOnce,
+            }),
             receives_from: 0..0,
             publishes: None,
         });

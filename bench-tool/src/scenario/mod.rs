@@ -47,6 +47,23 @@ pub(crate) struct Parameters {
     pub(crate) payload_len: usize,
     pub(crate) seconds: f64,
     pub(crate) warm_up_seconds: f64,
+    /// For `p2p`, `fanout` and `fanin`.
+    pub(crate) ballast: Ballast,
+}
+
+/// Subscriptions that get no message, and what they are spread over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ballast {
+    pub(crate) subscriptions: u32,
+    pub(crate) per_client: u32,
+    pub(crate) per_packet: u32,
+}
+
+impl Default for Ballast {
+    /// None; spread as Sluice's own limits allow unless configured.
+    fn default() -> Self {
+        Self { subscriptions: 0, per_client: 10_000, per_packet: 1_000 }
+    }
 }
 
 /// Against what, and how, a scenario is run.
@@ -88,6 +105,7 @@ impl ScenarioName {
             payload_len: 64,
             seconds: 5.0,
             warm_up_seconds: 1.0,
+            ballast: Ballast::default(),
         };
         match self {
             Self::P2p | Self::Storm => base,
@@ -102,7 +120,11 @@ impl ScenarioName {
         let Parameters { clients, publishers, subscribers, qos, window, payload_len, .. } =
             *parameters;
         let qos = qos.as_u8();
-        let messages = format!("QoS {qos}, {window} outstanding, {payload_len} bytes");
+        let ballast = match parameters.ballast.subscriptions {
+            0 => String::new(),
+            count => format!(", {count} further subscriptions"),
+        };
+        let messages = format!("QoS {qos}, {window} outstanding, {payload_len} bytes{ballast}");
         match self {
             Self::P2p => format!("p2p: {publishers} pairs, {messages}"),
             Self::Fanout => format!("fanout: {publishers} to {subscribers}, {messages}"),

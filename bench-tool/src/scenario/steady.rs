@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use sluice::mqtt::QoS;
 
-use super::{Parameters, Reading, RunError, ScenarioName, Setup};
+use super::{Ballast, Parameters, Reading, RunError, ScenarioName, Setup};
 use crate::engine::{ClientSpec, Counters, Engine, EngineError, FlowSpec, Subscription};
 use crate::report::{Outcome, Work};
 
 /// After the measured time, how long to wait for the next of the messages that are still missing.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// After further subscriptions: what making them took is freed, and shards tell each other.
+const SETTLE: Duration = Duration::from_secs(1);
 
 pub(super) fn run(
     scenario: ScenarioName,
@@ -17,7 +20,9 @@ pub(super) fn run(
     parameters: &Parameters,
 ) -> Result<Outcome, RunError> {
     let clients = clients(scenario, &setup.id_prefix, parameters);
-    let mut engine = setup.engine(clients.len())?;
+    let ballast = ballast_clients(&setup.id_prefix, parameters.ballast);
+    let mut engine = setup.engine(clients.len() + ballast.len())?;
+    let ballast_bytes = load_ballast(&mut engine, setup, ballast)?;
     clients.into_iter().for_each(|client| engine.add_client(client));
     engine.connect_all()?;
     engine.set_publishing(true);
@@ -40,6 +45,8 @@ pub(super) fn run(
         others_cores: spent.others_cores,
         latencies: engine.latencies().clone(),
         resident_bytes,
+        ballast: parameters.ballast.subscriptions,
+        ballast_bytes,
         ..Outcome::default()
     };
     finish(&mut engine, parameters.qos, ended, &mut outcome)?;
@@ -91,7 +98,7 @@ fn clients(scenario: ScenarioName, prefix: &str, parameters: &Parameters) -> Vec
     let subscribers = if is_pairs { publishers } else { subscribers };
     let subscriber = |n: u32| ClientSpec {
         client_id: format!("{prefix}-s{n}"),
-        subscription: Some(Subscription {
+        subscription: Some(Subscription::One {
             filter: match (is_pairs, publishers) {
                 (true, _) => topic(n),
                 (false, 1) => topic(0),
@@ -117,6 +124,39 @@ fn clients(scenario: ScenarioName, prefix: &str, parameters: &Parameters) -> Vec
     (0..subscribers).map(subscriber).chain((0..publishers).map(publisher)).collect()
 }
 
+/// The clients that hold the further subscriptions.
+fn ballast_clients(prefix: &str, ballast: Ballast) -> Vec<ClientSpec> {
+    let Ballast { subscriptions, per_client, per_packet } = ballast;
+    let starts = (0..subscriptions).step_by(per_client.max(1) as usize);
+    let client = |start: u32| ClientSpec {
+        client_id: format!("{prefix}-b{start}"),
+        subscription: Some(Subscription::Ballast {
+            numbers: start..subscriptions.min(start.saturating_add(per_client)),
+            per_packet,
+        }),
+        receives_from: 0..0,
+        publishes: None,
+    };
+    starts.map(client).collect()
+}
+
+/// Connects and subscribes them; says by how much the broker's memory grew, if that can be known.
+fn load_ballast(
+    engine: &mut Engine,
+    setup: &Setup,
+    clients: Vec<ClientSpec>,
+) -> Result<Option<u64>, RunError> {
+    if clients.is_empty() {
+        return Ok(None);
+    }
+    let resident = || setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
+    let before = resident();
+    clients.into_iter().for_each(|client| engine.add_client(client));
+    engine.connect_all()?;
+    engine.run_for(SETTLE)?;
+    Ok(resident().zip(before).map(|(after, before)| after.saturating_sub(before)))
+}
+
 fn topic(publisher: u32) -> String {
     format!("bench/{publisher}")
 }
@@ -125,12 +165,28 @@ fn topic(publisher: u32) -> String {
 mod tests {
     use super::*;
 
+    fn filter(client: &ClientSpec) -> String {
+        client.subscription.clone().unwrap().next().unwrap().0.remove(0)
+    }
+
+    #[test]
+    fn ballast_is_spread_over_clients() {
+        let ballast = Ballast { subscriptions: 25, per_client: 10, per_packet: 4 };
+        let clients = ballast_clients("x", ballast);
+        let numbers = clients.iter().map(|client| match &client.subscription {
+            Some(Subscription::Ballast { numbers, per_packet: 4 }) => numbers.clone(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(numbers.collect::<Vec<_>>(), [0..10, 10..20, 20..25]);
+        assert!(ballast_clients("x", Ballast::default()).is_empty());
+    }
+
     #[test]
     fn pairs_are_pairs() {
         let parameters = Parameters { publishers: 3, ..ScenarioName::P2p.defaults() };
         let clients = clients(ScenarioName::P2p, "x", &parameters);
         assert_eq!(clients.len(), 6);
-        assert_eq!(clients[2].subscription.as_ref().unwrap().filter, "bench/2");
+        assert_eq!(filter(&clients[2]), "bench/2");
         assert_eq!(clients[2].receives_from, 2..3);
         let flow = clients[5].publishes.as_ref().unwrap();
         assert_eq!((flow.topic.as_str(), flow.receivers), ("bench/2", 1));
@@ -140,7 +196,7 @@ mod tests {
     fn a_fan_out_has_one_topic_and_as_many_receivers_as_subscribers() {
         let clients = clients(ScenarioName::Fanout, "x", &ScenarioName::Fanout.defaults());
         assert_eq!(clients.len(), 501);
-        assert_eq!(clients[499].subscription.as_ref().unwrap().filter, "bench/0");
+        assert_eq!(filter(&clients[499]), "bench/0");
         assert_eq!(clients[500].publishes.as_ref().unwrap().receivers, 500);
     }
 }

@@ -76,6 +76,18 @@ fn a_fan_in_hears_everybody_and_a_fan_out_reaches_everybody() {
 }
 
 #[test]
+fn further_subscriptions_come_first_and_get_nothing() {
+    let ballast = Ballast { subscriptions: 25, per_client: 10, per_packet: 4 };
+    let parameters = Parameters { ballast, ..short(ScenarioName::P2p) };
+    let setup = setup(floor(), Version::V5);
+    let outcome = ScenarioName::P2p.run(&setup, &parameters).unwrap();
+    assert_eq!(outcome.problems, [""; 0]);
+    assert_eq!((outcome.ballast, outcome.ballast_bytes.is_some()), (25, true));
+    assert!(outcome.label.ends_with(", 25 further subscriptions"), "{}", outcome.label);
+    assert!(outcome.work.count() > 100);
+}
+
+#[test]
 fn payloads_larger_than_any_buffer_pass() {
     let parameters = Parameters { payload_len: 300_000, ..short(ScenarioName::P2p) };
     let setup = setup(floor(), Version::V311);
