@@ -1,10 +1,12 @@
 //! Sluice, an MQTT 3.1, 3.1.1 and 5.0 broker on sharded event loops.
 //!
-//! The modules stand in layer order; a module imports only from those above it in this list.
+//! The modules stand in layer order; a module imports only from layers above its own in this list.
 
-// Layer 1: the wire and the clockless tools.
-pub mod mqtt;
+// Layer 0: time, without a clock.
 pub mod timer;
+
+// Layer 1: the wire.
+pub mod mqtt;
 
 // Layer 2: the protocol without sockets, threads and clocks.
 pub mod hooks;
@@ -17,8 +19,10 @@ pub mod net;
 // Layer 4: one event loop.
 pub mod shard;
 
-// Layer 5: what people touch, and everything put together.
+// Layer 5: what people touch.
 pub mod config;
+
+// Layer 6: everything put together.
 pub mod server;
 
 pub use config::Config;

@@ -42,6 +42,10 @@ pub(super) fn drained<D: Driver>(
 ) {
     let Some(connection) = core.connections.get_mut(id) else { return };
     connection.blocked = false;
+    if connection.held_for_itself {
+        // It reads: the sign of life that it can give while it is not read.
+        connection.last_received = core.now;
+    }
     flush_one(core, driver, arena, id);
     let Some(connection) = core.connections.get_mut(id) else { return };
     if connection.held_for_itself && !connection.ignores_answers(core.settings.qos0_backlog_bytes) {
