@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The modules and their layers, as ARCHITECTURE.md has them. `lib.rs` and `main.rs` are the roof
+/// The modules and their layers, as ARCHITECTURE.md has them, and rooms for some to come. `lib.rs` and `main.rs` are the roof
 /// and stand above them all.
 const LAYERS: [(&str, u8); 13] = [
     ("timer", 0),

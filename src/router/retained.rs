@@ -15,7 +15,8 @@ use super::{Router, RouterLimits};
 use crate::mqtt::Message;
 use crate::timer::{Time, TimerKey, Wheel};
 
-/// When a retained value was written: the highest wins. Time first, then the shard that wrote.
+/// The order of what was written to a retained topic: the highest wins. A Lamport clock, later than
+/// every stamp that its shard has seen, then the shard that wrote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp(pub u64, pub u8);
 
