@@ -69,8 +69,14 @@ impl DropCounts {
     /// Counts one more.
     #[inline]
     pub fn record(&mut self, cause: DropCause) {
+        self.add(cause, 1);
+    }
+
+    /// Counts so many more.
+    #[inline]
+    pub fn add(&mut self, cause: DropCause, more: u32) {
         if let Some(count) = self.0.get_mut(cause as usize) {
-            *count = count.saturating_add(1);
+            *count = count.saturating_add(more);
         }
     }
 

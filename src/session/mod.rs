@@ -260,10 +260,10 @@ impl Session {
         &self.drops
     }
 
-    /// Counts a message that the caller dropped: after [`Delivered::Full`], or QoS 0 by
+    /// Counts messages that the caller dropped: after [`Delivered::Full`], or QoS 0 by
     /// [`Direct`].
-    pub fn count_drop(&mut self, cause: DropCause) {
-        self.drops.record(cause);
+    pub fn count_drops(&mut self, cause: DropCause, count: u64) {
+        self.drops.add(cause, u32::try_from(count).unwrap_or(u32::MAX));
     }
 
     #[inline]

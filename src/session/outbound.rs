@@ -37,7 +37,7 @@ pub enum Delivered {
     /// In the queue.
     Queued,
     /// Not taken, because the queue is full, nor counted: choose what to do, and
-    /// [count](Session::count_drop) the drop if it is one.
+    /// [count](Session::count_drops) the drop if it is one.
     Full,
     /// Dropped, and counted.
     Dropped(DropCause),

@@ -197,3 +197,67 @@ impl<S> Core<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::ListenerSettings;
+    use super::*;
+
+    const NOW: Time = Time(5_000);
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            listeners: vec![ListenerSettings { max_connections: 2 }; 2],
+            max_connections: 3,
+            max_sessions: 2,
+            connections_per_second_per_address: None,
+            ..Settings::for_tests()
+        }
+    }
+
+    #[test]
+    fn whoever_is_refused_takes_no_place() {
+        let settings = settings();
+        let admission = Admission::new(&settings);
+        let admit = |listener| admission.admit(&settings, listener, address(1), NOW);
+        assert_eq!([admit(0), admit(0)], [Ok(()); 2]);
+        for _ in 0..5 {
+            assert_eq!(admit(0), Err(Refusal::ListenerConnections));
+        }
+        assert_eq!(admit(1), Ok(()), "those refused do not count over all");
+        for _ in 0..5 {
+            assert_eq!(admit(1), Err(Refusal::Connections));
+        }
+        admission.release(0);
+        assert_eq!(admit(1), Ok(()), "those refused do not count for their listener");
+        assert_eq!(admit(1), Err(Refusal::Connections));
+    }
+
+    #[test]
+    fn sessions_are_counted_down_again() {
+        let settings = settings();
+        let admission = Admission::new(&settings);
+        let admitted = [(); 4].map(|()| admission.admit_session(&settings));
+        assert_eq!(admitted, [true, true, false, false]);
+        admission.release_session();
+        assert!(admission.admit_session(&settings));
+    }
+
+    #[test]
+    fn an_address_has_its_rate_anew_each_second() {
+        let settings = Settings {
+            connections_per_second_per_address: Some(2),
+            max_connections: usize::MAX,
+            ..settings()
+        };
+        let admission = Admission::new(&settings);
+        let check = |last, now| admission.check_rate(&settings, address(last), now);
+        assert_eq!([1, 1, 1, 2].map(|last| check(last, NOW).is_ok()), [true, true, false, true]);
+        assert_eq!(check(1, Time(NOW.0 + 999)), Err(Refusal::AddressRate));
+        assert_eq!(check(1, Time(NOW.0 + 1000)), Ok(()));
+    }
+}

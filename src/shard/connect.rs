@@ -83,7 +83,7 @@ impl<S> Core<S> {
             if will.topic.as_bytes().starts_with(SYS_PREFIX) {
                 return Err((ReasonCode::NotAuthorized, "a Will on a topic of the broker's own"));
             }
-            if !self.allows_qos(will.qos) {
+            if will.qos > self.settings.maximum_qos {
                 return Err((ReasonCode::QoSNotSupported, "the Will's QoS is above Maximum QoS"));
             }
             if will.retain && !self.settings.retain_available {

@@ -10,6 +10,7 @@ use crate::session::{DropCause, Sink};
 use crate::timer::{Time, TimerKey};
 
 use super::outbox::{Outbox, Place, Pool};
+use super::settings::Settings;
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +176,16 @@ impl Connections {
             written: &mut self.written,
             backlog_limit: usize::MAX,
         })
+    }
+
+    /// The place to write packets for `id`, if its session may be written to.
+    pub(super) fn live_out(&mut self, id: ConnId, settings: &Settings) -> Option<Out<'_>> {
+        let mut out = self.out(id)?;
+        if out.connection.state != State::Connected {
+            return None;
+        }
+        out.backlog_limit = settings.qos0_backlog_bytes;
+        Some(out)
     }
 
     /// Marks `id` to be looked at when the turn ends.

@@ -12,7 +12,7 @@ use crate::session::{AliasUse, Delivered, Delivery, Direct, DropCause};
 use crate::timer::Time;
 
 use super::Core;
-use super::connection::{Connections, State};
+use super::connection::State;
 use super::outbox::Place;
 use super::remote::{Item, Publisher, Routed};
 use super::settings::OverflowOffline;
@@ -265,7 +265,7 @@ impl<S> Core<S> {
             return true;
         }
         if connection.is_slow(self.settings.qos0_backlog_bytes) {
-            slot.session.count_drop(DropCause::SlowReader);
+            slot.session.count_drops(DropCause::SlowReader, 1);
             self.stats.dropped[DropCause::SlowReader as usize].add(1);
             return true;
         }
@@ -386,7 +386,14 @@ impl<S> Core<S> {
         let dropped = slot.session.drop_oldest(delivery.message.size(), limits);
         self.stats.dropped[DropCause::QueueFull as usize].add(dropped.into());
         let mut out = slot.connection.and_then(|id| self.connections.live_out(id, &self.settings));
-        match slot.session.deliver(delivery, self.now, out.as_mut(), limits) {
+        let delivered = slot.session.deliver(delivery, self.now, out.as_mut(), limits);
+        self.is_kept(key, delivered)
+    }
+
+    /// Counts what a session dropped of a message that had met a full queue before; says whether the
+    /// session has it, or needs no more of it.
+    pub(super) fn is_kept(&mut self, key: SessionKey, delivered: Delivered) -> bool {
+        match delivered {
             Delivered::Sent | Delivered::Queued => true,
             Delivered::Dropped(cause) => {
                 self.stats.dropped[cause as usize].add(1);
@@ -403,9 +410,7 @@ impl<S> Core<S> {
     pub(super) fn count_drops(&mut self, key: SessionKey, cause: DropCause, count: u64) {
         self.stats.dropped[cause as usize].add(count);
         if let Some(slot) = self.sessions.get_mut(key) {
-            for _ in 0..count {
-                slot.session.count_drop(cause);
-            }
+            slot.session.count_drops(cause, count);
         }
     }
 
@@ -461,21 +466,5 @@ impl Parcel<'_> {
     /// The payload, to be written by reference, if it is large.
     fn large(&mut self, now: Time) -> Option<Bytes> {
         if self.payload.len() < LARGE_PAYLOAD { None } else { self.message(now).payload_shared() }
-    }
-}
-
-impl Connections {
-    /// The place to write packets for `id`, if its session may be written to.
-    pub(super) fn live_out(
-        &mut self,
-        id: crate::net::ConnId,
-        settings: &super::Settings,
-    ) -> Option<super::connection::Out<'_>> {
-        let mut out = self.out(id)?;
-        if out.connection.state != State::Connected {
-            return None;
-        }
-        out.backlog_limit = settings.qos0_backlog_bytes;
-        Some(out)
     }
 }

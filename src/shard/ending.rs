@@ -1,6 +1,6 @@
 //! How connections and sessions end.
 
-use crate::mqtt::{DecodeError, Disconnect, Packet, QoS, ReasonCode};
+use crate::mqtt::{DecodeError, Disconnect, Packet, ReasonCode};
 use crate::net::{CloseMode, ConnId};
 use crate::router::SessionKey;
 use crate::session::{Departure, Will, WillDue};
@@ -218,10 +218,5 @@ impl<S> Core<S> {
                 self.end_session(key);
             }
         }
-    }
-
-    /// The QoS that a will may have.
-    pub(super) fn allows_qos(&self, qos: QoS) -> bool {
-        qos <= self.settings.maximum_qos
     }
 }

@@ -96,3 +96,45 @@ impl<S> Core<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_is_uninformed_until_it_confirms_the_last_filter() {
+        let mut gate = Gate::new(3);
+        gate.told(0b110, 4);
+        gate.told(0b010, 5);
+        assert_eq!(gate.uninformed(), 0b110);
+        gate.confirmed[1] = 4;
+        gate.confirmed[2] = 4;
+        assert_eq!(gate.uninformed(), 0b010);
+        // A later turn stands for all before it.
+        gate.confirmed[1] = 9;
+        assert_eq!(gate.uninformed(), 0);
+    }
+
+    #[test]
+    fn a_session_stands_once_a_turn_in_each_queue() {
+        let mut gate = Gate::new(3);
+        for (mask, turn, session) in [(0b110, 1, 7), (0b010, 1, 7), (0b010, 1, 8), (0b010, 2, 7)] {
+            gate.wait(mask, turn, session, 0);
+        }
+        let queued: Vec<Vec<_>> = gate
+            .waiting
+            .iter()
+            .map(|queue| queue.iter().map(|one| (one.turn, one.session)).collect())
+            .collect();
+        assert_eq!(queued, [vec![], vec![(1, 7), (1, 8), (2, 7)], vec![(1, 7)]]);
+    }
+
+    #[test]
+    fn the_store_may_be_waited_for_without_a_queue() {
+        // Nothing waits for it yet; its bit must not be taken for a shard's.
+        let mut gate = Gate::new(2);
+        gate.wait(1 << crate::session::STORE, 1, 7, 0);
+        assert!(gate.waiting.iter().all(VecDeque::is_empty));
+        assert_eq!(gate.uninformed(), 0);
+    }
+}

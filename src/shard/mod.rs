@@ -45,7 +45,7 @@ use self::accept::{Accepting, Admission};
 use self::connection::Connections;
 use self::flush::flush;
 use self::gate::Gate;
-use self::input::Then;
+use self::input::{Taken, Then};
 use self::pressure::Pressure;
 use self::remote::Item;
 use self::sessions::Sessions;
@@ -58,7 +58,7 @@ use self::timers::Timer;
 #[derive(Debug)]
 pub struct Shared {
     /// The configuration.
-    pub settings: Settings,
+    pub settings: Arc<Settings>,
     /// Seed of the hash that gives each client its home shard, and of everything random.
     pub seed: u64,
     /// By shard.
@@ -75,7 +75,7 @@ impl Shared {
     pub fn new(settings: Settings, hooks: Hooks, shards: usize, seed: u64) -> Self {
         let admission = Admission::new(&settings);
         Self {
-            settings,
+            settings: Arc::new(settings),
             seed,
             stats: (0..shards).map(|_| Arc::default()).collect(),
             hooks,
@@ -161,7 +161,7 @@ impl<D: Driver> Shard<D> {
         shared: Arc<Shared>,
     ) -> Self {
         let now = driver.now();
-        let settings = Arc::new(shared.settings.clone());
+        let settings = shared.settings.clone();
         #[expect(clippy::cast_possible_truncation, reason = "at most MAX_SHARDS")]
         let shards = shared.stats.len() as u8;
         let limits = RouterLimits {
@@ -258,27 +258,11 @@ impl<D: Driver> Shard<D> {
                     let start = range.start;
                     let bytes = self.arena.bytes(range);
                     let taken = self.core.receive(conn, bytes, input::Source::Arena(start));
-                    let rest = bytes.get(taken.consumed..).unwrap_or_default();
-                    follow(
-                        &mut self.core,
-                        &mut self.driver,
-                        conn,
-                        rest,
-                        taken.frame_len,
-                        taken.then,
-                    );
+                    follow(&mut self.core, &mut self.driver, conn, bytes, taken);
                 }
                 Completion::ReceivedFrame { conn, frame } => {
                     let taken = self.core.receive(conn, &frame, input::Source::Frame(&frame));
-                    let rest = frame.get(taken.consumed..).unwrap_or_default();
-                    follow(
-                        &mut self.core,
-                        &mut self.driver,
-                        conn,
-                        rest,
-                        taken.frame_len,
-                        taken.then,
-                    );
+                    follow(&mut self.core, &mut self.driver, conn, &frame, taken);
                 }
                 Completion::Sent { conn } => {
                     flush::drained(&mut self.core, &mut self.driver, &self.arena, conn);
@@ -324,10 +308,11 @@ fn follow<D: Driver>(
     core: &mut Core<D::Socket>,
     driver: &mut D,
     conn: ConnId,
-    rest: &[u8],
-    frame_len: Option<usize>,
-    then: Then,
+    bytes: &[u8],
+    taken: Taken,
 ) {
+    let Taken { consumed, frame_len, then } = taken;
+    let rest = bytes.get(consumed..).unwrap_or_default();
     match then {
         Then::Continue => {
             if !rest.is_empty() {

@@ -14,10 +14,11 @@ use hashbrown::HashMap;
 use crate::mqtt::{QoS, ReasonCode};
 use crate::net::{ConnId, Driver};
 use crate::router::{RouteId, SessionKey};
-use crate::session::{Delivered, Delivery, DropCause, SessionLimits};
+use crate::session::{Delivery, DropCause, SessionLimits};
 use crate::timer::TimerKey;
 
 use super::Core;
+use super::connection::State;
 use super::ending::Ending;
 use super::input::{Reader, Then};
 use super::remote::{Item, Publisher};
@@ -28,8 +29,8 @@ use super::timers::Timer;
 #[derive(Debug, Default)]
 pub(super) struct Pressure {
     full: HashMap<SessionKey, Full, foldhash::fast::RandomState>,
-    /// Publishers of this shard that other shards asked to hold, and how often.
-    held: HashMap<SessionKey, (u32, u32), foldhash::fast::RandomState>,
+    /// Publishers of this shard, by key and serial, that other shards asked to hold, and how often.
+    held: HashMap<(SessionKey, u32), u32, foldhash::fast::RandomState>,
     /// Connections that wait for the lane to another shard.
     lanes: Vec<ConnId>,
 }
@@ -49,10 +50,6 @@ impl Pressure {
     #[inline]
     pub(super) fn any(&self) -> bool {
         !self.full.is_empty()
-    }
-
-    pub(super) fn is_held_from_afar(&self, session: SessionKey) -> bool {
-        !self.held.is_empty() && self.held.contains_key(&session) && !self.is_full(session)
     }
 
     fn is_full(&self, session: SessionKey) -> bool {
@@ -167,17 +164,8 @@ impl<S> Core<S> {
         let limits = self.beyond();
         let Some(slot) = self.sessions.get_mut(key) else { return false };
         let mut out = slot.connection.and_then(|id| self.connections.live_out(id, &self.settings));
-        match slot.session.deliver(delivery, self.now, out.as_mut(), &limits) {
-            Delivered::Sent | Delivered::Queued => true,
-            Delivered::Dropped(cause) => {
-                self.stats.dropped[cause as usize].add(1);
-                true
-            }
-            Delivered::Full => {
-                self.count_drops(key, DropCause::QueueFull, 1);
-                false
-            }
-        }
+        let delivered = slot.session.deliver(delivery, self.now, out.as_mut(), &limits);
+        self.is_kept(key, delivered)
     }
 
     /// Bounds for what comes to a full queue from those who cannot be held, or not yet.
@@ -249,6 +237,22 @@ impl<S> Core<S> {
         self.let_go_on(released);
     }
 
+    /// Whether a connection may be read again: it is open and no other shard asked to hold it.
+    pub(super) fn may_read(&self, id: ConnId) -> bool {
+        self.connections.get(id).is_some_and(|connection| {
+            connection.state != State::Closing && !self.is_held_from_afar(connection.session)
+        })
+    }
+
+    fn is_held_from_afar(&self, key: SessionKey) -> bool {
+        !self.pressure.held.is_empty()
+            && !self.pressure.is_full(key)
+            && self
+                .sessions
+                .get(key)
+                .is_some_and(|slot| self.pressure.held.contains_key(&(key, slot.serial)))
+    }
+
     /// Another shard cannot take more from a publisher of this one.
     pub(super) fn hold_publisher<D: Driver<Socket = S>>(
         &mut self,
@@ -257,11 +261,7 @@ impl<S> Core<S> {
         serial: u32,
     ) {
         let Some(slot) = self.sessions.get_serial(key, serial) else { return };
-        let holds = self.pressure.held.entry(key).or_insert((serial, 0));
-        if holds.0 != serial {
-            *holds = (serial, 0);
-        }
-        holds.1 += 1;
+        *self.pressure.held.entry((key, serial)).or_insert(0) += 1;
         if let Some(id) = slot.connection
             && !self.pressure.is_full(key)
             && let Some(connection) = self.connections.get_mut(id)
@@ -272,15 +272,101 @@ impl<S> Core<S> {
     }
 
     pub(super) fn release_publisher(&mut self, key: SessionKey, serial: u32) {
-        let Some(holds) = self.pressure.held.get_mut(&key).filter(|holds| holds.0 == serial) else {
-            return;
-        };
-        holds.1 -= 1;
-        if holds.1 == 0 {
-            self.pressure.held.remove(&key);
-            if let Some(id) = self.sessions.get(key).and_then(|slot| slot.connection) {
-                self.resumed.push(id);
-            }
+        let Some(holds) = self.pressure.held.get_mut(&(key, serial)) else { return };
+        *holds -= 1;
+        if *holds == 0 {
+            self.pressure.held.remove(&(key, serial));
+            let slot = self.sessions.get_serial(key, serial);
+            self.resumed.extend(slot.and_then(|slot| slot.connection));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Shard, Shared};
+    use super::*;
+    use crate::hooks::Hooks;
+    use crate::net::sim::{SimDriver, SimOptions, World};
+    use crate::session::Session;
+
+    const CONN: ConnId = ConnId(0);
+
+    fn shard() -> Shard<SimDriver> {
+        let shared = Shared::new(Settings::for_tests(), Hooks::default(), 1, 1).into();
+        let driver = World::new(1, SimOptions::default()).add_driver();
+        let mut shard = Shard::assemble(vec![driver], &shared).remove(0);
+        let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        shard.core.add_connection(CONN, 0, peer);
+        shard
+    }
+
+    /// A new session behind the connection.
+    fn session(core: &mut Core<<SimDriver as Driver>::Socket>) -> (SessionKey, u32) {
+        let key = core.sessions.insert(Session::new("publisher"));
+        let slot = core.sessions.get_mut(key).expect("it was inserted");
+        slot.connection = Some(CONN);
+        let serial = slot.serial;
+        core.connections.get_mut(CONN).expect("it was added").session = key;
+        (key, serial)
+    }
+
+    #[test]
+    fn a_publisher_is_held_until_every_shard_releases_it() {
+        let Shard { mut driver, mut core, .. } = shard();
+        let (key, serial) = session(&mut core);
+        core.hold_publisher(&mut driver, key, serial);
+        core.hold_publisher(&mut driver, key, serial);
+        core.release_publisher(key, serial);
+        assert!(!core.may_read(CONN));
+        assert!(core.resumed.is_empty());
+        core.release_publisher(key, serial);
+        assert!(core.may_read(CONN));
+        assert_eq!(core.resumed, [CONN]);
+        core.release_publisher(key, serial);
+        assert_eq!(core.resumed, [CONN], "one release too many does nothing");
+    }
+
+    #[test]
+    fn a_hold_does_not_pass_to_the_next_session() {
+        let Shard { mut driver, mut core, .. } = shard();
+        let (key, first) = session(&mut core);
+        core.hold_publisher(&mut driver, key, first);
+        core.sessions.remove(key);
+        let (again, second) = session(&mut core);
+        assert_eq!(again, key, "the key is used again");
+        assert!(core.may_read(CONN));
+        core.hold_publisher(&mut driver, key, second);
+        core.release_publisher(key, first);
+        assert!(!core.may_read(CONN), "nor does its release");
+        assert!(core.resumed.is_empty());
+        core.release_publisher(key, second);
+        assert!(core.may_read(CONN) && core.pressure.held.is_empty());
+    }
+
+    #[test]
+    fn who_is_full_itself_is_not_held() {
+        let Shard { mut driver, mut core, .. } = shard();
+        let (key, serial) = session(&mut core);
+        core.hold_publisher(&mut driver, key, serial);
+        assert!(!core.may_read(CONN));
+        core.became_full(key);
+        assert!(core.may_read(CONN), "its acknowledgements drain its queue");
+        core.forget_receiver(key);
+        assert!(!core.may_read(CONN));
+    }
+
+    #[test]
+    fn everybody_goes_on_when_patience_is_over() {
+        let Shard { mut core, .. } = shard();
+        let (key, _) = session(&mut core);
+        core.became_full(key);
+        core.start_patience(key);
+        core.pressure.full.get_mut(&key).expect("full").waiting.push(ConnId(7));
+        assert!(core.pressure.slows(key));
+        core.patience_over(key);
+        assert!(!core.pressure.any(), "it was disconnected, which the default is");
+        assert_eq!(core.resumed, [ConnId(7)]);
+        assert_eq!(core.connections.get(CONN).map(|one| one.state), Some(State::Closing));
     }
 }

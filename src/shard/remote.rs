@@ -8,7 +8,6 @@ use crate::router::{GroupCount, GroupId, SessionKey, ShardChoice, Stamp};
 use crate::session::Redistribution;
 
 use super::Core;
-use super::connection::State;
 use super::distribute::{Parcel, Reach};
 use super::mail::Batch;
 use super::runs::Run;
@@ -260,12 +259,42 @@ impl<S> Core<S> {
         let item = Item::Orphan { message: message.clone(), group: choice.group, hops };
         self.mailbox.push(choice.shard, message.size(), item);
     }
+}
 
-    /// Whether the connection may be read: it is open and no shard asked to hold it.
-    pub(super) fn may_read(&self, id: ConnId) -> bool {
-        self.connections.get(id).is_some_and(|connection| {
-            connection.state != State::Closing
-                && !self.pressure.is_held_from_afar(connection.session)
-        })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(packet_id: u16, matched: bool) -> Refusal {
+        let packet_id = PacketId::new(packet_id).expect("not 0");
+        Refusal { session: 1, serial: 1, packet_id, turn: 1, matched }
+    }
+
+    /// What a batch refuses of these messages, each with whether somebody here kept it.
+    fn refused(notes: &[(Refusal, bool)]) -> Vec<Refusal> {
+        let mut refusals = Refusals::default();
+        for (refusal, kept) in notes {
+            refusals.note(*refusal, *kept);
+        }
+        refusals.settle();
+        refusals.refused
+    }
+
+    #[test]
+    fn what_was_kept_is_not_refused() {
+        let (a, b) = (refusal(1, true), refusal(2, true));
+        assert_eq!(refused(&[(a, true), (b, true)]), []);
+        assert_eq!(refused(&[(a, false), (b, true)]), [a]);
+        assert_eq!(refused(&[(a, true), (b, false)]), [b]);
+    }
+
+    #[test]
+    fn a_message_for_subscribers_and_a_group_is_one() {
+        let (nobody, full) = (refusal(1, false), refusal(1, true));
+        for kept in [[true, false], [false, true]] {
+            assert_eq!(refused(&[(full, kept[0]), (full, kept[1])]), [], "one of them has it");
+        }
+        assert_eq!(refused(&[(nobody, false), (full, false)]), [full], "somebody had no room");
+        assert_eq!(refused(&[(full, false), (nobody, false)]), [full]);
     }
 }

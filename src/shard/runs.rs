@@ -87,12 +87,7 @@ impl<S> Core<S> {
 
     /// Hands a run that another shard sent to the sessions of this one.
     pub(super) fn run_from_mail(&mut self, mut run: Run, frames: &[u8]) {
-        let limits = self.settings.limits;
-        let mut first = None;
-        for_each_publish(run.version, frames, &limits, |publish| {
-            first.get_or_insert(publish.topic);
-        });
-        let Some(Ok(topic)) = first.map(std::str::from_utf8) else { return };
+        let Some(topic) = first_topic(run.version, frames, &self.settings.limits) else { return };
         run.route = self.router.route(topic);
         let scratch = &mut self.connections.scratch;
         run.start = scratch.len();
@@ -216,6 +211,14 @@ fn for_each_publish<'a>(
     }
 }
 
+/// The topic of a run. All of its frames have the same.
+fn first_topic<'a>(version: Version, frames: &'a [u8], limits: &Limits) -> Option<&'a str> {
+    let head = frame_head(frames, u32::MAX).ok()??;
+    let body = frames.get(usize::from(head.head_len)..head.frame_len())?;
+    let publish = decode_publish(version, head.first_byte, body, limits).ok()?;
+    std::str::from_utf8(publish.topic).ok()
+}
+
 /// Encodes a run's frames in another version's wire form.
 fn convert(
     from: Version,
@@ -231,4 +234,45 @@ fn convert(
         encode_publish(to, &out, scratch);
     });
     (start, scratch.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(version: Version, payloads: &[&[u8]]) -> Vec<u8> {
+        let mut frames = Vec::new();
+        for payload in payloads {
+            encode_publish(version, &PublishOut::new(b"a/b", payload), &mut frames);
+        }
+        frames
+    }
+
+    #[test]
+    fn a_run_names_its_topic_once() {
+        for version in [Version::V31, Version::V311, Version::V5] {
+            let run = frames(version, &[b"1", &[b'2'; 200], b""]);
+            assert_eq!(first_topic(version, &run, &Limits::default()), Some("a/b"));
+            assert_eq!(
+                first_topic(version, &run[..4], &Limits::default()),
+                None,
+                "not a whole frame"
+            );
+        }
+        assert_eq!(first_topic(Version::V5, b"", &Limits::default()), None);
+    }
+
+    #[test]
+    fn the_other_wire_form_has_the_same_messages() {
+        // The second one's Remaining Length takes a byte more with the empty properties of 5.0.
+        let payloads: [&[u8]; 3] = [b"1", &[b'2'; 122], b""];
+        let (old, new) = (frames(Version::V311, &payloads), frames(Version::V5, &payloads));
+        let mut scratch = b"before".to_vec();
+        let (start, end) =
+            convert(Version::V311, Version::V5, &old, &Limits::default(), &mut scratch);
+        assert_eq!(scratch[start..end], new);
+        let (start, end) =
+            convert(Version::V5, Version::V31, &new, &Limits::default(), &mut scratch);
+        assert_eq!(scratch[start..end], old);
+    }
 }

@@ -110,6 +110,18 @@ impl Sessions {
         Some(slot)
     }
 
+    /// Messages queued and in flight in `most` places from `first` on; and where to go on, if there
+    /// are more places.
+    pub(super) fn stored_messages(&self, first: usize, most: usize) -> (u64, Option<usize>) {
+        let places = self.slots.capacity();
+        let end = first.saturating_add(most).min(places);
+        let stored = (first..end)
+            .filter_map(|index| self.slots.get(index))
+            .map(|slot| (slot.session.queued() + slot.session.in_flight()) as u64)
+            .sum();
+        (stored, (end < places).then_some(end))
+    }
+
     pub(super) fn keys(&self) -> impl Iterator<Item = SessionKey> + '_ {
         #[expect(clippy::cast_possible_truncation, reason = "sessions are fewer than 2^32")]
         self.slots.iter().map(|(index, _)| index as SessionKey)

@@ -131,3 +131,48 @@ pub struct Settings {
     /// Log lines about clients in a second, per shard.
     pub client_lines_per_second: u32,
 }
+
+#[cfg(test)]
+impl Settings {
+    /// Nothing special: a test names what it is about.
+    pub(super) fn for_tests() -> Self {
+        Self {
+            limits: Limits::default(),
+            listeners: Vec::new(),
+            max_connections: usize::MAX,
+            max_sessions: usize::MAX,
+            connections_per_second: None,
+            connections_per_second_per_address: None,
+            connect_timeout: Duration::from_secs(10),
+            receive_maximum: NonZeroU16::MAX,
+            maximum_qos: QoS::ExactlyOnce,
+            topic_alias_maximum: 0,
+            topic_alias_maximum_outbound: 0,
+            max_keep_alive: 0,
+            max_session_expiry: u32::MAX,
+            persistent_session_expiry: u32::MAX,
+            retain_available: true,
+            wildcard_subscription_available: true,
+            shared_subscription_available: true,
+            validate_payload_format: true,
+            response_information_prefix: String::new(),
+            allow_zero_length_client_id: true,
+            max_subscriptions_per_client: usize::MAX,
+            session: SessionLimits::default(),
+            qos0_backlog_bytes: 1 << 20,
+            retry: None,
+            patience: Duration::from_secs(2),
+            overflow_online: OverflowOnline::Disconnect,
+            overflow_offline: OverflowOffline::DropNewest,
+            strategy: Strategy::default(),
+            max_retained_messages: usize::MAX,
+            max_retained_bytes: usize::MAX,
+            route_cache_entries: 1 << 10,
+            mailbox_bytes: 1 << 20,
+            sys_interval: Duration::ZERO,
+            shutdown_timeout: Duration::from_secs(10),
+            shutdown_wills: true,
+            client_lines_per_second: 10,
+        }
+    }
+}

@@ -66,7 +66,7 @@ pub struct ShardStats {
     pub retained_bytes: Counter,
     /// Turns of the loop.
     pub turns: Counter,
-    /// Messages queued or in flight now.
+    /// Messages queued or in flight. Counted over 16,384 sessions a second, so not up to date with more.
     pub stored_messages: Counter,
     /// Messages not delivered, by [`DropCause`].
     pub dropped: [Counter; DropCause::COUNT],

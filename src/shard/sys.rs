@@ -53,7 +53,18 @@ pub(super) struct Sys {
     most_connected: u64,
     previous: [u64; LOADS.len()],
     loads: [[f64; 3]; LOADS.len()],
+    stored: Stored,
 }
+
+/// The count of stored messages, which goes over the sessions bit by bit.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stored {
+    next: usize,
+    up_to_next: u64,
+}
+
+/// Sessions looked at for it in one sweep: other work has to wait for that long.
+const SESSIONS_PER_SWEEP: usize = 16 * 1024;
 
 type Value = fn(&ShardStats) -> u64;
 
@@ -115,6 +126,19 @@ impl<S> Core<S> {
         stats.turns.set(self.turn);
     }
 
+    /// Counts what is stored in some more sessions; when it was in all, tells.
+    pub(super) fn count_stored(&mut self) {
+        let Stored { next, up_to_next } = self.sys.stored;
+        let (more, next) = self.sessions.stored_messages(next, SESSIONS_PER_SWEEP);
+        self.sys.stored = match next {
+            Some(next) => Stored { next, up_to_next: up_to_next + more },
+            None => {
+                self.stats.stored_messages.set(up_to_next + more);
+                Stored::default()
+            }
+        };
+    }
+
     /// Publishes every `$SYS` topic, and arms the next time.
     pub(super) fn publish_sys(&mut self) {
         self.update_gauges();
@@ -173,4 +197,22 @@ impl<S> Core<S> {
 
 fn sum_dropped(stats: &[std::sync::Arc<ShardStats>], cause: DropCause) -> u64 {
     stats.iter().map(|stats| stats.dropped[cause as usize].value()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_bounded_by_the_second() {
+        let mut log = LogLimit::new(2);
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut suppressed = |now| {
+            log.client(Time(now), peer, "a", "what it did");
+            log.suppressed
+        };
+        assert_eq!([1000, 1001, 1500, 1999].map(&mut suppressed), [0, 0, 1, 2]);
+        assert_eq!(suppressed(2000), 0, "a new second tells how many, and begins anew");
+        assert_eq!([2001, 2002].map(suppressed), [0, 1]);
+    }
 }

@@ -56,6 +56,7 @@ impl<S> Core<S> {
     fn sweep(&mut self) {
         self.router.expire_retained(self.now);
         self.update_gauges();
+        self.count_stored();
         self.timers.insert(self.now.plus(SWEEP_INTERVAL), Timer::Sweep);
     }
 

@@ -26,6 +26,27 @@ fn number(values: &BTreeMap<String, String>, topic: &str) -> Option<f64> {
     values.get(&format!("$SYS/broker/{topic}"))?.parse().ok()
 }
 
+/// What waits for clients, queued or in flight, is counted as stored.
+fn counts_what_is_stored(shards: u16) {
+    let broker = broker_with_shards(shards, QUICK);
+    let connect = Connect::lasting(V311, "away");
+    let (mut away, _) = broker.connect_with(&connect);
+    away.subscribe("t", 1);
+    away.disconnect();
+    let mut client = broker.connect(V311, "watcher");
+    for _ in 0..3 {
+        client.publish("t", "x", 1);
+    }
+    client.subscribe("$SYS/#", 0);
+    watch(&mut client, |values| number(values, "messages/stored") == Some(3.0));
+    let (mut back, _) = broker.connect_with(&connect);
+    for _ in 0..3 {
+        back.expect("t", "x");
+    }
+    watch(&mut client, |values| number(values, "messages/stored") == Some(0.0));
+}
+shards!(counts_what_is_stored);
+
 /// Every topic is there, at an interval, and is a number where Mosquitto's is one.
 fn has_the_known_topics(version: Version) {
     let broker = broker(QUICK);

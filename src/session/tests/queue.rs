@@ -61,7 +61,7 @@ fn bounded_by_count() {
     assert_eq!(rig.send(AtLeastOnce, "c"), Delivered::Full);
     assert_eq!(rig.session.drops().total(), 0);
     // Drop the newest: it is counted, that is all.
-    rig.session.count_drop(DropCause::QueueFull);
+    rig.session.count_drops(DropCause::QueueFull, 1);
     // Drop the oldest: then it fits.
     let m = message("d");
     assert_eq!(rig.session.drop_oldest(m.size(), &rig.limits), 1);
