@@ -24,7 +24,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run one scenario against one broker and report what it cost.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Run scenarios against several brokers in turn and put the results side by side.
     Compare(CompareArgs),
     /// Be the relay that does nothing but forward frames: the physical limit.
@@ -98,6 +98,22 @@ pub(crate) struct ParameterArgs {
     /// Bytes of each payload.
     #[arg(short = 's', long)]
     size: Option<usize>,
+    /// Messages a second of each publisher, however the earlier ones fare (open loop); latency then counts from
+    /// when a message was due.
+    #[arg(short = 'r', long)]
+    rate: Option<f64>,
+    /// Retained messages (retained), or messages for each absent client (persistent).
+    #[arg(long)]
+    messages: Option<u32>,
+    /// Subscribers that stop reading (slow).
+    #[arg(long)]
+    stalled: Option<u32>,
+    /// Subscriptions with wildcards that no message matches.
+    #[arg(long)]
+    ballast: Option<u32>,
+    /// Topics of each publisher (wildcard).
+    #[arg(long)]
+    topics: Option<u32>,
     /// Seconds that are measured.
     #[arg(long)]
     seconds: Option<f64>,
@@ -185,6 +201,11 @@ impl ParameterArgs {
             qos,
             window: self.window.unwrap_or(defaults.window),
             payload_len: self.size.unwrap_or(defaults.payload_len),
+            rate: self.rate,
+            messages: self.messages.unwrap_or(defaults.messages),
+            stalled: self.stalled.unwrap_or(defaults.stalled),
+            ballast: self.ballast.unwrap_or(defaults.ballast),
+            topics: self.topics.unwrap_or(defaults.topics),
             seconds: self.seconds.unwrap_or(defaults.seconds),
             warm_up_seconds: self.warm_up.unwrap_or(defaults.warm_up_seconds),
         };
@@ -198,6 +219,12 @@ pub(crate) fn check(parameters: &Parameters) -> Result<(), String> {
     let Parameters { window, payload_len, seconds, warm_up_seconds, .. } = *parameters;
     if !(1..=MAX_WINDOW).contains(&window) {
         return Err(format!("window {window}: 1 to {MAX_WINDOW}"));
+    }
+    if parameters.rate.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
+        return Err("rate: above 0".into());
+    }
+    if parameters.messages == 0 || parameters.topics == 0 {
+        return Err("messages and topics: at least 1".into());
     }
     if payload_len < MIN_PAYLOAD {
         return Err(format!(

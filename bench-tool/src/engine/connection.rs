@@ -27,7 +27,7 @@ pub(crate) enum Phase {
 /// A subscription that a client makes once it is connected.
 #[derive(Clone, Debug)]
 pub(crate) struct Subscription {
-    pub(crate) filter: String,
+    pub(crate) filters: Vec<String>,
     pub(crate) qos: QoS,
 }
 
@@ -36,6 +36,16 @@ pub(crate) struct Connection {
     pub(crate) phase: Phase,
     pub(crate) client_id: String,
     pub(crate) subscription: Option<Subscription>,
+    /// The broker shall keep what this client has when it goes, and has kept it before.
+    pub(crate) keeps_session: bool,
+    /// Its end is no failure.
+    pub(crate) expendable: bool,
+    /// It reads nothing any more.
+    pub(crate) stalled: bool,
+    /// SUBACK packets that are still to come.
+    pub(crate) subscribing: usize,
+    /// Latencies count from here, not from the sending, if set.
+    pub(crate) latency_from_ns: Option<u64>,
     /// Index of what it publishes.
     pub(crate) flow: Option<u32>,
     /// Index of what it receives.
@@ -59,6 +69,11 @@ impl Connection {
             phase: Phase::Waiting,
             client_id,
             subscription,
+            keeps_session: false,
+            expendable: false,
+            stalled: false,
+            subscribing: 0,
+            latency_from_ns: None,
             flow: None,
             stream: None,
             dialled_ns: 0,

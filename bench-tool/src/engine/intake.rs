@@ -8,7 +8,7 @@ use super::payload::PayloadHead;
 use super::stream::{Observed, Stream};
 use super::wire::{self, Incoming, Login};
 use super::{Counters, Failure};
-use crate::measure::{Latencies, Seen};
+use crate::measure::{Latencies, Seen, monotonic_ns};
 
 /// Everything of the engine that a packet may concern.
 pub(crate) struct Intake<'e> {
@@ -59,7 +59,12 @@ impl Intake<'_> {
             Incoming::Ack { kind, packet_id, reason } => self.on_ack(kind, packet_id, reason),
             Incoming::ConnAck { reason } => self.on_connack(reason)?,
             Incoming::SubAck { refused: Some(code) } => return Err(Failure::NotSubscribed(code)),
-            Incoming::SubAck { refused: None } => self.become_ready(),
+            Incoming::SubAck { refused: None } => {
+                self.connection.subscribing = self.connection.subscribing.saturating_sub(1);
+                if self.connection.subscribing == 0 {
+                    self.become_ready();
+                }
+            }
             Incoming::Disconnect { reason } => return Err(Failure::Disconnected(reason)),
             Incoming::Other => {}
         }
@@ -68,6 +73,7 @@ impl Intake<'_> {
 
     #[inline]
     fn on_publish(&mut self, payload: &[u8]) {
+        self.counters.received += 1;
         let observed = self.stream.as_mut().and_then(|stream| stream.observe(payload));
         let Some(Observed { head, seen, expected }) = observed else { return };
         if seen == Seen::Duplicate {
@@ -96,6 +102,7 @@ impl Intake<'_> {
 
     #[inline]
     fn on_final_ack(&mut self, packet_id: PacketId, reason: ReasonCode) {
+        self.counters.acknowledged += 1;
         self.counters.refused += u64::from(reason.is_error());
         let Some(index) = self.connection.flow else { return };
         let Some(flow) = self.flows.get_mut(index as usize) else { return };
@@ -118,8 +125,12 @@ impl Intake<'_> {
             return Ok(());
         };
         connection.phase = Phase::Subscribing;
-        let (filter, qos) = (subscription.filter.as_str(), subscription.qos);
-        wire::subscribe(self.login.version, filter, qos, &mut connection.out);
+        let (filters, qos) = (&subscription.filters, subscription.qos);
+        connection.subscribing =
+            wire::subscribe(self.login.version, filters, qos, &mut connection.out);
+        if let Some(from_ns) = &mut connection.latency_from_ns {
+            *from_ns = monotonic_ns();
+        }
         Ok(())
     }
 
@@ -129,7 +140,9 @@ impl Intake<'_> {
         }
         self.connection.phase = Phase::Ready;
         self.counters.ready += 1;
-        self.latencies.record(self.now_ns.saturating_sub(self.connection.dialled_ns), 1);
+        if self.connection.latency_from_ns.is_none() {
+            self.latencies.record(self.now_ns.saturating_sub(self.connection.dialled_ns), 1);
+        }
         if let Some(index) = self.connection.flow
             && let Some(flow) = self.flows.get_mut(index as usize)
         {
@@ -139,9 +152,10 @@ impl Intake<'_> {
 
     #[inline]
     fn note_latency(&mut self, head: PayloadHead) {
-        if head.sent_ns != self.run.sent_ns {
+        let sent_ns = self.connection.latency_from_ns.unwrap_or(head.sent_ns);
+        if sent_ns != self.run.sent_ns {
             self.end_latency_run();
-            self.run.sent_ns = head.sent_ns;
+            self.run.sent_ns = sent_ns;
         }
         self.run.count += 1;
     }

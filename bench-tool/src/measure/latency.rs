@@ -41,6 +41,13 @@ impl Latencies {
         Duration::from_nanos(self.0.value_at_percentile(percent))
     }
 
+    /// Messages that took longer.
+    #[cfg(test)]
+    pub(crate) fn count_above(&self, time: Duration) -> u64 {
+        let highest = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.count() - self.0.count_between(0, highest)
+    }
+
     pub(crate) fn max(&self) -> Duration {
         Duration::from_nanos(self.0.max())
     }

@@ -4,4 +4,4 @@ mod outcome;
 mod text;
 
 pub(crate) use outcome::{Headline, Outcome, Work};
-pub(crate) use text::{print_outcome, table};
+pub(crate) use text::{percentiles, print_outcome, table};

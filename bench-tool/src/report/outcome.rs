@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::measure::{Latencies, QUIET_CORES, StreamFaults};
+use crate::scenario::ScenarioName;
 
 /// A share of one core above which a thread counts as fully used.
 const BUSY: f64 = 0.92;
@@ -30,7 +31,10 @@ pub(crate) enum Headline {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
+    pub(crate) scenario: ScenarioName,
     pub(crate) label: String,
+    /// What else is worth knowing, by name.
+    pub(crate) remarks: Vec<(&'static str, String)>,
     pub(crate) work: Work,
     /// Messages sent in the measured time.
     pub(crate) sent: u64,
@@ -56,7 +60,9 @@ pub(crate) struct Outcome {
 impl Default for Outcome {
     fn default() -> Self {
         Self {
+            scenario: ScenarioName::P2p,
             label: String::new(),
+            remarks: Vec::new(),
             work: Work::Messages(0),
             sent: 0,
             elapsed: Duration::ZERO,

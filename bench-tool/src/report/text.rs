@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::{Outcome, Work};
+use crate::measure::Latencies;
 
 /// Prints everything about one run to standard output.
 pub(crate) fn print_outcome(outcome: &Outcome) {
@@ -48,6 +49,9 @@ fn describe(outcome: &Outcome) -> String {
             ),
         );
     }
+    for (name, value) in &outcome.remarks {
+        line(name, value.clone());
+    }
     if let Some(cores) = outcome.others_cores.filter(|_| outcome.is_disturbed()) {
         line("note", format!("other processes kept {cores:.2} cores busy: figures are too high"));
     }
@@ -61,17 +65,21 @@ fn describe(outcome: &Outcome) -> String {
 }
 
 fn latencies(outcome: &Outcome) -> String {
-    let percentiles =
-        [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("p99.99", 99.99)];
+    percentiles(&outcome.latencies)
+}
+
+/// The usual percentiles in one line.
+pub(crate) fn percentiles(latencies: &Latencies) -> String {
+    let named = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("p99.99", 99.99)];
     let mut text = String::new();
-    for (name, percent) in percentiles {
-        let _ = write!(text, "{name} {}  ", short(outcome.latencies.percentile(percent)));
+    for (name, percent) in named {
+        let _ = write!(text, "{name} {}  ", short(latencies.percentile(percent)));
     }
-    let _ = write!(text, "max {}", short(outcome.latencies.max()));
+    let _ = write!(text, "max {}", short(latencies.max()));
     text
 }
 
-fn short(time: Duration) -> String {
+pub(crate) fn short(time: Duration) -> String {
     let microseconds = time.as_secs_f64() * 1e6;
     if microseconds < 1_000.0 {
         format!("{microseconds:.0} µs")

@@ -25,9 +25,11 @@ pub(super) fn run(
     for n in 0..clients {
         engine.add_client(ClientSpec {
             client_id: format!("{}-c{n}", setup.id_prefix),
-            subscription: Some(Subscription { filter: format!("bench/{n}"), qos: QoS::AtMostOnce }),
-            receives_from: 0..0,
-            publishes: None,
+            subscription: Some(Subscription {
+                filters: vec![format!("bench/{n}")],
+                qos: QoS::AtMostOnce,
+            }),
+            ..ClientSpec::default()
         });
     }
     let is_measured = !setup.broker.is_empty();
