@@ -38,6 +38,9 @@ pub(crate) struct RunArgs {
     pub(crate) broker: BrokerArgs,
     #[command(flatten)]
     pub(crate) parameters: ParameterArgs,
+    /// Write a page, charts, JSON, CSV and percentile files to this directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
     /// Pin this tool to a core.
     #[arg(long)]
     pub(crate) core: Option<usize>,
@@ -135,6 +138,9 @@ pub(crate) struct CompareArgs {
     /// Only scenarios with these names; may be repeated.
     #[arg(long)]
     pub(crate) scenario: Vec<String>,
+    /// Write a page, charts, JSON, CSV and percentile files to this directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
     /// How often each scenario is run against each target.
     #[arg(long)]
     pub(crate) repetitions: Option<u32>,

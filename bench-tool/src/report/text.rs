@@ -6,12 +6,8 @@ use std::time::Duration;
 use super::{Outcome, Work};
 use crate::measure::Latencies;
 
-/// Prints everything about one run to standard output.
-pub(crate) fn print_outcome(outcome: &Outcome) {
-    print!("{}", describe(outcome));
-}
-
-fn describe(outcome: &Outcome) -> String {
+/// Everything about one run.
+pub(crate) fn describe(outcome: &Outcome) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<22}{value}");
