@@ -76,7 +76,7 @@ fn a_fan_in_hears_everybody_and_a_fan_out_reaches_everybody() {
 }
 
 #[test]
-fn groups_wildcards_and_stalled_readers_over_the_floor() {
+fn wildcards_beside_ballast_and_large_payloads_pass_the_floor() {
     let address = floor();
     for scenario in [ScenarioName::Wildcard, ScenarioName::Large] {
         let parameters = Parameters { ballast: 200, topics: 5, ..short(scenario) };
