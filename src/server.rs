@@ -260,8 +260,19 @@ mod tests {
     use crate::config::Listener;
 
     fn broker() -> Broker {
+        broker_with_shards(2)
+    }
+
+    fn broker_with_shards(shards: u8) -> Broker {
         let listeners = vec![Listener::on(SocketAddr::from(([127, 0, 0, 1], 0)))];
-        Broker::start(Config { shards: 2, listeners, ..Config::default() }).expect("a free port")
+        Broker::start(Config { shards, listeners, ..Config::default() }).expect("a free port")
+    }
+
+    #[test]
+    fn as_many_shards_as_the_configuration_allows_do_start() {
+        let broker = broker_with_shards(crate::shard::MAX_SHARDS);
+        assert!(!broker.is_broken());
+        broker.stop();
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What each key allows alone may still contradict another.
 
+use crate::shard::MAX_SHARDS;
+
 use super::error::{ConfigError, Origin, Origins};
-use super::keys::MAX_SHARDS;
 use super::schema::Config;
 use super::value::{show_duration, show_size};
 

@@ -8,8 +8,9 @@ use std::{env, fs};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand, value_parser};
 
+use crate::shard::MAX_SHARDS;
+
 use super::error::{ConfigError, Origin};
-use super::keys::MAX_SHARDS;
 use super::schema::{Config, Listener, LogLevel};
 use super::value::{ADDRESS_FORM, Keyword, word};
 use super::{check, read};

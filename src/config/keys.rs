@@ -2,6 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use crate::shard::MAX_SHARDS;
+
 use super::error::ConfigError;
 use super::reader::Reader;
 use super::schema::{
@@ -18,9 +20,6 @@ const TIB: u64 = 1 << 40;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 const U16: u64 = u16::MAX as u64;
 const U32: u64 = u32::MAX as u64;
-
-/// The most shards: each keeps the interest of the others in the bits of one word.
-pub(super) const MAX_SHARDS: u8 = 64;
 
 type Read = Result<(), ConfigError>;
 

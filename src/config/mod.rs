@@ -31,6 +31,7 @@ pub use schema::{
     Sys,
 };
 
+use crate::shard::MAX_SHARDS;
 use error::Origins;
 use reader::{Reader, Seen};
 
@@ -73,7 +74,7 @@ impl Config {
             return self.shards;
         }
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        u8::try_from(cores).unwrap_or(u8::MAX).min(keys::MAX_SHARDS)
+        u8::try_from(cores).unwrap_or(u8::MAX).min(MAX_SHARDS)
     }
 }
 

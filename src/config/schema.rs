@@ -11,7 +11,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Event loops, each a thread that owns its share of the clients; 0 (the default) is one a
-    /// core. At most 64.
+    /// core. At most 63.
     pub shards: u8,
     /// Where clients come in (`[[listener]]`); by default one, on 127.0.0.1:1883.
     pub listeners: Vec<Listener>,
@@ -254,7 +254,8 @@ pub struct Queue {
     /// Bytes of the messages that wait for one session (default 16 MiB).
     pub max_bytes: u64,
     /// Bytes that may wait to be written to one connection before QoS 0 messages to it are dropped
-    /// and counted (default 1 MiB).
+    /// and counted (default 1 MiB). QoS 1 and 2 stay in the queue then, and when answers fill twice as
+    /// much the client is not read until it reads.
     pub qos0_backlog_bytes: u64,
     /// Whether QoS 0 messages, too, wait for a session that is not connected (default false: they
     /// are not for it).

@@ -84,16 +84,16 @@ fn unknown_keys_are_refused() {
 fn wrong_values_are_refused() {
     refused(&[
         (
-            "shards = 65",
-            "sluice.toml:1: shards: 65 is out of range; write a whole number from 0 to 64",
+            "shards = 64",
+            "sluice.toml:1: shards: 64 is out of range; write a whole number from 0 to 63",
         ),
         (
             "shards = -1",
-            "sluice.toml:1: shards: -1 is out of range; write a whole number from 0 to 64",
+            "sluice.toml:1: shards: -1 is out of range; write a whole number from 0 to 63",
         ),
         (
             "shards = \"2\"",
-            "sluice.toml:1: shards: \"2\" is not a whole number; write a whole number from 0 to 64",
+            "sluice.toml:1: shards: \"2\" is not a whole number; write a whole number from 0 to 63",
         ),
         (
             "[mqtt]\nreceive_maximum = 0",

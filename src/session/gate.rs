@@ -89,14 +89,13 @@ pub(super) struct PendingPublish {
 impl PendingPublish {
     /// The reason code to acknowledge with. `None`: must not be acknowledged.
     fn result(&self, is_v5: bool) -> Option<ReasonCode> {
-        let reason = if self.reason.is_error() {
+        let kept = self.kept || self.handed != 0;
+        let reason = if kept || self.reason.is_error() {
             self.reason
-        } else if self.kept || self.handed != 0 {
-            self.reason
-        } else if !self.matched {
-            ReasonCode::NoMatchingSubscribers
-        } else {
+        } else if self.matched {
             ReasonCode::QuotaExceeded
+        } else {
+            ReasonCode::NoMatchingSubscribers
         };
         match (is_v5, reason.is_error()) {
             (true, _) => Some(reason),

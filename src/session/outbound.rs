@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use super::alias::AliasUse;
 use super::limits::{DropCause, SessionLimits};
 use super::link::Link;
-use super::queue::Entry;
+use super::queue::{Entry, Queue};
 use super::window::Slot;
 use super::{Active, Session, Sink};
 use crate::mqtt::{
@@ -326,9 +326,13 @@ impl Session {
     }
 
     /// Drops from the front of the queue, counted as [`DropCause::QueueFull`], until a message of
-    /// `size` bytes fits or nothing is left. Gives how many it dropped.
+    /// `size` bytes fits; nothing at all if it would not fit an empty one. Gives how many it
+    /// dropped.
     pub fn drop_oldest(&mut self, size: usize, limits: &SessionLimits) -> u32 {
         let mut dropped = 0;
+        if !Queue::default().has_room(size, limits) {
+            return dropped;
+        }
         let Some(active) = self.active.as_mut() else { return dropped };
         while !active.queue.has_room(size, limits) && active.queue.pop().is_some() {
             self.drops.record(DropCause::QueueFull);

@@ -16,6 +16,7 @@ use super::Core;
 use super::connection::State;
 use super::ending::Ending;
 use super::input::Then;
+use super::publish::SYS_PREFIX;
 use super::settings::Settings;
 use super::timers::Timer;
 
@@ -79,6 +80,9 @@ impl<S> Core<S> {
             return Err((ReasonCode::BadAuthenticationMethod, detail));
         }
         if let Some(will) = &connect.will {
+            if will.topic.as_bytes().starts_with(SYS_PREFIX) {
+                return Err((ReasonCode::NotAuthorized, "a Will on a topic of the broker's own"));
+            }
             if !self.allows_qos(will.qos) {
                 return Err((ReasonCode::QoSNotSupported, "the Will's QoS is above Maximum QoS"));
             }

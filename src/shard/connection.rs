@@ -43,8 +43,11 @@ pub(super) struct Connection {
     pub(super) touched: bool,
     /// The kernel's buffer is full: a completion follows when there is room.
     pub(super) blocked: bool,
-    /// Not read: a receiver or a shard behind it is full.
+    /// Not read: a receiver or a shard behind it is full, or see `held_for_itself`.
     pub(super) held: bool,
+    /// Held because too much of its own is under way: answers that it does not read, or SUBSCRIBEs
+    /// that other shards have to learn of.
+    pub(super) held_for_itself: bool,
     /// Not every frame may go out as it is: the client limits their size, or see `singly`.
     pub(super) minds_frames: bool,
     /// The session has to see each message: it may use an alias, or have to wait in the queue.
@@ -69,6 +72,7 @@ impl Connection {
             touched: false,
             blocked: false,
             held: false,
+            held_for_itself: false,
             minds_frames: false,
             singly: false,
             listener,
@@ -80,6 +84,13 @@ impl Connection {
     #[inline]
     pub(super) fn is_slow(&self, limit: usize) -> bool {
         self.blocked && self.backlog() >= limit
+    }
+
+    /// Whether so many answers wait for the client to read that it is not read either. Messages
+    /// stop at `limit`; what comes on top of that are answers.
+    #[inline]
+    pub(super) fn ignores_answers(&self, limit: usize) -> bool {
+        self.is_slow(limit.saturating_mul(2))
     }
 
     /// Bytes that wait to be written.

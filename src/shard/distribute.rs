@@ -135,6 +135,11 @@ struct Share<'a> {
     group: Option<GroupId>,
 }
 
+impl Share<'_> {
+    const AT_MOST_ONCE: Self =
+        Self { qos: QoS::AtMostOnce, retain_as_published: false, identifiers: &[], group: None };
+}
+
 impl<S> Core<S> {
     /// Hands a message to every session of this shard, and to every shard, that wants it.
     pub(super) fn distribute(
@@ -193,8 +198,9 @@ impl<S> Core<S> {
             let Some(wanted) = target.for_publisher(own) else { continue };
             reach.matched = true;
             if wanted.qos.min(parcel.qos) == QoS::AtMostOnce && !target.has_identifiers() {
-                let (key, retain) = (target.session, parcel.retain && wanted.retain_as_published);
-                self.deliver_unchanged(parcel, key, retain, &mut forms);
+                let (key, retain_as_published) = (target.session, wanted.retain_as_published);
+                let share = Share { retain_as_published, ..Share::AT_MOST_ONCE };
+                self.deliver_at_most_once(parcel, key, &share, &mut forms);
                 reach.kept = true;
             } else {
                 reach.kept |= self.deliver_to_target(parcel, route, index, own);
@@ -222,40 +228,56 @@ impl<S> Core<S> {
             identifiers: &identifiers,
             group: None,
         };
-        self.deliver(parcel, key, &share)
+        self.deliver_share(parcel, key, &share)
     }
 
-    /// QoS 0 without identifiers: in the bytes that others get, too, where that is possible.
-    fn deliver_unchanged(
+    /// Hands a session a message that nobody may have made an owned one of; says whether it has it.
+    fn deliver_share(
         &mut self,
         parcel: &mut Parcel<'_>,
         key: SessionKey,
-        retain: bool,
+        share: &Share<'_>,
+    ) -> bool {
+        // An owned message may have waited, and expired: only the session looks at that.
+        if share.qos == QoS::AtMostOnce && parcel.message.is_none() {
+            return self.deliver_at_most_once(parcel, key, share, &mut Forms::default());
+        }
+        self.deliver(parcel, key, share)
+    }
+
+    /// QoS 0: in the bytes that others get, too, where that is possible. Says whether the session has
+    /// it, or needs no more of it.
+    fn deliver_at_most_once(
+        &mut self,
+        parcel: &mut Parcel<'_>,
+        key: SessionKey,
+        share: &Share<'_>,
         forms: &mut Forms,
-    ) {
-        let Some(slot) = self.sessions.get_mut(key) else { return };
+    ) -> bool {
+        let retain = parcel.retain && share.retain_as_published;
+        let Some(slot) = self.sessions.get_mut(key) else { return false };
         let Some(id) = slot.connection else {
-            self.deliver_owned(parcel, key, retain);
-            return;
+            return self.deliver(parcel, key, share);
         };
-        let Some(connection) = self.connections.get(id) else { return };
+        let Some(connection) = self.connections.get(id) else { return true };
         let version = connection.version;
         if connection.state != State::Connected {
-            return;
+            return true;
         }
         if connection.is_slow(self.settings.qos0_backlog_bytes) {
             slot.session.count_drop(DropCause::SlowReader);
             self.stats.dropped[DropCause::SlowReader as usize].add(1);
-            return;
+            return true;
         }
         let mut publish = parcel.out(retain);
+        publish.subscription_identifiers = share.identifiers;
         let direct = if connection.minds_frames {
             slot.session.direct(parcel.topic.as_bytes(), publish_len(version, &publish))
         } else {
             Direct::Plain
         };
         match direct {
-            Direct::Plain => {
+            Direct::Plain if share.identifiers.is_empty() => {
                 let v5 = version.is_v5();
                 let index = usize::from(v5) << 1 | usize::from(retain);
                 let large = parcel.large(self.now);
@@ -268,20 +290,20 @@ impl<S> Core<S> {
                     }
                     (start, scratch.len())
                 });
-                let Some(mut out) = self.connections.out(id) else { return };
+                let Some(mut out) = self.connections.out(id) else { return true };
                 out.frames(Place::Scratch, start, end, 1);
                 if let Some(payload) = large {
                     out.shared(payload);
                 }
             }
-            Direct::Alias(alias) => {
-                match alias {
-                    AliasUse::None => {}
-                    AliasUse::First(alias) => publish.topic_alias = Some(alias),
-                    AliasUse::Known(alias) => {
+            Direct::Plain | Direct::Alias(_) => {
+                match direct {
+                    Direct::Alias(AliasUse::First(alias)) => publish.topic_alias = Some(alias),
+                    Direct::Alias(AliasUse::Known(alias)) => {
                         publish.topic_alias = Some(alias);
                         publish.topic = b"";
                     }
+                    _ => {}
                 }
                 let large = parcel.large(self.now);
                 if let Some(mut out) = self.connections.out(id) {
@@ -289,18 +311,9 @@ impl<S> Core<S> {
                 }
             }
             Direct::TooLarge => self.stats.dropped[DropCause::PacketTooLarge as usize].add(1),
-            Direct::Deliver => self.deliver_owned(parcel, key, retain),
+            Direct::Deliver => return self.deliver(parcel, key, share),
         }
-    }
-
-    fn deliver_owned(&mut self, parcel: &mut Parcel<'_>, key: SessionKey, retain: bool) {
-        let share = Share {
-            qos: QoS::AtMostOnce,
-            retain_as_published: retain,
-            identifiers: &[],
-            group: None,
-        };
-        self.deliver(parcel, key, &share);
+        true
     }
 
     /// Hands a session an owned message; says whether it has it.
@@ -440,7 +453,7 @@ impl<S> Core<S> {
             identifiers: identifier.as_slice(),
             group: Some(group),
         };
-        self.deliver(parcel, key, &share)
+        self.deliver_share(parcel, key, &share)
     }
 }
 

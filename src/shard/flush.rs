@@ -43,7 +43,11 @@ pub(super) fn drained<D: Driver>(
     let Some(connection) = core.connections.get_mut(id) else { return };
     connection.blocked = false;
     flush_one(core, driver, arena, id);
-    let Some(connection) = core.connections.get(id) else { return };
+    let Some(connection) = core.connections.get_mut(id) else { return };
+    if connection.held_for_itself && !connection.ignores_answers(core.settings.qos0_backlog_bytes) {
+        connection.held_for_itself = false;
+        core.resumed.push(id);
+    }
     let key = connection.session;
     if !connection.blocked
         && let Some(slot) = core.sessions.get_mut(key)

@@ -8,6 +8,10 @@ use crate::session::Verdict;
 use super::Core;
 use super::ending::Ending;
 
+/// What one client may have in its session's gate before its next SUBSCRIBE or UNSUBSCRIBE is not
+/// read for a while.
+pub(super) const MAX_PENDING: usize = 1024;
+
 /// Confirmations, by shard; the last place is the store's.
 pub(super) struct Gate {
     confirmed: [u64; 64],
@@ -79,6 +83,12 @@ impl<S> Core<S> {
         let connection = slot.connection;
         let mut out = connection.and_then(|id| self.connections.out(id));
         let verdict = slot.session.confirm(&self.gate.confirmed, out.as_mut());
+        if slot.session.pending() < MAX_PENDING
+            && let Some(connection) = connection.and_then(|id| self.connections.get_mut(id))
+            && std::mem::take(&mut connection.held_for_itself)
+        {
+            self.resumed.extend(slot.connection);
+        }
         if verdict == Verdict::Close
             && let Some(id) = connection
         {

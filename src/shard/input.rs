@@ -39,7 +39,7 @@ pub(super) struct Taken {
 pub(super) enum Then {
     /// Reading.
     Continue,
-    /// Not reading, until a full receiver has room; what is left is handled then.
+    /// Not reading, until there is room for what it asks for; what is left is handled then.
     Hold,
     /// Closing: nothing more of it is handled.
     Stop,
@@ -69,6 +69,14 @@ impl<S> Core<S> {
             return Taken { consumed: bytes.len(), frame_len: None, then: Then::Stop };
         };
         connection.last_received = self.now;
+        if connection.state == State::Connected
+            && connection.ignores_answers(self.settings.qos0_backlog_bytes)
+        {
+            // Once a read is enough: no packet has an answer much longer than itself.
+            connection.held_for_itself = true;
+            let frame_len = matches!(source, Source::Frame(_)).then_some(bytes.len());
+            return Taken { consumed: 0, frame_len, then: Then::Hold };
+        }
         let mut reader = Reader {
             id,
             session: connection.session,
@@ -164,12 +172,19 @@ impl<S> Core<S> {
                     break (None, Then::Stop);
                 }
             };
+            if head.head_len > 2 && reader.version.is_v5() && !head.is_minimal() {
+                let detail = "Remaining Length longer than need be";
+                self.flush_run(reader);
+                self.fail(reader.id, DecodeError::malformed(detail));
+                break (None, Then::Stop);
+            }
             let Some(frame) = rest.get(..head.frame_len()) else {
                 break (Some(head.frame_len()), Then::Continue);
             };
+            let is_publish = head.first_byte >> 4 == PacketType::Publish as u8;
             packets += 1;
-            let handled = if head.first_byte >> 4 == PacketType::Publish as u8 {
-                publishes += 1;
+            publishes += u64::from(is_publish);
+            let handled = if is_publish {
                 self.publish(reader, head, frame, at, source)
             } else {
                 self.flush_run(reader);
@@ -179,7 +194,7 @@ impl<S> Core<S> {
                 Ok(Then::Continue) => at += frame.len(),
                 Ok(Then::Hold) => {
                     packets -= 1;
-                    publishes -= 1;
+                    publishes -= u64::from(is_publish);
                     break (Some(frame.len()), Then::Hold);
                 }
                 Ok(then) => break (None, then),

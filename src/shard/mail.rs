@@ -4,6 +4,8 @@
 //! ordered pair of shards) is bounded in bytes: when the receiver is behind, the sender keeps the batch and
 //! does not read from the publishers that would add to it. The receiver never waits for a lane to take
 //! its mail, so two full lanes cannot block each other.
+//!
+//! Public for the benchmarks, and no interface: it changes as the shards need it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
@@ -13,19 +15,21 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::net::Wake;
 
 /// The most shards of a broker: one bit each in a mask, and one bit is left for the store.
-pub const MAX_SHARDS: usize = 63;
+pub const MAX_SHARDS: u8 = 63;
 
 /// What one turn of a shard has for another.
 #[derive(Debug)]
-pub(super) struct Batch<T> {
-    pub(super) from: u8,
+pub struct Batch<T> {
+    /// The shard it comes from.
+    pub from: u8,
     /// The sender's turn, for the confirmation.
-    pub(super) turn: u64,
+    pub turn: u64,
     /// Whether the sender holds something back until the receiver has confirmed this turn.
-    pub(super) wants_confirmation: bool,
-    pub(super) items: Vec<T>,
+    pub wants_confirmation: bool,
+    /// What it brings, in the order of [`Mailbox::push`].
+    pub items: Vec<T>,
     /// Frames that items refer to.
-    pub(super) bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
     weight: usize,
 }
 
@@ -63,7 +67,9 @@ impl std::fmt::Debug for Bell {
 }
 
 impl Bell {
-    pub(super) fn new(waker: impl Wake) -> Arc<Self> {
+    /// The bell of the shard that `waker` wakes.
+    #[must_use]
+    pub fn new(waker: impl Wake) -> Arc<Self> {
         Arc::new(Self { asleep: AtomicBool::new(false), waker: Box::new(waker) })
     }
 
@@ -87,7 +93,7 @@ struct Lane<T> {
 
 /// One shard's end of every lane.
 #[derive(Debug)]
-pub(super) struct Mailbox<T> {
+pub struct Mailbox<T> {
     shard: u8,
     receiver: Receiver<Batch<T>>,
     /// By shard; `None` for this one.
@@ -103,9 +109,13 @@ pub(super) struct Mailbox<T> {
 }
 
 /// Makes the mailboxes of shards that wake by `bells`; each lane holds about `max_bytes` at most.
-pub(super) fn mailboxes<T>(bells: &[Arc<Bell>], max_bytes: usize) -> Vec<Mailbox<T>> {
+///
+/// # Panics
+/// Of more than [`MAX_SHARDS`].
+#[must_use]
+pub fn mailboxes<T>(bells: &[Arc<Bell>], max_bytes: usize) -> Vec<Mailbox<T>> {
     let count = bells.len();
-    assert!(count <= MAX_SHARDS, "at most {MAX_SHARDS} shards");
+    assert!(count <= usize::from(MAX_SHARDS), "at most {MAX_SHARDS} shards");
     let (senders, receivers): (Vec<_>, Vec<_>) =
         (0..count).map(|_| crossbeam_channel::unbounded()).unzip();
     let states: Vec<Vec<Arc<LaneState>>> =
@@ -143,24 +153,28 @@ fn id(index: usize) -> u8 {
 }
 
 impl<T> Mailbox<T> {
-    pub(super) fn bell(&self) -> Arc<Bell> {
+    /// What wakes this shard.
+    #[must_use]
+    pub fn bell(&self) -> Arc<Bell> {
         self.bell.clone()
     }
 
     /// A bit for every other shard.
-    pub(super) fn others(&self) -> u64 {
+    #[must_use]
+    pub fn others(&self) -> u64 {
         ((1u64 << self.lanes.len()) - 1) & !(1 << self.shard)
     }
 
     /// The lanes that cannot take more now: a publisher that would add to them is not read.
     #[inline]
-    pub(super) fn full(&self) -> u64 {
+    #[must_use]
+    pub fn full(&self) -> u64 {
         self.full
     }
 
     /// Adds an item for `to`, accounted with `weight` bytes. Nothing is ever refused here: see [`Self::full`].
     #[inline]
-    pub(super) fn push(&mut self, to: u8, weight: usize, item: T) {
+    pub fn push(&mut self, to: u8, weight: usize, item: T) {
         let Some(Some(lane)) = self.lanes.get_mut(to as usize) else {
             debug_assert!(false, "no lane to shard {to}");
             return;
@@ -172,12 +186,7 @@ impl<T> Mailbox<T> {
 
     /// Adds frames for `to`; the item gets their range in [`Batch::bytes`].
     #[inline]
-    pub(super) fn push_bytes(
-        &mut self,
-        to: u8,
-        bytes: &[u8],
-        item: impl FnOnce(usize, usize) -> T,
-    ) {
+    pub fn push_bytes(&mut self, to: u8, bytes: &[u8], item: impl FnOnce(usize, usize) -> T) {
         let Some(Some(lane)) = self.lanes.get_mut(to as usize) else {
             debug_assert!(false, "no lane to shard {to}");
             return;
@@ -190,7 +199,7 @@ impl<T> Mailbox<T> {
 
     /// Asks each shard in `mask` to confirm what this turn posts to it.
     #[inline]
-    pub(super) fn ask_confirmation(&mut self, mut mask: u64) {
+    pub fn ask_confirmation(&mut self, mut mask: u64) {
         while mask != 0 {
             let to = mask.trailing_zeros() as usize;
             mask &= mask - 1;
@@ -202,7 +211,7 @@ impl<T> Mailbox<T> {
     }
 
     /// Posts what has been collected, as far as there is room. `turn` is what confirmations will name.
-    pub(super) fn post(&mut self, turn: u64) {
+    pub fn post(&mut self, turn: u64) {
         let mut dirty = std::mem::take(&mut self.dirty) | self.full;
         while dirty != 0 {
             let to = dirty.trailing_zeros() as usize;
@@ -232,12 +241,12 @@ impl<T> Mailbox<T> {
     }
 
     /// The next batch, if one is there.
-    pub(super) fn take(&mut self) -> Option<Batch<T>> {
+    pub fn take(&mut self) -> Option<Batch<T>> {
         self.receiver.try_recv().ok()
     }
 
     /// Gives the batch's room back to its sender.
-    pub(super) fn taken(&mut self, batch: &Batch<T>) {
+    pub fn taken(&mut self, batch: &Batch<T>) {
         let Some((state, bell)) = self.incoming.get(batch.from as usize) else { return };
         let before = state.bytes.fetch_sub(batch.weight, Ordering::AcqRel);
         fence(Ordering::SeqCst);
@@ -249,7 +258,8 @@ impl<T> Mailbox<T> {
     }
 
     /// Prepares to sleep: false if there is mail, and no sleep must follow.
-    pub(super) fn may_sleep(&self) -> bool {
+    #[must_use]
+    pub fn may_sleep(&self) -> bool {
         self.bell.asleep.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         if self.receiver.is_empty() {
@@ -260,7 +270,7 @@ impl<T> Mailbox<T> {
     }
 
     /// Says that the shard is awake: posts to it need no wake-up until it sleeps again.
-    pub(super) fn awake(&self) {
+    pub fn awake(&self) {
         self.bell.asleep.store(false, Ordering::SeqCst);
     }
 }

@@ -12,7 +12,7 @@ mod ending;
 mod flush;
 mod gate;
 mod input;
-mod mail;
+pub mod mail;
 mod outbox;
 mod pressure;
 mod publish;
@@ -26,7 +26,6 @@ mod subscribe;
 mod sys;
 mod timers;
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +50,7 @@ use self::pressure::Pressure;
 use self::remote::Item;
 use self::sessions::Sessions;
 use self::stop::Stopping;
-use self::subscribe::RetainedScan;
+use self::subscribe::RetainedScans;
 use self::sys::LogLimit;
 use self::timers::Timer;
 
@@ -115,9 +114,7 @@ struct Core<S> {
     mailbox: mail::Mailbox<Item<S>>,
     gate: Gate,
     pressure: Pressure,
-    scans: VecDeque<RetainedScan>,
-    /// No subscriber of a scan had room: they wait for a timer.
-    scans_rest: bool,
+    scans: RetainedScans,
     stats: Arc<ShardStats>,
     /// Connections to read again.
     resumed: Vec<ConnId>,
@@ -187,8 +184,7 @@ impl<D: Driver> Shard<D> {
             mailbox,
             gate: Gate::new(shards),
             pressure: Pressure::default(),
-            scans: VecDeque::new(),
-            scans_rest: false,
+            scans: RetainedScans::default(),
             stats: shared.stats[usize::from(id)].clone(),
             resumed: Vec::new(),
             log: LogLimit::new(settings.client_lines_per_second),
@@ -356,8 +352,11 @@ fn follow<D: Driver>(
 impl<S> Core<S> {
     /// How long to sleep; announces the sleep to those who would wake us.
     fn sleep(&mut self) -> Duration {
-        let scans = !self.scans.is_empty() && !self.scans_rest;
-        if scans || !self.resumed.is_empty() || !self.mailbox.may_sleep() || self.stop_goes_on() {
+        if self.scans.are_ready()
+            || !self.resumed.is_empty()
+            || !self.mailbox.may_sleep()
+            || self.stop_goes_on()
+        {
             return Duration::ZERO;
         }
         let deadlines = [self.timers.next_deadline(), self.stop_deadline()];

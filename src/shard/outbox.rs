@@ -37,9 +37,6 @@ pub(super) struct TurnBuffers<'a> {
 /// The most slices that one vectored write is given.
 const MAX_SLICES: usize = 64;
 
-/// Capacity of the own buffer beyond which a returned outbox is not pooled.
-const POOLED_CAPACITY: usize = 64 * 1024;
-
 /// The slices of one vectored write.
 pub(super) type Slices<'a> = SmallVec<[IoSlice<'a>; MAX_SLICES]>;
 
@@ -181,6 +178,11 @@ impl Outbox {
         *self = kept;
     }
 
+    /// Bytes of memory it takes while it is empty.
+    fn footprint(&self) -> usize {
+        size_of::<Self>() + self.own.capacity() + self.segments.capacity() * size_of::<Segment>()
+    }
+
     fn clear(&mut self) {
         self.own.clear();
         self.segments.clear();
@@ -208,20 +210,30 @@ fn segment_bytes<'a>(own: &'a [u8], segment: &'a Segment, turn: TurnBuffers<'a>)
 pub(super) struct Pool {
     #[expect(clippy::vec_box, reason = "a connection holds the box itself")]
     free: Vec<Box<Outbox>>,
+    /// What they take together.
+    bytes: usize,
 }
 
 impl Pool {
-    /// The most outboxes kept at rest.
-    const MAX_FREE: usize = 256;
+    /// The most memory kept at rest: enough for a fan-out to thousands, whose outboxes hold little
+    /// each, to go on without the allocator.
+    const MAX_BYTES: usize = 2 * 1024 * 1024;
+    /// An outbox larger than this is not kept.
+    const MAX_EACH: usize = 64 * 1024;
 
     #[inline]
     pub(super) fn take(&mut self) -> Box<Outbox> {
-        self.free.pop().unwrap_or_default()
+        let Some(outbox) = self.free.pop() else { return Box::default() };
+        self.bytes -= outbox.footprint();
+        outbox
     }
 
+    #[inline]
     pub(super) fn give(&mut self, mut outbox: Box<Outbox>) {
-        if self.free.len() < Self::MAX_FREE && outbox.own.capacity() <= POOLED_CAPACITY {
-            outbox.clear();
+        outbox.clear();
+        let bytes = outbox.footprint();
+        if bytes <= Self::MAX_EACH && self.bytes + bytes <= Self::MAX_BYTES {
+            self.bytes += bytes;
             self.free.push(outbox);
         }
     }
@@ -285,5 +297,26 @@ mod tests {
         outbox.advance(first);
         assert!(outbox.fits_one_write());
         assert_eq!(outbox.len(), 200 - first);
+    }
+
+    #[test]
+    fn a_pool_keeps_many_small_ones_and_a_bounded_amount_of_memory() {
+        let mut pool = Pool::default();
+        for _ in 0..5000 {
+            let mut outbox = Box::<Outbox>::default();
+            outbox.push(Place::Arena, 0, 1);
+            pool.give(outbox);
+        }
+        assert_eq!(pool.free.len(), 5000);
+        for _ in 0..1000 {
+            let mut outbox = Box::<Outbox>::default();
+            outbox.append(|own| own.resize(Pool::MAX_EACH / 2, 0));
+            pool.give(outbox);
+        }
+        assert!(pool.bytes <= Pool::MAX_BYTES);
+        while !pool.free.is_empty() {
+            assert!(pool.take().is_empty());
+        }
+        assert_eq!(pool.bytes, 0);
     }
 }

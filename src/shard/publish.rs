@@ -16,7 +16,7 @@ use super::input::{Reader, Source, Then};
 use super::remote::Publisher;
 
 /// What only the broker publishes.
-const SYS_PREFIX: &[u8] = b"$SYS/";
+pub(super) const SYS_PREFIX: &[u8] = b"$SYS/";
 
 impl<S> Core<S> {
     /// Handles one PUBLISH frame, which begins at `at` in the input.
@@ -35,6 +35,7 @@ impl<S> Core<S> {
             return self.publish_aliased(reader, &publish, source);
         }
         if publish.topic.first() == Some(&b'$') && publish.topic.starts_with(SYS_PREFIX) {
+            topic::check_name(publish.topic, &self.settings.limits)?;
             return self.publish_reserved(reader, &publish);
         }
         if !self.router.recall(reader.route, publish.topic) {
@@ -84,7 +85,6 @@ impl<S> Core<S> {
         publish: &Publish<'_>,
     ) -> Result<Then, DecodeError> {
         self.flush_run(reader);
-        topic::check_name(publish.topic, &self.settings.limits)?;
         let Some(packet_id) = publish.packet_id else { return Ok(Then::Continue) };
         let reason = match reader.version.is_v5() {
             true => ReasonCode::NotAuthorized,
@@ -112,6 +112,9 @@ impl<S> Core<S> {
             Some(alias) => slot.session.resolve_topic_alias(alias, name)?,
             None => return Err(DecodeError::protocol("neither a Topic Name nor a Topic Alias")),
         };
+        if name.as_bytes().starts_with(SYS_PREFIX) {
+            return self.publish_reserved(reader, publish);
+        }
         if !self.router.recall(reader.route, name.as_bytes()) {
             reader.route = self.router.route(name);
         }

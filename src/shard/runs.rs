@@ -186,13 +186,16 @@ impl<S> Core<S> {
 
     fn run_to_groups(&mut self, run: &Run, frames: &[u8], publisher: Publisher) {
         let limits = self.settings.limits;
-        let topic = self.router.get(run.route).topic().to_owned();
+        let mut topic = std::mem::take(&mut self.topic);
+        topic.clear();
+        topic.push_str(self.router.get(run.route).topic());
         for_each_publish(run.version, frames, &limits, |publish| {
             let mut scratch = Vec::new();
             let mut parcel = Parcel::from_publish(&publish, &topic, None, &mut scratch, publisher);
             let mut reach = super::distribute::Reach::NONE;
             self.distribute_to_groups(&mut parcel, run.route, &mut reach);
         });
+        self.topic = topic;
     }
 }
 

@@ -101,7 +101,8 @@ pub struct Settings {
     pub max_subscriptions_per_client: usize,
     /// Bounds of one session.
     pub session: SessionLimits,
-    /// QoS 0 bytes that may wait for a slow reader before they are dropped.
+    /// Bytes that may wait for a slow reader before QoS 0 is dropped and the rest stays queued; at
+    /// twice as many it is not read.
     pub qos0_backlog_bytes: usize,
     /// Timed redelivery; none if absent.
     pub retry: Option<Retry>,

@@ -1,5 +1,6 @@
 //! SUBSCRIBE and UNSUBSCRIBE, and the retained messages that follow a subscription.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::mqtt::topic::Filter;
@@ -11,6 +12,7 @@ use crate::router::{GroupCount, SessionKey, SubscriptionHandle, SubscriptionOpti
 use crate::session::{Delivery, Sink};
 
 use super::Core;
+use super::gate::MAX_PENDING;
 use super::input::{Reader, Then};
 use super::remote::{Item, Publisher};
 use super::timers::Timer;
@@ -18,11 +20,11 @@ use super::timers::Timer;
 /// Retained messages handed to one subscription in one go: others want their turn.
 const RETAINED_PER_STEP: usize = 64;
 
+/// Steps in one turn of the loop: sockets want theirs.
+const STEPS_PER_TURN: usize = 64;
+
 /// How soon a scan goes on whose subscriber had no room.
 pub(super) const SCAN_PAUSE: Duration = Duration::from_millis(10);
-
-/// SUBACKs and UNSUBACKs that one client may wait for before it is not read.
-const MAX_PENDING_FRAMES: usize = 1024;
 
 /// The retained messages that a new subscription still has to get.
 #[derive(Debug)]
@@ -35,25 +37,46 @@ pub(super) struct RetainedScan {
     after: Option<String>,
 }
 
+/// The scans of a shard. Each session has one for each of its subscriptions at most.
+#[derive(Debug, Default)]
+pub(super) struct RetainedScans {
+    waiting: VecDeque<RetainedScan>,
+    /// How many in a row had no room at their subscriber. When that is all of them they rest.
+    stuck: usize,
+    /// They wait for a timer.
+    resting: bool,
+}
+
+impl RetainedScans {
+    /// Whether there is something to do without waiting.
+    pub(super) fn are_ready(&self) -> bool {
+        !self.waiting.is_empty() && !self.resting
+    }
+
+    /// Goes on after a rest.
+    pub(super) fn wake(&mut self) {
+        self.resting = false;
+        self.stuck = 0;
+    }
+
+    fn remove(&mut self, session: SessionKey, filter: &str) {
+        self.waiting.retain(|scan| scan.session != session || *scan.filter != *filter);
+    }
+}
+
 impl<S> Core<S> {
     pub(super) fn subscribe(
         &mut self,
         reader: &mut Reader<'_>,
         subscribe: &Subscribe<'_>,
     ) -> Result<Then, DecodeError> {
-        if self
-            .sessions
-            .get(reader.session)
-            .is_some_and(|s| s.session.pending() >= MAX_PENDING_FRAMES)
-        {
-            return Err(DecodeError::new(
-                ReasonCode::QuotaExceeded,
-                "too many unanswered SUBSCRIBEs",
-            ));
+        if self.hold_for_gate(reader) {
+            return Ok(Then::Hold);
         }
         let mut reasons = Vec::new();
+        let mut scans = Vec::new();
         for filter in subscribe.filters.iter() {
-            reasons.push(self.subscribe_one(reader, subscribe, &filter)? as u8);
+            reasons.push(self.subscribe_one(reader, subscribe, &filter, &mut scans)? as u8);
         }
         let packet = SubAck {
             packet_id: subscribe.packet_id,
@@ -61,8 +84,21 @@ impl<S> Core<S> {
             properties: Properties::EMPTY,
         };
         self.answer_when_known(reader, &Packet::SubAck(packet));
-        self.scan_retained_of(reader.session);
+        for scan in scans {
+            let rest = self.scan_step(scan);
+            self.scans.waiting.extend(rest);
+        }
         Ok(Then::Continue)
+    }
+
+    /// Holds the reader if too many of its answers wait for other shards.
+    fn hold_for_gate(&mut self, reader: &Reader<'_>) -> bool {
+        let slot = self.sessions.get(reader.session);
+        let full = slot.is_some_and(|slot| slot.session.pending() >= MAX_PENDING);
+        if full && let Some(connection) = self.connections.get_mut(reader.id) {
+            connection.held_for_itself = true;
+        }
+        full
     }
 
     fn subscribe_one(
@@ -70,6 +106,7 @@ impl<S> Core<S> {
         reader: &Reader<'_>,
         subscribe: &Subscribe<'_>,
         asked: &SubscribeFilter<'_>,
+        scans: &mut Vec<RetainedScan>,
     ) -> Result<ReasonCode, DecodeError> {
         let filter = match Filter::parse(asked.filter, &self.settings.limits) {
             Ok(filter) => filter,
@@ -111,7 +148,11 @@ impl<S> Core<S> {
             RetainHandling::DoNotSend => false,
         };
         if wants_retained && filter.share.is_none() {
-            self.scans.push_back(RetainedScan {
+            if subscribed.existed {
+                // It begins anew.
+                self.scans.remove(key, filter.filter);
+            }
+            scans.push(RetainedScan {
                 session: key,
                 serial,
                 filter: filter.filter.into(),
@@ -142,6 +183,9 @@ impl<S> Core<S> {
         reader: &mut Reader<'_>,
         unsubscribe: &Unsubscribe<'_>,
     ) -> Result<Then, DecodeError> {
+        if self.hold_for_gate(reader) {
+            return Ok(Then::Hold);
+        }
         let mut reasons = Vec::new();
         for text in unsubscribe.filters.iter() {
             let reason = match Filter::parse(text, &self.settings.limits) {
@@ -167,11 +211,14 @@ impl<S> Core<S> {
         let Some(slot) = self.sessions.get_mut(key) else { return ReasonCode::Success };
         slot.subscriptions.retain(|handle| *handle != gone.handle);
         let orphans = group.map_or_else(Vec::new, |group| slot.session.take_queued(group.index()));
-        self.scans.retain(|scan| scan.session != key || *scan.filter != *filter.filter);
+        self.scans.remove(key, filter.filter);
         if gone.interest {
             self.tell_all(|| Item::NoInterest(filter.filter.into()));
         }
         self.tell_group(gone.group);
+        if !orphans.is_empty() {
+            self.relieve(key);
+        }
         for orphan in orphans {
             self.redistribute(orphan);
         }
@@ -232,40 +279,23 @@ impl<S> Core<S> {
         self.buffer = frame;
     }
 
-    /// Begins the scans that a SUBSCRIBE asked for.
-    fn scan_retained_of(&mut self, key: SessionKey) {
-        let mut later = std::collections::VecDeque::new();
-        while let Some(scan) = self.scans.pop_front() {
-            if scan.session == key {
-                later.extend(self.scan_step(scan));
-            } else {
-                later.push_back(scan);
-            }
-        }
-        self.scans = later;
-    }
-
-    /// Goes on with the scans of all sessions, a step each.
+    /// Goes on with the scans, so many steps in a turn.
     pub(super) fn scan_retained(&mut self) {
-        if self.scans.is_empty() || self.scans_rest {
-            return;
-        }
-        let mut progress = false;
-        for _ in 0..self.scans.len() {
-            let Some(scan) = self.scans.pop_front() else { break };
-            let before = scan.after.clone();
-            match self.scan_step(scan) {
-                None => progress = true,
-                Some(scan) => {
-                    progress |= scan.after != before;
-                    self.scans.push_back(scan);
-                }
+        for _ in 0..self.scans.waiting.len().min(STEPS_PER_TURN) {
+            if self.scans.resting {
+                return;
             }
-        }
-        if !progress && !self.scans.is_empty() {
-            // Nobody has room: try again when there may be some, not at once.
-            self.scans_rest = true;
-            self.timers.insert(self.now.plus(SCAN_PAUSE), Timer::Scans);
+            let Some(scan) = self.scans.waiting.pop_front() else { return };
+            let before = scan.after.clone();
+            let left = self.scan_step(scan);
+            let is_stuck = left.as_ref().is_some_and(|scan| scan.after == before);
+            self.scans.waiting.extend(left);
+            self.scans.stuck = if is_stuck { self.scans.stuck + 1 } else { 0 };
+            if is_stuck && self.scans.stuck >= self.scans.waiting.len() {
+                // Nobody has room: try again when there may be some, not at once.
+                self.scans.resting = true;
+                self.timers.insert(self.now.plus(SCAN_PAUSE), Timer::Scans);
+            }
         }
     }
 

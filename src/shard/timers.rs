@@ -46,7 +46,7 @@ impl<S> Core<S> {
                 Timer::Patience(key) => self.patience_over(key),
                 Timer::Accept => self.accepting.resume = true,
                 Timer::Sys => self.publish_sys(),
-                Timer::Scans => self.scans_rest = false,
+                Timer::Scans => self.scans.wake(),
                 Timer::Sweep => self.sweep(),
             }
         }
@@ -69,7 +69,8 @@ impl<S> Core<S> {
                 // Traffic only notes its time; the timer finds out here how much patience is left.
                 let patience = Duration::from_millis(connection.patience_ms.into());
                 let deadline = connection.last_received.plus(patience);
-                if connection.held {
+                let unread = connection.ignores_answers(self.settings.qos0_backlog_bytes);
+                if connection.held && !unread {
                     let again = now.plus(patience);
                     connection.timer = Some(self.timers.insert(again, Timer::Connection(id)));
                 } else if deadline <= now {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::common::cases::{shards, versions};
 use crate::common::property;
-use crate::common::wire;
+use crate::common::wire::{self, packet};
 use crate::common::{
     Broker, Client, Connect, Message, V5, V311, Version, broker, broker_with_shards, code,
 };
@@ -543,6 +543,20 @@ fn gets_rid_of_a_reader_that_never_reads() {
     assert!(back.receive().dup);
 }
 
+/// A client that never reads what it is answered is not read for ever, either.
+#[test]
+fn stops_reading_a_flood_without_a_reader() {
+    let broker =
+        broker("[limits]\nmax_packet_size = \"64KiB\"\n[queue]\nqos0_backlog_bytes = \"64KiB\"");
+    let mut flood = broker.connect(V5, "flood");
+    let pings = packet(wire::PINGREQ, &[]).repeat(32 * 1024);
+    // Far more answers than the buffers of both sockets and the broker's limit hold.
+    let pings = pings.repeat(512);
+    let taken = flood.send_until_stuck(&pings, Duration::from_millis(500));
+    assert!(taken < pings.len(), "took {taken} bytes");
+    broker.connect(V5, "other").ping();
+}
+
 /// What a client sends while its own window is full of unacknowledged messages is served: no
 /// circle of waiting.
 fn does_not_deadlock_on_echo(version: Version) {
@@ -556,3 +570,19 @@ fn does_not_deadlock_on_echo(version: Version) {
     client.expect_nothing();
 }
 versions!(does_not_deadlock_on_echo);
+
+/// `overflow.offline = "drop_oldest"`: a message that would not fit an empty queue costs no other its
+/// place.
+#[test]
+fn drops_nothing_for_what_cannot_fit() {
+    let toml = "[limits]\nmax_packet_size = \"8KiB\"\n[queue]\nmax_bytes = \"8KiB\"\n\
+                [overflow]\noffline = \"drop_oldest\"";
+    let broker = broker(toml);
+    let connect = absent(&broker, "t");
+    let mut publisher = broker.connect(V5, "publisher");
+    publish_numbers(&mut publisher, 3);
+    let large = Message::new("t", vec![b'x'; 8_180]).qos(1);
+    assert_eq!(publisher.try_publish(large), code::QUOTA_EXCEEDED);
+    let (mut client, _) = broker.connect_with(&connect);
+    expect_numbers(&mut client, 0..3);
+}

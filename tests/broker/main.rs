@@ -18,6 +18,7 @@ mod retry;
 mod sessions;
 mod shared;
 mod shutdown;
+mod step_by_step;
 mod subscriptions;
 mod sys_topics;
 mod will;

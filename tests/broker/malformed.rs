@@ -566,3 +566,16 @@ impl Misbehaviour {
         assert!(answer.is_empty() || answer[0] == wire::CONNACK && answer[3] != 0, "{answer:x?}");
     }
 }
+
+/// [MQTT-1.5.5-1] A Remaining Length in more bytes than it takes is malformed in version 5; older
+/// versions do not forbid it.
+#[test]
+fn padded_remaining_length() {
+    let broker = crate::common::broker("");
+    let mut client = broker.connect(V5, "client");
+    client.send(&[wire::PINGREQ, 0x80, 0x00]);
+    client.expect_disconnect(MALFORMED);
+    let mut client = broker.connect(crate::common::V311, "client");
+    client.send(&[wire::PINGREQ, 0x80, 0x00]);
+    client.ping();
+}

@@ -507,3 +507,23 @@ fn may_be_switched_off() {
     let mut old = broker.connect(V311, "old");
     assert_eq!(old.subscribe_with(&[("$share/g/t", 1), ("t", 1)], &[]).codes, [0x80, 1]);
 }
+
+/// A member whose full queue goes to the others as it leaves the group is full no longer: it is
+/// not disconnected for it, and its publisher goes on.
+fn relieves_a_member_that_leaves(shards: u16) {
+    let toml = "[queue]\nmax_messages = 5\n[overflow]\npatience = \"300ms\"";
+    let broker = broker_with_shards(shards, toml);
+    let connect = Connect::new(V5, "member").with(property::receive_maximum(1));
+    let (mut member, _) = broker.connect_with(&connect);
+    member.subscribe("$share/group/t", 1);
+    let mut publisher = broker.connect(V5, "publisher");
+    for n in 0..7 {
+        publisher.start_publish(Message::new("t", n.to_string()).qos(1));
+    }
+    publisher.wait_puback(7);
+    member.unsubscribe(&["$share/group/t"]);
+    crate::common::let_pass(std::time::Duration::from_millis(600));
+    member.ping();
+    publisher.publish("elsewhere", "x", 1);
+}
+shards!(relieves_a_member_that_leaves);

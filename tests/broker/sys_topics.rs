@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::common::cases::{shards, versions};
-use crate::common::{Client, Connect, Message, V5, V311, Version, broker, broker_with_shards};
+use crate::common::{
+    Client, Connect, Message, V5, V311, Version, Will, broker, broker_with_shards, code,
+};
 
 const QUICK: &str = "[sys]\ninterval = \"1s\"";
 
@@ -151,3 +153,33 @@ fn may_be_switched_off() {
     client.subscribe("$SYS/#", 0);
     client.expect_nothing_from_itself();
 }
+
+/// Section 4.7.2: nobody forges the broker's own topics, not by a Topic Alias either.
+#[test]
+fn are_not_forged_by_alias() {
+    let broker = broker("");
+    let mut watcher = broker.connect(V5, "watcher");
+    watcher.subscribe("$SYS/forged", 0);
+    let mut forger = broker.connect(V5, "forger");
+    let alias = crate::common::property::topic_alias(1);
+    forger.send(&Message::new("$SYS/forged", "x").with(alias.clone()).bytes(V5));
+    forger.send(&Message::new("", "y").with(alias.clone()).bytes(V5));
+    let refused = forger.try_publish(Message::new("$SYS/forged", "z").qos(1).with(alias));
+    assert_eq!(refused, code::NOT_AUTHORIZED);
+    watcher.expect_nothing_from(&mut forger);
+}
+
+/// Section 4.7.2: nor by a Will, which outlives its client when it is retained.
+fn are_not_forged_by_will(version: Version) {
+    let broker = broker("");
+    let mut watcher = broker.connect(version, "watcher");
+    watcher.subscribe("$SYS/broker/version", 0);
+    assert!(watcher.receive().payload_text().contains("sluice"));
+    let will = Will::new("$SYS/broker/version", "forged").retain();
+    let mut refused = broker.open(version);
+    refused.send(&Connect::new(version, "forger").will(will).bytes());
+    refused.expect_refused_connect(&[code::NOT_AUTHORIZED]);
+    let mut other = broker.connect(version, "other");
+    watcher.expect_nothing_from(&mut other);
+}
+versions!(are_not_forged_by_will);

@@ -70,6 +70,11 @@ impl Broker {
         (0..self.shards.len()).filter(is_ready).collect()
     }
 
+    /// A shard that sleeps although it has mail: nobody has woken it.
+    pub(crate) fn oversleeps(&mut self) -> Option<usize> {
+        self.shards.iter_mut().position(|shard| shard.rest().is_zero())
+    }
+
     pub(crate) fn turn(&mut self, shard: usize) -> Vec<Event> {
         let this = &mut self.shards[shard];
         assert!(this.turn(true).expect("a simulated driver does not fail"), "nobody stopped it");

@@ -23,6 +23,8 @@ pub(crate) struct Stage<'a> {
     pub(crate) plan: &'a Plan,
     /// Nothing new is begun, and everything is finished.
     pub(crate) draining: bool,
+    /// Everybody publishes to one topic.
+    pub(crate) flurry: bool,
 }
 
 /// A message of QoS 1 or 2 that the client has under way.
@@ -40,6 +42,8 @@ pub(crate) struct Request {
     pub(crate) filter: String,
     /// `None`: UNSUBSCRIBE.
     pub(crate) qos: Option<QoS>,
+    /// When it was sent, if no other shard can know of it.
+    pub(crate) news: Option<u64>,
 }
 
 /// One connection of a client.
@@ -79,6 +83,8 @@ pub(crate) struct Client {
     connect_at: Time,
     /// Connections that a newer one replaced: the broker has to close them.
     left: Vec<ClientId>,
+    /// What is under way belongs to this session of the model.
+    pub(crate) session: Option<usize>,
     pub(crate) outgoing: VecDeque<Outgoing>,
     /// QoS 2 identifiers whose PUBREL has not come.
     pub(crate) held: BTreeSet<PacketId>,
@@ -119,6 +125,7 @@ impl Client {
             connection: None,
             connect_at: Time(rng.u64(0..200)),
             left: Vec::new(),
+            session: None,
             outgoing: VecDeque::new(),
             held: BTreeSet::new(),
             last_id: 0,
@@ -145,7 +152,7 @@ impl Client {
         let now = stage.world.now();
         let Some(connection) = self.connection.as_mut() else {
             let wanted = !stage.draining || self.persistent || self.probe;
-            if wanted && (stage.draining || now >= self.connect_at) {
+            if wanted && now >= self.connect_at {
                 self.connect(stage);
             }
             return Ok(());
@@ -177,11 +184,23 @@ impl Client {
             && self.held.is_empty()
     }
 
+    /// Whether the broker owes it something, and nothing is owed to the broker.
+    pub(crate) fn waits(&self) -> bool {
+        self.connection.as_ref().is_some_and(|it| {
+            let owes = !it.owed.is_empty();
+            let owed = it.pings > 0 || !it.requests.is_empty() || !it.out.is_empty();
+            !owes && (!it.admitted || owed || !self.outgoing.is_empty() || !self.held.is_empty())
+        })
+    }
+
     fn watch_left(&mut self, stage: &mut Stage<'_>) {
         self.left.retain(|net| {
             let mut unread = Vec::new();
             stage.world.client_recv(*net, &mut unread);
-            let over = stage.world.client_end(*net).is_some();
+            // The CONNECT that was to replace it may never have arrived.
+            let session = stage.model.session(net.0);
+            let stays = session.is_some_and(|session| session.connection == Some(net.0));
+            let over = stage.world.client_end(*net).is_some() || stage.draining && stays;
             if over {
                 stage.world.client_close(*net);
             }
@@ -323,11 +342,14 @@ impl Client {
         if self.probe {
             return;
         }
+        if stage.flurry {
+            return self.publish(stage);
+        }
         let (unrest, stalls) = (stage.plan.unrest, stage.plan.stalls);
         match stage.rng.u32(0..1000) {
             choice if choice < unrest => self.leave(stage),
             choice if choice < unrest + stalls => self.stall(stage),
-            0..250 => self.subscribe(stage),
+            choice if choice < stage.plan.appetite => self.subscribe(stage),
             250..290 if !stage.plan.steadfast => self.unsubscribe(stage),
             290..320 => {
                 let Some(it) = self.connection.as_mut() else { return };
@@ -409,7 +431,9 @@ impl Client {
         }
         let identifier = std::num::NonZeroU32::new(stage.rng.u32(0..3));
         wire::put_subscribe(self.version, packet_id, wish, identifier, &mut it.out);
-        it.requests.insert(packet_id, Request { filter: filter.to_owned(), qos: Some(wish.qos) });
+        let news = stage.model.turns.ask(&self.name, filter).then_some(moment);
+        let (filter, qos) = (filter.to_owned(), Some(wish.qos));
+        it.requests.insert(packet_id, Request { filter, qos, news });
     }
 
     fn unsubscribe(&mut self, stage: &mut Stage<'_>) {
@@ -423,13 +447,14 @@ impl Client {
             session.unsubscribing(filter);
         }
         wire::put_unsubscribe(self.version, packet_id, filter, &mut it.out);
-        it.requests.insert(packet_id, Request { filter: filter.to_owned(), qos: None });
+        it.requests.insert(packet_id, Request { filter: filter.to_owned(), qos: None, news: None });
     }
 
     fn publish(&mut self, stage: &mut Stage<'_>) {
         let limit = usize::from(stage.plan.settings.receive_maximum.get()).min(8);
         let burst = stage.rng.usize(1..4);
         let (topic, retain) = match stage.rng.u8(0..10) {
+            _ if stage.flurry => ("r/shared".to_owned(), true),
             0..5 => (format!("t/{}", stage.rng.u8(0..4)), false),
             5 => (format!("r/{}", self.index), true),
             6 => ("r/shared".to_owned(), true),
@@ -473,7 +498,12 @@ impl Client {
         };
         let payload = if it.clears { Vec::new() } else { wire::payload(message, sending, filling) };
         let flags = (it.qos, dup, it.retain);
+        let line = format!(
+            "{} -> {} {} id {packet_id:?} {flags:?} message {message}.{sending}",
+            self.name, connection.net.0, it.topic
+        );
         let (topic, out) = (it.topic.as_str(), &mut connection.out);
         wire::put_publish(self.version, (topic, &payload), flags, packet_id, out);
+        stage.model.note(stage.world.now(), format_args!("{line}"));
     }
 }

@@ -52,7 +52,7 @@ impl Client {
             return Err(format!("{} was refused: {ack:?}", self.name));
         }
         let link = stage.model.links.get(&it.net.0);
-        let Some((_, present)) = link.and_then(|link| link.session) else {
+        let Some((session, present)) = link.and_then(|link| link.session) else {
             return Err(format!("{}: CONNACK, but the broker has not let it in", self.name));
         };
         // 3.1 does not say.
@@ -60,7 +60,9 @@ impl Client {
             return Err(format!("{}: session present {ack:?}, really {present}", self.name));
         }
         it.admitted = true;
-        if !present {
+        // A client that missed the CONNACK of a new session, and finds that present, cannot know
+        // that what it has under way is of an older one. Here it does, or QoS 2 could not hold.
+        if self.session.replace(session) != Some(session) {
             self.outgoing.clear();
             self.held.clear();
         }
@@ -154,7 +156,9 @@ impl Client {
         if let Some(earlier) = earlier {
             return Err(format!("{}: {packet_id} acknowledged before {earlier:?}", self.name));
         }
-        stage.model.acknowledged(self.outgoing[at].message, reason.as_u8())?;
+        let message = self.outgoing[at].message;
+        let now = stage.world.now();
+        stage.model.acknowledged(&self.name, message, reason.as_u8(), now)?;
         if qos == QoS::ExactlyOnce && !reason.is_error() {
             self.outgoing[at].released = true;
             self.release(packet_id);
@@ -187,6 +191,9 @@ impl Client {
             return Err(format!("{}: {packet_id} answered, not asked", self.name));
         };
         let moment = stage.model.tick();
+        if request.news.is_some_and(|asked| !stage.model.turns.heard_by_all(&self.name, asked)) {
+            return Err(format!("{}: {request:?} answered before all know", self.name));
+        }
         let Some(session) = stage.model.session(it.net.0) else { return Ok(()) };
         match (request.qos, reasons) {
             (Some(qos), Some(reasons)) if reasons == [qos.as_u8()] => {

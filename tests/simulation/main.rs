@@ -11,6 +11,7 @@ mod model;
 mod plan;
 mod run;
 mod session;
+mod turns;
 mod wire;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

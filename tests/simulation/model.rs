@@ -10,6 +10,7 @@ use sluice::timer::Time;
 use crate::broker::Event;
 use crate::plan::Plan;
 use crate::session::Session;
+use crate::turns::Turns;
 
 /// How late the end of a session may be noticed.
 const EXPIRY_MARGIN_MS: u64 = 2_000;
@@ -99,6 +100,7 @@ pub(crate) struct Model {
     pub(crate) sessions: Vec<Session>,
     /// The newest session of each client.
     of_client: BTreeMap<String, usize>,
+    pub(crate) turns: Turns,
     /// Counts what clients do: the time by which causes and effects are told apart.
     moment: u64,
     lossless: bool,
@@ -124,6 +126,7 @@ impl Model {
             links: BTreeMap::new(),
             sessions: Vec::new(),
             of_client: BTreeMap::new(),
+            turns: Turns::new(plan.shards),
             moment: 0,
             lossless: plan.lossless,
             honest: plan.honest,
@@ -186,13 +189,19 @@ impl Model {
         moment
     }
 
-    /// The publisher has PUBACK or PUBREC.
-    pub(crate) fn acknowledged(&mut self, message: usize, reason: u8) -> Result<(), String> {
+    /// The publisher has PUBACK or PUBREC: sessions on other shards have the message, too.
+    pub(crate) fn acknowledged(
+        &mut self,
+        publisher: &str,
+        message: usize,
+        reason: u8,
+        now: Time,
+    ) -> Result<(), String> {
         let moment = self.tick();
         let it = &mut self.messages[message];
         if reason >= 0x80 {
             it.refused = true;
-            if self.lossless && reason != 0x97 || self.lossless && !it.is_shared() {
+            if self.lossless && (reason != 0x97 || !it.is_shared()) {
                 return Err(format!("message {message} is refused with {reason:#x}: {it:?}"));
             }
             return Ok(());
@@ -205,16 +214,22 @@ impl Model {
         for session in self.sessions.iter_mut().filter(|session| session.alive) {
             if session.wants_since(&topic) < sent {
                 session.expected.insert(message);
+                let ended = session.ends_at.is_some_and(|end| end <= now) || self.overflow_ends;
+                if !ended && !self.turns.heard(publisher, &session.client, sent) {
+                    let client = &session.client;
+                    return Err(format!("message {message} is acknowledged, not kept by {client}"));
+                }
             }
         }
         Ok(())
     }
 
     /// What the broker says of itself.
-    pub(crate) fn told(&mut self, event: Event, now: Time) -> Result<(), String> {
+    pub(crate) fn told(&mut self, shard: usize, event: Event, now: Time) -> Result<(), String> {
         self.note(now, format_args!("{event:?}"));
         match event {
             Event::Connected { connection, client, present } => {
+                self.turns.settle(&client, shard);
                 self.let_in(connection, &client, present, now)
             }
             Event::Disconnected { client } => self.let_go(&client, now),

@@ -24,6 +24,8 @@ pub(crate) struct Plan {
     pub(crate) steadfast: bool,
     /// Nothing breaks and nobody is slow: not even QoS 0 is lost.
     pub(crate) calm: bool,
+    /// Of a thousand things that a client does, how many times it subscribes.
+    pub(crate) appetite: u32,
     /// Of a thousand things that a client does, how many end its connection.
     pub(crate) unrest: u32,
     /// Of a thousand things that a client does, how many times it stops reading.
@@ -37,7 +39,7 @@ impl Plan {
         let mut rng = Rng::with_seed(seed ^ 0x5EED);
         let mut plan = Self {
             shards: rng.usize(1..=4),
-            clients: rng.usize(3..=10),
+            clients: rng.usize(2..=10),
             steps: rng.usize(800..3_000),
             options: SimOptions {
                 faults: faults(&mut rng),
@@ -48,6 +50,7 @@ impl Plan {
             honest: true,
             steadfast: false,
             calm: false,
+            appetite: [20, 120, 250][rng.usize(0..3)],
             unrest: [0, 10, 40, 120][rng.usize(0..4)],
             stalls: [0, 0, 10, 40][rng.usize(0..4)],
             retries: false,
@@ -59,6 +62,11 @@ impl Plan {
             && plan.settings.qos0_backlog_bytes > 1_000_000
             && plan.lossless;
         plan
+    }
+
+    /// When all is quiet nothing waits for a timer: no queue overflows, nothing is sent again.
+    pub(crate) fn is_prompt(&self) -> bool {
+        self.lossless && !self.retries
     }
 
     fn limit(&mut self, rng: &mut Rng) {

@@ -17,6 +17,12 @@ const DRAIN: Duration = Duration::from_secs(120);
 /// The longest that nothing may have come, for all to be quiet: longer than any timer but keep alive.
 const QUIET: Duration = Duration::from_secs(7);
 
+/// Steps before the end in which everybody publishes to one topic.
+const FLURRY: usize = 100;
+
+/// How long a chunk may be on its way.
+const TRAVEL: Duration = Duration::from_millis(250);
+
 /// What a run came to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Outcome {
@@ -32,6 +38,7 @@ pub(crate) struct Run {
     clients: Vec<Client>,
     model: Model,
     rng: Rng,
+    flurry: bool,
 }
 
 /// Plays a seed to its end.
@@ -45,8 +52,9 @@ pub(crate) fn run(seed: u64, verbose: bool) -> Result<Outcome, String> {
     let broker = Broker::new(&world, &plan, seed);
     let clients = (0..plan.clients).map(|index| Client::new(index, &plan, &mut rng)).collect();
     let model = Model::new(&plan, verbose);
-    let mut run = Run { plan, world, broker, clients, model, rng };
-    for _ in 0..run.plan.steps {
+    let mut run = Run { plan, world, broker, clients, model, rng, flurry: false };
+    for step in 0..run.plan.steps {
+        run.flurry = step + FLURRY > run.plan.steps;
         run.step()?;
     }
     run.drain()?;
@@ -57,6 +65,9 @@ pub(crate) fn run(seed: u64, verbose: bool) -> Result<Outcome, String> {
 impl Run {
     fn step(&mut self) -> Result<(), String> {
         let ready = self.broker.ready();
+        if ready.is_empty() {
+            self.check_sleep()?;
+        }
         match self.rng.u8(0..10) {
             0..5 if !ready.is_empty() => {
                 let shard = ready[self.rng.usize(0..ready.len())];
@@ -79,15 +90,18 @@ impl Run {
     }
 
     fn turn(&mut self, shard: usize) -> Result<(), String> {
+        let moment = self.model.tick();
+        self.model.turns.note(shard, moment);
         for event in self.broker.turn(shard) {
-            self.model.told(event, self.world.now())?;
+            self.model.told(shard, event, self.world.now())?;
         }
         Ok(())
     }
 
     fn act(&mut self, client: usize, draining: bool) -> Result<(), String> {
-        let Self { plan, world, clients, model, rng, .. } = self;
-        clients[client].step(&mut Stage { world, model, rng, plan, draining })
+        let Self { plan, world, clients, model, rng, flurry, .. } = self;
+        let flurry = *flurry && !draining;
+        clients[client].step(&mut Stage { world, model, rng, plan, draining, flurry })
     }
 
     /// Lets time pass until something happens, at most so long.
@@ -96,12 +110,30 @@ impl Run {
         self.world.advance_to(self.world.next_event().map_or(until, |next| next.min(until)));
     }
 
+    /// No shard sleeps: none may have mail.
+    fn check_sleep(&mut self) -> Result<(), String> {
+        let shard = self.broker.oversleeps();
+        shard.map_or(Ok(()), |shard| Err(format!("shard {shard} sleeps through its mail")))
+    }
+
+    /// Everybody sleeps, nothing is on its way, all have sent what they can: nobody may wait.
+    fn check_wait(&self) -> Result<(), String> {
+        let soon = self.world.now().plus(TRAVEL);
+        let travels = self.world.next_event().is_some_and(|next| next <= soon);
+        let waits = self.clients.iter().find(|client| client.waits());
+        match waits.filter(|_| self.plan.is_prompt() && !travels) {
+            Some(client) => Err(format!("everybody sleeps, and this one waits: {client:?}")),
+            None => Ok(()),
+        }
+    }
+
     /// Nothing goes wrong any more: what was begun has to end.
     fn drain(&mut self) -> Result<(), String> {
         self.world.heal();
         self.model.note(self.world.now(), format_args!("healed"));
         let end = self.world.now().plus(DRAIN);
         let mut busy = self.world.now();
+        let mut idle = 0;
         loop {
             for client in 0..self.clients.len() {
                 self.act(client, true)?;
@@ -122,8 +154,13 @@ impl Run {
             } else if now >= busy.plus(QUIET) && self.model.missing().is_none() {
                 return Ok(());
             }
-            if ready.is_empty() {
+            // What came in the last round is answered in the next.
+            idle = if ready.is_empty() { idle + 1 } else { 0 };
+            if idle > 2 {
+                self.check_sleep()?;
+                self.check_wait()?;
                 self.pass(Duration::from_millis(50));
+                idle = 0;
             }
         }
     }

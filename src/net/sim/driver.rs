@@ -295,7 +295,8 @@ impl Driver for SimDriver {
         if blocked {
             return Ok(0);
         }
-        let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
+        let mut bytes = Vec::new();
+        bufs.iter().for_each(|buf| bytes.extend_from_slice(buf));
         let mut net = self.net();
         let sent =
             net.link(link, |link, now, faults, rng| link.server_send(&bytes, now, faults, rng));

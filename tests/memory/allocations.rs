@@ -1,0 +1,210 @@
+//! In steady state a shard allocates nothing for a QoS 0 message within it.
+
+use crate::client::{Client, V5, V311, Version, broker, publish};
+use crate::counting::{Counted, Watch, alone};
+
+const PAYLOAD: [u8; 64] = [b'.'; 64];
+/// Messages sent at once, at most.
+const BURST: usize = 64;
+/// Of one message and one burst, after as many to warm up.
+const ROUNDS: usize = 50;
+
+/// User Property "name" "value".
+const USER_PROPERTY: &[u8] = b"\x26\x00\x04name\x00\x05value";
+/// Message Expiry Interval of 60 s.
+const EXPIRY: &[u8] = b"\x02\x00\x00\x00\x3C";
+/// Topic Alias 1.
+const ALIAS: &[u8] = b"\x23\x00\x01";
+/// Topic Alias Maximum 5.
+const ALIAS_MAXIMUM: &[u8] = b"\x22\x00\x05";
+/// Subscription Identifier 9.
+const IDENTIFIER: &[u8] = b"\x0B\x09";
+
+/// Who receives.
+#[derive(Clone, Copy)]
+struct Receivers<'a> {
+    count: usize,
+    version: Version,
+    connect: &'a [u8],
+    subscribe: &'a [u8],
+    filter: &'a str,
+    rounds: usize,
+}
+
+const ONE: Receivers<'_> = Receivers {
+    count: 1,
+    version: V311,
+    connect: &[],
+    subscribe: &[],
+    filter: "a/b/c",
+    rounds: ROUNDS,
+};
+
+/// Sends the messages of `frames` round and round, first one and then a burst, and counts what the shard
+/// allocates.
+#[track_caller]
+fn no_allocations(version: Version, first: &[u8], frames: &[Vec<u8>], receivers: Receivers<'_>) {
+    let turn = alone();
+    let broker = broker(1, "");
+    let address = broker.addresses()[0];
+    let mut subscribers: Vec<_> = (0..receivers.count)
+        .map(|n| {
+            let Receivers { version, connect, .. } = receivers;
+            let mut client = Client::connect_with(address, version, &format!("s{n}"), connect);
+            client.subscribe(receivers.filter, 0, receivers.subscribe);
+            client
+        })
+        .collect();
+    let mut publisher = Client::connect(address, version, "p");
+    if !first.is_empty() {
+        publisher.send(first);
+        subscribers.iter_mut().for_each(|client| {
+            client.publishes(1);
+        });
+    }
+    let burst: Vec<u8> = frames.iter().cycle().take(BURST).flatten().copied().collect();
+    let mut rounds = || {
+        for _ in 0..receivers.rounds {
+            for (bytes, messages) in [(&frames[0], 1), (&burst, BURST)] {
+                publisher.send(bytes);
+                subscribers.iter_mut().for_each(|client| {
+                    client.publishes(messages);
+                });
+            }
+        }
+    };
+    rounds();
+    let watch = Watch::begin(&turn, true);
+    rounds();
+    nothing(&watch.end(), receivers.rounds * (BURST + 1));
+    broker.stop();
+}
+
+#[track_caller]
+fn nothing(counted: &Counted, messages: usize) {
+    let Counted { allocations, first_stack, .. } = counted;
+    let stack = first_stack.as_ref().map(ToString::to_string).unwrap_or_default();
+    assert_eq!(*allocations, 0, "for {messages} messages; the first at\n{stack}");
+}
+
+fn plain(version: Version) -> Vec<Vec<u8>> {
+    vec![publish(version, "a/b/c", None, &[], &PAYLOAD)]
+}
+
+#[test]
+fn v311_to_v311() {
+    no_allocations(V311, &[], &plain(V311), ONE);
+}
+
+#[test]
+fn v5_to_v5() {
+    no_allocations(V5, &[], &plain(V5), Receivers { version: V5, ..ONE });
+}
+
+#[test]
+fn v311_to_v5() {
+    no_allocations(V311, &[], &plain(V311), Receivers { version: V5, ..ONE });
+}
+
+#[test]
+fn v5_to_v311() {
+    let frames = [publish(V5, "a/b/c", None, USER_PROPERTY, &PAYLOAD)];
+    no_allocations(V5, &[], &frames, ONE);
+}
+
+#[test]
+fn v5_with_user_properties() {
+    let frames = [publish(V5, "a/b/c", None, USER_PROPERTY, &PAYLOAD)];
+    no_allocations(V5, &[], &frames, Receivers { version: V5, ..ONE });
+}
+
+#[test]
+fn v5_with_an_expiry_between_user_properties() {
+    let properties = [USER_PROPERTY, EXPIRY, USER_PROPERTY].concat();
+    let frames = [publish(V5, "a/b/c", None, &properties, &PAYLOAD)];
+    no_allocations(V5, &[], &frames, Receivers { version: V5, ..ONE });
+}
+
+#[test]
+fn v5_with_a_publishers_topic_alias() {
+    let first = publish(V5, "a/b/c", None, ALIAS, &PAYLOAD);
+    let by_alias = publish(V5, "", None, ALIAS, &PAYLOAD);
+    for version in [V5, V311] {
+        let receivers = Receivers { version, ..ONE };
+        no_allocations(V5, &first, &[by_alias.clone(), first.clone()], receivers);
+    }
+}
+
+#[test]
+fn v5_with_a_subscribers_topic_alias() {
+    let receivers = Receivers { version: V5, connect: ALIAS_MAXIMUM, ..ONE };
+    no_allocations(V5, &[], &plain(V5), receivers);
+    no_allocations(V311, &[], &plain(V311), receivers);
+    let first = publish(V5, "a/b/c", None, ALIAS, &PAYLOAD);
+    let by_alias = publish(V5, "", None, &[ALIAS, USER_PROPERTY].concat(), &PAYLOAD);
+    no_allocations(V5, &first, &[by_alias], receivers);
+}
+
+#[test]
+fn v5_with_a_subscription_identifier() {
+    let receivers = Receivers { version: V5, subscribe: IDENTIFIER, ..ONE };
+    no_allocations(V5, &[], &plain(V5), receivers);
+    no_allocations(V311, &[], &plain(V311), receivers);
+}
+
+#[test]
+fn a_shared_subscription() {
+    for version in [V311, V5] {
+        let receivers = Receivers { version, filter: "$share/group/a/+/c", ..ONE };
+        no_allocations(version, &[], &plain(version), receivers);
+    }
+}
+
+#[test]
+fn a_fan_out_to_20() {
+    for version in [V311, V5] {
+        let receivers = Receivers { version, count: 20, ..ONE };
+        no_allocations(V311, &[], &plain(V311), receivers);
+    }
+}
+
+#[test]
+fn a_fan_out_to_500() {
+    no_allocations(V311, &[], &plain(V311), Receivers { count: 500, rounds: 5, ..ONE });
+}
+
+#[test]
+fn one_topic_after_another() {
+    let frames: Vec<_> =
+        (0..50).map(|n| publish(V311, &format!("a/{n}/c"), None, &[], &PAYLOAD)).collect();
+    no_allocations(V311, &[], &frames, Receivers { filter: "a/+/c", ..ONE });
+}
+
+/// Every read ends within a frame, of more publishers at the same time than most brokers have.
+#[test]
+fn frames_in_two_pieces() {
+    const PUBLISHERS: usize = 100;
+    let turn = alone();
+    let broker = broker(1, "");
+    let address = broker.addresses()[0];
+    let mut subscriber = Client::connect(address, V311, "s");
+    subscriber.subscribe("a/b/c", 0, &[]);
+    let mut publishers: Vec<_> =
+        (0..PUBLISHERS).map(|n| Client::connect(address, V311, &format!("p{n}"))).collect();
+    let frame = publish(V311, "a/b/c", None, &[], &PAYLOAD);
+    let (head, tail) = frame.split_at(30);
+    publishers.iter_mut().for_each(|client| client.send(head));
+    // What ends one frame begins the next.
+    let piece = [tail, head].concat();
+    let mut rounds = || {
+        for _ in 0..30 {
+            publishers.iter_mut().for_each(|client| client.send(&piece));
+            subscriber.publishes(PUBLISHERS);
+        }
+    };
+    rounds();
+    let watch = Watch::begin(&turn, true);
+    rounds();
+    nothing(&watch.end(), 30 * PUBLISHERS);
+    broker.stop();
+}
