@@ -8,7 +8,7 @@ use serde::Deserialize;
 use sluice::mqtt::{QoS, Version};
 
 use crate::engine::{Login, MAX_WINDOW, MIN_PAYLOAD};
-use crate::scenario::{Ballast, Parameters, ScenarioName};
+use crate::scenario::{Parameters, ScenarioName};
 
 /// Loads, measures and compares MQTT brokers.
 #[derive(Debug, Parser)]
@@ -123,15 +123,6 @@ pub(crate) struct ParameterArgs {
     /// Seconds before that.
     #[arg(long)]
     warm_up: Option<f64>,
-    /// Further subscriptions, with distinct filters of three levels, that get no message (p2p, fanout, fanin).
-    #[arg(long)]
-    ballast: Option<u32>,
-    /// How many of them each client makes; brokers limit that.
-    #[arg(long)]
-    ballast_per_client: Option<u32>,
-    /// How many of them one SUBSCRIBE makes; brokers limit that.
-    #[arg(long)]
-    ballast_per_packet: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -223,11 +214,6 @@ impl ParameterArgs {
             topics: self.topics.unwrap_or(defaults.topics),
             seconds: self.seconds.unwrap_or(defaults.seconds),
             warm_up_seconds: self.warm_up.unwrap_or(defaults.warm_up_seconds),
-            ballast: Ballast {
-                subscriptions: self.ballast.unwrap_or(defaults.ballast.subscriptions),
-                per_client: self.ballast_per_client.unwrap_or(defaults.ballast.per_client),
-                per_packet: self.ballast_per_packet.unwrap_or(defaults.ballast.per_packet),
-            },
         };
         check(&parameters)?;
         Ok(parameters)
@@ -253,9 +239,6 @@ pub(crate) fn check(parameters: &Parameters) -> Result<(), String> {
     }
     if parameters.publishers == 0 || parameters.subscribers == 0 || parameters.clients == 0 {
         return Err("publishers, subscribers and clients: at least 1".into());
-    }
-    if parameters.ballast.per_client == 0 || parameters.ballast.per_packet == 0 {
-        return Err("ballast per client and per packet: at least 1".into());
     }
     let is_time = |seconds: f64| seconds.is_finite() && (0.0..=86_400.0).contains(&seconds);
     if !is_time(seconds) || seconds == 0.0 || !is_time(warm_up_seconds) {

@@ -10,7 +10,7 @@ use sluice::mqtt::{QoS, Version};
 use toml::Spanned;
 
 use crate::cli::{self, VersionArg};
-use crate::scenario::{Ballast, Parameters, ScenarioName};
+use crate::scenario::{Parameters, ScenarioName};
 
 /// A checked comparison.
 #[derive(Debug)]
@@ -283,10 +283,6 @@ impl Checker<'_> {
             topics: file.topics.unwrap_or(defaults.topics),
             seconds: file.seconds.unwrap_or(defaults.seconds),
             warm_up_seconds: defaults.warm_up_seconds,
-            ballast: Ballast {
-                subscriptions: file.ballast.unwrap_or(defaults.ballast.subscriptions),
-                ..defaults.ballast
-            },
         };
         cli::check(&parameters).map_err(fail)?;
         Ok(ScenarioPlan {

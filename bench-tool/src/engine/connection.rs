@@ -1,7 +1,6 @@
 //! One client connection: its socket, where it stands, and the bytes in between.
 
 use std::io::{self, Read, Write};
-use std::ops::Range;
 
 use mio::net::TcpStream;
 use sluice::mqtt::QoS;
@@ -25,7 +24,7 @@ pub(crate) enum Phase {
     Closed,
 }
 
-/// What a client subscribes to once it is connected.
+/// A subscription that a client makes once it is connected.
 #[derive(Clone, Debug)]
 pub(crate) struct Subscription {
     pub(crate) filters: Vec<String>,
@@ -162,20 +161,5 @@ impl Connection {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(error) => Err(Failure::Socket(error)),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ballast_comes_in_packets() {
-        let mut ballast = Subscription::Ballast { numbers: 998..1003, per_packet: 3 };
-        let mut packets = std::iter::from_fn(|| ballast.next()).map(|(filters, _)| filters);
-        let first = ["ballast/0/998", "ballast/0/999", "ballast/1/1000"].map(String::from);
-        assert_eq!(packets.next().unwrap(), first);
-        assert_eq!(packets.next().unwrap(), ["ballast/1/1001", "ballast/1/1002"]);
-        assert_eq!(packets.next(), None);
     }
 }

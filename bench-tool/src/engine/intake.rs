@@ -2,7 +2,7 @@
 
 use sluice::mqtt::{AckKind, PacketId, QoS, ReasonCode};
 
-use super::connection::{Connection, Phase, Subscription};
+use super::connection::{Connection, Phase};
 use super::flow::Flow;
 use super::payload::PayloadHead;
 use super::stream::{Observed, Stream};
@@ -132,18 +132,6 @@ impl Intake<'_> {
             *from_ns = monotonic_ns();
         }
         Ok(())
-    }
-
-    /// Says the next SUBSCRIBE; ready when there is none.
-    fn subscribe_or_be_ready(&mut self) {
-        let connection = &mut *self.connection;
-        match connection.subscription.as_mut().and_then(Subscription::next) {
-            None => self.become_ready(),
-            Some((filters, qos)) => {
-                connection.phase = Phase::Subscribing;
-                wire::subscribe(self.login.version, &filters, qos, &mut connection.out);
-            }
-        }
     }
 
     fn become_ready(&mut self) {

@@ -79,8 +79,6 @@ pub(crate) enum Receives {
 pub(crate) struct Counters {
     /// Clients that connected, and subscribed if they wanted to.
     pub(crate) ready: u64,
-    /// SUBACKs.
-    pub(crate) subscribed: u64,
     /// Messages sent.
     pub(crate) sent: u64,
     /// Messages received, each once by each receiver.
@@ -228,18 +226,18 @@ impl Engine {
     /// If one cannot connect, or nothing moves for 15 s.
     pub(crate) fn connect_all(&mut self) -> Result<(), EngineError> {
         let clients = self.connections.len();
-        let mut progress = self.counters.ready + self.counters.subscribed;
+        let mut ready = self.counters.ready;
         let mut patience_ends_ns = monotonic_ns() + nanoseconds(Self::CONNECT_PATIENCE);
         while self.counters.ready + self.counters.failed < clients as u64 {
             self.dial_more()?;
             self.turn(Duration::from_millis(100))?;
             self.check_stop()?;
             let now_ns = monotonic_ns();
-            if self.counters.ready + self.counters.subscribed > progress {
-                progress = self.counters.ready + self.counters.subscribed;
+            if self.counters.ready > ready {
+                ready = self.counters.ready;
                 patience_ends_ns = now_ns + nanoseconds(Self::CONNECT_PATIENCE);
             } else if now_ns > patience_ends_ns {
-                let missing = clients as u64 - self.counters.ready;
+                let missing = clients as u64 - ready;
                 let seconds = Self::CONNECT_PATIENCE.as_secs();
                 return Err(EngineError::ConnectTimeout { missing, clients, seconds });
             }

@@ -53,10 +53,6 @@ pub(crate) struct Outcome {
     pub(crate) resident_before: Option<u64>,
     /// The broker's memory at the end of the measured time.
     pub(crate) resident_bytes: Option<u64>,
-    /// Subscriptions that got no message.
-    pub(crate) ballast: u32,
-    /// By how much they made the broker's memory grow, their clients included.
-    pub(crate) ballast_bytes: Option<u64>,
     /// What makes the run a failure, one line each.
     pub(crate) problems: Vec<String>,
 }
@@ -78,8 +74,6 @@ impl Default for Outcome {
             given_up: 0,
             resident_before: None,
             resident_bytes: None,
-            ballast: 0,
-            ballast_bytes: None,
             problems: Vec::new(),
         }
     }

@@ -34,11 +34,6 @@ pub(crate) fn describe(outcome: &Outcome) -> String {
     if let Some(bytes) = outcome.resident_bytes {
         line("resident", format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)));
     }
-    if outcome.ballast > 0 {
-        let each = outcome.ballast_bytes.map(|bytes| bytes as f64 / f64::from(outcome.ballast));
-        let memory = each.map_or(String::new(), |each| format!(", {each:.0} bytes each"));
-        line("further subscriptions", format!("{}{memory}", outcome.ballast));
-    }
     line("latency", latencies(outcome));
     if matches!(outcome.work, Work::Messages(_)) {
         let faults = outcome.faults;

@@ -75,23 +75,6 @@ pub(crate) struct Parameters {
     pub(crate) topics: u32,
     pub(crate) seconds: f64,
     pub(crate) warm_up_seconds: f64,
-    /// For `p2p`, `fanout` and `fanin`.
-    pub(crate) ballast: Ballast,
-}
-
-/// Subscriptions that get no message, and what they are spread over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ballast {
-    pub(crate) subscriptions: u32,
-    pub(crate) per_client: u32,
-    pub(crate) per_packet: u32,
-}
-
-impl Default for Ballast {
-    /// None; spread as Sluice's own limits allow unless configured.
-    fn default() -> Self {
-        Self { subscriptions: 0, per_client: 10_000, per_packet: 1_000 }
-    }
 }
 
 /// Against what, and how, a scenario is run.
@@ -138,7 +121,6 @@ impl ScenarioName {
             topics: 1,
             seconds: 5.0,
             warm_up_seconds: 1.0,
-            ballast: Ballast::default(),
         };
         match self {
             Self::P2p | Self::Storm => base,

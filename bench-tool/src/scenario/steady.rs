@@ -199,22 +199,6 @@ fn topic(publisher: u32) -> String {
 mod tests {
     use super::*;
 
-    fn filter(client: &ClientSpec) -> String {
-        client.subscription.clone().unwrap().next().unwrap().0.remove(0)
-    }
-
-    #[test]
-    fn ballast_is_spread_over_clients() {
-        let ballast = Ballast { subscriptions: 25, per_client: 10, per_packet: 4 };
-        let clients = ballast_clients("x", ballast);
-        let numbers = clients.iter().map(|client| match &client.subscription {
-            Some(Subscription::Ballast { numbers, per_packet: 4 }) => numbers.clone(),
-            other => panic!("{other:?}"),
-        });
-        assert_eq!(numbers.collect::<Vec<_>>(), [0..10, 10..20, 20..25]);
-        assert!(ballast_clients("x", Ballast::default()).is_empty());
-    }
-
     #[test]
     fn pairs_are_pairs() {
         let parameters = Parameters { publishers: 3, ..ScenarioName::P2p.defaults() };
