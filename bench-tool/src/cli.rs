@@ -8,7 +8,7 @@ use serde::Deserialize;
 use sluice::mqtt::{QoS, Version};
 
 use crate::engine::{Login, MAX_WINDOW, MIN_PAYLOAD};
-use crate::scenario::{Ballast, Parameters, ScenarioName};
+use crate::scenario::{Parameters, ScenarioName};
 
 /// Loads, measures and compares MQTT brokers.
 #[derive(Debug, Parser)]
@@ -24,7 +24,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run one scenario against one broker and report what it cost.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Run scenarios against several brokers in turn and put the results side by side.
     Compare(CompareArgs),
     /// Be the relay that does nothing but forward frames: the physical limit.
@@ -38,6 +38,9 @@ pub(crate) struct RunArgs {
     pub(crate) broker: BrokerArgs,
     #[command(flatten)]
     pub(crate) parameters: ParameterArgs,
+    /// Write a page, charts, JSON, CSV and percentile files to this directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
     /// Pin this tool to a core.
     #[arg(long)]
     pub(crate) core: Option<usize>,
@@ -98,21 +101,28 @@ pub(crate) struct ParameterArgs {
     /// Bytes of each payload.
     #[arg(short = 's', long)]
     size: Option<usize>,
+    /// Messages a second of each publisher, however the earlier ones fare (open loop); latency then counts from
+    /// when a message was due.
+    #[arg(short = 'r', long)]
+    rate: Option<f64>,
+    /// Retained messages (retained), or messages for each absent client (persistent).
+    #[arg(long)]
+    messages: Option<u32>,
+    /// Subscribers that stop reading (slow).
+    #[arg(long)]
+    stalled: Option<u32>,
+    /// Subscriptions with wildcards that no message matches.
+    #[arg(long)]
+    ballast: Option<u32>,
+    /// Topics of each publisher (wildcard).
+    #[arg(long)]
+    topics: Option<u32>,
     /// Seconds that are measured.
     #[arg(long)]
     seconds: Option<f64>,
     /// Seconds before that.
     #[arg(long)]
     warm_up: Option<f64>,
-    /// Further subscriptions, with distinct filters of three levels, that get no message (p2p, fanout, fanin).
-    #[arg(long)]
-    ballast: Option<u32>,
-    /// How many of them each client makes; brokers limit that.
-    #[arg(long)]
-    ballast_per_client: Option<u32>,
-    /// How many of them one SUBSCRIBE makes; brokers limit that.
-    #[arg(long)]
-    ballast_per_packet: Option<u32>,
 }
 
 #[derive(Debug, Args)]
@@ -128,6 +138,9 @@ pub(crate) struct CompareArgs {
     /// Only scenarios with these names; may be repeated.
     #[arg(long)]
     pub(crate) scenario: Vec<String>,
+    /// Write a page, charts, JSON, CSV and percentile files to this directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
     /// How often each scenario is run against each target.
     #[arg(long)]
     pub(crate) repetitions: Option<u32>,
@@ -194,13 +207,13 @@ impl ParameterArgs {
             qos,
             window: self.window.unwrap_or(defaults.window),
             payload_len: self.size.unwrap_or(defaults.payload_len),
+            rate: self.rate,
+            messages: self.messages.unwrap_or(defaults.messages),
+            stalled: self.stalled.unwrap_or(defaults.stalled),
+            ballast: self.ballast.unwrap_or(defaults.ballast),
+            topics: self.topics.unwrap_or(defaults.topics),
             seconds: self.seconds.unwrap_or(defaults.seconds),
             warm_up_seconds: self.warm_up.unwrap_or(defaults.warm_up_seconds),
-            ballast: Ballast {
-                subscriptions: self.ballast.unwrap_or(defaults.ballast.subscriptions),
-                per_client: self.ballast_per_client.unwrap_or(defaults.ballast.per_client),
-                per_packet: self.ballast_per_packet.unwrap_or(defaults.ballast.per_packet),
-            },
         };
         check(&parameters)?;
         Ok(parameters)
@@ -213,6 +226,12 @@ pub(crate) fn check(parameters: &Parameters) -> Result<(), String> {
     if !(1..=MAX_WINDOW).contains(&window) {
         return Err(format!("window {window}: 1 to {MAX_WINDOW}"));
     }
+    if parameters.rate.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
+        return Err("rate: above 0".into());
+    }
+    if parameters.messages == 0 || parameters.topics == 0 {
+        return Err("messages and topics: at least 1".into());
+    }
     if payload_len < MIN_PAYLOAD {
         return Err(format!(
             "payload of {payload_len} bytes: at least {MIN_PAYLOAD}, which hold publisher, number and time"
@@ -220,9 +239,6 @@ pub(crate) fn check(parameters: &Parameters) -> Result<(), String> {
     }
     if parameters.publishers == 0 || parameters.subscribers == 0 || parameters.clients == 0 {
         return Err("publishers, subscribers and clients: at least 1".into());
-    }
-    if parameters.ballast.per_client == 0 || parameters.ballast.per_packet == 0 {
-        return Err("ballast per client and per packet: at least 1".into());
     }
     let is_time = |seconds: f64| seconds.is_finite() && (0.0..=86_400.0).contains(&seconds);
     if !is_time(seconds) || seconds == 0.0 || !is_time(warm_up_seconds) {

@@ -57,7 +57,15 @@ fn run(args: &RunArgs) -> Result<bool, Error> {
         stop: stop_on_signal()?,
     };
     let outcome = args.scenario.run(&setup, &parameters)?;
-    report::print_outcome(&outcome);
+    let text = report::describe(&outcome);
+    print!("{text}");
+    if let Some(directory) = &args.out {
+        let target = format!("{}:{}", args.broker.host, args.broker.port);
+        let runs = std::slice::from_ref(&outcome);
+        let entry = report::Entry { scenario: &outcome.label, target: &target, runs };
+        report::write_files(directory, &[entry], &text)?;
+        eprintln!("written to {}", directory.display());
+    }
     Ok(outcome.problems.is_empty())
 }
 

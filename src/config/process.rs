@@ -2,7 +2,8 @@
 
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -95,27 +96,40 @@ fn raise_to(wanted: u64) -> u64 {
 /// The signals that end the broker.
 pub struct EndSignals {
     signals: Signals,
+    armed: Arc<AtomicBool>,
 }
 
+/// A supervisor may send the first signal twice: to the process, and to its group. Only one that
+/// comes this much later is meant to end the stop itself.
+const SECOND_SIGNAL_AFTER: Duration = Duration::from_secs(1);
+
 impl EndSignals {
-    /// Takes over SIGTERM and SIGINT; a second one while the broker stops ends the process at once,
-    /// with status 1. SIGHUP, which would end it, does nothing but a line in the log.
+    /// Takes over SIGTERM and SIGINT; a second one while the broker stops, a second or more later,
+    /// ends the process at once, with status 1. SIGHUP, which would end it, does nothing but a line in the log.
     ///
     /// # Errors
     ///
     /// If the system refuses.
     pub fn register() -> io::Result<Self> {
-        let stopping = Arc::new(AtomicBool::new(false));
+        let armed = Arc::new(AtomicBool::new(false));
         for signal in [SIGTERM, SIGINT] {
-            // In this order: the first signal arms what the second one does.
-            flag::register_conditional_shutdown(signal, 1, Arc::clone(&stopping))?;
-            flag::register(signal, Arc::clone(&stopping))?;
+            flag::register_conditional_shutdown(signal, 1, Arc::clone(&armed))?;
         }
-        Ok(Self { signals: Signals::new([SIGTERM, SIGINT, SIGHUP])? })
+        Ok(Self { signals: Signals::new([SIGTERM, SIGINT, SIGHUP])?, armed })
     }
 
     /// Waits for the end, and names the signal.
     pub fn wait(&mut self) -> &'static str {
+        let name = self.wait_for_end();
+        let armed = Arc::clone(&self.armed);
+        std::thread::spawn(move || {
+            std::thread::sleep(SECOND_SIGNAL_AFTER);
+            armed.store(true, Ordering::Relaxed);
+        });
+        name
+    }
+
+    fn wait_for_end(&mut self) -> &'static str {
         for signal in self.signals.forever() {
             match signal {
                 SIGTERM => return "SIGTERM",

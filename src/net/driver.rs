@@ -61,6 +61,12 @@ pub enum Completion {
         /// Where in the arena.
         range: Range<usize>,
     },
+    /// More of a large frame came in, which is not complete yet: the peer is not silent. A driver may
+    /// leave it out.
+    Receiving {
+        /// The connection.
+        conn: ConnId,
+    },
     /// A large frame is complete, see [`Driver::keep`].
     ReceivedFrame {
         /// The connection.

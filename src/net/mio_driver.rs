@@ -277,10 +277,10 @@ impl MioDriver {
         let read = conn.read_result(result, most);
         match (frame, read) {
             (Some(frame), read) => after(read, conn, Completion::ReceivedFrame { conn: id, frame }),
-            (None, Read::Full(_)) => Step::Later,
-            (None, Read::Short(_)) if conn.has(flag::READABLE) => Step::Later,
-            (None, Read::Short(_) | Read::Nothing) => Step::Rest,
+            (None, Read::Nothing) => Step::Rest,
             (None, Read::End(cause)) => conn.tell_closed(id, cause),
+            (None, Read::Full(_)) => Step::More(Completion::Receiving { conn: id }),
+            (None, read) => after(read, conn, Completion::Receiving { conn: id }),
         }
     }
 

@@ -260,6 +260,11 @@ impl<D: Driver> Shard<D> {
                     let taken = self.core.receive(conn, bytes, input::Source::Arena(start));
                     follow(&mut self.core, &mut self.driver, conn, bytes, taken);
                 }
+                Completion::Receiving { conn } => {
+                    if let Some(connection) = self.core.connections.get_mut(conn) {
+                        connection.last_received = self.core.now;
+                    }
+                }
                 Completion::ReceivedFrame { conn, frame } => {
                     let taken = self.core.receive(conn, &frame, input::Source::Frame(&frame));
                     follow(&mut self.core, &mut self.driver, conn, &frame, taken);

@@ -161,3 +161,20 @@ fn spares_a_publisher_that_is_slowed() {
     }
     publisher.ping();
 }
+
+/// A packet may take longer than the Keep Alive to arrive, and its sender can send no PINGREQ within
+/// it: as long as it comes on, the connection lives.
+fn lives_while_a_large_packet_arrives(version: Version) {
+    let broker = broker("");
+    let (mut client, _) = broker.connect_with(&Connect::new(version, "slow").keep_alive(1));
+    let payload = vec![b'x'; 300_000];
+    for chunk in Message::new("t", &payload).bytes(version).chunks(60_000) {
+        client.send(chunk);
+        let_pass(Duration::from_millis(700));
+    }
+    client.ping();
+    // Not for ever: one that stops in the middle is silent.
+    client.send(&Message::new("t", &payload).bytes(version)[..150_000]);
+    expect_timeout(&mut client, Instant::now());
+}
+versions!(lives_while_a_large_packet_arrives);

@@ -56,7 +56,12 @@ pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<bool, cr
             }
         }
     }
-    print!("{}", results.describe());
+    let text = results.describe();
+    print!("{text}");
+    if let Some(directory) = &args.out {
+        crate::report::write_files(directory, &results.entries(), &text)?;
+        eprintln!("written to {}", directory.display());
+    }
     Ok(results.all_went_well())
 }
 

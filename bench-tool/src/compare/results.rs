@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::config::{Comparison, TargetPlan};
-use crate::report::{Headline, Outcome, table};
+use crate::report::{Entry, Headline, Outcome, table};
 
 pub(super) struct Results {
     scenarios: Vec<String>,
@@ -40,6 +40,16 @@ impl Results {
 
     pub(super) fn all_went_well(&self) -> bool {
         self.notes.is_empty()
+    }
+
+    /// What was run, for the files.
+    pub(super) fn entries(&self) -> Vec<Entry<'_>> {
+        let rows = self.scenarios.iter().zip(&self.outcomes);
+        rows.flat_map(|(scenario, outcomes)| {
+            let columns = self.targets.iter().zip(outcomes);
+            columns.map(move |(target, runs)| Entry { scenario, target, runs })
+        })
+        .collect()
     }
 
     /// The tables, as text.

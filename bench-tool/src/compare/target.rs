@@ -153,12 +153,7 @@ fn probe(address: SocketAddr, stop: &Arc<AtomicBool>) -> Result<(), crate::Error
         spin: false,
         stop: Arc::clone(stop),
     })?;
-    engine.add_client(ClientSpec {
-        client_id: "bench-probe".into(),
-        subscription: None,
-        receives_from: 0..0,
-        publishes: None,
-    });
+    engine.add_client(ClientSpec { client_id: "bench-probe".into(), ..ClientSpec::default() });
     engine.connect_all()?;
     engine.disconnect_all()?;
     Ok(())

@@ -1,7 +1,6 @@
 //! One client connection: its socket, where it stands, and the bytes in between.
 
 use std::io::{self, Read, Write};
-use std::ops::Range;
 
 use mio::net::TcpStream;
 use sluice::mqtt::QoS;
@@ -25,39 +24,11 @@ pub(crate) enum Phase {
     Closed,
 }
 
-/// What a client subscribes to once it is connected.
+/// A subscription that a client makes once it is connected.
 #[derive(Clone, Debug)]
-pub(crate) enum Subscription {
-    One {
-        filter: String,
-        qos: QoS,
-    },
-    /// Many distinct filters of three levels, by number, that nobody publishes to.
-    Ballast {
-        numbers: Range<u32>,
-        per_packet: u32,
-    },
-}
-
-impl Subscription {
-    /// The filters of the next SUBSCRIBE, if there is one more to make, and the QoS of all of them.
-    pub(crate) fn next(&mut self) -> Option<(Vec<String>, QoS)> {
-        match self {
-            Self::One { filter, .. } if filter.is_empty() => None,
-            Self::One { filter, qos } => Some((vec![std::mem::take(filter)], *qos)),
-            Self::Ballast { numbers, .. } if numbers.start >= numbers.end => None,
-            Self::Ballast { numbers, per_packet } => {
-                let end = numbers.end.min(numbers.start.saturating_add((*per_packet).max(1)));
-                let filters = (numbers.start..end).map(ballast_filter).collect();
-                numbers.start = end;
-                Some((filters, QoS::AtMostOnce))
-            }
-        }
-    }
-}
-
-fn ballast_filter(number: u32) -> String {
-    format!("ballast/{}/{number}", number / 1000)
+pub(crate) struct Subscription {
+    pub(crate) filters: Vec<String>,
+    pub(crate) qos: QoS,
 }
 
 #[derive(Debug)]
@@ -65,6 +36,16 @@ pub(crate) struct Connection {
     pub(crate) phase: Phase,
     pub(crate) client_id: String,
     pub(crate) subscription: Option<Subscription>,
+    /// The broker shall keep what this client has when it goes, and has kept it before.
+    pub(crate) keeps_session: bool,
+    /// Its end is no failure.
+    pub(crate) expendable: bool,
+    /// It reads nothing any more.
+    pub(crate) stalled: bool,
+    /// SUBACK packets that are still to come.
+    pub(crate) subscribing: usize,
+    /// Latencies count from here, not from the sending, if set.
+    pub(crate) latency_from_ns: Option<u64>,
     /// Index of what it publishes.
     pub(crate) flow: Option<u32>,
     /// Index of what it receives.
@@ -88,6 +69,11 @@ impl Connection {
             phase: Phase::Waiting,
             client_id,
             subscription,
+            keeps_session: false,
+            expendable: false,
+            stalled: false,
+            subscribing: 0,
+            latency_from_ns: None,
             flow: None,
             stream: None,
             dialled_ns: 0,
@@ -175,20 +161,5 @@ impl Connection {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(error) => Err(Failure::Socket(error)),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ballast_comes_in_packets() {
-        let mut ballast = Subscription::Ballast { numbers: 998..1003, per_packet: 3 };
-        let mut packets = std::iter::from_fn(|| ballast.next()).map(|(filters, _)| filters);
-        let first = ["ballast/0/998", "ballast/0/999", "ballast/1/1000"].map(String::from);
-        assert_eq!(packets.next().unwrap(), first);
-        assert_eq!(packets.next().unwrap(), ["ballast/1/1001", "ballast/1/1002"]);
-        assert_eq!(packets.next(), None);
     }
 }

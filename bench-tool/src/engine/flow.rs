@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::payload::{HEAD_LEN, PayloadHead};
-use super::wire::PublishTemplate;
+use super::wire::{PublishTemplate, TOPIC_DIGITS};
 use crate::measure::Seen;
 use sluice::mqtt::QoS;
 
@@ -14,7 +14,7 @@ const PACKET_IDS: u64 = 2 * MAX_WINDOW as u64;
 const ACK_AWAITED: u32 = 1 << 31;
 
 /// What a flow publishes and how much of it may be outstanding.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct FlowSpec {
     pub(crate) topic: String,
     pub(crate) qos: QoS,
@@ -22,7 +22,58 @@ pub(crate) struct FlowSpec {
     /// Messages outstanding at most: 1 to [`MAX_WINDOW`].
     pub(crate) window: u32,
     /// How many subscribers receive each message; it is outstanding until the last of them has it.
+    /// 0: it is complete when the broker has taken it.
     pub(crate) receivers: u32,
+    /// Messages a second, at times that do not depend on how the earlier ones fare; `None`: as the window allows.
+    pub(crate) rate: Option<f64>,
+    /// Messages in all.
+    pub(crate) limit: Option<u64>,
+    /// Topics that are used in turn; more than one get a number as last level.
+    pub(crate) topics: u32,
+    pub(crate) retain: bool,
+    /// Sent as it is, instead of what can be measured.
+    pub(crate) content: Option<Vec<u8>>,
+}
+
+impl FlowSpec {
+    /// A plain stream of messages to one receiver.
+    pub(crate) fn new(topic: String, qos: QoS, payload_len: usize, window: u32) -> Self {
+        Self {
+            topic,
+            qos,
+            payload_len,
+            window,
+            receivers: 1,
+            rate: None,
+            limit: None,
+            topics: 1,
+            retain: false,
+            content: None,
+        }
+    }
+}
+
+/// When the messages of an open loop are due.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    interval_ns: f64,
+    origin_ns: u64,
+    sent_at_origin: u64,
+}
+
+impl Pace {
+    fn due_ns(&self, sequence: u64) -> u64 {
+        let number = sequence - self.sent_at_origin;
+        self.origin_ns + (number as f64 * self.interval_ns) as u64
+    }
+
+    /// Messages due by now, counted from sequence 0.
+    fn due_until(&self, now_ns: u64) -> u64 {
+        match now_ns.checked_sub(self.origin_ns) {
+            None => self.sent_at_origin,
+            Some(since) => self.sent_at_origin + (since as f64 / self.interval_ns) as u64 + 1,
+        }
+    }
 }
 
 /// A publisher at work. A message is complete when every receiver has it and, for QoS 1 and 2, the broker has
@@ -35,6 +86,11 @@ pub(crate) struct Flow {
     acknowledged: bool,
     receivers: u32,
     window: u64,
+    limit: u64,
+    topics: u64,
+    pace: Option<Pace>,
+    /// There is room in the payload for its head.
+    is_marked: bool,
     sent: u64,
     completed: u64,
     /// One slot a message that may be outstanding: receivers still missing, and [`ACK_AWAITED`].
@@ -61,6 +117,14 @@ impl Flow {
             acknowledged: spec.qos != QoS::AtMostOnce,
             receivers: spec.receivers,
             window: u64::from(spec.window),
+            limit: spec.limit.unwrap_or(u64::MAX),
+            topics: u64::from(spec.topics.max(1)),
+            pace: spec.rate.map(|rate| Pace {
+                interval_ns: 1e9 / rate,
+                origin_ns: u64::MAX,
+                sent_at_origin: 0,
+            }),
+            is_marked: spec.content.is_none() && spec.payload_len >= HEAD_LEN,
             sent: 0,
             completed: 0,
             slots: vec![0; slots].into_boxed_slice(),
@@ -87,7 +151,7 @@ impl Flow {
     /// Appends frames until the window is full, but not many more than `room_bytes`. Returns how many.
     pub(crate) fn fill(&mut self, now_ns: u64, room_bytes: usize, out: &mut Vec<u8>) -> u64 {
         let room_messages = (room_bytes / self.frame_len()).max(1) as u64;
-        let count = (self.window - self.outstanding()).min(room_messages);
+        let count = self.sendable(now_ns).min(room_messages);
         self.head.sent_ns = now_ns;
         let slot_mask = self.slots.len() as u64 - 1;
         let fresh_slot = self.receivers | if self.acknowledged { ACK_AWAITED } else { 0 };
@@ -95,16 +159,43 @@ impl Flow {
             if let Some(slot) = self.slots.get_mut((sequence & slot_mask) as usize) {
                 *slot = fresh_slot;
             }
+            if let Some(pace) = &self.pace {
+                self.head.sent_ns = pace.due_ns(sequence);
+            }
             self.head.sequence = sequence;
             self.append_frame(out);
         }
         self.sent += count;
+        if fresh_slot == 0 {
+            self.completed = self.sent;
+        }
         count
     }
 
-    /// Whether the window has room.
-    pub(crate) fn has_room(&self) -> bool {
-        self.outstanding() < self.window
+    /// Messages for which the window has room, and which are due.
+    pub(crate) fn sendable(&self, now_ns: u64) -> u64 {
+        let due = self.pace.map_or(u64::MAX, |pace| pace.due_until(now_ns)).min(self.limit);
+        (self.window - self.outstanding()).min(due.saturating_sub(self.sent))
+    }
+
+    /// When the next message is to be sent, if only the time is waited for.
+    pub(crate) fn next_due_ns(&self) -> Option<u64> {
+        let has_room = self.outstanding() < self.window && self.sent < self.limit;
+        self.pace.filter(|_| has_room).map(|pace| pace.due_ns(self.sent))
+    }
+
+    /// Begins to send: what is to be sent at a rate starts after `share` (0 to 1) of its interval.
+    pub(crate) fn start(&mut self, now_ns: u64, share: f64) {
+        let sent = self.sent;
+        if let Some(pace) = &mut self.pace {
+            pace.origin_ns = now_ns + (pace.interval_ns * share) as u64;
+            pace.sent_at_origin = sent;
+        }
+    }
+
+    /// Whether everything up to the limit is sent and complete.
+    pub(crate) fn is_done(&self) -> bool {
+        self.sent >= self.limit && self.outstanding() == 0
     }
 
     /// A receiver has the message, for the first time.
@@ -186,7 +277,16 @@ impl Flow {
         out.extend_from_slice(&self.template.frame);
         let frame = &mut out[start..];
         let payload_at = self.template.payload_at;
-        frame[payload_at..payload_at + HEAD_LEN].copy_from_slice(&self.head.encode());
+        if self.is_marked {
+            frame[payload_at..payload_at + HEAD_LEN].copy_from_slice(&self.head.encode());
+        }
+        if let Some(at) = self.template.number_at {
+            let mut number = self.head.sequence % self.topics;
+            for digit in frame[at..at + TOPIC_DIGITS].iter_mut().rev() {
+                *digit = b'0' + (number % 10) as u8;
+                number /= 10;
+            }
+        }
         if let Some(at) = self.template.packet_id_at {
             let packet_id = (self.head.sequence % PACKET_IDS) as u16 + 1;
             frame[at..at + 2].copy_from_slice(&packet_id.to_be_bytes());
@@ -201,8 +301,8 @@ mod tests {
     use sluice::mqtt::Version;
 
     fn flow(qos: QoS, window: u32, receivers: u32) -> Flow {
-        let spec = FlowSpec { topic: "a/b".into(), qos, payload_len: 64, window, receivers };
-        let template = wire::publish_template(Version::V311, &spec.topic, qos, spec.payload_len);
+        let spec = FlowSpec { receivers, ..FlowSpec::new("a/b".into(), qos, 64, window) };
+        let template = wire::publish_template(Version::V311, &spec);
         Flow::new(&spec, template, 0, 1, 2)
     }
 
@@ -258,6 +358,31 @@ mod tests {
             assert_eq!(head, expected);
             assert_eq!(&frame[7..9], &(n as u16 + 1).to_be_bytes());
         }
+    }
+
+    #[test]
+    fn an_open_loop_counts_from_when_a_message_was_due() {
+        let spec = FlowSpec {
+            rate: Some(1e6),
+            topics: 3,
+            limit: Some(7),
+            ..FlowSpec::new("a".into(), QoS::AtMostOnce, 64, 64)
+        };
+        let template = wire::publish_template(Version::V5, &spec);
+        let mut flow = Flow::new(&spec, template, 0, 1, 2);
+        assert_eq!(fill(&mut flow), 0);
+        flow.start(1_000_000, 0.0);
+        let mut out = Vec::new();
+        // The sender comes 3.5 intervals late.
+        assert_eq!(flow.fill(1_003_500, usize::MAX, &mut out), 4);
+        for (n, frame) in out.chunks(flow.frame_len()).enumerate() {
+            let head = PayloadHead::decode(&frame[frame.len() - 64..]).unwrap();
+            assert_eq!(head.sent_ns, 1_000_000 + n as u64 * 1_000);
+            assert_eq!(&frame[4..14], format!("a/{:08}", n % 3).as_bytes());
+        }
+        assert_eq!(flow.next_due_ns(), Some(1_004_000));
+        assert_eq!(flow.fill(2_000_000, usize::MAX, &mut out), 3);
+        assert_eq!(flow.next_due_ns(), None);
     }
 
     #[test]

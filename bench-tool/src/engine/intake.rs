@@ -2,13 +2,13 @@
 
 use sluice::mqtt::{AckKind, PacketId, QoS, ReasonCode};
 
-use super::connection::{Connection, Phase, Subscription};
+use super::connection::{Connection, Phase};
 use super::flow::Flow;
 use super::payload::PayloadHead;
 use super::stream::{Observed, Stream};
 use super::wire::{self, Incoming, Login};
 use super::{Counters, Failure};
-use crate::measure::{Latencies, Seen};
+use crate::measure::{Latencies, Seen, monotonic_ns};
 
 /// Everything of the engine that a packet may concern.
 pub(crate) struct Intake<'e> {
@@ -60,8 +60,10 @@ impl Intake<'_> {
             Incoming::ConnAck { reason } => self.on_connack(reason)?,
             Incoming::SubAck { refused: Some(code) } => return Err(Failure::NotSubscribed(code)),
             Incoming::SubAck { refused: None } => {
-                self.counters.subscribed += 1;
-                self.subscribe_or_be_ready();
+                self.connection.subscribing = self.connection.subscribing.saturating_sub(1);
+                if self.connection.subscribing == 0 {
+                    self.become_ready();
+                }
             }
             Incoming::Disconnect { reason } => return Err(Failure::Disconnected(reason)),
             Incoming::Other => {}
@@ -71,6 +73,7 @@ impl Intake<'_> {
 
     #[inline]
     fn on_publish(&mut self, payload: &[u8]) {
+        self.counters.received += 1;
         let observed = self.stream.as_mut().and_then(|stream| stream.observe(payload));
         let Some(Observed { head, seen, expected }) = observed else { return };
         if seen == Seen::Duplicate {
@@ -99,6 +102,7 @@ impl Intake<'_> {
 
     #[inline]
     fn on_final_ack(&mut self, packet_id: PacketId, reason: ReasonCode) {
+        self.counters.acknowledged += 1;
         self.counters.refused += u64::from(reason.is_error());
         let Some(index) = self.connection.flow else { return };
         let Some(flow) = self.flows.get_mut(index as usize) else { return };
@@ -115,20 +119,19 @@ impl Intake<'_> {
         if reason.is_error() {
             return Err(Failure::Refused(reason));
         }
-        self.subscribe_or_be_ready();
-        Ok(())
-    }
-
-    /// Says the next SUBSCRIBE; ready when there is none.
-    fn subscribe_or_be_ready(&mut self) {
         let connection = &mut *self.connection;
-        match connection.subscription.as_mut().and_then(Subscription::next) {
-            None => self.become_ready(),
-            Some((filters, qos)) => {
-                connection.phase = Phase::Subscribing;
-                wire::subscribe(self.login.version, &filters, qos, &mut connection.out);
-            }
+        let Some(subscription) = &connection.subscription else {
+            self.become_ready();
+            return Ok(());
+        };
+        connection.phase = Phase::Subscribing;
+        let (filters, qos) = (&subscription.filters, subscription.qos);
+        connection.subscribing =
+            wire::subscribe(self.login.version, filters, qos, &mut connection.out);
+        if let Some(from_ns) = &mut connection.latency_from_ns {
+            *from_ns = monotonic_ns();
         }
+        Ok(())
     }
 
     fn become_ready(&mut self) {
@@ -137,7 +140,9 @@ impl Intake<'_> {
         }
         self.connection.phase = Phase::Ready;
         self.counters.ready += 1;
-        self.latencies.record(self.now_ns.saturating_sub(self.connection.dialled_ns), 1);
+        if self.connection.latency_from_ns.is_none() {
+            self.latencies.record(self.now_ns.saturating_sub(self.connection.dialled_ns), 1);
+        }
         if let Some(index) = self.connection.flow
             && let Some(flow) = self.flows.get_mut(index as usize)
         {
@@ -147,9 +152,10 @@ impl Intake<'_> {
 
     #[inline]
     fn note_latency(&mut self, head: PayloadHead) {
-        if head.sent_ns != self.run.sent_ns {
+        let sent_ns = self.connection.latency_from_ns.unwrap_or(head.sent_ns);
+        if sent_ns != self.run.sent_ns {
             self.end_latency_run();
-            self.run.sent_ns = head.sent_ns;
+            self.run.sent_ns = sent_ns;
         }
         self.run.count += 1;
     }

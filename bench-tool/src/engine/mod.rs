@@ -9,6 +9,7 @@ mod flow;
 mod intake;
 mod payload;
 mod stream;
+mod timer;
 mod turn;
 mod wire;
 
@@ -26,12 +27,13 @@ use crate::measure::{Latencies, StreamFaults, monotonic_ns};
 use connection::Connection;
 use flow::Flow;
 use stream::Stream;
+use timer::Timer;
 
 pub(crate) use connection::{Phase, Subscription};
 pub(crate) use dial::make_room_for;
 pub(crate) use flow::{FlowSpec, MAX_WINDOW};
 pub(crate) use payload::HEAD_LEN as MIN_PAYLOAD;
-pub(crate) use wire::Login;
+pub(crate) use wire::{Login, numbered};
 
 /// How all clients of an engine connect.
 #[derive(Clone, Debug)]
@@ -47,13 +49,29 @@ pub(crate) struct EngineOptions {
 }
 
 /// One client: what it subscribes to, and what it publishes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ClientSpec {
     pub(crate) client_id: String,
     pub(crate) subscription: Option<Subscription>,
-    /// Publishers whose messages it is to receive, all of them.
-    pub(crate) receives_from: Range<u32>,
+    pub(crate) receives: Receives,
     pub(crate) publishes: Option<FlowSpec>,
+    /// The broker keeps its session.
+    pub(crate) keeps_session: bool,
+    /// Its end is no failure.
+    pub(crate) expendable: bool,
+    /// Latencies count from its SUBSCRIBE or, without one, from when it was dialled.
+    pub(crate) latency_since_login: bool,
+}
+
+/// Whose messages a client is to receive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Receives {
+    #[default]
+    Nothing,
+    /// All messages of these publishers.
+    From(Range<u32>),
+    /// Its share of what the client that was added as this one receives.
+    With(usize),
 }
 
 /// What has happened since the engine was made.
@@ -61,12 +79,14 @@ pub(crate) struct ClientSpec {
 pub(crate) struct Counters {
     /// Clients that connected, and subscribed if they wanted to.
     pub(crate) ready: u64,
-    /// SUBACKs.
-    pub(crate) subscribed: u64,
     /// Messages sent.
     pub(crate) sent: u64,
     /// Messages received, each once by each receiver.
     pub(crate) delivered: u64,
+    /// Messages received, whatever they hold.
+    pub(crate) received: u64,
+    /// Messages that the broker has acknowledged for good.
+    pub(crate) acknowledged: u64,
     /// Acknowledgements that carried an error.
     pub(crate) refused: u64,
     /// QoS 0 messages no longer waited for.
@@ -120,6 +140,9 @@ pub(crate) struct Engine {
     next_to_dial: usize,
     connecting: usize,
     publishing: bool,
+    /// There is a flow with a rate.
+    is_paced: bool,
+    timer: Timer,
     closing: bool,
     touched_flows: Vec<u32>,
     /// The list of the turn that is being flushed; kept for its capacity.
@@ -138,10 +161,12 @@ impl Engine {
     const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
 
     pub(crate) fn new(options: EngineOptions) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let timer = Timer::new(poll.registry())?;
         Ok(Self {
             options,
             run: fastrand::u32(..),
-            poll: Poll::new()?,
+            poll,
             events: Events::with_capacity(1024),
             connections: Vec::new(),
             flows: Vec::new(),
@@ -149,6 +174,8 @@ impl Engine {
             next_to_dial: 0,
             connecting: 0,
             publishing: false,
+            is_paced: false,
+            timer,
             closing: false,
             touched_flows: Vec::new(),
             flushed_flows: Vec::new(),
@@ -167,19 +194,24 @@ impl Engine {
     pub(crate) fn add_client(&mut self, spec: ClientSpec) {
         let index = self.connections.len() as u32;
         let mut connection = Connection::new(spec.client_id, spec.subscription);
-        if !spec.receives_from.is_empty() {
-            connection.stream = Some(self.streams.len() as u32);
-            self.streams.push(Stream::new(self.run, spec.receives_from));
+        connection.keeps_session = spec.keeps_session;
+        connection.expendable = spec.expendable;
+        connection.latency_from_ns = spec.latency_since_login.then_some(0);
+        match spec.receives {
+            Receives::Nothing => {}
+            Receives::From(publishers) => {
+                connection.stream = Some(self.streams.len() as u32);
+                self.streams.push(Stream::new(self.run, publishers));
+            }
+            Receives::With(client) => {
+                connection.stream = self.connections.get(client).and_then(|other| other.stream);
+            }
         }
         if let Some(publishes) = &spec.publishes {
             let publisher = self.flows.len() as u32;
             connection.flow = Some(publisher);
-            let template = wire::publish_template(
-                self.options.login.version,
-                &publishes.topic,
-                publishes.qos,
-                publishes.payload_len,
-            );
+            self.is_paced |= publishes.rate.is_some();
+            let template = wire::publish_template(self.options.login.version, publishes);
             // Room for what was kept of one packet and a whole chunk behind it.
             let needed = turn::READ_CHUNK + 2 * template.frame.len();
             self.read_buffer.resize(self.read_buffer.len().max(needed), 0);
@@ -194,18 +226,18 @@ impl Engine {
     /// If one cannot connect, or nothing moves for 15 s.
     pub(crate) fn connect_all(&mut self) -> Result<(), EngineError> {
         let clients = self.connections.len();
-        let mut progress = self.counters.ready + self.counters.subscribed;
+        let mut ready = self.counters.ready;
         let mut patience_ends_ns = monotonic_ns() + nanoseconds(Self::CONNECT_PATIENCE);
         while self.counters.ready + self.counters.failed < clients as u64 {
             self.dial_more()?;
             self.turn(Duration::from_millis(100))?;
             self.check_stop()?;
             let now_ns = monotonic_ns();
-            if self.counters.ready + self.counters.subscribed > progress {
-                progress = self.counters.ready + self.counters.subscribed;
+            if self.counters.ready > ready {
+                ready = self.counters.ready;
                 patience_ends_ns = now_ns + nanoseconds(Self::CONNECT_PATIENCE);
             } else if now_ns > patience_ends_ns {
-                let missing = clients as u64 - self.counters.ready;
+                let missing = clients as u64 - ready;
                 let seconds = Self::CONNECT_PATIENCE.as_secs();
                 return Err(EngineError::ConnectTimeout { missing, clients, seconds });
             }
@@ -221,7 +253,10 @@ impl Engine {
     /// Starts or stops filling windows; what is outstanding is still awaited.
     pub(crate) fn set_publishing(&mut self, publishing: bool) {
         self.publishing = publishing;
+        let now_ns = monotonic_ns();
+        let flows = self.flows.len() as f64;
         for (index, flow) in (0..).zip(&mut self.flows) {
+            flow.start(now_ns, f64::from(index) / flows);
             intake::touch(flow, index, &mut self.touched_flows);
         }
     }
@@ -231,7 +266,7 @@ impl Engine {
         let deadline_ns = monotonic_ns() + nanoseconds(time);
         loop {
             let now_ns = monotonic_ns();
-            if now_ns >= deadline_ns {
+            if now_ns >= deadline_ns || self.is_abandoned() {
                 return Ok(());
             }
             self.check_stop()?;
@@ -241,17 +276,80 @@ impl Engine {
 
     /// Waits until nothing is outstanding, or until nothing has come for `patience`.
     pub(crate) fn drain(&mut self, patience: Duration) -> Result<(), EngineError> {
-        let mut delivered = self.counters.delivered;
+        self.run_until(patience, |engine| engine.flows.iter().all(|flow| flow.outstanding() == 0))?;
+        Ok(())
+    }
+
+    /// Lets the clients work until all limits are reached and nothing is outstanding, or until nothing has
+    /// come for `patience`. Returns whether all is done.
+    pub(crate) fn finish_flows(&mut self, patience: Duration) -> Result<bool, EngineError> {
+        self.run_until(patience, |engine| engine.flows.iter().all(Flow::is_done))
+    }
+
+    /// Waits until so many messages were delivered in all, or until nothing has come for `patience`.
+    pub(crate) fn receive_until(
+        &mut self,
+        delivered: u64,
+        patience: Duration,
+    ) -> Result<bool, EngineError> {
+        self.run_until(patience, |engine| engine.counters.delivered >= delivered)
+    }
+
+    fn run_until(
+        &mut self,
+        patience: Duration,
+        is_done: impl Fn(&Self) -> bool,
+    ) -> Result<bool, EngineError> {
+        let progress =
+            |counters: Counters| counters.delivered + counters.acknowledged + counters.sent;
+        let mut reached = progress(self.counters);
         let mut patience_ends_ns = monotonic_ns() + nanoseconds(patience);
-        while self.flows.iter().any(|flow| flow.outstanding() > 0) {
+        while !is_done(self) {
+            if self.is_abandoned() {
+                return Ok(false);
+            }
+            if self.publishing {
+                self.check_stop()?;
+            }
             self.turn(Duration::from_millis(20))?;
             let now_ns = monotonic_ns();
-            if self.counters.delivered > delivered {
-                delivered = self.counters.delivered;
+            if progress(self.counters) > reached {
+                reached = progress(self.counters);
                 patience_ends_ns = now_ns + nanoseconds(patience);
             } else if now_ns > patience_ends_ns {
-                break;
+                return Ok(false);
             }
+        }
+        Ok(true)
+    }
+
+    /// Whether every connection was closed by the broker: nothing can come any more.
+    fn is_abandoned(&self) -> bool {
+        self.counters.failed > 0 && !self.connections.iter().any(Connection::is_open)
+    }
+
+    /// From now on these clients, numbered as they were added, read or do not read.
+    pub(crate) fn set_stalled(&mut self, clients: Range<usize>, stalled: bool) {
+        for connection in self.connections.get_mut(clients).unwrap_or_default() {
+            connection.stalled = stalled;
+        }
+    }
+
+    /// Disconnects these clients, numbered as they were added, and waits a moment for the broker to see it.
+    pub(crate) fn disconnect(&mut self, clients: Range<usize>) -> Result<(), EngineError> {
+        clients.clone().for_each(|index| {
+            if let Some(connection) = self.connections.get_mut(index) {
+                connection.expendable = true;
+            }
+            self.say_goodbye(index);
+        });
+        let deadline_ns = monotonic_ns() + nanoseconds(Duration::from_secs(3));
+        let is_open = |engine: &Self| {
+            let clients = engine.connections.get(clients.clone()).unwrap_or_default();
+            clients.iter().any(Connection::is_open)
+        };
+        while is_open(self) && monotonic_ns() < deadline_ns {
+            self.turn(Duration::from_millis(5))?;
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use mio::{Interest, Token};
 
 use super::connection::Phase;
 use super::intake::{Intake, LatencyRun, touch};
+use super::timer::TIMER;
 use super::{Engine, Failure, dial, wire};
 use crate::measure::monotonic_ns;
 
@@ -25,6 +26,7 @@ impl Engine {
     pub(super) fn turn(&mut self, wait: Duration) -> io::Result<()> {
         let is_busy = self.options.spin || !self.touched_flows.is_empty();
         let wait = if is_busy { Duration::ZERO } else { wait };
+        let wait = if self.is_paced && self.publishing { self.await_due(wait)? } else { wait };
         match self.poll.poll(&mut self.events, Some(wait.min(Duration::from_millis(100)))) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
@@ -32,6 +34,9 @@ impl Engine {
         }
         let events = std::mem::replace(&mut self.events, mio::Events::with_capacity(0));
         for event in &events {
+            if event.token() == TIMER {
+                continue;
+            }
             let index = event.token().0;
             if event.is_writable() {
                 self.on_writable(index);
@@ -45,6 +50,31 @@ impl Engine {
         self.flush_touched();
         self.check_stalls();
         Ok(())
+    }
+
+    /// Sees to it that the loop wakes when the next message of an open loop is due: to the microsecond, where
+    /// a poll's own time limit would round to milliseconds. Returns how long to poll.
+    fn await_due(&mut self, wait: Duration) -> io::Result<Duration> {
+        let now_ns = monotonic_ns();
+        let mut next_ns = u64::MAX;
+        for (index, flow) in (0..).zip(&mut self.flows) {
+            let Some(due_ns) = flow.next_due_ns() else { continue };
+            let connection = self.connections.get(flow.connection as usize);
+            if connection.is_none_or(|one| one.blocked || one.phase != Phase::Ready) {
+                continue;
+            }
+            next_ns = next_ns.min(due_ns);
+            if due_ns <= now_ns {
+                touch(flow, index, &mut self.touched_flows);
+            }
+        }
+        if next_ns <= now_ns {
+            return Ok(Duration::ZERO);
+        }
+        if next_ns < u64::MAX && !wait.is_zero() {
+            self.timer.set(Duration::from_nanos(next_ns - now_ns))?;
+        }
+        Ok(wait)
     }
 
     /// Dials until the burst is full or every client is dialled.
@@ -110,12 +140,20 @@ impl Engine {
             return; // not connected yet: another event follows
         }
         connection.phase = Phase::Connecting;
-        wire::connect(&self.options.login, &connection.client_id, &mut connection.out);
+        if let Some(from_ns) = &mut connection.latency_from_ns {
+            *from_ns = connection.dialled_ns;
+        }
+        let keeps_session = connection.keeps_session;
+        let (login, out) = (&self.options.login, &mut connection.out);
+        wire::connect(login, &connection.client_id, keeps_session, out);
         self.touch_connection(index);
     }
 
     fn on_readable(&mut self, index: usize, is_closed: bool) {
         while let Some(connection) = self.connections.get_mut(index) {
+            if connection.stalled && !self.closing {
+                return;
+            }
             let was_connecting = connection.phase != Phase::Ready;
             let (filled, drained) = match connection.read(&mut self.read_buffer) {
                 Ok(Some(read)) => read,
@@ -170,15 +208,17 @@ impl Engine {
             flow.touched = false;
             let connection_index = flow.connection as usize;
             let Some(connection) = self.connections.get_mut(connection_index) else { continue };
-            if connection.blocked || connection.phase != Phase::Ready || !flow.has_room() {
+            let now_ns = monotonic_ns();
+            if connection.blocked || connection.phase != Phase::Ready || flow.sendable(now_ns) == 0
+            {
                 continue;
             }
             self.write_buffer.clear();
             self.write_buffer.extend_from_slice(&connection.out);
-            self.counters.sent += flow.fill(monotonic_ns(), WRITE_CHUNK, &mut self.write_buffer);
+            self.counters.sent += flow.fill(now_ns, WRITE_CHUNK, &mut self.write_buffer);
             if let Err(failure) = connection.write(&self.write_buffer) {
                 self.fail(connection_index, &failure);
-            } else if flow.has_room() && !connection.blocked {
+            } else if flow.sendable(now_ns) > 0 && !connection.blocked {
                 touch(flow, index, &mut self.touched_flows);
             }
         }
@@ -229,7 +269,7 @@ impl Engine {
             return;
         }
         connection.close();
-        if self.closing {
+        if self.closing || (connection.expendable && phase == Phase::Ready) {
             return;
         }
         if phase != Phase::Ready {

@@ -6,8 +6,13 @@ use sluice::mqtt::{
     SubscribeFilters, Version,
 };
 
+use super::flow::FlowSpec;
+
 /// The largest packet taken from a broker.
 const MAX_PACKET: u32 = mqtt::MAX_REMAINING_LENGTH;
+
+/// Filters in one SUBSCRIBE.
+const FILTERS_PER_PACKET: usize = 64;
 
 /// A PUBLISH ready to be copied, of which only the packet identifier and the payload's head change.
 #[derive(Debug)]
@@ -15,6 +20,16 @@ pub(crate) struct PublishTemplate {
     pub(crate) frame: Box<[u8]>,
     pub(crate) payload_at: usize,
     pub(crate) packet_id_at: Option<usize>,
+    /// Where in the topic the number of a numbered topic goes, [`TOPIC_DIGITS`] of them.
+    pub(crate) number_at: Option<usize>,
+}
+
+/// Digits of a numbered topic.
+pub(crate) const TOPIC_DIGITS: usize = 8;
+
+/// One of the topics of a publisher that has many.
+pub(crate) fn numbered(topic: &str, number: u64) -> String {
+    format!("{topic}/{number:0TOPIC_DIGITS$}")
 }
 
 /// Who connects, and how.
@@ -37,35 +52,53 @@ pub(crate) enum Incoming<'a> {
     Other,
 }
 
-/// Appends a CONNECT with a clean start.
-pub(crate) fn connect(login: &Login, client_id: &str, out: &mut Vec<u8>) {
+/// Seconds that a session outlives its connection in 5.0; in 3.x it has no end.
+const SESSION_EXPIRY: u32 = 3600;
+
+/// Appends a CONNECT, with a clean start unless the session is one that is kept.
+pub(crate) fn connect(login: &Login, client_id: &str, keeps_session: bool, out: &mut Vec<u8>) {
+    let expiry = (keeps_session && login.version.is_v5()).then_some(SESSION_EXPIRY);
     let packet = Packet::Connect(Connect {
         version: login.version,
         bridge: false,
-        clean_start: true,
+        clean_start: !keeps_session,
         keep_alive: login.keep_alive_seconds,
         client_id,
         will: None,
         username: login.username.as_deref(),
         password: login.password.as_deref().map(str::as_bytes),
-        properties: ConnectProperties::default(),
+        properties: ConnectProperties {
+            session_expiry_interval: expiry,
+            ..ConnectProperties::default()
+        },
     });
     mqtt::encode(login.version, &packet, MAX_PACKET, out);
 }
 
-/// Appends a SUBSCRIBE for these filters, all at one QoS.
-pub(crate) fn subscribe(version: Version, wanted: &[String], qos: QoS, out: &mut Vec<u8>) {
-    let mut filters = Vec::new();
-    for filter in wanted {
-        SubscribeFilter::new(filter, qos).encode(version, &mut filters);
+/// Appends SUBSCRIBE packets for all of the filters; returns how many.
+pub(crate) fn subscribe(
+    version: Version,
+    filters: &[String],
+    qos: QoS,
+    out: &mut Vec<u8>,
+) -> usize {
+    let packet_ids = (1..=u16::MAX).filter_map(PacketId::new);
+    let mut packets = 0;
+    for (filters, packet_id) in filters.chunks(FILTERS_PER_PACKET).zip(packet_ids) {
+        let mut encoded = Vec::new();
+        for filter in filters {
+            SubscribeFilter::new(filter, qos).encode(version, &mut encoded);
+        }
+        let packet = Packet::Subscribe(Subscribe {
+            packet_id,
+            subscription_identifier: None,
+            filters: SubscribeFilters::trusted(&encoded),
+            properties: Properties::EMPTY,
+        });
+        mqtt::encode(version, &packet, MAX_PACKET, out);
+        packets += 1;
     }
-    let packet = Packet::Subscribe(Subscribe {
-        packet_id: PacketId::MIN,
-        subscription_identifier: None,
-        filters: SubscribeFilters::trusted(&filters),
-        properties: Properties::EMPTY,
-    });
-    mqtt::encode(version, &packet, MAX_PACKET, out);
+    packets
 }
 
 /// Appends a DISCONNECT.
@@ -81,22 +114,25 @@ pub(crate) fn ack(version: Version, kind: AckKind, packet_id: PacketId, out: &mu
 }
 
 /// Makes the frame that one publisher sends over and over.
-pub(crate) fn publish_template(
-    version: Version,
-    topic: &str,
-    qos: QoS,
-    payload_len: usize,
-) -> PublishTemplate {
+pub(crate) fn publish_template(version: Version, spec: &FlowSpec) -> PublishTemplate {
+    let FlowSpec { qos, payload_len, retain, .. } = *spec;
+    let is_numbered = spec.topics > 1;
+    let topic = if is_numbered { numbered(&spec.topic, 0) } else { spec.topic.clone() };
     let packet_id = (qos != QoS::AtMostOnce).then_some(PacketId::MIN);
-    let payload = vec![b'.'; payload_len];
-    let publish = PublishOut { qos, packet_id, ..PublishOut::new(topic.as_bytes(), &payload) };
+    let filling = vec![b'.'; payload_len];
+    let payload = spec.content.as_deref().unwrap_or(&filling);
+    let payload_len = payload.len();
+    let publish =
+        PublishOut { qos, packet_id, retain, ..PublishOut::new(topic.as_bytes(), payload) };
     let mut frame = Vec::new();
     mqtt::encode_publish(version, &publish, &mut frame);
     let payload_at = frame.len() - payload_len;
     // The identifier is followed by the length of no properties in 5.0, and by the payload in 3.x.
     let properties_len = usize::from(version.is_v5());
     let packet_id_at = packet_id.map(|_| payload_at - properties_len - 2);
-    PublishTemplate { frame: frame.into_boxed_slice(), payload_at, packet_id_at }
+    let topic_end = payload_at - properties_len - packet_id.map_or(0, |_| 2);
+    let number_at = is_numbered.then(|| topic_end - TOPIC_DIGITS);
+    PublishTemplate { frame: frame.into_boxed_slice(), payload_at, packet_id_at, number_at }
 }
 
 /// The packet at the front of `bytes` and its length; `None` until it is there whole.

@@ -1,6 +1,6 @@
 //! Latencies in an HdrHistogram.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -39,6 +39,33 @@ impl Latencies {
     /// The value that `percent` of the messages do not exceed.
     pub(crate) fn percentile(&self, percent: f64) -> Duration {
         Duration::from_nanos(self.0.value_at_percentile(percent))
+    }
+
+    /// Messages that took longer.
+    #[cfg(test)]
+    pub(crate) fn count_above(&self, time: Duration) -> u64 {
+        let highest = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.count() - self.0.count_between(0, highest)
+    }
+
+    /// The text that HdrHistogram's plotter reads, in microseconds.
+    pub(crate) fn percentile_file(&self) -> String {
+        let mut text = String::from("       Value     Percentile TotalCount 1/(1-Percentile)\n\n");
+        let mut total = 0;
+        for step in self.0.iter_quantiles(5) {
+            total += step.count_since_last_iteration();
+            let quantile = step.quantile_iterated_to();
+            let value = step.value_iterated_to() as f64 / 1e3;
+            let _ = write!(text, "{value:12.3} {quantile:14.12} {total:10}");
+            let rarity = 1.0 / (1.0 - quantile);
+            let _ =
+                if rarity.is_finite() { writeln!(text, " {rarity:14.2}") } else { writeln!(text) };
+        }
+        let (mean, deviation) = (self.0.mean() / 1e3, self.0.stdev() / 1e3);
+        let max = self.0.max() as f64 / 1e3;
+        let _ = writeln!(text, "#[Mean    = {mean:12.3}, StdDeviation   = {deviation:12.3}]");
+        let _ = writeln!(text, "#[Max     = {max:12.3}, Total count    = {:12}]", self.count());
+        text
     }
 
     pub(crate) fn max(&self) -> Duration {

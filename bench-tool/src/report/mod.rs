@@ -1,7 +1,10 @@
 //! What a run found, and how it is told.
 
+mod chart;
+mod files;
 mod outcome;
 mod text;
 
+pub(crate) use files::{Entry, write as write_files};
 pub(crate) use outcome::{Headline, Outcome, Work};
-pub(crate) use text::{print_outcome, table};
+pub(crate) use text::{describe, percentiles, short, table};

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::measure::{Latencies, QUIET_CORES, StreamFaults};
+use crate::scenario::ScenarioName;
 
 /// A share of one core above which a thread counts as fully used.
 const BUSY: f64 = 0.92;
@@ -30,7 +31,10 @@ pub(crate) enum Headline {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
+    pub(crate) scenario: ScenarioName,
     pub(crate) label: String,
+    /// What else is worth knowing, by name.
+    pub(crate) remarks: Vec<(&'static str, String)>,
     pub(crate) work: Work,
     /// Messages sent in the measured time.
     pub(crate) sent: u64,
@@ -49,10 +53,6 @@ pub(crate) struct Outcome {
     pub(crate) resident_before: Option<u64>,
     /// The broker's memory at the end of the measured time.
     pub(crate) resident_bytes: Option<u64>,
-    /// Subscriptions that got no message.
-    pub(crate) ballast: u32,
-    /// By how much they made the broker's memory grow, their clients included.
-    pub(crate) ballast_bytes: Option<u64>,
     /// What makes the run a failure, one line each.
     pub(crate) problems: Vec<String>,
 }
@@ -60,7 +60,9 @@ pub(crate) struct Outcome {
 impl Default for Outcome {
     fn default() -> Self {
         Self {
+            scenario: ScenarioName::P2p,
             label: String::new(),
+            remarks: Vec::new(),
             work: Work::Messages(0),
             sent: 0,
             elapsed: Duration::ZERO,
@@ -72,8 +74,6 @@ impl Default for Outcome {
             given_up: 0,
             resident_before: None,
             resident_bytes: None,
-            ballast: 0,
-            ballast_bytes: None,
             problems: Vec::new(),
         }
     }

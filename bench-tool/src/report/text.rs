@@ -4,13 +4,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::{Outcome, Work};
+use crate::measure::Latencies;
 
-/// Prints everything about one run to standard output.
-pub(crate) fn print_outcome(outcome: &Outcome) {
-    print!("{}", describe(outcome));
-}
-
-fn describe(outcome: &Outcome) -> String {
+/// Everything about one run.
+pub(crate) fn describe(outcome: &Outcome) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<22}{value}");
@@ -37,11 +34,6 @@ fn describe(outcome: &Outcome) -> String {
     if let Some(bytes) = outcome.resident_bytes {
         line("resident", format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)));
     }
-    if outcome.ballast > 0 {
-        let each = outcome.ballast_bytes.map(|bytes| bytes as f64 / f64::from(outcome.ballast));
-        let memory = each.map_or(String::new(), |each| format!(", {each:.0} bytes each"));
-        line("further subscriptions", format!("{}{memory}", outcome.ballast));
-    }
     line("latency", latencies(outcome));
     if matches!(outcome.work, Work::Messages(_)) {
         let faults = outcome.faults;
@@ -52,6 +44,9 @@ fn describe(outcome: &Outcome) -> String {
                 faults.lost, faults.duplicates, faults.reordered
             ),
         );
+    }
+    for (name, value) in &outcome.remarks {
+        line(name, value.clone());
     }
     if let Some(cores) = outcome.others_cores.filter(|_| outcome.is_disturbed()) {
         line("note", format!("other processes kept {cores:.2} cores busy: figures are too high"));
@@ -66,17 +61,21 @@ fn describe(outcome: &Outcome) -> String {
 }
 
 fn latencies(outcome: &Outcome) -> String {
-    let percentiles =
-        [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("p99.99", 99.99)];
+    percentiles(&outcome.latencies)
+}
+
+/// The usual percentiles in one line.
+pub(crate) fn percentiles(latencies: &Latencies) -> String {
+    let named = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("p99.99", 99.99)];
     let mut text = String::new();
-    for (name, percent) in percentiles {
-        let _ = write!(text, "{name} {}  ", short(outcome.latencies.percentile(percent)));
+    for (name, percent) in named {
+        let _ = write!(text, "{name} {}  ", short(latencies.percentile(percent)));
     }
-    let _ = write!(text, "max {}", short(outcome.latencies.max()));
+    let _ = write!(text, "max {}", short(latencies.max()));
     text
 }
 
-fn short(time: Duration) -> String {
+pub(crate) fn short(time: Duration) -> String {
     let microseconds = time.as_secs_f64() * 1e6;
     if microseconds < 1_000.0 {
         format!("{microseconds:.0} µs")

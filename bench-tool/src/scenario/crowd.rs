@@ -25,12 +25,11 @@ pub(super) fn run(
     for n in 0..clients {
         engine.add_client(ClientSpec {
             client_id: format!("{}-c{n}", setup.id_prefix),
-            subscription: Some(Subscription::One {
-                filter: format!("bench/{n}"),
+            subscription: Some(Subscription {
+                filters: vec![format!("bench/{n}")],
                 qos: QoS::AtMostOnce,
             }),
-            receives_from: 0..0,
-            publishes: None,
+            ..ClientSpec::default()
         });
     }
     let is_measured = !setup.broker.is_empty();

@@ -2,6 +2,7 @@
 
 mod crowd;
 mod steady;
+mod stored;
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,9 +14,14 @@ use clap::ValueEnum;
 use serde::Deserialize;
 use sluice::mqtt::QoS;
 
-use crate::engine::{Engine, EngineError, EngineOptions, Login, make_room_for};
+use crate::engine::{
+    Engine, EngineError, EngineOptions, FlowSpec, Login, MAX_WINDOW, make_room_for,
+};
 use crate::measure::{ProcessGroup, Usage, machine_cpu, monotonic_ns, own_cpu_ns};
 use crate::report::Outcome;
+
+/// Outstanding at most in an open loop.
+const OPEN_WINDOW: u32 = MAX_WINDOW;
 
 /// What can be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -27,6 +33,18 @@ pub(crate) enum ScenarioName {
     Fanout,
     /// Many publishers, few subscribers that each want all of them.
     Fanin,
+    /// Publishers whose messages the members of one group share.
+    Shared,
+    /// Topics by the thousand, each matched by subscriptions with wildcards, beside many that match nothing.
+    Wildcard,
+    /// Subscribers that each ask for every retained message.
+    Retained,
+    /// Pairs with payloads of 256 KiB.
+    Large,
+    /// Queues of absent clients are filled, and then fetched.
+    Persistent,
+    /// A fan-out in which some of the subscribers stop reading: does anybody else suffer?
+    Slow,
     /// Connections that do nothing but be there: memory each.
     Idle,
     /// Clients that connect and subscribe as fast as they are let in.
@@ -45,25 +63,18 @@ pub(crate) struct Parameters {
     pub(crate) window: u32,
     /// Bytes.
     pub(crate) payload_len: usize,
+    /// Messages a second of each publisher (open loop); `None`: as the window allows.
+    pub(crate) rate: Option<f64>,
+    /// For `retained` and `persistent`: retained messages, or messages per queue.
+    pub(crate) messages: u32,
+    /// For `slow`: subscribers, besides the others, that stop reading.
+    pub(crate) stalled: u32,
+    /// Subscriptions with wildcards that no message matches.
+    pub(crate) ballast: u32,
+    /// For `wildcard`: topics of each publisher.
+    pub(crate) topics: u32,
     pub(crate) seconds: f64,
     pub(crate) warm_up_seconds: f64,
-    /// For `p2p`, `fanout` and `fanin`.
-    pub(crate) ballast: Ballast,
-}
-
-/// Subscriptions that get no message, and what they are spread over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ballast {
-    pub(crate) subscriptions: u32,
-    pub(crate) per_client: u32,
-    pub(crate) per_packet: u32,
-}
-
-impl Default for Ballast {
-    /// None; spread as Sluice's own limits allow unless configured.
-    fn default() -> Self {
-        Self { subscriptions: 0, per_client: 10_000, per_packet: 1_000 }
-    }
 }
 
 /// Against what, and how, a scenario is run.
@@ -103,14 +114,38 @@ impl ScenarioName {
             qos: QoS::AtMostOnce,
             window: 64,
             payload_len: 64,
+            rate: None,
+            messages: 1_000,
+            stalled: 10,
+            ballast: 0,
+            topics: 1,
             seconds: 5.0,
             warm_up_seconds: 1.0,
-            ballast: Ballast::default(),
         };
         match self {
             Self::P2p | Self::Storm => base,
             Self::Fanout => Parameters { publishers: 1, subscribers: 500, ..base },
             Self::Fanin => Parameters { subscribers: 1, ..base },
+            Self::Shared => Parameters { subscribers: 10, ..base },
+            Self::Wildcard => Parameters { ballast: 10_000, topics: 1_000, ..base },
+            Self::Retained => {
+                Parameters { publishers: 1, subscribers: 10, messages: 10_000, ..base }
+            }
+            Self::Large => Parameters {
+                publishers: 10,
+                subscribers: 10,
+                window: 2,
+                payload_len: 256 * 1024,
+                ..base
+            },
+            Self::Persistent => Parameters {
+                publishers: 20,
+                subscribers: 20,
+                qos: QoS::AtLeastOnce,
+                messages: 500,
+                ..base
+            },
+            Self::Slow => Parameters { publishers: 1, subscribers: 50, ..base },
             Self::Idle => Parameters { clients: 15_000, ..base },
         }
     }
@@ -119,13 +154,33 @@ impl ScenarioName {
     pub(crate) fn label(self, parameters: &Parameters) -> String {
         let Parameters { clients, publishers, subscribers, qos, window, payload_len, .. } =
             *parameters;
+        let Parameters { messages: count, stalled, ballast, topics, .. } = *parameters;
         let qos = qos.as_u8();
-        let ballast = match parameters.ballast.subscriptions {
-            0 => String::new(),
-            count => format!(", {count} further subscriptions"),
+        let pace = match parameters.rate {
+            None => format!("{window} outstanding"),
+            Some(rate) => format!("{rate}/s each"),
         };
-        let messages = format!("QoS {qos}, {window} outstanding, {payload_len} bytes{ballast}");
+        let mut messages = format!("QoS {qos}, {pace}, {payload_len} bytes");
+        if ballast > 0 {
+            messages.push_str(&format!(", {ballast} other subscriptions"));
+        }
         match self {
+            Self::Shared => format!("shared: {publishers} to a group of {subscribers}, {messages}"),
+            Self::Wildcard => {
+                format!("wildcard: {publishers} pairs, {topics} topics each, {messages}")
+            }
+            Self::Retained => format!(
+                "retained: {subscribers} subscribe to {count} messages, QoS {qos}, {payload_len} bytes"
+            ),
+            Self::Large => format!("large: {publishers} pairs, {messages}"),
+            Self::Persistent => {
+                format!(
+                    "persistent: {publishers} queues of {count}, QoS {qos}, {payload_len} bytes"
+                )
+            }
+            Self::Slow => format!(
+                "slow: {publishers} to {subscribers}, and {stalled} that stop reading, {messages}"
+            ),
             Self::P2p => format!("p2p: {publishers} pairs, {messages}"),
             Self::Fanout => format!("fanout: {publishers} to {subscribers}, {messages}"),
             Self::Fanin => format!("fanin: {publishers} to {subscribers}, {messages}"),
@@ -143,14 +198,43 @@ impl ScenarioName {
             return Err(RunError::NoProcess(pid));
         }
         let mut outcome = match self {
-            Self::P2p | Self::Fanout | Self::Fanin => steady::run(self, setup, parameters)?,
+            Self::Retained => stored::run_retained(setup, parameters)?,
+            Self::Persistent => stored::run_persistent(setup, parameters)?,
             Self::Idle | Self::Storm => crowd::run(self, setup, parameters)?,
+            _ => steady::run(self, setup, parameters)?,
         };
+        outcome.scenario = self;
         outcome.label = self.label(parameters);
         if let Some(pid) = setup.broker.vanished() {
             outcome.problems.push(RunError::BrokerDied(pid).to_string());
         }
         Ok(outcome)
+    }
+}
+
+impl Parameters {
+    /// What one publisher does, to one topic and one receiver.
+    fn flow(&self, topic: String) -> FlowSpec {
+        let rate = self.rate;
+        // An open loop is bounded by the clock only, as far as packet identifiers go.
+        let window = if rate.is_some() { OPEN_WINDOW } else { self.window };
+        FlowSpec { rate, ..FlowSpec::new(topic, self.qos, self.payload_len, window) }
+    }
+
+    /// Connections that a scenario makes at the same time.
+    pub(crate) fn connections(&self, scenario: ScenarioName) -> usize {
+        let count = match scenario {
+            ScenarioName::Idle | ScenarioName::Storm => self.clients,
+            _ => {
+                let ballast = self.ballast.div_ceil(steady::BALLAST_PER_CLIENT);
+                // A client of `persistent` connects again under its own name.
+                2 * self.publishers.max(self.subscribers)
+                    + self.subscribers
+                    + self.stalled
+                    + ballast
+            }
+        };
+        count as usize
     }
 }
 

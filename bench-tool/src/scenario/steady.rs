@@ -1,33 +1,46 @@
-//! Scenarios with a steady stream of messages: pairs, fan-out, fan-in.
+//! Scenarios with a steady stream of messages: pairs, fan-out, fan-in, groups, stalled readers.
 
 use std::time::Duration;
 
 use sluice::mqtt::QoS;
 
-use super::{Ballast, Parameters, Reading, RunError, ScenarioName, Setup};
-use crate::engine::{ClientSpec, Counters, Engine, EngineError, FlowSpec, Subscription};
-use crate::report::{Outcome, Work};
+use super::{Parameters, Reading, RunError, ScenarioName, Setup};
+use crate::engine::{
+    ClientSpec, Counters, Engine, EngineError, FlowSpec, Receives, Subscription, numbered,
+};
+use crate::measure::monotonic_ns;
+use crate::report::{Outcome, Work, percentiles};
 
 /// After the measured time, how long to wait for the next of the messages that are still missing.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
 
-/// After further subscriptions: what making them took is freed, and shards tell each other.
-const SETTLE: Duration = Duration::from_secs(1);
+/// Subscriptions of one of the clients that only hold ballast.
+pub(super) const BALLAST_PER_CLIENT: u32 = 5_000;
 
 pub(super) fn run(
     scenario: ScenarioName,
     setup: &Setup,
     parameters: &Parameters,
 ) -> Result<Outcome, RunError> {
-    let clients = clients(scenario, &setup.id_prefix, parameters);
-    let ballast = ballast_clients(&setup.id_prefix, parameters.ballast);
-    let mut engine = setup.engine(clients.len() + ballast.len())?;
-    let ballast_bytes = load_ballast(&mut engine, setup, ballast)?;
+    let mut clients = clients(scenario, &setup.id_prefix, parameters);
+    let first_stalled = clients.len();
+    if scenario == ScenarioName::Slow {
+        clients.extend(stalled(&setup.id_prefix, parameters));
+    }
+    let stalled = first_stalled..clients.len();
+    clients.extend(ballast(&setup.id_prefix, parameters));
+    let mut engine = setup.engine(clients.len())?;
     clients.into_iter().for_each(|client| engine.add_client(client));
     engine.connect_all()?;
     engine.set_publishing(true);
     engine.run_for(Duration::from_secs_f64(parameters.warm_up_seconds))?;
     engine.forget_latencies();
+    let mut remarks = Vec::new();
+    if scenario == ScenarioName::Slow {
+        remarks.push(("while all read", run_undisturbed(&mut engine, parameters)?));
+        engine.set_stalled(stalled, true);
+        engine.forget_latencies();
+    }
     let counters_before = engine.counters();
     let before = Reading::take(&setup.broker)?;
     let ended = engine.run_for(Duration::from_secs_f64(parameters.seconds));
@@ -45,18 +58,35 @@ pub(super) fn run(
         others_cores: spent.others_cores,
         latencies: engine.latencies().clone(),
         resident_bytes,
-        ballast: parameters.ballast.subscriptions,
-        ballast_bytes,
+        remarks,
         ..Outcome::default()
     };
-    finish(&mut engine, parameters.qos, ended, &mut outcome)?;
+    let order = if scenario == ScenarioName::Shared { Order::Open } else { Order::Kept };
+    finish(&mut engine, parameters.qos, order, ended, &mut outcome)?;
     Ok(outcome)
 }
 
+/// How the others fare before anybody stalls.
+fn run_undisturbed(engine: &mut Engine, parameters: &Parameters) -> Result<String, RunError> {
+    let (before, started_ns) = (engine.counters().delivered, monotonic_ns());
+    engine.run_for(Duration::from_secs_f64(parameters.seconds))?;
+    let delivered = (engine.counters().delivered - before) as f64;
+    let seconds = (monotonic_ns() - started_ns) as f64 / 1e9;
+    Ok(format!("{:.0}/s, {}", delivered / seconds, percentiles(engine.latencies())))
+}
+
+/// Whether messages must come in the order in which they were sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    Kept,
+    Open,
+}
+
 /// Lets the last messages arrive, and says what went wrong.
-fn finish(
+pub(super) fn finish(
     engine: &mut Engine,
     qos: QoS,
+    order: Order,
     ended: Result<(), EngineError>,
     outcome: &mut Outcome,
 ) -> Result<(), RunError> {
@@ -83,7 +113,8 @@ fn finish(
     let may_repeat = qos == QoS::AtLeastOnce;
     let duplicates = faults.duplicates;
     problem(!may_repeat && duplicates > 0, format!("{duplicates} messages came twice"));
-    problem(faults.reordered > 0, format!("{} messages were overtaken", faults.reordered));
+    let is_overtaken = order == Order::Kept && faults.reordered > 0;
+    problem(is_overtaken, format!("{} messages were overtaken", faults.reordered));
     if outcome.work == Work::Messages(0) {
         outcome.problems.push("not one message was delivered".into());
     }
@@ -93,68 +124,71 @@ fn finish(
 
 /// Subscribers and publishers, in the order in which they connect.
 fn clients(scenario: ScenarioName, prefix: &str, parameters: &Parameters) -> Vec<ClientSpec> {
-    let Parameters { publishers, subscribers, qos, window, payload_len, .. } = *parameters;
-    let is_pairs = scenario == ScenarioName::P2p;
-    let subscribers = if is_pairs { publishers } else { subscribers };
+    let Parameters { publishers, qos, topics, .. } = *parameters;
+    let is_pairs = is_pairs(scenario);
+    let subscribers = if is_pairs { publishers } else { parameters.subscribers };
+    let topics = if scenario == ScenarioName::Wildcard { topics.max(2) } else { 1 };
     let subscriber = |n: u32| ClientSpec {
         client_id: format!("{prefix}-s{n}"),
-        subscription: Some(Subscription::One {
-            filter: match (is_pairs, publishers) {
-                (true, _) => topic(n),
-                (false, 1) => topic(0),
-                (false, _) => "bench/+".into(),
-            },
-            qos,
-        }),
-        receives_from: if is_pairs { n..n + 1 } else { 0..publishers },
-        publishes: None,
+        subscription: Some(Subscription { filters: vec![filter(scenario, publishers, n)], qos }),
+        receives: match scenario {
+            _ if is_pairs => Receives::From(n..n + 1),
+            ScenarioName::Shared if n > 0 => Receives::With(0),
+            _ => Receives::From(0..publishers),
+        },
+        ..ClientSpec::default()
     };
+    let receivers = if is_pairs || scenario == ScenarioName::Shared { 1 } else { subscribers };
     let publisher = |n: u32| ClientSpec {
         client_id: format!("{prefix}-p{n}"),
-        subscription: None,
-        receives_from: 0..0,
-        publishes: Some(FlowSpec {
-            topic: topic(n),
-            qos,
-            payload_len,
-            window,
-            receivers: if is_pairs { 1 } else { subscribers },
-        }),
+        publishes: Some(FlowSpec { receivers, topics, ..parameters.flow(topic(n)) }),
+        ..ClientSpec::default()
     };
     (0..subscribers).map(subscriber).chain((0..publishers).map(publisher)).collect()
 }
 
-/// The clients that hold the further subscriptions.
-fn ballast_clients(prefix: &str, ballast: Ballast) -> Vec<ClientSpec> {
-    let Ballast { subscriptions, per_client, per_packet } = ballast;
-    let starts = (0..subscriptions).step_by(per_client.max(1) as usize);
-    let client = |start: u32| ClientSpec {
-        client_id: format!("{prefix}-b{start}"),
-        subscription: Some(Subscription::Ballast {
-            numbers: start..subscriptions.min(start.saturating_add(per_client)),
-            per_packet,
-        }),
-        receives_from: 0..0,
-        publishes: None,
-    };
-    starts.map(client).collect()
+fn is_pairs(scenario: ScenarioName) -> bool {
+    matches!(scenario, ScenarioName::P2p | ScenarioName::Large | ScenarioName::Wildcard)
 }
 
-/// Connects and subscribes them; says by how much the broker's memory grew, if that can be known.
-fn load_ballast(
-    engine: &mut Engine,
-    setup: &Setup,
-    clients: Vec<ClientSpec>,
-) -> Result<Option<u64>, RunError> {
-    if clients.is_empty() {
-        return Ok(None);
+/// What subscriber `n` subscribes to.
+fn filter(scenario: ScenarioName, publishers: u32, n: u32) -> String {
+    match scenario {
+        ScenarioName::Wildcard => format!("{}/+", topic(n)),
+        _ if is_pairs(scenario) => topic(n),
+        ScenarioName::Shared => "$share/bench/bench/+".into(),
+        _ if publishers == 1 => topic(0),
+        _ => "bench/+".into(),
     }
-    let resident = || setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
-    let before = resident();
-    clients.into_iter().for_each(|client| engine.add_client(client));
-    engine.connect_all()?;
-    engine.run_for(SETTLE)?;
-    Ok(resident().zip(before).map(|(after, before)| after.saturating_sub(before)))
+}
+
+/// Those that will stop reading: nobody waits for what they receive.
+fn stalled(prefix: &str, parameters: &Parameters) -> impl Iterator<Item = ClientSpec> {
+    let filter = filter(ScenarioName::Slow, parameters.publishers, 0);
+    let qos = parameters.qos;
+    (0..parameters.stalled).map(move |n| ClientSpec {
+        client_id: format!("{prefix}-z{n}"),
+        subscription: Some(Subscription { filters: vec![filter.clone()], qos }),
+        expendable: true,
+        ..ClientSpec::default()
+    })
+}
+
+/// Clients with subscriptions that share levels with the topics in use, and match none of them.
+fn ballast(prefix: &str, parameters: &Parameters) -> impl Iterator<Item = ClientSpec> {
+    let (total, publishers) = (parameters.ballast, parameters.publishers);
+    (0..total.div_ceil(BALLAST_PER_CLIENT)).map(move |client| {
+        let numbers = client * BALLAST_PER_CLIENT..total.min((client + 1) * BALLAST_PER_CLIENT);
+        let filter = |n: u32| format!("{}/+/none", numbered(&topic(n % publishers), n.into()));
+        ClientSpec {
+            client_id: format!("{prefix}-b{client}"),
+            subscription: Some(Subscription {
+                filters: numbers.map(filter).collect(),
+                qos: QoS::AtMostOnce,
+            }),
+            ..ClientSpec::default()
+        }
+    })
 }
 
 fn topic(publisher: u32) -> String {
@@ -165,29 +199,13 @@ fn topic(publisher: u32) -> String {
 mod tests {
     use super::*;
 
-    fn filter(client: &ClientSpec) -> String {
-        client.subscription.clone().unwrap().next().unwrap().0.remove(0)
-    }
-
-    #[test]
-    fn ballast_is_spread_over_clients() {
-        let ballast = Ballast { subscriptions: 25, per_client: 10, per_packet: 4 };
-        let clients = ballast_clients("x", ballast);
-        let numbers = clients.iter().map(|client| match &client.subscription {
-            Some(Subscription::Ballast { numbers, per_packet: 4 }) => numbers.clone(),
-            other => panic!("{other:?}"),
-        });
-        assert_eq!(numbers.collect::<Vec<_>>(), [0..10, 10..20, 20..25]);
-        assert!(ballast_clients("x", Ballast::default()).is_empty());
-    }
-
     #[test]
     fn pairs_are_pairs() {
         let parameters = Parameters { publishers: 3, ..ScenarioName::P2p.defaults() };
         let clients = clients(ScenarioName::P2p, "x", &parameters);
         assert_eq!(clients.len(), 6);
-        assert_eq!(filter(&clients[2]), "bench/2");
-        assert_eq!(clients[2].receives_from, 2..3);
+        assert_eq!(clients[2].subscription.as_ref().unwrap().filters, ["bench/2"]);
+        assert_eq!(clients[2].receives, Receives::From(2..3));
         let flow = clients[5].publishes.as_ref().unwrap();
         assert_eq!((flow.topic.as_str(), flow.receivers), ("bench/2", 1));
     }
@@ -196,7 +214,18 @@ mod tests {
     fn a_fan_out_has_one_topic_and_as_many_receivers_as_subscribers() {
         let clients = clients(ScenarioName::Fanout, "x", &ScenarioName::Fanout.defaults());
         assert_eq!(clients.len(), 501);
-        assert_eq!(filter(&clients[499]), "bench/0");
+        assert_eq!(clients[499].subscription.as_ref().unwrap().filters, ["bench/0"]);
         assert_eq!(clients[500].publishes.as_ref().unwrap().receivers, 500);
+    }
+
+    #[test]
+    fn ballast_is_spread_and_matches_nothing() {
+        let parameters = Parameters { ballast: 12_000, ..ScenarioName::Wildcard.defaults() };
+        let filters: Vec<String> =
+            ballast("x", &parameters).flat_map(|one| one.subscription.unwrap().filters).collect();
+        assert_eq!(filters.len(), 12_000);
+        assert_eq!(filters[51], "bench/1/00000051/+/none");
+        let topic = numbered(&topic(1), 51);
+        assert!(!filters.iter().any(|filter| sluice::mqtt::topic::matches(filter, &topic)));
     }
 }

@@ -76,15 +76,52 @@ fn a_fan_in_hears_everybody_and_a_fan_out_reaches_everybody() {
 }
 
 #[test]
-fn further_subscriptions_come_first_and_get_nothing() {
-    let ballast = Ballast { subscriptions: 25, per_client: 10, per_packet: 4 };
-    let parameters = Parameters { ballast, ..short(ScenarioName::P2p) };
-    let setup = setup(floor(), Version::V5);
+fn wildcards_beside_ballast_and_large_payloads_pass_the_floor() {
+    let address = floor();
+    for scenario in [ScenarioName::Wildcard, ScenarioName::Large] {
+        let parameters = Parameters { ballast: 200, topics: 5, ..short(scenario) };
+        let outcome = scenario.run(&setup(address, Version::V5), &parameters).unwrap();
+        assert_eq!(outcome.problems, [""; 0], "{scenario:?}");
+        assert!(outcome.work.count() > 5);
+    }
+}
+
+#[test]
+fn a_slow_broker_shows_in_an_open_loop_and_not_in_a_closed_one() {
+    let parameters = Parameters { publishers: 1, ..short(ScenarioName::P2p) };
+    for (rate, is_open) in [(None, false), (Some(1_000.0), true)] {
+        let address = bad_relay(Damage::StallsAfter(40, Duration::from_millis(150)));
+        let parameters = Parameters { rate, window: 1, warm_up_seconds: 0.0, ..parameters };
+        let outcome = ScenarioName::P2p.run(&setup(address, Version::V311), &parameters).unwrap();
+        assert_eq!(outcome.problems, [""; 0]);
+        // One message waited in a closed loop; every one that was due then in an open loop.
+        let waited = outcome.latencies.count_above(Duration::from_millis(20));
+        assert_eq!(waited > 50, is_open, "{waited} waited");
+        assert!(waited >= 1);
+    }
+}
+
+#[test]
+fn a_rate_is_kept() {
+    let parameters = Parameters { rate: Some(500.0), seconds: 0.5, ..short(ScenarioName::P2p) };
+    let outcome = ScenarioName::P2p.run(&setup(floor(), Version::V311), &parameters).unwrap();
+    // What is late is made up for, so that a busy machine moves the edges only.
+    assert!((600..=860).contains(&outcome.sent), "{}", outcome.sent);
+}
+
+#[test]
+fn stopping_keeps_the_partial_result() {
+    let setup = setup(floor(), Version::V311);
+    let stop = Arc::clone(&setup.stop);
+    thread::spawn(move || {
+        thread::sleep(Duration::from_millis(400));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let parameters = Parameters { seconds: 30.0, ..short(ScenarioName::P2p) };
     let outcome = ScenarioName::P2p.run(&setup, &parameters).unwrap();
-    assert_eq!(outcome.problems, [""; 0]);
-    assert_eq!((outcome.ballast, outcome.ballast_bytes.is_some()), (25, true));
-    assert!(outcome.label.ends_with(", 25 further subscriptions"), "{}", outcome.label);
+    assert_eq!(outcome.problems, ["interrupted"]);
     assert!(outcome.work.count() > 100);
+    assert!(outcome.elapsed < Duration::from_secs(5));
 }
 
 #[test]
@@ -124,6 +161,7 @@ enum Damage {
     Repeats(u64),
     Swaps(u64),
     DiesAfter(u64),
+    StallsAfter(u64, Duration),
 }
 
 #[test]
@@ -137,7 +175,7 @@ fn losses_duplicates_and_swaps_are_found_and_counted() {
             Damage::Loses(_) => (faults.lost, faults.duplicates + faults.reordered),
             Damage::Repeats(_) => (faults.duplicates, faults.lost + faults.reordered),
             Damage::Swaps(_) => (faults.reordered, faults.lost + faults.duplicates),
-            Damage::DiesAfter(_) => unreachable!(),
+            Damage::DiesAfter(_) | Damage::StallsAfter(..) => unreachable!(),
         };
         assert!(outcome.sent > 100);
         // Warm-up and drain have their share too.
@@ -160,7 +198,7 @@ fn a_loss_fails_a_qos_1_run() {
 #[test]
 fn a_relay_that_dies_leaves_a_partial_result() {
     let parameters = Parameters { publishers: 1, ..short(ScenarioName::P2p) };
-    let setup = setup(bad_relay(Damage::DiesAfter(5000)), Version::V311);
+    let setup = setup(bad_relay(Damage::DiesAfter(500)), Version::V311);
     let outcome = ScenarioName::P2p.run(&setup, &parameters).unwrap();
     assert!(outcome.problems.iter().any(|problem| problem.contains("connections failed")));
     assert!(matches!(outcome.work, Work::Messages(_)));
@@ -222,6 +260,7 @@ fn forward(mut publisher: Frames, mut subscriber: TcpStream, damage: Damage) -> 
                 held = Some(frame);
                 continue;
             }
+            Damage::StallsAfter(nth, time) if count == nth => thread::sleep(time),
             Damage::DiesAfter(last) if count > last => return Ok(()),
             _ => {}
         }

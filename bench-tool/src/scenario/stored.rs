@@ -1,0 +1,186 @@
+//! Scenarios about what a broker keeps: retained messages, and queues of absent clients.
+
+use std::time::Duration;
+
+use sluice::mqtt::QoS;
+
+use super::steady::{Order, finish};
+use super::{Parameters, Reading, RunError, Setup};
+use crate::engine::{ClientSpec, Engine, FlowSpec, Receives, Subscription};
+use crate::report::{Outcome, Work};
+
+/// Without progress for this long, filling or fetching is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Stores retained messages, lets everybody subscribe to all of them, and removes them.
+pub(super) fn run_retained(setup: &Setup, parameters: &Parameters) -> Result<Outcome, RunError> {
+    let Parameters { subscribers, messages, qos, payload_len, .. } = *parameters;
+    let prefix = &setup.id_prefix;
+    let mut engine = setup.engine(parameters.connections(super::ScenarioName::Retained))?;
+    let limit = Some(u64::from(messages));
+    let store = FlowSpec {
+        retain: true,
+        topics: messages.max(2),
+        limit,
+        receivers: 0,
+        ..FlowSpec::new(RETAINED.into(), QoS::AtLeastOnce, payload_len, parameters.window)
+    };
+    engine.add_client(ClientSpec {
+        client_id: format!("{prefix}-p0"),
+        publishes: Some(store.clone()),
+        ..ClientSpec::default()
+    });
+    engine.connect_all()?;
+    let resident_before = setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
+    let filling = Reading::take(&setup.broker)?;
+    engine.set_publishing(true);
+    let is_stored = engine.finish_flows(PATIENCE)?;
+    let filled = Reading::take(&setup.broker)?;
+    let resident_bytes = setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
+    engine.forget_latencies();
+    for n in 0..subscribers {
+        engine.add_client(ClientSpec {
+            client_id: format!("{prefix}-s{n}"),
+            subscription: Some(Subscription { filters: vec![format!("{RETAINED}/#")], qos }),
+            receives: Receives::From(0..1),
+            latency_since_login: true,
+            ..ClientSpec::default()
+        });
+    }
+    let before = Reading::take(&setup.broker)?;
+    engine.connect_all()?;
+    let expected = u64::from(subscribers) * u64::from(messages);
+    let ended = engine.receive_until(expected, PATIENCE).map(drop);
+    let mut outcome = measure(setup, &engine, &before)?;
+    outcome.remarks.push(("stored", speed(messages.into(), &filling, &filled)));
+    outcome.remarks.extend(memory(resident_before, resident_bytes, messages.into()));
+    outcome.resident_bytes = resident_bytes;
+    if !is_stored {
+        outcome.problems.push("not all retained messages were acknowledged".into());
+    }
+    // Lost is what did not come at any QoS: a retained message has no excuse.
+    finish(&mut engine, QoS::AtLeastOnce, Order::Open, ended, &mut outcome)?;
+    remove_retained(setup, FlowSpec { payload_len: 0, ..store })?;
+    Ok(outcome)
+}
+
+const RETAINED: &str = "bench/retained";
+
+/// An empty retained message removes the one that is there.
+fn remove_retained(setup: &Setup, remove: FlowSpec) -> Result<(), RunError> {
+    let mut engine = setup.engine(1)?;
+    engine.add_client(ClientSpec {
+        client_id: format!("{}-p0", setup.id_prefix),
+        publishes: Some(remove),
+        ..ClientSpec::default()
+    });
+    engine.connect_all()?;
+    engine.set_publishing(true);
+    engine.finish_flows(PATIENCE)?;
+    engine.disconnect_all()?;
+    Ok(())
+}
+
+/// Fills the queues of absent clients, each from a publisher of its own, and lets them fetch.
+pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<Outcome, RunError> {
+    let Parameters { publishers: pairs, messages, qos, .. } = *parameters;
+    let mut engine = setup.engine(parameters.connections(super::ScenarioName::Persistent))?;
+    let absent = |n: u32| ClientSpec {
+        client_id: format!("{}-s{n}", setup.id_prefix),
+        keeps_session: true,
+        latency_since_login: true,
+        ..ClientSpec::default()
+    };
+    forget_sessions(setup, pairs)?;
+    for n in 0..pairs {
+        let subscription = Some(Subscription { filters: vec![format!("bench/queue/{n}")], qos });
+        engine.add_client(ClientSpec {
+            subscription,
+            receives: Receives::From(n..n + 1),
+            ..absent(n)
+        });
+    }
+    engine.connect_all()?;
+    engine.disconnect(0..pairs as usize)?;
+    for n in 0..pairs {
+        let publishes = FlowSpec {
+            receivers: 0,
+            limit: Some(messages.into()),
+            ..parameters.flow(format!("bench/queue/{n}"))
+        };
+        engine.add_client(ClientSpec {
+            client_id: format!("{}-p{n}", setup.id_prefix),
+            publishes: Some(publishes),
+            ..ClientSpec::default()
+        });
+    }
+    engine.connect_all()?;
+    let resident_before = setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
+    let before = Reading::take(&setup.broker)?;
+    engine.set_publishing(true);
+    let mut ended = engine.finish_flows(PATIENCE).map(drop);
+    let filled = Reading::take(&setup.broker)?;
+    let resident_bytes = setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
+    for n in 0..pairs {
+        engine.add_client(ClientSpec { receives: Receives::With(n as usize), ..absent(n) });
+    }
+    let expected = u64::from(pairs) * u64::from(messages);
+    if ended.is_ok() {
+        engine.connect_all()?;
+        ended = engine.receive_until(expected, PATIENCE).map(drop);
+    }
+    let fetched = Reading::take(&setup.broker)?;
+    let mut outcome = measure(setup, &engine, &before)?;
+    outcome.remarks.push(("filled", speed(engine.counters().sent, &before, &filled)));
+    outcome.remarks.push(("fetched", speed(outcome.work.count(), &filled, &fetched)));
+    outcome.remarks.extend(memory(resident_before, resident_bytes, expected));
+    outcome.resident_bytes = resident_bytes;
+    finish(&mut engine, qos, Order::Kept, ended, &mut outcome)?;
+    forget_sessions(setup, pairs)?;
+    Ok(outcome)
+}
+
+/// A clean start under each of the names leaves nothing of their sessions.
+fn forget_sessions(setup: &Setup, pairs: u32) -> Result<(), RunError> {
+    let mut engine = setup.engine(pairs as usize)?;
+    for n in 0..pairs {
+        let client_id = format!("{}-s{n}", setup.id_prefix);
+        engine.add_client(ClientSpec { client_id, ..ClientSpec::default() });
+    }
+    engine.connect_all()?;
+    engine.disconnect_all()?;
+    Ok(())
+}
+
+fn measure(setup: &Setup, engine: &Engine, before: &Reading) -> Result<Outcome, RunError> {
+    let spent = before.until(&Reading::take(&setup.broker)?);
+    let counters = engine.counters();
+    Ok(Outcome {
+        work: Work::Messages(counters.delivered),
+        sent: counters.sent,
+        elapsed: spent.elapsed,
+        broker_cpu_ns: spent.broker_cpu_ns,
+        own_cpu_ns: spent.own_cpu_ns,
+        others_cores: spent.others_cores,
+        latencies: engine.latencies().clone(),
+        ..Outcome::default()
+    })
+}
+
+fn speed(messages: u64, from: &Reading, to: &Reading) -> String {
+    let spent = from.until(to);
+    let per_second = messages as f64 / spent.elapsed.as_secs_f64().max(1e-9);
+    let cost = spent.broker_cpu_ns.map_or_else(String::new, |ns| {
+        format!(", {:.3} µs of the broker's CPU each", ns as f64 / 1e3 / messages.max(1) as f64)
+    });
+    format!("{messages}, {per_second:.0}/s{cost}")
+}
+
+fn memory(
+    before: Option<u64>,
+    after: Option<u64>,
+    messages: u64,
+) -> Option<(&'static str, String)> {
+    let each = after?.saturating_sub(before?) as f64 / messages.max(1) as f64;
+    Some(("memory", format!("{each:.0} bytes per stored message")))
+}
