@@ -62,11 +62,14 @@ impl Session {
             outcome.next = Some(outcome.next.map_or(due, |next| next.min(due)));
             match slot {
                 // What was sent once on this connection was not too large for it.
-                Slot::Publish(p) => {
+                Slot::Publish(p) if sink.has_room() => {
                     let _ = write(link, &p.delivery(), Some(packet_id), true, now, sink);
                 }
-                Slot::Release(_) => sink.ack(AckKind::PubRel, packet_id, ReasonCode::Success),
-                Slot::Free => {}
+                Slot::Release(_) if sink.has_room() => {
+                    sink.ack(AckKind::PubRel, packet_id, ReasonCode::Success);
+                }
+                // Behind what it does not read there is no use in more: that was its turn.
+                Slot::Publish(_) | Slot::Release(_) | Slot::Free => {}
             }
         }
         outcome

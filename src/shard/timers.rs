@@ -132,7 +132,7 @@ impl<S> Core<S> {
         let Some(retry) = &self.settings.retry else { return };
         let Some(slot) = self.sessions.get_mut(key) else { return };
         let Some(id) = slot.connection else { return };
-        let Some(mut out) = self.connections.out(id) else { return };
+        let Some(mut out) = self.connections.live_out(id, &self.settings) else { return };
         let repeat_last = retry.give_up == GiveUp::Never;
         let RetryOutcome { next, give_up } =
             slot.session.retry(self.now, &retry.after, repeat_last, &mut out);
@@ -140,9 +140,9 @@ impl<S> Core<S> {
             self.end(id, Ending::Silent("a message was not acknowledged in time"));
             return;
         }
-        let next = next.unwrap_or_else(|| {
-            self.now.plus(retry.after.last().copied().unwrap_or(SWEEP_INTERVAL))
-        });
+        // What is sent from now on is first due then.
+        let first = self.now.plus(retry.after.first().copied().unwrap_or(SWEEP_INTERVAL));
+        let next = next.map_or(first, |next| next.min(first));
         slot.timer = Some(self.timers.insert(next, Timer::Session(key)));
     }
 

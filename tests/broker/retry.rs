@@ -137,3 +137,20 @@ fn sends_only_the_late_ones_again() {
     client.expect_nothing();
     assert_eq!(publisher.try_publish(crate::common::Message::new("t", "x").qos(1)), code::SUCCESS);
 }
+
+/// Each message waits for as long as the list says, whenever the broker looked last.
+fn looks_in_time_for_later_messages(version: Version) {
+    let broker = broker("[mqtt.retry]\nafter = [\"1s\", \"30s\"]\ngive_up = \"never\"");
+    let mut client = broker.connect(version, "client");
+    client.subscribe("t", 1);
+    let mut publisher = broker.connect(version, "publisher");
+    for n in 0..2 {
+        publisher.publish("t", n.to_string(), 1);
+        let first = client.take_publish();
+        let last = Instant::now();
+        let again = client.take_publish();
+        about_a_second(last);
+        assert_eq!((again.id, again.dup), (first.id, true));
+    }
+}
+versions!(looks_in_time_for_later_messages, 3.x);

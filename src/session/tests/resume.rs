@@ -150,3 +150,19 @@ fn no_timed_redelivery_in_5() {
     assert_eq!(outcome, RetryOutcome { next: None, give_up: false });
     assert!(rig.wire.take().is_empty());
 }
+
+/// What a client does not read is not sent again and again behind itself.
+#[test]
+fn timed_redelivery_waits_for_room() {
+    let mut rig = Rig::new(Version::V311, 10);
+    let _ = rig.send(AtLeastOnce, "a");
+    rig.wire.take();
+    rig.wire.blocked = true;
+    rig.wait(10);
+    let outcome = rig.session.retry(rig.now, &AFTER, true, &mut rig.wire);
+    assert!(rig.wire.take().is_empty() && outcome.next.is_some());
+    rig.wire.blocked = false;
+    rig.now = outcome.next.unwrap();
+    let _ = rig.session.retry(rig.now, &AFTER, true, &mut rig.wire);
+    assert_eq!(rig.wire.publishes(), [(1, true, "a".into())]);
+}
