@@ -48,7 +48,7 @@ pub struct ShardChoice {
 }
 
 /// The most members one choice looks at, so that it stays cheap however large the group.
-const LOOK_AT_MOST: usize = 256;
+pub(super) const LOOK_AT_MOST: usize = 256;
 
 impl Router {
     /// Which shard serves the next message of a group: those with connected members first, by

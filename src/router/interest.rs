@@ -1,7 +1,9 @@
 //! What the other shards want: plain filters by one bit a shard, shared groups by their numbers.
 
+use super::choice::LOOK_AT_MOST;
 use super::groups::{GroupCount, GroupId, Remote};
 use super::{Router, SessionKey, SubscriptionHandle};
+use crate::mqtt::QoS;
 use crate::mqtt::topic::{self, Filter};
 
 impl Router {
@@ -71,6 +73,18 @@ impl Router {
     #[must_use]
     pub fn members_here(&self, group: GroupId) -> usize {
         self.groups.resolve(group).map_or(0, |index| self.groups.group(index).members.len())
+    }
+
+    /// The connected members of a group that are sessions of this shard, as far as one choice
+    /// looks at them, each with the QoS it was granted.
+    pub fn online_here(&self, group: GroupId) -> impl Iterator<Item = (SessionKey, QoS)> + '_ {
+        let group = self.groups.resolve(group).map(|index| self.groups.group(index));
+        group.into_iter().flat_map(move |group| {
+            let online = (group.online as usize).min(LOOK_AT_MOST);
+            let granted = |entry| self.subs.granted(entry).qos();
+            let members = group.members.iter().take(online);
+            members.map(move |member| (member.session, granted(member.entry)))
+        })
     }
 
     /// Whether a session has a subscription with this filter.

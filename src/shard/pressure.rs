@@ -10,10 +10,11 @@
 //! has a limit of its own: twice the bytes of a queue, and a mailbox.
 
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 
 use crate::mqtt::{QoS, ReasonCode};
 use crate::net::{ConnId, Driver};
-use crate::router::{RouteId, SessionKey};
+use crate::router::{GroupId, RouteId, SessionKey};
 use crate::session::{Delivery, DropCause, SessionLimits};
 use crate::timer::TimerKey;
 
@@ -102,12 +103,29 @@ impl<S> Core<S> {
             .iter()
             .find(|target| self.pressure.slows(target.session) && wants(target))
             .map(|target| target.session);
-        let Some(key) = full else { return false };
-        self.start_patience(key);
-        if let Some(full) = self.pressure.full.get_mut(&key) {
-            full.waiting.push(reader.id);
+        let full: SmallVec<[SessionKey; 4]> = match full {
+            Some(key) => SmallVec::from_slice(&[key]),
+            None => self.full_group(reader.route),
+        };
+        for key in &full {
+            self.start_patience(*key);
+            if let Some(full) = self.pressure.full.get_mut(key) {
+                full.waiting.push(reader.id);
+            }
         }
-        true
+        !full.is_empty()
+    }
+
+    /// The connected members here of a shared group of the route that are all full; any of them
+    /// that gets room will do.
+    fn full_group(&self, route: RouteId) -> SmallVec<[SessionKey; 4]> {
+        let slows =
+            |(key, qos): (SessionKey, QoS)| qos > QoS::AtMostOnce && self.pressure.slows(key);
+        let members = |group: &GroupId| self.router.online_here(*group);
+        let mut groups = self.router.get(route).groups.iter();
+        let full =
+            groups.find(|group| members(group).next().is_some() && members(group).all(slows));
+        full.map_or_else(SmallVec::new, |group| members(group).map(|(key, _)| key).collect())
     }
 
     fn start_patience(&mut self, key: SessionKey) {

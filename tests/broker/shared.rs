@@ -517,13 +517,47 @@ fn relieves_a_member_that_leaves(shards: u16) {
     let (mut member, _) = broker.connect_with(&connect);
     member.subscribe("$share/group/t", 1);
     let mut publisher = broker.connect(V5, "publisher");
-    for n in 0..7 {
+    for n in 0..6 {
         publisher.start_publish(Message::new("t", n.to_string()).qos(1));
     }
-    publisher.wait_puback(7);
+    publisher.wait_puback(6);
     member.unsubscribe(&["$share/group/t"]);
     crate::common::let_pass(std::time::Duration::from_millis(600));
     member.ping();
     publisher.publish("elsewhere", "x", 1);
 }
 shards!(relieves_a_member_that_leaves);
+
+/// A group all of whose members are full slows its publishers as any full receiver does: what
+/// it cannot take yet is not refused, and comes in the end.
+fn slows_publishers_when_all_members_are_full(shards: u16) {
+    let toml = "[queue]\nmax_messages = 5\nmax_bytes = \"20KiB\"\n\
+                [mailbox]\nmax_bytes = \"64KiB\"\n\
+                [limits]\nmax_packet_size = \"8KiB\"\n[overflow]\npatience = \"60s\"";
+    let broker = broker_with_shards(shards, toml);
+    let connect = |name| Connect::new(V5, name).with(property::receive_maximum(1));
+    let mut members = ["one", "two"].map(|name| broker.connect_with(&connect(name)).0);
+    for member in &mut members {
+        member.subscribe("$share/group/t", 1);
+    }
+    let mut publisher = broker.connect(V5, "publisher");
+    let payload = "x".repeat(4_000);
+    let ids: Vec<u16> =
+        (0..200).map(|_| publisher.start_publish(Message::new("t", &payload).qos(1))).collect();
+    let mut got = 0;
+    let start = Instant::now();
+    while got < 200 {
+        assert!(start.elapsed() < Duration::from_secs(15), "{got} came");
+        for member in &mut members {
+            member.ping();
+            while let Some(publish) = member.take_publish_if_any() {
+                member.acknowledge(&publish);
+                got += 1;
+            }
+        }
+    }
+    for id in ids {
+        assert_eq!(publisher.wait_puback(id).code, code::SUCCESS);
+    }
+}
+shards!(slows_publishers_when_all_members_are_full);

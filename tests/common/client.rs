@@ -414,6 +414,17 @@ impl Client {
 
     // Receiving messages.
 
+    /// The first PUBLISH of those that came while the test waited for something else, if there is
+    /// one.
+    pub(crate) fn take_publish_if_any(&mut self) -> Option<Publish> {
+        let is_publish = |packet: &Packet| matches!(packet, Packet::Publish(_));
+        let at = self.set_aside.iter().position(is_publish)?;
+        match self.set_aside.remove(at) {
+            Some(Packet::Publish(publish)) => Some(publish),
+            _ => None,
+        }
+    }
+
     /// The next packet, which must be a PUBLISH; not acknowledged.
     #[track_caller]
     pub(crate) fn take_publish(&mut self) -> Publish {
