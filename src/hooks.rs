@@ -34,18 +34,100 @@ pub trait Hook: Send + Sync + 'static {
 
 /// Decides who comes in.
 pub trait Authenticator: Send + Sync + 'static {
-    /// Decides on a client and the Password it sent, if any.
-    fn authenticate(&self, client: &Client<'_>, password: Option<&[u8]>) -> Decision;
+    /// Decides on a client and the Password it sent, if any. What takes time is decided elsewhere, and
+    /// [`Answer::Later`] returned: the decision then comes by a [`Reply`] taken from `asking`. The client
+    /// waits meanwhile, and is not read; its `connect_timeout` runs on.
+    fn authenticate(
+        &self,
+        client: &Client<'_>,
+        password: Option<&[u8]>,
+        asking: Asking<'_>,
+    ) -> Answer;
 }
 
-/// What an [`Authenticator`] says. More answers may come, such as one that is still pending.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+/// What an [`Authenticator`] says at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// This.
+    Now(Decision),
+    /// Nothing yet: a [`Reply`] was taken.
+    Later,
+}
+
+/// What becomes of a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Let in.
+    /// Let in, as the user it says it is.
     Allow,
+    /// Let in, as another user than it says: one of a certificate, or nobody in particular.
+    AllowAs(Option<Arc<str>>),
     /// Refused.
     Deny(Denial),
+}
+
+/// Takes decisions that were not made at once to the client they are about.
+pub trait Inbox: Send + Sync {
+    /// Takes the decision on the client with this ticket. One whose client has gone is of no use, and no
+    /// harm.
+    fn deliver(&self, ticket: u64, decision: Decision);
+}
+
+/// A client that is asked about.
+#[derive(Clone, Copy)]
+pub struct Asking<'a> {
+    inbox: &'a Arc<dyn Inbox>,
+    ticket: u64,
+}
+
+impl<'a> Asking<'a> {
+    /// Replies go to `inbox` under `ticket`.
+    #[must_use]
+    pub fn new(inbox: &'a Arc<dyn Inbox>, ticket: u64) -> Self {
+        Self { inbox, ticket }
+    }
+
+    /// The way back for a decision that is made later, on any thread.
+    #[must_use]
+    pub fn reply(self) -> Reply {
+        Reply { inbox: Some(self.inbox.clone()), ticket: self.ticket }
+    }
+}
+
+impl std::fmt::Debug for Asking<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Asking").field("ticket", &self.ticket).finish_non_exhaustive()
+    }
+}
+
+/// The way back of one decision. Dropped without one, it says [`Denial::ServerUnavailable`].
+pub struct Reply {
+    inbox: Option<Arc<dyn Inbox>>,
+    ticket: u64,
+}
+
+impl Reply {
+    /// Sends the decision.
+    pub fn decide(mut self, decision: Decision) {
+        self.send(decision);
+    }
+
+    fn send(&mut self, decision: Decision) {
+        if let Some(inbox) = self.inbox.take() {
+            inbox.deliver(self.ticket, decision);
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.send(Decision::Deny(Denial::ServerUnavailable));
+    }
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reply").field("ticket", &self.ticket).finish_non_exhaustive()
+    }
 }
 
 /// Why a client is refused; the value is the Connect Reason Code of MQTT 5.
@@ -67,8 +149,8 @@ pub enum Denial {
 pub struct Anonymous;
 
 impl Authenticator for Anonymous {
-    fn authenticate(&self, _: &Client<'_>, _: Option<&[u8]>) -> Decision {
-        Decision::Allow
+    fn authenticate(&self, _: &Client<'_>, _: Option<&[u8]>, _: Asking<'_>) -> Answer {
+        Answer::Now(Decision::Allow)
     }
 }
 
@@ -103,6 +185,17 @@ impl Hook for Nobody {}
 mod tests {
     use super::*;
     use std::net::Ipv4Addr;
+    use std::sync::Mutex;
+
+    /// Keeps what is delivered.
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<(u64, Decision)>>);
+
+    impl Inbox for Kept {
+        fn deliver(&self, ticket: u64, decision: Decision) {
+            self.0.lock().unwrap().push((ticket, decision));
+        }
+    }
 
     #[test]
     fn anonymous_lets_everybody_in() {
@@ -112,7 +205,20 @@ mod tests {
             peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
             protocol_version: 5,
         };
-        assert_eq!(Anonymous.authenticate(&client, None), Decision::Allow);
-        assert_eq!(Anonymous.authenticate(&client, Some(b"secret")), Decision::Allow);
+        let inbox: Arc<dyn Inbox> = Arc::new(Kept::default());
+        for password in [None, Some(&b"secret"[..])] {
+            let answer = Anonymous.authenticate(&client, password, Asking::new(&inbox, 1));
+            assert_eq!(answer, Answer::Now(Decision::Allow));
+        }
+    }
+
+    #[test]
+    fn a_reply_says_one_thing_once() {
+        let kept = Arc::new(Kept::default());
+        let inbox: Arc<dyn Inbox> = kept.clone();
+        Asking::new(&inbox, 1).reply().decide(Decision::Allow);
+        drop(Asking::new(&inbox, 2).reply());
+        let unavailable = Decision::Deny(Denial::ServerUnavailable);
+        assert_eq!(*kept.0.lock().unwrap(), [(1, Decision::Allow), (2, unavailable)]);
     }
 }

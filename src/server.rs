@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::num::NonZeroU16;
-use std::sync::Arc;
+use std::num::{NonZeroU16, NonZeroUsize};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::auth::{Access, AccessError, AccessSettings, BanSettings};
 use crate::config::{self, Config, ConfigError};
 use crate::hooks::Hooks;
 use crate::mqtt::{Limits, QoS};
@@ -25,6 +26,10 @@ pub struct Broker {
     shared: Arc<Shared>,
     bells: Vec<Arc<Bell>>,
     threads: Vec<JoinHandle<io::Result<()>>>,
+    /// Who decides about clients, unless the embedding program does.
+    access: Option<Arc<Access>>,
+    /// The configuration in force, but for what is lowered to the system's limits.
+    config: Mutex<Config>,
 }
 
 /// Why a broker does not start.
@@ -41,6 +46,9 @@ pub enum StartError {
         /// What the system says.
         error: io::Error,
     },
+    /// A file that says who may come in is no use.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// A shard cannot be set up.
     #[error("cannot start a shard: {0}")]
     Shard(#[source] io::Error),
@@ -50,13 +58,19 @@ impl Broker {
     /// Starts a broker: when this returns, clients can connect.
     ///
     /// # Errors
-    /// If the configuration contradicts itself, an address cannot be listened on, or the system
-    /// gives no thread or poll.
+    /// If the configuration contradicts itself, a file it names is no use, an address cannot be listened
+    /// on, or the system gives no thread or poll.
     pub fn start(config: Config) -> Result<Self, StartError> {
-        Self::start_with(config, Hooks::default())
+        config.check()?;
+        let access = Arc::new(Access::new(&access_settings(&config))?);
+        let hooks = Hooks { authenticator: access.clone(), ..Hooks::default() };
+        let mut broker = Self::start_with(config, hooks)?;
+        broker.access = Some(access);
+        Ok(broker)
     }
 
-    /// As [`Broker::start`], with code of the embedding program at the ports.
+    /// As [`Broker::start`], with code of the embedding program at the ports; `[auth]` counts for nothing
+    /// then.
     ///
     /// # Errors
     /// As [`Broker::start`].
@@ -73,7 +87,14 @@ impl Broker {
         let shared = Arc::new(Shared::new(settings(&config), hooks, shards, random_seed()));
         let shards = Shard::assemble(drivers, &shared);
         let bells = shards.iter().map(Shard::bell).collect();
-        let mut broker = Self { addresses, shared, bells, threads: Vec::new() };
+        let mut broker = Self {
+            addresses,
+            shared,
+            bells,
+            threads: Vec::new(),
+            access: None,
+            config: Mutex::new(config),
+        };
         for (id, shard) in shards.into_iter().enumerate() {
             let thread = std::thread::Builder::new()
                 .name(format!("shard-{id}"))
@@ -94,6 +115,34 @@ impl Broker {
     #[must_use]
     pub fn stats(&self) -> &[Arc<ShardStats>] {
         &self.shared.stats
+    }
+
+    /// Puts in force what `[auth]` of a new configuration says and the files it names, as a whole or not
+    /// at all. What else has changed is for the next start, and the log says so.
+    ///
+    /// # Errors
+    /// The configuration contradicts itself, or a file is no use: then nothing is changed.
+    pub fn reload(&self, config: &Config) -> Result<(), StartError> {
+        config.check()?;
+        let Some(access) = &self.access else { return Ok(()) };
+        access.reload(&access_settings(config))?;
+        let mut old = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let fixed = |config: &Config| Config {
+            auth: config::Auth {
+                threads: config.auth.threads,
+                queue: config.auth.queue,
+                ..config::Auth::default()
+            },
+            limits: config::Limits { max_connections: 0, ..config.limits.clone() },
+            ..config.clone()
+        };
+        if fixed(&old) != fixed(config) {
+            tracing::warn!(
+                "only [auth] is read again while the broker runs; the rest has changed, too"
+            );
+        }
+        old.auth = config.auth.clone();
+        Ok(())
     }
 
     /// Stops it: accepts nobody more, tells 5.0 clients (0x8B), publishes wills if so configured,
@@ -159,6 +208,28 @@ fn random_seed() -> u64 {
 
 fn seconds(limit: Option<Duration>) -> u32 {
     limit.map_or(u32::MAX, |limit| u32::try_from(limit.as_secs()).unwrap_or(u32::MAX))
+}
+
+/// Who may come in, by the configuration.
+#[must_use]
+pub fn access_settings(config: &Config) -> AccessSettings {
+    let config::Auth { anonymous, password_file, threads, queue, ban } = &config.auth;
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    AccessSettings {
+        anonymous: *anonymous,
+        password_file: password_file.clone(),
+        threads: if *threads == 0 { cores.div_ceil(2) } else { usize::from(*threads) },
+        queue: *queue as usize,
+        bans: BanSettings {
+            failures_by_address: ban.failures_by_address,
+            failures_by_user: ban.failures_by_user,
+            within: ban.within,
+            duration: ban.duration,
+            addresses: ban.addresses.clone(),
+            users: ban.users.clone(),
+            exempt: ban.exempt.clone(),
+        },
+    }
 }
 
 /// The configuration as the shards take it, for those who put shards together themselves.

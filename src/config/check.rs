@@ -28,6 +28,14 @@ impl Checker<'_> {
             return Err(self.blame(&["shards"], &format!("there may be at most {MAX_SHARDS}")));
         }
         for (index, listener) in config.listeners.iter().enumerate() {
+            if !listener.bind.ip().is_loopback() && !config.auth.decides() {
+                let message = format!(
+                    "{} can be reached by other machines, but nobody is asked who they are; set \
+                     auth.password_file, or auth.anonymous = true to let everybody in",
+                    listener.bind
+                );
+                return Err(self.blame(&[&format!("listener[{index}].bind")], &message));
+            }
             let first = config.listeners.iter().position(|other| other.bind == listener.bind);
             if listener.bind.port() != 0 && first != Some(index) {
                 let message = format!("{} is bound by another listener already", listener.bind);

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand, value_parser};
 use crate::shard::MAX_SHARDS;
 
 use super::error::{ConfigError, Origin};
+use super::passwd::Passwd;
 use super::schema::{Config, Listener, LogLevel};
 use super::value::{ADDRESS_FORM, Keyword, word};
 use super::{check, read};
@@ -25,7 +26,8 @@ it. It runs until it is interrupted (Ctrl-C) or told to end (SIGTERM).";
 const EXAMPLES: &str = "\
 Examples:
   sluice                            listen on 127.0.0.1:1883
-  sluice --bind 0.0.0.0:1883        let other machines in, anyone who can reach it
+  sluice --bind 0.0.0.0:1883 --anonymous
+                                    let other machines in, anyone who can reach it
   sluice --config sluice.toml       take the settings from a file
   sluice check sluice.toml          say whether that file is right, and end
 
@@ -38,7 +40,7 @@ be set by an environment variable named after its section and key: max_packet_si
 SLUICE_LIMITS_MAX_PACKET_SIZE. A flag goes before a variable, a variable before the file.";
 
 /// What was asked for.
-#[derive(Debug, Parser)]
+#[derive(Clone, Debug, Parser)]
 #[command(name = "sluice", version, about = "An MQTT broker", long_about = ABOUT)]
 #[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct CommandLine {
@@ -49,6 +51,10 @@ pub struct CommandLine {
     /// Listen here instead of where the settings say; may be given several times
     #[arg(short, long, value_name = "ADDR:PORT", value_parser = parse_address)]
     pub bind: Vec<SocketAddr>,
+
+    /// Let everybody in who gives no user name, from other machines too
+    #[arg(long)]
+    pub anonymous: bool,
 
     /// Run this many event loops, each a thread; 0 is one a core
     #[arg(short, long, value_name = "N", value_parser = value_parser!(u8).range(0..=i64::from(MAX_SHARDS)))]
@@ -64,13 +70,18 @@ pub struct CommandLine {
 }
 
 /// What can be done instead of running the broker.
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Check a settings file the way a start would, and end
     Check {
         /// The file to check
         file: PathBuf,
     },
+    /// Add a user to a password file, change its password, or remove it
+    ///
+    /// The password is asked for, or read from the first line of standard input if that is no terminal.
+    /// A broker that runs takes the file in on SIGHUP.
+    Passwd(Passwd),
 }
 
 /// What is to be done, everything read and checked.
@@ -80,6 +91,8 @@ pub enum Task {
     Run(Box<Config>),
     /// Say that this file is right.
     Checked(PathBuf),
+    /// Edit a password file.
+    Passwd(Passwd),
 }
 
 impl CommandLine {
@@ -89,13 +102,17 @@ impl CommandLine {
     ///
     /// The first thing that is wrong in any of them.
     pub fn task(self) -> Result<Task, ConfigError> {
+        if let Some(Command::Passwd(passwd)) = self.command {
+            return Ok(Task::Passwd(passwd));
+        }
         let variables = variables(env::vars_os())?;
         if let Some(Command::Check { file }) = self.command {
             load(Some(&file), variables, &Flags::default())?;
             return Ok(Task::Checked(file));
         }
-        let flags = Flags { bind: self.bind, shards: self.shards, log: self.log };
-        let config = load(self.config.as_deref(), variables, &flags)?;
+        let Self { config, bind, anonymous, shards, log, .. } = self;
+        let flags = Flags { bind, anonymous, shards, log };
+        let config = load(config.as_deref(), variables, &flags)?;
         Ok(Task::Run(Box::new(config)))
     }
 }
@@ -104,6 +121,7 @@ impl CommandLine {
 #[derive(Debug, Default)]
 struct Flags {
     bind: Vec<SocketAddr>,
+    anonymous: bool,
     shards: Option<u8>,
     log: Option<LogLevel>,
 }
@@ -122,6 +140,10 @@ fn load(
         for index in 0..flags.bind.len() {
             seen.origins.insert(format!("listener[{index}].bind"), Origin::Flag("--bind"));
         }
+    }
+    if flags.anonymous {
+        config.auth.anonymous = true;
+        seen.origins.insert("auth.anonymous".to_owned(), Origin::Flag("--anonymous"));
     }
     if let Some(shards) = flags.shards {
         config.shards = shards;

@@ -7,11 +7,12 @@ use crate::shard::MAX_SHARDS;
 use super::error::ConfigError;
 use super::reader::Reader;
 use super::schema::{
-    Config, GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mqtt, OfflineOverflow,
+    Auth, Ban, Config, GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mqtt, OfflineOverflow,
     OnlineOverflow, Overflow, Queue, Retained, Retry, SharedStrategy,
 };
 use super::value::{
-    Address, Count, Flag, Keyword, List, OrUnlimited, Size, Span, TopicPrefix, Word,
+    Address, AddressRange, Count, File, Flag, Keyword, List, OrUnlimited, Size, Span, TopicPrefix,
+    UserName, Word,
 };
 
 const KIB: u64 = 1 << 10;
@@ -28,6 +29,7 @@ impl Config {
         reader
             .key("shards", &mut self.shards, Count(0..=u64::from(MAX_SHARDS)))?
             .list("listener", &mut self.listeners, unbound, |r, l, new| l.read(r, new))?
+            .section("auth", |r| self.auth.read(r))?
             .section("limits", |r| self.limits.read(r))?
             .section("mqtt", |r| self.mqtt.read(r))?
             .section("queue", |r| self.queue.read(r))?
@@ -74,6 +76,34 @@ impl Listener {
             .key("backlog", &mut self.backlog, Count(1..=U16))?
             .key("nodelay", &mut self.nodelay, Flag)?
             .key("max_connections", &mut self.max_connections, OrUnlimited(Count(1..=U32)))?;
+        Ok(())
+    }
+}
+
+impl Auth {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        reader
+            .key("anonymous", &mut self.anonymous, Flag)?
+            .key("password_file", &mut self.password_file, File)?
+            .key("threads", &mut self.threads, Count(0..=64))?
+            .key("queue", &mut self.queue, Count(1..=65_536))?
+            .section("ban", |r| self.ban.read(r))?;
+        Ok(())
+    }
+}
+
+impl Ban {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        let failures = || OrUnlimited(Count(1..=U32));
+        let addresses = || List { of: AddressRange, least: 0, most: 1024 };
+        reader
+            .key("failures_by_address", &mut self.failures_by_address, failures())?
+            .key("failures_by_user", &mut self.failures_by_user, failures())?
+            .key("within", &mut self.within, Span::ms(1000..=DAY_MS))?
+            .key("duration", &mut self.duration, Span::ms(1000..=DAY_MS))?
+            .key("addresses", &mut self.addresses, addresses())?
+            .key("users", &mut self.users, List { of: UserName, least: 0, most: 1024 })?
+            .key("exempt", &mut self.exempt, addresses())?;
         Ok(())
     }
 }
@@ -141,11 +171,13 @@ impl Mqtt {
 
 impl Retry {
     fn read(&mut self, reader: &mut Reader<'_>) -> Read {
-        reader.key("after", &mut self.after, List { of: Span::ms(1000..=DAY_MS), most: 16 })?.key(
-            "give_up",
-            &mut self.give_up,
-            Word,
-        )?;
+        reader
+            .key(
+                "after",
+                &mut self.after,
+                List { of: Span::ms(1000..=DAY_MS), least: 1, most: 16 },
+            )?
+            .key("give_up", &mut self.give_up, Word)?;
         Ok(())
     }
 }

@@ -12,6 +12,7 @@
 //! [`ConfigError`].
 
 pub mod cli;
+pub mod passwd;
 pub mod process;
 
 mod check;
@@ -26,9 +27,9 @@ use std::thread;
 
 pub use error::{ConfigError, Origin};
 pub use schema::{
-    Config, GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mailbox, Mqtt, OfflineOverflow,
-    OnlineOverflow, Overflow, Queue, Retained, Retry, RouteCache, Shared, SharedStrategy, Shutdown,
-    Sys,
+    Auth, Ban, Config, GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mailbox, Mqtt,
+    OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained, Retry, RouteCache, Shared,
+    SharedStrategy, Shutdown, Sys,
 };
 
 use crate::shard::MAX_SHARDS;

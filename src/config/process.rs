@@ -42,10 +42,10 @@ pub fn start_log(log: &Log) {
 /// Says aloud what a careful operator would want to know of this configuration.
 pub fn warn_about(config: &Config) {
     for listener in &config.listeners {
-        if !listener.bind.ip().is_loopback() {
+        if !listener.bind.ip().is_loopback() && config.auth.anonymous {
             tracing::warn!(
-                "{} can be reached by other machines, and there is no authentication: whoever \
-                 reaches it may publish and subscribe",
+                "{} can be reached by other machines, and auth.anonymous lets in whoever gives no user \
+                 name",
                 listener.bind
             );
         }
@@ -93,8 +93,17 @@ fn raise_to(wanted: u64) -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// The signals that end the broker.
-pub struct EndSignals {
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// To read the settings again (SIGHUP).
+    Reload,
+    /// To stop; which signal it was.
+    Stop(&'static str),
+}
+
+/// The signals that the broker takes.
+pub struct Asks {
     signals: Signals,
     armed: Arc<AtomicBool>,
 }
@@ -103,9 +112,9 @@ pub struct EndSignals {
 /// comes this much later is meant to end the stop itself.
 const SECOND_SIGNAL_AFTER: Duration = Duration::from_secs(1);
 
-impl EndSignals {
-    /// Takes over SIGTERM and SIGINT; a second one while the broker stops, a second or more later,
-    /// ends the process at once, with status 1. SIGHUP, which would end it, does nothing but a line in the log.
+impl Asks {
+    /// Takes over SIGHUP, SIGTERM and SIGINT; a second of the latter two while the broker stops, a second
+    /// or more later, ends the process at once, with status 1.
     ///
     /// # Errors
     ///
@@ -118,25 +127,19 @@ impl EndSignals {
         Ok(Self { signals: Signals::new([SIGTERM, SIGINT, SIGHUP])?, armed })
     }
 
-    /// Waits for the end, and names the signal.
-    pub fn wait(&mut self) -> &'static str {
-        let name = self.wait_for_end();
+    /// Waits for the next signal.
+    pub fn wait(&mut self) -> Asked {
+        let name = match self.signals.forever().next() {
+            Some(SIGHUP) => return Asked::Reload,
+            Some(SIGTERM) => "SIGTERM",
+            Some(SIGINT) => "SIGINT",
+            _ => "the end of the signals",
+        };
         let armed = Arc::clone(&self.armed);
         std::thread::spawn(move || {
             std::thread::sleep(SECOND_SIGNAL_AFTER);
             armed.store(true, Ordering::Relaxed);
         });
-        name
-    }
-
-    fn wait_for_end(&mut self) -> &'static str {
-        for signal in self.signals.forever() {
-            match signal {
-                SIGTERM => return "SIGTERM",
-                SIGINT => return "SIGINT",
-                _ => tracing::warn!("SIGHUP: the configuration is read at the start only"),
-            }
-        }
-        "the end of the signals"
+        Asked::Stop(name)
     }
 }

@@ -17,6 +17,8 @@ use super::settings::Settings;
 pub(super) enum State {
     /// CONNECT has not been read.
     AwaitingConnect,
+    /// CONNECT is read and kept; who the client is is being found out elsewhere.
+    Authenticating,
     /// A session is attached.
     Connected,
     /// Nothing more is read; what waits is written, then the socket closes.

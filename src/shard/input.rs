@@ -92,6 +92,7 @@ impl<S> Core<S> {
         };
         let taken = match connection.state {
             State::Closing => Taken { consumed: 0, frame_len: None, then: Then::Stop },
+            State::Authenticating => Taken { consumed: 0, frame_len: None, then: Then::Hold },
             State::AwaitingConnect => self.first_frames(&mut reader, bytes, source),
             State::Connected => self.frames(&mut reader, bytes, 0, source),
         };
@@ -111,7 +112,7 @@ impl<S> Core<S> {
                 let frame_len = head.ok().flatten().map(|head| head.frame_len());
                 return Taken { consumed: 0, frame_len, then: Then::Continue };
             }
-            Err(then) => (then, 0, None),
+            Err((then, frame_len)) => (then, 0, frame_len),
         };
         if then != Then::Continue {
             return Taken { consumed, frame_len, then };
@@ -129,25 +130,29 @@ impl<S> Core<S> {
         &mut self,
         reader: &mut Reader<'_>,
         bytes: &[u8],
-    ) -> Result<Option<usize>, Then> {
+    ) -> Result<Option<usize>, (Then, Option<usize>)> {
         let head = match frame_head(bytes, self.settings.limits.max_packet_size) {
             Ok(Some(head)) => head,
             Ok(None) => return Ok(None),
             Err(error) => {
                 self.end(reader.id, Ending::Silent(error.detail));
-                return Err(Then::Stop);
+                return Err((Then::Stop, None));
             }
         };
         if PacketType::from_first_byte(head.first_byte) != Some(PacketType::Connect) {
             self.end(reader.id, Ending::Silent("the first packet is not CONNECT"));
-            return Err(Then::Stop);
+            return Err((Then::Stop, None));
         }
         let Some(frame) = bytes.get(..head.frame_len()) else { return Ok(None) };
-        self.stats.packets_received.add(1);
         let body = frame.get(usize::from(head.head_len)..).unwrap_or_default();
-        match self.connect(reader.id, body) {
+        let then = self.connect(reader.id, body);
+        if matches!(then, Then::Continue | Then::Stop) {
+            self.stats.packets_received.add(1);
+        }
+        match then {
             Then::Continue => Ok(Some(frame.len())),
-            other => Err(other),
+            Then::Hold => Err((then, Some(frame.len()))),
+            other => Err((other, None)),
         }
     }
 

@@ -5,6 +5,7 @@
 //! nothing is shared with another shard but mailboxes and counters.
 
 mod accept;
+mod authenticate;
 mod connect;
 mod connection;
 mod distribute;
@@ -42,6 +43,7 @@ use crate::router::{Router, RouterLimits};
 use crate::timer::{Time, Wheel};
 
 use self::accept::{Accepting, Admission};
+use self::authenticate::Authentication;
 use self::connection::Connections;
 use self::flush::flush;
 use self::gate::Gate;
@@ -133,6 +135,7 @@ struct Core<S> {
     /// Sessions with a connection.
     connected: u64,
     accepting: Accepting,
+    authentication: Authentication,
     random: fastrand::Rng,
 }
 
@@ -181,6 +184,7 @@ impl<D: Driver> Shard<D> {
             router: Router::new(id, shards, shared.seed, limits),
             timers: Wheel::new(now),
             due: Vec::new(),
+            authentication: Authentication::new(mailbox.bell()),
             mailbox,
             gate: Gate::new(shards),
             pressure: Pressure::default(),
@@ -231,6 +235,7 @@ impl<D: Driver> Shard<D> {
         waited?;
         self.core.now = self.driver.now();
         self.take_mail();
+        self.core.take_decisions();
         self.take_completions();
         self.core.run_timers();
         self.core.scan_retained();
@@ -345,6 +350,7 @@ impl<S> Core<S> {
         if self.scans.are_ready()
             || !self.resumed.is_empty()
             || !self.mailbox.may_sleep()
+            || self.authentication.has_news()
             || self.stop_goes_on()
         {
             return Duration::ZERO;

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod authentication;
 mod connect;
 mod flow_control;
 mod keep_alive;
