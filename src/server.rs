@@ -232,6 +232,7 @@ pub fn settings(config: &Config) -> Settings {
             config::OfflineOverflow::DropOldest => OverflowOffline::DropOldest,
             config::OfflineOverflow::EndSession => OverflowOffline::EndSession,
         },
+        acknowledge_unkept: overflow.v3_publisher == config::V3Publisher::Acknowledge,
         strategy: strategy(config.shared.strategy),
         max_retained_messages: retained.max_messages as usize,
         max_retained_bytes: bytes(retained.max_bytes),
