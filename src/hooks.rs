@@ -144,29 +144,20 @@ pub enum Denial {
     Banned = 0x8A,
 }
 
-/// Lets everybody in.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Anonymous;
-
-impl Authenticator for Anonymous {
-    fn authenticate(&self, _: &Client<'_>, _: Option<&[u8]>, _: Asking<'_>) -> Answer {
-        Answer::Now(Decision::Allow)
-    }
-}
-
 /// The code at the ports of one broker.
 #[derive(Clone)]
 pub struct Hooks {
     /// Who is told what happens to clients.
     pub hook: Arc<dyn Hook>,
-    /// Who decides about them.
-    pub authenticator: Arc<dyn Authenticator>,
+    /// Who decides about them; in its absence whoever the configuration names, or else everybody is let
+    /// in.
+    pub authenticator: Option<Arc<dyn Authenticator>>,
 }
 
-/// Lets everybody in and tells nobody.
+/// Tells nobody, and leaves the decisions to the configuration.
 impl Default for Hooks {
     fn default() -> Self {
-        Self { hook: Arc::new(Nobody), authenticator: Arc::new(Anonymous) }
+        Self { hook: Arc::new(Nobody), authenticator: None }
     }
 }
 
@@ -184,7 +175,6 @@ impl Hook for Nobody {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
     use std::sync::Mutex;
 
     /// Keeps what is delivered.
@@ -194,21 +184,6 @@ mod tests {
     impl Inbox for Kept {
         fn deliver(&self, ticket: u64, decision: Decision) {
             self.0.lock().unwrap().push((ticket, decision));
-        }
-    }
-
-    #[test]
-    fn anonymous_lets_everybody_in() {
-        let client = Client {
-            client_id: "a",
-            username: None,
-            peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
-            protocol_version: 5,
-        };
-        let inbox: Arc<dyn Inbox> = Arc::new(Kept::default());
-        for password in [None, Some(&b"secret"[..])] {
-            let answer = Anonymous.authenticate(&client, password, Asking::new(&inbox, 1));
-            assert_eq!(answer, Answer::Now(Decision::Allow));
         }
     }
 

@@ -40,7 +40,7 @@ be set by an environment variable named after its section and key: max_packet_si
 SLUICE_LIMITS_MAX_PACKET_SIZE. A flag goes before a variable, a variable before the file.";
 
 /// What was asked for.
-#[derive(Clone, Debug, Parser)]
+#[derive(Debug, Parser)]
 #[command(name = "sluice", version, about = "An MQTT broker", long_about = ABOUT)]
 #[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct CommandLine {
@@ -70,7 +70,7 @@ pub struct CommandLine {
 }
 
 /// What can be done instead of running the broker.
-#[derive(Clone, Debug, Subcommand)]
+#[derive(Debug, Subcommand)]
 pub enum Command {
     /// Check a settings file the way a start would, and end
     Check {
@@ -101,19 +101,30 @@ impl CommandLine {
     /// # Errors
     ///
     /// The first thing that is wrong in any of them.
-    pub fn task(self) -> Result<Task, ConfigError> {
-        if let Some(Command::Passwd(passwd)) = self.command {
-            return Ok(Task::Passwd(passwd));
+    pub fn task(&self) -> Result<Task, ConfigError> {
+        match &self.command {
+            Some(Command::Passwd(passwd)) => Ok(Task::Passwd(passwd.clone())),
+            Some(Command::Check { file }) => {
+                load(Some(file), variables(env::vars_os())?, &Flags::default())?;
+                Ok(Task::Checked(file.clone()))
+            }
+            None => Ok(Task::Run(Box::new(self.config()?))),
         }
-        let variables = variables(env::vars_os())?;
-        if let Some(Command::Check { file }) = self.command {
-            load(Some(&file), variables, &Flags::default())?;
-            return Ok(Task::Checked(file));
-        }
-        let Self { config, bind, anonymous, shards, log, .. } = self;
-        let flags = Flags { bind, anonymous, shards, log };
-        let config = load(config.as_deref(), variables, &flags)?;
-        Ok(Task::Run(Box::new(config)))
+    }
+
+    /// The settings for a broker to run with.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong in the file, the environment or the flags.
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        let flags = Flags {
+            bind: self.bind.clone(),
+            anonymous: self.anonymous,
+            shards: self.shards,
+            log: self.log,
+        };
+        load(self.config.as_deref(), variables(env::vars_os())?, &flags)
     }
 }
 

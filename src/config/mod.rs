@@ -29,7 +29,7 @@ pub use error::{ConfigError, Origin};
 pub use schema::{
     Auth, Ban, Config, GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mailbox, Mqtt,
     OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained, Retry, RouteCache, Shared,
-    SharedStrategy, Shutdown, Sys,
+    SharedStrategy, Shutdown, Sys, V3Publisher,
 };
 
 use crate::shard::MAX_SHARDS;

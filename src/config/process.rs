@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::{Handle, Signals};
 use tracing::level_filters::LevelFilter;
 
 use super::schema::{Config, Log, LogFormat, LogLevel};
@@ -98,8 +98,8 @@ fn raise_to(wanted: u64) -> u64 {
 pub enum Asked {
     /// To read the settings again (SIGHUP).
     Reload,
-    /// To stop; which signal it was.
-    Stop(&'static str),
+    /// To stop: which signal it was, none if it was an [`Ender`].
+    Stop(Option<&'static str>),
 }
 
 /// The signals that the broker takes.
@@ -127,19 +127,35 @@ impl Asks {
         Ok(Self { signals: Signals::new([SIGTERM, SIGINT, SIGHUP])?, armed })
     }
 
-    /// Waits for the next signal.
+    /// Ends the [`wait`](Self::wait) of another thread.
+    #[must_use]
+    pub fn ender(&self) -> Ender {
+        Ender(self.signals.handle())
+    }
+
+    /// Waits for the next signal, or an [`Ender`].
     pub fn wait(&mut self) -> Asked {
-        let name = match self.signals.forever().next() {
+        let signal = match self.signals.forever().next() {
             Some(SIGHUP) => return Asked::Reload,
-            Some(SIGTERM) => "SIGTERM",
-            Some(SIGINT) => "SIGINT",
-            _ => "the end of the signals",
+            Some(SIGTERM) => Some("SIGTERM"),
+            Some(SIGINT) => Some("SIGINT"),
+            _ => None,
         };
         let armed = Arc::clone(&self.armed);
         std::thread::spawn(move || {
             std::thread::sleep(SECOND_SIGNAL_AFTER);
             armed.store(true, Ordering::Relaxed);
         });
-        Asked::Stop(name)
+        Asked::Stop(signal)
+    }
+}
+
+/// Ends the broker as a signal does.
+pub struct Ender(Handle);
+
+impl Ender {
+    /// Does it.
+    pub fn end(&self) {
+        self.0.close();
     }
 }

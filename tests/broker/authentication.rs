@@ -231,7 +231,7 @@ impl Authenticator for Undecided {
 
 fn undecided(toml: &str) -> (Broker, Undecided) {
     let undecided = Undecided::default();
-    let hooks = Hooks { authenticator: Arc::new(undecided.clone()), ..Hooks::default() };
+    let hooks = Hooks { authenticator: Some(Arc::new(undecided.clone())), ..Hooks::default() };
     let inner = sluice::Broker::start_with(config(1, "", toml), hooks).unwrap();
     (Broker::of(inner), undecided)
 }
