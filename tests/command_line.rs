@@ -215,7 +215,7 @@ fn a_hang_up_has_it_read_its_settings_again() {
     assert!(reload(&good).contains("INFO"));
     let wrong = reload("[auth]\npasword_file = \"\"\n");
     assert!(wrong.contains("sluice.toml:2: auth.pasword_file"), "{wrong}");
-    let more = reload(&format!("{good}[limits]\nmax_packet_size = \"2MiB\"\n"));
+    let more = reload(&format!("{good}[limits]\nmax_packet_size = \"512KiB\"\n"));
     assert!(more.contains("WARN") && more.contains("only [auth]"), "{more}");
     broker.signal(Signal::TERM);
     let (status, log) = broker.end();
@@ -304,7 +304,7 @@ fn others_reach_it_only_if_somebody_says_so() {
     let log = open.start.concat();
     assert!(log.contains("WARN") && log.contains("auth.anonymous"), "{log}");
     let own = Running::start(sluice().args(["--bind", "127.0.0.1:0", "--shards", "1"]));
-    assert!(!own.start.concat().contains("WARN"), "{:?}", own.start);
+    assert!(!own.start.concat().contains("other machines"), "{:?}", own.start);
 }
 
 #[test]
