@@ -16,6 +16,7 @@ pub mod session;
 // Layer 3: bytes in and out, and who may send them.
 pub mod auth;
 pub mod net;
+pub mod store;
 
 // Layer 4: one event loop.
 pub mod shard;
