@@ -235,7 +235,8 @@ impl Session {
     /// whether one `matched` it at all. To be called before that shard's confirmation of the turn.
     pub fn refuse(&mut self, shard: u8, turn: u64, packet_id: PacketId, matched: bool) {
         let Some(active) = self.active.as_mut() else { return };
-        for pending in active.gate.iter_mut().filter(|pending| pending.turn == turn) {
+        // Of a message that was routed again since, the turn is a later one.
+        for pending in active.gate.iter_mut().filter(|pending| pending.turn >= turn) {
             if let What::Publish(p) = &mut pending.what
                 && p.packet_id == packet_id
             {
@@ -243,6 +244,52 @@ impl Session {
                 p.matched |= matched;
             }
         }
+    }
+
+    /// Records that the message of `packet_id` of `turn` was handed to a session of the
+    /// publisher's own shard afterwards, and whether that has `kept` it.
+    pub fn route_here(&mut self, turn: u64, packet_id: PacketId, kept: bool) {
+        if let Some((_, _, publish)) = self.pending_publish(turn, packet_id) {
+            publish.matched = true;
+            publish.kept |= kept;
+        }
+    }
+
+    /// Records that the message of `packet_id` of `turn` came back from shard `from`, and was
+    /// handed to shard `to` in the turn `again`. Gives the shards that have to confirm that turn;
+    /// 0 if nobody waits for the message.
+    pub fn route_again(
+        &mut self,
+        from: u8,
+        turn: u64,
+        packet_id: PacketId,
+        to: u8,
+        again: u64,
+    ) -> u64 {
+        let bit = |shard: u8| 1_u64.checked_shl(shard.into()).unwrap_or(0);
+        let Some((of_turn, waiting, publish)) = self.pending_publish(turn, packet_id) else {
+            return 0;
+        };
+        *of_turn = again;
+        *waiting = *waiting & !bit(from) | bit(to);
+        publish.handed |= bit(to);
+        *waiting & !STORE_BIT
+    }
+
+    fn pending_publish(
+        &mut self,
+        turn: u64,
+        packet_id: PacketId,
+    ) -> Option<(&mut u64, &mut u64, &mut PendingPublish)> {
+        let gate = &mut self.active.as_mut()?.gate;
+        gate.iter_mut().filter(|pending| pending.turn >= turn).find_map(
+            |pending| match &mut pending.what {
+                What::Publish(publish) if publish.packet_id == packet_id => {
+                    Some((&mut pending.turn, &mut pending.waiting, publish))
+                }
+                _ => None,
+            },
+        )
     }
 
     /// Whether anything waits in the gate.
