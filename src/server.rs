@@ -138,7 +138,11 @@ fn bind_all(
     let mut addresses = Vec::new();
     for listener in &config.listeners {
         let address = listener.bind;
-        let options = ListenOptions { nodelay: listener.nodelay, ..ListenOptions::default() };
+        let options = ListenOptions {
+            nodelay: listener.nodelay,
+            defer_accept: listener.defer_accept,
+            ..ListenOptions::default()
+        };
         let backlog = i32::try_from(listener.backlog).unwrap_or(i32::MAX);
         let bound = bind_group(address, shards, backlog, &options)
             .map_err(|error| StartError::Bind { address, error })?;

@@ -73,6 +73,7 @@ impl Listener {
         reader
             .key("backlog", &mut self.backlog, Count(1..=U16))?
             .key("nodelay", &mut self.nodelay, Flag)?
+            .key("defer_accept", &mut self.defer_accept, Flag)?
             .key("max_connections", &mut self.max_connections, OrUnlimited(Count(1..=U32)))?;
         Ok(())
     }

@@ -69,6 +69,11 @@ pub struct Listener {
     pub backlog: u32,
     /// Whether small packets leave at once (`TCP_NODELAY`, default true).
     pub nodelay: bool,
+    /// Whether the system keeps a new connection to itself until its client sends something
+    /// (`TCP_DEFER_ACCEPT`, default true), which makes connecting cheaper. Of a client that sends
+    /// nothing the broker learns about a second later: until then it counts in no limit, is not
+    /// turned away, and [`Limits::connect_timeout`] does not run.
+    pub defer_accept: bool,
     /// Connections on this listener, over all shards (default unlimited, but for
     /// [`Limits::max_connections`]). One more is closed at once and counted.
     pub max_connections: Option<u32>,
@@ -78,7 +83,7 @@ impl Listener {
     /// A listener on `bind`, everything else at its default.
     #[must_use]
     pub fn on(bind: SocketAddr) -> Self {
-        Self { bind, backlog: 1024, nodelay: true, max_connections: None }
+        Self { bind, backlog: 1024, nodelay: true, defer_accept: true, max_connections: None }
     }
 }
 
