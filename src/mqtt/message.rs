@@ -35,7 +35,7 @@ struct Large {
 /// What stands in front of the topic.
 #[derive(Clone, Copy)]
 struct Head {
-    /// QoS in bits 0 and 1, RETAIN in bit 2.
+    /// QoS in bits 0 and 1, RETAIN in bit 2, [`AT_ONCE`].
     flags: u8,
     topic_len: u16,
     properties_len: u32,
@@ -46,6 +46,8 @@ struct Head {
 const NEVER: u64 = u64::MAX;
 const HEAD_LEN: usize = 16;
 const RETAIN: u8 = 0x04;
+/// Its Message Expiry Interval was 0.
+const AT_ONCE: u8 = 0x08;
 /// The two counters an `Arc` allocates along.
 const ARC_LEN: usize = 16;
 
@@ -89,8 +91,8 @@ impl Message {
     ) -> Self {
         let mut scratch = Vec::new();
         let properties = publish.properties.forwardable_in(&mut scratch);
-        let expires_at = expiry(publish.properties.message_expiry_interval, now);
-        let head = head(publish.qos, publish.retain, topic, properties, expires_at);
+        let expiry = (publish.properties.message_expiry_interval, now);
+        let head = head(publish.qos, publish.retain, topic, properties, expiry);
         let payload = publish.payload;
         if payload.len() < LARGE_PAYLOAD {
             return Self::small(head, topic, properties, payload);
@@ -113,7 +115,7 @@ impl Message {
         message_expiry_interval: Option<u32>,
         now: Time,
     ) -> Self {
-        let head = head(qos, retain, topic, properties, expiry(message_expiry_interval, now));
+        let head = head(qos, retain, topic, properties, (message_expiry_interval, now));
         if payload.len() < LARGE_PAYLOAD {
             return Self::small(head, topic, properties, payload);
         }
@@ -238,6 +240,13 @@ impl Message {
         now.0 >= self.head().expires_at
     }
 
+    /// Whether its Message Expiry Interval was 0: it is for those who can be sent it at once, and
+    /// waits for nobody.
+    #[must_use]
+    pub fn is_for_now(&self) -> bool {
+        self.head().flags & AT_ONCE != 0
+    }
+
     /// The bytes of memory it is accounted with.
     #[must_use]
     pub fn size(&self) -> usize {
@@ -260,19 +269,23 @@ impl Message {
     }
 }
 
-fn head(qos: QoS, retain: bool, topic: &str, properties: &[u8], expires_at: u64) -> Head {
+/// `expiry` is the Message Expiry Interval, and when it begins.
+fn head(
+    qos: QoS,
+    retain: bool,
+    topic: &str,
+    properties: &[u8],
+    (interval, now): (Option<u32>, Time),
+) -> Head {
     let retain = if retain { RETAIN } else { 0 };
+    let at_once = if interval == Some(0) { AT_ONCE } else { 0 };
+    let at = |seconds: u32| now.plus(Duration::from_secs(seconds.into())).0;
     Head {
-        flags: qos.as_u8() | retain,
+        flags: qos.as_u8() | retain | at_once,
         topic_len: topic.len() as u16,
         properties_len: properties.len() as u32,
-        expires_at,
+        expires_at: interval.map_or(NEVER, at),
     }
-}
-
-fn expiry(message_expiry_interval: Option<u32>, now: Time) -> u64 {
-    message_expiry_interval
-        .map_or(NEVER, |seconds| now.plus(Duration::from_secs(u64::from(seconds))).0)
 }
 
 /// `part` as a slice of `whole`; `None` if it is none, or too small a part to keep the rest for.

@@ -119,6 +119,7 @@ impl<S> Core<S> {
             ReasonCode::Success => Departure::Normal,
             ReasonCode::ServerBusy
             | ReasonCode::ServerShuttingDown
+            | ReasonCode::BadAuthenticationMethod
             | ReasonCode::KeepAliveTimeout
             | ReasonCode::SessionTakenOver
             | ReasonCode::NotAuthorized
