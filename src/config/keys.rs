@@ -8,7 +8,7 @@ use super::error::ConfigError;
 use super::reader::Reader;
 use super::schema::{
     Config, GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mqtt, OfflineOverflow,
-    OnlineOverflow, Overflow, Queue, Retained, Retry, SharedStrategy,
+    OnlineOverflow, Overflow, Queue, Retained, Retry, SharedStrategy, V3Publisher,
 };
 use super::value::{
     Address, Count, Flag, Keyword, List, OrUnlimited, Size, Span, TopicPrefix, Word,
@@ -73,6 +73,7 @@ impl Listener {
         reader
             .key("backlog", &mut self.backlog, Count(1..=U16))?
             .key("nodelay", &mut self.nodelay, Flag)?
+            .key("defer_accept", &mut self.defer_accept, Flag)?
             .key("max_connections", &mut self.max_connections, OrUnlimited(Count(1..=U32)))?;
         Ok(())
     }
@@ -166,7 +167,8 @@ impl Overflow {
         reader
             .key("patience", &mut self.patience, Span::ms(0..=DAY_MS))?
             .key("online", &mut self.online, Word)?
-            .key("offline", &mut self.offline, Word)?;
+            .key("offline", &mut self.offline, Word)?
+            .key("v3_publisher", &mut self.v3_publisher, Word)?;
         Ok(())
     }
 }
@@ -212,6 +214,11 @@ impl Keyword for OfflineOverflow {
         ("drop_oldest", Self::DropOldest),
         ("end_session", Self::EndSession),
     ];
+}
+
+impl Keyword for V3Publisher {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("disconnect", Self::Disconnect), ("acknowledge", Self::Acknowledge)];
 }
 
 impl Keyword for SharedStrategy {

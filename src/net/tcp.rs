@@ -13,6 +13,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 pub struct ListenOptions {
     /// Send small packets at once (`TCP_NODELAY`).
     pub nodelay: bool,
+    /// Leave a connection to the kernel until its client has sent something, for at most about a
+    /// second (`TCP_DEFER_ACCEPT`).
+    pub defer_accept: bool,
     /// Kernel receive buffer of a connection in bytes; `None`: the kernel tunes it.
     pub receive_buffer: Option<usize>,
     /// Kernel send buffer of a connection in bytes; `None`: the kernel tunes it.
@@ -21,7 +24,7 @@ pub struct ListenOptions {
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        Self { nodelay: true, receive_buffer: None, send_buffer: None }
+        Self { nodelay: true, defer_accept: false, receive_buffer: None, send_buffer: None }
     }
 }
 
@@ -40,6 +43,9 @@ pub fn bind(addr: SocketAddr, backlog: i32, options: &ListenOptions) -> io::Resu
     }
     if let Some(size) = options.send_buffer {
         socket.set_send_buffer_size(size)?;
+    }
+    if options.defer_accept {
+        defer_accept(&socket)?;
     }
     socket.bind(&addr.into())?;
     socket.listen(backlog)?;
@@ -77,6 +83,24 @@ fn listening_socket(addr: SocketAddr) -> io::Result<Socket> {
     // A restarted broker need not wait for the old connections' TIME_WAIT.
     socket.set_reuse_address(true)?;
     Ok(socket)
+}
+
+/// Every client of MQTT speaks first, and so does one of TLS or HTTP. Waiting for that in the kernel
+/// saves an empty look at each new connection, and the acknowledgement of its handshake. One that
+/// stays silent is handed over when the kernel first repeats its SYN-ACK, which is after a second.
+fn defer_accept(socket: &Socket) -> io::Result<()> {
+    let seconds: libc::c_int = 1;
+    // SAFETY: the descriptor is open, and the value is an int of the size that is said.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The next waiting connection, non-blocking, and its peer.
@@ -217,6 +241,29 @@ mod tests {
         assert!(rustix::net::sockopt::tcp_nodelay(&fd).unwrap());
         let size = rustix::net::sockopt::socket_send_buffer_size(&fd).unwrap();
         assert!((20_000..=40_000).contains(&size), "{size}");
+    }
+
+    /// Who speaks comes in with what it said; who is silent comes in all the same, later.
+    #[test]
+    fn deferred_connections_come_in_with_their_first_bytes() {
+        let options = ListenOptions { defer_accept: true, ..ListenOptions::default() };
+        let listener = bind(loopback(), 16, &options).unwrap();
+        let address = listener.local_addr().unwrap();
+        let silent = TcpStream::connect(address).unwrap();
+        let mut speaker = TcpStream::connect(address).unwrap();
+        io::Write::write_all(&mut speaker, b"hello").unwrap();
+        let take = || {
+            let poll = &mut [rustix::event::PollFd::new(&listener, rustix::event::PollFlags::IN)];
+            let patience = rustix::event::Timespec { tv_sec: 30, tv_nsec: 0 };
+            assert_eq!(rustix::event::poll(poll, Some(&patience)), Ok(1));
+            accept(&listener).unwrap()
+        };
+        let (mut first, peer) = take();
+        assert_eq!(peer, speaker.local_addr().unwrap());
+        assert_eq!(first.recv(&mut [0; 8]).unwrap(), 5);
+        let (mut second, peer) = take();
+        assert_eq!(peer, silent.local_addr().unwrap());
+        assert_eq!(second.recv(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::common::cases::shards;
+use crate::common::fixture::broker_with_listener;
 use crate::common::property::will_delay;
 use crate::common::{
     Broker, Client, Connect, Event, Message, Packet, V5, Version, Will, broker, broker_with_shards,
@@ -37,7 +38,8 @@ fn stop(broker: Broker) {
 
 /// Section 4.13.2: version 5 clients are told 0x8B, all are closed, and nobody comes in any more.
 fn says_goodbye(shards: u16) {
-    let broker = broker_with_shards(shards, "");
+    // Or else the silent one would not be the broker's yet.
+    let broker = broker_with_listener(shards, "defer_accept = false", "");
     let address = broker.address();
     let clients: Vec<Client> =
         (0..9).map(|n| broker.connect(Version::ALL[n % 3], &format!("client-{n}"))).collect();
