@@ -110,11 +110,6 @@ impl<S> Core<S> {
         reader: &mut Reader<'_>,
         disconnect: &Disconnect<'_>,
     ) -> Result<Then, DecodeError> {
-        if let Some(interval) = disconnect.session_expiry_interval
-            && let Some(slot) = self.sessions.get_mut(reader.session)
-        {
-            slot.session.change_session_expiry_interval(interval)?;
-        }
         let departure = match disconnect.reason {
             ReasonCode::Success => Departure::Normal,
             ReasonCode::ServerBusy
@@ -137,6 +132,11 @@ impl<S> Core<S> {
             }
             _ => Departure::WithWill,
         };
+        if let Some(interval) = disconnect.session_expiry_interval
+            && let Some(slot) = self.sessions.get_mut(reader.session)
+        {
+            slot.session.change_session_expiry_interval(interval)?;
+        }
         self.end(reader.id, Ending::Left(departure));
         Ok(Then::Stop)
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use crate::mqtt::{Message, PacketId};
 use crate::net::{ConnId, Driver};
 use crate::router::{GroupCount, GroupId, SessionKey, ShardChoice, Stamp};
-use crate::session::Redistribution;
+use crate::session::{DropCause, Redistribution};
 
 use super::Core;
 use super::distribute::{Parcel, Reach};
@@ -236,6 +236,10 @@ impl<S> Core<S> {
 
     /// Gives a message that a member left behind to another one.
     pub(super) fn redistribute(&mut self, orphan: Redistribution) {
+        if orphan.message.is_for_now() {
+            self.stats.dropped[DropCause::Expired as usize].add(1);
+            return;
+        }
         // The group may be gone, and its number another's.
         if let Some(group) = self.router.group_wanting(orphan.group, orphan.message.topic()) {
             self.take_orphan(&orphan.message, group, 0);
