@@ -91,7 +91,7 @@ impl Message {
     ) -> Self {
         let mut scratch = Vec::new();
         let properties = publish.properties.forwardable_in(&mut scratch);
-        let expiry = (publish.properties.message_expiry_interval, now);
+        let expiry = Expiry::after(publish.properties.message_expiry_interval, now);
         let head = head(publish.qos, publish.retain, topic, properties, expiry);
         let payload = publish.payload;
         if payload.len() < LARGE_PAYLOAD {
@@ -115,7 +115,25 @@ impl Message {
         message_expiry_interval: Option<u32>,
         now: Time,
     ) -> Self {
-        let head = head(qos, retain, topic, properties, (message_expiry_interval, now));
+        let expiry = Expiry::after(message_expiry_interval, now);
+        Self::copy(head(qos, retain, topic, properties, expiry), topic, properties, payload)
+    }
+
+    /// A message as it was before, with the moment it expires.
+    #[must_use]
+    pub fn restore(
+        topic: &str,
+        qos: QoS,
+        retain: bool,
+        payload: &[u8],
+        properties: &[u8],
+        expires_at: Option<Time>,
+    ) -> Self {
+        let expiry = Expiry { at: expires_at.map_or(NEVER, |at| at.0), at_once: false };
+        Self::copy(head(qos, retain, topic, properties, expiry), topic, properties, payload)
+    }
+
+    fn copy(head: Head, topic: &str, properties: &[u8], payload: &[u8]) -> Self {
         if payload.len() < LARGE_PAYLOAD {
             return Self::small(head, topic, properties, payload);
         }
@@ -258,6 +276,15 @@ impl Message {
         }
     }
 
+    /// What tells it from every other message in memory while it is there.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        match &self.0 {
+            Repr::Small(bytes) => Arc::as_ptr(bytes).cast::<u8>() as usize,
+            Repr::Large(large) => Arc::as_ptr(large) as usize,
+        }
+    }
+
     /// Whether both are the same message in memory.
     #[must_use]
     pub fn ptr_eq(&self, other: &Self) -> bool {
@@ -269,22 +296,31 @@ impl Message {
     }
 }
 
-/// `expiry` is the Message Expiry Interval, and when it begins.
-fn head(
-    qos: QoS,
-    retain: bool,
-    topic: &str,
-    properties: &[u8],
-    (interval, now): (Option<u32>, Time),
-) -> Head {
+/// When a message expires, [`NEVER`] perhaps, and whether it waits for nobody.
+#[derive(Clone, Copy)]
+struct Expiry {
+    at: u64,
+    at_once: bool,
+}
+
+impl Expiry {
+    fn after(message_expiry_interval: Option<u32>, now: Time) -> Self {
+        let at = |seconds: u32| now.plus(Duration::from_secs(seconds.into())).0;
+        Self {
+            at: message_expiry_interval.map_or(NEVER, at),
+            at_once: message_expiry_interval == Some(0),
+        }
+    }
+}
+
+fn head(qos: QoS, retain: bool, topic: &str, properties: &[u8], expiry: Expiry) -> Head {
     let retain = if retain { RETAIN } else { 0 };
-    let at_once = if interval == Some(0) { AT_ONCE } else { 0 };
-    let at = |seconds: u32| now.plus(Duration::from_secs(seconds.into())).0;
+    let at_once = if expiry.at_once { AT_ONCE } else { 0 };
     Head {
         flags: qos.as_u8() | retain | at_once,
         topic_len: topic.len() as u16,
         properties_len: properties.len() as u32,
-        expires_at: interval.map_or(NEVER, at),
+        expires_at: expiry.at,
     }
 }
 
