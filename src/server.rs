@@ -1,22 +1,25 @@
 //! Start and stop: listeners, shards and the threads they run on.
 
+mod failure;
+mod run;
+mod settings;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::config::{self, Config, ConfigError};
+use crossbeam_channel::Receiver;
+
+pub use self::failure::{ShardFailure, Watch};
+pub use self::run::{RunError, run};
+pub use self::settings::settings;
+
+use crate::config::{Config, ConfigError};
 use crate::hooks::Hooks;
-use crate::mqtt::{Limits, QoS};
 use crate::net::{ListenOptions, MioDriver, bind_group};
-use crate::router::Strategy;
-use crate::session::SessionLimits;
-use crate::shard::{
-    Bell, GiveUp, ListenerSettings, OverflowOffline, OverflowOnline, Retry, Settings, Shard,
-    ShardStats, Shared,
-};
+use crate::shard::{Bell, Shard, ShardStats, Shared};
 
 /// A running broker. Dropped, it stops as by [`Broker::stop`].
 #[derive(Debug)]
@@ -24,7 +27,8 @@ pub struct Broker {
     addresses: Vec<SocketAddr>,
     shared: Arc<Shared>,
     bells: Vec<Arc<Bell>>,
-    threads: Vec<JoinHandle<io::Result<()>>>,
+    threads: Vec<JoinHandle<Result<(), ShardFailure>>>,
+    failures: Receiver<ShardFailure>,
 }
 
 /// Why a broker does not start.
@@ -72,12 +76,23 @@ impl Broker {
             .map_err(StartError::Shard)?;
         let shared = Arc::new(Shared::new(settings(&config), hooks, shards, random_seed()));
         let shards = Shard::assemble(drivers, &shared);
-        let bells = shards.iter().map(Shard::bell).collect();
-        let mut broker = Self { addresses, shared, bells, threads: Vec::new() };
-        for (id, shard) in shards.into_iter().enumerate() {
+        let bells: Vec<_> = shards.iter().map(Shard::bell).collect();
+        let (tell, failures) = crossbeam_channel::unbounded();
+        let mut broker = Self { addresses, shared, bells, threads: Vec::new(), failures };
+        for (id, shard) in (0..).zip(shards) {
+            let (tell, shared, bells) = (tell.clone(), broker.shared.clone(), broker.bells.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("shard-{id}"))
-                .spawn(move || shard.run())
+                .spawn(move || {
+                    failure::catch(id, || shard.run()).inspect_err(|failure| {
+                        shared.shard_failed(id);
+                        for bell in bells {
+                            bell.ring();
+                        }
+                        // Whether anybody watches is not this shard's concern.
+                        let _ = tell.send(failure.clone());
+                    })
+                })
                 .map_err(StartError::Shard)?;
             broker.threads.push(thread);
         }
@@ -96,36 +111,37 @@ impl Broker {
         &self.shared.stats
     }
 
+    /// Waits on any thread for a shard that ends by itself.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        Watch::new(self.failures.clone())
+    }
+
     /// Stops it: accepts nobody more, tells 5.0 clients (0x8B), publishes wills if so configured,
     /// writes what waits, and returns within `shutdown.timeout`.
-    pub fn stop(mut self) {
-        self.join();
+    ///
+    /// # Errors
+    /// The first shard that had ended by itself, now or earlier.
+    pub fn stop(mut self) -> Result<(), ShardFailure> {
+        self.join().into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// Whether a shard has ended by itself, which only a failing system makes it do.
-    #[must_use]
-    pub fn is_broken(&self) -> bool {
-        self.threads.iter().any(JoinHandle::is_finished)
-    }
-
-    fn join(&mut self) {
+    /// Stops it, and gives what failed.
+    fn join(&mut self) -> Vec<ShardFailure> {
         self.shared.stop();
         for bell in &self.bells {
             bell.ring();
         }
-        for (id, thread) in self.threads.drain(..).enumerate() {
-            match thread.join() {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!("shard {id} failed: {error}"),
-                Err(_) => tracing::error!("shard {id} panicked"),
-            }
-        }
+        // A panic is caught within the thread.
+        self.threads.drain(..).filter_map(|thread| thread.join().ok()?.err()).collect()
     }
 }
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        self.join();
+        for failure in self.join() {
+            tracing::error!("{failure}");
+        }
     }
 }
 
@@ -161,104 +177,11 @@ fn random_seed() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
-fn seconds(limit: Option<Duration>) -> u32 {
-    limit.map_or(u32::MAX, |limit| u32::try_from(limit.as_secs()).unwrap_or(u32::MAX))
-}
-
-/// The configuration as the shards take it, for those who put shards together themselves.
-#[must_use]
-pub fn settings(config: &Config) -> Settings {
-    let Config { limits, mqtt, queue, overflow, retained, .. } = config;
-    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    Settings {
-        limits: Limits {
-            max_packet_size: limits.max_packet_size,
-            max_topic_bytes: limits.max_topic_bytes,
-            max_topic_levels: limits.max_topic_levels,
-            max_user_properties: limits.max_user_properties,
-            max_filters_per_packet: limits.max_filters_per_packet,
-            max_client_id_bytes: limits.max_client_id_bytes,
-        },
-        listeners: config
-            .listeners
-            .iter()
-            .map(|listener| ListenerSettings {
-                max_connections: listener.max_connections.map_or(usize::MAX, |max| max as usize),
-            })
-            .collect(),
-        max_connections: limits.max_connections as usize,
-        max_sessions: limits.max_sessions as usize,
-        connections_per_second: limits.connections_per_second,
-        connections_per_second_per_address: limits.connections_per_second_per_address,
-        connect_timeout: limits.connect_timeout,
-        receive_maximum: NonZeroU16::new(mqtt.receive_maximum).unwrap_or(NonZeroU16::MAX),
-        maximum_qos: QoS::from_u8(mqtt.max_qos).unwrap_or(QoS::ExactlyOnce),
-        topic_alias_maximum: mqtt.topic_alias_maximum,
-        topic_alias_maximum_outbound: mqtt.topic_alias_maximum_outbound,
-        max_keep_alive: mqtt
-            .max_keep_alive
-            .map_or(0, |max| u16::try_from(max.as_secs()).unwrap_or(u16::MAX)),
-        max_session_expiry: seconds(mqtt.max_session_expiry),
-        persistent_session_expiry: seconds(mqtt.v3_session_expiry),
-        retain_available: mqtt.retain_available,
-        wildcard_subscription_available: mqtt.wildcard_subscription_available,
-        shared_subscription_available: mqtt.shared_subscription_available,
-        validate_payload_format: mqtt.validate_payload_format,
-        response_information_prefix: mqtt.response_information_prefix.clone(),
-        allow_zero_length_client_id: mqtt.allow_zero_length_client_id,
-        max_subscriptions_per_client: limits.max_subscriptions_per_client as usize,
-        session: SessionLimits {
-            max_inflight: mqtt.max_inflight,
-            max_queued_messages: queue.max_messages,
-            max_queued_bytes: queue.max_bytes,
-            queue_qos0: queue.store_qos0_offline,
-        },
-        qos0_backlog_bytes: bytes(queue.qos0_backlog_bytes),
-        retry: mqtt.retry.as_ref().map(|retry| Retry {
-            after: retry.after.clone(),
-            give_up: match retry.give_up {
-                config::GiveUp::Disconnect => GiveUp::Disconnect,
-                config::GiveUp::Never => GiveUp::Never,
-            },
-        }),
-        patience: overflow.patience,
-        overflow_online: match overflow.online {
-            config::OnlineOverflow::Disconnect => OverflowOnline::Disconnect,
-            config::OnlineOverflow::DropOldest => OverflowOnline::DropOldest,
-            config::OnlineOverflow::DropNewest => OverflowOnline::DropNewest,
-        },
-        overflow_offline: match overflow.offline {
-            config::OfflineOverflow::DropNewest => OverflowOffline::DropNewest,
-            config::OfflineOverflow::DropOldest => OverflowOffline::DropOldest,
-            config::OfflineOverflow::EndSession => OverflowOffline::EndSession,
-        },
-        strategy: strategy(config.shared.strategy),
-        max_retained_messages: retained.max_messages as usize,
-        max_retained_bytes: bytes(retained.max_bytes),
-        route_cache_entries: config.route_cache.entries as usize,
-        mailbox_bytes: bytes(config.mailbox.max_bytes),
-        sys_interval: config.sys.interval,
-        shutdown_timeout: config.shutdown.timeout,
-        shutdown_wills: config.shutdown.publish_wills,
-        client_lines_per_second: config.log.client_lines_per_second,
-    }
-}
-
-fn strategy(strategy: config::SharedStrategy) -> Strategy {
-    match strategy {
-        config::SharedStrategy::RoundRobin => Strategy::RoundRobin,
-        config::SharedStrategy::Random => Strategy::Random,
-        config::SharedStrategy::LeastInFlight => Strategy::LeastInFlight,
-        config::SharedStrategy::Sticky => Strategy::Sticky,
-        config::SharedStrategy::ClientId => Strategy::ClientId,
-        config::SharedStrategy::Topic => Strategy::Topic,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpStream;
+    use std::time::Duration;
 
     use super::*;
     use crate::config::Listener;
@@ -275,8 +198,7 @@ mod tests {
     #[test]
     fn as_many_shards_as_the_configuration_allows_do_start() {
         let broker = broker_with_shards(crate::shard::MAX_SHARDS);
-        assert!(!broker.is_broken());
-        broker.stop();
+        assert_eq!(broker.stop(), Ok(()));
     }
 
     #[test]
@@ -284,12 +206,46 @@ mod tests {
         let stop = || {
             let broker = broker();
             let start = Instant::now();
-            broker.stop();
+            assert_eq!(broker.stop(), Ok(()));
             start.elapsed()
         };
         // A shard that sleeps on in the middle of it takes a second.
         let quick = |_| stop() < Duration::from_millis(300);
         assert!((0..5).any(quick), "all five stops took long");
+    }
+
+    /// A hook that panics takes its shard with it: who watches is told, and the stop of the others,
+    /// which would wait for a word from it, does not.
+    #[test]
+    fn a_shard_that_ends_by_itself_is_told() {
+        struct Fuse;
+        impl crate::hooks::Hook for Fuse {
+            fn connected(&self, client: &crate::hooks::Client<'_>, _: bool) {
+                panic!("no {}", client.client_id);
+            }
+        }
+        let listeners = vec![Listener::on(SocketAddr::from(([127, 0, 0, 1], 0)))];
+        let config = Config { shards: 3, listeners, ..Config::default() };
+        let hooks = Hooks { hook: Arc::new(Fuse), ..Hooks::default() };
+        let broker = Broker::start_with(config, hooks).expect("a free port");
+        let watch = broker.watch();
+        assert_eq!(answer(&broker, b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01a"), []);
+        let failure = watch.wait().expect("it goes by itself");
+        assert_eq!(failure.why, "panicked: no a");
+        assert!(failure.to_string().starts_with(&format!("shard {} panicked", failure.shard)));
+        let start = Instant::now();
+        assert_eq!(broker.stop(), Err(failure));
+        assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
+        assert_eq!(watch.wait(), None, "all have ended");
+    }
+
+    #[test]
+    fn who_watches_a_broker_that_stops_is_told_nothing() {
+        let broker = broker();
+        let watch = broker.watch();
+        let watching = std::thread::spawn(move || watch.wait());
+        assert_eq!(broker.stop(), Ok(()));
+        assert_eq!(watching.join().unwrap(), None);
     }
 
     /// What the broker answers to these bytes, up to the end of the connection.

@@ -137,7 +137,7 @@ macro_rules! peer {
             }
             receiver.leave();
             sender.leave();
-            broker.stop();
+            assert_eq!(broker.stop(), Ok(()));
         }
 
         #[test]

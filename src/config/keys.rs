@@ -8,7 +8,7 @@ use super::error::ConfigError;
 use super::reader::Reader;
 use super::schema::{
     Config, GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mqtt, OfflineOverflow,
-    OnlineOverflow, Overflow, Queue, Retained, Retry, SharedStrategy,
+    OnlineOverflow, Overflow, Queue, Retained, Retry, SharedStrategy, V3Publisher,
 };
 use super::value::{
     Address, Count, Flag, Keyword, List, OrUnlimited, Size, Span, TopicPrefix, Word,
@@ -167,7 +167,8 @@ impl Overflow {
         reader
             .key("patience", &mut self.patience, Span::ms(0..=DAY_MS))?
             .key("online", &mut self.online, Word)?
-            .key("offline", &mut self.offline, Word)?;
+            .key("offline", &mut self.offline, Word)?
+            .key("v3_publisher", &mut self.v3_publisher, Word)?;
         Ok(())
     }
 }
@@ -213,6 +214,11 @@ impl Keyword for OfflineOverflow {
         ("drop_oldest", Self::DropOldest),
         ("end_session", Self::EndSession),
     ];
+}
+
+impl Keyword for V3Publisher {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("disconnect", Self::Disconnect), ("acknowledge", Self::Acknowledge)];
 }
 
 impl Keyword for SharedStrategy {

@@ -28,7 +28,7 @@ pub use error::{ConfigError, Origin};
 pub use schema::{
     Config, GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mailbox, Mqtt, OfflineOverflow,
     OnlineOverflow, Overflow, Queue, Retained, Retry, RouteCache, Shared, SharedStrategy, Shutdown,
-    Sys,
+    Sys, V3Publisher,
 };
 
 use crate::shard::MAX_SHARDS;

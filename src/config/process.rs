@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::{Handle, Signals};
 use tracing::level_filters::LevelFilter;
 
 use super::schema::{Config, Log, LogFormat, LogLevel};
@@ -118,8 +118,14 @@ impl EndSignals {
         Ok(Self { signals: Signals::new([SIGTERM, SIGINT, SIGHUP])?, armed })
     }
 
-    /// Waits for the end, and names the signal.
-    pub fn wait(&mut self) -> &'static str {
+    /// Ends the [`wait`](Self::wait) of another thread.
+    #[must_use]
+    pub fn ender(&self) -> Ender {
+        Ender(self.signals.handle())
+    }
+
+    /// Waits for the end, and names the signal; none if an [`Ender`] was used.
+    pub fn wait(&mut self) -> Option<&'static str> {
         let name = self.wait_for_end();
         let armed = Arc::clone(&self.armed);
         std::thread::spawn(move || {
@@ -129,14 +135,24 @@ impl EndSignals {
         name
     }
 
-    fn wait_for_end(&mut self) -> &'static str {
+    fn wait_for_end(&mut self) -> Option<&'static str> {
         for signal in self.signals.forever() {
             match signal {
-                SIGTERM => return "SIGTERM",
-                SIGINT => return "SIGINT",
+                SIGTERM => return Some("SIGTERM"),
+                SIGINT => return Some("SIGINT"),
                 _ => tracing::warn!("SIGHUP: the configuration is read at the start only"),
             }
         }
-        "the end of the signals"
+        None
+    }
+}
+
+/// Ends the broker as a signal does.
+pub struct Ender(Handle);
+
+impl Ender {
+    /// Does it.
+    pub fn end(&self) {
+        self.0.close();
     }
 }

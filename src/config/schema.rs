@@ -288,6 +288,10 @@ pub struct Overflow {
     pub online: OnlineOverflow,
     /// What is done at once when the receiver is not connected (default drop the newest).
     pub offline: OfflineOverflow,
+    /// What is done to a 3.x publisher whose message found no room anywhere, neither in a queue nor,
+    /// if it was to be retained, among the retained ones (default disconnect). A v5 publisher is
+    /// told Quota exceeded (0x97).
+    pub v3_publisher: V3Publisher,
 }
 
 impl Default for Overflow {
@@ -296,6 +300,7 @@ impl Default for Overflow {
             patience: Duration::from_secs(2),
             online: OnlineOverflow::Disconnect,
             offline: OfflineOverflow::DropNewest,
+            v3_publisher: V3Publisher::Disconnect,
         }
     }
 }
@@ -320,6 +325,16 @@ pub enum OfflineOverflow {
     DropOldest,
     /// End the session, with its subscriptions and all that waits for it.
     EndSession,
+}
+
+/// What is done to a 3.x publisher whose message nobody could keep: its protocol has no answer that
+/// says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum V3Publisher {
+    /// Close its connection: it knows that the message was not taken, and may send it again.
+    Disconnect,
+    /// Acknowledge the message as if it had been kept, as Mosquitto does.
+    Acknowledge,
 }
 
 /// Retained messages (`[retained]`). A message that finds them full is delivered, but not retained:

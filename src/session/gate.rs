@@ -5,6 +5,7 @@
 //! confirm a whole turn at a time. What has to wait does so in a queue, because acknowledgements
 //! leave in the order of the PUBLISH packets [MQTT-4.6.0-2] [MQTT-4.6.0-3].
 
+use super::link::Link;
 use super::{Active, Session, Sink};
 use crate::mqtt::{AckKind, PacketId, QoS, ReasonCode};
 
@@ -25,7 +26,8 @@ pub struct PublishOutcome {
     /// message are taken to have one until they refuse.
     pub matched: bool,
     /// What to acknowledge when it is kept. An error (0x80 and above) is acknowledged in any
-    /// case; 3.x, which cannot, is closed for it.
+    /// case; 3.x, which cannot, is closed for it (but see
+    /// [`LinkParameters::acknowledge_unkept`](super::LinkParameters::acknowledge_unkept)).
     pub reason: ReasonCode,
 }
 
@@ -87,8 +89,8 @@ pub(super) struct PendingPublish {
 }
 
 impl PendingPublish {
-    /// The reason code to acknowledge with. `None`: must not be acknowledged.
-    fn result(&self, is_v5: bool) -> Option<ReasonCode> {
+    /// The reason code to acknowledge with over `link`. `None`: must not be acknowledged.
+    fn result(&self, link: &Link) -> Option<ReasonCode> {
         let kept = self.kept || self.handed != 0;
         let reason = if kept || self.reason.is_error() {
             self.reason
@@ -97,10 +99,11 @@ impl PendingPublish {
         } else {
             ReasonCode::NoMatchingSubscribers
         };
-        match (is_v5, reason.is_error()) {
-            (true, _) => Some(reason),
-            (false, false) => Some(ReasonCode::Success),
-            (false, true) => None,
+        match reason {
+            reason if link.version.is_v5() => Some(reason),
+            ReasonCode::QuotaExceeded if link.acknowledge_unkept => Some(ReasonCode::Success),
+            reason if reason.is_error() => None,
+            _ => Some(ReasonCode::Success),
         }
     }
 }
@@ -180,7 +183,7 @@ impl Session {
             self.wait(outcome, publish);
             return Verdict::Continue;
         }
-        let Some(reason) = publish.result(self.version().is_v5()) else { return Verdict::Close };
+        let Some(reason) = publish.result(&self.link) else { return Verdict::Close };
         match qos {
             QoS::AtMostOnce => return Verdict::Continue,
             QoS::AtLeastOnce => sink.ack(AckKind::PubAck, packet_id, reason),
@@ -295,7 +298,7 @@ impl Session {
         sink: Option<&mut S>,
     ) -> Verdict {
         let packet_id = publish.packet_id;
-        let result = publish.result(self.version().is_v5());
+        let result = publish.result(&self.link);
         let kept = result.is_some_and(|reason| !reason.is_error());
         let kind = match publish.qos {
             QoS::ExactlyOnce if kept => {

@@ -30,6 +30,9 @@ pub struct LinkParameters {
     pub our_receive_maximum: u16,
     /// Our Topic Alias Maximum as announced; 0 in 3.x.
     pub our_topic_alias_maximum: u16,
+    /// Whether a 3.x client is told success for a message that there was no room for, instead of
+    /// being closed. A v5 client is told the truth.
+    pub acknowledge_unkept: bool,
 }
 
 impl LinkParameters {
@@ -46,6 +49,7 @@ impl LinkParameters {
             session_expiry_maximum: u32::MAX,
             our_receive_maximum: 1000,
             our_topic_alias_maximum: 0,
+            acknowledge_unkept: false,
         }
     }
 }
@@ -65,6 +69,7 @@ pub(super) struct Link {
     topic_alias_maximum: u16,
     our_topic_alias_maximum: u16,
     pub(super) version: Version,
+    pub(super) acknowledge_unkept: bool,
     pub(super) connected: bool,
     /// Whether the session was resumed on this connection: nothing is sent before.
     pub(super) live: bool,
@@ -72,9 +77,9 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// No connection.
-    pub(super) fn none(version: Version) -> Self {
-        let parameters = LinkParameters::new(version);
+    /// No connection, after one of this version.
+    pub(super) fn none(version: Version, acknowledge_unkept: bool) -> Self {
+        let parameters = LinkParameters { acknowledge_unkept, ..LinkParameters::new(version) };
         let limits = SessionLimits::default();
         Self { connected: false, ..Self::new(&parameters, &limits) }
     }
@@ -92,6 +97,7 @@ impl Link {
             topic_alias_maximum: p.topic_alias_maximum,
             our_topic_alias_maximum: p.our_topic_alias_maximum,
             version: p.version,
+            acknowledge_unkept: p.acknowledge_unkept,
             connected: true,
             live: false,
             request_problem_information: p.request_problem_information,

@@ -121,7 +121,7 @@ impl Session {
             active: None,
             will: None,
             disconnected_at: Time::default(),
-            link: Link::none(Version::V311),
+            link: Link::none(Version::V311, false),
             drops: DropCounts::default(),
             session_expiry_interval: 0,
         }
@@ -143,7 +143,7 @@ impl Session {
     pub fn disconnect(&mut self, now: Time) {
         self.disconnected_at = now;
         self.uncharge_all();
-        self.link = Link::none(self.link.version);
+        self.link = Link::none(self.link.version, self.link.acknowledge_unkept);
         if let Some(active) = self.active.as_mut() {
             active.disarm_gate();
         }

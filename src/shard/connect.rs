@@ -255,6 +255,7 @@ impl<S> Core<S> {
             session_expiry_maximum: settings.max_session_expiry,
             our_receive_maximum: if v5 { settings.receive_maximum.get() } else { u16::MAX },
             our_topic_alias_maximum: if v5 { settings.topic_alias_maximum } else { 0 },
+            acknowledge_unkept: settings.acknowledge_unkept,
         }
     }
 

@@ -28,6 +28,7 @@ mod timers;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use self::mail::{Bell, MAX_SHARDS};
@@ -66,7 +67,9 @@ pub struct Shared {
     /// What the embedding program wants to know or decide.
     pub hooks: Hooks,
     pub(crate) admission: Admission,
-    stop: std::sync::atomic::AtomicBool,
+    stop: AtomicBool,
+    /// Shards that ended by themselves.
+    failed: AtomicU64,
 }
 
 impl Shared {
@@ -80,13 +83,20 @@ impl Shared {
             stats: (0..shards).map(|_| Arc::default()).collect(),
             hooks,
             admission,
-            stop: std::sync::atomic::AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            failed: AtomicU64::new(0),
         }
     }
 
     /// Has every shard stop: those asleep have to be woken.
     pub fn stop(&self) {
-        self.stop.store(true, std::sync::atomic::Ordering::Release);
+        self.stop.store(true, Ordering::Release);
+    }
+
+    /// Says that this shard has ended by itself: the stop of the others does not wait for it. They
+    /// have to be woken.
+    pub fn shard_failed(&self, shard: u8) {
+        self.failed.fetch_or(1 << shard, Ordering::Release);
     }
 }
 

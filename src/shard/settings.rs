@@ -112,6 +112,9 @@ pub struct Settings {
     pub overflow_online: OverflowOnline,
     /// What happens when an absent session's queue is full.
     pub overflow_offline: OverflowOffline,
+    /// Whether a 3.x publisher is told success for a message that there was no room for, instead
+    /// of being closed.
+    pub acknowledge_unkept: bool,
     /// How shared subscriptions are dealt out.
     pub strategy: Strategy,
     /// Retained messages at most.
@@ -164,6 +167,7 @@ impl Settings {
             patience: Duration::from_secs(2),
             overflow_online: OverflowOnline::Disconnect,
             overflow_offline: OverflowOffline::DropNewest,
+            acknowledge_unkept: false,
             strategy: Strategy::default(),
             max_retained_messages: usize::MAX,
             max_retained_bytes: usize::MAX,

@@ -50,9 +50,7 @@ impl<S> Core<S> {
             self.begin_stop(driver);
         }
         let late = self.now >= self.stopping.deadline;
-        if self.stopping.phase == Phase::Quieting
-            && (late || self.stopping.quiet == self.mailbox.others())
-        {
+        if self.stopping.phase == Phase::Quieting && (late || self.others_are_quiet()) {
             let ids: Vec<ConnId> = self.connections.ids().collect();
             for id in ids {
                 self.end(id, Ending::Stopping);
@@ -80,9 +78,15 @@ impl<S> Core<S> {
         match self.stopping.phase {
             Phase::Running => self.shared.stop.load(Ordering::Acquire),
             Phase::Done => false,
-            Phase::Quieting => self.stopping.quiet == self.mailbox.others(),
+            Phase::Quieting => self.others_are_quiet(),
             Phase::Closing => self.connections.open() == 0,
         }
+    }
+
+    /// Whether no other shard routes anything more. One that failed never will.
+    fn others_are_quiet(&self) -> bool {
+        let silent = self.stopping.quiet | self.shared.failed.load(Ordering::Acquire);
+        self.mailbox.others() & !silent == 0
     }
 
     /// Reads nothing more, publishes the wills if so configured, and says that it is quiet.

@@ -323,6 +323,30 @@ fn gives_older_publishers_no_false_success(version: Version) {
 }
 versions!(gives_older_publishers_no_false_success, 3.x);
 
+/// `overflow.v3_publisher = "acknowledge"`: a 3.x publisher is told success for what was dropped,
+/// wherever the full queue is; a v5 publisher is told the truth all the same.
+fn acknowledges_what_it_drops_if_told(version: Version) {
+    let toml = "[queue]\nmax_messages = 2\n[overflow]\nv3_publisher = \"acknowledge\"";
+    let broker = broker_with_shards(3, toml);
+    let connect = absent(&broker, "t");
+    // Three shards, and publishers that are at home on each of them.
+    for n in 0..9 {
+        let mut publisher = broker.connect(version, &format!("publisher-{n}"));
+        for qos in [1, 2] {
+            publisher.publish("t", if n == 0 { ["0", "1"][qos - 1] } else { "late" }, qos as u8);
+        }
+        publisher.ping();
+    }
+    let mut v5 = broker.connect(V5, "v5");
+    for qos in [1, 2] {
+        assert_eq!(v5.try_publish(Message::new("t", "late").qos(qos)), code::QUOTA_EXCEEDED);
+    }
+    let (mut client, _) = broker.connect_with(&connect);
+    expect_numbers(&mut client, 0..2);
+    client.expect_nothing();
+}
+versions!(acknowledges_what_it_drops_if_told, 3.x);
+
 /// `queue.max_bytes` bounds the queue as well.
 #[test]
 fn bounds_the_queue_in_bytes() {

@@ -59,6 +59,6 @@ impl Broker {
 
     /// Stops it gracefully; returns when it has stopped.
     pub(crate) fn stop(mut self) {
-        self.inner.take().expect("it runs").stop();
+        assert_eq!(self.inner.take().expect("it runs").stop(), Ok(()));
     }
 }

@@ -77,7 +77,7 @@ fn no_allocations(version: Version, first: &[u8], frames: &[Vec<u8>], receivers:
     let watch = Watch::begin(&turn, true);
     rounds();
     nothing(&watch.end(), receivers.rounds * (BURST + 1));
-    broker.stop();
+    assert_eq!(broker.stop(), Ok(()));
 }
 
 #[track_caller]
@@ -206,5 +206,5 @@ fn frames_in_two_pieces() {
     let watch = Watch::begin(&turn, true);
     rounds();
     nothing(&watch.end(), 30 * PUBLISHERS);
-    broker.stop();
+    assert_eq!(broker.stop(), Ok(()));
 }

@@ -68,7 +68,7 @@ fn held_once(shards: u16, version: Version, qos: u8) {
     let most = SUBSCRIBERS * EACH;
     assert!(left < most, "{left} bytes still held, expected fewer than {most}");
     drop(watch);
-    broker.stop();
+    assert_eq!(broker.stop(), Ok(()));
 }
 
 /// What the shards hold, once that no longer changes.

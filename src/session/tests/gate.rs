@@ -44,6 +44,35 @@ fn version_3_is_closed_for_what_was_not_kept() {
     assert_eq!(rig.session.inbound_qos2(), 0);
 }
 
+/// Unless the configuration prefers to acknowledge what there was no room for. Any other refusal is
+/// none of its business.
+#[test]
+fn version_3_is_told_success_for_what_was_not_kept_if_so_configured() {
+    let unkept = O { kept: false, ..O::KEPT };
+    for version in [Version::V31, Version::V311, Version::V5] {
+        let mut rig = Rig::new(version, 10);
+        rig.connect(&LinkParameters { acknowledge_unkept: true, ..parameters(version, 10) });
+        let told = if version.is_v5() { QuotaExceeded } else { Success };
+        for outcome in [unkept, O::refused(QuotaExceeded)] {
+            assert_eq!(rig.publish(AtLeastOnce, 1, outcome), Verdict::Continue);
+            assert_eq!(rig.publish(ExactlyOnce, 2, outcome), Verdict::Continue);
+            assert_eq!(rig.wire.take(), [ack(PubAck, 1, told), ack(PubRec, 2, told)]);
+            assert_eq!(rig.pubrel(2), Ok(!version.is_v5()));
+            rig.wire.take();
+        }
+        // The same when other shards have to say so first.
+        assert_eq!(rig.publish(ExactlyOnce, 3, handed(1, &[1])), Verdict::Continue);
+        rig.session.refuse(1, 1, id(3), true);
+        assert_eq!(rig.confirm(&[(1, 1)]), Verdict::Continue);
+        assert_eq!(rig.wire.take(), [ack(PubRec, 3, told)]);
+        assert_eq!(rig.pubrel(3), Ok(!version.is_v5()));
+        rig.wire.take();
+        let refused = rig.publish(AtLeastOnce, 4, O::refused(NotAuthorized));
+        let closed = if version.is_v5() { Verdict::Continue } else { Verdict::Close };
+        assert_eq!(refused, closed);
+    }
+}
+
 /// [MQTT-4.6.0-2] [MQTT-4.6.0-3] Acknowledgements leave in the order of the PUBLISHes, each once
 /// all that it waits for have confirmed.
 #[test]

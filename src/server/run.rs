@@ -1,0 +1,56 @@
+//! A broker as a program of its own: log, limits of the process, signals.
+
+use std::io;
+
+use super::{Broker, ShardFailure, StartError};
+use crate::config::Config;
+use crate::config::process::{EndSignals, raise_open_files, start_log, warn_about};
+use crate::hooks::Hooks;
+
+/// Why a broker that is a program ended otherwise than by a signal.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The system does not let it have the signals.
+    #[error("cannot take over the signals: {0}")]
+    Signals(#[source] io::Error),
+    /// It did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A shard ended by itself.
+    #[error(transparent)]
+    Shard(#[from] ShardFailure),
+}
+
+/// Runs a broker until SIGTERM or SIGINT, as the program `sluice` does: sets up the log, raises
+/// the limit on open files, warns, takes over the signals of the process, and stops in good order.
+///
+/// # Errors
+/// If it does not start, or a shard ends by itself, after which the rest is stopped.
+pub fn run(mut config: Config, hooks: Hooks) -> Result<(), RunError> {
+    start_log(&config.log);
+    warn_about(&config);
+    raise_open_files(&mut config);
+    let mut signals = EndSignals::register().map_err(RunError::Signals)?;
+    let shards = config.shard_count();
+    let broker = Broker::start_with(config, hooks)?;
+    let addresses: Vec<String> = broker.addresses().iter().map(ToString::to_string).collect();
+    tracing::info!(
+        "sluice {} listening on {} with {shards} shard{}",
+        env!("CARGO_PKG_VERSION"),
+        addresses.join(", "),
+        if shards == 1 { "" } else { "s" }
+    );
+    let (watch, end) = (broker.watch(), signals.ender());
+    std::thread::spawn(move || {
+        if let Some(failure) = watch.wait() {
+            tracing::error!("{failure}: the broker stops");
+            end.end();
+        }
+    });
+    if let Some(signal) = signals.wait() {
+        tracing::info!("{signal}: stopping");
+    }
+    broker.stop()?;
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! From the configuration to what the shards take.
+
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use crate::config::{self, Config};
+use crate::mqtt::{Limits, QoS};
+use crate::router::Strategy;
+use crate::session::SessionLimits;
+use crate::shard::{GiveUp, ListenerSettings, OverflowOffline, OverflowOnline, Retry, Settings};
+
+fn seconds(limit: Option<Duration>) -> u32 {
+    limit.map_or(u32::MAX, |limit| u32::try_from(limit.as_secs()).unwrap_or(u32::MAX))
+}
+
+/// The configuration as the shards take it, for those who put shards together themselves.
+#[must_use]
+pub fn settings(config: &Config) -> Settings {
+    let Config { limits, mqtt, queue, overflow, retained, .. } = config;
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    Settings {
+        limits: Limits {
+            max_packet_size: limits.max_packet_size,
+            max_topic_bytes: limits.max_topic_bytes,
+            max_topic_levels: limits.max_topic_levels,
+            max_user_properties: limits.max_user_properties,
+            max_filters_per_packet: limits.max_filters_per_packet,
+            max_client_id_bytes: limits.max_client_id_bytes,
+        },
+        listeners: config
+            .listeners
+            .iter()
+            .map(|listener| ListenerSettings {
+                max_connections: listener.max_connections.map_or(usize::MAX, |max| max as usize),
+            })
+            .collect(),
+        max_connections: limits.max_connections as usize,
+        max_sessions: limits.max_sessions as usize,
+        connections_per_second: limits.connections_per_second,
+        connections_per_second_per_address: limits.connections_per_second_per_address,
+        connect_timeout: limits.connect_timeout,
+        receive_maximum: NonZeroU16::new(mqtt.receive_maximum).unwrap_or(NonZeroU16::MAX),
+        maximum_qos: QoS::from_u8(mqtt.max_qos).unwrap_or(QoS::ExactlyOnce),
+        topic_alias_maximum: mqtt.topic_alias_maximum,
+        topic_alias_maximum_outbound: mqtt.topic_alias_maximum_outbound,
+        max_keep_alive: mqtt
+            .max_keep_alive
+            .map_or(0, |max| u16::try_from(max.as_secs()).unwrap_or(u16::MAX)),
+        max_session_expiry: seconds(mqtt.max_session_expiry),
+        persistent_session_expiry: seconds(mqtt.v3_session_expiry),
+        retain_available: mqtt.retain_available,
+        wildcard_subscription_available: mqtt.wildcard_subscription_available,
+        shared_subscription_available: mqtt.shared_subscription_available,
+        validate_payload_format: mqtt.validate_payload_format,
+        response_information_prefix: mqtt.response_information_prefix.clone(),
+        allow_zero_length_client_id: mqtt.allow_zero_length_client_id,
+        max_subscriptions_per_client: limits.max_subscriptions_per_client as usize,
+        session: SessionLimits {
+            max_inflight: mqtt.max_inflight,
+            max_queued_messages: queue.max_messages,
+            max_queued_bytes: queue.max_bytes,
+            queue_qos0: queue.store_qos0_offline,
+        },
+        qos0_backlog_bytes: bytes(queue.qos0_backlog_bytes),
+        retry: mqtt.retry.as_ref().map(|retry| Retry {
+            after: retry.after.clone(),
+            give_up: match retry.give_up {
+                config::GiveUp::Disconnect => GiveUp::Disconnect,
+                config::GiveUp::Never => GiveUp::Never,
+            },
+        }),
+        patience: overflow.patience,
+        overflow_online: match overflow.online {
+            config::OnlineOverflow::Disconnect => OverflowOnline::Disconnect,
+            config::OnlineOverflow::DropOldest => OverflowOnline::DropOldest,
+            config::OnlineOverflow::DropNewest => OverflowOnline::DropNewest,
+        },
+        overflow_offline: match overflow.offline {
+            config::OfflineOverflow::DropNewest => OverflowOffline::DropNewest,
+            config::OfflineOverflow::DropOldest => OverflowOffline::DropOldest,
+            config::OfflineOverflow::EndSession => OverflowOffline::EndSession,
+        },
+        acknowledge_unkept: overflow.v3_publisher == config::V3Publisher::Acknowledge,
+        strategy: strategy(config.shared.strategy),
+        max_retained_messages: retained.max_messages as usize,
+        max_retained_bytes: bytes(retained.max_bytes),
+        route_cache_entries: config.route_cache.entries as usize,
+        mailbox_bytes: bytes(config.mailbox.max_bytes),
+        sys_interval: config.sys.interval,
+        shutdown_timeout: config.shutdown.timeout,
+        shutdown_wills: config.shutdown.publish_wills,
+        client_lines_per_second: config.log.client_lines_per_second,
+    }
+}
+
+fn strategy(strategy: config::SharedStrategy) -> Strategy {
+    match strategy {
+        config::SharedStrategy::RoundRobin => Strategy::RoundRobin,
+        config::SharedStrategy::Random => Strategy::Random,
+        config::SharedStrategy::LeastInFlight => Strategy::LeastInFlight,
+        config::SharedStrategy::Sticky => Strategy::Sticky,
+        config::SharedStrategy::ClientId => Strategy::ClientId,
+        config::SharedStrategy::Topic => Strategy::Topic,
+    }
+}
