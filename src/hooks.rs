@@ -1,7 +1,11 @@
 //! The ports: what the broker asks of, and tells to, code that is not of its core.
 //!
 //! Traits and plain values only. Shards call them on their own threads, so an implementation must
-//! return at once; what takes time belongs on a thread of its own.
+//! return at once; what takes time belongs on a thread of its own. A [`Store`] has one: it may wait.
+
+mod store;
+
+pub use store::{Commit, Store, StoreError, Table, Write};
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -15,6 +15,7 @@ pub mod session;
 
 // Layer 3: bytes in and out.
 pub mod net;
+pub mod store;
 
 // Layer 4: one event loop.
 pub mod shard;

@@ -113,7 +113,22 @@ impl Message {
         message_expiry_interval: Option<u32>,
         now: Time,
     ) -> Self {
-        let head = head(qos, retain, topic, properties, expiry(message_expiry_interval, now));
+        let expires_at =
+            message_expiry_interval.map(|_| Time(expiry(message_expiry_interval, now)));
+        Self::restore(topic, qos, retain, payload, properties, expires_at)
+    }
+
+    /// A message as it was before, with the moment it expires.
+    #[must_use]
+    pub fn restore(
+        topic: &str,
+        qos: QoS,
+        retain: bool,
+        payload: &[u8],
+        properties: &[u8],
+        expires_at: Option<Time>,
+    ) -> Self {
+        let head = head(qos, retain, topic, properties, expires_at.map_or(NEVER, |at| at.0));
         if payload.len() < LARGE_PAYLOAD {
             return Self::small(head, topic, properties, payload);
         }
@@ -246,6 +261,15 @@ impl Message {
             Repr::Large(large) => {
                 ARC_LEN + size_of::<Large>() + large.head.len() + large.payload.len()
             }
+        }
+    }
+
+    /// What tells it from every other message in memory while it is there.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        match &self.0 {
+            Repr::Small(bytes) => Arc::as_ptr(bytes).cast::<u8>() as usize,
+            Repr::Large(large) => Arc::as_ptr(large) as usize,
         }
     }
 

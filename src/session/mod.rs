@@ -16,6 +16,7 @@
 mod alias;
 mod gate;
 mod inbound;
+mod journal;
 mod limits;
 mod link;
 mod outbound;
@@ -31,6 +32,9 @@ mod tests;
 pub use alias::AliasUse;
 pub use gate::{PublishOutcome, STORE, Verdict};
 pub use inbound::Begin;
+pub use journal::{
+    Change, Journal, QueuedRecord, SessionNumber, SessionRecord, SubscriptionRecord, Waiter,
+};
 pub use limits::{DropCause, DropCounts, SessionLimits};
 pub use link::LinkParameters;
 pub use outbound::{Acked, Delivered, Delivery, Direct};

@@ -1,0 +1,112 @@
+//! The port for what keeps records over a restart.
+
+use std::fmt;
+
+/// The kinds of records; each has its own keys, in their order.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Sessions, by client identifier.
+    Sessions = 0,
+    /// Their subscriptions, by session number and filter.
+    Subscriptions = 1,
+    /// Packet identifiers of QoS 2 messages that clients have begun to send, by session number.
+    Inbound = 2,
+    /// Messages for clients, by session number and place.
+    Queued = 3,
+    /// How far messages in flight have come, by session number and place.
+    Flights = 4,
+    /// Messages, by their number; each once, whoever waits for it.
+    Messages = 5,
+    /// Retained messages, by topic.
+    Retained = 6,
+    /// Records that could not be read, by table and key, as they were found.
+    Damaged = 7,
+}
+
+impl Table {
+    /// How many there are.
+    pub const COUNT: usize = 8;
+    /// All of them, in the order of their values.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Sessions,
+        Self::Subscriptions,
+        Self::Inbound,
+        Self::Queued,
+        Self::Flights,
+        Self::Messages,
+        Self::Retained,
+        Self::Damaged,
+    ];
+
+    /// Its name on disk.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sessions => "sessions",
+            Self::Subscriptions => "subscriptions",
+            Self::Inbound => "inbound",
+            Self::Queued => "queued",
+            Self::Flights => "flights",
+            Self::Messages => "messages",
+            Self::Retained => "retained",
+            Self::Damaged => "damaged",
+        }
+    }
+}
+
+/// One change of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Where.
+    pub table: Table,
+    /// Of which record.
+    pub key: Vec<u8>,
+    /// What it is from now on; `None`: gone, if it was there.
+    pub value: Option<Vec<u8>>,
+}
+
+/// How far a commit has to have come when it returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Commit {
+    /// The operating system has it: it survives the end of the process.
+    System,
+    /// The disk has it: it survives the end of the machine.
+    Disk,
+}
+
+/// Why a store failed, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreError(pub String);
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+impl From<std::io::Error> for StoreError {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Tables of records that outlive the process. One thread calls it, which may wait here.
+///
+/// After an error its owner gives it up and opens it anew.
+pub trait Store: Send {
+    /// Makes all changes or none, and returns when they are safe in the sense of `commit`. No key
+    /// occurs twice in a table.
+    ///
+    /// # Errors
+    /// They may have been made or not. Made once more, they are as if made once.
+    fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError>;
+
+    /// Every record of a table, in the order of the bytes of their keys.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    fn scan(&self, table: Table, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError>;
+}

@@ -1,0 +1,170 @@
+//! What a store has to be told: the changes of sessions that outlive their connections.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::will::Will;
+use crate::mqtt::{Message, PacketId, QoS};
+use crate::timer::Time;
+
+/// A session's number: it stays the same over restarts, and no other session has it, ever.
+pub type SessionNumber = u64;
+
+/// What is stored of a session itself.
+#[derive(Clone, Debug)]
+pub struct SessionRecord {
+    /// The Client Identifier.
+    pub client_id: Box<str>,
+    /// Its number.
+    pub session: SessionNumber,
+    /// Session Expiry Interval in seconds.
+    pub session_expiry_interval: u32,
+    /// Since when it has no connection; `None` while it has one.
+    pub disconnected_at: Option<Time>,
+    /// Its Will.
+    pub will: Option<Will>,
+    /// When the Will is due, after the end of a connection.
+    pub will_at: Option<Time>,
+}
+
+/// What is stored of a subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscriptionRecord {
+    /// The filter as it was asked for, with `$share/` in front of a shared one.
+    pub filter: Box<str>,
+    /// The highest QoS to deliver at.
+    pub qos: QoS,
+    /// Not the client's own messages.
+    pub no_local: bool,
+    /// RETAIN is forwarded as the publisher set it.
+    pub retain_as_published: bool,
+    /// The Subscription Identifier; 0: none.
+    pub identifier: u32,
+}
+
+/// What is stored of a message that a session has to deliver.
+#[derive(Clone, Debug)]
+pub struct QueuedRecord {
+    /// The message itself, which may be that of others, too.
+    pub message: Message,
+    /// The QoS to deliver at.
+    pub qos: QoS,
+    /// The RETAIN flag to deliver with.
+    pub retain: bool,
+    /// The Subscription Identifiers to deliver with.
+    pub identifiers: Box<[u32]>,
+    /// The shared group it came by, as the router numbers it.
+    pub group: Option<u32>,
+    /// The filter of that subscription, which the shard adds: numbers do not outlive the process.
+    pub share: Option<Box<str>>,
+    /// The identifier it is in flight under, if it never waited.
+    pub packet_id: Option<PacketId>,
+}
+
+/// One change.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A session is as the record says from now on.
+    Session(Box<SessionRecord>),
+    /// A session has ended; what else there was of it is told to be gone one by one.
+    Ended {
+        /// The Client Identifier.
+        client_id: Box<str>,
+    },
+    /// A subscription is new, or has other options.
+    Subscribed(SessionNumber, Box<SubscriptionRecord>),
+    /// A subscription has ended.
+    Unsubscribed(SessionNumber, Box<str>),
+    /// A message is queued or in flight at a place; later ones have higher places.
+    Queued(SessionNumber, u64, Box<QueuedRecord>),
+    /// A message that was queued is in flight.
+    InFlight(SessionNumber, u64, PacketId),
+    /// The client has a message, and was or is to be sent PUBREL.
+    Released {
+        /// Whose.
+        session: SessionNumber,
+        /// The message's place.
+        place: u64,
+        /// The message, which is needed no more.
+        message: Message,
+        /// Its identifier.
+        packet_id: PacketId,
+        /// The order among the PUBRELs of the session.
+        order: u64,
+    },
+    /// PUBCOMP has come.
+    Completed(SessionNumber, u64),
+    /// A message is not the session's any more.
+    Removed {
+        /// Whose.
+        session: SessionNumber,
+        /// The message's place.
+        place: u64,
+        /// The message.
+        message: Message,
+        /// Whether it was told to be in flight after it was queued.
+        flew: bool,
+    },
+    /// A QoS 2 message of the client has come: its identifier is taken.
+    Held(SessionNumber, PacketId),
+    /// The identifier is free again.
+    Freed(SessionNumber, PacketId),
+    /// The retained message of a topic; `None`: there is none any more. Stamp and shard order the changes.
+    Retained(Box<str>, (u64, u8), Option<Message>),
+}
+
+/// Who waits for a commit: a session's key and serial on its shard.
+pub type Waiter = (u32, u32);
+
+#[derive(Debug, Default)]
+struct Notes {
+    turn: u64,
+    changes: Vec<Change>,
+    waiters: Vec<Waiter>,
+}
+
+/// The changes of one shard's turn, in their order. All clones are one.
+///
+/// Only the shard's thread uses it, so its lock is always free: it is one because each session that
+/// writes here moves between threads with its shard.
+#[derive(Clone, Debug, Default)]
+pub struct Journal(Arc<Mutex<Notes>>);
+
+impl Journal {
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a change.
+    pub fn note(&self, change: Change) {
+        self.notes().changes.push(change);
+    }
+
+    /// Has a session told when this turn is committed; gives the turn.
+    pub fn wait(&self, waiter: Waiter) -> u64 {
+        let mut notes = self.notes();
+        if notes.waiters.last() != Some(&waiter) {
+            notes.waiters.push(waiter);
+        }
+        notes.turn
+    }
+
+    /// How many changes there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.notes().changes.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Ends a turn: takes its changes, and those who wait for them. `next` is the next turn.
+    #[must_use]
+    pub fn end_turn(&self, next: u64) -> (Vec<Change>, Vec<Waiter>) {
+        let mut notes = self.notes();
+        notes.turn = next;
+        (std::mem::take(&mut notes.changes), std::mem::take(&mut notes.waiters))
+    }
+}

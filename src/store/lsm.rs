@@ -1,0 +1,72 @@
+//! Records in a log-structured merge tree (fjall).
+
+use std::path::Path;
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+
+use crate::hooks::{Commit, Store, StoreError, Table, Write};
+
+/// Memory for blocks that were read: only a start reads.
+const CACHE_BYTES: u64 = 8 << 20;
+/// Threads that merge in the background.
+const WORKERS: usize = 1;
+/// Files it keeps open.
+pub(super) const OPEN_FILES: usize = 64;
+
+pub(super) struct Lsm {
+    database: Database,
+    tables: Vec<Keyspace>,
+}
+
+impl From<fjall::Error> for StoreError {
+    fn from(error: fjall::Error) -> Self {
+        Self(match error {
+            fjall::Error::Io(error) => error.to_string(),
+            fjall::Error::Locked => "another process has it open".to_owned(),
+            other => other.to_string(),
+        })
+    }
+}
+
+impl Lsm {
+    /// Opens or makes it. A last commit that is there in part is cut off.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let database = Database::builder(path)
+            .cache_size(CACHE_BYTES)
+            .worker_threads(WORKERS)
+            .max_cached_files(Some(OPEN_FILES))
+            .open()?;
+        let tables = Table::ALL
+            .iter()
+            .map(|table| database.keyspace(table.name(), KeyspaceCreateOptions::default))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { database, tables })
+    }
+}
+
+impl Store for Lsm {
+    fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
+        let mode = match commit {
+            Commit::System => PersistMode::Buffer,
+            Commit::Disk => PersistMode::SyncData,
+        };
+        let mut batch = self.database.batch().durability(Some(mode));
+        for Write { table, key, value } in writes {
+            let Some(table) = self.tables.get(*table as usize) else { continue };
+            match value {
+                Some(value) => batch.insert(table, key.as_slice(), value.as_slice()),
+                None => batch.remove(table, key.as_slice()),
+            }
+        }
+        Ok(batch.commit()?)
+    }
+
+    fn scan(&self, table: Table, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        let Some(table) = self.tables.get(table as usize) else { return Ok(()) };
+        for record in table.iter() {
+            let (key, value) = record.into_inner()?;
+            each(&key, &value);
+        }
+        Ok(())
+    }
+}

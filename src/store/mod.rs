@@ -1,0 +1,25 @@
+//! Sessions, queued and retained messages over restarts.
+//!
+//! Shards hand each turn's [changes](crate::session::Change) to one [`Writer`], which makes writes to
+//! records of them, commits those of many turns at once, and says up to which turn each shard is
+//! committed. At the start [`recover`] reads everything back.
+
+mod acts;
+mod directory;
+mod lsm;
+mod memory;
+mod record;
+mod recovery;
+mod sqlite;
+mod staging;
+mod writer;
+
+pub use acts::ActId;
+pub use directory::{Directory, DirectoryError, Engine};
+pub use memory::Memory;
+pub use record::Epoch;
+pub use recovery::{Kept, Recovered, Report, RetainedRecord, StoredSession, recover};
+pub use writer::{Link, Open, Part, Turn, Writer};
+
+/// Files that a store keeps open at most.
+pub const OPEN_FILES: usize = lsm::OPEN_FILES + 32;

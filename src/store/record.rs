@@ -1,0 +1,238 @@
+//! Records as bytes: little-endian, each with a checksum over table, key and value at its end.
+//!
+//! Keys that begin with a number have it big-endian, so that their order is that of the numbers.
+
+use std::time::Duration;
+
+use crate::hooks::Table;
+use crate::mqtt::{Message, PacketId, QoS};
+use crate::session::{SessionRecord, SubscriptionRecord, Will};
+use crate::timer::Time;
+
+const CHECKSUM_LEN: usize = 4;
+
+/// Between the broker's clock, which begins anew at each start, and the time of day in milliseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Epoch {
+    /// The time of day, in milliseconds since 1970, at [`Time`] 0.
+    pub unix_ms: u64,
+}
+
+/// Stands for no time.
+const NO_TIME: u64 = u64::MAX;
+
+impl Epoch {
+    fn to_unix(self, time: Time) -> u64 {
+        self.unix_ms.saturating_add(time.0)
+    }
+
+    /// Times before the start are 0.
+    pub(super) fn to_time(self, unix_ms: u64) -> Time {
+        Time(unix_ms.saturating_sub(self.unix_ms))
+    }
+}
+
+/// Writes the fields of a record.
+pub(super) struct Encoder {
+    bytes: Vec<u8>,
+    epoch: Epoch,
+}
+
+impl Encoder {
+    pub(super) fn new(epoch: Epoch) -> Self {
+        Self { bytes: Vec::new(), epoch }
+    }
+
+    pub(super) fn u8(&mut self, value: u8) {
+        self.bytes.push(value);
+    }
+
+    pub(super) fn u16(&mut self, value: u16) {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    pub(super) fn u32(&mut self, value: u32) {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    pub(super) fn u64(&mut self, value: u64) {
+        self.bytes.extend_from_slice(&value.to_le_bytes());
+    }
+
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        self.u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn time(&mut self, time: Option<Time>) {
+        self.u64(time.map_or(NO_TIME, |time| self.epoch.to_unix(time)));
+    }
+
+    pub(super) fn message(&mut self, message: &Message) {
+        self.u8(message.qos().as_u8() | u8::from(message.retain()) << 2);
+        self.time(message.expires_at());
+        self.bytes(message.topic_bytes());
+        self.bytes(message.properties());
+        self.bytes(message.payload());
+    }
+
+    pub(super) fn session(&mut self, record: &SessionRecord) {
+        self.u64(record.session);
+        self.u32(record.session_expiry_interval);
+        self.time(record.disconnected_at);
+        self.time(record.will_at);
+        self.u8(record.will.is_some().into());
+        if let Some(will) = &record.will {
+            self.u64(will.message_expiry_interval.map_or(NO_TIME, u64::from));
+            self.u32(will.delay_interval);
+            self.message(&will.message);
+        }
+    }
+
+    pub(super) fn subscription(&mut self, record: &SubscriptionRecord) {
+        let flags = u8::from(record.no_local) << 2 | u8::from(record.retain_as_published) << 3;
+        self.u8(record.qos.as_u8() | flags);
+        self.u32(record.identifier);
+    }
+
+    /// The record's value, checksum and all.
+    pub(super) fn seal(mut self, table: Table, key: &[u8]) -> Vec<u8> {
+        let checksum = checksum(table, key, &self.bytes);
+        self.u32(checksum);
+        self.bytes
+    }
+}
+
+fn checksum(table: Table, key: &[u8], value: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&[table as u8]);
+    hasher.update(key);
+    hasher.update(value);
+    hasher.finalize()
+}
+
+/// Reads the fields of a record; `None` for one that is not whole.
+pub(super) struct Decoder<'a> {
+    bytes: &'a [u8],
+    epoch: Epoch,
+}
+
+impl<'a> Decoder<'a> {
+    /// Over the fields of a record whose checksum is right.
+    pub(super) fn open(table: Table, key: &[u8], value: &'a [u8], epoch: Epoch) -> Option<Self> {
+        let (bytes, stored) = value.split_at_checked(value.len().checked_sub(CHECKSUM_LEN)?)?;
+        let right = u32::from_le_bytes(stored.try_into().ok()?) == checksum(table, key, bytes);
+        right.then_some(Self { bytes, epoch })
+    }
+
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (first, rest) = self.bytes.split_first_chunk::<N>()?;
+        self.bytes = rest;
+        Some(*first)
+    }
+
+    pub(super) fn u8(&mut self) -> Option<u8> {
+        self.take().map(u8::from_le_bytes)
+    }
+
+    pub(super) fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_le_bytes)
+    }
+
+    pub(super) fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    pub(super) fn bytes(&mut self) -> Option<&'a [u8]> {
+        let len = self.u32()? as usize;
+        let (first, rest) = self.bytes.split_at_checked(len)?;
+        self.bytes = rest;
+        Some(first)
+    }
+
+    fn time(&mut self) -> Option<Option<Time>> {
+        let at = self.u64()?;
+        Some((at != NO_TIME).then(|| self.epoch.to_time(at)))
+    }
+
+    pub(super) fn message(&mut self) -> Option<Message> {
+        let flags = self.u8()?;
+        let qos = QoS::from_u8(flags & 3)?;
+        let expires_at = self.time()?;
+        let topic = std::str::from_utf8(self.bytes()?).ok()?;
+        let properties = self.bytes()?;
+        let payload = self.bytes()?;
+        Some(Message::restore(topic, qos, flags & 4 != 0, payload, properties, expires_at))
+    }
+
+    pub(super) fn session(&mut self, client_id: &str) -> Option<SessionRecord> {
+        let session = self.u64()?;
+        let mut session_expiry_interval = self.u32()?;
+        let since = self.u64()?;
+        // Seconds that passed before the start do not count any more.
+        if since < self.epoch.unix_ms && session_expiry_interval != u32::MAX {
+            let passed = Duration::from_millis(self.epoch.unix_ms - since).as_secs();
+            let passed = u32::try_from(passed).unwrap_or(u32::MAX);
+            session_expiry_interval = session_expiry_interval.saturating_sub(passed);
+        }
+        let disconnected_at = (since != NO_TIME).then(|| self.epoch.to_time(since));
+        let will_at = self.time()?;
+        let will = match self.u8()? {
+            0 => None,
+            _ => {
+                let interval = self.u64()?;
+                Some(Will {
+                    message_expiry_interval: u32::try_from(interval).ok(),
+                    delay_interval: self.u32()?,
+                    message: self.message()?,
+                })
+            }
+        };
+        Some(SessionRecord {
+            client_id: client_id.into(),
+            session,
+            session_expiry_interval,
+            disconnected_at,
+            will,
+            will_at,
+        })
+    }
+
+    pub(super) fn subscription(&mut self, filter: &str) -> Option<SubscriptionRecord> {
+        let flags = self.u8()?;
+        Some(SubscriptionRecord {
+            filter: filter.into(),
+            qos: QoS::from_u8(flags & 3)?,
+            no_local: flags & 4 != 0,
+            retain_as_published: flags & 8 != 0,
+            identifier: self.u32()?,
+        })
+    }
+
+    pub(super) fn packet_id(&mut self) -> Option<Option<PacketId>> {
+        self.u16().map(PacketId::new)
+    }
+}
+
+/// The key of what belongs to a session.
+pub(super) fn place_key(session: u64, place: u64) -> Vec<u8> {
+    [session.to_be_bytes(), place.to_be_bytes()].concat()
+}
+
+pub(super) fn inbound_key(session: u64, packet_id: PacketId) -> Vec<u8> {
+    [&session.to_be_bytes()[..], &packet_id.get().to_be_bytes()].concat()
+}
+
+pub(super) fn filter_key(session: u64, filter: &str) -> Vec<u8> {
+    [&session.to_be_bytes()[..], filter.as_bytes()].concat()
+}
+
+/// A number at the front of a key, and the rest.
+pub(super) fn split_number(key: &[u8]) -> Option<(u64, &[u8])> {
+    let (number, rest) = key.split_first_chunk()?;
+    Some((u64::from_be_bytes(*number), rest))
+}

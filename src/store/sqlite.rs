@@ -1,0 +1,79 @@
+//! Records in an SQLite database, for those who want to open it with a tool they know.
+
+use std::path::Path;
+
+use rusqlite::{Connection, params};
+
+use crate::hooks::{Commit, Store, StoreError, Table, Write};
+
+/// Pages of the log before it is written into the database.
+const CHECKPOINT_PAGES: u32 = 4000;
+
+pub(super) struct Sqlite {
+    connection: Connection,
+    /// What `synchronous` is set to.
+    commit: Option<Commit>,
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl Sqlite {
+    /// Opens or makes it. A last commit that is there in part is cut off.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let connection = Connection::open(path)?;
+        connection.pragma_update(None, "journal_mode", "wal")?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        for table in Table::ALL {
+            let name = table.name();
+            connection.execute_batch(&format!(
+                "create table if not exists {name} (key blob primary key, value blob not null) \
+                 without rowid"
+            ))?;
+        }
+        Ok(Self { connection, commit: None })
+    }
+}
+
+impl Store for Sqlite {
+    fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
+        if self.commit != Some(commit) {
+            let synchronous = match commit {
+                Commit::System => "normal",
+                Commit::Disk => "full",
+            };
+            self.connection.pragma_update(None, "synchronous", synchronous)?;
+            self.commit = Some(commit);
+        }
+        let transaction = self.connection.transaction()?;
+        for Write { table, key, value } in writes {
+            let name = table.name();
+            match value {
+                Some(value) => transaction
+                    .prepare_cached(&format!("insert or replace into {name} values (?, ?)"))?
+                    .execute(params![key, value])?,
+                None => transaction
+                    .prepare_cached(&format!("delete from {name} where key = ?"))?
+                    .execute(params![key])?,
+            };
+        }
+        Ok(transaction.commit()?)
+    }
+
+    fn scan(&self, table: Table, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        let name = table.name();
+        let mut select =
+            self.connection.prepare(&format!("select key, value from {name} order by key"))?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            each(
+                row.get_ref(0)?.as_blob().unwrap_or_default(),
+                row.get_ref(1)?.as_blob().unwrap_or_default(),
+            );
+        }
+        Ok(())
+    }
+}

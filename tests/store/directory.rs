@@ -1,0 +1,63 @@
+//! Who may use a data directory.
+
+use std::fs;
+
+use sluice::store::{Directory, DirectoryError, Engine};
+use tempfile::TempDir;
+
+#[test]
+fn a_second_one_is_refused_until_the_first_has_gone() {
+    let path = TempDir::new().expect("a directory");
+    let first = Directory::open(path.path(), Engine::Fjall).expect("nobody has it");
+    let second = Directory::open(path.path(), Engine::Fjall);
+    assert!(matches!(second, Err(DirectoryError::InUse(_))), "{second:?}");
+    drop(first);
+    Directory::open(path.path(), Engine::Fjall).expect("nobody has it any more");
+}
+
+#[test]
+fn a_directory_is_made_with_all_above_it() {
+    let path = TempDir::new().expect("a directory");
+    let deep = path.path().join("a/b/c");
+    Directory::open(&deep, Engine::Sqlite).expect("made");
+    assert_eq!(fs::read_to_string(deep.join("format")).expect("a file"), "1 sqlite\n");
+}
+
+#[test]
+fn a_newer_format_is_refused_and_left_alone() {
+    let path = TempDir::new().expect("a directory");
+    fs::write(path.path().join("format"), "2 fjall\n").expect("written");
+    let error = Directory::open(path.path(), Engine::Fjall).expect_err("newer");
+    let text = error.to_string();
+    assert!(text.contains("format 2, this version knows 1"), "{text}");
+    let left = fs::read_dir(path.path()).expect("a directory").count();
+    assert_eq!(left, 2, "format and lock");
+}
+
+#[test]
+fn the_records_of_another_engine_are_not_taken_for_its_own() {
+    let path = TempDir::new().expect("a directory");
+    drop(Directory::open(path.path(), Engine::Fjall).expect("new"));
+    let error = Directory::open(path.path(), Engine::Sqlite).expect_err("the other engine's");
+    let text = error.to_string();
+    assert!(text.contains("\"fjall\", not \"sqlite\""), "{text}");
+}
+
+#[test]
+fn what_is_no_format_is_refused() {
+    let path = TempDir::new().expect("a directory");
+    for text in ["", "fjall", "1", "one fjall"] {
+        fs::write(path.path().join("format"), text).expect("written");
+        let error = Directory::open(path.path(), Engine::Fjall).expect_err("no format");
+        assert!(matches!(error, DirectoryError::NoFormat(_)), "{text:?}: {error}");
+    }
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_an_error_with_its_name() {
+    let path = TempDir::new().expect("a directory");
+    let file = path.path().join("file");
+    fs::write(&file, "").expect("written");
+    let error = Directory::open(&file.join("data"), Engine::Fjall).expect_err("below a file");
+    assert!(error.to_string().contains("file/data"), "{error}");
+}

@@ -1,0 +1,8 @@
+//! The store: what every engine has to do, and what is made of the turns of shards.
+
+mod contract;
+mod directory;
+mod engines;
+mod recovery;
+mod turns;
+mod writer;

@@ -1,0 +1,227 @@
+//! Everything comes back as it was.
+
+use sluice::hooks::Table;
+use sluice::mqtt::{Message, QoS};
+use sluice::session::{Change, QueuedRecord, SessionRecord, SubscriptionRecord, Will};
+use sluice::store::{Epoch, Kept, Memory};
+use sluice::timer::Time;
+
+use crate::engines::{commit, put, records};
+use crate::turns::{Bench, START, id, message, queued, session};
+
+fn will(delay_interval: u32) -> Will {
+    let message = Message::new("will", QoS::AtLeastOnce, true, b"gone", b"\x01\x01", None, Time(0));
+    Will { message, message_expiry_interval: Some(60), delay_interval }
+}
+
+#[test]
+fn a_session_comes_back_with_all_that_belongs_to_it() {
+    let mut bench = Bench::new(1);
+    let subscription = SubscriptionRecord {
+        filter: "$share/g/a/#".into(),
+        qos: QoS::ExactlyOnce,
+        no_local: false,
+        retain_as_published: true,
+        identifier: 268_435_455,
+    };
+    let own = SubscriptionRecord {
+        filter: "a/ü/+".into(),
+        no_local: true,
+        identifier: 0,
+        ..subscription.clone()
+    };
+    let full = QueuedRecord {
+        message: message("waits"),
+        qos: QoS::ExactlyOnce,
+        retain: true,
+        identifiers: [7, 8].into(),
+        group: Some(3),
+        share: Some("$share/g/a/#".into()),
+        packet_id: None,
+    };
+    let record = SessionRecord {
+        client_id: "cliënt".into(),
+        session: 5,
+        session_expiry_interval: 100,
+        disconnected_at: Some(Time(50_000)),
+        will: Some(will(30)),
+        will_at: Some(Time(80_000)),
+    };
+    let (sent, released) = (message("sent"), message("released"));
+    bench.commit(
+        1,
+        vec![
+            Change::Session(Box::new(record)),
+            Change::Subscribed(5, Box::new(subscription.clone())),
+            Change::Subscribed(5, Box::new(own.clone())),
+            Change::Subscribed(
+                5,
+                Box::new(SubscriptionRecord { filter: "x".into(), ..own.clone() }),
+            ),
+            Change::Unsubscribed(5, "x".into()),
+            Change::Held(5, id(65_535)),
+            Change::Held(5, id(2)),
+            Change::Freed(5, id(2)),
+            queued(5, 1, &released),
+            queued(5, 2, &sent),
+            Change::Queued(5, 3, Box::new(full)),
+            Change::InFlight(5, 1, id(10)),
+            Change::InFlight(5, 2, id(11)),
+            Change::Released {
+                session: 5,
+                place: 1,
+                message: released,
+                packet_id: id(10),
+                order: 77,
+            },
+        ],
+    );
+    // 60 s later on the clock on the wall; the broker's begins anew.
+    let mut bench = bench.restart_at(Epoch { unix_ms: START.unix_ms + 60_000 });
+    assert_eq!(bench.recovered.next_session, 6);
+    let found = bench.recovered.sessions.pop().expect("one");
+    let record = found.record;
+    assert_eq!((&*record.client_id, record.session), ("cliënt", 5));
+    assert_eq!(record.disconnected_at, Some(Time(0)));
+    assert_eq!(record.session_expiry_interval, 90, "10 of 100 s have passed");
+    assert_eq!(record.will_at, Some(Time(20_000)));
+    let found_will = record.will.expect("a will");
+    assert_eq!((found_will.delay_interval, found_will.message_expiry_interval), (30, Some(60)));
+    let m = &found_will.message;
+    assert_eq!((m.topic(), m.payload(), m.properties()), ("will", &b"gone"[..], &[1, 1][..]));
+    assert_eq!((m.qos(), m.retain()), (QoS::AtLeastOnce, true));
+    assert_eq!(found.subscriptions, [subscription, own]);
+    assert_eq!(found.inbound, [id(65_535)]);
+    let [
+        (1, Kept::Released { packet_id, order: 77 }),
+        (2, Kept::Message { record: second, flew: true }),
+        (3, Kept::Message { record: third, flew: false }),
+    ] = &found.kept[..]
+    else {
+        unreachable!("{:?}", found.kept)
+    };
+    assert_eq!((*packet_id, second.packet_id), (id(10), Some(id(11))));
+    assert_eq!(second.message.payload(), b"sent");
+    assert_eq!((third.qos, third.retain, third.packet_id), (QoS::ExactlyOnce, true, None));
+    assert_eq!((&*third.identifiers, third.share.as_deref()), (&[7, 8][..], Some("$share/g/a/#")));
+    assert_eq!(bench.count(Table::Messages), 2, "the one released needs no message");
+}
+
+#[test]
+fn a_session_that_was_connected_and_one_that_never_ends() {
+    let mut bench = Bench::new(1);
+    let forever = SessionRecord {
+        client_id: "forever".into(),
+        session: 2,
+        session_expiry_interval: u32::MAX,
+        disconnected_at: Some(Time(1)),
+        will: None,
+        will_at: None,
+    };
+    bench.commit(1, vec![session("connected", 1), Change::Session(Box::new(forever))]);
+    let bench = bench.restart_at(Epoch { unix_ms: START.unix_ms + 5_000_000 });
+    let found: Vec<_> = bench
+        .recovered
+        .sessions
+        .iter()
+        .map(|session| (session.record.disconnected_at, session.record.session_expiry_interval))
+        .collect();
+    assert_eq!(found, [(None, 3600), (Some(Time(0)), u32::MAX)]);
+}
+
+#[test]
+fn messages_expire_by_the_clock_on_the_wall() {
+    let mut bench = Bench::new(1);
+    let expiring = |topic, seconds| {
+        Message::new(topic, QoS::AtLeastOnce, true, b"x", b"", Some(seconds), Time(1_000))
+    };
+    let retained = |m: Message| Change::Retained(m.topic().into(), (1, 0), Some(m));
+    bench.commit(
+        1,
+        vec![
+            session("a", 1),
+            queued(1, 1, &expiring("q", 100)),
+            retained(expiring("gone", 10)),
+            retained(expiring("there", 100)),
+        ],
+    );
+    let bench = bench.restart_at(Epoch { unix_ms: START.unix_ms + 60_000 });
+    let Kept::Message { record, .. } = &bench.recovered.sessions[0].kept[0].1 else {
+        unreachable!()
+    };
+    assert_eq!(record.message.message_expiry_interval(Time(0)), Some(41));
+    let topics: Vec<_> = bench.recovered.retained.iter().map(|found| &*found.topic).collect();
+    assert_eq!(topics, ["there"]);
+    assert_eq!(bench.count(Table::Retained), 1, "what has expired is removed");
+}
+
+#[test]
+fn an_ended_session_leaves_nothing() {
+    let mut bench = Bench::new(1);
+    let m = message("m");
+    bench.commit(1, vec![session("a", 1), queued(1, 1, &m), Change::Held(1, id(1))]);
+    bench.commit(
+        2,
+        vec![
+            crate::turns::removed(1, 1, &m),
+            Change::Freed(1, id(1)),
+            Change::Ended { client_id: "a".into() },
+        ],
+    );
+    for table in Table::ALL {
+        assert_eq!(bench.count(table), 0, "{table:?}");
+    }
+}
+
+#[test]
+fn damaged_records_are_set_aside_and_the_rest_comes_back() {
+    let mut bench = Bench::new(1);
+    bench.commit(
+        1,
+        vec![
+            session("a", 1),
+            session("b", 2),
+            queued(1, 1, &message("first")),
+            queued(1, 2, &message("second")),
+            queued(2, 1, &message("third")),
+        ],
+    );
+    let mut memory = bench.memory.clone();
+    for (table, at) in [(Table::Messages, 1), (Table::Sessions, 1)] {
+        let (key, mut value) = records(&memory, table).remove(at);
+        let middle = value.len() / 2;
+        value[middle] ^= 0x10;
+        commit(&mut memory, &[put(table, &key, &value)]);
+    }
+    let bench = Bench::on(memory, 1, START);
+    let report = bench.recovered.report;
+    assert_eq!(report.damaged, 2, "a message and a session");
+    // The place of "second"; the place of "third", whose session is damaged, and its message.
+    assert_eq!(report.stray, 3);
+    assert_eq!(bench.recovered.sessions.len(), 1);
+    assert_eq!(bench.recovered.sessions[0].kept.len(), 1);
+    assert_eq!(bench.count(Table::Damaged), 2);
+    assert_eq!((bench.count(Table::Messages), bench.count(Table::Queued)), (1, 1));
+    // What was set aside stays there.
+    let bench = bench.restart();
+    assert_eq!(bench.recovered.report.damaged, 0);
+    assert_eq!(bench.count(Table::Damaged), 2);
+}
+
+#[test]
+fn any_bytes_at_all_are_records_or_damaged() {
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..200 {
+        let mut memory = Memory::default();
+        let mut writes = Vec::new();
+        for table in Table::ALL {
+            let key: Vec<u8> = (0..random.usize(1..24)).map(|_| random.u8(..)).collect();
+            let value: Vec<u8> = (0..random.usize(0..64)).map(|_| random.u8(..)).collect();
+            writes.push(put(table, &key, &value));
+        }
+        commit(&mut memory, &writes);
+        let bench = Bench::on(memory, 1, START);
+        assert_eq!(bench.recovered.report.damaged, Table::COUNT as u64 - 1);
+        assert!(bench.recovered.sessions.is_empty() && bench.recovered.retained.is_empty());
+    }
+}

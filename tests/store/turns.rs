@@ -1,0 +1,91 @@
+//! A writer over records in memory, stepped by hand, and turns for it.
+
+use sluice::hooks::{Commit, Store, Table};
+use sluice::mqtt::{Message, PacketId, QoS};
+use sluice::session::{Change, QueuedRecord, SessionRecord};
+use sluice::store::{Epoch, Link, Memory, Recovered, Turn, Writer, recover};
+use sluice::timer::Time;
+
+use crate::engines::records;
+
+pub(crate) struct Bench {
+    pub(crate) memory: Memory,
+    pub(crate) recovered: Recovered,
+    pub(crate) writer: Writer,
+    pub(crate) links: Vec<Link>,
+}
+
+/// The time of day at which the first start is.
+pub(crate) const START: Epoch = Epoch { unix_ms: 1_700_000_000_000 };
+
+impl Bench {
+    pub(crate) fn new(shards: u8) -> Self {
+        Self::on(Memory::default(), shards, START)
+    }
+
+    pub(crate) fn on(memory: Memory, shards: u8, epoch: Epoch) -> Self {
+        let again = memory.clone();
+        let open = Box::new(move || Ok(Box::new(again.clone()) as Box<dyn Store>));
+        let (recovered, writer, links) =
+            recover(open, Commit::Disk, epoch, shards).expect("whole records");
+        Self { memory, recovered, writer, links }
+    }
+
+    /// The machine stops, and starts again.
+    pub(crate) fn restart(self) -> Self {
+        self.restart_at(START)
+    }
+
+    pub(crate) fn restart_at(self, epoch: Epoch) -> Self {
+        let Self { memory, links, .. } = self;
+        memory.crash();
+        let shards = u8::try_from(links.len()).expect("few");
+        Self::on(memory, shards, epoch)
+    }
+
+    /// One turn of shard 0 with these changes, committed.
+    pub(crate) fn commit(&mut self, turn: u64, changes: Vec<Change>) {
+        self.links[0].submit(Turn { turn, changes, ..Turn::default() });
+        self.writer.step();
+    }
+
+    pub(crate) fn count(&self, table: Table) -> usize {
+        records(&self.memory, table).len()
+    }
+}
+
+pub(crate) fn id(packet_id: u16) -> PacketId {
+    PacketId::new(packet_id).expect("not 0")
+}
+
+pub(crate) fn message(payload: &str) -> Message {
+    Message::new("a/b", QoS::ExactlyOnce, false, payload.as_bytes(), b"", None, Time(0))
+}
+
+pub(crate) fn session(client_id: &str, session: u64) -> Change {
+    Change::Session(Box::new(SessionRecord {
+        client_id: client_id.into(),
+        session,
+        session_expiry_interval: 3600,
+        disconnected_at: None,
+        will: None,
+        will_at: None,
+    }))
+}
+
+pub(crate) fn queued(session: u64, place: u64, message: &Message) -> Change {
+    let record = QueuedRecord {
+        message: message.clone(),
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        identifiers: Box::default(),
+        group: None,
+        share: None,
+        packet_id: None,
+    };
+    Change::Queued(session, place, Box::new(record))
+}
+
+pub(crate) fn removed(session: u64, place: u64, message: &Message) -> Change {
+    Change::Removed { session, place, message: message.clone(), flew: false }
+}
