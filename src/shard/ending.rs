@@ -229,8 +229,9 @@ impl<S> Core<S> {
 
     /// Ends the sessions whose queues overflowed under `overflow.offline = "end_session"`.
     pub(super) fn end_doomed(&mut self) {
-        while let Some(key) = self.doomed.pop() {
-            if self.sessions.get(key).is_some_and(|slot| slot.connection.is_none()) {
+        while let Some((key, serial)) = self.doomed.pop() {
+            let slot = self.sessions.get_serial(key, serial);
+            if slot.is_some_and(|slot| slot.connection.is_none()) {
                 self.end_session(key);
             }
         }
