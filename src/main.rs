@@ -3,25 +3,26 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use clap::Parser;
 use sluice::config::cli::{CommandLine, Task};
 use sluice::hooks::Hooks;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The status of a process that was started wrongly; clap's is the same.
+/// The status of a process that was started wrongly.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let command_line = CommandLine::parse();
-    match command_line.task() {
+    match CommandLine::task() {
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("sluice: {error}");
             ExitCode::from(USAGE)
         }
-        Ok(Task::Checked(file)) => {
+        Ok(Task::Checked(file, changes)) => {
             println!("{}: right", file.display());
+            for change in changes {
+                println!("{change}");
+            }
             ExitCode::SUCCESS
         }
         Ok(Task::Passwd(passwd)) => match passwd.run() {
@@ -31,8 +32,8 @@ fn main() -> ExitCode {
             }
             Err(error) => failure(&error),
         },
-        Ok(Task::Run(config)) => {
-            match sluice::server::run(*config, Hooks::default(), || command_line.config()) {
+        Ok(Task::Run(config, asked)) => {
+            match sluice::server::run(*config, Hooks::default(), || asked.config()) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => failure(&error),
             }

@@ -33,11 +33,12 @@ pub fn run(
     again: impl Fn() -> Result<Config, ConfigError>,
 ) -> Result<(), RunError> {
     start_log(&config.log);
-    warn_about(&config);
     raise_open_files(&mut config);
     let mut signals = Asks::register().map_err(RunError::Signals)?;
     let shards = config.shard_count();
+    let (listeners, anonymous) = (config.listeners.clone(), config.auth.anonymous);
     let broker = Broker::start_with(config, hooks)?;
+    warn_about(&listeners, anonymous);
     let addresses: Vec<String> = broker.addresses().iter().map(ToString::to_string).collect();
     tracing::info!(
         "sluice {} listening on {} with {shards} shard{}",
