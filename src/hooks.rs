@@ -3,8 +3,10 @@
 //! Traits and plain values only. Shards call them on their own threads, so an implementation must
 //! return at once; what takes time belongs on a thread of its own. A [`Store`] has one: it may wait.
 
+mod rights;
 mod store;
 
+pub use rights::{Effect, Grant, PublishRights, Rights};
 pub use store::{Commit, Store, StoreError, Table, Write};
 
 use std::net::SocketAddr;
@@ -67,6 +69,13 @@ pub enum Decision {
     AllowAs(Option<Arc<str>>),
     /// Refused.
     Deny(Denial),
+}
+
+/// Says what a client may do.
+pub trait Authorizer: Send + Sync + 'static {
+    /// The rights of a client that was let in; `client` has the user name that it was let in with. `None`:
+    /// it may do everything.
+    fn rights(&self, client: &Client<'_>) -> Option<Arc<Rights>>;
 }
 
 /// Takes decisions that were not made at once to the client they are about.
@@ -156,12 +165,14 @@ pub struct Hooks {
     /// Who decides about them; in its absence whoever the configuration names, or else everybody is let
     /// in.
     pub authenticator: Option<Arc<dyn Authenticator>>,
+    /// Who says what they may do; in its absence the configuration, or else they may do everything.
+    pub authorizer: Option<Arc<dyn Authorizer>>,
 }
 
 /// Tells nobody, and leaves the decisions to the configuration.
 impl Default for Hooks {
     fn default() -> Self {
-        Self { hook: Arc::new(Nobody), authenticator: None }
+        Self { hook: Arc::new(Nobody), authenticator: None, authorizer: None }
     }
 }
 

@@ -18,7 +18,7 @@ pub use self::settings::{access_settings, settings};
 
 use crate::auth::{Access, AccessError};
 use crate::config::{self, Config, ConfigError};
-use crate::hooks::{Authenticator, Hooks};
+use crate::hooks::Hooks;
 use crate::net::{ListenOptions, MioDriver, bind_group};
 use crate::shard::{Bell, Shard, ShardStats, Shared};
 
@@ -30,8 +30,8 @@ pub struct Broker {
     bells: Vec<Arc<Bell>>,
     threads: Vec<JoinHandle<Result<(), ShardFailure>>>,
     failures: Receiver<ShardFailure>,
-    /// Who decides about clients, unless the embedding program does.
-    access: Option<Arc<Access>>,
+    /// Who decides about clients, as far as the embedding program does not.
+    access: Arc<Access>,
     /// The configuration in force, but for what is lowered to the system's limits.
     config: Mutex<Config>,
 }
@@ -69,18 +69,15 @@ impl Broker {
     }
 
     /// As [`Broker::start`], with code of the embedding program at the ports. An authenticator of its own
-    /// decides in place of `[auth]`.
+    /// decides in place of `[auth]`, an authorizer in place of `[acl]`.
     ///
     /// # Errors
     /// As [`Broker::start`].
     pub fn start_with(config: Config, mut hooks: Hooks) -> Result<Self, StartError> {
         config.check()?;
-        let mut access = None;
-        if hooks.authenticator.is_none() {
-            let configured = Arc::new(Access::new(&access_settings(&config))?);
-            access = Some(configured.clone());
-            hooks.authenticator = Some(configured as Arc<dyn Authenticator>);
-        }
+        let access = Arc::new(Access::new(&access_settings(&config))?);
+        hooks.authenticator.get_or_insert(access.clone());
+        hooks.authorizer.get_or_insert(access.clone());
         let shards = usize::from(config.shard_count());
         let (listeners, addresses) = bind_all(&config, shards)?;
         let start = Instant::now();
@@ -140,15 +137,18 @@ impl Broker {
         Watch::new(self.failures.clone())
     }
 
-    /// Puts in force what `[auth]` of a new configuration says and the files it names, as a whole or not
-    /// at all. What else has changed is for the next start, and the log says so.
+    /// Puts in force what `[auth]` and `[acl]` of a new configuration say and the files they name, as a whole
+    /// or not at all. Clients lose the subscriptions they may have no longer. What else has changed is for the next start, and the log says so.
     ///
     /// # Errors
     /// The configuration contradicts itself, or a file is no use: then nothing is changed.
     pub fn reload(&self, config: &Config) -> Result<(), StartError> {
         config.check()?;
-        let Some(access) = &self.access else { return Ok(()) };
-        access.reload(&access_settings(config))?;
+        self.access.reload(&access_settings(config))?;
+        self.shared.rules_changed();
+        for bell in &self.bells {
+            bell.ring();
+        }
         let mut old = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let fixed = |config: &Config| Config {
             auth: config::Auth {
@@ -156,15 +156,17 @@ impl Broker {
                 queue: config.auth.queue,
                 ..config::Auth::default()
             },
+            acl: config::Acl { v3_publisher: config.acl.v3_publisher, ..config::Acl::default() },
             limits: config::Limits { max_connections: 0, ..config.limits.clone() },
             ..config.clone()
         };
         if fixed(&old) != fixed(config) {
             tracing::warn!(
-                "only [auth] is read again while the broker runs; the rest has changed, too"
+                "only [auth] and [acl] are read again while the broker runs; the rest has changed, too"
             );
         }
-        old.auth = config.auth.clone();
+        old.auth.clone_from(&config.auth);
+        old.acl.clone_from(&config.acl);
         Ok(())
     }
 

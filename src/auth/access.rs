@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
-use crate::hooks::{Answer, Asking, Authenticator, Client, Decision, Denial};
+use crate::hooks::{Answer, Asking, Authenticator, Authorizer, Client, Decision, Denial, Rights};
 
+use super::acl::{Acl, AclFileError, AclSettings};
 use super::ban::{BanSettings, Bans};
 use super::password_file::{PasswordFile, PasswordFileError};
 use super::workers::Workers;
@@ -27,6 +28,8 @@ pub struct AccessSettings {
     pub queue: usize,
     /// Who is banned.
     pub bans: BanSettings,
+    /// What those who come in may do.
+    pub acl: AclSettings,
 }
 
 /// Why the rules of access cannot be put in force.
@@ -35,6 +38,9 @@ pub enum AccessError {
     /// The password file is no use.
     #[error(transparent)]
     PasswordFile(#[from] PasswordFileError),
+    /// The ACL file is no use.
+    #[error(transparent)]
+    AclFile(#[from] AclFileError),
     /// No threads.
     #[error("cannot start a thread for authentication: {0}")]
     Thread(#[source] io::Error),
@@ -56,12 +62,14 @@ struct Links {
     anonymous: bool,
     passwords: Option<PasswordFile>,
     bans: BanSettings,
+    acl: Acl,
 }
 
 impl Links {
     fn load(settings: &AccessSettings) -> Result<Self, AccessError> {
         let passwords = settings.password_file.as_deref().map(PasswordFile::load).transpose()?;
-        Ok(Self { anonymous: settings.anonymous, passwords, bans: settings.bans.clone() })
+        let acl = Acl::load(&settings.acl)?;
+        Ok(Self { anonymous: settings.anonymous, passwords, bans: settings.bans.clone(), acl })
     }
 }
 
@@ -164,5 +172,11 @@ impl Authenticator for Access {
         };
         self.bans.failed(&links.bans, address, client.username, now);
         deny(denial)
+    }
+}
+
+impl Authorizer for Access {
+    fn rights(&self, client: &Client<'_>) -> Option<Arc<Rights>> {
+        self.links().acl.rights(client).map(Arc::new)
     }
 }

@@ -7,12 +7,13 @@ use crate::shard::MAX_SHARDS;
 use super::error::ConfigError;
 use super::reader::Reader;
 use super::schema::{
-    Auth, Ban, Config, GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mqtt, OfflineOverflow,
-    OnlineOverflow, Overflow, Queue, Retained, Retry, SharedStrategy, V3Publisher,
+    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, Config, GiveUp, Limits,
+    Listener, Log, LogFormat, LogLevel, Mqtt, OfflineOverflow, OnlineOverflow, Overflow, Queue,
+    Retained, Retry, SharedStrategy, V3Publisher,
 };
 use super::value::{
-    Address, AddressRange, Count, File, Flag, Keyword, List, OrUnlimited, Size, Span, TopicPrefix,
-    UserName, Word,
+    Address, AddressRange, Count, File, Flag, Keyword, List, Name, OrUnlimited, Size, Span,
+    TopicFilter, TopicPrefix, UserName, Word,
 };
 
 const KIB: u64 = 1 << 10;
@@ -30,6 +31,7 @@ impl Config {
             .key("shards", &mut self.shards, Count(0..=u64::from(MAX_SHARDS)))?
             .list("listener", &mut self.listeners, unbound, |r, l, new| l.read(r, new))?
             .section("auth", |r| self.auth.read(r))?
+            .section("acl", |r| self.acl.read(r))?
             .section("limits", |r| self.limits.read(r))?
             .section("mqtt", |r| self.mqtt.read(r))?
             .section("queue", |r| self.queue.read(r))?
@@ -106,6 +108,49 @@ impl Ban {
             .key("addresses", &mut self.addresses, addresses())?
             .key("users", &mut self.users, List { of: UserName, least: 0, most: 1024 })?
             .key("exempt", &mut self.exempt, addresses())?;
+        Ok(())
+    }
+}
+
+/// Entries of one list of an ACL.
+const ACL_ENTRIES: usize = 1024;
+
+impl Acl {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        reader
+            .key("default", &mut self.default, Word)?
+            .key("mosquitto_file", &mut self.mosquitto_file, File)?
+            .key("v3_publisher", &mut self.v3_publisher, Word)?
+            .list("group", &mut self.groups, AclGroup::default, |r, group, _| group.read(r))?
+            .list("rule", &mut self.rules, AclRule::default, |r, rule, _| rule.read(r))?;
+        Ok(())
+    }
+}
+
+impl AclGroup {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        let users = List { of: UserName, least: 0, most: ACL_ENTRIES };
+        reader.required("name", &mut self.name, Name)?.required("users", &mut self.users, users)?;
+        Ok(())
+    }
+}
+
+impl AclRule {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        let names = || List { of: Name, least: 0, most: ACL_ENTRIES };
+        let users = List { of: UserName, least: 0, most: ACL_ENTRIES };
+        let topics = List { of: TopicFilter, least: 1, most: ACL_ENTRIES };
+        let addresses = List { of: AddressRange, least: 0, most: ACL_ENTRIES };
+        reader
+            .required("effect", &mut self.effect, Word)?
+            .key("action", &mut self.action, Word)?
+            .required("topics", &mut self.topics, topics)?
+            .key("users", &mut self.users, users)?
+            .key("groups", &mut self.groups, names())?
+            .key("clients", &mut self.clients, names())?
+            .key("addresses", &mut self.addresses, addresses)?
+            .key("max_qos", &mut self.max_qos, Count(0..=2))?
+            .key("retain", &mut self.retain, Flag)?;
         Ok(())
     }
 }
@@ -226,6 +271,20 @@ impl Log {
         )?;
         Ok(())
     }
+}
+
+impl Keyword for AclDefault {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("unstated", Self::Unstated), ("allow", Self::Allow), ("deny", Self::Deny)];
+}
+
+impl Keyword for AclEffect {
+    const WORDS: &'static [(&'static str, Self)] = &[("allow", Self::Allow), ("deny", Self::Deny)];
+}
+
+impl Keyword for AclAction {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("publish", Self::Publish), ("subscribe", Self::Subscribe), ("all", Self::All)];
 }
 
 impl Keyword for GiveUp {

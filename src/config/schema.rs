@@ -20,6 +20,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Who comes in.
     pub auth: Auth,
+    /// What those who come in may do.
+    pub acl: Acl,
     /// What one packet, client or address may ask for.
     pub limits: Limits,
     /// What the protocol leaves to the server.
@@ -50,6 +52,7 @@ impl Default for Config {
             shards: 0,
             listeners: vec![Listener::default()],
             auth: Auth::default(),
+            acl: Acl::default(),
             limits: Limits::default(),
             mqtt: Mqtt::default(),
             queue: Queue::default(),
@@ -166,6 +169,118 @@ impl Default for Ban {
             exempt: Vec::new(),
         }
     }
+}
+
+/// What those who come in may do (`[acl]`). Without rules and without a file they may do everything. Read
+/// again on SIGHUP, but for `v3_publisher`: clients lose the subscriptions they may have no longer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Acl {
+    /// Whether what no rule speaks of is allowed. Has to be stated when there are rules.
+    pub default: AclDefault,
+    /// A file in the form of Mosquitto's `acl_file`, in place of rules (default none). What it does not
+    /// allow is denied.
+    pub mosquitto_file: Option<PathBuf>,
+    /// What becomes of a 3.x client's QoS 1 or 2 message on a topic where it may not publish, since it
+    /// cannot be told (default acknowledge): a v5 client gets Not authorized (0x87). The message goes
+    /// nowhere in either case.
+    pub v3_publisher: V3Publisher,
+    /// Groups of users, for the rules (`[[acl.group]]`).
+    pub groups: Vec<AclGroup>,
+    /// The rules (`[[acl.rule]]`): the first that speaks of a client and a topic decides.
+    pub rules: Vec<AclRule>,
+}
+
+impl Default for Acl {
+    fn default() -> Self {
+        Self {
+            default: AclDefault::Unstated,
+            mosquitto_file: None,
+            v3_publisher: V3Publisher::Acknowledge,
+            groups: Vec::new(),
+            rules: Vec::new(),
+        }
+    }
+}
+
+/// Whether what no rule speaks of is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AclDefault {
+    /// Nobody said; there must be no rules.
+    Unstated,
+    /// It is.
+    Allow,
+    /// It is not.
+    Deny,
+}
+
+/// A group of users.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AclGroup {
+    /// What rules call it. Required.
+    pub name: String,
+    /// Its members. Required.
+    pub users: Vec<String>,
+}
+
+/// A rule. It speaks of a client if that is among all of those it names (users and groups count as one),
+/// and of everybody if it names none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AclRule {
+    /// What it says. Required.
+    pub effect: AclEffect,
+    /// What it speaks of (default all).
+    pub action: AclAction,
+    /// Topic filters; `%u` stands for the user name, `%c` for the client identifier. Required.
+    pub topics: Vec<String>,
+    /// Users.
+    pub users: Vec<String>,
+    /// Groups of users.
+    pub groups: Vec<String>,
+    /// Client identifiers.
+    pub clients: Vec<String>,
+    /// Addresses and networks.
+    pub addresses: Vec<Network>,
+    /// The highest QoS it allows (default 2): above it a message is another rule's, and a subscription is
+    /// granted less.
+    pub max_qos: u8,
+    /// Whether it allows retained messages (default true); otherwise they are another rule's.
+    pub retain: bool,
+}
+
+impl Default for AclRule {
+    fn default() -> Self {
+        Self {
+            effect: AclEffect::Deny,
+            action: AclAction::All,
+            topics: Vec::new(),
+            users: Vec::new(),
+            groups: Vec::new(),
+            clients: Vec::new(),
+            addresses: Vec::new(),
+            max_qos: 2,
+            retain: true,
+        }
+    }
+}
+
+/// What a rule says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AclEffect {
+    /// It is allowed.
+    Allow,
+    /// It is not.
+    Deny,
+}
+
+/// What a rule speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AclAction {
+    /// Publishing, wills included.
+    Publish,
+    /// Subscribing, and receiving.
+    Subscribe,
+    /// Both.
+    All,
 }
 
 /// What one packet, client or address may ask for (`[limits]`).

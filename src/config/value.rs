@@ -3,12 +3,14 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::de::DeValue;
 
 use crate::auth::{NETWORK_FORM, Network, check_user};
+use crate::mqtt::Limits;
+use crate::mqtt::topic::Filter;
 
 /// A value as it was given.
 #[derive(Clone, Copy)]
@@ -302,6 +304,10 @@ impl Kind<Option<PathBuf>> for File {
     fn allowed(&self) -> String {
         "the path of a file, or \"\" for none".to_owned()
     }
+
+    fn show(&self, value: &Option<PathBuf>) -> String {
+        format!("{:?}", value.as_deref().unwrap_or(Path::new("")))
+    }
 }
 
 /// An address or a range of addresses.
@@ -315,6 +321,10 @@ impl Kind<Network> for AddressRange {
 
     fn allowed(&self) -> String {
         NETWORK_FORM.to_owned()
+    }
+
+    fn show(&self, value: &Network) -> String {
+        format!("\"{value}\"")
     }
 }
 
@@ -330,6 +340,53 @@ impl Kind<String> for UserName {
 
     fn allowed(&self) -> String {
         "a user name without : and control characters".to_owned()
+    }
+
+    fn show(&self, value: &String) -> String {
+        format!("{value:?}")
+    }
+}
+
+/// A topic filter; `%` may stand in it.
+pub(super) struct TopicFilter;
+
+impl Kind<String> for TopicFilter {
+    fn take(&self, given: Given<'_>) -> Result<String, Wrong> {
+        let text = given.text().ok_or("is not text")?;
+        match Filter::parse(text, &Limits::default()) {
+            Ok(Filter { share: None, .. }) => Ok(text.to_owned()),
+            Ok(_) => Err("is a shared subscription".to_owned()),
+            Err(_) => Err("is not a topic filter".to_owned()),
+        }
+    }
+
+    fn allowed(&self) -> String {
+        "a topic filter, like \"a/b\", \"a/+/c\", \"a/#\" or \"users/%u/#\"".to_owned()
+    }
+
+    fn show(&self, value: &String) -> String {
+        format!("{value:?}")
+    }
+}
+
+/// Text of some length.
+pub(super) struct Name;
+
+impl Kind<String> for Name {
+    fn take(&self, given: Given<'_>) -> Result<String, Wrong> {
+        let text = given.text().ok_or("is not text")?;
+        if text.is_empty() || text.len() > usize::from(u16::MAX) {
+            return Err("is empty or too long".to_owned());
+        }
+        Ok(text.to_owned())
+    }
+
+    fn allowed(&self) -> String {
+        "1 to 65535 bytes of text".to_owned()
+    }
+
+    fn show(&self, value: &String) -> String {
+        format!("{value:?}")
     }
 }
 

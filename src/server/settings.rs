@@ -3,8 +3,9 @@
 use std::num::{NonZeroU16, NonZeroUsize};
 use std::time::Duration;
 
-use crate::auth::{AccessSettings, BanSettings};
+use crate::auth::{AccessSettings, AclRule, AclSettings, BanSettings};
 use crate::config::{self, Config};
+use crate::hooks::Effect;
 use crate::mqtt::{Limits, QoS};
 use crate::router::Strategy;
 use crate::session::SessionLimits;
@@ -33,6 +34,36 @@ pub fn access_settings(config: &Config) -> AccessSettings {
             users: ban.users.clone(),
             exempt: ban.exempt.clone(),
         },
+        acl: acl_settings(&config.acl),
+    }
+}
+
+fn acl_settings(acl: &config::Acl) -> AclSettings {
+    if let Some(file) = &acl.mosquitto_file {
+        return AclSettings::MosquittoFile(file.clone());
+    }
+    if acl.default == config::AclDefault::Unstated {
+        return AclSettings::Open;
+    }
+    let rules = acl.rules.iter().map(|rule| acl_rule(rule, &acl.groups)).collect();
+    AclSettings::Rules { rules, otherwise: acl.default == config::AclDefault::Allow }
+}
+
+fn acl_rule(rule: &config::AclRule, groups: &[config::AclGroup]) -> AclRule {
+    let members = groups.iter().filter(|group| rule.groups.contains(&group.name));
+    let members = members.flat_map(|group| group.users.iter().cloned());
+    let max_qos = QoS::from_u8(rule.max_qos).unwrap_or(QoS::ExactlyOnce);
+    AclRule {
+        effect: match rule.effect {
+            config::AclEffect::Allow => Effect::Allow { max_qos, retain: rule.retain },
+            config::AclEffect::Deny => Effect::Deny,
+        },
+        publish: rule.action != config::AclAction::Subscribe,
+        subscribe: rule.action != config::AclAction::Publish,
+        topics: rule.topics.clone(),
+        users: rule.users.iter().cloned().chain(members).collect(),
+        clients: rule.clients.clone(),
+        addresses: rule.addresses.clone(),
     }
 }
 
@@ -103,6 +134,7 @@ pub fn settings(config: &Config) -> Settings {
             config::OfflineOverflow::DropOldest => OverflowOffline::DropOldest,
             config::OfflineOverflow::EndSession => OverflowOffline::EndSession,
         },
+        acknowledge_denied: config.acl.v3_publisher == config::V3Publisher::Acknowledge,
         acknowledge_unkept: overflow.v3_publisher == config::V3Publisher::Acknowledge,
         strategy: strategy(config.shared.strategy),
         max_retained_messages: retained.max_messages as usize,

@@ -136,11 +136,21 @@ impl<S> Core<S> {
     fn admit(&mut self, id: ConnId, connect: &Connect<'_>, user: User) -> Then {
         let assigned = connect.client_id.is_empty().then(|| self.assign_client_id());
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
+        let Some(peer) = self.connections.get(id).map(|connection| connection.peer) else {
+            return Then::Stop;
+        };
+        let identity = self.identify(client_id, user.clone(), peer, connect);
+        if !Self::will_is_allowed(identity.as_deref(), connect) {
+            let detail = "a Will where it may not publish";
+            self.refuse(id, Some(connect.version), ReasonCode::NotAuthorized, detail);
+            return Then::Stop;
+        }
         let Some((key, session_present)) = self.open_session(client_id, connect.clean_start) else {
             let detail = "max_sessions is reached";
             self.refuse(id, Some(connect.version), ReasonCode::QuotaExceeded, detail);
             return Then::Stop;
         };
+        self.set_identity(key, identity);
         let keep_alive = self.keep_alive(connect);
         let parameters = self.link_parameters(connect);
         let now = self.now;
@@ -172,7 +182,6 @@ impl<S> Core<S> {
             let patience = Duration::from_millis(connection.patience_ms.into());
             connection.timer = Some(self.timers.insert(now.plus(patience), Timer::Connection(id)));
         }
-        let peer = connection.peer;
 
         self.send_connack(id, connect, assigned.as_deref(), keep_alive, session_present);
         let client = Client {

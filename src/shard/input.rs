@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::hooks::PublishRights;
 use crate::mqtt::{
     AckKind, DecodeError, FrameHead, Packet, PacketType, ReasonCode, Version, check_flags, decode,
     decode_ack, frame_head,
@@ -59,6 +60,8 @@ pub(super) struct Reader<'a> {
     pub(super) session: SessionKey,
     pub(super) version: Version,
     pub(super) route: RouteId,
+    /// How it may publish on the topic of `route`.
+    pub(super) rights: PublishRights,
     /// QoS 0 publishes that are handed on as one.
     pub(super) run: Option<Run>,
     pub(super) input: &'a [u8],
@@ -88,6 +91,7 @@ impl<S> Core<S> {
             session: connection.session,
             version: connection.version,
             route: connection.last_route,
+            rights: connection.last_rights,
             run: None,
             input: bytes,
             base: match source {
@@ -106,6 +110,7 @@ impl<S> Core<S> {
         self.stats.bytes_received.add(taken.consumed as u64);
         if let Some(connection) = self.connections.get_mut(id) {
             connection.last_route = reader.route;
+            connection.last_rights = reader.rights;
         }
         taken
     }

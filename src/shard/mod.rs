@@ -18,6 +18,7 @@ mod outbox;
 mod pressure;
 mod publish;
 mod remote;
+mod rights;
 mod runs;
 mod sessions;
 mod settings;
@@ -51,6 +52,7 @@ use self::gate::Gate;
 use self::input::{Taken, Then};
 use self::pressure::Pressure;
 use self::remote::Item;
+use self::rights::RightsChange;
 use self::sessions::Sessions;
 use self::stop::Stopping;
 use self::subscribe::RetainedScans;
@@ -69,6 +71,8 @@ pub struct Shared {
     /// What others want to know or decide.
     pub hooks: Hooks,
     pub(crate) admission: Admission,
+    /// Counts the changes of what clients may do.
+    rules: AtomicU64,
     stop: AtomicBool,
     /// Shards that ended by themselves.
     failed: AtomicU64,
@@ -85,9 +89,15 @@ impl Shared {
             stats: (0..shards).map(|_| Arc::default()).collect(),
             hooks,
             admission,
+            rules: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             failed: AtomicU64::new(0),
         }
+    }
+
+    /// Says that what clients may do has changed: shards asleep have to be woken.
+    pub fn rules_changed(&self) {
+        self.rules.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Has every shard stop: those asleep have to be woken.
@@ -146,6 +156,7 @@ struct Core<S> {
     connected: u64,
     accepting: Accepting,
     authentication: Authentication,
+    rights_change: RightsChange,
     random: fastrand::Rng,
 }
 
@@ -195,6 +206,7 @@ impl<D: Driver> Shard<D> {
             timers: Wheel::new(now),
             due: Vec::new(),
             authentication: Authentication::new(mailbox.bell()),
+            rights_change: RightsChange::default(),
             mailbox,
             gate: Gate::new(shards),
             pressure: Pressure::default(),
@@ -246,6 +258,7 @@ impl<D: Driver> Shard<D> {
         self.core.now = self.driver.now();
         self.take_mail();
         self.core.take_decisions();
+        self.core.follow_rules();
         self.take_completions();
         self.core.run_timers();
         self.core.scan_retained();
@@ -369,6 +382,7 @@ impl<S> Core<S> {
             || !self.resumed.is_empty()
             || !self.mailbox.may_sleep()
             || self.authentication.has_news()
+            || self.has_new_rules()
             || self.stop_goes_on()
         {
             return Duration::ZERO;

@@ -17,22 +17,22 @@ const SERVER_UNAVAILABLE: u8 = 0x88;
 const BANNED: u8 = 0x8A;
 
 /// By `mosquitto_passwd`: "wonderland".
-const ALICE: &str = "alice:$7$101$1UgUSXaVnx0ngGbp$exXQbfMNxv27k5tV0k+TcukzjW0cv7GNEKMshu+e2gVulVkQh2Wsth7\
+pub(crate) const ALICE: &str = "alice:$7$101$1UgUSXaVnx0ngGbp$exXQbfMNxv27k5tV0k+TcukzjW0cv7GNEKMshu+e2gVulVkQh2Wsth7\
                      qVWRbGY94A0TL4mgncsdB1A5oR7G44A==\n";
 /// By `mosquitto_passwd -H sha512`: "builder".
-const BOB: &str = "bob:$6$F7FhNWo0KwjQvKzJ$+kiKtm/7q1LcWNsWdGmat9LTBLBZQWQgsz/QJ8LlVZEeIBG5baEhMVhjlsV98pI+\
+pub(crate) const BOB: &str = "bob:$6$F7FhNWo0KwjQvKzJ$+kiKtm/7q1LcWNsWdGmat9LTBLBZQWQgsz/QJ8LlVZEeIBG5baEhMVhjlsV98pI+\
                    CQOn+O1HUa9IwZMvjKEFUg==\n";
 /// By the reference implementation of argon2: "password".
 const CAROL: &str = "carol:$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2\
                      GRPPc\n";
 
 /// A password file, and the configuration that names it.
-struct Passwords {
+pub(crate) struct Passwords {
     dir: TempDir,
 }
 
 impl Passwords {
-    fn new(users: &[&str]) -> Self {
+    pub(crate) fn new(users: &[&str]) -> Self {
         let passwords = Self { dir: TempDir::new().unwrap() };
         passwords.write(&users.concat());
         passwords
@@ -42,7 +42,7 @@ impl Passwords {
         fs::write(self.dir.path().join("passwords"), text).unwrap();
     }
 
-    fn toml(&self, more: &str) -> String {
+    pub(crate) fn toml(&self, more: &str) -> String {
         let path = self.dir.path().join("passwords");
         format!("[auth]\npassword_file = {path:?}\n{more}")
     }

@@ -23,7 +23,7 @@ begin() { step=$1; echo "front: $step"; }
 
 # Starts the broker on $work/sluice.toml and finds out its ports, in the order of the listeners.
 start() {
-    "$sluice" --config "$work/sluice.toml" 2>"$work/log" </dev/null &
+    "$sluice" --config "$work/sluice.toml" 2>>"$work/log" </dev/null &
     broker=$!
     wait_for ' listening on '
     local addresses
@@ -92,6 +92,34 @@ for _ in 1 2 3 4; do refused . -u two -P guess; done
 refused '.' -V mqttv5 -u two -P 2
 grep -q 'user "two" is banned' "$work/log"
 allowed -u new -P secret
+
+begin "an acl_file of mosquitto"
+cat >"$work/acl" <<END
+user old
+topic readwrite home/#
+topic deny home/safe
+pattern write from/%u
+END
+cat >>"$work/sluice.toml" <<END
+[acl]
+mosquitto_file = "$work/acl"
+END
+: >"$work/log"
+kill -HUP "$broker"
+wait_for 'read again'
+timeout 20 mosquitto_sub -h 127.0.0.1 -p "${ports[0]}" -V mqttv5 -u old -P secret -d -t 'home/#' -F '%t' -C 1 \
+    >"$work/got" 2>&1 &
+sub=$!
+for _ in $(seq 200); do if grep -q '^Subscribed' "$work/got"; then break; fi; sleep 0.05; done
+timeout 20 mosquitto_pub -h 127.0.0.1 -p "${ports[0]}" -u old -P secret -q 1 -t home/safe -m no
+timeout 20 mosquitto_pub -h 127.0.0.1 -p "${ports[0]}" -u old -P secret -q 1 -t home/door -m yes
+wait "$sub"
+grep -q '^home/door$' "$work/got"
+if timeout 20 mosquitto_pub -h 127.0.0.1 -p "${ports[0]}" -V mqttv5 -u new -P secret -q 1 -t home/x -m no -d \
+    2>&1 | grep -q 'PUBACK.*RC:0'; then
+    echo "a publish that is not allowed was taken" >&2
+    exit 1
+fi
 
 kill -TERM "$broker"
 wait "$broker"
