@@ -121,8 +121,9 @@ fn finish<D: Driver>(
         driver.close(id, if broken { CloseMode::Abort } else { connection.close_mode });
         core.drop_connection(id);
     } else if connection.timer.is_none() {
-        connection.timer =
-            Some(core.timers.insert(now.plus(CLOSE_PATIENCE), Timer::Connection(id)));
+        // A stop says itself how long it takes.
+        let at = core.stopping.deadline().unwrap_or(now.plus(CLOSE_PATIENCE));
+        connection.timer = Some(core.timers.insert(at, Timer::Connection(id)));
     }
 }
 
