@@ -6,6 +6,7 @@
 
 mod accept;
 mod authenticate;
+mod budget;
 mod connect;
 mod connection;
 mod distribute;
@@ -46,6 +47,7 @@ use crate::timer::{Time, Wheel};
 
 use self::accept::{Accepting, Admission};
 use self::authenticate::Authentication;
+use self::budget::{Allowance, Budget};
 use self::connection::Connections;
 use self::flush::{flush, flush_output};
 use self::gate::Gate;
@@ -73,6 +75,7 @@ pub struct Shared {
     pub(crate) admission: Admission,
     /// Counts the changes of what clients may do.
     rules: AtomicU64,
+    pub(crate) budget: Budget,
     stop: AtomicBool,
     /// Shards that ended by themselves.
     failed: AtomicU64,
@@ -83,6 +86,7 @@ impl Shared {
     #[must_use]
     pub fn new(settings: Settings, hooks: Hooks, shards: usize, seed: u64) -> Self {
         let admission = Admission::new(&settings);
+        let budget = Budget::new(settings.max_total_queued_bytes, shards);
         Self {
             settings: Arc::new(settings),
             seed,
@@ -90,6 +94,7 @@ impl Shared {
             hooks,
             admission,
             rules: AtomicU64::new(0),
+            budget,
             stop: AtomicBool::new(false),
             failed: AtomicU64::new(0),
         }
@@ -136,6 +141,8 @@ struct Core<S> {
     mailbox: mail::Mailbox<Item<S>>,
     gate: Gate,
     pressure: Pressure,
+    /// What this shard may queue.
+    allowance: Allowance,
     scans: RetainedScans,
     stats: Arc<ShardStats>,
     /// Connections to read again.
@@ -210,6 +217,7 @@ impl<D: Driver> Shard<D> {
             mailbox,
             gate: Gate::new(shards),
             pressure: Pressure::default(),
+            allowance: Allowance::default(),
             scans: RetainedScans::default(),
             stats: shared.stats[usize::from(id)].clone(),
             resumed: Vec::new(),
@@ -333,6 +341,7 @@ impl<D: Driver> Shard<D> {
         self.core.mailbox.post(self.core.turn);
         self.core.turn += 1;
         self.core.release_lanes();
+        self.core.allowance.settle(&self.core.shared.budget);
         for conn in std::mem::take(&mut self.core.resumed) {
             if self.core.may_read(conn)
                 && let Some(connection) = self.core.connections.get_mut(conn)
