@@ -13,13 +13,14 @@ use sluice::mqtt::Version;
 use crate::cli::CompareArgs;
 use crate::engine::{Login, make_room_for};
 use crate::measure::wait_until_quiet;
+use crate::report::{Problem, Status};
 use crate::scenario::Setup;
 use config::{Comparison, Pace, ScenarioPlan, TargetPlan};
 use results::Results;
 use target::{Availability, Running};
 
-/// Runs the comparison and prints the tables. Returns whether every run went well.
-pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<bool, crate::Error> {
+/// Runs the comparison and prints the tables. Returns how it went.
+pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Status, crate::Error> {
     let mut comparison = config::load(&args.file)?;
     comparison.keep_only(&args.target, &args.scenario)?;
     let mut pace = if args.quick { comparison.quick } else { comparison.full };
@@ -38,7 +39,7 @@ pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<bool, cr
         for (row, scenario) in comparison.scenarios.iter().enumerate() {
             for (column, target) in targets.iter().enumerate() {
                 if stop.load(Ordering::Relaxed) {
-                    results.note("interrupted: what follows is what was done until then");
+                    results.note(Problem::interrupted());
                     break 'all;
                 }
                 done += 1;
@@ -50,7 +51,8 @@ pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<bool, cr
                     }
                     Err(error) => {
                         eprintln!("FAILED: {error}");
-                        results.note(&format!("{}, {}: {error}", scenario.name, target.name));
+                        let text = format!("{}, {}: {error}", scenario.name, target.name);
+                        results.note(Problem::new(crate::status_of_error(&*error), text));
                     }
                 }
             }
@@ -62,7 +64,7 @@ pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<bool, cr
         crate::report::write_files(directory, &results.entries(), &text)?;
         eprintln!("written to {}", directory.display());
     }
-    Ok(results.all_went_well())
+    Ok(results.status())
 }
 
 /// Those that can be started here; the others are named.
@@ -97,13 +99,17 @@ fn run_once(
         spin: false,
         broker: running.processes(),
         stop: Arc::clone(stop),
+        monitor: Arc::default(),
     };
     let mut parameters = scenario.parameters;
     parameters.seconds = scenario.seconds.unwrap_or(pace.seconds);
     parameters.warm_up_seconds = pace.warm_up;
     let outcome = scenario.run.run(&setup, &parameters);
     match (outcome, running.said()) {
-        (Err(error), Some(said)) => Err(format!("{error}; it said: {said}").into()),
+        (Err(error), Some(said)) => {
+            eprintln!("{}: it said: {said}", target.name);
+            Err(error.into())
+        }
         (outcome, _) => Ok(outcome?),
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::config::{Comparison, TargetPlan};
-use crate::report::{Entry, Headline, Outcome, table};
+use crate::report::{Entry, Headline, Outcome, Problem, Status, status_of, table, thousands};
 
 pub(super) struct Results {
     scenarios: Vec<String>,
@@ -12,7 +12,7 @@ pub(super) struct Results {
     baseline: Option<usize>,
     /// By scenario, then by target.
     outcomes: Vec<Vec<Vec<Outcome>>>,
-    notes: Vec<String>,
+    notes: Vec<Problem>,
 }
 
 impl Results {
@@ -28,18 +28,18 @@ impl Results {
     pub(super) fn add(&mut self, scenario: usize, target: usize, outcome: Outcome) {
         for problem in &outcome.problems {
             let place = format!("{}, {}", self.scenarios[scenario], self.targets[target]);
-            self.notes.push(format!("{place}: {problem}"));
+            self.notes.push(Problem::new(problem.status, format!("{place}: {problem}")));
         }
         self.outcomes[scenario][target].push(outcome);
     }
 
     /// Something that went wrong.
-    pub(super) fn note(&mut self, text: &str) {
-        self.notes.push(text.to_owned());
+    pub(super) fn note(&mut self, problem: Problem) {
+        self.notes.push(problem);
     }
 
-    pub(super) fn all_went_well(&self) -> bool {
-        self.notes.is_empty()
+    pub(super) fn status(&self) -> Status {
+        status_of(&self.notes)
     }
 
     /// What was run, for the files.
@@ -181,23 +181,16 @@ fn details(runs: &[Outcome]) -> String {
     format!("{per_second}/s {p50_ms:.2}/{p99_ms:.1} ms {own:.2} µs{mark}")
 }
 
-fn thousands(value: f64) -> String {
-    if value >= 1e6 {
-        format!("{:.2}M", value / 1e6)
-    } else if value >= 1e3 {
-        format!("{:.1}k", value / 1e3)
-    } else {
-        format!("{value:.0}")
-    }
-}
-
 /// One run in one line.
 pub(super) fn brief(outcome: &Outcome) -> String {
     let headline = outcome.headline().map_or_else(|| "-".into(), |headline| headline.to_string());
     let mark = if outcome.is_disturbed() { " (disturbed)" } else { "" };
     let problems = match outcome.problems.as_slice() {
         [] => String::new(),
-        problems => format!(" PROBLEM: {}", problems.join("; ")),
+        problems => {
+            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            format!(" PROBLEM: {}", lines.join("; "))
+        }
     };
     format!("{headline}, {}/s{mark}{problems}", thousands(outcome.per_second()))
 }

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use super::config::{Comparison, Source, TargetPlan};
 use crate::cli;
 use crate::engine::{ClientSpec, Engine, EngineOptions};
 use crate::measure::ProcessGroup;
+use crate::signals;
 
 /// How long a broker may take to end after SIGTERM.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -96,6 +98,7 @@ impl Running {
         let words: Vec<String> = command.iter().map(|word| places.fill(word)).collect();
         let child = spawn_on(cores, comparison, &words, &directory)
             .map_err(|error| format!("{}: {error}", words.join(" ")))?;
+        signals::adopt(Pid::from_child(&child));
         let pids = vec![child.id()];
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut running = Self { address, pids, started: Some(Started { child, directory }) };
@@ -152,6 +155,8 @@ fn probe(address: SocketAddr, stop: &Arc<AtomicBool>) -> Result<(), crate::Error
         connect_burst: 1,
         spin: false,
         stop: Arc::clone(stop),
+        monitor: Arc::default(),
+        connect_interval: Duration::ZERO,
     })?;
     engine.add_client(ClientSpec { client_id: "bench-probe".into(), ..ClientSpec::default() });
     engine.connect_all()?;
@@ -195,7 +200,8 @@ fn spawn_on(
     let output = File::create(directory.join("output"))?;
     let (program, arguments) = split(words);
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null());
+    // Ctrl-C is for this tool, which still needs the broker to end a run.
+    command.args(arguments).stdin(Stdio::null()).process_group(0);
     command.stdout(output.try_clone()?).stderr(output);
     if cores.is_empty() {
         return command.spawn();
@@ -250,6 +256,7 @@ impl Drop for Started {
             }
             thread::sleep(Duration::from_millis(10));
         }
+        signals::release(Pid::from_child(&self.child));
         let _ = fs::remove_dir_all(&self.directory);
     }
 }

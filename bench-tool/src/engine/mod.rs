@@ -4,12 +4,16 @@
 //! once to each connection that has something to say: acknowledgements, and the messages that fill a window again.
 
 mod connection;
+mod counters;
 mod dial;
 mod flow;
 mod intake;
+mod keep_alive;
+mod monitor;
 mod payload;
 mod stream;
 mod timer;
+mod transport;
 mod turn;
 mod wire;
 
@@ -21,17 +25,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mio::{Events, Poll};
-use sluice::mqtt::{DecodeError, ReasonCode};
+use sluice::mqtt::{DecodeError, QoS, ReasonCode};
 
 use crate::measure::{Latencies, StreamFaults, monotonic_ns};
 use connection::Connection;
 use flow::Flow;
+use keep_alive::Round;
+use monitor::Board;
 use stream::Stream;
 use timer::Timer;
 
-pub(crate) use connection::{Phase, Subscription};
+pub(crate) use connection::{Phase, Session, Subscription};
+pub(crate) use counters::Counters;
 pub(crate) use dial::make_room_for;
-pub(crate) use flow::{FlowSpec, MAX_WINDOW};
+pub(crate) use flow::{FlowSpec, LATE_NS, MAX_WINDOW};
+pub(crate) use monitor::{Monitor, Snapshot, Stage};
 pub(crate) use payload::HEAD_LEN as MIN_PAYLOAD;
 pub(crate) use wire::{Login, numbered};
 
@@ -42,21 +50,26 @@ pub(crate) struct EngineOptions {
     pub(crate) login: Login,
     /// Clients that are connecting at the same time, at most.
     pub(crate) connect_burst: usize,
+    /// Between one client and the next, at least.
+    pub(crate) connect_interval: Duration,
     /// Never sleep: polls in a loop, so that the broker need not wake this thread.
     pub(crate) spin: bool,
     /// Set when the run shall end early.
     pub(crate) stop: Arc<AtomicBool>,
+    /// Where it shows how it is getting on.
+    pub(crate) monitor: Arc<Monitor>,
 }
 
 /// One client: what it subscribes to, and what it publishes.
 #[derive(Debug, Default)]
 pub(crate) struct ClientSpec {
     pub(crate) client_id: String,
+    /// Instead of the common one.
+    pub(crate) username: Option<String>,
     pub(crate) subscription: Option<Subscription>,
     pub(crate) receives: Receives,
     pub(crate) publishes: Option<FlowSpec>,
-    /// The broker keeps its session.
-    pub(crate) keeps_session: bool,
+    pub(crate) session: Session,
     /// Its end is no failure.
     pub(crate) expendable: bool,
     /// Latencies count from its SUBSCRIBE or, without one, from when it was dialled.
@@ -72,27 +85,19 @@ pub(crate) enum Receives {
     From(Range<u32>),
     /// Its share of what the client that was added as this one receives.
     With(usize),
+    /// All messages of whoever publishes.
+    FromAnyone,
+    /// An unknown part of somebody's messages.
+    Share,
 }
 
-/// What has happened since the engine was made.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counters {
-    /// Clients that connected, and subscribed if they wanted to.
-    pub(crate) ready: u64,
-    /// Messages sent.
-    pub(crate) sent: u64,
-    /// Messages received, each once by each receiver.
-    pub(crate) delivered: u64,
-    /// Messages received, whatever they hold.
-    pub(crate) received: u64,
-    /// Messages that the broker has acknowledged for good.
-    pub(crate) acknowledged: u64,
-    /// Acknowledgements that carried an error.
-    pub(crate) refused: u64,
-    /// QoS 0 messages no longer waited for.
-    pub(crate) given_up: u64,
-    /// Connections that failed or were closed by the broker.
-    pub(crate) failed: u64,
+/// How far open loops are behind their time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Behind {
+    /// Sent more than [`LATE_NS`] after they were due.
+    pub(crate) late: u64,
+    /// Due and not sent.
+    pub(crate) unsent: u64,
 }
 
 /// Why a connection ended.
@@ -110,8 +115,14 @@ pub(crate) enum Failure {
     Disconnected(ReasonCode),
     #[error("the broker sent what is no MQTT: {0}")]
     Codec(#[from] DecodeError),
-    #[error("the broker sent a packet larger than any of this run")]
-    PacketTooLarge,
+    #[error("PINGREQ was not answered in time")]
+    NoPingResp,
+    #[error("a PUBLISH of {frame} bytes, and the broker takes {most} at most")]
+    LargerThanMaximum { frame: usize, most: u32 },
+    #[error("the broker does not take QoS {}", .0.as_u8())]
+    QosNotSupported(QoS),
+    #[error("the broker does not take retained messages")]
+    RetainNotSupported,
 }
 
 /// Why a run cannot go on.
@@ -139,6 +150,8 @@ pub(crate) struct Engine {
     /// Next connection to dial, and how many are being dialled or logged in.
     next_to_dial: usize,
     connecting: usize,
+    /// When dialling began.
+    first_dial_ns: Option<u64>,
     publishing: bool,
     /// There is a flow with a rate.
     is_paced: bool,
@@ -151,6 +164,10 @@ pub(crate) struct Engine {
     read_buffer: Vec<u8>,
     write_buffer: Vec<u8>,
     next_stall_check_ns: u64,
+    keep_alive_seconds: u16,
+    round: Round,
+    board: Arc<Board>,
+    times_logins: bool,
     counters: Counters,
     latencies: Latencies,
     first_failure: Option<String>,
@@ -164,6 +181,10 @@ impl Engine {
         let poll = Poll::new()?;
         let timer = Timer::new(poll.registry())?;
         Ok(Self {
+            board: options.monitor.board(),
+            keep_alive_seconds: options.login.keep_alive_seconds,
+            round: Round::default(),
+            times_logins: true,
             options,
             run: fastrand::u32(..),
             poll,
@@ -173,6 +194,7 @@ impl Engine {
             streams: Vec::new(),
             next_to_dial: 0,
             connecting: 0,
+            first_dial_ns: None,
             publishing: false,
             is_paced: false,
             timer,
@@ -194,15 +216,19 @@ impl Engine {
     pub(crate) fn add_client(&mut self, spec: ClientSpec) {
         let index = self.connections.len() as u32;
         let mut connection = Connection::new(spec.client_id, spec.subscription);
-        connection.keeps_session = spec.keeps_session;
+        connection.session = spec.session;
+        connection.username = spec.username;
         connection.expendable = spec.expendable;
         connection.latency_from_ns = spec.latency_since_login.then_some(0);
         match spec.receives {
             Receives::Nothing => {}
             Receives::From(publishers) => {
-                connection.stream = Some(self.streams.len() as u32);
-                self.streams.push(Stream::new(self.run, publishers));
+                connection.stream = Some(self.add_stream(Stream::own(self.run, publishers)));
             }
+            Receives::FromAnyone => {
+                connection.stream = Some(self.add_stream(Stream::anyone()));
+            }
+            Receives::Share => connection.stream = Some(self.add_stream(Stream::Share)),
             Receives::With(client) => {
                 connection.stream = self.connections.get(client).and_then(|other| other.stream);
             }
@@ -211,13 +237,23 @@ impl Engine {
             let publisher = self.flows.len() as u32;
             connection.flow = Some(publisher);
             self.is_paced |= publishes.rate.is_some();
-            let template = wire::publish_template(self.options.login.version, publishes);
-            // Room for what was kept of one packet and a whole chunk behind it.
-            let needed = turn::READ_CHUNK + 2 * template.frame.len();
-            self.read_buffer.resize(self.read_buffer.len().max(needed), 0);
-            self.flows.push(Flow::new(publishes, template, index, self.run, publisher));
+            let templates = wire::publish_templates(self.options.login.version, publishes);
+            let flow = Flow::new(publishes, templates, index, self.run, publisher);
+            self.make_room_for_frames_of(flow.frame_len());
+            self.flows.push(flow);
         }
         self.connections.push(connection);
+    }
+
+    fn add_stream(&mut self, stream: Stream) -> u32 {
+        self.streams.push(stream);
+        self.streams.len() as u32 - 1
+    }
+
+    /// Room for what was kept of one packet and a whole chunk behind it.
+    fn make_room_for_frames_of(&mut self, bytes: usize) {
+        let needed = turn::READ_CHUNK + 2 * bytes;
+        self.read_buffer.resize(self.read_buffer.len().max(needed), 0);
     }
 
     /// Connects every client added so far, and subscribes.
@@ -225,29 +261,42 @@ impl Engine {
     /// # Errors
     /// If one cannot connect, or nothing moves for 15 s.
     pub(crate) fn connect_all(&mut self) -> Result<(), EngineError> {
-        let clients = self.connections.len();
-        let mut ready = self.counters.ready;
-        let mut patience_ends_ns = monotonic_ns() + nanoseconds(Self::CONNECT_PATIENCE);
-        while self.counters.ready + self.counters.failed < clients as u64 {
-            self.dial_more()?;
-            self.turn(Duration::from_millis(100))?;
-            self.check_stop()?;
-            let now_ns = monotonic_ns();
-            if self.counters.ready > ready {
-                ready = self.counters.ready;
-                patience_ends_ns = now_ns + nanoseconds(Self::CONNECT_PATIENCE);
-            } else if now_ns > patience_ends_ns {
-                let missing = clients as u64 - ready;
-                let seconds = Self::CONNECT_PATIENCE.as_secs();
-                return Err(EngineError::ConnectTimeout { missing, clients, seconds });
-            }
-        }
+        self.connect_who_can()?;
         match self.first_failure.take() {
             None => Ok(()),
             Some(first) => {
+                let clients = self.connections.len();
                 Err(EngineError::NotConnected { failed: self.counters.failed, clients, first })
             }
         }
+    }
+
+    /// Connects every client added so far, and subscribes; those that cannot are counted.
+    ///
+    /// # Errors
+    /// If nothing moves for 15 s.
+    pub(crate) fn connect_who_can(&mut self) -> Result<(), EngineError> {
+        self.options.monitor.enter(Stage::Connecting);
+        let patience = Self::CONNECT_PATIENCE.max(2 * self.options.connect_interval);
+        let settled = |counters: Counters| counters.ready + counters.failed;
+        let clients = self.connections.len();
+        let mut reached = settled(self.counters);
+        let mut patience_ends_ns = monotonic_ns() + nanoseconds(patience);
+        while self.next_to_dial < clients || self.connecting > 0 {
+            let wait = self.dial_more()?;
+            self.turn(wait)?;
+            self.check_stop()?;
+            let now_ns = monotonic_ns();
+            if settled(self.counters) > reached {
+                reached = settled(self.counters);
+                patience_ends_ns = now_ns + nanoseconds(patience);
+            } else if now_ns > patience_ends_ns {
+                let missing = (clients as u64).saturating_sub(reached);
+                let seconds = patience.as_secs();
+                return Err(EngineError::ConnectTimeout { missing, clients, seconds });
+            }
+        }
+        Ok(())
     }
 
     /// Starts or stops filling windows; what is outstanding is still awaited.
@@ -261,12 +310,27 @@ impl Engine {
         }
     }
 
+    /// Tells whoever watches where the run stands.
+    pub(crate) fn enter(&self, stage: Stage) {
+        self.options.monitor.enter(stage);
+    }
+
     /// Lets the clients work for a time.
     pub(crate) fn run_for(&mut self, time: Duration) -> Result<(), EngineError> {
-        let deadline_ns = monotonic_ns() + nanoseconds(time);
+        self.run_until_done(Some(time), |_| false)
+    }
+
+    /// Lets the clients work until it is done, or for a time, or until all connections are gone.
+    pub(crate) fn run_until_done(
+        &mut self,
+        time: Option<Duration>,
+        is_done: impl Fn(&Self) -> bool,
+    ) -> Result<(), EngineError> {
+        let time_ns = time.map_or(u64::MAX, nanoseconds);
+        let deadline_ns = monotonic_ns().saturating_add(time_ns);
         loop {
             let now_ns = monotonic_ns();
-            if now_ns >= deadline_ns || self.is_abandoned() {
+            if now_ns >= deadline_ns || is_done(self) || self.is_abandoned() {
                 return Ok(());
             }
             self.check_stop()?;
@@ -283,7 +347,12 @@ impl Engine {
     /// Lets the clients work until all limits are reached and nothing is outstanding, or until nothing has
     /// come for `patience`. Returns whether all is done.
     pub(crate) fn finish_flows(&mut self, patience: Duration) -> Result<bool, EngineError> {
-        self.run_until(patience, |engine| engine.flows.iter().all(Flow::is_done))
+        self.run_until(patience, Self::flows_are_done)
+    }
+
+    /// Whether there is something to publish, all of it is sent, and nothing is outstanding.
+    pub(crate) fn flows_are_done(&self) -> bool {
+        !self.flows.is_empty() && self.flows.iter().all(Flow::is_done)
     }
 
     /// Waits until so many messages were delivered in all, or until nothing has come for `patience`.
@@ -324,7 +393,7 @@ impl Engine {
     }
 
     /// Whether every connection was closed by the broker: nothing can come any more.
-    fn is_abandoned(&self) -> bool {
+    pub(crate) fn is_abandoned(&self) -> bool {
         self.counters.failed > 0 && !self.connections.iter().any(Connection::is_open)
     }
 
@@ -356,6 +425,7 @@ impl Engine {
 
     /// Says DISCONNECT on every connection and waits a moment for the broker to close them.
     pub(crate) fn disconnect_all(&mut self) -> Result<(), EngineError> {
+        self.options.monitor.enter(Stage::Disconnecting);
         self.closing = true;
         self.publishing = false;
         for index in 0..self.connections.len() {
@@ -368,6 +438,16 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Clients added so far.
+    pub(crate) fn clients(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Whether the time from dialling to being let in is a latency.
+    pub(crate) fn times_logins(&mut self, times_logins: bool) {
+        self.times_logins = times_logins;
     }
 
     pub(crate) fn counters(&self) -> Counters {
@@ -391,6 +471,29 @@ impl Engine {
             faults.add(stream.faults(sent_by));
         }
         faults
+    }
+
+    /// Messages missed of what publishers elsewhere sent at QoS 1 or 2.
+    pub(crate) fn reliable_lost(&self) -> u64 {
+        self.streams.iter().map(Stream::reliable_lost).sum()
+    }
+
+    /// Open loops: messages sent late, and messages that are due and not sent.
+    pub(crate) fn behind(&self, now_ns: u64) -> Behind {
+        Behind {
+            late: self.flows.iter().map(Flow::late).sum(),
+            unsent: self.flows.iter().map(|flow| flow.overdue(now_ns).count() as u64).sum(),
+        }
+    }
+
+    /// What is due and not sent has waited until now at least: its latency counts as that, so that the end of
+    /// a run hides no stall.
+    pub(crate) fn note_overdue(&mut self, now_ns: u64) {
+        for flow in &self.flows {
+            for due_ns in flow.overdue(now_ns) {
+                self.latencies.record(now_ns.saturating_sub(due_ns), 1);
+            }
+        }
     }
 
     /// Why the first of the failed connections failed.

@@ -95,7 +95,7 @@ fn run_json(entry: &Entry<'_>, run: &Outcome) -> Value {
         "duplicates": run.faults.duplicates,
         "reordered": run.faults.reordered,
         "remarks": remarks.join("; "),
-        "problems": run.problems.join("; "),
+        "problems": run.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
     })
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::Problem;
 use crate::measure::{Latencies, QUIET_CORES, StreamFaults};
 use crate::scenario::ScenarioName;
 
@@ -14,6 +15,8 @@ const BUSY: f64 = 0.92;
 pub(crate) enum Work {
     /// Messages delivered.
     Messages(u64),
+    /// Messages sent and, at QoS 1 and 2, acknowledged.
+    Published(u64),
     /// Clients connected and subscribed.
     Logins(u64),
     /// Connections held.
@@ -54,7 +57,7 @@ pub(crate) struct Outcome {
     /// The broker's memory at the end of the measured time.
     pub(crate) resident_bytes: Option<u64>,
     /// What makes the run a failure, one line each.
-    pub(crate) problems: Vec<String>,
+    pub(crate) problems: Vec<Problem>,
 }
 
 impl Default for Outcome {
@@ -136,14 +139,17 @@ impl Outcome {
 impl Work {
     pub(crate) fn count(self) -> u64 {
         match self {
-            Self::Messages(count) | Self::Logins(count) | Self::Connections(count) => count,
+            Self::Messages(count)
+            | Self::Published(count)
+            | Self::Logins(count)
+            | Self::Connections(count) => count,
         }
     }
 
     /// What one is called.
     pub(crate) fn unit(self) -> &'static str {
         match self {
-            Self::Messages(_) => "message",
+            Self::Messages(_) | Self::Published(_) => "message",
             Self::Logins(_) | Self::Connections(_) => "connect + subscribe",
         }
     }
