@@ -87,6 +87,24 @@ impl Router {
         })
     }
 
+    /// A bit for each other shard with members of a group.
+    #[must_use]
+    pub fn shards_with_members(&self, group: GroupId) -> u64 {
+        self.elsewhere(group, |remote| remote.members > 0)
+    }
+
+    /// A bit for each other shard with connected members of a group.
+    #[must_use]
+    pub fn shards_online(&self, group: GroupId) -> u64 {
+        self.elsewhere(group, |remote| remote.online > 0)
+    }
+
+    fn elsewhere(&self, group: GroupId, which: impl Fn(&Remote) -> bool) -> u64 {
+        let group = self.groups.resolve(group).map(|index| self.groups.group(index));
+        let remote = group.into_iter().flat_map(|group| group.remote.iter());
+        remote.filter(|one| which(one)).fold(0, |mask, one| mask | 1 << one.shard)
+    }
+
     /// Whether a session has a subscription with this filter.
     #[must_use]
     pub fn has_subscription(&self, session: SessionKey, filter: &Filter<'_>) -> bool {

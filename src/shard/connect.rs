@@ -18,6 +18,7 @@ use super::ending::Ending;
 use super::input::Then;
 use super::publish::SYS_PREFIX;
 use super::settings::Settings;
+use super::sys::CLIENT_LOG;
 use super::timers::Timer;
 
 /// Identifiers given to clients that sent none begin with this.
@@ -179,6 +180,15 @@ impl<S> Core<S> {
             peer,
             protocol_version: connect.version as u8,
         };
+        tracing::debug!(
+            target: CLIENT_LOG,
+            %peer,
+            client_id,
+            version = %connect.version,
+            keep_alive,
+            session_present,
+            "connected"
+        );
         self.shared.hooks.hook.connected(&client, session_present);
         self.set_members_online(key, true);
         let Some(slot) = self.sessions.get_mut(key) else { return Then::Stop };

@@ -39,6 +39,8 @@ pub(super) struct Taken {
 pub(super) enum Then {
     /// Reading.
     Continue,
+    /// Reading, once what the turn has written so far is flushed.
+    Flush,
     /// Not reading, until there is room for what it asks for; what is left is handled then.
     Hold,
     /// Closing: nothing more of it is handled.
@@ -121,6 +123,10 @@ impl<S> Core<S> {
         };
         reader.session = connection.session;
         reader.version = connection.version;
+        if self.is_held_from_afar(reader.session) {
+            // A new connection is no way out.
+            return Taken { consumed, frame_len, then: Then::Hold };
+        }
         self.frames(reader, bytes, consumed, source)
     }
 
@@ -191,7 +197,12 @@ impl<S> Core<S> {
                 self.packet(reader, head, frame)
             };
             match handled {
-                Ok(Then::Continue) => at += frame.len(),
+                Ok(Then::Continue) => {
+                    at += frame.len();
+                    if self.connections.wants_flush() {
+                        break (None, Then::Flush);
+                    }
+                }
                 Ok(Then::Hold) => {
                     packets -= 1;
                     publishes -= u64::from(is_publish);
