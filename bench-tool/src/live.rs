@@ -24,9 +24,13 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    /// `name` goes in front of every line.
+    /// One of several runs has a `name` that goes in front of its line; it is shown on a terminal only, as each of
+    /// them leaves a line of its own.
     pub(crate) fn start(monitor: &Arc<Monitor>, name: String) -> Self {
         let is_terminal = io::stderr().is_terminal();
+        if !is_terminal && !name.is_empty() {
+            return Self { end: None, thread: None };
+        }
         let (end, ended) = mpsc::channel();
         let monitor = Arc::clone(monitor);
         let show = move || {

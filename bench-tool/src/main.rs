@@ -67,6 +67,7 @@ fn run(args: &RunArgs, stop: Arc<std::sync::atomic::AtomicBool>) -> Result<Statu
         id_prefix: args.broker.id_prefix.clone().unwrap_or_else(|| "bench".into()),
         connect_burst: args.broker.connect_burst,
         spin: args.spin,
+        threads: args.broker.threads()?,
         broker: ProcessGroup::new(args.broker.pid.clone()),
         stop,
         monitor: Arc::clone(&monitor),
@@ -84,8 +85,10 @@ fn tell(outcome: &Outcome, target: &str, out: Option<&Path>) -> Result<Status, E
     print!("{text}");
     if let Some(directory) = out {
         let runs = std::slice::from_ref(outcome);
-        let entry = report::Entry { scenario: &outcome.label, target, runs };
-        report::write_files(directory, &[entry], &text)?;
+        let entries = &[report::Entry { scenario: &outcome.label, target, runs }];
+        let setting = serde_json::Map::new();
+        let report = report::Report { entries, baseline: None, text: &text, setting };
+        report::write_files(directory, &report)?;
         eprintln!("written to {}", directory.display());
     }
     Ok(status_of(&outcome.problems))

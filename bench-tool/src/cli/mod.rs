@@ -85,6 +85,9 @@ pub(crate) struct BrokerArgs {
     /// First part of every client identifier.
     #[arg(long, visible_alias = "prefix")]
     pub(crate) id_prefix: Option<String>,
+    /// Threads that the clients are spread over, one a core at most.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
     /// Clients that connect at the same time, at most.
     #[arg(long, default_value_t = 64)]
     pub(crate) connect_burst: usize,
@@ -195,6 +198,14 @@ impl BrokerArgs {
             keep_alive_seconds: self.keep_alive,
             username: self.username.clone(),
             password: self.password.clone(),
+        }
+    }
+
+    pub(crate) fn threads(&self) -> Result<usize, String> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        match self.threads {
+            threads if (1..=cores).contains(&threads) => Ok(threads),
+            threads => Err(format!("{threads} threads: 1 to {cores}, the cores of this machine")),
         }
     }
 

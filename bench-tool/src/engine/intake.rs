@@ -5,6 +5,7 @@ use sluice::mqtt::{AckKind, PacketId, QoS, ReasonCode};
 use super::connection::{Connection, Phase};
 use super::flow::Flow;
 use super::payload::{PayloadHead, this_machine};
+use super::peers::{Home, Peers, Receipt, ReceiptKind};
 use super::stream::{Observed, Stream};
 use super::wire::{self, Incoming, Login, Welcome};
 use super::{Counters, Failure};
@@ -16,6 +17,7 @@ pub(crate) struct Intake<'e> {
     pub(crate) stream: Option<&'e mut Stream>,
     pub(crate) flows: &'e mut [Flow],
     pub(crate) touched_flows: &'e mut Vec<u32>,
+    pub(crate) peers: &'e mut Peers,
     pub(crate) counters: &'e mut Counters,
     pub(crate) latencies: &'e mut Latencies,
     pub(crate) login: &'e Login,
@@ -92,12 +94,26 @@ impl Intake<'_> {
         if !is_own {
             return;
         }
-        let Some(flow) = self.flows.get_mut(head.publisher as usize) else { return };
-        if seen == Seen::Fresh && head.sequence != expected {
-            flow.passed_over(expected..head.sequence);
+        let passed_over = expected..if seen == Seen::Fresh { head.sequence } else { expected };
+        match self.peers.home(head.publisher) {
+            Home::Here(index) => {
+                let Some(flow) = self.flows.get_mut(index as usize) else { return };
+                if !passed_over.is_empty() {
+                    flow.passed_over(passed_over);
+                }
+                flow.delivered(head.sequence, seen);
+                touch(flow, index, self.touched_flows);
+            }
+            Home::There { thread, flow } => {
+                if !passed_over.is_empty() {
+                    let kind = ReceiptKind::PassedOver;
+                    self.peers.note(thread, Receipt { flow, sequences: passed_over, kind });
+                }
+                let sequences = head.sequence..head.sequence + 1;
+                let kind = ReceiptKind::Received(seen);
+                self.peers.note(thread, Receipt { flow, sequences, kind });
+            }
         }
-        flow.delivered(head.sequence, seen);
-        touch(flow, head.publisher, self.touched_flows);
     }
 
     #[cold]

@@ -6,11 +6,13 @@
 mod connection;
 mod counters;
 mod dial;
+mod fleet;
 mod flow;
 mod intake;
 mod keep_alive;
 mod monitor;
 mod payload;
+mod peers;
 mod stream;
 mod timer;
 mod transport;
@@ -32,12 +34,14 @@ use connection::Connection;
 use flow::Flow;
 use keep_alive::Round;
 use monitor::Board;
+use peers::Peers;
 use stream::Stream;
 use timer::Timer;
 
 pub(crate) use connection::{Phase, Session, Subscription};
 pub(crate) use counters::Counters;
 pub(crate) use dial::make_room_for;
+pub(crate) use fleet::Fleet;
 pub(crate) use flow::{FlowSpec, LATE_NS, MAX_WINDOW};
 pub(crate) use monitor::{Monitor, Snapshot, Stage};
 pub(crate) use payload::HEAD_LEN as MIN_PAYLOAD;
@@ -138,9 +142,10 @@ pub(crate) enum EngineError {
     Interrupted,
 }
 
-/// The load clients of one run.
+/// The load clients of one thread.
 pub(crate) struct Engine {
     options: EngineOptions,
+    peers: Peers,
     run: u32,
     poll: Poll,
     events: Events,
@@ -177,16 +182,18 @@ impl Engine {
     /// Without progress for this long, connecting is given up.
     const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
 
-    pub(crate) fn new(options: EngineOptions) -> io::Result<Self> {
+    pub(crate) fn new(options: EngineOptions, run: u32, peers: Peers) -> io::Result<Self> {
         let poll = Poll::new()?;
         let timer = Timer::new(poll.registry())?;
+        peers.register(poll.registry())?;
         Ok(Self {
             board: options.monitor.board(),
             keep_alive_seconds: options.login.keep_alive_seconds,
             round: Round::default(),
             times_logins: true,
             options,
-            run: fastrand::u32(..),
+            peers,
+            run,
             poll,
             events: Events::with_capacity(1024),
             connections: Vec::new(),
@@ -211,8 +218,7 @@ impl Engine {
         })
     }
 
-    /// Adds a client that [`connect_all`](Self::connect_all) will connect. Publishers are numbered in the order
-    /// in which they are added.
+    /// Adds a client that [`connect_who_can`](Self::connect_who_can) will connect.
     pub(crate) fn add_client(&mut self, spec: ClientSpec) {
         let index = self.connections.len() as u32;
         let mut connection = Connection::new(spec.client_id, spec.subscription);
@@ -234,8 +240,9 @@ impl Engine {
             }
         }
         if let Some(publishes) = &spec.publishes {
-            let publisher = self.flows.len() as u32;
-            connection.flow = Some(publisher);
+            let flow_index = self.flows.len() as u32;
+            let publisher = self.peers.publisher(flow_index);
+            connection.flow = Some(flow_index);
             self.is_paced |= publishes.rate.is_some();
             let templates = wire::publish_templates(self.options.login.version, publishes);
             let flow = Flow::new(publishes, templates, index, self.run, publisher);
@@ -256,27 +263,18 @@ impl Engine {
         self.read_buffer.resize(self.read_buffer.len().max(needed), 0);
     }
 
-    /// Connects every client added so far, and subscribes.
-    ///
-    /// # Errors
-    /// If one cannot connect, or nothing moves for 15 s.
-    pub(crate) fn connect_all(&mut self) -> Result<(), EngineError> {
-        self.connect_who_can()?;
-        match self.first_failure.take() {
-            None => Ok(()),
-            Some(first) => {
-                let clients = self.connections.len();
-                Err(EngineError::NotConnected { failed: self.counters.failed, clients, first })
-            }
-        }
-    }
-
     /// Connects every client added so far, and subscribes; those that cannot are counted.
     ///
     /// # Errors
     /// If nothing moves for 15 s.
     pub(crate) fn connect_who_can(&mut self) -> Result<(), EngineError> {
-        self.options.monitor.enter(Stage::Connecting);
+        let connected = self.connect_own();
+        // Whoever is in already must be heard until all are.
+        let is_in = |_: &Self| true;
+        connected.and(self.run_until(Self::CONNECT_PATIENCE, is_in).map(drop))
+    }
+
+    fn connect_own(&mut self) -> Result<(), EngineError> {
         let patience = Self::CONNECT_PATIENCE.max(2 * self.options.connect_interval);
         let settled = |counters: Counters| counters.ready + counters.failed;
         let clients = self.connections.len();
@@ -315,11 +313,6 @@ impl Engine {
         self.options.monitor.enter(stage);
     }
 
-    /// Lets the clients work for a time.
-    pub(crate) fn run_for(&mut self, time: Duration) -> Result<(), EngineError> {
-        self.run_until_done(Some(time), |_| false)
-    }
-
     /// Lets the clients work until it is done, or for a time, or until all connections are gone.
     pub(crate) fn run_until_done(
         &mut self,
@@ -330,7 +323,7 @@ impl Engine {
         let deadline_ns = monotonic_ns().saturating_add(time_ns);
         loop {
             let now_ns = monotonic_ns();
-            if now_ns >= deadline_ns || is_done(self) || self.is_abandoned() {
+            if now_ns >= deadline_ns || self.is_stage_over(is_done(self)) {
                 return Ok(());
             }
             self.check_stop()?;
@@ -350,9 +343,26 @@ impl Engine {
         self.run_until(patience, Self::flows_are_done)
     }
 
-    /// Whether there is something to publish, all of it is sent, and nothing is outstanding.
+    /// Whether all that is to be published is sent, and nothing is outstanding.
     pub(crate) fn flows_are_done(&self) -> bool {
-        !self.flows.is_empty() && self.flows.iter().all(Flow::is_done)
+        self.flows.iter().all(Flow::is_done)
+    }
+
+    /// Messages received by the clients of all threads.
+    pub(crate) fn received_by_all(&self) -> u64 {
+        self.peers.received()
+    }
+
+    /// To be called before every stage of a run, while no thread is at work.
+    pub(crate) fn begin_stage(&self) {
+        self.peers.begin_stage();
+    }
+
+    /// Tells the other threads whether this one is done. Returns whether nobody has anything left to do.
+    fn is_stage_over(&self, is_done: bool) -> bool {
+        let is_abandoned = self.counters.failed > 0 || self.connections.is_empty();
+        self.peers.are_all_done(is_done)
+            || self.peers.are_all_abandoned(is_abandoned && !self.has_connections())
     }
 
     /// Waits until so many messages were delivered in all, or until nothing has come for `patience`.
@@ -361,7 +371,7 @@ impl Engine {
         delivered: u64,
         patience: Duration,
     ) -> Result<bool, EngineError> {
-        self.run_until(patience, |engine| engine.counters.delivered >= delivered)
+        self.run_until(patience, |engine| engine.peers.delivered() >= delivered)
     }
 
     fn run_until(
@@ -369,32 +379,34 @@ impl Engine {
         patience: Duration,
         is_done: impl Fn(&Self) -> bool,
     ) -> Result<bool, EngineError> {
-        let progress =
-            |counters: Counters| counters.delivered + counters.acknowledged + counters.sent;
-        let mut reached = progress(self.counters);
+        let mut reached = self.peers.progress();
         let mut patience_ends_ns = monotonic_ns() + nanoseconds(patience);
-        while !is_done(self) {
-            if self.is_abandoned() {
-                return Ok(false);
-            }
+        let mut done = is_done(self);
+        while !self.is_stage_over(done) {
             if self.publishing {
                 self.check_stop()?;
             }
             self.turn(Duration::from_millis(20))?;
+            done = is_done(self);
             let now_ns = monotonic_ns();
-            if progress(self.counters) > reached {
-                reached = progress(self.counters);
+            if self.peers.progress() > reached {
+                reached = self.peers.progress();
                 patience_ends_ns = now_ns + nanoseconds(patience);
             } else if now_ns > patience_ends_ns {
-                return Ok(false);
+                break;
             }
         }
-        Ok(true)
+        Ok(done)
     }
 
-    /// Whether every connection was closed by the broker: nothing can come any more.
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.counters.failed > 0 && !self.connections.iter().any(Connection::is_open)
+    /// Whether any connection is open.
+    pub(crate) fn has_connections(&self) -> bool {
+        self.connections.iter().any(Connection::is_open)
+    }
+
+    /// Which of the threads this is.
+    pub(crate) fn thread(&self) -> u32 {
+        self.peers.publisher(0)
     }
 
     /// From now on these clients, numbered as they were added, read or do not read.
@@ -404,18 +416,18 @@ impl Engine {
         }
     }
 
-    /// Disconnects these clients, numbered as they were added, and waits a moment for the broker to see it.
-    pub(crate) fn disconnect(&mut self, clients: Range<usize>) -> Result<(), EngineError> {
-        clients.clone().for_each(|index| {
+    /// Disconnects these clients and waits a moment for the broker to see it.
+    pub(crate) fn disconnect(&mut self, clients: &[usize]) -> Result<(), EngineError> {
+        for &index in clients {
             if let Some(connection) = self.connections.get_mut(index) {
                 connection.expendable = true;
             }
             self.say_goodbye(index);
-        });
+        }
         let deadline_ns = monotonic_ns() + nanoseconds(Duration::from_secs(3));
         let is_open = |engine: &Self| {
-            let clients = engine.connections.get(clients.clone()).unwrap_or_default();
-            clients.iter().any(Connection::is_open)
+            let mut clients = clients.iter().filter_map(|index| engine.connections.get(*index));
+            clients.any(Connection::is_open)
         };
         while is_open(self) && monotonic_ns() < deadline_ns {
             self.turn(Duration::from_millis(5))?;
@@ -425,7 +437,6 @@ impl Engine {
 
     /// Says DISCONNECT on every connection and waits a moment for the broker to close them.
     pub(crate) fn disconnect_all(&mut self) -> Result<(), EngineError> {
-        self.options.monitor.enter(Stage::Disconnecting);
         self.closing = true;
         self.publishing = false;
         for index in 0..self.connections.len() {
@@ -463,14 +474,16 @@ impl Engine {
         self.latencies.clear();
     }
 
-    /// Losses, duplicates and reorderings since the start, over all receivers.
-    pub(crate) fn faults(&self) -> StreamFaults {
-        let sent_by = |publisher: u32| self.flows.get(publisher as usize).map_or(0, Flow::sent);
+    /// Losses, duplicates and reorderings since the start, given how much each publisher has sent.
+    pub(crate) fn faults(&self, sent_by: impl Fn(u32) -> u64) -> StreamFaults {
         let mut faults = StreamFaults::default();
-        for stream in &self.streams {
-            faults.add(stream.faults(sent_by));
-        }
+        self.streams.iter().for_each(|stream| faults.add(stream.faults(&sent_by)));
         faults
+    }
+
+    /// Messages sent by the publisher with this index here.
+    pub(crate) fn sent_by_flow(&self, flow: usize) -> u64 {
+        self.flows.get(flow).map_or(0, Flow::sent)
     }
 
     /// Messages missed of what publishers elsewhere sent at QoS 1 or 2.

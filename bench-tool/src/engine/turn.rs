@@ -7,6 +7,7 @@ use mio::Token;
 
 use super::connection::Phase;
 use super::intake::{Intake, LatencyRun, touch};
+use super::peers::{ReceiptKind, WAKER};
 use super::timer::TIMER;
 use super::{Engine, Failure, dial, nanoseconds, wire};
 use crate::measure::monotonic_ns;
@@ -34,7 +35,7 @@ impl Engine {
         }
         let events = std::mem::replace(&mut self.events, mio::Events::with_capacity(0));
         for event in &events {
-            if event.token() == TIMER {
+            if event.token() == TIMER || event.token() == WAKER {
                 continue;
             }
             let index = event.token().0;
@@ -46,13 +47,32 @@ impl Engine {
             }
         }
         self.events = events;
+        self.peers.send();
+        self.take_receipts();
         self.fill_windows();
         let now_ns = monotonic_ns();
         self.keep_alive(now_ns);
         self.flush_touched();
         self.check_stalls(now_ns);
+        self.peers.show(&self.counters);
         self.board.show(now_ns, self.connections.len(), &self.counters, &self.latencies);
         Ok(())
+    }
+
+    /// What was received on other threads of what was sent here.
+    fn take_receipts(&mut self) {
+        while let Some(receipts) = self.peers.receive() {
+            for receipt in receipts {
+                let Some(flow) = self.flows.get_mut(receipt.flow as usize) else { continue };
+                match receipt.kind {
+                    ReceiptKind::PassedOver => flow.passed_over(receipt.sequences),
+                    ReceiptKind::Received(seen) => {
+                        receipt.sequences.for_each(|sequence| flow.delivered(sequence, seen));
+                    }
+                }
+                touch(flow, receipt.flow, &mut self.touched_flows);
+            }
+        }
     }
 
     /// Sees to it that the loop wakes when the next message of an open loop is due: to the microsecond, where
@@ -93,7 +113,7 @@ impl Engine {
             let index = self.next_to_dial;
             self.next_to_dial += 1;
             self.connecting += 1;
-            match dial::dial(self.options.target, index as u32) {
+            match dial::dial(self.options.target, self.peers.publisher(index as u32)) {
                 Ok(mut transport) => {
                     transport.register(self.poll.registry(), Token(index))?;
                     connection.open(transport, monotonic_ns());
@@ -178,6 +198,7 @@ impl Engine {
                 stream,
                 flows: &mut self.flows,
                 touched_flows: &mut self.touched_flows,
+                peers: &mut self.peers,
                 counters: &mut self.counters,
                 latencies: &mut self.latencies,
                 login: &self.options.login,

@@ -9,7 +9,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::cli::ClientArgs;
-use crate::engine::{Engine, EngineError, EngineOptions, Monitor, Session, Stage, make_room_for};
+use crate::engine::{
+    Engine, EngineError, EngineOptions, Fleet, Monitor, Session, Stage, make_room_for,
+};
 use crate::live::Live;
 use crate::measure::{ProcessGroup, Reading, Spent};
 use crate::report::{Outcome, Problem, Status};
@@ -24,7 +26,7 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
 /// A load that is set up and not yet connected.
 struct Load<'a> {
     args: &'a ClientArgs,
-    engine: Engine,
+    engine: Fleet,
     broker: ProcessGroup,
     monitor: Arc<Monitor>,
     /// Of the broker, before the first client.
@@ -71,7 +73,7 @@ impl<'a> Load<'a> {
         if args.seconds.is_some_and(|seconds| !(is_positive(seconds) && seconds < 1e9)) {
             return Err("seconds: at least 0".into());
         }
-        let engine = Engine::new(EngineOptions {
+        let options = EngineOptions {
             target: args.broker.address()?,
             login: args.broker.login(),
             connect_burst: args.broker.connect_burst.max(1),
@@ -79,7 +81,8 @@ impl<'a> Load<'a> {
             spin: false,
             stop: Arc::clone(stop),
             monitor: Arc::clone(&monitor),
-        })?;
+        };
+        let engine = Fleet::new(&options, args.broker.threads()?)?;
         let broker = ProcessGroup::new(args.broker.pid.clone());
         if let Some(pid) = broker.vanished() {
             return Err(format!("process {pid} is not there").into());
@@ -110,7 +113,7 @@ impl<'a> Load<'a> {
     ///
     /// # Errors
     /// If nobody could connect.
-    fn work(&mut self, is_done: impl Fn(&Engine) -> bool) -> Result<Done, crate::Error> {
+    fn work(&mut self, is_done: impl Fn(&Engine) -> bool + Sync) -> Result<Done, crate::Error> {
         let live = Live::start(&self.monitor, String::new());
         let began = Reading::take(&self.broker);
         match self.engine.connect_who_can() {
@@ -121,13 +124,8 @@ impl<'a> Load<'a> {
             Err(EngineError::Interrupted) => self.problems.push(Problem::interrupted()),
             Err(error) => return Err(error.into()),
         }
-        if self.engine.counters().ready == 0
-            && let Some(first) = self.engine.first_failure()
-        {
-            let failed = self.engine.counters().failed;
-            let first = first.to_owned();
-            let clients = self.engine.clients();
-            return Err(EngineError::NotConnected { failed, clients, first }.into());
+        if self.engine.counters().ready == 0 && self.engine.counters().failed > 0 {
+            return Err(self.engine.not_connected().into());
         }
         let all_in = Reading::take(&self.broker);
         self.engine.enter(Stage::Measuring);
@@ -144,7 +142,7 @@ impl<'a> Load<'a> {
     fn work_for(
         &mut self,
         time: Option<Duration>,
-        is_done: impl Fn(&Engine) -> bool,
+        is_done: impl Fn(&Engine) -> bool + Sync,
     ) -> Result<(), crate::Error> {
         match self.engine.run_until_done(time, is_done) {
             // Without a time Ctrl-C is how it ends.
@@ -187,7 +185,7 @@ fn outcome(load: &Load<'_>, label: String, spent: &Spent) -> Outcome {
         broker_cpu_ns: spent.broker_cpu_ns,
         own_cpu_ns: spent.own_cpu_ns,
         others_cores: spent.others_cores,
-        latencies: load.engine.latencies().clone(),
+        latencies: load.engine.latencies(),
         resident_before: load.resident_before,
         resident_bytes: load.broker.resident_bytes().ok().filter(|bytes| *bytes > 0),
         ..Outcome::default()

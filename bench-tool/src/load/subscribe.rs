@@ -32,7 +32,7 @@ pub(crate) fn run(args: &SubArgs, stop: &Arc<AtomicBool>) -> Result<Status, crat
     }
     load.engine.times_logins(false);
     let limit = if args.limit == 0 { u64::MAX } else { args.limit };
-    let done = load.work(|engine| engine.counters().received >= limit)?;
+    let done = load.work(|engine| engine.received_by_all() >= limit)?;
     let counters = load.engine.counters();
     let mut outcome = Outcome {
         work: Work::Messages(counters.received),

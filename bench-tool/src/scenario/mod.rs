@@ -17,7 +17,7 @@ use serde::Deserialize;
 use sluice::mqtt::QoS;
 
 use crate::engine::{
-    Engine, EngineError, EngineOptions, FlowSpec, Login, MAX_WINDOW, Monitor, make_room_for,
+    EngineError, EngineOptions, Fleet, FlowSpec, Login, MAX_WINDOW, Monitor, make_room_for,
 };
 use crate::measure::ProcessGroup;
 use crate::report::{Outcome, Problem, Status};
@@ -87,6 +87,8 @@ pub(crate) struct Setup {
     pub(crate) id_prefix: String,
     pub(crate) connect_burst: usize,
     pub(crate) spin: bool,
+    /// That the clients are spread over.
+    pub(crate) threads: usize,
     /// The broker's processes; empty if they cannot be measured.
     pub(crate) broker: ProcessGroup,
     /// Set when the run shall end early.
@@ -220,6 +222,8 @@ impl ScenarioName {
         };
         outcome.scenario = self;
         outcome.label = self.label(parameters);
+        outcome.version = Some(setup.login.version);
+        outcome.parameters = Some(*parameters);
         if let Some(pid) = setup.broker.vanished() {
             let text = RunError::BrokerDied(pid).to_string();
             outcome.problems.push(Problem::new(Status::BrokerDied, text));
@@ -255,7 +259,7 @@ impl Parameters {
 }
 
 impl Setup {
-    fn engine(&self, clients: usize) -> Result<Engine, RunError> {
+    fn engine(&self, clients: usize) -> Result<Fleet, RunError> {
         make_room_for(clients)?;
         let options = EngineOptions {
             target: self.target,
@@ -266,7 +270,7 @@ impl Setup {
             monitor: Arc::clone(&self.monitor),
             connect_interval: Duration::ZERO,
         };
-        Ok(Engine::new(options)?)
+        Ok(Fleet::new(&options, self.threads)?)
     }
 }
 

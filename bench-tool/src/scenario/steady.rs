@@ -6,7 +6,7 @@ use sluice::mqtt::QoS;
 
 use super::{Parameters, RunError, ScenarioName, Setup};
 use crate::engine::{
-    Behind, ClientSpec, Counters, Engine, EngineError, FlowSpec, LATE_NS, Receives, Stage,
+    Behind, ClientSpec, Counters, EngineError, Fleet, FlowSpec, LATE_NS, Receives, Stage,
     Subscription, numbered,
 };
 use crate::measure::{Reading, monotonic_ns};
@@ -45,6 +45,7 @@ pub(super) fn run(
         engine.forget_latencies();
     }
     let counters_before = engine.counters();
+    let busy_before = engine.busy_ns();
     let before = Reading::take(&setup.broker);
     let ended = engine.run_for(Duration::from_secs_f64(parameters.seconds));
     let after = Reading::take(&setup.broker);
@@ -62,9 +63,11 @@ pub(super) fn run(
         sent: counters.sent - counters_before.sent,
         elapsed: spent.elapsed,
         broker_cpu_ns: spent.broker_cpu_ns,
+        broker_busiest_ns: spent.broker_busiest_ns,
         own_cpu_ns: spent.own_cpu_ns,
+        own_busiest_ns: busiest_since(&engine, &busy_before),
         others_cores: spent.others_cores,
-        latencies: engine.latencies().clone(),
+        latencies: engine.latencies(),
         resident_bytes,
         remarks,
         ..Outcome::default()
@@ -85,13 +88,19 @@ pub(crate) fn describe_behind(behind: Behind) -> String {
     )
 }
 
+/// CPU time of the thread that has used the most since then.
+fn busiest_since(engine: &Fleet, earlier_ns: &[u64]) -> Option<u64> {
+    let now_ns = engine.busy_ns();
+    now_ns.iter().zip(earlier_ns).map(|(now_ns, earlier_ns)| now_ns - earlier_ns).max()
+}
+
 /// How the others fare before anybody stalls.
-fn run_undisturbed(engine: &mut Engine, parameters: &Parameters) -> Result<String, RunError> {
+fn run_undisturbed(engine: &mut Fleet, parameters: &Parameters) -> Result<String, RunError> {
     let (before, started_ns) = (engine.counters().delivered, monotonic_ns());
     engine.run_for(Duration::from_secs_f64(parameters.seconds))?;
     let delivered = (engine.counters().delivered - before) as f64;
     let seconds = (monotonic_ns() - started_ns) as f64 / 1e9;
-    Ok(format!("{:.0}/s, {}", delivered / seconds, percentiles(engine.latencies())))
+    Ok(format!("{:.0}/s, {}", delivered / seconds, percentiles(&engine.latencies())))
 }
 
 /// Whether messages must come in the order in which they were sent.
@@ -103,7 +112,7 @@ pub(super) enum Order {
 
 /// Lets the last messages arrive, and says what went wrong.
 pub(super) fn finish(
-    engine: &mut Engine,
+    engine: &mut Fleet,
     qos: QoS,
     order: Order,
     ended: Result<(), EngineError>,

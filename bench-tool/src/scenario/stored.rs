@@ -6,7 +6,7 @@ use sluice::mqtt::QoS;
 
 use super::steady::{Order, finish};
 use super::{Parameters, RunError, Setup};
-use crate::engine::{ClientSpec, Engine, FlowSpec, Receives, Session, Stage, Subscription};
+use crate::engine::{ClientSpec, Fleet, FlowSpec, Receives, Session, Stage, Subscription};
 use crate::measure::Reading;
 use crate::report::{Outcome, Problem, Status, Work};
 
@@ -155,7 +155,7 @@ fn forget_sessions(setup: &Setup, pairs: u32) -> Result<(), RunError> {
     Ok(())
 }
 
-fn measure(setup: &Setup, engine: &Engine, before: &Reading) -> Result<Outcome, RunError> {
+fn measure(setup: &Setup, engine: &Fleet, before: &Reading) -> Result<Outcome, RunError> {
     let spent = before.until(&Reading::take(&setup.broker));
     let counters = engine.counters();
     Ok(Outcome {
@@ -165,7 +165,7 @@ fn measure(setup: &Setup, engine: &Engine, before: &Reading) -> Result<Outcome, 
         broker_cpu_ns: spent.broker_cpu_ns,
         own_cpu_ns: spent.own_cpu_ns,
         others_cores: spent.others_cores,
-        latencies: engine.latencies().clone(),
+        latencies: engine.latencies(),
         ..Outcome::default()
     })
 }

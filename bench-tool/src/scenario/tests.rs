@@ -23,6 +23,7 @@ fn setup(target: SocketAddr, version: Version) -> Setup {
         id_prefix: "test".into(),
         connect_burst: 8,
         spin: false,
+        threads: 1,
         broker: ProcessGroup::new(vec![std::process::id()]),
         stop: Arc::default(),
         monitor: Arc::default(),
@@ -62,6 +63,36 @@ fn pairs_lose_nothing_over_the_floor_at_any_qos_and_version() {
             assert!(outcome.latencies.count() >= outcome.work.count());
         }
     }
+}
+
+#[test]
+fn several_threads_work_as_one() {
+    let address = floor();
+    for scenario in [ScenarioName::P2p, ScenarioName::Fanin, ScenarioName::Fanout] {
+        let setup = Setup { threads: 3, ..setup(address, Version::V311) };
+        let outcome = scenario.run(&setup, &short(scenario)).unwrap();
+        assert_eq!(outcome.problems, [], "{scenario:?}");
+        assert_eq!(outcome.faults, Default::default(), "{scenario:?}");
+        assert!(outcome.work.count() > 100, "{scenario:?}");
+        assert!(outcome.own_busiest_ns.unwrap() <= outcome.own_cpu_ns);
+        assert!(outcome.latencies.count() >= outcome.work.count());
+    }
+    let setup = Setup { threads: 2, ..setup(address, Version::V5) };
+    let outcome = ScenarioName::Storm.run(&setup, &short(ScenarioName::Storm)).unwrap();
+    assert_eq!(outcome.latencies.count(), 20);
+}
+
+#[test]
+fn several_threads_count_losses_and_notice_a_death() {
+    let parameters = Parameters { publishers: 1, ..short(ScenarioName::P2p) };
+    let run = |damage| {
+        let setup = Setup { threads: 2, ..setup(bad_relay(damage), Version::V311) };
+        ScenarioName::P2p.run(&setup, &parameters).unwrap()
+    };
+    let outcome = run(Damage::Loses(10));
+    assert!(outcome.faults.lost >= outcome.sent / 10);
+    let outcome = run(Damage::DiesAfter(500));
+    assert_eq!(status_of(&outcome.problems), Status::BrokerDied);
 }
 
 #[test]
