@@ -53,6 +53,8 @@ pub(super) struct Connection {
     pub(super) minds_frames: bool,
     /// The session has to see each message: it may use an alias, or have to wait in the queue.
     pub(super) singly: bool,
+    /// Its subscriptions in 3.x are those of a bridge.
+    pub(super) bridge: bool,
     pub(super) listener: u16,
     pub(super) peer: std::net::SocketAddr,
 }
@@ -76,6 +78,7 @@ impl Connection {
             held_for_itself: false,
             minds_frames: false,
             singly: false,
+            bridge: false,
             listener,
             peer,
         }
@@ -126,7 +129,7 @@ pub(super) struct Written {
 }
 
 /// Memory that output may take before it is flushed in the middle of a turn.
-const MAX_UNFLUSHED: usize = 1024 * 1024;
+pub(super) const MAX_UNFLUSHED: usize = 1024 * 1024;
 /// About what a reference to bytes elsewhere takes.
 const REFERENCE: usize = 32;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::mqtt::topic::Filter;
 use crate::mqtt::{
     DecodeError, Message, Packet, Properties, QoS, ReasonCode, RetainHandling, SubAck, Subscribe,
-    SubscribeFilter, UnsubAck, Unsubscribe, encode, topic,
+    SubscribeFilter, UnsubAck, Unsubscribe, encode, topic, varint_len,
 };
 use crate::router::{GroupCount, SessionKey, SubscriptionHandle, SubscriptionOptions};
 use crate::session::{Delivery, Sink};
@@ -73,6 +73,7 @@ impl<S> Core<S> {
         if self.hold_for_gate(reader) {
             return Ok(Then::Hold);
         }
+        self.check_answer_fits(reader, subscribe.filters.iter().count())?;
         let mut reasons = Vec::new();
         let mut scans = Vec::new();
         for filter in subscribe.filters.iter() {
@@ -101,6 +102,20 @@ impl<S> Core<S> {
         full
     }
 
+    /// A SUBACK or UNSUBACK cannot be shortened, and must be sent. A packet whose answer would exceed
+    /// the client's Maximum Packet Size is refused before anything is done for it [MQTT-3.1.2-24].
+    fn check_answer_fits(&self, reader: &Reader<'_>, filters: usize) -> Result<(), DecodeError> {
+        let Some(slot) = self.sessions.get(reader.session) else { return Ok(()) };
+        // Packet Identifier, Property Length, and a reason code each.
+        let body = 3 + filters;
+        let len = 1 + varint_len(u32::try_from(body).unwrap_or(u32::MAX)) + body;
+        if len as u64 > u64::from(slot.session.maximum_packet_size()) {
+            let detail = "the answer is larger than the client's Maximum Packet Size";
+            return Err(DecodeError::new(ReasonCode::PacketTooLarge, detail));
+        }
+        Ok(())
+    }
+
     fn subscribe_one(
         &mut self,
         reader: &Reader<'_>,
@@ -118,24 +133,31 @@ impl<S> Core<S> {
         if let Some(refusal) = self.refuse_filter(&filter) {
             return Ok(refusal);
         }
+        // A bridge in 3.x cannot ask for what it needs: no echo, and RETAIN as it was.
+        let bridge = self.connections.get(reader.id).is_some_and(|one| one.bridge);
         let key = reader.session;
         let options = SubscriptionOptions {
             qos: asked.qos.min(self.settings.maximum_qos),
-            no_local: asked.no_local,
-            retain_as_published: asked.retain_as_published,
+            no_local: asked.no_local || (bridge && filter.share.is_none()),
+            retain_as_published: asked.retain_as_published || bridge,
             identifier: subscribe.subscription_identifier,
         };
         let Some(slot) = self.sessions.get_mut(key) else {
             return Ok(ReasonCode::UnspecifiedError);
         };
         // A filter it holds already takes no further place, which only the router can tell.
-        let at_limit = slot.subscriptions.len() >= self.settings.max_subscriptions_per_client;
-        if at_limit && !self.router.has_subscription(key, &filter) {
+        let admission = &self.shared.admission;
+        let admitted = slot.subscriptions.len() < self.settings.max_subscriptions_per_client
+            && admission.admit_subscription(&self.settings);
+        if !admitted && !self.router.has_subscription(key, &filter) {
+            self.stats.refused_subscriptions.add(1);
             return Ok(ReasonCode::QuotaExceeded);
         }
         let subscribed = self.router.subscribe(key, &filter, options);
         if !subscribed.existed {
             slot.subscriptions.push(subscribed.handle);
+        } else if admitted {
+            admission.release_subscription();
         }
         let serial = slot.serial;
         if subscribed.interest {
@@ -186,6 +208,7 @@ impl<S> Core<S> {
         if self.hold_for_gate(reader) {
             return Ok(Then::Hold);
         }
+        self.check_answer_fits(reader, unsubscribe.filters.iter().count())?;
         let mut reasons = Vec::new();
         for text in unsubscribe.filters.iter() {
             let reason = match Filter::parse(text, &self.settings.limits) {
@@ -208,6 +231,7 @@ impl<S> Core<S> {
         let Some(gone) = self.router.unsubscribe(key, filter) else {
             return ReasonCode::NoSubscriptionExisted;
         };
+        self.shared.admission.release_subscription();
         let Some(slot) = self.sessions.get_mut(key) else { return ReasonCode::Success };
         slot.subscriptions.retain(|handle| *handle != gone.handle);
         let orphans = group.map_or_else(Vec::new, |group| slot.session.take_queued(group.index()));
@@ -228,6 +252,7 @@ impl<S> Core<S> {
     /// Ends one subscription of a session that ends.
     pub(super) fn remove_subscription(&mut self, key: SessionKey, handle: SubscriptionHandle) {
         let ended = self.router.unsubscribe_handle(key, handle);
+        self.shared.admission.release_subscription();
         if let Some(filter) = ended.filter {
             self.tell_all(|| Item::NoInterest(filter.as_str().into()));
         }
@@ -328,12 +353,14 @@ impl<S> Core<S> {
     }
 
     fn has_room_for(&mut self, key: SessionKey, message: &Message) -> bool {
+        let tight = self.tight_limits(key, message.size());
+        let limits = tight.as_ref().unwrap_or(&self.settings.session);
         let Some(slot) = self.sessions.get_mut(key) else { return true };
         let Some(id) = slot.connection else {
-            return slot.session.has_room(message.size(), &self.settings.session);
+            return slot.session.has_room(message.size(), limits);
         };
         let output = self.connections.live_out(id, &self.settings);
         output.is_none_or(|out| out.has_room() && out.connection.backlog() < out.backlog_limit)
-            && slot.session.has_room(message.size(), &self.settings.session)
+            && slot.session.has_room(message.size(), limits)
     }
 }
