@@ -79,7 +79,7 @@ impl Session {
         sink: Option<&mut S>,
         limits: &SessionLimits,
     ) -> Delivered {
-        if delivery.message.is_expired(now) {
+        if delivery.message.is_expired(now) && !delivery.message.is_for_now() {
             return self.dropped(DropCause::Expired);
         }
         match sink {
@@ -390,6 +390,9 @@ impl Session {
     }
 
     fn enqueue(&mut self, delivery: &Delivery<'_>, limits: &SessionLimits) -> Delivered {
+        if delivery.message.is_for_now() {
+            return self.dropped(DropCause::Expired);
+        }
         let queue = &mut self.active_mut().queue;
         if !queue.has_room(delivery.message.size(), limits) {
             return Delivered::Full;

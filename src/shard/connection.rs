@@ -53,6 +53,8 @@ pub(super) struct Connection {
     pub(super) minds_frames: bool,
     /// The session has to see each message: it may use an alias, or have to wait in the queue.
     pub(super) singly: bool,
+    /// Its subscriptions in 3.x are those of a bridge.
+    pub(super) bridge: bool,
     pub(super) listener: u16,
     pub(super) peer: std::net::SocketAddr,
 }
@@ -76,6 +78,7 @@ impl Connection {
             held_for_itself: false,
             minds_frames: false,
             singly: false,
+            bridge: false,
             listener,
             peer,
         }

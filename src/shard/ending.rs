@@ -126,15 +126,11 @@ impl<S> Core<S> {
         reader: &mut Reader<'_>,
         disconnect: &Disconnect<'_>,
     ) -> Result<Then, DecodeError> {
-        if let Some(interval) = disconnect.session_expiry_interval
-            && let Some(slot) = self.sessions.get_mut(reader.session)
-        {
-            slot.session.change_session_expiry_interval(interval)?;
-        }
         let departure = match disconnect.reason {
             ReasonCode::Success => Departure::Normal,
             ReasonCode::ServerBusy
             | ReasonCode::ServerShuttingDown
+            | ReasonCode::BadAuthenticationMethod
             | ReasonCode::KeepAliveTimeout
             | ReasonCode::SessionTakenOver
             | ReasonCode::NotAuthorized
@@ -152,6 +148,11 @@ impl<S> Core<S> {
             }
             _ => Departure::WithWill,
         };
+        if let Some(interval) = disconnect.session_expiry_interval
+            && let Some(slot) = self.sessions.get_mut(reader.session)
+        {
+            slot.session.change_session_expiry_interval(interval)?;
+        }
         self.end(reader.id, Ending::Left(departure));
         Ok(Then::Stop)
     }

@@ -308,6 +308,10 @@ impl<S> Core<S> {
 
     /// Gives a message that a member left behind to another one.
     pub(super) fn redistribute(&mut self, orphan: Redistribution) {
+        if orphan.message.is_for_now() {
+            self.stats.dropped[DropCause::Expired as usize].add(1);
+            return;
+        }
         // The group may be gone, and its number another's.
         match self.router.group_wanting(orphan.group, orphan.message.topic()) {
             Some(group) => self.take_orphan(&orphan.message, group, 0),

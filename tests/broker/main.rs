@@ -23,4 +23,5 @@ mod shutdown;
 mod step_by_step;
 mod subscriptions;
 mod sys_topics;
+mod tables;
 mod will;
