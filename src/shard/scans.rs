@@ -184,13 +184,15 @@ impl<S> Core<S> {
 
     /// Whether a session can take a message of that many bytes.
     fn has_room_for(&mut self, key: SessionKey, bytes: usize) -> bool {
+        let tight = self.tight_limits(key, bytes);
+        let limits = tight.as_ref().unwrap_or(&self.settings.session);
         let Some(slot) = self.sessions.get_mut(key) else { return true };
         let Some(id) = slot.connection else {
-            return slot.session.has_room(bytes, &self.settings.session);
+            return slot.session.has_room(bytes, limits);
         };
         let output = self.connections.live_out(id, &self.settings);
         output.is_none_or(|out| out.has_room() && out.connection.backlog() < out.backlog_limit)
-            && slot.session.has_room(bytes, &self.settings.session)
+            && slot.session.has_room(bytes, limits)
     }
 }
 

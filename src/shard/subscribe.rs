@@ -94,14 +94,19 @@ impl<S> Core<S> {
             return Ok(ReasonCode::UnspecifiedError);
         };
         // A filter it holds already takes no further place, which only the router can tell.
-        let at_limit = slot.subscriptions.len() >= self.settings.max_subscriptions_per_client;
-        if at_limit && !self.router.has_subscription(key, &filter) {
+        let admission = &self.shared.admission;
+        let admitted = slot.subscriptions.len() < self.settings.max_subscriptions_per_client
+            && admission.admit_subscription(&self.settings);
+        if !admitted && !self.router.has_subscription(key, &filter) {
+            self.stats.refused_subscriptions.add(1);
             return Ok(ReasonCode::QuotaExceeded);
         }
         let subscribed = self.router.subscribe(key, &filter, options);
         if !subscribed.existed {
             self.router.set_place(subscribed.handle, slot.subscriptions.len());
             slot.subscriptions.push(subscribed.handle);
+        } else if admitted {
+            admission.release_subscription();
         }
         if subscribed.interest {
             self.tell_all(|| Item::Interest(filter.filter.into()));
@@ -169,6 +174,7 @@ impl<S> Core<S> {
         let Some(gone) = self.router.unsubscribe(key, filter) else {
             return ReasonCode::NoSubscriptionExisted;
         };
+        self.shared.admission.release_subscription();
         let Some(slot) = self.sessions.get_mut(key) else { return ReasonCode::Success };
         debug_assert_eq!(slot.subscriptions.get(gone.place), Some(&gone.handle));
         if gone.place < slot.subscriptions.len() {
@@ -198,6 +204,7 @@ impl<S> Core<S> {
     /// Ends one subscription of a session that ends.
     pub(super) fn remove_subscription(&mut self, key: SessionKey, handle: SubscriptionHandle) {
         let ended = self.router.unsubscribe_handle(key, handle);
+        self.shared.admission.release_subscription();
         if let Some(filter) = ended.filter {
             self.tell_all(|| Item::NoInterest(filter.as_str().into()));
         }
