@@ -163,6 +163,10 @@ impl<S> Core<S> {
             |message| found.push(message.clone()),
         );
         for message in found {
+            if !self.sessions.may_receive(session, message.topic()) {
+                scan.after = Some(message.topic().to_owned());
+                continue;
+            }
             if !self.has_room_for(session, message.size()) {
                 return Step::NoRoom(scan);
             }
