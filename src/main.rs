@@ -24,7 +24,7 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Ok(Task::Run(config)) => match sluice::server::run(*config, Hooks::default()) {
+        Ok(Task::Run(config)) => match sluice::run(*config, Hooks::default()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("sluice: {error}");
