@@ -5,6 +5,7 @@
 //! nothing is shared with another shard but mailboxes and counters.
 
 mod accept;
+mod budget;
 mod connect;
 mod connection;
 mod distribute;
@@ -43,6 +44,7 @@ use crate::router::{Router, RouterLimits};
 use crate::timer::{Time, Wheel};
 
 use self::accept::{Accepting, Admission};
+use self::budget::{Allowance, Budget};
 use self::connection::Connections;
 use self::flush::{flush, flush_output};
 use self::gate::Gate;
@@ -67,6 +69,7 @@ pub struct Shared {
     /// What the embedding program wants to know or decide.
     pub hooks: Hooks,
     pub(crate) admission: Admission,
+    pub(crate) budget: Budget,
     stop: AtomicBool,
     /// Shards that ended by themselves.
     failed: AtomicU64,
@@ -77,12 +80,14 @@ impl Shared {
     #[must_use]
     pub fn new(settings: Settings, hooks: Hooks, shards: usize, seed: u64) -> Self {
         let admission = Admission::new(&settings);
+        let budget = Budget::new(settings.max_total_queued_bytes, shards);
         Self {
             settings: Arc::new(settings),
             seed,
             stats: (0..shards).map(|_| Arc::default()).collect(),
             hooks,
             admission,
+            budget,
             stop: AtomicBool::new(false),
             failed: AtomicU64::new(0),
         }
@@ -124,6 +129,8 @@ struct Core<S> {
     mailbox: mail::Mailbox<Item<S>>,
     gate: Gate,
     pressure: Pressure,
+    /// What this shard may queue.
+    allowance: Allowance,
     scans: RetainedScans,
     stats: Arc<ShardStats>,
     /// Connections to read again.
@@ -194,6 +201,7 @@ impl<D: Driver> Shard<D> {
             mailbox,
             gate: Gate::new(shards),
             pressure: Pressure::default(),
+            allowance: Allowance::default(),
             scans: RetainedScans::default(),
             stats: shared.stats[usize::from(id)].clone(),
             resumed: Vec::new(),
@@ -315,6 +323,7 @@ impl<D: Driver> Shard<D> {
         self.core.mailbox.post(self.core.turn);
         self.core.turn += 1;
         self.core.release_lanes();
+        self.core.allowance.settle(&self.core.shared.budget);
         for conn in std::mem::take(&mut self.core.resumed) {
             if self.core.may_read(conn)
                 && let Some(connection) = self.core.connections.get_mut(conn)
