@@ -6,18 +6,18 @@
 //! ```
 //! use std::sync::Arc;
 //!
-//! use sluice::hooks::{Authenticator, Client, Decision, Denial, Hook, Hooks};
+//! use sluice::hooks::{Answer, Asking, Authenticator, Client, Decision, Denial, Hook, Hooks};
 //! use sluice::{Broker, Config};
 //!
 //! /// Only clients of the fleet come in.
 //! struct Fleet;
 //!
 //! impl Authenticator for Fleet {
-//!     fn authenticate(&self, client: &Client<'_>, _password: Option<&[u8]>) -> Decision {
-//!         match client.client_id.starts_with("fleet-") {
+//!     fn authenticate(&self, client: &Client<'_>, _: Option<&[u8]>, _: Asking<'_>) -> Answer {
+//!         Answer::Now(match client.client_id.starts_with("fleet-") {
 //!             true => Decision::Allow,
 //!             false => Decision::Deny(Denial::NotAuthorized),
-//!         }
+//!         })
 //!     }
 //! }
 //!
@@ -37,7 +37,8 @@
 //!     bind = "127.0.0.1:0"
 //! "#;
 //! let config = Config::parse("broker.toml", settings, std::env::vars())?;
-//! let hooks = Hooks { hook: Arc::new(Roll), authenticator: Arc::new(Fleet) };
+//! let authenticator = Some(Arc::new(Fleet) as Arc<dyn Authenticator>);
+//! let hooks = Hooks { hook: Arc::new(Roll), authenticator, ..Hooks::default() };
 //! let broker = Broker::start_with(config, hooks)?;
 //! println!("clients are welcome at {}", broker.addresses()[0]);
 //!
@@ -72,7 +73,8 @@ pub mod hooks;
 pub mod router;
 pub mod session;
 
-// Layer 3: bytes in and out.
+// Layer 3: bytes in and out, and who may send them.
+pub mod auth;
 pub mod net;
 pub mod store;
 

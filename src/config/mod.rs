@@ -12,6 +12,7 @@
 //! [`ConfigError`].
 
 pub mod cli;
+pub mod passwd;
 pub mod process;
 
 mod check;
@@ -27,9 +28,9 @@ use std::thread;
 pub use error::{ConfigError, Origin};
 pub use reader::Change;
 pub use schema::{
-    Config, GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mailbox, Mqtt, OfflineOverflow,
-    OnlineOverflow, Overflow, Queue, Retained, Retry, RouteCache, Shared, SharedStrategy, Shutdown,
-    Sys, V3Publisher,
+    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, Config, GiveUp, Limits,
+    Listener, Log, LogFormat, LogLevel, Mailbox, Mqtt, OfflineOverflow, OnlineOverflow, Overflow,
+    Queue, Retained, Retry, RouteCache, Shared, SharedStrategy, Shutdown, Sys, V3Publisher,
 };
 
 use crate::shard::MAX_SHARDS;

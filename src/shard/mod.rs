@@ -5,6 +5,7 @@
 //! nothing is shared with another shard but mailboxes and counters.
 
 mod accept;
+mod authenticate;
 mod budget;
 mod connect;
 mod connection;
@@ -18,6 +19,7 @@ mod outbox;
 mod pressure;
 mod publish;
 mod remote;
+mod rights;
 mod runs;
 mod sessions;
 mod settings;
@@ -44,6 +46,7 @@ use crate::router::{Router, RouterLimits};
 use crate::timer::{Time, Wheel};
 
 use self::accept::{Accepting, Admission};
+use self::authenticate::Authentication;
 use self::budget::{Allowance, Budget};
 use self::connection::Connections;
 use self::flush::{flush, flush_output};
@@ -51,6 +54,7 @@ use self::gate::Gate;
 use self::input::{Taken, Then};
 use self::pressure::Pressure;
 use self::remote::Item;
+use self::rights::RightsChange;
 use self::sessions::Sessions;
 use self::stop::Stopping;
 use self::subscribe::RetainedScans;
@@ -66,9 +70,11 @@ pub struct Shared {
     pub seed: u64,
     /// By shard.
     pub stats: Vec<Arc<ShardStats>>,
-    /// What the embedding program wants to know or decide.
+    /// What others want to know or decide.
     pub hooks: Hooks,
     pub(crate) admission: Admission,
+    /// Counts the changes of what clients may do.
+    rules: AtomicU64,
     pub(crate) budget: Budget,
     stop: AtomicBool,
     /// Shards that ended by themselves.
@@ -87,10 +93,16 @@ impl Shared {
             stats: (0..shards).map(|_| Arc::default()).collect(),
             hooks,
             admission,
+            rules: AtomicU64::new(0),
             budget,
             stop: AtomicBool::new(false),
             failed: AtomicU64::new(0),
         }
+    }
+
+    /// Says that what clients may do has changed: shards asleep have to be woken.
+    pub fn rules_changed(&self) {
+        self.rules.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Has every shard stop: those asleep have to be woken.
@@ -150,6 +162,8 @@ struct Core<S> {
     /// Sessions with a connection.
     connected: u64,
     accepting: Accepting,
+    authentication: Authentication,
+    rights_change: RightsChange,
     random: fastrand::Rng,
 }
 
@@ -198,6 +212,8 @@ impl<D: Driver> Shard<D> {
             router: Router::new(id, shards, shared.seed, limits),
             timers: Wheel::new(now),
             due: Vec::new(),
+            authentication: Authentication::new(mailbox.bell()),
+            rights_change: RightsChange::default(),
             mailbox,
             gate: Gate::new(shards),
             pressure: Pressure::default(),
@@ -249,6 +265,8 @@ impl<D: Driver> Shard<D> {
         waited?;
         self.core.now = self.driver.now();
         self.take_mail();
+        self.core.take_decisions();
+        self.core.follow_rules();
         self.take_completions();
         self.core.run_timers();
         self.core.scan_retained();
@@ -372,6 +390,8 @@ impl<S> Core<S> {
         if self.scans.are_ready()
             || !self.resumed.is_empty()
             || !self.mailbox.may_sleep()
+            || self.authentication.has_news()
+            || self.has_new_rules()
             || self.stop_goes_on()
         {
             return Duration::ZERO;

@@ -136,8 +136,14 @@ impl<S> Core<S> {
         // A bridge in 3.x cannot ask for what it needs: no echo, and RETAIN as it was.
         let bridge = self.connections.get(reader.id).is_some_and(|one| one.bridge);
         let key = reader.session;
+        let rights = self.sessions.get(key).and_then(|slot| slot.rights());
+        let granted = match rights {
+            Some(rights) => rights.subscribe(filter.filter, filter.share.is_some()),
+            None => Some(QoS::ExactlyOnce),
+        };
+        let Some(granted) = granted else { return Ok(ReasonCode::NotAuthorized) };
         let options = SubscriptionOptions {
-            qos: asked.qos.min(self.settings.maximum_qos),
+            qos: asked.qos.min(self.settings.maximum_qos).min(granted),
             no_local: asked.no_local || (bridge && filter.share.is_none()),
             retain_as_published: asked.retain_as_published || bridge,
             identifier: subscribe.subscription_identifier,
@@ -226,7 +232,7 @@ impl<S> Core<S> {
         Ok(Then::Continue)
     }
 
-    fn unsubscribe_one(&mut self, key: SessionKey, filter: &Filter<'_>) -> ReasonCode {
+    pub(super) fn unsubscribe_one(&mut self, key: SessionKey, filter: &Filter<'_>) -> ReasonCode {
         let group = filter.share.and_then(|share| self.router.group(share, filter.filter));
         let Some(gone) = self.router.unsubscribe(key, filter) else {
             return ReasonCode::NoSubscriptionExisted;
@@ -336,6 +342,10 @@ impl<S> Core<S> {
             |message| found.push(message.clone()),
         );
         for message in found {
+            if !self.sessions.may_receive(scan.session, message.topic()) {
+                scan.after = Some(message.topic().to_owned());
+                continue;
+            }
             if !self.has_room_for(scan.session, &message) {
                 return Some(scan);
             }

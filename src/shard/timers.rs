@@ -66,6 +66,11 @@ impl<S> Core<S> {
         connection.timer = None;
         match connection.state {
             State::AwaitingConnect => self.end(id, Ending::Silent("no CONNECT in time")),
+            State::Authenticating => {
+                let version = Some(connection.version);
+                let detail = "not authenticated in time";
+                self.refuse(id, version, ReasonCode::ServerUnavailable, detail);
+            }
             State::Connected => {
                 // Traffic only notes its time; the timer finds out here how much patience is left.
                 let patience = Duration::from_millis(connection.patience_ms.into());

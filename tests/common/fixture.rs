@@ -25,15 +25,28 @@ pub(crate) fn broker_with_shards(shards: u16, toml: &str) -> Broker {
 
 /// The same with further keys of its listener.
 pub(crate) fn broker_with_listener(shards: u16, listener: &str, toml: &str) -> Broker {
+    Broker::of(sluice::Broker::start(config(shards, listener, toml)).expect("the broker starts"))
+}
+
+/// A configuration with a listener on a free loopback port.
+pub(crate) fn config(shards: u16, listener: &str, toml: &str) -> sluice::Config {
     let text =
         format!("shards = {shards}\n[[listener]]\nbind = \"127.0.0.1:0\"\n{listener}\n{toml}\n");
-    let config = sluice::Config::parse("test.toml", &text, [])
-        .unwrap_or_else(|error| panic!("{error}\n{text}"));
-    let inner = sluice::Broker::start(config).expect("the broker starts");
-    Broker { address: inner.addresses()[0], inner: Some(inner) }
+    sluice::Config::parse("test.toml", &text, []).unwrap_or_else(|error| panic!("{error}\n{text}"))
 }
 
 impl Broker {
+    /// One that was started in another way.
+    pub(crate) fn of(inner: sluice::Broker) -> Self {
+        Self { address: inner.addresses()[0], inner: Some(inner) }
+    }
+
+    /// Gives it a new configuration; two shards.
+    pub(crate) fn reload(&self, toml: &str) -> Result<(), String> {
+        let inner = self.inner.as_ref().expect("it runs");
+        inner.reload(&config(2, "", toml)).map_err(|error| error.to_string())
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
