@@ -201,6 +201,7 @@ impl<S> Core<S> {
         );
         self.shared.hooks.hook.connected(&client, session_present);
         self.set_members_online(key, true);
+        self.scans.resume(key);
         let Some(slot) = self.sessions.get_mut(key) else { return Then::Stop };
         if let Some(mut out) = self.connections.live_out(id, &self.settings) {
             slot.session.resume(now, &mut out);

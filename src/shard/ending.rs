@@ -215,6 +215,7 @@ impl<S> Core<S> {
         if let Some(timer) = slot.timer.take() {
             self.timers.cancel(timer);
         }
+        self.scans.forget(key);
         let orphans = slot.session.take_for_redistribution();
         let will = slot.session.take_will();
         for handle in std::mem::take(&mut slot.subscriptions) {
