@@ -148,6 +148,23 @@ fn check_says_whether_a_file_is_right() {
     assert!(err.contains(": cannot be read: Is a directory"), "{err}");
 }
 
+/// A start would end over them, and so does a check.
+#[test]
+fn check_reads_the_files_that_are_named() {
+    for text in [
+        "[auth]\npassword_file = \"/nowhere/users\"\n",
+        "[acl]\nmosquitto_file = \"/nowhere/users\"\n",
+        "[[listener]]\nbind = \"127.0.0.1:0\"\n\
+         [listener.tls]\ncertificate = \"/nowhere/users\"\nkey = \"/nowhere/key\"\n",
+    ] {
+        let (_dir, path) = file(text);
+        let (status, out, err) = ends(sluice().args(["check", &path]));
+        assert_eq!((status, out.as_str()), (1, ""), "{text}: {err}");
+        assert!(err.starts_with("sluice: ") && err.contains("/nowhere/users"), "{text}: {err}");
+        assert_eq!(err.lines().count(), 1, "{err}");
+    }
+}
+
 /// What differs from the defaults, whoever says so, each with what it would be.
 #[test]
 fn check_says_what_is_changed() {
@@ -222,6 +239,7 @@ fn errors_are_one_line() {
         (&["--config"], "a value is required for '--config <FILE>'", "see sluice --help"),
         (&["check"], "the following required arguments", "<FILE>; see sluice --help"),
         (&["chek"], "chek is not a command", "did you mean check?"),
+        (&["--shards", "1", "check", "a"], "check takes no options before it", "see sluice --help"),
         (&["my.toml"], "my.toml is not a command", "write sluice --config my.toml"),
         (&["--config", "/nowhere/a"], "/nowhere/a: cannot be read", "No such file"),
     ] {
