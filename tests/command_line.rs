@@ -474,6 +474,24 @@ fn a_second_signal_ends_the_stop() {
     assert!(log.contains("SIGTERM: stopping") && !log.contains("stopped"), "{log}");
 }
 
+/// The message of a client on a topic that is not its own goes nowhere; the client stays, and the log does
+/// not say otherwise.
+#[test]
+fn the_log_does_not_call_a_client_closed_that_stays() {
+    let (_dir, path) = file(
+        "[[listener]]\nbind = \"127.0.0.1:0\"\n[auth]\nanonymous = true\n[acl]\ndefault = \"deny\"\n",
+    );
+    let mut broker = Running::start(sluice().args(["--config", &path]));
+    let mut client = TcpStream::connect(&broker.addresses()[0]).expect("it listens");
+    client.write_all(b"\x10\x10\0\x04MQTT\x04\x02\0\x3C\0\x04pump").expect("it is sent");
+    client.read_exact(&mut [0; 4]).expect("CONNACK comes");
+    client.write_all(b"\x32\x06\0\x01a\0\x01x").expect("PUBLISH is sent");
+    client.read_exact(&mut [0; 4]).expect("PUBACK comes");
+    let line = broker.line();
+    assert!(line.contains(": published where it may not "), "{line}");
+    assert!(!line.contains("closed"), "{line}");
+}
+
 /// At level debug the log tells of each client that comes and goes, at info of none that behaves.
 #[test]
 fn the_log_tells_of_clients_if_asked() {
