@@ -104,7 +104,7 @@ impl Passwd {
                     .map_err(|wrong| PasswdError::Input(format!("the user name {wrong}")))?;
                 let password = ask_password()?;
                 set(&mut file, user, password.as_bytes(), &mut changes)
-                    .map_err(PasswdError::Input)?;
+                    .map_err(|wrong| PasswdError::Input(format!("{user} {wrong}")))?;
             }
         }
         if changes != Changes::default() {

@@ -307,6 +307,8 @@ impl<'a> Reader<'a> {
         let elsewhere = all.iter().find(|known| known.rsplit('.').next() == Some(name));
         let message = if let Some(known) = nearest(name, self.asked.iter().copied()) {
             format!("is not a known key; did you mean {known}?")
+        } else if let Some((list, known)) = elsewhere.and_then(|known| known.split_once("[0].")) {
+            format!("is not a known key here; it belongs below a line [[{list}]], as {known}")
         } else if let Some(known) = elsewhere {
             format!("is not a known key here; did you mean {known}?")
         } else {

@@ -97,6 +97,10 @@ fn unknown_keys_are_refused() {
     refused(&[
         ("shard = 1", "sluice.toml:1: shard: is not a known key; did you mean shards?"),
         (
+            "bind = \"[::]:1\"",
+            "sluice.toml:1: bind: is not a known key here; it belongs below a line [[listener]], as bind",
+        ),
+        (
             "[limits]\n\nmax_paket_size = 1",
             "sluice.toml:3: limits.max_paket_size: is not a known key; did you mean max_packet_size?",
         ),
