@@ -154,55 +154,116 @@ fn write<D: Driver>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::connection::MAX_UNFLUSHED;
     use super::super::settings::Settings;
     use super::super::{Shard, Shared};
     use crate::hooks::Hooks;
+    use crate::mqtt::{PacketId, Property, PublishOut, QoS, Version, encode_publish};
     use crate::net::ConnId;
-    use crate::net::sim::{Faults, SimOptions, World};
+    use crate::net::sim::{ClientId, Faults, SimDriver, SimOptions, World};
     use crate::session::SessionLimits;
+
+    const BUFFER: usize = 64 * 1024;
+    const BACKLOG: usize = 8 * 1024;
+    const RECEIVERS: usize = 60;
+
+    /// A shard with many subscribers of `t` who do not read.
+    struct Rig {
+        world: World,
+        shard: Shard<SimDriver>,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let session = SessionLimits { max_inflight: 10_000, ..SessionLimits::default() };
+            let settings =
+                Settings { qos0_backlog_bytes: BACKLOG, session, ..Settings::for_tests() };
+            let shared = Shared::new(settings, Hooks::default(), 1, 1).into();
+            let world = World::new(1, SimOptions { faults: Faults::NONE, buffer_bytes: BUFFER });
+            let shard = Shard::assemble(vec![world.add_driver()], &shared).remove(0);
+            let mut rig = Self { world, shard };
+            for name in 0..RECEIVERS as u8 {
+                let receiver = rig.connect(b'A' + name);
+                rig.send(receiver, b"\x82\x07\x00\x01\x00\x00\x01t\x01");
+                rig.turns(3);
+            }
+            rig
+        }
+
+        fn connect(&mut self, name: u8) -> ClientId {
+            let client = self.world.connect();
+            let connect = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x01";
+            self.send(client, &[&connect[..], &[name]].concat());
+            self.turns(3);
+            client
+        }
+
+        fn send(&self, client: ClientId, bytes: &[u8]) {
+            assert_eq!(self.world.client_send(client, bytes).expect("it is open"), bytes.len());
+        }
+
+        fn turns(&mut self, count: usize) {
+            for _ in 0..count {
+                assert!(self.shard.turn(false).expect("a simulated driver does not fail"));
+            }
+        }
+
+        /// The most that waits for one connection.
+        fn backlog(&self) -> usize {
+            let connections = &self.shard.core.connections;
+            let backlogs = (0..200).filter_map(|id| Some(connections.get(ConnId(id))?.backlog()));
+            backlogs.max().expect("there are connections")
+        }
+    }
+
+    /// A QoS 1 message on `t` with a payload and User Properties of these lengths.
+    fn message(id: u16, payload: usize, user_properties: &[usize]) -> Vec<u8> {
+        let mut properties = Vec::new();
+        for len in user_properties {
+            Property::UserProperty("", &"x".repeat(*len)).encode(&mut properties);
+        }
+        let payload = vec![b'.'; payload];
+        let publish = PublishOut {
+            qos: QoS::AtLeastOnce,
+            packet_id: PacketId::new(id),
+            properties: &properties,
+            ..PublishOut::new(b"t", &payload)
+        };
+        let mut frame = Vec::new();
+        encode_publish(Version::V5, &publish, &mut frame);
+        frame
+    }
 
     /// A turn that reads 60 KiB from one publisher for many who do not read: each is written to before
     /// all of it is there, and found to be slow.
     #[test]
     fn output_is_flushed_in_the_middle_of_a_turn() {
-        const BUFFER: usize = 64 * 1024;
-        const BACKLOG: usize = 8 * 1024;
-        const RECEIVERS: usize = 60;
-        let session = SessionLimits { max_inflight: 10_000, ..SessionLimits::default() };
-        let settings = Settings { qos0_backlog_bytes: BACKLOG, session, ..Settings::for_tests() };
-        let shared = Shared::new(settings, Hooks::default(), 1, 1).into();
-        let world = World::new(1, SimOptions { faults: Faults::NONE, buffer_bytes: BUFFER });
-        let mut shard = Shard::assemble(vec![world.add_driver()], &shared).remove(0);
-        let mut connect = |name: u8, then: &[u8]| {
-            let client = world.connect();
-            let connect =
-                [b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01".as_slice(), &[name], then];
-            world.client_send(client, &connect.concat()).expect("there is room");
-            for _ in 0..3 {
-                assert!(shard.turn(false).expect("a simulated driver does not fail"));
-            }
-            client
-        };
-        for name in 0..RECEIVERS as u8 {
-            connect(b'A' + name, b"\x82\x06\x00\x01\x00\x01t\x01");
-        }
-        let publisher = connect(b'!', b"");
-        let message = |id: u16| {
-            let head = [0x32, 35, 0, 1, b't', (id >> 8) as u8, id as u8];
-            [&head[..], &[b'.'; 30]].concat()
-        };
-        let flood: Vec<u8> = (1..=1_600).flat_map(message).collect();
+        let mut rig = Rig::new();
+        let publisher = rig.connect(b'!');
+        let flood: Vec<u8> = (1..=1_600).flat_map(|id| message(id, 29, &[])).collect();
         // The first time it is the network that takes it.
         for _ in 0..2 {
-            world.client_send(publisher, &flood).expect("there is room");
-            for _ in 0..3 {
-                assert!(shard.turn(false).expect("a simulated driver does not fail"));
-            }
+            rig.send(publisher, &flood);
+            rig.turns(3);
         }
-        let backlogs =
-            (0..200).filter_map(|id| Some(shard.core.connections.get(ConnId(id))?.backlog()));
-        let most = backlogs.max().expect("there are connections");
-        let part = super::super::connection::MAX_UNFLUSHED / RECEIVERS;
-        assert!(most <= BACKLOG + part + 100, "{most} bytes wait");
+        let most = rig.backlog();
+        assert!(most <= BACKLOG + MAX_UNFLUSHED / RECEIVERS + 100, "{most} bytes wait");
+    }
+
+    /// So is a turn in which many a large frame becomes complete, whose properties are copied.
+    #[test]
+    fn output_is_flushed_between_large_frames() {
+        let mut rig = Rig::new();
+        let publishers: Vec<_> = (1..=5).map(|name| rig.connect(name)).collect();
+        let frame = message(1, 0, &[50_000, 50_000]);
+        let (first, rest) = frame.split_at(frame.len() / 2);
+        for part in [first, rest] {
+            for publisher in &publishers {
+                rig.send(*publisher, part);
+            }
+            rig.turns(1);
+        }
+        let most = rig.backlog();
+        assert!(most > 0 && most <= frame.len(), "{most} bytes wait");
     }
 }

@@ -321,6 +321,9 @@ impl<D: Driver> Shard<D> {
                 }
                 Completion::ReceivedFrame { conn, frame } => {
                     let taken = self.core.receive(conn, &frame, input::Source::Frame(&frame));
+                    if taken.then == Then::Flush {
+                        flush_output(&mut self.core, &mut self.driver, &self.arena);
+                    }
                     follow(&mut self.core, &mut self.driver, conn, &frame, taken);
                 }
                 Completion::Sent { conn } => {
