@@ -3,9 +3,11 @@
 mod failure;
 mod run;
 mod settings;
+mod storage;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -17,9 +19,10 @@ pub use self::run::{RunError, run};
 pub use self::settings::settings;
 
 use crate::config::{Config, ConfigError};
-use crate::hooks::Hooks;
+use crate::hooks::{Hooks, StoreError};
 use crate::net::{ListenOptions, MioDriver, bind_group};
 use crate::shard::{Bell, Shard, ShardStats, Shared};
+use crate::store::DirectoryError;
 
 /// A running broker. Dropped, it stops as by [`Broker::stop`].
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub struct Broker {
     bells: Vec<Arc<Bell>>,
     threads: Vec<JoinHandle<Result<(), ShardFailure>>>,
     failures: Receiver<ShardFailure>,
+    /// Ends when the shards have.
+    writer: Option<JoinHandle<()>>,
 }
 
 /// Why a broker does not start.
@@ -48,6 +53,17 @@ pub enum StartError {
     /// A shard cannot be set up.
     #[error("cannot start a shard: {0}")]
     Shard(#[source] io::Error),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// What is in it cannot be read.
+    #[error("cannot open the store in {}: {error}", .directory.display())]
+    Store {
+        /// Where.
+        directory: PathBuf,
+        /// Why.
+        error: StoreError,
+    },
 }
 
 impl Broker {
@@ -67,18 +83,30 @@ impl Broker {
     pub fn start_with(config: Config, hooks: Hooks) -> Result<Self, StartError> {
         config.check()?;
         let shards = usize::from(config.shard_count());
+        // A second broker on the directory must not listen even for a moment.
+        let directory = storage::directory(&config.store)?;
         let (listeners, addresses) = bind_all(&config, shards)?;
         let start = Instant::now();
+        let epoch = storage::epoch();
+        let storage =
+            directory.map(|directory| storage::open(directory, &config, epoch)).transpose()?;
         let drivers = listeners
             .into_iter()
             .map(|listeners| MioDriver::new(listeners, start))
             .collect::<io::Result<Vec<_>>>()
             .map_err(StartError::Shard)?;
         let shared = Arc::new(Shared::new(settings(&config), hooks, shards, random_seed()));
-        let shards = Shard::assemble(drivers, &shared);
+        let (shards, writer) = match storage {
+            None => (Shard::assemble(drivers, &shared), None),
+            Some((stored, writer)) => {
+                (Shard::assemble_stored(drivers, &shared, stored), Some(writer))
+            }
+        };
         let bells: Vec<_> = shards.iter().map(Shard::bell).collect();
+        let writer = writer.map(|writer| storage::run(writer, bells.clone())).transpose();
+        let writer = writer.map_err(StartError::Shard)?;
         let (tell, failures) = crossbeam_channel::unbounded();
-        let mut broker = Self { addresses, shared, bells, threads: Vec::new(), failures };
+        let mut broker = Self { addresses, shared, bells, threads: Vec::new(), failures, writer };
         for (id, shard) in (0..).zip(shards) {
             let (tell, shared, bells) = (tell.clone(), broker.shared.clone(), broker.bells.clone());
             let thread = std::thread::Builder::new()
@@ -133,7 +161,13 @@ impl Broker {
             bell.ring();
         }
         // A panic is caught within the thread.
-        self.threads.drain(..).filter_map(|thread| thread.join().ok()?.err()).collect()
+        let failures =
+            self.threads.drain(..).filter_map(|thread| thread.join().ok()?.err()).collect();
+        if let Some(writer) = self.writer.take() {
+            // It has said what went wrong.
+            let _ = writer.join();
+        }
+        failures
     }
 }
 
@@ -184,7 +218,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::Listener;
+    use crate::config::{Durability, Listener, Store};
 
     fn broker() -> Broker {
         broker_with_shards(2)
@@ -192,7 +226,9 @@ mod tests {
 
     fn broker_with_shards(shards: u8) -> Broker {
         let listeners = vec![Listener::on(SocketAddr::from(([127, 0, 0, 1], 0)))];
-        Broker::start(Config { shards, listeners, ..Config::default() }).expect("a free port")
+        let store = Store { durability: Durability::Memory, ..Store::default() };
+        let config = Config { shards, listeners, store, ..Config::default() };
+        Broker::start(config).expect("a free port")
     }
 
     #[test]
@@ -225,7 +261,8 @@ mod tests {
             }
         }
         let listeners = vec![Listener::on(SocketAddr::from(([127, 0, 0, 1], 0)))];
-        let config = Config { shards: 3, listeners, ..Config::default() };
+        let store = Store { durability: Durability::Memory, ..Store::default() };
+        let config = Config { shards: 3, listeners, store, ..Config::default() };
         let hooks = Hooks { hook: Arc::new(Fuse), ..Hooks::default() };
         let broker = Broker::start_with(config, hooks).expect("a free port");
         let watch = broker.watch();

@@ -9,7 +9,7 @@ use std::{env, fs, thread};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// The program with an environment that sets nothing of its own.
+/// The program with an environment that sets nothing of its own, but that nothing is stored.
 fn sluice() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
     for (name, _) in env::vars_os() {
@@ -17,6 +17,7 @@ fn sluice() -> Command {
             command.env_remove(name);
         }
     }
+    command.env("SLUICE_STORE_DURABILITY", "memory");
     command.stdin(Stdio::null());
     command
 }

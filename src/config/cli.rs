@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand, value_parser};
 use crate::shard::MAX_SHARDS;
 
 use super::error::{ConfigError, Origin};
-use super::schema::{Config, Listener, LogLevel};
+use super::schema::{Config, Durability, Listener, LogLevel};
 use super::value::{ADDRESS_FORM, Keyword, word};
 use super::{check, read};
 
@@ -20,12 +20,15 @@ Sluice is an MQTT broker: programs and devices connect to it, subscribe to topic
 what others publish to them. It speaks MQTT 3.1, 3.1.1 and 5.0.
 
 Started without anything, it listens on 127.0.0.1:1883, where only programs of this machine reach \
-it. It runs until it is interrupted (Ctrl-C) or told to end (SIGTERM).";
+it. It runs until it is interrupted (Ctrl-C) or told to end (SIGTERM). Sessions and messages that it
+has to keep are in the directory sluice-data, and there when it starts again.";
 
 const EXAMPLES: &str = "\
 Examples:
   sluice                            listen on 127.0.0.1:1883
   sluice --bind 0.0.0.0:1883        let other machines in, anyone who can reach it
+  sluice --data /var/lib/sluice     keep sessions and messages there
+  sluice --durability memory        keep nothing over a restart
   sluice --config sluice.toml       take the settings from a file
   sluice check sluice.toml          say whether that file is right, and end
 
@@ -53,6 +56,14 @@ pub struct CommandLine {
     /// Run this many event loops, each a thread; 0 is one a core
     #[arg(short, long, value_name = "N", value_parser = value_parser!(u8).range(0..=i64::from(MAX_SHARDS)))]
     pub shards: Option<u8>,
+
+    /// Keep sessions and messages in this directory
+    #[arg(short, long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+
+    /// What an acknowledged message survives: nothing, the end of the process, or of the machine
+    #[arg(long, value_name = "WHAT", value_parser = durability())]
+    pub durability: Option<Durability>,
 
     /// Log lines of this level and the more severe ones
     #[arg(short, long, value_name = "LEVEL", value_parser = log_level())]
@@ -94,7 +105,13 @@ impl CommandLine {
             load(Some(&file), variables, &Flags::default())?;
             return Ok(Task::Checked(file));
         }
-        let flags = Flags { bind: self.bind, shards: self.shards, log: self.log };
+        let flags = Flags {
+            bind: self.bind,
+            shards: self.shards,
+            data: self.data,
+            durability: self.durability,
+            log: self.log,
+        };
         let config = load(self.config.as_deref(), variables, &flags)?;
         Ok(Task::Run(Box::new(config)))
     }
@@ -105,6 +122,8 @@ impl CommandLine {
 struct Flags {
     bind: Vec<SocketAddr>,
     shards: Option<u8>,
+    data: Option<PathBuf>,
+    durability: Option<Durability>,
     log: Option<LogLevel>,
 }
 
@@ -126,6 +145,14 @@ fn load(
     if let Some(shards) = flags.shards {
         config.shards = shards;
         seen.origins.insert("shards".to_owned(), Origin::Flag("--shards"));
+    }
+    if let Some(data) = &flags.data {
+        config.store.data.clone_from(data);
+        seen.origins.insert("store.data".to_owned(), Origin::Flag("--data"));
+    }
+    if let Some(durability) = flags.durability {
+        config.store.durability = durability;
+        seen.origins.insert("store.durability".to_owned(), Origin::Flag("--durability"));
     }
     if let Some(level) = flags.log {
         config.log.level = level;
@@ -167,6 +194,11 @@ fn variables(
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("write {ADDRESS_FORM}"))
+}
+
+fn durability() -> impl TypedValueParser<Value = Durability> {
+    let words = Durability::WORDS.iter().map(|(word, _)| *word);
+    PossibleValuesParser::new(words).try_map(|text| word(&text).ok_or("none of them"))
 }
 
 fn log_level() -> impl TypedValueParser<Value = LogLevel> {

@@ -7,11 +7,12 @@ use crate::shard::MAX_SHARDS;
 use super::error::ConfigError;
 use super::reader::Reader;
 use super::schema::{
-    Config, GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mqtt, OfflineOverflow,
-    OnlineOverflow, Overflow, Queue, Retained, Retry, SharedStrategy, V3Publisher,
+    Config, Durability, GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mqtt, OfflineOverflow,
+    OnlineOverflow, Overflow, Queue, Retained, Retry, SharedStrategy, Store, StoreEngine,
+    V3Publisher,
 };
 use super::value::{
-    Address, Count, Flag, Keyword, List, OrUnlimited, Size, Span, TopicPrefix, Word,
+    Address, Count, FilePath, Flag, Keyword, List, OrUnlimited, Size, Span, TopicPrefix, Word,
 };
 
 const KIB: u64 = 1 << 10;
@@ -33,6 +34,7 @@ impl Config {
             .section("queue", |r| self.queue.read(r))?
             .section("overflow", |r| self.overflow.read(r))?
             .section("retained", |r| self.retained.read(r))?
+            .section("store", |r| self.store.read(r))?
             .section("shared", |r| {
                 r.key("strategy", &mut self.shared.strategy, Word)?;
                 Ok(())
@@ -184,6 +186,17 @@ impl Retained {
     }
 }
 
+impl Store {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        reader.key("data", &mut self.data, FilePath)?.key("engine", &mut self.engine, Word)?.key(
+            "durability",
+            &mut self.durability,
+            Word,
+        )?;
+        Ok(())
+    }
+}
+
 impl Log {
     fn read(&mut self, reader: &mut Reader<'_>) -> Read {
         reader.key("level", &mut self.level, Word)?.key("format", &mut self.format, Word)?.key(
@@ -219,6 +232,16 @@ impl Keyword for OfflineOverflow {
 impl Keyword for V3Publisher {
     const WORDS: &'static [(&'static str, Self)] =
         &[("disconnect", Self::Disconnect), ("acknowledge", Self::Acknowledge)];
+}
+
+impl Keyword for StoreEngine {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("fjall", Self::Fjall), ("sqlite", Self::Sqlite)];
+}
+
+impl Keyword for Durability {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("memory", Self::Memory), ("os", Self::Os), ("fsync", Self::Fsync)];
 }
 
 impl Keyword for SharedStrategy {

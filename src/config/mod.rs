@@ -26,9 +26,9 @@ use std::thread;
 
 pub use error::{ConfigError, Origin};
 pub use schema::{
-    Config, GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mailbox, Mqtt, OfflineOverflow,
-    OnlineOverflow, Overflow, Queue, Retained, Retry, RouteCache, Shared, SharedStrategy, Shutdown,
-    Sys, V3Publisher,
+    Config, Durability, GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mailbox, Mqtt,
+    OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained, Retry, RouteCache, Shared,
+    SharedStrategy, Shutdown, Store, StoreEngine, Sys, V3Publisher,
 };
 
 use crate::shard::MAX_SHARDS;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::de::DeValue;
@@ -244,6 +245,23 @@ impl Kind<String> for TopicPrefix {
 
     fn allowed(&self) -> String {
         "up to 1024 bytes without +, # and control characters".to_owned()
+    }
+}
+
+/// A path of a file or directory, from where the process was started if it is not absolute.
+pub(super) struct FilePath;
+
+impl Kind<PathBuf> for FilePath {
+    fn take(&self, given: Given<'_>) -> Result<PathBuf, Wrong> {
+        let text = given.text().ok_or("is not text")?;
+        if text.is_empty() || text.contains('\0') {
+            return Err("is no path".to_owned());
+        }
+        Ok(text.into())
+    }
+
+    fn allowed(&self) -> String {
+        "a path".to_owned()
     }
 }
 

@@ -39,14 +39,22 @@ pub enum DropCause {
     PacketTooLarge = 3,
     /// QoS 0 to an absent client.
     Offline = 4,
+    /// The session is stored, and the store fails.
+    StoreFailed = 5,
 }
 
 impl DropCause {
     /// How many causes there are.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 6;
     /// Every cause, in the order of their values.
-    pub const ALL: [Self; Self::COUNT] =
-        [Self::QueueFull, Self::SlowReader, Self::Expired, Self::PacketTooLarge, Self::Offline];
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::QueueFull,
+        Self::SlowReader,
+        Self::Expired,
+        Self::PacketTooLarge,
+        Self::Offline,
+        Self::StoreFailed,
+    ];
 
     /// The cause's name in metrics and logs.
     #[must_use]
@@ -57,6 +65,7 @@ impl DropCause {
             Self::Expired => "expired",
             Self::PacketTooLarge => "packet_too_large",
             Self::Offline => "offline",
+            Self::StoreFailed => "store_failed",
         }
     }
 }

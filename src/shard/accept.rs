@@ -109,6 +109,11 @@ impl Admission {
         admitted
     }
 
+    /// Counts a session that is there whatever the limit.
+    pub(super) fn add_session(&self) {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn release_session(&self) {
         self.sessions.fetch_sub(1, Ordering::Relaxed);
     }

@@ -17,6 +17,8 @@ use super::settings::Settings;
 pub(super) enum State {
     /// CONNECT has not been read.
     AwaitingConnect,
+    /// A session is attached; CONNACK waits for it to be stored, and nothing goes before that.
+    Committing,
     /// A session is attached.
     Connected,
     /// Nothing more is read; what waits is written, then the socket closes.

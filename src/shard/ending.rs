@@ -75,8 +75,10 @@ impl<S> Core<S> {
             let client = self.sessions.get(key).map_or("", |slot| slot.session.client_id());
             self.log.client(self.now, peer, client, detail);
         }
-        if was == State::Connected {
-            if let Some((reason, detail)) = ending.packet().filter(|_| v5) {
+        if matches!(was, State::Connected | State::Committing) {
+            // Before CONNACK there is no DISCONNECT.
+            let told = v5 && was == State::Connected;
+            if let Some((reason, detail)) = ending.packet().filter(|_| told) {
                 let wants_detail = self
                     .sessions
                     .get(key)
@@ -166,9 +168,14 @@ impl<S> Core<S> {
         self.connected -= 1;
         self.set_members_online(key, false);
         self.forget_receiver(key);
+        let act = self.begin_act();
         if let Some(will) = will.filter(|_| wills) {
             self.publish_will(key, will);
         }
+        if let Some(slot) = self.sessions.get(key) {
+            slot.session.note_session(slot.will_at);
+        }
+        self.end_act(act);
         if let Some(slot) = self.sessions.get(key) {
             self.shared.hooks.hook.disconnected(slot.session.client_id());
             if slot.session.ends_at().is_some_and(|at| at <= now) {
@@ -195,6 +202,8 @@ impl<S> Core<S> {
         if let Some(timer) = slot.timer.take() {
             self.timers.cancel(timer);
         }
+        let act = self.begin_act();
+        let Some(slot) = self.sessions.get_mut(key) else { return };
         let orphans = slot.session.take_for_redistribution();
         let will = slot.session.take_will();
         for handle in std::mem::take(&mut slot.subscriptions) {
@@ -206,6 +215,10 @@ impl<S> Core<S> {
         if let Some(will) = will {
             self.publish_will(key, will);
         }
+        if let Some(slot) = self.sessions.get_mut(key) {
+            slot.session.note_ended();
+        }
+        self.end_act(act);
         if self.sessions.remove(key).is_some() {
             self.shared.admission.release_session();
         }

@@ -93,6 +93,7 @@ impl<S> Core<S> {
         let taken = match connection.state {
             State::Closing => Taken { consumed: 0, frame_len: None, then: Then::Stop },
             State::AwaitingConnect => self.first_frames(&mut reader, bytes, source),
+            State::Committing => Taken { consumed: 0, frame_len: None, then: Then::Hold },
             State::Connected => self.frames(&mut reader, bytes, 0, source),
         };
         self.flush_run(&mut reader);
@@ -111,7 +112,7 @@ impl<S> Core<S> {
                 let frame_len = head.ok().flatten().map(|head| head.frame_len());
                 return Taken { consumed: 0, frame_len, then: Then::Continue };
             }
-            Err(then) => (then, 0, None),
+            Err((then, consumed)) => (then, consumed, None),
         };
         if then != Then::Continue {
             return Taken { consumed, frame_len, then };
@@ -124,30 +125,32 @@ impl<S> Core<S> {
         self.frames(reader, bytes, consumed, source)
     }
 
-    /// Handles CONNECT: gives its length, nothing if it is not whole, or what follows instead.
+    /// Handles CONNECT: gives its length, nothing if it is not whole, or what follows instead and
+    /// how much was handled.
     fn first_frame(
         &mut self,
         reader: &mut Reader<'_>,
         bytes: &[u8],
-    ) -> Result<Option<usize>, Then> {
+    ) -> Result<Option<usize>, (Then, usize)> {
         let head = match frame_head(bytes, self.settings.limits.max_packet_size) {
             Ok(Some(head)) => head,
             Ok(None) => return Ok(None),
             Err(error) => {
                 self.end(reader.id, Ending::Silent(error.detail));
-                return Err(Then::Stop);
+                return Err((Then::Stop, 0));
             }
         };
         if PacketType::from_first_byte(head.first_byte) != Some(PacketType::Connect) {
             self.end(reader.id, Ending::Silent("the first packet is not CONNECT"));
-            return Err(Then::Stop);
+            return Err((Then::Stop, 0));
         }
         let Some(frame) = bytes.get(..head.frame_len()) else { return Ok(None) };
         self.stats.packets_received.add(1);
         let body = frame.get(usize::from(head.head_len)..).unwrap_or_default();
         match self.connect(reader.id, body) {
             Then::Continue => Ok(Some(frame.len())),
-            other => Err(other),
+            Then::Hold => Err((Then::Hold, frame.len())),
+            other => Err((other, 0)),
         }
     }
 

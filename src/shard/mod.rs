@@ -22,6 +22,7 @@ mod sessions;
 mod settings;
 mod stats;
 mod stop;
+mod store;
 mod subscribe;
 mod sys;
 mod timers;
@@ -36,6 +37,7 @@ pub use self::settings::{
     GiveUp, ListenerSettings, OverflowOffline, OverflowOnline, Retry, Settings,
 };
 pub use self::stats::{Counter, ShardStats};
+pub use self::store::Stored;
 
 use crate::hooks::Hooks;
 use crate::net::{Arena, Completion, ConnId, Driver};
@@ -51,6 +53,7 @@ use self::pressure::Pressure;
 use self::remote::Item;
 use self::sessions::Sessions;
 use self::stop::Stopping;
+use self::store::Keeper;
 use self::subscribe::RetainedScans;
 use self::sys::LogLimit;
 use self::timers::Timer;
@@ -123,6 +126,8 @@ struct Core<S> {
     due: Vec<Timer>,
     mailbox: mail::Mailbox<Item<S>>,
     gate: Gate,
+    /// Nothing is stored without one.
+    store: Option<Keeper>,
     pressure: Pressure,
     scans: RetainedScans,
     stats: Arc<ShardStats>,
@@ -164,6 +169,14 @@ impl<D: Driver> Shard<D> {
             .collect()
     }
 
+    /// As [`assemble`](Self::assemble), for a broker that stores its sessions: with all that was stored.
+    #[must_use]
+    pub fn assemble_stored(drivers: Vec<D>, shared: &Arc<Shared>, stored: Stored) -> Vec<Self> {
+        let mut shards = Self::assemble(drivers, shared);
+        Self::restore(&mut shards, stored);
+        shards
+    }
+
     fn new(
         id: u8,
         driver: D,
@@ -193,6 +206,7 @@ impl<D: Driver> Shard<D> {
             due: Vec::new(),
             mailbox,
             gate: Gate::new(shards),
+            store: None,
             pressure: Pressure::default(),
             scans: RetainedScans::default(),
             stats: shared.stats[usize::from(id)].clone(),
@@ -240,6 +254,7 @@ impl<D: Driver> Shard<D> {
         self.core.mailbox.awake();
         waited?;
         self.core.now = self.driver.now();
+        self.core.take_committed();
         self.take_mail();
         self.take_completions();
         self.core.run_timers();
@@ -304,6 +319,7 @@ impl<D: Driver> Shard<D> {
     /// Writes to sockets and peers what the turn produced.
     fn finish_turn(&mut self) {
         flush(&mut self.core, &mut self.driver, &mut self.arena);
+        self.core.hand_over();
         self.core.mailbox.post(self.core.turn);
         self.core.turn += 1;
         self.core.release_lanes();
@@ -336,7 +352,9 @@ fn follow<D: Driver>(
         }
         Then::Hold => {
             driver.pause(conn);
-            driver.keep(conn, rest, frame_len);
+            if !rest.is_empty() {
+                driver.keep(conn, rest, frame_len);
+            }
             if let Some(connection) = core.connections.get_mut(conn) {
                 connection.held = true;
             }
@@ -355,6 +373,7 @@ impl<S> Core<S> {
         if self.scans.are_ready()
             || !self.resumed.is_empty()
             || !self.mailbox.may_sleep()
+            || self.has_committed()
             || self.stop_goes_on()
         {
             return Duration::ZERO;

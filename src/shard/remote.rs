@@ -26,6 +26,12 @@ impl Publisher {
     /// No client: `$SYS`, retained messages.
     pub(super) const NOBODY: Self =
         Self { shard: u8::MAX, session: SessionKey::MAX, serial: 0, client: 0 };
+
+    /// Whether it is a client, which can be told that its message is not kept: not `$SYS`, a
+    /// retained message, or a will.
+    pub(super) fn is_client(&self) -> bool {
+        self.serial != 0
+    }
 }
 
 /// A message for the sessions of another shard.
@@ -39,6 +45,8 @@ pub(super) struct Routed {
     pub(super) awaited: Option<(PacketId, u64)>,
     /// The group, by the receiving shard's id, that shall get it; else the plain subscribers.
     pub(super) group: Option<GroupId>,
+    /// The turn of the sender's act that it is part of.
+    pub(super) act: Option<u64>,
 }
 
 /// A message that no session of a shard could keep.
@@ -50,6 +58,15 @@ pub(super) struct Refusal {
     turn: u64,
     /// Somebody is subscribed, but has no room.
     matched: bool,
+    /// Somebody could not keep it because the store fails.
+    unstored: bool,
+}
+
+impl Refusal {
+    /// Whether both are of one message.
+    fn is_of(&self, other: &Self) -> bool {
+        Self { matched: other.matched, unstored: other.unstored, ..*self } == *other
+    }
 }
 
 /// A connection on the way to its client's home.
@@ -91,6 +108,7 @@ pub(super) enum Item<S> {
         message: Message,
         group: GroupId,
         hops: u8,
+        act: Option<u64>,
     },
     /// The sender routes nothing more: it stops.
     Quiet,
@@ -107,9 +125,10 @@ impl Refusals {
     /// A message may come twice in a row: for plain subscribers, and for a group.
     fn note(&mut self, refusal: Refusal, kept: bool) {
         match &mut self.last {
-            Some((last, any)) if Refusal { matched: last.matched, ..refusal } == *last => {
+            Some((last, any)) if refusal.is_of(last) => {
                 *any |= kept;
                 last.matched |= refusal.matched;
+                last.unstored |= refusal.unstored;
             }
             _ => {
                 self.settle();
@@ -119,7 +138,9 @@ impl Refusals {
     }
 
     fn settle(&mut self) {
-        if let Some((refusal, false)) = self.last.take() {
+        if let Some((refusal, kept)) = self.last.take()
+            && (!kept || refusal.unstored)
+        {
             self.refused.push(refusal);
         }
     }
@@ -134,20 +155,31 @@ impl<S> Core<S> {
     ) {
         let Batch { from, turn, wants_confirmation, items, bytes, .. } = batch;
         let mut refusals = Refusals::default();
+        let before = self.noted();
+        let mut acts = false;
         for item in items {
             match item {
                 Item::Run(run) => {
                     let frames = bytes.get(run.start..run.end).unwrap_or_default();
                     self.run_from_mail(run, frames);
                 }
-                Item::Routed(routed) => self.take_routed(&routed, &mut refusals),
+                Item::Routed(routed) => {
+                    let first = self.noted();
+                    self.take_routed(&routed, &mut refusals);
+                    acts |= self.took_part(first, from, routed.act);
+                }
                 Item::Interest(filter) => self.router.add_interest(from, &filter),
                 Item::NoInterest(filter) => self.router.remove_interest(from, &filter),
                 Item::Group(count) => self.router.set_group_online(from, &count),
                 Item::Connection(handoff) => self.take_connection(driver, *handoff),
                 Item::Confirm { turn, refused } => {
-                    for Refusal { session, serial, packet_id, turn, matched } in refused {
+                    for refusal in refused {
+                        let Refusal { session, serial, packet_id, turn, matched, unstored } =
+                            refusal;
                         if let Some(slot) = self.sessions.get_serial(session, serial) {
+                            if unstored {
+                                slot.session.refuse_unstored(turn, packet_id);
+                            }
                             slot.session.refuse(from, turn, packet_id, matched);
                         }
                     }
@@ -155,24 +187,42 @@ impl<S> Core<S> {
                 }
                 Item::Hold { session, serial } => self.hold_publisher(driver, session, serial),
                 Item::Release { session, serial } => self.release_publisher(session, serial),
-                Item::Orphan { message, group, hops } => self.take_orphan(&message, group, hops),
+                Item::Orphan { message, group, hops, act } => {
+                    let first = self.noted();
+                    self.take_orphan(&message, group, hops);
+                    acts |= self.took_part(first, from, act);
+                }
                 Item::Quiet => self.stopping.peer_is_quiet(from),
             }
         }
+        if let Some(store) = self.store.as_mut().filter(|_| acts) {
+            store.did_all((from, turn));
+        }
         if wants_confirmation {
             refusals.settle();
-            let refused = refusals.refused;
-            self.mailbox.push(from, 0, Item::Confirm { turn, refused });
+            self.confirm_to(from, turn, refusals.refused, before);
         }
     }
 
+    /// Notes that what came last was part of an act of another shard; says whether it was.
+    fn took_part(&mut self, first: usize, from: u8, act: Option<u64>) -> bool {
+        if let (Some(store), Some(turn)) = (&mut self.store, act) {
+            store.took_part(first, (from, turn));
+        }
+        act.is_some()
+    }
+
     fn take_routed(&mut self, routed: &Routed, refusals: &mut Refusals) {
-        let Routed { message, stamp, publisher, awaited, group } = routed;
+        let Routed { message, stamp, publisher, awaited, group, .. } = routed;
         let mut reach = Reach::NONE;
         if let Some(stamp) = stamp {
             self.clock = self.clock.max(stamp.0);
             let retained = (!message.payload().is_empty()).then(|| message.clone());
-            reach.kept = self.router.retain(message.topic(), retained, *stamp, self.now).is_ok();
+            let taken = self.router.retain(message.topic(), retained.clone(), *stamp, self.now);
+            reach.kept = taken.is_ok();
+            if taken == Ok(true) {
+                self.note_retained(message.topic(), retained.as_ref(), *stamp);
+            }
         }
         let mut parcel = Parcel::from_message(message, self.now, *publisher);
         parcel.packet_id = awaited.map(|(packet_id, _)| packet_id);
@@ -186,7 +236,8 @@ impl<S> Core<S> {
         let kept = reach.kept | here.kept;
         if let Some((packet_id, turn)) = *awaited {
             let Publisher { session, serial, .. } = *publisher;
-            let refusal = Refusal { session, serial, packet_id, turn, matched: here.matched };
+            let (matched, unstored) = (here.matched, self.was_refused());
+            let refusal = Refusal { session, serial, packet_id, turn, matched, unstored };
             refusals.note(refusal, kept);
         }
     }
@@ -256,7 +307,8 @@ impl<S> Core<S> {
     }
 
     fn pass_on(&mut self, message: &Message, choice: ShardChoice, hops: u8) {
-        let item = Item::Orphan { message: message.clone(), group: choice.group, hops };
+        let act = self.act_with(choice.shard);
+        let item = Item::Orphan { message: message.clone(), group: choice.group, hops, act };
         self.mailbox.push(choice.shard, message.size(), item);
     }
 }
@@ -267,7 +319,7 @@ mod tests {
 
     fn refusal(packet_id: u16, matched: bool) -> Refusal {
         let packet_id = PacketId::new(packet_id).expect("not 0");
-        Refusal { session: 1, serial: 1, packet_id, turn: 1, matched }
+        Refusal { session: 1, serial: 1, packet_id, turn: 1, matched, unstored: false }
     }
 
     /// What a batch refuses of these messages, each with whether somebody here kept it.

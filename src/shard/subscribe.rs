@@ -9,7 +9,7 @@ use crate::mqtt::{
     SubscribeFilter, UnsubAck, Unsubscribe, encode, topic,
 };
 use crate::router::{GroupCount, SessionKey, SubscriptionHandle, SubscriptionOptions};
-use crate::session::{Delivery, Sink};
+use crate::session::{Delivery, STORE, Sink, SubscriptionRecord};
 
 use super::Core;
 use super::gate::MAX_PENDING;
@@ -137,6 +137,13 @@ impl<S> Core<S> {
         if !subscribed.existed {
             slot.subscriptions.push(subscribed.handle);
         }
+        slot.session.note_subscribed(|| SubscriptionRecord {
+            filter: asked.filter.into(),
+            qos: options.qos,
+            no_local: options.no_local,
+            retain_as_published: options.retain_as_published,
+            identifier: options.identifier.map_or(0, std::num::NonZeroU32::get),
+        });
         let serial = slot.serial;
         if subscribed.interest {
             self.tell_all(|| Item::Interest(filter.filter.into()));
@@ -189,7 +196,7 @@ impl<S> Core<S> {
         let mut reasons = Vec::new();
         for text in unsubscribe.filters.iter() {
             let reason = match Filter::parse(text, &self.settings.limits) {
-                Ok(filter) => self.unsubscribe_one(reader.session, &filter),
+                Ok(filter) => self.unsubscribe_one(reader.session, text, &filter),
                 Err(error) => error.reason,
             };
             reasons.push(reason as u8);
@@ -203,13 +210,16 @@ impl<S> Core<S> {
         Ok(Then::Continue)
     }
 
-    fn unsubscribe_one(&mut self, key: SessionKey, filter: &Filter<'_>) -> ReasonCode {
+    fn unsubscribe_one(&mut self, key: SessionKey, text: &str, filter: &Filter<'_>) -> ReasonCode {
         let group = filter.share.and_then(|share| self.router.group(share, filter.filter));
         let Some(gone) = self.router.unsubscribe(key, filter) else {
             return ReasonCode::NoSubscriptionExisted;
         };
         let Some(slot) = self.sessions.get_mut(key) else { return ReasonCode::Success };
         slot.subscriptions.retain(|handle| *handle != gone.handle);
+        let act = self.begin_act();
+        let Some(slot) = self.sessions.get_mut(key) else { return ReasonCode::Success };
+        slot.session.note_unsubscribed(|| text.into());
         let orphans = group.map_or_else(Vec::new, |group| slot.session.take_queued(group.index()));
         self.scans.remove(key, filter.filter);
         if gone.interest {
@@ -222,11 +232,21 @@ impl<S> Core<S> {
         for orphan in orphans {
             self.redistribute(orphan);
         }
+        self.end_act(act);
         ReasonCode::Success
     }
 
     /// Ends one subscription of a session that ends.
     pub(super) fn remove_subscription(&mut self, key: SessionKey, handle: SubscriptionHandle) {
+        let stored = self.sessions.get(key).filter(|slot| slot.session.is_stored());
+        if let Some(slot) = stored
+            && let Some(gone) = self.router.subscription(key, handle)
+        {
+            slot.session.note_unsubscribed(|| match gone.share {
+                Some(share) => format!("$share/{share}/{}", gone.filter).into(),
+                None => gone.filter.into(),
+            });
+        }
         let ended = self.router.unsubscribe_handle(key, handle);
         if let Some(filter) = ended.filter {
             self.tell_all(|| Item::NoInterest(filter.as_str().into()));
@@ -246,13 +266,13 @@ impl<S> Core<S> {
         }
     }
 
-    fn tell_group(&mut self, group: Option<GroupCount>) {
+    pub(super) fn tell_group(&mut self, group: Option<GroupCount>) {
         if let Some(group) = group {
             self.tell_all(|| Item::Group(group.clone()));
         }
     }
 
-    fn tell_all(&mut self, item: impl Fn() -> Item<S>) {
+    pub(super) fn tell_all(&mut self, item: impl Fn() -> Item<S>) {
         let others = self.mailbox.others();
         let mut mask = others;
         while mask != 0 {
@@ -264,8 +284,12 @@ impl<S> Core<S> {
 
     /// Sends SUBACK or UNSUBACK once every shard knows what this one told it.
     fn answer_when_known(&mut self, reader: &Reader<'_>, packet: &Packet<'_>) {
-        let waiting = self.gate.uninformed();
+        let mut waiting = self.gate.uninformed();
         self.mailbox.ask_confirmation(waiting);
+        let noted = self.noted() > 0;
+        if noted && self.sessions.get(reader.session).is_some_and(|slot| slot.session.is_stored()) {
+            waiting |= 1 << STORE;
+        }
         let Some(slot) = self.sessions.get_mut(reader.session) else { return };
         self.gate.wait(waiting, self.turn, reader.session, slot.serial);
         let mut frame = std::mem::take(&mut self.buffer);

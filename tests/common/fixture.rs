@@ -2,15 +2,22 @@
 
 use std::net::SocketAddr;
 
+use sluice::config::Durability;
+use tempfile::TempDir;
+
 use super::connect::Connect;
 use super::packet::ConnAck;
 use super::wire::Version;
 use super::{Client, code};
 
+/// The environment variable with which every broker has a store.
+const STORED: &str = "TEST_STORED";
+
 /// A running broker; it ends with the test.
 pub(crate) struct Broker {
     address: SocketAddr,
     inner: Option<sluice::Broker>,
+    _data: Option<TempDir>,
 }
 
 /// Starts a broker with two shards on a free loopback port; `toml` is further configuration.
@@ -27,10 +34,16 @@ pub(crate) fn broker_with_shards(shards: u16, toml: &str) -> Broker {
 pub(crate) fn broker_with_listener(shards: u16, listener: &str, toml: &str) -> Broker {
     let text =
         format!("shards = {shards}\n[[listener]]\nbind = \"127.0.0.1:0\"\n{listener}\n{toml}\n");
-    let config = sluice::Config::parse("test.toml", &text, [])
+    let mut config = sluice::Config::parse("test.toml", &text, [])
         .unwrap_or_else(|error| panic!("{error}\n{text}"));
+    // Nothing is stored, unless all tests are to be run with a store.
+    let data = std::env::var_os(STORED).map(|_| TempDir::new().expect("a directory"));
+    match &data {
+        Some(data) => config.store.data = data.path().into(),
+        None => config.store.durability = Durability::Memory,
+    }
     let inner = sluice::Broker::start(config).expect("the broker starts");
-    Broker { address: inner.addresses()[0], inner: Some(inner) }
+    Broker { address: inner.addresses()[0], inner: Some(inner), _data: data }
 }
 
 impl Broker {
