@@ -1,8 +1,10 @@
 //! What a session that is stored has beside others: its number, its journal, and patience.
 //!
 //! A QoS 2 message must not be sent to the client before it is stored under its identifier: after a
-//! crash the client would be sent it anew, under another one. QoS 1 may come twice, and goes at once
-//! unless that would change the order.
+//! crash the client would be sent it anew, under another one. Nor must PUBREL, or the client, which
+//! forgets the identifier then, would take the message for a new one; nor PUBCOMP, or the next message
+//! under the identifier would be taken for the old one. QoS 1 may come twice, and goes at once unless
+//! that would change the order.
 
 use std::collections::VecDeque;
 
@@ -13,7 +15,7 @@ use super::outbound::{millis, write};
 use super::queue::Entry;
 use super::window::{Release, Slot};
 use super::{Session, Sink};
-use crate::mqtt::{PacketId, QoS};
+use crate::mqtt::{AckKind, PacketId, QoS, ReasonCode};
 use crate::timer::Time;
 
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(super) struct Durable {
     next_place: u64,
     /// In the window and not sent: with the turn that has to be committed first.
     uncommitted: VecDeque<(u64, PacketId)>,
+    /// PUBREL and PUBCOMP that wait for a commit in the same way.
+    answers: VecDeque<(u64, AckKind, PacketId)>,
 }
 
 /// How the journal of a session that may have none is written.
@@ -117,6 +121,24 @@ pub(super) fn waits(durable: &mut Noter, qos: QoS, packet_id: PacketId) -> bool 
     }
 }
 
+/// Sends PUBREL or PUBCOMP: at once, or for a session that is stored when what it is for is committed.
+#[inline]
+pub(super) fn answer<S: Sink>(
+    durable: &mut Noter,
+    kind: AckKind,
+    packet_id: PacketId,
+    reason: ReasonCode,
+    sink: &mut S,
+) {
+    match durable {
+        Some(durable) if !reason.is_error() => {
+            let turn = durable.journal.wait(durable.waiter);
+            durable.answers.push_back((turn, kind, packet_id));
+        }
+        _ => sink.ack(kind, packet_id, reason),
+    }
+}
+
 /// What a restored session has to deliver.
 #[derive(Debug)]
 pub enum Restored {
@@ -141,6 +163,7 @@ impl Session {
             journal,
             next_place: 1,
             uncommitted: VecDeque::new(),
+            answers: VecDeque::new(),
         }));
     }
 
@@ -202,13 +225,14 @@ impl Session {
         }
     }
 
-    /// Sends the QoS 2 messages that waited for the commit of their turn, up to `turn`.
+    /// Sends what waited for the commit of its turn, up to `turn`.
     pub fn send_committed<S: Sink>(&mut self, turn: u64, now: Time, sink: &mut S) {
         let Self { active, link, drops, durable, .. } = self;
-        let (Some(active), Some(stored)) = (active.as_mut(), durable.as_mut()) else { return };
-        if !link.live {
-            return;
+        let Some(stored) = durable.as_mut().filter(|_| link.live) else { return };
+        while let Some((_, kind, id)) = stored.answers.pop_front_if(|(of, ..)| *of <= turn) {
+            sink.ack(kind, id, ReasonCode::Success);
         }
+        let Some(active) = active.as_mut() else { return };
         while let Some((_, packet_id)) = stored.uncommitted.pop_front_if(|(of, _)| *of <= turn) {
             let Some(Slot::Publish(entry)) = active.window.get_mut(packet_id) else { continue };
             entry.sent_at_ms = millis(now);
@@ -274,6 +298,7 @@ impl Session {
     pub(super) fn forget_uncommitted(&mut self) {
         if let Some(durable) = &mut self.durable {
             durable.uncommitted = VecDeque::new();
+            durable.answers = VecDeque::new();
         }
     }
 
@@ -300,8 +325,12 @@ impl Durable {
         }
     }
 
-    /// Whether a message waits for its commit.
+    /// Whether what is in flight under an identifier waits for its commit.
     pub(super) fn is_uncommitted(&self, packet_id: PacketId) -> bool {
-        self.uncommitted.iter().any(|(_, id)| *id == packet_id)
+        self.uncommitted.iter().any(|(_, id)| *id == packet_id) || self.waits_to_release(packet_id)
+    }
+
+    fn waits_to_release(&self, packet_id: PacketId) -> bool {
+        self.answers.iter().any(|(_, kind, id)| *kind == AckKind::PubRel && *id == packet_id)
     }
 }

@@ -262,15 +262,16 @@ impl Session {
         }
     }
 
-    /// Records that a session of another shard could not keep the message of `packet_id` of `turn`
-    /// because the store fails.
-    pub fn refuse_unstored(&mut self, turn: u64, packet_id: PacketId) {
+    /// Records that a session of `shard` could not keep the message of `packet_id` of `turn` because
+    /// the store fails. That shard need not be waited for any more.
+    pub fn refuse_unstored(&mut self, shard: u8, turn: u64, packet_id: PacketId) {
         let Some(active) = self.active.as_mut() else { return };
         for pending in active.gate.iter_mut().filter(|pending| pending.turn == turn) {
             if let What::Publish(p) = &mut pending.what
                 && p.packet_id == packet_id
             {
                 p.unstored = true;
+                pending.waiting &= !(1_u64.checked_shl(shard.into()).unwrap_or(0));
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Messages from the client: QoS 2 identifiers held, and our Receive Maximum.
 
+use super::durable::answer;
 use super::gate::{Pending, What};
 use super::{Session, Sink};
 use crate::mqtt::{AckKind, DecodeError, PacketId, QoS, ReasonCode};
@@ -85,7 +86,7 @@ impl Session {
             true => ReasonCode::Success,
             false => ReasonCode::PacketIdentifierNotFound,
         };
-        sink.ack(AckKind::PubComp, packet_id, reason);
+        answer(&mut self.durable, AckKind::PubComp, packet_id, reason, sink);
         Ok(known)
     }
 

@@ -3,7 +3,9 @@
 use std::num::NonZeroU16;
 
 use super::alias::AliasUse;
-use super::durable::{note_freed, note_in_flight, note_queued, note_released, note_removed, waits};
+use super::durable::{
+    answer, note_freed, note_in_flight, note_queued, note_released, note_removed, waits,
+};
 use super::limits::{DropCause, SessionLimits};
 use super::link::Link;
 use super::queue::{Entry, Queue};
@@ -217,7 +219,7 @@ impl Session {
             // PUBREL was sent already; the PUBREC was sent again.
             Some(QoS::AtMostOnce) => {}
         }
-        sink.ack(AckKind::PubRel, packet_id, ReasonCode::Success);
+        answer(&mut self.durable, AckKind::PubRel, packet_id, ReasonCode::Success, sink);
         Ok(Acked::Released)
     }
 

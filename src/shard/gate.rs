@@ -86,7 +86,7 @@ impl<S> Core<S> {
         }
     }
 
-    fn let_out(&mut self, key: SessionKey, serial: u32) {
+    pub(super) fn let_out(&mut self, key: SessionKey, serial: u32) {
         let Some(slot) = self.sessions.get_serial(key, serial) else { return };
         let connection = slot.connection;
         let mut out = connection.and_then(|id| self.connections.out(id));

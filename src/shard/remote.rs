@@ -59,7 +59,7 @@ pub(super) struct Refusal {
     /// Somebody is subscribed, but has no room.
     matched: bool,
     /// Somebody could not keep it because the store fails.
-    unstored: bool,
+    pub(super) unstored: bool,
 }
 
 impl Refusal {
@@ -178,7 +178,9 @@ impl<S> Core<S> {
                             refusal;
                         if let Some(slot) = self.sessions.get_serial(session, serial) {
                             if unstored {
-                                slot.session.refuse_unstored(turn, packet_id);
+                                slot.session.refuse_unstored(from, turn, packet_id);
+                                self.let_out(session, serial);
+                                continue;
                             }
                             slot.session.refuse(from, turn, packet_id, matched);
                         }

@@ -180,10 +180,11 @@ impl<S> Core<S> {
     pub(super) fn end_act(&mut self, first: usize) {
         if let Some(store) = &mut self.store
             && let Some(with) = store.act.take()
-            && with != 0
         {
             let (end, act) = (store.journal.len(), (self.id, self.turn));
-            store.parts.push(Part { first, end, act, with });
+            if end > first {
+                store.parts.push(Part { first, end, act, with });
+            }
         }
     }
 
@@ -196,8 +197,13 @@ impl<S> Core<S> {
     }
 
     /// Confirms a turn of another shard: once what was noted since `first` is committed.
-    pub(super) fn confirm_to(&mut self, to: u8, of: u64, refused: Vec<Refusal>, first: usize) {
+    pub(super) fn confirm_to(&mut self, to: u8, of: u64, mut refused: Vec<Refusal>, first: usize) {
         let turn = self.turn;
+        if refused.iter().any(|one| one.unstored) {
+            // Their publishers are told now, not when the store works again.
+            let unstored = refused.extract_if(.., |one| one.unstored).collect();
+            self.mailbox.push(to, 0, Item::Confirm { turn: 0, refused: unstored });
+        }
         if let Some(store) = &mut self.store {
             let last = store.deferred.back().map(|last| last.turn);
             let noted = (store.journal.len() > first).then_some(turn);
@@ -235,7 +241,8 @@ impl<S> Core<S> {
     pub(super) fn hand_over(&mut self) {
         let Some(store) = &mut self.store else { return };
         let (mut changes, waiters) = store.journal.end_turn(self.turn + 1);
-        if changes.is_empty() && store.done.is_empty() {
+        // Who waits without a change of its own waits for those of earlier turns.
+        if changes.is_empty() && waiters.is_empty() && store.done.is_empty() {
             return;
         }
         for change in &mut changes {
