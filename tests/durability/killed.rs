@@ -63,7 +63,7 @@ fn play(engine: &'static str, shards: u8, seed: u64) {
             .iter()
             .map(|one| {
                 let (drained, ready) = (&drained, &ready);
-                scope.spawn(move || one.run(address, drained, || drop(ready.wait())))
+                scope.spawn(move || one.run(address, drained, || _ = ready.wait()))
             })
             .collect();
         ready.wait();
