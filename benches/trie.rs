@@ -1,4 +1,5 @@
-//! The trie: computing a route, with few and with a million other subscriptions, and changing it.
+//! Computing a route, with few and with a million other subscriptions, here or on another shard, and
+//! changing subscriptions.
 
 #![allow(missing_docs)]
 
@@ -69,5 +70,45 @@ fn trie(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, trie);
+/// A million filters that another shard wants, a few of them with wildcards.
+fn of_another_shard() -> Router {
+    let limits = RouterLimits { route_cache_entries: 1, ..RouterLimits::default() };
+    let mut router = Router::new(0, 2, 1, limits);
+    for n in 0..64 {
+        router.subscribe(n, &plain(&format!("t/{n}")), SubscriptionOptions::default());
+    }
+    for n in 0..1_000_000 {
+        router.add_interest(1, &format!("site{}/device{n}/state", n % 1000));
+    }
+    for filter in ["alarm/#", "site1/+/state", "+/+/battery", "site7/device7/#", "#"] {
+        router.add_interest(1, filter);
+    }
+    router
+}
+
+fn foreign(c: &mut Criterion) {
+    let mut router = of_another_shard();
+    let near: Vec<String> = (0..64).map(|n| format!("t/{n}")).collect();
+    let spread: Vec<String> = (0..4096u32)
+        .map(|n| n * 7919 % 1_000_000)
+        .map(|n| format!("site{}/device{n}/state", n % 1000))
+        .collect();
+    for (name, topics) in [("2_levels_near", near), ("3_levels_spread", spread)] {
+        let mut n = 0;
+        c.bench_function(&format!("foreign/miss_{name}_over_a_million"), |b| {
+            b.iter(|| {
+                n = (n + 1) % topics.len();
+                black_box(router.route(&topics[n]));
+            });
+        });
+    }
+    c.bench_function("foreign/add_remove_among_a_million", |b| {
+        b.iter(|| {
+            router.add_interest(1, black_box("site17/new/state"));
+            router.remove_interest(1, black_box("site17/new/state"));
+        });
+    });
+}
+
+criterion_group!(benches, trie, foreign);
 criterion_main!(benches);

@@ -2,24 +2,26 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use sluice::config::cli::{CommandLine, Task};
 use sluice::hooks::Hooks;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The status of a process that was started wrongly; clap's is the same.
+/// The status of a process that was started wrongly.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    match CommandLine::parse().task() {
+    match CommandLine::task() {
         Err(error) => {
-            eprintln!("{error}");
+            eprintln!("sluice: {error}");
             ExitCode::from(USAGE)
         }
-        Ok(Task::Checked(file)) => {
+        Ok(Task::Checked(file, changes)) => {
             println!("{}: right", file.display());
+            for change in changes {
+                println!("{change}");
+            }
             ExitCode::SUCCESS
         }
         Ok(Task::Run(config)) => match sluice::server::run(*config, Hooks::default()) {

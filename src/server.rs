@@ -43,7 +43,7 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {error}")]
+    #[error("cannot listen on {address}: {}{error}", why(*address, error))]
     Bind {
         /// The address.
         address: SocketAddr,
@@ -176,6 +176,18 @@ impl Drop for Broker {
         for failure in self.join() {
             tracing::error!("{failure}");
         }
+    }
+}
+
+/// What the system means when it does not let us listen.
+fn why(address: SocketAddr, error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "a program listens there already: ",
+        io::ErrorKind::AddrNotAvailable => "this machine does not have that address: ",
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+            "ports below 1024 are for root, or who has CAP_NET_BIND_SERVICE: "
+        }
+        _ => "",
     }
 }
 

@@ -9,7 +9,7 @@ use std::{env, fs, thread};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// The program with an environment that sets nothing of its own, but that nothing is stored.
+/// The program with an environment that sets nothing of its own.
 fn sluice() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
     for (name, _) in env::vars_os() {
@@ -17,7 +17,6 @@ fn sluice() -> Command {
             command.env_remove(name);
         }
     }
-    command.env("SLUICE_STORE_DURABILITY", "memory");
     command.stdin(Stdio::null());
     command
 }
@@ -47,6 +46,7 @@ struct Running {
 
 impl Running {
     fn start(command: &mut Command) -> Self {
+        command.env("SLUICE_STORE_DURABILITY", "memory");
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
         let mut log = BufReader::new(child.stderr.take().expect("its log is a pipe"));
         let mut start = Vec::new();
@@ -122,18 +122,53 @@ fn help_shows_a_newcomer_around() {
 fn check_says_whether_a_file_is_right() {
     let (_dir, right) = file("[limits]\nmax_packet_size = \"64KiB\"\n");
     let (status, out, err) = ends(sluice().args(["check", &right]));
-    assert_eq!((status, out, err), (0, format!("{right}: right\n"), String::new()));
+    let said = format!(
+        "{right}: right\nlimits.max_packet_size = \"64KiB\"  # {right}:2, by default \"1MiB\"\n"
+    );
+    assert_eq!((status, out, err), (0, said, String::new()));
 
     let (_dir, wrong) = file("# a file\n[limits]\nmax_packet_size = 64\n");
     let (status, out, err) = ends(sluice().args(["check", &wrong]));
     assert_eq!((status, out.as_str()), (2, ""));
-    let line = format!("{wrong}:3: limits.max_packet_size: 64 has no unit; write a size ");
+    let line = format!("sluice: {wrong}:3: limits.max_packet_size: 64 has no unit; write a size ");
     assert!(err.starts_with(&line), "{err}");
     assert_eq!(err.lines().count(), 1, "{err}");
 
     let (status, _, err) = ends(sluice().args(["check", "/nowhere/sluice.toml"]));
     assert_eq!(status, 2);
-    assert!(err.starts_with("/nowhere/sluice.toml: cannot be read: "), "{err}");
+    assert!(err.starts_with("sluice: /nowhere/sluice.toml: cannot be read: "), "{err}");
+    let (status, _, err) = ends(sluice().args(["check", env!("CARGO_MANIFEST_DIR")]));
+    assert_eq!(status, 2);
+    assert!(err.contains(": cannot be read: Is a directory"), "{err}");
+}
+
+/// What differs from the defaults, whoever says so, each with what it would be.
+#[test]
+fn check_says_what_is_changed() {
+    let (_dir, path) = file(
+        "shards = 2\n[[listener]]\nbind = \"127.0.0.1:0\"\nbacklog = 1024\n\
+         [limits]\nconnections_per_second = \"unlimited\"\n[queue]\nmax_messages = 1000\n\
+         [mqtt]\nretry = { after = [\"5s\", \"1m\"] }\n[overflow]\nonline = \"drop_oldest\"\n",
+    );
+    let mut command = sluice();
+    command.args(["check", &path]).env("SLUICE_SHARDS", "3").env("SLUICE_SYS_INTERVAL", "60s");
+    let (status, out, err) = ends(&mut command);
+    assert_eq!((status, err.as_str()), (0, ""));
+    let lines: Vec<&str> = out.lines().skip(1).collect();
+    assert_eq!(
+        lines,
+        [
+            "shards = 3  # SLUICE_SHARDS, by default 0".to_owned(),
+            format!("listener[0].bind = \"127.0.0.1:0\"  # {path}:3"),
+            format!("limits.connections_per_second = \"unlimited\"  # {path}:6, by default 10000"),
+            format!(
+                "mqtt.retry.after = [\"5s\", \"1m\"]  # {path}:10, \
+                 by default [\"10s\", \"20s\", \"1m\"]"
+            ),
+            format!("overflow.online = \"drop_oldest\"  # {path}:12, by default \"disconnect\""),
+            "sys.interval = \"1m\"  # SLUICE_SYS_INTERVAL, by default \"10s\"".to_owned(),
+        ]
+    );
 }
 
 #[test]
@@ -154,20 +189,58 @@ fn what_is_wrong_is_said_before_anything_is_bound() {
     assert_eq!(status, 2);
     assert!(err.contains("did you mean SLUICE_QUEUE_MAX_BYTES?"), "{err}");
 
-    for flags in [
-        ["--bind", "localhost:1883"],
-        ["--bind", "1883"],
-        ["--shards", "65"],
-        ["--log", "loud"],
-        ["--colour", "red"],
-    ] {
-        let (status, _, err) = ends(sluice().args(flags));
-        assert_eq!(status, 2, "{flags:?}: {err}");
-    }
     let twice = ["--bind", "127.0.0.1:2", "--bind", "127.0.0.1:2"];
     let (status, _, err) = ends(sluice().args(twice));
     assert_eq!(status, 2);
-    assert!(err.starts_with("--bind: listener[1].bind: 127.0.0.1:2 is bound by another"), "{err}");
+    assert!(err.starts_with("sluice: --bind: 127.0.0.1:2 is bound by another"), "{err}");
+}
+
+/// Whatever is wrong is one line that begins alike, names who said it, and says what to write.
+#[test]
+fn errors_are_one_line() {
+    let wrong = |command: &mut Command, begins: &str, contains: &str| {
+        let (status, out, err) = ends(command);
+        assert_eq!((status, out.as_str()), (2, ""), "{err}");
+        assert!(err.starts_with(&format!("sluice: {begins}")) && err.contains(contains), "{err}");
+        assert_eq!(err.lines().count(), 1, "{err}");
+    };
+    for (flags, begins, contains) in [
+        (&["--bind", "localhost:1883"][..], "--bind: \"localhost:1883\" is not", "127.0.0.1:1883"),
+        (&["--bind", "1883"], "--bind: \"1883\" is not", "127.0.0.1:1883"),
+        (&["--shards", "99"], "--shards: \"99\" is out of range", "from 0 to 63"),
+        (&["--shards", "-1"], "--shards: \"-1\" is out of range", "from 0 to 63"),
+        (&["--shards", "many"], "--shards: \"many\" is not a whole number", "from 0 to 63"),
+        (&["--log", "loud"], "--log: \"loud\" is not known", "\"debug\""),
+        (&["--colour", "red"], "unexpected argument '--colour'", "see sluice --help"),
+        (&["--confg", "a"], "unexpected argument '--confg'", "did you mean --config?"),
+        (&["--config"], "a value is required for '--config <FILE>'", "see sluice --help"),
+        (&["check"], "the following required arguments", "<FILE>; see sluice --help"),
+        (&["chek"], "chek is not a command", "did you mean check?"),
+        (&["my.toml"], "my.toml is not a command", "write sluice --config my.toml"),
+        (&["--config", "/nowhere/a"], "/nowhere/a: cannot be read", "No such file"),
+    ] {
+        wrong(sluice().args(flags), begins, contains);
+    }
+    for (name, value, contains) in [
+        ("SLUICE_SHARDS", "x", ": \"x\" is not a whole number; write a whole number from 0 to 63"),
+        ("SLUICE_LISTENER_1_BACKLOG", "5", "SLUICE_LISTENER_1_BIND: is missing"),
+        ("SLUICE_LISTENER_5_BIND", "127.0.0.1:0", ": leaves out a number; the next would begin"),
+        ("SLUICE_LISTENER_0_BIMD", "127.0.0.1:0", "did you mean SLUICE_LISTENER_0_BIND?"),
+        ("SLUICE_LOG", "debug", ": is not a known variable; did you mean SLUICE_LOG_LEVEL?"),
+        ("SLUICE_BIND", "127.0.0.1:0", "did you mean SLUICE_LISTENER_0_BIND?"),
+        ("SLUICE_CONFIG", "a.toml", "a file is named by --config FILE"),
+        ("SLUICE_NONSENSE", "1", "they are named SLUICE_<SECTION>_<KEY>"),
+    ] {
+        let begins = if contains.starts_with(':') { name } else { "SLUICE_" };
+        wrong(sluice().env(name, value), begins, contains);
+    }
+    for (text, contains) in [
+        ("[[listener]]\nport = 1883\n", ":1: listener[0].bind: is missing"),
+        ("[mqtt]\nretry = true\n", ":2: mqtt.retry: true is not a section; write [mqtt.retry]"),
+    ] {
+        let (_dir, path) = file(text);
+        wrong(sluice().args(["check", &path]), &path, contains);
+    }
 }
 
 #[test]
@@ -242,7 +315,33 @@ fn connections_it_cannot_serve_are_worth_a_warning() {
 fn a_taken_address_is_said() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = taken.local_addr().expect("it has an address").to_string();
-    let (status, _, err) = ends(sluice().args(["--bind", &address, "--shards", "1"]));
+    let (status, _, err) =
+        ends(sluice().args(["--bind", &address, "--shards", "1", "--durability", "memory"]));
     assert_eq!(status, 1, "{err}");
-    assert!(err.contains(&address), "{err}");
+    let line = format!("sluice: cannot listen on {address}: a program listens there already: ");
+    assert!(err.lines().last().is_some_and(|last| last.starts_with(&line)), "{err}");
+    // TEST-NET-1, which nobody has.
+    let (status, _, err) = ends(sluice().args(["--bind", "192.0.2.1:1883", "--shards", "1"]));
+    assert_eq!(status, 1, "{err}");
+    assert!(err.contains("this machine does not have that address"), "{err}");
+    assert!(!err.contains("authentication"), "nobody can reach it: {err}");
+}
+
+/// At level debug the log tells of each client that comes and goes, at info of none that behaves.
+#[test]
+fn the_log_tells_of_clients_if_asked() {
+    use std::io::Write;
+    for (level, told) in [("debug", true), ("info", false)] {
+        let flags = ["--bind", "127.0.0.1:0", "--shards", "2", "--log", level];
+        let broker = Running::start(sluice().args(flags));
+        let mut client = TcpStream::connect(&broker.addresses()[0]).expect("it listens");
+        client.write_all(b"\x10\x10\0\x04MQTT\x04\x02\0\x3C\0\x04pump").expect("it is sent");
+        client.read_exact(&mut [0; 4]).expect("CONNACK comes");
+        client.write_all(b"\xE0\0").expect("DISCONNECT is sent");
+        assert_eq!(client.read(&mut [0; 1]).expect("it is closed in good order"), 0);
+        broker.signal(Signal::TERM);
+        let (_, log) = broker.end();
+        assert_eq!(log.contains("client_id=\"pump\" version=3.1.1 keep_alive=60"), told, "{log}");
+        assert_eq!(log.contains("disconnected: it said goodbye"), told, "{log}");
+    }
 }

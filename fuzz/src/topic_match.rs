@@ -188,11 +188,10 @@ impl Pair {
         if let Some(index) = self.interest.iter().position(same) {
             self.interest.swap_remove(index);
             self.router.remove_interest(shard, filter);
-            // Nobody minds being told twice.
+            // What is gone already is not missed.
             self.router.remove_interest(shard, filter);
         } else {
             self.interest.push((shard, filter.to_owned()));
-            self.router.add_interest(shard, filter);
             self.router.add_interest(shard, filter);
         }
     }

@@ -1,18 +1,17 @@
 //! The command line.
 
+use std::error::Error;
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Parser, Subcommand, value_parser};
-
-use crate::shard::MAX_SHARDS;
+use clap::error::{ContextKind, ErrorKind};
+use clap::{Parser, Subcommand};
 
 use super::error::{ConfigError, Origin};
-use super::schema::{Config, Durability, Listener, LogLevel};
-use super::value::{ADDRESS_FORM, Keyword, word};
+use super::reader::Change;
+use super::schema::{Config, Listener};
+use super::value::{Address, Given, Kind};
 use super::{check, read};
 
 const ABOUT: &str = "\
@@ -30,7 +29,9 @@ Examples:
   sluice --data /var/lib/sluice     keep sessions and messages there
   sluice --durability memory        keep nothing over a restart
   sluice --config sluice.toml       take the settings from a file
-  sluice check sluice.toml          say whether that file is right, and end
+  sluice check sluice.toml          say whether that file is right and what it changes, and end
+  sluice --log debug                also tell of each client that comes and goes
+  SLUICE_QUEUE_MAX_MESSAGES=500 sluice
 
 Try it, in two more terminals:
   mosquitto_sub -t 'greetings/#' -v
@@ -38,7 +39,10 @@ Try it, in two more terminals:
 
 Every setting, its meaning and its default is in the file sluice.toml of the source. Each can also
 be set by an environment variable named after its section and key: max_packet_size of [limits] is
-SLUICE_LIMITS_MAX_PACKET_SIZE. A flag goes before a variable, a variable before the file.";
+SLUICE_LIMITS_MAX_PACKET_SIZE. A flag goes before a variable, a variable before the file.
+
+The exit status is 0 after a stop, 1 if the broker cannot start or go on, and 2 if the command line
+or the settings are wrong.";
 
 /// What was asked for.
 #[derive(Debug, Parser)]
@@ -49,25 +53,26 @@ pub struct CommandLine {
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Listen here instead of where the settings say; may be given several times
-    #[arg(short, long, value_name = "ADDR:PORT", value_parser = parse_address)]
-    pub bind: Vec<SocketAddr>,
+    /// Listen here instead of where the settings say, like 0.0.0.0:1883; may be given several times
+    #[arg(short, long, value_name = "ADDR:PORT")]
+    pub bind: Vec<String>,
 
-    /// Run this many event loops, each a thread; 0 is one a core
-    #[arg(short, long, value_name = "N", value_parser = value_parser!(u8).range(0..=i64::from(MAX_SHARDS)))]
-    pub shards: Option<u8>,
+    /// Run this many event loops, each a thread; 0, the default, is one a core
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
+    pub shards: Option<String>,
 
     /// Keep sessions and messages in this directory
     #[arg(short, long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
+    pub data: Option<String>,
 
-    /// What an acknowledged message survives: nothing, the end of the process, or of the machine
-    #[arg(long, value_name = "WHAT", value_parser = durability())]
-    pub durability: Option<Durability>,
+    /// What an acknowledged message survives: memory (nothing), os (the end of the process), fsync (the
+    /// default: the end of the machine)
+    #[arg(long, value_name = "WHAT")]
+    pub durability: Option<String>,
 
-    /// Log lines of this level and the more severe ones
-    #[arg(short, long, value_name = "LEVEL", value_parser = log_level())]
-    pub log: Option<LogLevel>,
+    /// Log this and what is more severe: off, error, warn, info (the default), debug, trace
+    #[arg(short, long, value_name = "LEVEL")]
+    pub log: Option<String>,
 
     /// What to do instead of running the broker.
     #[command(subcommand)]
@@ -77,7 +82,7 @@ pub struct CommandLine {
 /// What can be done instead of running the broker.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Check a settings file the way a start would, and end
+    /// Check a settings file the way a start would, say what it changes, and end
     Check {
         /// The file to check
         file: PathBuf,
@@ -89,77 +94,104 @@ pub enum Command {
 pub enum Task {
     /// Run a broker.
     Run(Box<Config>),
-    /// Say that this file is right.
-    Checked(PathBuf),
+    /// Say that this file is right, and what it changes, the environment included.
+    Checked(PathBuf, Vec<Change>),
 }
 
 impl CommandLine {
-    /// Reads the file and this process's environment, and lays the flags over them.
+    /// Takes what this process was started with, reads the file and the environment, and lays the
+    /// flags over them. If help or the version is asked for, it is printed, and the process ends.
     ///
     /// # Errors
     ///
-    /// The first thing that is wrong in any of them.
-    pub fn task(self) -> Result<Task, ConfigError> {
+    /// The first thing that is wrong in any of them, on one line.
+    pub fn task() -> Result<Task, Box<dyn Error>> {
+        let asked = Self::try_parse().map_err(|error| match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error.exit(),
+            _ => one_line(&error),
+        })?;
         let variables = variables(env::vars_os())?;
-        if let Some(Command::Check { file }) = self.command {
-            load(Some(&file), variables, &Flags::default())?;
-            return Ok(Task::Checked(file));
+        if let Some(Command::Check { file }) = asked.command {
+            let (_, changes) = load(Some(&file), variables, Flags::default())?;
+            return Ok(Task::Checked(file, changes));
         }
         let flags = Flags {
-            bind: self.bind,
-            shards: self.shards,
-            data: self.data,
-            durability: self.durability,
-            log: self.log,
+            bind: asked.bind,
+            shards: asked.shards,
+            data: asked.data,
+            durability: asked.durability,
+            log: asked.log,
         };
-        let config = load(self.config.as_deref(), variables, &flags)?;
+        let (config, _) = load(asked.config.as_deref(), variables, flags)?;
         Ok(Task::Run(Box::new(config)))
+    }
+}
+
+/// What the parser of the command line says, without its advice of several lines.
+fn one_line(error: &clap::Error) -> String {
+    let context = |kind| error.get(kind).map(ToString::to_string);
+    if let Some(word) = context(ContextKind::InvalidSubcommand) {
+        return match context(ContextKind::SuggestedSubcommand) {
+            Some(known) => format!("{word} is not a command; did you mean {known}?"),
+            None => format!(
+                "{word} is not a command; to start with the settings of a file, write \
+                 sluice --config {word}"
+            ),
+        };
+    }
+    let text = error.to_string();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let lines: Vec<&str> = first.lines().map(str::trim).collect();
+    let line = lines.join(" ");
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    match context(ContextKind::SuggestedArg) {
+        Some(known) => format!("{line}; did you mean {known}?"),
+        None => format!("{line}; see sluice --help"),
     }
 }
 
 /// The settings that have a flag.
 #[derive(Debug, Default)]
 struct Flags {
-    bind: Vec<SocketAddr>,
-    shards: Option<u8>,
-    data: Option<PathBuf>,
-    durability: Option<Durability>,
-    log: Option<LogLevel>,
+    bind: Vec<String>,
+    shards: Option<String>,
+    data: Option<String>,
+    durability: Option<String>,
+    log: Option<String>,
 }
 
 fn load(
     file: Option<&Path>,
     variables: Vec<(String, String)>,
-    flags: &Flags,
-) -> Result<Config, ConfigError> {
+    flags: Flags,
+) -> Result<(Config, Vec<Change>), ConfigError> {
     let name = file.map(|path| path.display().to_string()).unwrap_or_default();
     let text = file.map_or(Ok(String::new()), |path| read_file(path, &name))?;
-    let (mut config, mut seen) = read(&name, &text, variables)?;
+    let (mut config, mut seen) = read(&name, &text, variables, |reader| {
+        reader.flag("--shards", "shards", flags.shards);
+        reader.flag("--data", "store.data", flags.data);
+        reader.flag("--durability", "store.durability", flags.durability);
+        reader.flag("--log", "log.level", flags.log);
+    })?;
     if !flags.bind.is_empty() {
-        config.listeners = flags.bind.iter().copied().map(Listener::on).collect();
+        config.listeners =
+            flags.bind.iter().map(|text| listener(text)).collect::<Result<_, _>>()?;
         seen.origins.retain(|key, _| !key.starts_with("listener["));
         for index in 0..flags.bind.len() {
             seen.origins.insert(format!("listener[{index}].bind"), Origin::Flag("--bind"));
         }
     }
-    if let Some(shards) = flags.shards {
-        config.shards = shards;
-        seen.origins.insert("shards".to_owned(), Origin::Flag("--shards"));
-    }
-    if let Some(data) = &flags.data {
-        config.store.data.clone_from(data);
-        seen.origins.insert("store.data".to_owned(), Origin::Flag("--data"));
-    }
-    if let Some(durability) = flags.durability {
-        config.store.durability = durability;
-        seen.origins.insert("store.durability".to_owned(), Origin::Flag("--durability"));
-    }
-    if let Some(level) = flags.log {
-        config.log.level = level;
-        seen.origins.insert("log.level".to_owned(), Origin::Flag("--log"));
-    }
     check::check(&config, &seen.origins)?;
-    Ok(config)
+    Ok((config, seen.changes))
+}
+
+/// The listener of one `--bind`.
+fn listener(text: &str) -> Result<Listener, ConfigError> {
+    let given = Given::Variable(text);
+    Address.take(given).map(Listener::on).map_err(|wrong| {
+        let message = format!("{given} {wrong}; write {}", Address.allowed());
+        ConfigError::new(Origin::Flag("--bind"), "listener.bind", message)
+    })
 }
 
 fn read_file(path: &Path, name: &str) -> Result<String, ConfigError> {
@@ -190,18 +222,4 @@ fn variables(
             Err(_) => Err(ConfigError::new(Origin::Variable(name), "", "is not UTF-8 text")),
         })
         .collect()
-}
-
-fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("write {ADDRESS_FORM}"))
-}
-
-fn durability() -> impl TypedValueParser<Value = Durability> {
-    let words = Durability::WORDS.iter().map(|(word, _)| *word);
-    PossibleValuesParser::new(words).try_map(|text| word(&text).ok_or("none of them"))
-}
-
-fn log_level() -> impl TypedValueParser<Value = LogLevel> {
-    let words = LogLevel::WORDS.iter().map(|(word, _)| *word);
-    PossibleValuesParser::new(words).try_map(|text| word(&text).ok_or("not a level"))
 }

@@ -33,7 +33,7 @@ impl fmt::Display for Origin {
 pub(super) type Origins = BTreeMap<String, Origin>;
 
 /// What is wrong with a configuration: one line, `sluice.toml:12: key: what is wrong; what is
-/// allowed`.
+/// allowed`. A flag or variable stands for its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     /// Where it is wrong.
@@ -53,7 +53,8 @@ impl ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.origin)?;
-        if !self.key.is_empty() {
+        let named = matches!(self.origin, Origin::Variable(_) | Origin::Flag(_));
+        if !self.key.is_empty() && !named {
             write!(f, "{}: ", self.key)?;
         }
         // Texts of the TOML parser may have several lines.

@@ -68,9 +68,10 @@ fn unbound() -> Listener {
 
 impl Listener {
     fn read(&mut self, reader: &mut Reader<'_>, new: bool) -> Read {
-        reader.key("bind", &mut self.bind, Address)?;
         if new {
-            reader.require("bind")?;
+            reader.required("bind", &mut self.bind, Address)?;
+        } else {
+            reader.key("bind", &mut self.bind, Address)?;
         }
         reader
             .key("backlog", &mut self.backlog, Count(1..=U16))?

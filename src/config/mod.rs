@@ -25,6 +25,7 @@ use std::num::NonZeroUsize;
 use std::thread;
 
 pub use error::{ConfigError, Origin};
+pub use reader::Change;
 pub use schema::{
     Config, Durability, GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mailbox, Mqtt,
     OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained, Retry, RouteCache, Shared,
@@ -47,7 +48,7 @@ impl Config {
         text: &str,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
-        let (config, seen) = read(file_name, text, environment)?;
+        let (config, seen) = read(file_name, text, environment, |_| {})?;
         check::check(&config, &seen.origins)?;
         Ok(config)
     }
@@ -55,7 +56,7 @@ impl Config {
     /// Every key there is, with its section; those of a listener as `listener[0].bind`.
     #[must_use]
     pub fn keys() -> Vec<String> {
-        read("", "", []).map(|(_, seen)| seen.keys).unwrap_or_default()
+        read("", "", [], |_| {}).map(|(_, seen)| seen.keys).unwrap_or_default()
     }
 
     /// Checks a configuration made by hand for contradictions.
@@ -82,9 +83,11 @@ fn read(
     file_name: &str,
     text: &str,
     environment: impl IntoIterator<Item = (String, String)>,
+    prepare: impl FnOnce(&mut Reader<'_>),
 ) -> Result<(Config, Seen), ConfigError> {
     let mut config = Config::default();
     let mut reader = Reader::new(file_name, text, environment)?;
+    prepare(&mut reader);
     config.read(&mut reader)?;
     Ok((config, reader.finish()?))
 }

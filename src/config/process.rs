@@ -11,7 +11,7 @@ use signal_hook::flag;
 use signal_hook::iterator::{Handle, Signals};
 use tracing::level_filters::LevelFilter;
 
-use super::schema::{Config, Durability, Log, LogFormat, LogLevel};
+use super::schema::{Config, Durability, Listener, Log, LogFormat, LogLevel};
 
 /// Files that are open besides connections: standard streams, what the runtime holds.
 const OTHER_FILES: u64 = 32;
@@ -39,9 +39,9 @@ pub fn start_log(log: &Log) {
     };
 }
 
-/// Says aloud what a careful operator would want to know of this configuration.
-pub fn warn_about(config: &Config) {
-    for listener in &config.listeners {
+/// Says aloud what a careful operator would want to know of these listeners.
+pub fn warn_about(listeners: &[Listener]) {
+    for listener in listeners {
         if !listener.bind.ip().is_loopback() {
             tracing::warn!(
                 "{} can be reached by other machines, and there is no authentication: whoever \

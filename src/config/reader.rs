@@ -4,7 +4,7 @@
 //! out of the file's table and out of the environment; what is left in the end is unknown.
 
 use std::collections::BTreeMap;
-use std::mem;
+use std::{fmt, mem};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -31,7 +31,12 @@ pub(super) struct Reader<'a> {
     /// The keys asked for in the section at hand.
     asked: Vec<&'static str>,
     variables: BTreeMap<String, String>,
+    /// What flags say, by key.
+    flags: Vec<(&'static str, &'static str, String)>,
+    /// How many entries each list has, by the beginning of their variables.
+    lists: Vec<(String, usize)>,
     origins: Origins,
+    changes: Vec<Change>,
     /// Every key asked for, and every variable.
     keys: Vec<String>,
     variable_names: Vec<String>,
@@ -43,6 +48,29 @@ pub(super) struct Seen {
     pub(super) origins: Origins,
     /// Every key of the schema.
     pub(super) keys: Vec<String>,
+    /// What is not as it is by default.
+    pub(super) changes: Vec<Change>,
+}
+
+/// A setting that somebody has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The key, with its section.
+    pub key: String,
+    /// What it is, as it is written in the file.
+    pub value: String,
+    /// What it would be; nothing if it has to be set.
+    pub default: Option<String>,
+    /// Who changed it.
+    pub origin: Origin,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, value, default, origin } = self;
+        write!(f, "{key} = {value}  # {origin}")?;
+        default.as_ref().map_or(Ok(()), |default| write!(f, ", by default {default}"))
+    }
 }
 
 impl<'a> Reader<'a> {
@@ -67,10 +95,18 @@ impl<'a> Reader<'a> {
             variable_path: PREFIX.to_owned(),
             asked: Vec::new(),
             variables,
+            flags: Vec::new(),
+            lists: Vec::new(),
             origins: Origins::new(),
+            changes: Vec::new(),
             keys: Vec::new(),
             variable_names: Vec::new(),
         })
+    }
+
+    /// Has a flag of the command line go before all else for `key`.
+    pub(super) fn flag(&mut self, flag: &'static str, key: &'static str, text: Option<String>) {
+        self.flags.extend(text.map(|text| (key, flag, text)));
     }
 
     /// Reads one key into its field, if anybody set it.
@@ -82,33 +118,57 @@ impl<'a> Reader<'a> {
     ) -> Result<&mut Self, ConfigError> {
         self.asked.push(name);
         let key = format!("{}{name}", self.path);
+        let default = kind.show(field);
+        let mut by = None;
         if let Some((_, value)) = self.table.remove_entry(name) {
-            let origin = self.in_file(value.span().start);
+            let origin = by.insert(self.in_file(value.span().start));
             *field = take(&key, origin.clone(), Given::Toml(value.get_ref()), &kind)?;
-            self.origins.insert(key.clone(), origin);
         }
         let variable = format!("{}{}", self.variable_path, name.to_uppercase());
         if let Some(text) = self.variables.remove(&variable) {
-            let origin = Origin::Variable(variable.clone());
+            let origin = by.insert(Origin::Variable(variable.clone()));
             *field = take(&key, origin.clone(), Given::Variable(&text), &kind)?;
-            self.origins.insert(key.clone(), origin);
+        }
+        if let Some((_, flag, text)) = self.flags.iter().find(|(of, ..)| *of == key) {
+            let origin = by.insert(Origin::Flag(flag));
+            *field = take(&key, origin.clone(), Given::Variable(text), &kind)?;
+        }
+        if let Some(origin) = by {
+            self.origins.insert(key.clone(), origin.clone());
+            let value = kind.show(field);
+            if value != default {
+                let (key, default) = (key.clone(), Some(default));
+                self.changes.push(Change { key, value, default, origin });
+            }
         }
         self.keys.push(key);
         self.variable_names.push(variable);
         Ok(self)
     }
 
-    /// Fails unless the key, which was just read, was set by somebody.
-    pub(super) fn require(&mut self, name: &str) -> Result<&mut Self, ConfigError> {
+    /// Reads one key that has no default.
+    pub(super) fn required<T>(
+        &mut self,
+        name: &'static str,
+        field: &mut T,
+        kind: impl Kind<T>,
+    ) -> Result<&mut Self, ConfigError> {
+        let allowed = kind.allowed();
         let key = format!("{}{name}", self.path);
+        self.key(name, field, kind)?;
         if self.origins.contains_key(&key) {
+            let change = self.changes.iter_mut().find(|change| change.key == key);
+            if let Some(change) = change {
+                change.default = None;
+            }
             return Ok(self);
         }
         let origin = match self.section_start {
             Some(start) => self.in_file(start),
-            None => Origin::Variable(format!("{}*", self.variable_path)),
+            None => Origin::Variable(format!("{}{}", self.variable_path, name.to_uppercase())),
         };
-        Err(ConfigError::new(origin, key, "is missing, and has no default here"))
+        let message = format!("is missing, and has no default here; write {allowed}");
+        Err(ConfigError::new(origin, key, message))
     }
 
     /// Reads a section, and refuses what it does not know.
@@ -176,6 +236,8 @@ impl<'a> Reader<'a> {
                 self.inside(name, variable, start, table, |reader| read(reader, item, !existed))?;
             }
         }
+        let variables = format!("{}{}_", self.variable_path, name.to_uppercase());
+        self.lists.push((variables, list.len()));
         Ok(self)
     }
 
@@ -183,13 +245,33 @@ impl<'a> Reader<'a> {
     pub(super) fn finish(self) -> Result<Seen, ConfigError> {
         self.refuse_unknown_keys()?;
         if let Some(name) = self.variables.keys().next() {
-            let message = match nearest(name, self.variable_names.iter().map(String::as_str)) {
-                Some(known) => format!("is not a known variable; did you mean {known}?"),
-                None => "is not a known variable; they are named SLUICE_<SECTION>_<KEY>".to_owned(),
-            };
+            let message = self.unknown_variable(name);
             return Err(ConfigError::new(Origin::Variable(name.clone()), "", message));
         }
-        Ok(Seen { origins: self.origins, keys: self.keys })
+        Ok(Seen { origins: self.origins, keys: self.keys, changes: self.changes })
+    }
+
+    /// What to say of a variable that nobody asked for.
+    fn unknown_variable(&self, name: &str) -> String {
+        for (list, len) in &self.lists {
+            let number = name.strip_prefix(list).and_then(|rest| rest.split('_').next());
+            if number.and_then(|n| n.parse::<usize>().ok()).is_some_and(|n| n > *len) {
+                return format!("leaves out a number; the next would begin with {list}{len}_");
+            }
+        }
+        let known = || self.variable_names.iter().map(String::as_str);
+        let rest = name.strip_prefix(PREFIX).unwrap_or(name);
+        let related = |known: &&str| {
+            known.strip_prefix(name).is_some_and(|more| more.starts_with('_'))
+                || known.strip_suffix(rest).is_some_and(|section| section.ends_with('_'))
+        };
+        match known().find(related).or_else(|| nearest(name, known())) {
+            Some(known) => format!("is not a known variable; did you mean {known}?"),
+            None if rest == "CONFIG" => {
+                "is not a known variable; a file is named by --config FILE".to_owned()
+            }
+            None => "is not a known variable; they are named SLUICE_<SECTION>_<KEY>".to_owned(),
+        }
     }
 
     /// Reads what `read` asks for from `table`, one section deeper.
@@ -240,11 +322,12 @@ impl<'a> Reader<'a> {
         value: Spanned<DeValue<'a>>,
     ) -> Result<(Option<usize>, DeTable<'a>), ConfigError> {
         let start = value.span().start;
+        let path = format!("{}{name}", self.path);
         match value.into_inner() {
             DeValue::Table(table) => Ok((Some(start), table)),
             other => {
-                let message = format!("{} is not a section; write [{name}]", Given::Toml(&other));
-                Err(ConfigError::new(self.in_file(start), format!("{}{name}", self.path), message))
+                let message = format!("{} is not a section; write [{path}]", Given::Toml(&other));
+                Err(ConfigError::new(self.in_file(start), path, message))
             }
         }
     }

@@ -144,7 +144,8 @@ fn wrong_shapes_are_refused() {
     refused(&[
         (
             "\n[[listener]]\nnodelay = true",
-            "sluice.toml:2: listener[0].bind: is missing, and has no default here",
+            "sluice.toml:2: listener[0].bind: is missing, and has no default here; write an IP \
+             address and a port, like \"127.0.0.1:1883\", \"0.0.0.0:1883\" or \"[::]:1883\"",
         ),
         (
             "listener = []",
@@ -253,16 +254,17 @@ fn wrong_variables_are_refused() {
         ),
         (
             ("SLUICE_SYS_INTERVAL", "10"),
-            "SLUICE_SYS_INTERVAL: sys.interval: \"10\" has no unit; write a duration from \"0s\" to \
+            "SLUICE_SYS_INTERVAL: \"10\" has no unit; write a duration from \"0s\" to \
              \"1d\", in ms, s, m, h or d",
         ),
         (
             ("SLUICE_LISTENER_1_NODELAY", "true"),
-            "SLUICE_LISTENER_1_*: listener[1].bind: is missing, and has no default here",
+            "SLUICE_LISTENER_1_BIND: is missing, and has no default here; write an IP \
+             address and a port, like \"127.0.0.1:1883\", \"0.0.0.0:1883\" or \"[::]:1883\"",
         ),
         (
             ("SLUICE_QUEUE_MAX_BYTES", "1KiB"),
-            "SLUICE_QUEUE_MAX_BYTES: queue.max_bytes: \"1KiB\" is less than limits.max_packet_size, \
+            "SLUICE_QUEUE_MAX_BYTES: \"1KiB\" is less than limits.max_packet_size, \
              \"1MiB\", so the largest packet would never fit; write at least \"1MiB\"",
         ),
     ];

@@ -79,12 +79,14 @@ pub(super) trait Kind<T> {
     fn take(&self, given: Given<'_>) -> Result<T, Wrong>;
     /// What may be written, to be read after "write".
     fn allowed(&self) -> String;
+    /// A value as it is written in the file.
+    fn show(&self, value: &T) -> String;
 }
 
 /// A whole number within bounds.
 pub(super) struct Count(pub(super) RangeInclusive<u64>);
 
-impl<T: TryFrom<u64>> Kind<T> for Count {
+impl<T: TryFrom<u64> + fmt::Display> Kind<T> for Count {
     fn take(&self, given: Given<'_>) -> Result<T, Wrong> {
         let number = given.integer().ok_or("is not a whole number")?;
         u64::try_from(number)
@@ -97,6 +99,10 @@ impl<T: TryFrom<u64>> Kind<T> for Count {
     fn allowed(&self) -> String {
         format!("a whole number from {} to {}", self.0.start(), self.0.end())
     }
+
+    fn show(&self, value: &T) -> String {
+        value.to_string()
+    }
 }
 
 /// Bytes with a unit, within bounds.
@@ -105,7 +111,7 @@ pub(super) struct Size(pub(super) RangeInclusive<u64>);
 const SIZE_UNITS: [(&str, u64); 4] =
     [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
-impl<T: TryFrom<u64>> Kind<T> for Size {
+impl<T: TryFrom<u64> + Into<u64> + Copy> Kind<T> for Size {
     fn take(&self, given: Given<'_>) -> Result<T, Wrong> {
         let bytes = with_unit(given, &SIZE_UNITS, "a size")?;
         Some(bytes)
@@ -117,6 +123,10 @@ impl<T: TryFrom<u64>> Kind<T> for Size {
     fn allowed(&self) -> String {
         let (low, high) = (show_size(*self.0.start()), show_size(*self.0.end()));
         format!("a size from {low} to {high}, in B, KiB, MiB or GiB")
+    }
+
+    fn show(&self, value: &T) -> String {
+        show_size((*value).into())
     }
 }
 
@@ -159,6 +169,10 @@ impl Kind<Duration> for Span {
         let units = if self.step_ms == 1 { "ms, s, m, h or d" } else { "s, m, h or d" };
         format!("a duration from {low} to {high}, in {units}")
     }
+
+    fn show(&self, value: &Duration) -> String {
+        show_duration(*value)
+    }
 }
 
 /// `"unlimited"`, or what `K` takes.
@@ -171,6 +185,10 @@ impl<T, K: Kind<T>> Kind<Option<T>> for OrUnlimited<K> {
 
     fn allowed(&self) -> String {
         format!("\"unlimited\" or {}", self.0.allowed())
+    }
+
+    fn show(&self, value: &Option<T>) -> String {
+        value.as_ref().map_or("\"unlimited\"".to_owned(), |value| self.0.show(value))
     }
 }
 
@@ -195,6 +213,11 @@ impl<T, K: Kind<T>> Kind<Vec<T>> for List<K> {
     fn allowed(&self) -> String {
         format!("a list of 1 to {}, each {}", self.most, self.of.allowed())
     }
+
+    fn show(&self, value: &Vec<T>) -> String {
+        let items: Vec<String> = value.iter().map(|item| self.of.show(item)).collect();
+        format!("[{}]", items.join(", "))
+    }
 }
 
 /// `true` or `false`.
@@ -207,6 +230,10 @@ impl Kind<bool> for Flag {
 
     fn allowed(&self) -> String {
         "true or false".to_owned()
+    }
+
+    fn show(&self, value: &bool) -> String {
+        value.to_string()
     }
 }
 
@@ -221,6 +248,10 @@ impl Kind<SocketAddr> for Address {
 
     fn allowed(&self) -> String {
         ADDRESS_FORM.to_owned()
+    }
+
+    fn show(&self, value: &SocketAddr) -> String {
+        format!("\"{value}\"")
     }
 }
 
@@ -246,6 +277,10 @@ impl Kind<String> for TopicPrefix {
     fn allowed(&self) -> String {
         "up to 1024 bytes without +, # and control characters".to_owned()
     }
+
+    fn show(&self, value: &String) -> String {
+        format!("{value:?}")
+    }
 }
 
 /// A path of a file or directory, from where the process was started if it is not absolute.
@@ -260,13 +295,17 @@ impl Kind<PathBuf> for FilePath {
         Ok(text.into())
     }
 
+    fn show(&self, value: &PathBuf) -> String {
+        format!("{:?}", value.display().to_string())
+    }
+
     fn allowed(&self) -> String {
         "a path".to_owned()
     }
 }
 
 /// One of a few words.
-pub(super) trait Keyword: Copy + 'static {
+pub(super) trait Keyword: Copy + PartialEq + 'static {
     /// Each word and what it stands for.
     const WORDS: &'static [(&'static str, Self)];
 }
@@ -283,6 +322,11 @@ impl<T: Keyword> Kind<T> for Word {
     fn allowed(&self) -> String {
         let words: Vec<String> = T::WORDS.iter().map(|(word, _)| format!("{word:?}")).collect();
         words.join(" | ")
+    }
+
+    fn show(&self, value: &T) -> String {
+        let word = T::WORDS.iter().find(|(_, known)| known == value).map(|(word, _)| *word);
+        format!("{:?}", word.unwrap_or_default())
     }
 }
 

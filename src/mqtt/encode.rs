@@ -18,14 +18,20 @@ enum Keep {
 ///
 /// Where a server's or client's answer does not fit, its User Properties are left out, then its
 /// Reason String. Says whether the packet was appended: one that does not fit is not
-/// [MQTT-3.1.2-24], nor is an AUTH in 3.x. A CONNECT goes by its own version.
+/// [MQTT-3.1.2-24], nor is what 3.x does not have: an AUTH, a CONNACK with a reason it has no return
+/// code for. A CONNECT goes by its own version.
 pub fn encode(
     version: Version,
     packet: &Packet<'_>,
     max_packet_size: u32,
     out: &mut Vec<u8>,
 ) -> bool {
-    if matches!(packet, Packet::Auth(_)) && !version.is_v5() {
+    let foreign = match packet {
+        Packet::Auth(_) => true,
+        Packet::ConnAck(connack) => connack.reason.connack_v3().is_none(),
+        _ => false,
+    };
+    if foreign && !version.is_v5() {
         return false;
     }
     let start = out.len();
@@ -182,7 +188,10 @@ fn connect_properties(p: &Connect<'_>, out: &mut Vec<u8>) {
 fn connack(version: Version, p: &ConnAck<'_>, keep: Keep, out: &mut Vec<u8>) {
     // The byte is reserved in 3.1.
     out.push(u8::from(p.session_present && version != Version::V31));
-    out.push(if version.is_v5() { p.reason.as_u8() } else { p.reason.connack_v3() });
+    out.push(match p.reason.connack_v3() {
+        Some(code) if !version.is_v5() => code,
+        _ => p.reason.as_u8(),
+    });
     block(version, out, |out| {
         put(out, p.session_expiry_interval, Property::SessionExpiryInterval);
         put(out, p.receive_maximum, Property::ReceiveMaximum);

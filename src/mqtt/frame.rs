@@ -92,7 +92,7 @@ fn long_length(buf: &[u8]) -> Result<Option<(u8, u32)>, DecodeError> {
 }
 
 /// Checks what [`frame_head`] could not without the version: DUP on a packet other than PUBLISH.
-pub(super) fn check_flags(version: Version, first_byte: u8) -> Result<(), DecodeError> {
+pub fn check_flags(version: Version, first_byte: u8) -> Result<(), DecodeError> {
     if FLAGS[usize::from(first_byte >> 4)] >> (first_byte & 0x0F) & 1 == 0 {
         return Err(DecodeError::malformed("reserved packet type or flags"));
     }

@@ -35,7 +35,7 @@ struct Large {
 /// What stands in front of the topic.
 #[derive(Clone, Copy)]
 struct Head {
-    /// QoS in bits 0 and 1, RETAIN in bit 2.
+    /// QoS in bits 0 and 1, RETAIN in bit 2, [`AT_ONCE`].
     flags: u8,
     topic_len: u16,
     properties_len: u32,
@@ -46,6 +46,8 @@ struct Head {
 const NEVER: u64 = u64::MAX;
 const HEAD_LEN: usize = 16;
 const RETAIN: u8 = 0x04;
+/// Its Message Expiry Interval was 0.
+const AT_ONCE: u8 = 0x08;
 /// The two counters an `Arc` allocates along.
 const ARC_LEN: usize = 16;
 
@@ -89,8 +91,8 @@ impl Message {
     ) -> Self {
         let mut scratch = Vec::new();
         let properties = publish.properties.forwardable_in(&mut scratch);
-        let expires_at = expiry(publish.properties.message_expiry_interval, now);
-        let head = head(publish.qos, publish.retain, topic, properties, expires_at);
+        let expiry = Expiry::after(publish.properties.message_expiry_interval, now);
+        let head = head(publish.qos, publish.retain, topic, properties, expiry);
         let payload = publish.payload;
         if payload.len() < LARGE_PAYLOAD {
             return Self::small(head, topic, properties, payload);
@@ -113,9 +115,8 @@ impl Message {
         message_expiry_interval: Option<u32>,
         now: Time,
     ) -> Self {
-        let expires_at =
-            message_expiry_interval.map(|_| Time(expiry(message_expiry_interval, now)));
-        Self::restore(topic, qos, retain, payload, properties, expires_at)
+        let expiry = Expiry::after(message_expiry_interval, now);
+        Self::copy(head(qos, retain, topic, properties, expiry), topic, properties, payload)
     }
 
     /// A message as it was before, with the moment it expires.
@@ -128,7 +129,11 @@ impl Message {
         properties: &[u8],
         expires_at: Option<Time>,
     ) -> Self {
-        let head = head(qos, retain, topic, properties, expires_at.map_or(NEVER, |at| at.0));
+        let expiry = Expiry { at: expires_at.map_or(NEVER, |at| at.0), at_once: false };
+        Self::copy(head(qos, retain, topic, properties, expiry), topic, properties, payload)
+    }
+
+    fn copy(head: Head, topic: &str, properties: &[u8], payload: &[u8]) -> Self {
         if payload.len() < LARGE_PAYLOAD {
             return Self::small(head, topic, properties, payload);
         }
@@ -253,6 +258,13 @@ impl Message {
         now.0 >= self.head().expires_at
     }
 
+    /// Whether its Message Expiry Interval was 0: it is for those who can be sent it at once, and
+    /// waits for nobody.
+    #[must_use]
+    pub fn is_for_now(&self) -> bool {
+        self.head().flags & AT_ONCE != 0
+    }
+
     /// The bytes of memory it is accounted with.
     #[must_use]
     pub fn size(&self) -> usize {
@@ -284,19 +296,32 @@ impl Message {
     }
 }
 
-fn head(qos: QoS, retain: bool, topic: &str, properties: &[u8], expires_at: u64) -> Head {
-    let retain = if retain { RETAIN } else { 0 };
-    Head {
-        flags: qos.as_u8() | retain,
-        topic_len: topic.len() as u16,
-        properties_len: properties.len() as u32,
-        expires_at,
+/// When a message expires, [`NEVER`] perhaps, and whether it waits for nobody.
+#[derive(Clone, Copy)]
+struct Expiry {
+    at: u64,
+    at_once: bool,
+}
+
+impl Expiry {
+    fn after(message_expiry_interval: Option<u32>, now: Time) -> Self {
+        let at = |seconds: u32| now.plus(Duration::from_secs(seconds.into())).0;
+        Self {
+            at: message_expiry_interval.map_or(NEVER, at),
+            at_once: message_expiry_interval == Some(0),
+        }
     }
 }
 
-fn expiry(message_expiry_interval: Option<u32>, now: Time) -> u64 {
-    message_expiry_interval
-        .map_or(NEVER, |seconds| now.plus(Duration::from_secs(u64::from(seconds))).0)
+fn head(qos: QoS, retain: bool, topic: &str, properties: &[u8], expiry: Expiry) -> Head {
+    let retain = if retain { RETAIN } else { 0 };
+    let at_once = if expiry.at_once { AT_ONCE } else { 0 };
+    Head {
+        flags: qos.as_u8() | retain | at_once,
+        topic_len: topic.len() as u16,
+        properties_len: properties.len() as u32,
+        expires_at: expiry.at,
+    }
 }
 
 /// `part` as a slice of `whole`; `None` if it is none, or too small a part to keep the rest for.

@@ -25,7 +25,7 @@ pub use ack::{decode_ack, encode_ack};
 pub use connect::decode_connect;
 pub use decode::decode;
 pub use encode::encode;
-pub use frame::{FrameHead, MAX_REMAINING_LENGTH, frame_head, varint_len};
+pub use frame::{FrameHead, MAX_REMAINING_LENGTH, check_flags, frame_head, varint_len};
 pub use message::{LARGE_PAYLOAD, Message};
 pub use packet::{
     Ack, Auth, ConnAck, Connect, ConnectProperties, Disconnect, Packet, RetainHandling, SubAck,

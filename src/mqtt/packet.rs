@@ -117,7 +117,7 @@ pub struct Will<'a> {
 pub struct ConnAck<'a> {
     /// Session Present.
     pub session_present: bool,
-    /// The Connect Reason Code; in 3.x the nearest return code is sent.
+    /// The Connect Reason Code; in 3.x its return code is sent.
     pub reason: ReasonCode,
     /// Seconds, if not what the client asked for.
     pub session_expiry_interval: Option<u32>,

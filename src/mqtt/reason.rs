@@ -259,17 +259,24 @@ impl ReasonCode {
         }
     }
 
-    /// The return code of a 3.x CONNACK that says the nearest thing.
+    /// The return code of a 3.x CONNACK that says the same; `None` if none does, and the connection
+    /// is closed without a CONNACK (3.1.1) [MQTT-3.2.2-6].
     #[must_use]
-    pub const fn connack_v3(self) -> u8 {
-        match self {
+    pub const fn connack_v3(self) -> Option<u8> {
+        Some(match self {
             Self::Success => 0,
             Self::UnsupportedProtocolVersion => 1,
             Self::ClientIdentifierNotValid => 2,
+            Self::ServerUnavailable
+            | Self::ServerBusy
+            | Self::QuotaExceeded
+            | Self::UseAnotherServer
+            | Self::ServerMoved
+            | Self::ConnectionRateExceeded => 3,
             Self::BadUserNameOrPassword | Self::BadAuthenticationMethod => 4,
-            Self::NotAuthorized | Self::Banned | Self::TopicNameInvalid => 5,
-            _ => 3,
-        }
+            Self::NotAuthorized | Self::Banned => 5,
+            _ => return None,
+        })
     }
 
     /// The code a 3.x CONNACK's return code stands for; `None` above 5.

@@ -83,6 +83,25 @@ impl Router {
         Some(chosen.choice())
     }
 
+    /// Which other shard with connected members serves a message of a group, if there is one.
+    pub fn choose_other_shard(
+        &mut self,
+        group: GroupId,
+        publisher: &Publisher,
+    ) -> Option<ShardChoice> {
+        let index = self.groups.resolve(group)?;
+        let place = self.shard_place(index, publisher);
+        let shards = &self.groups.group(index).remote;
+        let total: u64 = shards.iter().map(|one| u64::from(one.online)).sum();
+        let mut place = place.checked_rem(total)?;
+        let chosen = shards.iter().find(|one| {
+            let found = place < u64::from(one.online);
+            place = place.saturating_sub(one.online.into());
+            found
+        });
+        chosen.map(|one| one.choice())
+    }
+
     /// Which member of this shard gets the next message of a group.
     ///
     /// `in_flight` gives a session's number of unacknowledged messages; `usize::MAX` says that it

@@ -4,6 +4,7 @@ use std::hash::Hasher;
 
 use foldhash::SharedSeed;
 use foldhash::fast::FoldHasher;
+use hashbrown::HashTable;
 
 #[derive(Clone, Copy)]
 pub(super) struct Seed {
@@ -22,6 +23,13 @@ impl Seed {
         let mut hasher = FoldHasher::with_seed(self.seed, self.shared);
         hasher.write(bytes);
         hasher.finish()
+    }
+
+    /// The hash of a sequence with one more part, of which `part` is the [hash](Self::hash).
+    #[inline]
+    pub(super) fn chain(self, sequence: u64, part: u64) -> u64 {
+        let mixed = u128::from(sequence ^ 0x9E37_79B9_7F4A_7C15) * u128::from(part ^ self.seed);
+        (mixed as u64) ^ ((mixed >> 64) as u64)
     }
 
     /// A hash of the pair, of which 32 bits serve as well as any others.
@@ -43,6 +51,13 @@ impl std::fmt::Debug for Seed {
 #[inline]
 pub(super) fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// Gives the memory of a table back that is three quarters empty, but for room to grow again.
+pub(super) fn shrink_sparse<T>(table: &mut HashTable<T>, hash: impl Fn(&T) -> u64) {
+    if table.capacity() > 64 && table.len() * 4 < table.capacity() {
+        table.shrink_to(table.len() * 2, hash);
+    }
 }
 
 /// A hash that is the same on every shard and in every run; not for tables.

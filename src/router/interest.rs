@@ -1,4 +1,4 @@
-//! What the other shards want: plain filters by one bit a shard, shared groups by their numbers.
+//! What the other shards want: plain filters, and shared groups with their numbers of members.
 
 use super::choice::LOOK_AT_MOST;
 use super::groups::{GroupCount, GroupId, Remote};
@@ -7,25 +7,22 @@ use crate::mqtt::QoS;
 use crate::mqtt::topic::{self, Filter};
 
 impl Router {
-    /// Another shard has its first plain subscription with this filter.
+    /// Another shard has its first plain subscription with this filter: once, until it is
+    /// [removed](Self::remove_interest).
     pub fn add_interest(&mut self, shard: u8, filter: &str) {
         let Some(bit) = self.bit(shard) else { return };
-        let node = self.trie.insert(filter);
-        let interest = &mut self.trie.node_mut(node).interest;
-        if *interest & bit == 0 {
-            *interest |= bit;
-            self.invalidate(filter);
+        if !self.foreign.add(shard, filter) {
+            self.trie.add_interest(filter, bit);
         }
+        self.invalidate(filter);
     }
 
     /// Another shard has no plain subscription with this filter any more.
     pub fn remove_interest(&mut self, shard: u8, filter: &str) {
-        let Some((bit, node)) = self.bit(shard).zip(self.trie.find(filter)) else { return };
-        let interest = &mut self.trie.node_mut(node).interest;
-        if *interest & bit != 0 {
-            *interest &= !bit;
+        let Some(bit) = self.bit(shard) else { return };
+        // What came when there was no place for its shape is with the trie, place or no place now.
+        if self.trie.remove_interest(filter, bit) || self.foreign.remove(shard, filter) {
             self.invalidate(filter);
-            self.trie.prune(node);
         }
     }
 
@@ -92,6 +89,24 @@ impl Router {
             let members = group.members.iter().take(online);
             members.map(move |member| (member.session, granted(member.entry)))
         })
+    }
+
+    /// A bit for each other shard with members of a group.
+    #[must_use]
+    pub fn shards_with_members(&self, group: GroupId) -> u64 {
+        self.elsewhere(group, |remote| remote.members > 0)
+    }
+
+    /// A bit for each other shard with connected members of a group.
+    #[must_use]
+    pub fn shards_online(&self, group: GroupId) -> u64 {
+        self.elsewhere(group, |remote| remote.online > 0)
+    }
+
+    fn elsewhere(&self, group: GroupId, which: impl Fn(&Remote) -> bool) -> u64 {
+        let group = self.groups.resolve(group).map(|index| self.groups.group(index));
+        let remote = group.into_iter().flat_map(|group| group.remote.iter());
+        remote.filter(|one| which(one)).fold(0, |mask, one| mask | 1 << one.shard)
     }
 
     /// Whether a session has a subscription with this filter.

@@ -1,14 +1,15 @@
 //! Who wants this message: subscriptions, shared groups, the interest of other shards, retained
 //! messages, and the route cache in front of them.
 //!
-//! A [`Router`] belongs to one shard. It matches the sessions of this shard in a trie of its own,
-//! where it also marks which filters the other shards want. The answer for a topic, its [`Route`],
+//! A [`Router`] belongs to one shard. It matches the sessions of this shard in a trie of its own. Of
+//! the filters that the other shards want it keeps fingerprints. The answer for a topic, its [`Route`],
 //! stays in a bounded cache until a subscription changes that may touch it: a filter without
 //! wildcards touches one route, one with wildcards those that begin with the same two levels,
 //! or all of them when a wildcard stands there.
 
 mod cache;
 mod choice;
+mod foreign;
 mod groups;
 mod hash;
 mod interest;
@@ -89,6 +90,7 @@ impl Default for RouterLimits {
 pub struct Router {
     cache: cache::Cache,
     trie: trie::Trie,
+    foreign: foreign::Foreign,
     subs: subscriptions::Subscriptions,
     groups: groups::Groups,
     retained: retained::Retained,
@@ -110,6 +112,7 @@ impl Router {
         Self {
             cache: cache::Cache::new(hash, limits.route_cache_entries, limits.route_cache_bytes),
             trie: trie::Trie::new(hash),
+            foreign: foreign::Foreign::new(hash),
             subs: subscriptions::Subscriptions::new(hash),
             groups: groups::Groups::new(hash),
             retained: retained::Retained::new(hash, &limits),
@@ -138,13 +141,13 @@ impl Router {
             cache::Found::Stale(index) => index,
             cache::Found::Missing => self.cache.admit(hash, topic),
         };
-        let Self { cache, trie, subs, groups, walk, matched, .. } = self;
+        let Self { cache, trie, foreign, subs, groups, walk, matched, .. } = self;
         cache.refresh(index, |route| {
             matched.clear();
-            let mut remote = 0;
             let Route { topic, groups: wanted, .. } = route;
-            trie.matches(topic, walk, |node| {
-                remote |= node.interest;
+            let mut remote = foreign.shards(topic);
+            trie.matches(topic, walk, |index, node| {
+                remote |= trie.interest(index);
                 for one in subs.list(node.list) {
                     match one {
                         subscriptions::Listed::Plain(session, granted) => {
@@ -201,7 +204,10 @@ impl Router {
     /// Bytes on the heap for subscriptions of all kinds and the interest of other shards.
     #[must_use]
     pub fn subscription_bytes(&self) -> usize {
-        self.trie.heap_bytes() + self.subs.heap_bytes() + self.groups.heap_bytes()
+        self.trie.heap_bytes()
+            + self.foreign.heap_bytes()
+            + self.subs.heap_bytes()
+            + self.groups.heap_bytes()
     }
 
     /// Bytes on the heap for the route cache.

@@ -14,7 +14,8 @@ pub struct Route {
     pub(super) topic: String,
     /// The sessions of this shard with plain subscriptions, each once, in order of their keys.
     pub targets: Vec<Target>,
-    /// One bit for each other shard where somebody has a plain subscription.
+    /// One bit for each other shard where somebody has a plain subscription, and hardly ever one
+    /// for a shard where nobody has.
     pub remote: u64,
     /// The shared groups, each of which gets the message once.
     pub groups: SmallVec<[GroupId; 2]>,

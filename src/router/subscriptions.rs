@@ -22,7 +22,7 @@ pub(super) struct Granted(u32);
 
 impl Granted {
     pub(super) fn new(options: &SubscriptionOptions) -> Self {
-        // Identifiers have 28 bits [MQTT-3.8.2.1.2].
+        // Identifiers have 28 bits [3.8.2.1.2].
         let identifier = options.identifier.map_or(0, |identifier| identifier.get() << 4);
         Self(
             identifier

@@ -1,8 +1,8 @@
 //! The trie of topic filters: one compact node a level, found by (parent, level text) in one table.
 
-use hashbrown::HashTable;
+use hashbrown::{HashMap, HashTable};
 
-use super::hash::{Seed, spread};
+use super::hash::{Seed, shrink_sparse, spread};
 use super::slab::{NIL, Slab, Vacant};
 
 /// The node all filters begin at; it never goes away.
@@ -13,14 +13,13 @@ const SEGMENTS: usize = 64;
 
 const HAS_HASH: u32 = 1 << 31;
 const INDEXED: u32 = 1 << 30;
-const COUNT: u32 = INDEXED - 1;
+const WANTED: u32 = 1 << 29;
+const COUNT: u32 = WANTED - 1;
 
-/// One level of one or more filters; 40 bytes.
+/// One level of one or more filters; 32 bytes.
 #[derive(Debug)]
 pub(super) struct Node {
     text: Text,
-    /// The other shards, one bit each, that want what the filter ending here matches.
-    pub(super) interest: u64,
     parent: u32,
     /// The child `+`.
     plus: u32,
@@ -32,11 +31,23 @@ pub(super) struct Node {
 
 impl Node {
     fn new(parent: u32, text: &[u8]) -> Self {
-        Self { text: Text::new(text), interest: 0, parent, plus: NIL, children: 0, list: NIL }
+        Self { text: Text::new(text), parent, plus: NIL, children: 0, list: NIL }
     }
 
     fn is_unused(&self) -> bool {
-        self.children & COUNT == 0 && self.list == NIL && self.interest == 0
+        self.children & COUNT == 0 && self.is_no_filter()
+    }
+
+    /// Whether no filter that anybody wants ends here.
+    #[inline]
+    fn is_no_filter(&self) -> bool {
+        self.list == NIL && !self.is_wanted()
+    }
+
+    /// Whether [`Trie::interest`] has something to say.
+    #[inline]
+    fn is_wanted(&self) -> bool {
+        self.children & WANTED != 0
     }
 
     #[inline]
@@ -115,6 +126,9 @@ struct Key {
 pub(super) struct Trie {
     nodes: Slab<Node>,
     table: Box<[HashTable<Key>]>,
+    /// The other shards, one bit each, that want what the filter ending at a node matches. Few nodes
+    /// have any: those of filters that `Foreign` has no place for.
+    interest: HashMap<u32, u64, foldhash::fast::RandomState>,
     seed: Seed,
     hash_level: u64,
     long_texts: usize,
@@ -132,7 +146,8 @@ impl Trie {
         let mut nodes = Slab::new();
         nodes.insert(Node::new(NIL, b""));
         let table = (0..SEGMENTS).map(|_| HashTable::new()).collect();
-        Self { nodes, table, seed, hash_level: seed.hash(b"#"), long_texts: 0 }
+        let interest = HashMap::default();
+        Self { nodes, table, interest, seed, hash_level: seed.hash(b"#"), long_texts: 0 }
     }
 
     pub(super) fn node(&self, index: u32) -> &Node {
@@ -141,6 +156,40 @@ impl Trie {
 
     pub(super) fn node_mut(&mut self, index: u32) -> &mut Node {
         &mut self.nodes[index]
+    }
+
+    /// The shards that want what the filter ending at a node matches.
+    #[inline]
+    pub(super) fn interest(&self, index: u32) -> u64 {
+        if !self.nodes[index].is_wanted() {
+            return 0;
+        }
+        self.interest.get(&index).copied().unwrap_or_default()
+    }
+
+    /// Adds a shard, one bit, to those that want a filter.
+    pub(super) fn add_interest(&mut self, filter: &str, shard: u64) {
+        let index = self.insert(filter);
+        self.nodes[index].children |= WANTED;
+        *self.interest.entry(index).or_default() |= shard;
+    }
+
+    /// Takes a shard out of those that want a filter; false if it is not among them.
+    pub(super) fn remove_interest(&mut self, filter: &str, shard: u64) -> bool {
+        if self.interest.is_empty() {
+            return false;
+        }
+        let Some(index) = self.find(filter) else { return false };
+        let Some(shards) = self.interest.get_mut(&index).filter(|all| **all & shard != 0) else {
+            return false;
+        };
+        *shards &= !shard;
+        if *shards == 0 {
+            self.interest.remove(&index);
+            self.nodes[index].children &= !WANTED;
+            self.prune(index);
+        }
+        true
     }
 
     /// The node of a filter, made if there is none.
@@ -182,7 +231,7 @@ impl Trie {
     ///
     /// The work is bounded by the number of nodes that match a prefix of the topic.
     /// No filter that starts with a wildcard matches a topic that starts with `$`. [MQTT-4.7.2-1]
-    pub(super) fn matches(&self, topic: &str, walk: &mut Walk, mut found: impl FnMut(&Node)) {
+    pub(super) fn matches(&self, topic: &str, walk: &mut Walk, mut found: impl FnMut(u32, &Node)) {
         let Walk { here, next } = walk;
         here.clear();
         here.push(ROOT);
@@ -212,8 +261,8 @@ impl Trie {
         }
         for &index in here.iter() {
             let node = &self.nodes[index];
-            if node.list != NIL || node.interest != 0 {
-                found(node);
+            if !node.is_no_filter() {
+                found(index, node);
             }
             // `a/#` matches `a` as well.
             if node.has_hash() {
@@ -225,7 +274,7 @@ impl Trie {
     /// Bytes on the heap, the allocator's own overhead left out.
     pub(super) fn heap_bytes(&self) -> usize {
         let table: usize = self.table.iter().map(HashTable::allocation_size).sum();
-        self.nodes.heap_bytes() + table + self.long_texts
+        self.nodes.heap_bytes() + table + self.interest.allocation_size() + self.long_texts
     }
 
     /// How many nodes there are, the root left out.
@@ -234,9 +283,9 @@ impl Trie {
     }
 
     #[inline]
-    fn found_hash(&self, parent: u32, found: &mut impl FnMut(&Node)) {
+    fn found_hash(&self, parent: u32, found: &mut impl FnMut(u32, &Node)) {
         if let Some(index) = self.child(parent, b"#", self.hash_level) {
-            found(&self.nodes[index]);
+            found(index, &self.nodes[index]);
         }
     }
 
@@ -290,10 +339,7 @@ impl Trie {
             if let Ok(entry) = table.find_entry(spread(hash), |key| key.node == index) {
                 entry.remove();
             }
-            // Half empty and more: give the memory back, with room to grow again.
-            if table.capacity() > 1024 && table.len() * 4 < table.capacity() {
-                table.shrink_to(table.len() * 2, |key| spread(key.hash));
-            }
+            shrink_sparse(table, |key| spread(key.hash));
             if is_hash {
                 self.nodes[parent].children &= !HAS_HASH;
             }

@@ -28,11 +28,12 @@ pub enum RunError {
 /// If it does not start, or a shard ends by itself, after which the rest is stopped.
 pub fn run(mut config: Config, hooks: Hooks) -> Result<(), RunError> {
     start_log(&config.log);
-    warn_about(&config);
     raise_open_files(&mut config);
     let mut signals = EndSignals::register().map_err(RunError::Signals)?;
     let shards = config.shard_count();
+    let listeners = config.listeners.clone();
     let broker = Broker::start_with(config, hooks)?;
+    warn_about(&listeners);
     let addresses: Vec<String> = broker.addresses().iter().map(ToString::to_string).collect();
     tracing::info!(
         "sluice {} listening on {} with {shards} shard{}",

@@ -251,29 +251,86 @@ impl Session {
     /// Records that no session of `shard` could keep the message of `packet_id` of `turn`, and
     /// whether one `matched` it at all. To be called before that shard's confirmation of the turn.
     pub fn refuse(&mut self, shard: u8, turn: u64, packet_id: PacketId, matched: bool) {
-        let Some(active) = self.active.as_mut() else { return };
-        for pending in active.gate.iter_mut().filter(|pending| pending.turn == turn) {
-            if let What::Publish(p) = &mut pending.what
-                && p.packet_id == packet_id
-            {
-                p.handed &= !(1_u64.checked_shl(shard.into()).unwrap_or(0));
-                p.matched |= matched;
-            }
+        let bit = 1_u64.checked_shl(shard.into()).unwrap_or(0);
+        for (_, _, publish) in self.pending_publishes(turn, packet_id) {
+            publish.handed &= !bit;
+            publish.matched |= matched;
         }
     }
 
     /// Records that a session of `shard` could not keep the message of `packet_id` of `turn` because
     /// the store fails. That shard need not be waited for any more.
     pub fn refuse_unstored(&mut self, shard: u8, turn: u64, packet_id: PacketId) {
-        let Some(active) = self.active.as_mut() else { return };
-        for pending in active.gate.iter_mut().filter(|pending| pending.turn == turn) {
-            if let What::Publish(p) = &mut pending.what
-                && p.packet_id == packet_id
-            {
-                p.unstored = true;
-                pending.waiting &= !(1_u64.checked_shl(shard.into()).unwrap_or(0));
-            }
+        for (_, waiting, publish) in self.pending_publishes(turn, packet_id) {
+            publish.unstored = true;
+            *waiting &= !(1_u64.checked_shl(shard.into()).unwrap_or(0));
         }
+    }
+
+    /// Records that the message of `packet_id` of `turn` was handed to a session of the
+    /// publisher's own shard afterwards, and whether that has `kept` it.
+    pub fn route_here(&mut self, turn: u64, packet_id: PacketId, kept: bool) {
+        for (_, _, publish) in self.pending_publishes(turn, packet_id) {
+            publish.matched = true;
+            publish.kept |= kept;
+        }
+    }
+
+    /// Records that the message of `packet_id` of `turn` came back from shard `from`, and was
+    /// handed to shard `to` in the turn `again`. Gives the shards that have to confirm that turn;
+    /// 0 if nobody waits for the message.
+    pub fn route_again(
+        &mut self,
+        from: u8,
+        turn: u64,
+        packet_id: PacketId,
+        to: u8,
+        again: u64,
+    ) -> u64 {
+        let bit = |shard: u8| 1_u64.checked_shl(shard.into()).unwrap_or(0);
+        let mut to_confirm = 0;
+        for (of_turn, waiting, publish) in self.pending_publishes(turn, packet_id) {
+            *of_turn = again;
+            *waiting = *waiting & !bit(from) | bit(to);
+            publish.handed |= bit(to);
+            to_confirm |= *waiting & !STORE_BIT;
+        }
+        to_confirm
+    }
+
+    /// Records that what [`route_here`](Self::route_here) told of was stored in the turn `again`. Gives
+    /// the shards that have to confirm that turn.
+    pub fn store_again(&mut self, turn: u64, packet_id: PacketId, again: u64) -> u64 {
+        let mut to_confirm = 0;
+        for (of_turn, waiting, _) in self.pending_publishes(turn, packet_id) {
+            *of_turn = again;
+            to_confirm |= *waiting & !STORE_BIT;
+            *waiting |= STORE_BIT;
+        }
+        to_confirm
+    }
+
+    /// The PUBLISH of `packet_id` that was routed in `turn`, and again since if none is of that
+    /// turn; with the turn and the shards it waits for. More than one only if the client used the
+    /// identifier twice.
+    fn pending_publishes(
+        &mut self,
+        turn: u64,
+        packet_id: PacketId,
+    ) -> impl Iterator<Item = (&mut u64, &mut u64, &mut PendingPublish)> {
+        let is_it = |pending: &Pending| matches!(&pending.what, What::Publish(p) if p.packet_id == packet_id);
+        let gate = self.active.as_mut().map(|active| &mut active.gate);
+        let turns = gate.iter().flat_map(|gate| gate.iter()).filter(|pending| is_it(pending));
+        let turn = turns.map(|pending| pending.turn).filter(|&other| other >= turn).min();
+        let gate = gate.into_iter().flat_map(|gate| gate.iter_mut());
+        gate.filter(move |pending| Some(pending.turn) == turn).filter_map(move |pending| {
+            match &mut pending.what {
+                What::Publish(publish) if publish.packet_id == packet_id => {
+                    Some((&mut pending.turn, &mut pending.waiting, publish))
+                }
+                _ => None,
+            }
+        })
     }
 
     /// Whether anything waits in the gate.

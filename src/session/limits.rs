@@ -39,13 +39,15 @@ pub enum DropCause {
     PacketTooLarge = 3,
     /// QoS 0 to an absent client.
     Offline = 4,
+    /// Left behind by a member of a shared group that nobody else is in.
+    Orphaned = 5,
     /// The session is stored, and the store fails.
-    StoreFailed = 5,
+    StoreFailed = 6,
 }
 
 impl DropCause {
     /// How many causes there are.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 7;
     /// Every cause, in the order of their values.
     pub const ALL: [Self; Self::COUNT] = [
         Self::QueueFull,
@@ -53,6 +55,7 @@ impl DropCause {
         Self::Expired,
         Self::PacketTooLarge,
         Self::Offline,
+        Self::Orphaned,
         Self::StoreFailed,
     ];
 
@@ -65,6 +68,7 @@ impl DropCause {
             Self::Expired => "expired",
             Self::PacketTooLarge => "packet_too_large",
             Self::Offline => "offline",
+            Self::Orphaned => "orphaned",
             Self::StoreFailed => "store_failed",
         }
     }

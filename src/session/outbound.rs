@@ -82,7 +82,7 @@ impl Session {
         sink: Option<&mut S>,
         limits: &SessionLimits,
     ) -> Delivered {
-        if delivery.message.is_expired(now) {
+        if delivery.message.is_expired(now) && !delivery.message.is_for_now() {
             return self.dropped(DropCause::Expired);
         }
         match sink {
@@ -418,6 +418,9 @@ impl Session {
     }
 
     fn enqueue(&mut self, delivery: &Delivery<'_>, limits: &SessionLimits) -> Delivered {
+        if delivery.message.is_for_now() {
+            return self.dropped(DropCause::Expired);
+        }
         let Self { active, durable, .. } = self;
         let queue = &mut active.get_or_insert_with(Active::new).queue;
         if !queue.has_room(delivery.message.size(), limits) {

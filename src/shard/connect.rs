@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::hooks::{Client, Decision};
 use crate::mqtt::{
-    ConnAck, Connect, ConnectError, Message, Packet, QoS, ReasonCode, Version, decode_connect,
-    encode, topic,
+    ConnAck, Connect, ConnectError, FrameHead, Message, Packet, QoS, ReasonCode, Version,
+    decode_connect, encode, topic,
 };
 use crate::net::{CloseMode, ConnId};
 use crate::router::SessionKey;
@@ -15,9 +15,10 @@ use crate::session::{LinkParameters, STORE, Session, Will};
 use super::Core;
 use super::connection::State;
 use super::ending::Ending;
-use super::input::Then;
+use super::input::{PADDED, Then};
 use super::publish::SYS_PREFIX;
 use super::settings::Settings;
+use super::sys::CLIENT_LOG;
 use super::timers::Timer;
 
 /// Identifiers given to clients that sent none begin with this.
@@ -25,7 +26,7 @@ const ASSIGNED_PREFIX: &str = "sluice-";
 
 impl<S> Core<S> {
     /// Handles a whole CONNECT.
-    pub(super) fn connect(&mut self, id: ConnId, body: &[u8]) -> Then {
+    pub(super) fn connect(&mut self, id: ConnId, head: FrameHead, body: &[u8]) -> Then {
         let connect = match decode_connect(body, &self.settings.limits) {
             Ok(connect) => connect,
             Err(ConnectError { version, error }) => {
@@ -33,6 +34,10 @@ impl<S> Core<S> {
                 return Then::Stop;
             }
         };
+        if connect.version.is_v5() && !head.is_minimal() {
+            self.refuse(id, Some(connect.version), PADDED.reason, PADDED.detail);
+            return Then::Stop;
+        }
         if !connect.client_id.is_empty() {
             let home = self.home(connect.client_id);
             if home != self.id {
@@ -64,7 +69,7 @@ impl<S> Core<S> {
     ) -> Result<(), (ReasonCode, &'static str)> {
         let v5 = connect.version.is_v5();
         if self.stopping.is_stopping() {
-            return Err((ReasonCode::ServerShuttingDown, "the broker stops"));
+            return Err((ReasonCode::ServerUnavailable, "the broker stops"));
         }
         if connect.client_id.is_empty() {
             // Without a clean session there is nothing to find it again by [MQTT-3.1.3-8]; 3.1 has none.
@@ -89,6 +94,13 @@ impl<S> Core<S> {
             if will.retain && !self.settings.retain_available {
                 return Err((ReasonCode::RetainNotSupported, "RETAIN is not available"));
             }
+            if self.settings.validate_payload_format
+                && will.payload_format_indicator == Some(1)
+                && std::str::from_utf8(will.payload).is_err()
+            {
+                let detail = "the Will Payload is not the UTF-8 text it is said to be";
+                return Err((ReasonCode::PayloadFormatInvalid, detail));
+            }
         }
         if v5 && !self.connack_fits(connect) {
             let detail = "its Maximum Packet Size has no room for CONNACK";
@@ -110,7 +122,8 @@ impl<S> Core<S> {
         }
     }
 
-    /// Answers CONNECT with a refusal, in the client's version if that could be told.
+    /// Answers CONNECT with a refusal, in the client's version if that could be told. 3.x has return
+    /// codes for few reasons, and no CONNACK for others (3.1.1) [MQTT-3.1.4-1] [MQTT-3.2.2-6].
     fn refuse(
         &mut self,
         id: ConnId,
@@ -120,6 +133,7 @@ impl<S> Core<S> {
     ) {
         self.stats.client_errors.add(1);
         if let Some(version) = version
+            && (version.is_v5() || reason.connack_v3().is_some())
             && let Some(mut out) = self.connections.out(id)
         {
             out.connection.version = version;
@@ -161,6 +175,7 @@ impl<S> Core<S> {
         let Some(connection) = self.connections.get_mut(id) else { return Then::Stop };
         connection.state = State::Committing;
         connection.version = connect.version;
+        connection.bridge = connect.bridge;
         connection.session = key;
         connection.maximum_packet_size = parameters.maximum_packet_size;
         connection.singly = parameters.topic_alias_maximum > 0 || self.settings.session.queue_qos0;
@@ -175,6 +190,15 @@ impl<S> Core<S> {
             peer,
             protocol_version: connect.version as u8,
         };
+        tracing::debug!(
+            target: CLIENT_LOG,
+            %peer,
+            client_id,
+            version = %connect.version,
+            keep_alive,
+            session_present,
+            "connected"
+        );
         self.shared.hooks.hook.connected(&client, session_present);
         self.set_members_online(key, true);
         if self.sessions.get(key).is_some_and(|slot| slot.session.is_stored()) {

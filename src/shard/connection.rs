@@ -55,6 +55,8 @@ pub(super) struct Connection {
     pub(super) minds_frames: bool,
     /// The session has to see each message: it may use an alias, or have to wait in the queue.
     pub(super) singly: bool,
+    /// Its subscriptions in 3.x are those of a bridge.
+    pub(super) bridge: bool,
     pub(super) listener: u16,
     pub(super) peer: std::net::SocketAddr,
 }
@@ -78,6 +80,7 @@ impl Connection {
             held_for_itself: false,
             minds_frames: false,
             singly: false,
+            bridge: false,
             listener,
             peer,
         }
@@ -116,16 +119,29 @@ pub(super) struct Connections {
     pub(super) written: Written,
 }
 
-/// Packets written since the last look, for the counters.
+/// Output since the last flush.
 #[derive(Debug, Default)]
 pub(super) struct Written {
+    /// Memory that PUBLISH packets of a connection's own, and references to shared ones, take.
+    pub(super) bytes: usize,
     pub(super) packets: u64,
     pub(super) publishes: u64,
     /// Messages that sessions dropped while sending their queues.
     pub(super) dropped: [u64; DropCause::COUNT],
 }
 
+/// Memory that output may take before it is flushed in the middle of a turn.
+const MAX_UNFLUSHED: usize = 1024 * 1024;
+/// About what a reference to bytes elsewhere takes.
+const REFERENCE: usize = 32;
+
 impl Connections {
+    /// Whether the turn has written so much that it is to be flushed before the next packet.
+    #[inline]
+    pub(super) fn wants_flush(&self) -> bool {
+        self.written.bytes + self.scratch.len() >= MAX_UNFLUSHED
+    }
+
     pub(super) fn insert(&mut self, id: ConnId, connection: Connection) {
         let index = id.0 as usize;
         if index >= self.slots.len() {
@@ -235,6 +251,7 @@ impl Out<'_> {
     pub(super) fn frames(&mut self, place: Place, start: usize, end: usize, count: u64) {
         self.written.packets += count;
         self.written.publishes += count;
+        self.written.bytes += REFERENCE;
         self.outbox().push(place, start, end);
     }
 
@@ -250,11 +267,17 @@ impl Out<'_> {
         self.written.packets += 1;
         self.written.publishes += 1;
         let outbox = self.outbox();
+        let before = outbox.len();
         match large {
-            None => outbox.append(|own| encode_publish(version, publish, own)),
+            None => {
+                outbox.append(|own| encode_publish(version, publish, own));
+                let more = outbox.len() - before;
+                self.written.bytes += more;
+            }
             Some(payload) => {
                 outbox.append(|own| encode_publish_head(version, publish, own));
                 outbox.push_shared(payload);
+                self.written.bytes += publish.topic.len() + REFERENCE;
             }
         }
     }

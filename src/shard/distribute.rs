@@ -7,14 +7,16 @@ use crate::mqtt::{
     LARGE_PAYLOAD, Message, PacketId, Publish, PublishOut, QoS, ReasonCode, encode_publish,
     encode_publish_head, publish_len,
 };
-use crate::router::{GroupId, RouteId, SessionKey, Stamp, SubscriptionOptions, stable_hash};
+use crate::router::{
+    GroupId, RouteId, SessionKey, ShardChoice, Stamp, SubscriptionOptions, stable_hash,
+};
 use crate::session::{AliasUse, Delivered, Delivery, Direct, DropCause};
 use crate::timer::Time;
 
 use super::Core;
 use super::connection::State;
 use super::outbox::Place;
-use super::remote::{Item, Publisher, Routed};
+use super::remote::{Item, Publisher, Routed, RoutedGroup};
 use super::settings::OverflowOffline;
 
 /// A message and who it came from. Owned only once somebody has to keep it.
@@ -96,7 +98,8 @@ impl<'a> Parcel<'a> {
 
     pub(super) fn router_publisher(&self) -> crate::router::Publisher {
         crate::router::Publisher {
-            client_id_hash: self.publisher.client,
+            // Its home was chosen by the very hash; where it goes has to be independent of that.
+            client_id_hash: stable_hash(&self.publisher.client.to_le_bytes()),
             topic_hash: stable_hash(self.topic.as_bytes()),
         }
     }
@@ -175,7 +178,7 @@ impl<S> Core<S> {
         to: u8,
         parcel: &mut Parcel<'_>,
         stamp: Option<Stamp>,
-        group: Option<GroupId>,
+        group: Option<RoutedGroup>,
     ) {
         let publisher = parcel.publisher;
         let awaited = parcel.packet_id.map(|packet_id| (packet_id, self.turn));
@@ -342,7 +345,7 @@ impl<S> Core<S> {
         let Some(slot) = self.sessions.get_mut(key) else { return false };
         if slot.session.is_stored()
             && delivery.qos > QoS::AtMostOnce
-            && publisher.is_client()
+            && publisher.is_told()
             && self.store_fails()
         {
             self.count_drops(key, DropCause::StoreFailed, 1);
@@ -380,7 +383,8 @@ impl<S> Core<S> {
             OverflowOffline::DropOldest => self.deliver_instead_of_oldest(key, delivery),
             OverflowOffline::EndSession => {
                 self.count_drops(key, DropCause::QueueFull, 1);
-                self.doomed.push(key);
+                let slot = self.sessions.get(key);
+                self.doomed.extend(slot.map(|slot| (key, slot.serial)));
                 false
             }
         }
@@ -435,15 +439,33 @@ impl<S> Core<S> {
         let groups = self.router.get(route).groups.clone();
         let publisher = parcel.router_publisher();
         for group in groups {
-            let Some(choice) = self.router.choose_shard(group, &publisher) else { continue };
+            let Some(mut choice) = self.router.choose_shard(group, &publisher) else { continue };
+            if choice.shard == self.id
+                && parcel.qos > QoS::AtMostOnce
+                && self.is_group_full(group)
+                && let Some(other) = self.router.choose_other_shard(group, &publisher)
+            {
+                choice = other;
+            }
             if choice.shard == self.id {
                 reach.matched = true;
                 reach.kept |= self.deliver_to_group(parcel, choice.group);
             } else {
-                self.send_routed(choice.shard, parcel, None, Some(choice.group));
+                self.send_to_group(parcel, choice, group);
                 reach.remote |= 1 << choice.shard;
             }
         }
+    }
+
+    /// Hands a message to another shard, for a group that has the number `ours` here.
+    pub(super) fn send_to_group(
+        &mut self,
+        parcel: &mut Parcel<'_>,
+        choice: ShardChoice,
+        ours: GroupId,
+    ) {
+        let group = RoutedGroup { theirs: choice.group, ours };
+        self.send_routed(choice.shard, parcel, None, Some(group));
     }
 
     /// Hands a message to one member, of this shard, of a group.

@@ -9,6 +9,7 @@ use super::Core;
 use super::connection::State;
 use super::input::{Reader, Then};
 use super::remote::Publisher;
+use super::sys::CLIENT_LOG;
 
 /// Why a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +50,19 @@ impl Ending {
         }
     }
 
-    /// What the log says; nothing for what clients do every day.
+    /// What happened, for the log.
+    fn why(self) -> &'static str {
+        match self {
+            Self::Left(Departure::Normal) => "it said goodbye",
+            Self::Left(_) => "it said goodbye and asked for its will",
+            Self::Lost => "the connection was lost",
+            Self::Silent(detail) | Self::Refused(_, detail) => detail,
+            Self::TakenOver => "another connection took over",
+            Self::Stopping => "the broker stops",
+        }
+    }
+
+    /// What the log always says; nothing for what clients do every day.
     fn log(self) -> Option<&'static str> {
         match self {
             Self::Silent(detail) | Self::Refused(_, detail) => Some(detail),
@@ -74,6 +87,9 @@ impl<S> Core<S> {
         if let Some(detail) = ending.log() {
             let client = self.sessions.get(key).map_or("", |slot| slot.session.client_id());
             self.log.client(self.now, peer, client, detail);
+        } else if was == State::Connected {
+            let client_id = self.sessions.get(key).map_or("", |slot| slot.session.client_id());
+            tracing::debug!(target: CLIENT_LOG, %peer, client_id, "disconnected: {}", ending.why());
         }
         if matches!(was, State::Connected | State::Committing) {
             // Before CONNACK there is no DISCONNECT.
@@ -112,15 +128,11 @@ impl<S> Core<S> {
         reader: &mut Reader<'_>,
         disconnect: &Disconnect<'_>,
     ) -> Result<Then, DecodeError> {
-        if let Some(interval) = disconnect.session_expiry_interval
-            && let Some(slot) = self.sessions.get_mut(reader.session)
-        {
-            slot.session.change_session_expiry_interval(interval)?;
-        }
         let departure = match disconnect.reason {
             ReasonCode::Success => Departure::Normal,
             ReasonCode::ServerBusy
             | ReasonCode::ServerShuttingDown
+            | ReasonCode::BadAuthenticationMethod
             | ReasonCode::KeepAliveTimeout
             | ReasonCode::SessionTakenOver
             | ReasonCode::NotAuthorized
@@ -138,6 +150,11 @@ impl<S> Core<S> {
             }
             _ => Departure::WithWill,
         };
+        if let Some(interval) = disconnect.session_expiry_interval
+            && let Some(slot) = self.sessions.get_mut(reader.session)
+        {
+            slot.session.change_session_expiry_interval(interval)?;
+        }
         self.end(reader.id, Ending::Left(departure));
         Ok(Then::Stop)
     }
@@ -226,8 +243,9 @@ impl<S> Core<S> {
 
     /// Ends the sessions whose queues overflowed under `overflow.offline = "end_session"`.
     pub(super) fn end_doomed(&mut self) {
-        while let Some(key) = self.doomed.pop() {
-            if self.sessions.get(key).is_some_and(|slot| slot.connection.is_none()) {
+        while let Some((key, serial)) = self.doomed.pop() {
+            let slot = self.sessions.get_serial(key, serial);
+            if slot.is_some_and(|slot| slot.connection.is_none()) {
                 self.end_session(key);
             }
         }

@@ -13,8 +13,17 @@ use super::timers::Timer;
 /// How long a connection that is to close may take to read what was written to it.
 const CLOSE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
+/// Memory that the scratch buffer keeps between flushes.
+const SCRATCH_KEPT: usize = 1024 * 1024;
+
 /// Writes what the turn produced so far, then gives the turn's buffers free.
 pub(super) fn flush<D: Driver>(core: &mut Core<D::Socket>, driver: &mut D, arena: &mut Arena) {
+    flush_output(core, driver, arena);
+    arena.reset();
+}
+
+/// Writes what the turn produced so far; what was read stays where it is.
+pub(super) fn flush_output<D: Driver>(core: &mut Core<D::Socket>, driver: &mut D, arena: &Arena) {
     let mut touched = std::mem::take(&mut core.connections.touched);
     for id in touched.drain(..) {
         if let Some(connection) = core.connections.get_mut(id) {
@@ -24,7 +33,7 @@ pub(super) fn flush<D: Driver>(core: &mut Core<D::Socket>, driver: &mut D, arena
     }
     core.connections.touched = touched;
     core.connections.scratch.clear();
-    arena.reset();
+    core.connections.scratch.shrink_to(SCRATCH_KEPT);
     let written = std::mem::take(&mut core.connections.written);
     core.stats.packets_sent.add(written.packets);
     core.stats.publishes_sent.add(written.publishes);

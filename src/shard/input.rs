@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use crate::mqtt::{
-    AckKind, DecodeError, FrameHead, Packet, PacketType, ReasonCode, Version, decode, decode_ack,
-    frame_head,
+    AckKind, DecodeError, FrameHead, Packet, PacketType, ReasonCode, Version, check_flags, decode,
+    decode_ack, frame_head,
 };
 use crate::net::ConnId;
 use crate::router::{RouteId, SessionKey};
@@ -15,6 +15,10 @@ use super::connection::State;
 use super::ending::Ending;
 use super::remote::Publisher;
 use super::runs::Run;
+
+/// What 5.0 calls malformed, and 3.x does not forbid [MQTT-1.5.5-1].
+pub(super) const PADDED: DecodeError =
+    DecodeError::malformed("Remaining Length longer than need be");
 
 /// Where the bytes of an input lie.
 #[derive(Clone, Copy)]
@@ -39,6 +43,8 @@ pub(super) struct Taken {
 pub(super) enum Then {
     /// Reading.
     Continue,
+    /// Reading, once what the turn has written so far is flushed.
+    Flush,
     /// Not reading, until there is room for what it asks for; what is left is handled then.
     Hold,
     /// Closing: nothing more of it is handled.
@@ -122,6 +128,10 @@ impl<S> Core<S> {
         };
         reader.session = connection.session;
         reader.version = connection.version;
+        if self.is_held_from_afar(reader.session) {
+            // A new connection is no way out.
+            return Taken { consumed, frame_len, then: Then::Hold };
+        }
         self.frames(reader, bytes, consumed, source)
     }
 
@@ -147,7 +157,7 @@ impl<S> Core<S> {
         let Some(frame) = bytes.get(..head.frame_len()) else { return Ok(None) };
         self.stats.packets_received.add(1);
         let body = frame.get(usize::from(head.head_len)..).unwrap_or_default();
-        match self.connect(reader.id, body) {
+        match self.connect(reader.id, head, body) {
             Then::Continue => Ok(Some(frame.len())),
             Then::Hold => Err((Then::Hold, frame.len())),
             other => Err((other, 0)),
@@ -176,9 +186,8 @@ impl<S> Core<S> {
                 }
             };
             if head.head_len > 2 && reader.version.is_v5() && !head.is_minimal() {
-                let detail = "Remaining Length longer than need be";
                 self.flush_run(reader);
-                self.fail(reader.id, DecodeError::malformed(detail));
+                self.fail(reader.id, PADDED);
                 break (None, Then::Stop);
             }
             let Some(frame) = rest.get(..head.frame_len()) else {
@@ -194,7 +203,12 @@ impl<S> Core<S> {
                 self.packet(reader, head, frame)
             };
             match handled {
-                Ok(Then::Continue) => at += frame.len(),
+                Ok(Then::Continue) => {
+                    at += frame.len();
+                    if self.connections.wants_flush() {
+                        break (None, Then::Flush);
+                    }
+                }
                 Ok(Then::Hold) => {
                     packets -= 1;
                     publishes -= u64::from(is_publish);
@@ -228,6 +242,7 @@ impl<S> Core<S> {
             Some(PacketType::PubComp) => AckKind::PubComp,
             _ => return self.other_packet(reader, head, body),
         };
+        check_flags(reader.version, head.first_byte)?;
         let ack = decode_ack(reader.version, kind, body, &self.settings.limits)?;
         let Some(slot) = self.sessions.get_mut(reader.session) else { return Ok(Then::Stop) };
         let Some(mut out) = self.connections.out(reader.id) else { return Ok(Then::Stop) };

@@ -34,6 +34,12 @@ pub struct Batch<T> {
 }
 
 impl<T> Batch<T> {
+    /// Bytes it is accounted with.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.weight
+    }
+
     fn new(from: u8) -> Self {
         Self {
             from,
@@ -104,7 +110,8 @@ pub struct Mailbox<T> {
     max_bytes: usize,
     /// Lanes that have something to post.
     dirty: u64,
-    /// Lanes that hold a batch that the receiver has no room for.
+    /// Lanes that hold a batch that the receiver has no room for, or that have collected as much as
+    /// a lane may hold.
     full: u64,
 }
 
@@ -182,6 +189,9 @@ impl<T> Mailbox<T> {
         lane.outgoing.items.push(item);
         lane.outgoing.weight += weight + size_of::<T>();
         self.dirty |= 1 << to;
+        if lane.outgoing.weight >= self.max_bytes {
+            self.full |= 1 << to;
+        }
     }
 
     /// Adds frames for `to`; the item gets their range in [`Batch::bytes`].
@@ -335,6 +345,19 @@ mod tests {
         assert_eq!(a.full(), 0);
         let second = b.take().expect("the second");
         assert_eq!((second.turn, &second.items[..]), (4, &[2, 3][..]));
+    }
+
+    #[test]
+    fn a_lane_is_full_when_one_turn_fills_it() {
+        let (mut a, mut b, _) = pair(100);
+        a.push(1, 50, 1);
+        assert_eq!(a.full(), 0);
+        a.push(1, 50, 2);
+        assert_eq!(a.full(), 0b10);
+        a.post(1);
+        assert_eq!(a.full(), 0, "what it collected is on its way");
+        let batch = b.take().expect("a batch");
+        assert_eq!((&batch.items[..], batch.weight()), (&[1, 2][..], 108));
     }
 
     #[test]

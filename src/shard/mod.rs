@@ -46,7 +46,7 @@ use crate::timer::{Time, Wheel};
 
 use self::accept::{Accepting, Admission};
 use self::connection::Connections;
-use self::flush::flush;
+use self::flush::{flush, flush_output};
 use self::gate::Gate;
 use self::input::{Taken, Then};
 use self::pressure::Pressure;
@@ -143,8 +143,8 @@ struct Core<S> {
     topic: String,
     /// The clock of retained messages: later than every stamp seen.
     clock: u64,
-    /// Sessions to end when the turn ends.
-    doomed: Vec<crate::router::SessionKey>,
+    /// Sessions to end when the turn ends, by key and serial.
+    doomed: Vec<(crate::router::SessionKey, u32)>,
     /// Sessions with a connection.
     connected: u64,
     accepting: Accepting,
@@ -279,12 +279,17 @@ impl<D: Driver> Shard<D> {
                 Completion::Accepted { conn, listener, peer } => {
                     self.core.accepted(&mut self.driver, conn, listener, peer);
                 }
-                Completion::Received { conn, range } => {
+                Completion::Received { conn, mut range } => loop {
                     let start = range.start;
-                    let bytes = self.arena.bytes(range);
+                    let bytes = self.arena.bytes(range.clone());
                     let taken = self.core.receive(conn, bytes, input::Source::Arena(start));
-                    follow(&mut self.core, &mut self.driver, conn, bytes, taken);
-                }
+                    if taken.then != Then::Flush {
+                        follow(&mut self.core, &mut self.driver, conn, bytes, taken);
+                        break;
+                    }
+                    flush_output(&mut self.core, &mut self.driver, &self.arena);
+                    range.start += taken.consumed;
+                },
                 Completion::Receiving { conn } => {
                     if let Some(connection) = self.core.connections.get_mut(conn) {
                         connection.last_received = self.core.now;
@@ -306,13 +311,16 @@ impl<D: Driver> Shard<D> {
 
     /// Takes in what other shards sent.
     fn take_mail(&mut self) {
+        let mut bytes = 0;
         for _ in 0..BATCHES_PER_TURN {
+            // No more than a lane holds: its senders are not held before the turn ends.
+            if bytes >= self.core.settings.mailbox_bytes {
+                break;
+            }
             let Some(batch) = self.core.mailbox.take() else { break };
             self.core.mailbox.taken(&batch);
-            self.core.take_batch(&mut self.driver, batch);
-            if self.core.connections.scratch.len() >= Arena::DEFAULT_SIZE {
-                flush(&mut self.core, &mut self.driver, &mut self.arena);
-            }
+            bytes += batch.weight();
+            self.core.take_batch(&mut self.driver, &self.arena, batch);
         }
     }
 
@@ -345,7 +353,7 @@ fn follow<D: Driver>(
     let Taken { consumed, frame_len, then } = taken;
     let rest = bytes.get(consumed..).unwrap_or_default();
     match then {
-        Then::Continue => {
+        Then::Continue | Then::Flush => {
             if !rest.is_empty() {
                 driver.keep(conn, rest, frame_len);
             }

@@ -7,7 +7,7 @@
 //! A publisher that is a full receiver itself is never held: what drains its queue are
 //! acknowledgements that come over the same socket, and two full clients that publish to each other
 //! would wait for each other. What it publishes meanwhile is queued beyond the limit, too. That
-//! has a limit of its own: twice the bytes of a queue, and a mailbox.
+//! has a limit of its own: twice the bytes of a queue, and what mailboxes hold.
 
 use hashbrown::HashMap;
 use smallvec::SmallVec;
@@ -23,6 +23,7 @@ use super::connection::State;
 use super::ending::Ending;
 use super::input::{Reader, Then};
 use super::remote::{Item, Publisher};
+use super::sessions::Slot;
 use super::settings::{OverflowOnline, Settings};
 use super::timers::Timer;
 
@@ -30,17 +31,19 @@ use super::timers::Timer;
 #[derive(Debug, Default)]
 pub(super) struct Pressure {
     full: HashMap<SessionKey, Full, foldhash::fast::RandomState>,
-    /// Publishers of this shard, by key and serial, that other shards asked to hold, and how often.
-    held: HashMap<(SessionKey, u32), u32, foldhash::fast::RandomState>,
-    /// Connections that wait for the lane to another shard.
-    lanes: Vec<ConnId>,
+    /// Clients of this shard, by [`Publisher::client`], that other shards asked to hold, and how
+    /// often. Not by session: who connects anew, or begins a new session, is still held.
+    held: HashMap<u64, u32, foldhash::fast::RandomState>,
+    /// Connections that wait for the lanes to other shards, and which.
+    lanes: Vec<(ConnId, u64)>,
 }
 
 /// A full receiver.
 #[derive(Debug, Default)]
 struct Full {
     waiting: Vec<ConnId>,
-    afar: Vec<Publisher>,
+    /// Held publishers of other shards: the shard, and the client.
+    afar: Vec<(u8, u64)>,
     patience: Option<TimerKey>,
     /// Patience is over: it loses messages instead of slowing anyone.
     suffers: bool,
@@ -63,29 +66,45 @@ impl Pressure {
 }
 
 impl<S> Core<S> {
-    /// Whether a message on `route` would add to a lane that is full.
+    /// The full lanes that a message on `route` might add to.
     #[inline]
-    pub(super) fn lanes_blocked(&self, route: RouteId, retain: bool) -> bool {
-        let full = self.mailbox.full();
-        if full == 0 {
-            return false;
+    pub(super) fn lanes_blocked(&self, route: RouteId, retain: bool) -> u64 {
+        match self.mailbox.full() {
+            0 => 0,
+            full => full & self.lanes_of(route, retain),
         }
-        let route = self.router.get(route);
-        retain || !route.groups.is_empty() || route.remote & full != 0
     }
 
-    /// Holds the reader until the lanes have room.
-    pub(super) fn hold_for_lanes(&mut self, reader: &mut Reader<'_>) -> Then {
+    #[cold]
+    fn lanes_of(&self, route: RouteId, retain: bool) -> u64 {
+        if retain {
+            return self.mailbox.others();
+        }
+        let route = self.router.get(route);
+        let groups = route.groups.iter().map(|group| self.router.shards_with_members(*group));
+        groups.fold(route.remote, |all, shards| all | shards)
+    }
+
+    /// Holds the reader until these lanes have room.
+    pub(super) fn hold_for_lanes(&mut self, reader: &mut Reader<'_>, lanes: u64) -> Then {
         self.flush_run(reader);
-        self.pressure.lanes.push(reader.id);
+        self.pressure.lanes.push((reader.id, lanes));
         Then::Hold
     }
 
-    /// Lets those go on who waited for a lane, once none is full.
+    /// Lets those go on who waited for lanes that have room again.
     pub(super) fn release_lanes(&mut self) {
-        if !self.pressure.lanes.is_empty() && self.mailbox.full() == 0 {
-            self.resumed.append(&mut self.pressure.lanes);
+        if self.pressure.lanes.is_empty() {
+            return;
         }
+        let (full, resumed) = (self.mailbox.full(), &mut self.resumed);
+        self.pressure.lanes.retain(|&(id, lanes)| {
+            let waits = lanes & full != 0;
+            if !waits {
+                resumed.push(id);
+            }
+            waits
+        });
     }
 
     /// Holds the reader if a receiver of its topic is full.
@@ -116,16 +135,25 @@ impl<S> Core<S> {
         !full.is_empty()
     }
 
-    /// The connected members here of a shared group of the route that are all full; any of them
-    /// that gets room will do.
+    /// The connected members of a shared group of the route, if they are all here and full; any of
+    /// them that gets room will do.
     fn full_group(&self, route: RouteId) -> SmallVec<[SessionKey; 4]> {
         let slows =
             |(key, qos): (SessionKey, QoS)| qos > QoS::AtMostOnce && self.pressure.slows(key);
         let members = |group: &GroupId| self.router.online_here(*group);
         let mut groups = self.router.get(route).groups.iter();
-        let full =
-            groups.find(|group| members(group).next().is_some() && members(group).all(slows));
+        let full = groups.find(|group| {
+            members(group).next().is_some()
+                && members(group).all(slows)
+                && self.router.shards_online(**group) == 0
+        });
         full.map_or_else(SmallVec::new, |group| members(group).map(|(key, _)| key).collect())
+    }
+
+    /// Whether the connected members here of a group are all full.
+    pub(super) fn is_group_full(&self, group: GroupId) -> bool {
+        let mut members = self.router.online_here(group);
+        self.pressure.any() && members.all(|(key, _)| self.pressure.is_full(key))
     }
 
     fn start_patience(&mut self, key: SessionKey) {
@@ -170,13 +198,10 @@ impl<S> Core<S> {
             self.count_drops(key, DropCause::QueueFull, 1);
             return false;
         }
-        if publisher.shard != self.id
-            && publisher != Publisher::NOBODY
-            && !full.afar.contains(&publisher)
-        {
-            full.afar.push(publisher);
-            let Publisher { session, serial, shard, .. } = publisher;
-            self.mailbox.push(shard, 0, Item::Hold { session, serial });
+        let Publisher { shard, client, .. } = publisher;
+        if shard != self.id && publisher.is_client() && !full.afar.contains(&(shard, client)) {
+            full.afar.push((shard, client));
+            self.mailbox.push(shard, 0, Item::Hold { client });
         }
         self.start_patience(key);
         let limits = self.beyond();
@@ -189,7 +214,9 @@ impl<S> Core<S> {
     /// Bounds for what comes to a full queue from those who cannot be held, or not yet.
     fn beyond(&self) -> SessionLimits {
         let Settings { session, mailbox_bytes, limits, .. } = &*self.settings;
-        let on_the_way = (*mailbox_bytes as u64).saturating_add(limits.max_packet_size.into());
+        // Of each shard: what it has collected, what is in its lane, what was taken in this turn.
+        let each = (*mailbox_bytes as u64).saturating_add(limits.max_packet_size.into());
+        let on_the_way = each.saturating_mul(3 * u64::from(self.shards));
         let max_queued_bytes =
             session.max_queued_bytes.saturating_mul(2).saturating_add(on_the_way);
         SessionLimits { max_queued_messages: u32::MAX, max_queued_bytes, ..*session }
@@ -221,8 +248,8 @@ impl<S> Core<S> {
 
     fn let_go_on(&mut self, full: Full) {
         self.resumed.extend(full.waiting);
-        for Publisher { shard, session, serial, .. } in full.afar {
-            self.mailbox.push(shard, 0, Item::Release { session, serial });
+        for (shard, client) in full.afar {
+            self.mailbox.push(shard, 0, Item::Release { client });
         }
     }
 
@@ -262,26 +289,23 @@ impl<S> Core<S> {
         })
     }
 
-    fn is_held_from_afar(&self, key: SessionKey) -> bool {
-        !self.pressure.held.is_empty()
-            && !self.pressure.is_full(key)
-            && self
-                .sessions
-                .get(key)
-                .is_some_and(|slot| self.pressure.held.contains_key(&(key, slot.serial)))
+    /// Whether another shard asked to hold the client of this session.
+    pub(super) fn is_held_from_afar(&self, key: SessionKey) -> bool {
+        if self.pressure.held.is_empty() || self.pressure.is_full(key) {
+            return false;
+        }
+        let held = |slot: &Slot| {
+            self.pressure.held.contains_key(&self.sessions.hash(slot.session.client_id()))
+        };
+        self.sessions.get(key).is_some_and(held)
     }
 
-    /// Another shard cannot take more from a publisher of this one.
-    pub(super) fn hold_publisher<D: Driver<Socket = S>>(
-        &mut self,
-        driver: &mut D,
-        key: SessionKey,
-        serial: u32,
-    ) {
-        let Some(slot) = self.sessions.get_serial(key, serial) else { return };
-        *self.pressure.held.entry((key, serial)).or_insert(0) += 1;
-        if let Some(id) = slot.connection
+    /// Another shard cannot take more from a client of this one.
+    pub(super) fn hold_publisher<D: Driver<Socket = S>>(&mut self, driver: &mut D, client: u64) {
+        *self.pressure.held.entry(client).or_insert(0) += 1;
+        if let Some(key) = self.sessions.find_hash(client)
             && !self.pressure.is_full(key)
+            && let Some(id) = self.sessions.get(key).and_then(|slot| slot.connection)
             && let Some(connection) = self.connections.get_mut(id)
         {
             connection.held = true;
@@ -289,12 +313,13 @@ impl<S> Core<S> {
         }
     }
 
-    pub(super) fn release_publisher(&mut self, key: SessionKey, serial: u32) {
-        let Some(holds) = self.pressure.held.get_mut(&(key, serial)) else { return };
+    pub(super) fn release_publisher(&mut self, client: u64) {
+        let Some(holds) = self.pressure.held.get_mut(&client) else { return };
         *holds -= 1;
         if *holds == 0 {
-            self.pressure.held.remove(&(key, serial));
-            let slot = self.sessions.get_serial(key, serial);
+            self.pressure.held.remove(&client);
+            let key = self.sessions.find_hash(client);
+            let slot = key.and_then(|key| self.sessions.get(key));
             self.resumed.extend(slot.and_then(|slot| slot.connection));
         }
     }
@@ -319,54 +344,51 @@ mod tests {
         shard
     }
 
-    /// A new session behind the connection.
-    fn session(core: &mut Core<<SimDriver as Driver>::Socket>) -> (SessionKey, u32) {
+    /// A new session behind the connection, and the number of its client.
+    fn session(core: &mut Core<<SimDriver as Driver>::Socket>) -> (SessionKey, u64) {
         let key = core.sessions.insert(Session::new("publisher"));
-        let slot = core.sessions.get_mut(key).expect("it was inserted");
-        slot.connection = Some(CONN);
-        let serial = slot.serial;
+        core.sessions.get_mut(key).expect("it was inserted").connection = Some(CONN);
         core.connections.get_mut(CONN).expect("it was added").session = key;
-        (key, serial)
+        (key, core.sessions.hash("publisher"))
     }
 
     #[test]
     fn a_publisher_is_held_until_every_shard_releases_it() {
         let Shard { mut driver, mut core, .. } = shard();
-        let (key, serial) = session(&mut core);
-        core.hold_publisher(&mut driver, key, serial);
-        core.hold_publisher(&mut driver, key, serial);
-        core.release_publisher(key, serial);
+        let (_, client) = session(&mut core);
+        core.hold_publisher(&mut driver, client);
+        core.hold_publisher(&mut driver, client);
+        core.release_publisher(client);
         assert!(!core.may_read(CONN));
         assert!(core.resumed.is_empty());
-        core.release_publisher(key, serial);
+        core.release_publisher(client);
         assert!(core.may_read(CONN));
         assert_eq!(core.resumed, [CONN]);
-        core.release_publisher(key, serial);
+        core.release_publisher(client);
         assert_eq!(core.resumed, [CONN], "one release too many does nothing");
     }
 
     #[test]
-    fn a_hold_does_not_pass_to_the_next_session() {
+    fn a_hold_passes_to_the_next_session_of_the_client_and_to_no_other() {
         let Shard { mut driver, mut core, .. } = shard();
-        let (key, first) = session(&mut core);
-        core.hold_publisher(&mut driver, key, first);
+        let (key, client) = session(&mut core);
+        core.hold_publisher(&mut driver, client);
         core.sessions.remove(key);
-        let (again, second) = session(&mut core);
-        assert_eq!(again, key, "the key is used again");
+        let other = core.sessions.insert(Session::new("other"));
+        assert_eq!(other, key, "the key is used again");
+        core.connections.get_mut(CONN).expect("it was added").session = other;
         assert!(core.may_read(CONN));
-        core.hold_publisher(&mut driver, key, second);
-        core.release_publisher(key, first);
-        assert!(!core.may_read(CONN), "nor does its release");
-        assert!(core.resumed.is_empty());
-        core.release_publisher(key, second);
+        session(&mut core);
+        assert!(!core.may_read(CONN));
+        core.release_publisher(client);
         assert!(core.may_read(CONN) && core.pressure.held.is_empty());
     }
 
     #[test]
     fn who_is_full_itself_is_not_held() {
         let Shard { mut driver, mut core, .. } = shard();
-        let (key, serial) = session(&mut core);
-        core.hold_publisher(&mut driver, key, serial);
+        let (key, client) = session(&mut core);
+        core.hold_publisher(&mut driver, client);
         assert!(!core.may_read(CONN));
         core.became_full(key);
         assert!(core.may_read(CONN), "its acknowledgements drain its queue");

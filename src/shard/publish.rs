@@ -6,7 +6,7 @@ use crate::mqtt::{
     DecodeError, FrameHead, Message, PacketId, Publish, QoS, ReasonCode, decode_publish,
     publish_wire_reusable, topic,
 };
-use crate::router::{Stamp, stable_hash};
+use crate::router::Stamp;
 use crate::session::{Begin, PublishOutcome, STORE, Verdict};
 
 use super::Core;
@@ -49,8 +49,9 @@ impl<S> Core<S> {
             && publish_wire_reusable(reader.version, &publish)
         {
             self.check_content(&publish)?;
-            if self.lanes_blocked(reader.route, false) {
-                return Ok(self.hold_for_lanes(reader));
+            let lanes = self.lanes_blocked(reader.route, false);
+            if lanes != 0 {
+                return Ok(self.hold_for_lanes(reader, lanes));
             }
             let start = base + at;
             self.add_to_run(reader, start, start + frame.len());
@@ -146,8 +147,9 @@ impl<S> Core<S> {
                 "RETAIN is not available",
             ));
         }
-        if self.lanes_blocked(reader.route, publish.retain) {
-            return Ok(self.hold_for_lanes(reader));
+        let lanes = self.lanes_blocked(reader.route, publish.retain);
+        if lanes != 0 {
+            return Ok(self.hold_for_lanes(reader, lanes));
         }
         let frame = match source {
             Source::Frame(frame) => Some(frame),
@@ -167,9 +169,8 @@ impl<S> Core<S> {
     pub(super) fn publisher(&self, reader: &mut Reader<'_>) -> Publisher {
         *reader.publisher.get_or_insert_with(|| {
             let slot = self.sessions.get(reader.session);
-            let (client, serial) = slot.map_or((0, 0), |slot| {
-                (stable_hash(slot.session.client_id().as_bytes()), slot.serial)
-            });
+            let (client, serial) = slot
+                .map_or((0, 0), |slot| (self.sessions.hash(slot.session.client_id()), slot.serial));
             Publisher { shard: self.id, session: reader.session, serial, client }
         })
     }
@@ -294,7 +295,7 @@ impl<S> Core<S> {
 
     /// Sets or clears the retained message of a topic [MQTT-3.3.1-5] [MQTT-3.3.1-6].
     fn retain(&mut self, parcel: &mut Parcel<'_>) -> Result<Stamp, ReasonCode> {
-        if self.store_fails() && parcel.publisher.is_client() {
+        if self.store_fails() && parcel.publisher.is_told() {
             self.refuse_to_store();
             return Err(ReasonCode::QuotaExceeded);
         }

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use crate::mqtt::{Message, PacketId};
-use crate::net::{ConnId, Driver};
+use crate::net::{Arena, ConnId, Driver};
 use crate::router::{GroupCount, GroupId, SessionKey, ShardChoice, Stamp};
-use crate::session::Redistribution;
+use crate::session::{DropCause, Redistribution};
 
 use super::Core;
 use super::distribute::{Parcel, Reach};
+use super::flush::flush_output;
 use super::mail::Batch;
 use super::runs::Run;
 
@@ -18,7 +19,7 @@ pub(super) struct Publisher {
     pub(super) shard: u8,
     pub(super) session: SessionKey,
     pub(super) serial: u32,
-    /// Hash of its client identifier, the same on all shards.
+    /// Hash of its client identifier, the same on all shards; 0 if it is no client.
     pub(super) client: u64,
 }
 
@@ -27,9 +28,13 @@ impl Publisher {
     pub(super) const NOBODY: Self =
         Self { shard: u8::MAX, session: SessionKey::MAX, serial: 0, client: 0 };
 
-    /// Whether it is a client, which can be told that its message is not kept: not `$SYS`, a
-    /// retained message, or a will.
+    /// Whether it can be held.
     pub(super) fn is_client(&self) -> bool {
+        self.client != 0
+    }
+
+    /// Whether it can be told that its message is not kept: no `$SYS`, retained message, or will.
+    pub(super) fn is_told(&self) -> bool {
         self.serial != 0
     }
 }
@@ -43,10 +48,38 @@ pub(super) struct Routed {
     pub(super) publisher: Publisher,
     /// What the publisher waits to have acknowledged, and the turn in which it was routed.
     pub(super) awaited: Option<(PacketId, u64)>,
-    /// The group, by the receiving shard's id, that shall get it; else the plain subscribers.
-    pub(super) group: Option<GroupId>,
+    /// The group that shall get it; else the plain subscribers.
+    pub(super) group: Option<RoutedGroup>,
     /// The turn of the sender's act that it is part of.
     pub(super) act: Option<u64>,
+}
+
+/// A shared group between two shards.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RoutedGroup {
+    /// Its id on the shard that receives.
+    pub(super) theirs: GroupId,
+    /// Its id on the shard that sends.
+    pub(super) ours: GroupId,
+}
+
+/// A message that waits for an acknowledgement and found a group without members: its publisher's
+/// shard chooses again.
+#[derive(Debug)]
+pub(super) struct Returned {
+    message: Message,
+    publisher: Publisher,
+    packet_id: PacketId,
+    turn: u64,
+    /// By the id of the shard it returns to.
+    group: GroupId,
+}
+
+impl Returned {
+    /// The bytes of memory that it holds.
+    pub(super) fn size(&self) -> usize {
+        self.message.size()
+    }
 }
 
 /// A message that no session of a shard could keep.
@@ -89,19 +122,18 @@ pub(super) enum Item<S> {
     /// The members of a shared group on the sending shard.
     Group(GroupCount),
     Connection(Box<Handoff<S>>),
-    /// Everything up to the turn is done, but for the refusals.
+    /// Everything up to the turn is done, but for what is refused or returned.
     Confirm {
         turn: u64,
         refused: Vec<Refusal>,
+        returned: Vec<Returned>,
     },
-    /// Do not read from this publisher: it fills a queue here.
+    /// Do not read from this client: it fills a queue here.
     Hold {
-        session: SessionKey,
-        serial: u32,
+        client: u64,
     },
     Release {
-        session: SessionKey,
-        serial: u32,
+        client: u64,
     },
     /// A message that a member of a shared group left behind.
     Orphan {
@@ -118,6 +150,7 @@ pub(super) enum Item<S> {
 #[derive(Default)]
 struct Refusals {
     refused: Vec<Refusal>,
+    returned: Vec<Returned>,
     last: Option<(Refusal, bool)>,
 }
 
@@ -151,6 +184,7 @@ impl<S> Core<S> {
     pub(super) fn take_batch<D: Driver<Socket = S>>(
         &mut self,
         driver: &mut D,
+        arena: &Arena,
         batch: Batch<Item<S>>,
     ) {
         let Batch { from, turn, wants_confirmation, items, bytes, .. } = batch;
@@ -158,6 +192,9 @@ impl<S> Core<S> {
         let before = self.noted();
         let mut acts = false;
         for item in items {
+            if self.connections.wants_flush() {
+                flush_output(self, driver, arena);
+            }
             match item {
                 Item::Run(run) => {
                     let frames = bytes.get(run.start..run.end).unwrap_or_default();
@@ -172,7 +209,7 @@ impl<S> Core<S> {
                 Item::NoInterest(filter) => self.router.remove_interest(from, &filter),
                 Item::Group(count) => self.router.set_group_online(from, &count),
                 Item::Connection(handoff) => self.take_connection(driver, *handoff),
-                Item::Confirm { turn, refused } => {
+                Item::Confirm { turn, refused, returned } => {
                     for refusal in refused {
                         let Refusal { session, serial, packet_id, turn, matched, unstored } =
                             refusal;
@@ -185,10 +222,13 @@ impl<S> Core<S> {
                             slot.session.refuse(from, turn, packet_id, matched);
                         }
                     }
+                    for returned in returned {
+                        self.route_again(from, &returned);
+                    }
                     self.confirmed(from, turn);
                 }
-                Item::Hold { session, serial } => self.hold_publisher(driver, session, serial),
-                Item::Release { session, serial } => self.release_publisher(session, serial),
+                Item::Hold { client } => self.hold_publisher(driver, client),
+                Item::Release { client } => self.release_publisher(client),
                 Item::Orphan { message, group, hops, act } => {
                     let first = self.noted();
                     self.take_orphan(&message, group, hops);
@@ -202,7 +242,8 @@ impl<S> Core<S> {
         }
         if wants_confirmation {
             refusals.settle();
-            self.confirm_to(from, turn, refusals.refused, before);
+            let Refusals { refused, returned, .. } = refusals;
+            self.confirm_to(from, turn, refused, returned, before);
         }
     }
 
@@ -229,7 +270,7 @@ impl<S> Core<S> {
         let mut parcel = Parcel::from_message(message, self.now, *publisher);
         parcel.packet_id = awaited.map(|(packet_id, _)| packet_id);
         let here = match group {
-            Some(group) => self.take_for_group(&mut parcel, *group),
+            Some(group) => self.take_for_group(&mut parcel, *group, *awaited, refusals),
             None => {
                 let route = self.router.route(message.topic());
                 self.distribute_here(&mut parcel, route)
@@ -244,20 +285,67 @@ impl<S> Core<S> {
         }
     }
 
-    /// Hands a message to a member of this shard; to another shard if they have all left meanwhile.
-    fn take_for_group(&mut self, parcel: &mut Parcel<'_>, group: GroupId) -> Reach {
-        if self.router.members_here(group) > 0 {
-            let kept = self.deliver_to_group(parcel, group);
+    /// Hands a message to a member of this shard. If they have all left meanwhile, one that its
+    /// publisher waits for returns, and any other is passed on.
+    fn take_for_group(
+        &mut self,
+        parcel: &mut Parcel<'_>,
+        group: RoutedGroup,
+        awaited: Option<(PacketId, u64)>,
+        refusals: &mut Refusals,
+    ) -> Reach {
+        if self.router.members_here(group.theirs) > 0 {
+            let kept = self.deliver_to_group(parcel, group.theirs);
             return Reach { matched: true, kept, ..Reach::NONE };
         }
-        match self.router.choose_shard(group, &parcel.router_publisher()) {
-            Some(choice) if choice.shard != self.id => {
-                let message = parcel.message(self.now).clone();
-                self.pass_on(&message, choice, 1);
-                Reach { matched: true, kept: true, ..Reach::NONE }
+        let publisher = parcel.publisher;
+        let message = parcel.message(self.now).clone();
+        match awaited {
+            Some((packet_id, turn)) => {
+                let group = group.ours;
+                refusals.returned.push(Returned { message, publisher, packet_id, turn, group });
             }
-            _ => Reach::NONE,
+            None => self.take_orphan(&message, group.theirs, 0),
         }
+        Reach::NONE
+    }
+
+    /// Chooses again for a message that `from` had no member for. Its acknowledgement goes on
+    /// waiting, for whoever is handed it now.
+    fn route_again(&mut self, from: u8, returned: &Returned) {
+        let Returned { message, publisher, packet_id, turn, group } = returned;
+        let mut parcel = Parcel::from_message(message, self.now, *publisher);
+        let Some(choice) = self.router.choose_shard(*group, &parcel.router_publisher()) else {
+            return;
+        };
+        let Publisher { session, serial, .. } = *publisher;
+        if let Some(store) = &self.store {
+            // What waits for the store waits for this turn now.
+            store.journal.wait((session, serial));
+        }
+        if choice.shard == self.id {
+            let noted = self.noted();
+            let kept = self.deliver_to_group(&mut parcel, choice.group);
+            let stored = self.noted() > noted;
+            let Some(slot) = self.sessions.get_serial(session, serial) else { return };
+            slot.session.route_here(*turn, *packet_id, kept);
+            if stored {
+                let waiting = slot.session.store_again(*turn, *packet_id, self.turn);
+                self.mailbox.ask_confirmation(waiting);
+                self.gate.wait(waiting, self.turn, session, serial);
+            }
+            return;
+        }
+        let slot = self.sessions.get_serial(session, serial);
+        let waiting = slot.map_or(0, |slot| {
+            slot.session.route_again(from, *turn, *packet_id, choice.shard, self.turn)
+        });
+        if waiting != 0 {
+            parcel.packet_id = Some(*packet_id);
+            self.mailbox.ask_confirmation(waiting);
+            self.gate.wait(waiting, self.turn, session, serial);
+        }
+        self.send_to_group(&mut parcel, choice, *group);
     }
 
     /// Sends a connection to its client's home shard.
@@ -289,9 +377,14 @@ impl<S> Core<S> {
 
     /// Gives a message that a member left behind to another one.
     pub(super) fn redistribute(&mut self, orphan: Redistribution) {
+        if orphan.message.is_for_now() {
+            self.stats.dropped[DropCause::Expired as usize].add(1);
+            return;
+        }
         // The group may be gone, and its number another's.
-        if let Some(group) = self.router.group_wanting(orphan.group, orphan.message.topic()) {
-            self.take_orphan(&orphan.message, group, 0);
+        match self.router.group_wanting(orphan.group, orphan.message.topic()) {
+            Some(group) => self.take_orphan(&orphan.message, group, 0),
+            None => self.count_orphan(),
         }
     }
 
@@ -302,10 +395,15 @@ impl<S> Core<S> {
             Some(choice) if choice.shard != self.id && hops < self.shards => {
                 self.pass_on(message, choice, hops + 1);
             }
-            _ => {
+            _ if self.router.members_here(group) > 0 => {
                 self.deliver_to_group(&mut parcel, group);
             }
+            _ => self.count_orphan(),
         }
+    }
+
+    fn count_orphan(&self) {
+        self.stats.dropped[DropCause::Orphaned as usize].add(1);
     }
 
     fn pass_on(&mut self, message: &Message, choice: ShardChoice, hops: u8) {

@@ -76,6 +76,16 @@ impl Sessions {
             .copied()
     }
 
+    /// The session of the client whose identifier [hashes](Self::hash) to `hash`.
+    pub(super) fn find_hash(&self, hash: u64) -> Option<SessionKey> {
+        let slots = &self.slots;
+        let is_it = |&key: &SessionKey| {
+            let slot = slots.get(key as usize);
+            slot.is_some_and(|slot| self.hash(slot.session.client_id()) == hash)
+        };
+        self.by_client.find(hash, is_it).copied()
+    }
+
     /// Adds a session under a client identifier that has none.
     pub(super) fn insert(&mut self, session: Session) -> SessionKey {
         let hash = self.hash(session.client_id());

@@ -13,7 +13,7 @@ use crate::session::{
 use crate::store::{ActId, Kept, Link, Part, Recovered, StoredSession, Turn};
 
 use super::publish::SYS_PREFIX;
-use super::remote::{Item, Refusal};
+use super::remote::{Item, Refusal, Returned};
 use super::{Core, Shard};
 
 /// What a broker with a store gives its shards.
@@ -49,6 +49,7 @@ struct Deferred {
     to: u8,
     of: u64,
     refused: Vec<Refusal>,
+    returned: Vec<Returned>,
 }
 
 impl Keeper {
@@ -197,22 +198,31 @@ impl<S> Core<S> {
     }
 
     /// Confirms a turn of another shard: once what was noted since `first` is committed.
-    pub(super) fn confirm_to(&mut self, to: u8, of: u64, mut refused: Vec<Refusal>, first: usize) {
+    pub(super) fn confirm_to(
+        &mut self,
+        to: u8,
+        of: u64,
+        mut refused: Vec<Refusal>,
+        returned: Vec<Returned>,
+        first: usize,
+    ) {
         let turn = self.turn;
         if refused.iter().any(|one| one.unstored) {
             // Their publishers are told now, not when the store works again.
             let unstored = refused.extract_if(.., |one| one.unstored).collect();
-            self.mailbox.push(to, 0, Item::Confirm { turn: 0, refused: unstored });
+            let confirm = Item::Confirm { turn: 0, refused: unstored, returned: Vec::new() };
+            self.mailbox.push(to, 0, confirm);
         }
         if let Some(store) = &mut self.store {
             let last = store.deferred.back().map(|last| last.turn);
             let noted = (store.journal.len() > first).then_some(turn);
             if let Some(turn) = noted.or(last) {
-                store.deferred.push_back(Deferred { turn, to, of, refused });
+                store.deferred.push_back(Deferred { turn, to, of, refused, returned });
                 return;
             }
         }
-        self.mailbox.push(to, 0, Item::Confirm { turn: of, refused });
+        let weight = returned.iter().map(Returned::size).sum();
+        self.mailbox.push(to, weight, Item::Confirm { turn: of, refused, returned });
     }
 
     /// Whether the writer has committed what somebody here may wait for.
@@ -229,8 +239,9 @@ impl<S> Core<S> {
         let Some(store) = &mut self.store else { return };
         let committed = store.link.committed();
         while let Some(deferred) = store.deferred.pop_front_if(|first| first.turn <= committed) {
-            let Deferred { to, of, refused, .. } = deferred;
-            self.mailbox.push(to, 0, Item::Confirm { turn: of, refused });
+            let Deferred { to, of, refused, returned, .. } = deferred;
+            let weight = returned.iter().map(Returned::size).sum();
+            self.mailbox.push(to, weight, Item::Confirm { turn: of, refused, returned });
         }
         #[expect(clippy::cast_possible_truncation, reason = "63")]
         self.confirmed(STORE as u8, committed);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::mqtt::topic::Filter;
 use crate::mqtt::{
     DecodeError, Message, Packet, Properties, QoS, ReasonCode, RetainHandling, SubAck, Subscribe,
-    SubscribeFilter, UnsubAck, Unsubscribe, encode, topic,
+    SubscribeFilter, UnsubAck, Unsubscribe, encode, topic, varint_len,
 };
 use crate::router::{GroupCount, SessionKey, SubscriptionHandle, SubscriptionOptions};
 use crate::session::{Delivery, STORE, Sink, SubscriptionRecord};
@@ -73,6 +73,7 @@ impl<S> Core<S> {
         if self.hold_for_gate(reader) {
             return Ok(Then::Hold);
         }
+        self.check_answer_fits(reader, subscribe.filters.iter().count())?;
         let mut reasons = Vec::new();
         let mut scans = Vec::new();
         for filter in subscribe.filters.iter() {
@@ -101,6 +102,20 @@ impl<S> Core<S> {
         full
     }
 
+    /// A SUBACK or UNSUBACK cannot be shortened, and must be sent. A packet whose answer would exceed
+    /// the client's Maximum Packet Size is refused before anything is done for it [MQTT-3.1.2-24].
+    fn check_answer_fits(&self, reader: &Reader<'_>, filters: usize) -> Result<(), DecodeError> {
+        let Some(slot) = self.sessions.get(reader.session) else { return Ok(()) };
+        // Packet Identifier, Property Length, and a reason code each.
+        let body = 3 + filters;
+        let len = 1 + varint_len(u32::try_from(body).unwrap_or(u32::MAX)) + body;
+        if len as u64 > u64::from(slot.session.maximum_packet_size()) {
+            let detail = "the answer is larger than the client's Maximum Packet Size";
+            return Err(DecodeError::new(ReasonCode::PacketTooLarge, detail));
+        }
+        Ok(())
+    }
+
     fn subscribe_one(
         &mut self,
         reader: &Reader<'_>,
@@ -118,11 +133,13 @@ impl<S> Core<S> {
         if let Some(refusal) = self.refuse_filter(&filter) {
             return Ok(refusal);
         }
+        // A bridge in 3.x cannot ask for what it needs: no echo, and RETAIN as it was.
+        let bridge = self.connections.get(reader.id).is_some_and(|one| one.bridge);
         let key = reader.session;
         let options = SubscriptionOptions {
             qos: asked.qos.min(self.settings.maximum_qos),
-            no_local: asked.no_local,
-            retain_as_published: asked.retain_as_published,
+            no_local: asked.no_local || (bridge && filter.share.is_none()),
+            retain_as_published: asked.retain_as_published || bridge,
             identifier: subscribe.subscription_identifier,
         };
         let Some(slot) = self.sessions.get_mut(key) else {
@@ -193,6 +210,7 @@ impl<S> Core<S> {
         if self.hold_for_gate(reader) {
             return Ok(Then::Hold);
         }
+        self.check_answer_fits(reader, unsubscribe.filters.iter().count())?;
         let mut reasons = Vec::new();
         for text in unsubscribe.filters.iter() {
             let reason = match Filter::parse(text, &self.settings.limits) {

@@ -13,6 +13,10 @@ use super::remote::Publisher;
 use super::stats::{Counter, ShardStats};
 use super::timers::Timer;
 
+/// The target of log lines about clients: errors of theirs at info, bounded; coming and going at
+/// debug.
+pub(super) const CLIENT_LOG: &str = "sluice::client";
+
 /// Bounds what clients can make a shard write to its log.
 #[derive(Debug)]
 pub(super) struct LogLimit {
@@ -32,7 +36,8 @@ impl LogLimit {
         let second = now.0 / 1000;
         if second != self.second {
             if self.suppressed > 0 {
-                warn!(suppressed = self.suppressed, "more clients were refused or closed");
+                let suppressed = self.suppressed;
+                warn!(target: CLIENT_LOG, suppressed, "more clients were refused or closed");
             }
             *self = Self { second, ..Self::new(self.per_second) };
         }
@@ -41,7 +46,7 @@ impl LogLimit {
             return;
         }
         self.lines += 1;
-        info!(%peer, client_id, "closed: {detail}");
+        info!(target: CLIENT_LOG, %peer, client_id, "closed: {detail}");
     }
 }
 

@@ -175,6 +175,43 @@ fn accepts_the_bridge_bit() {
     }
 }
 
+/// A bridge in 3.x gets nothing back that it sent itself, and sees which messages are retained, as
+/// Mosquitto has it: without the first a loop of bridges would never end.
+#[test]
+fn treats_bridges_as_such() {
+    let broker = broker("");
+    for (version, at) in [(V31, 10), (V311, 8)] {
+        let mut bytes = Connect::new(version, "bridge").bytes();
+        bytes[at] |= 0x80;
+        let mut bridge = broker.open(version);
+        bridge.send(&bytes);
+        assert_eq!(bridge.connack().code, code::SUCCESS);
+        bridge.subscribe("#", 1);
+        bridge.publish("from/the/bridge", "x", 1);
+        let mut other = broker.connect(version, "other");
+        other.publish_retained("t", "kept", 1);
+        assert!(bridge.expect("t", "kept").retain);
+        other.publish_retained("t", "", 1);
+        assert!(bridge.expect("t", "").retain);
+        bridge.expect_nothing();
+    }
+}
+
+/// [MQTT-1.5.4-3] U+FEFF is a character like any other: not skipped, not stripped.
+fn keeps_byte_order_marks(version: Version) {
+    let broker = broker("");
+    let mut client = broker.connect(version, "client");
+    client.subscribe("\u{FEFF}t", 0);
+    client.publish("t", "without", 0);
+    client.publish("\u{FEFF}t", "with", 0);
+    client.expect("\u{FEFF}t", "with");
+    client.expect_nothing();
+    let mut other = broker.connect(version, "\u{FEFF}client");
+    other.ping();
+    client.ping();
+}
+versions!(keeps_byte_order_marks);
+
 /// [MQTT-3.1.3-5] Ids of 1 to 23 letters and digits are always allowed.
 fn accepts_plain_client_ids(version: Version) {
     let broker = broker("");

@@ -237,6 +237,41 @@ fn does_not_expire_what_was_sent() {
     assert_eq!((again.id, again.dup, again.qos), (sent.id, true, 2));
 }
 
+/// [MQTT-3.3.2-5], [MQTT-3.3.2-6] An interval of 0 allows no waiting: who can be sent the message at
+/// once gets it, with an interval of 0, at any QoS; in no queue and among the retained it stays.
+fn delivers_at_once_or_never(shards: u16) {
+    let broker = broker_with_shards(shards, "");
+    let connect = Connect::lasting(V5, "absent");
+    let (mut absent, _) = broker.connect_with(&connect);
+    absent.subscribe("t", 2);
+    absent.disconnect();
+    let narrow = Connect::new(V5, "narrow").with(property::receive_maximum(1));
+    let (mut narrow, _) = broker.connect_with(&narrow);
+    narrow.subscribe("t", 2);
+    let mut present = broker.connect(V5, "present");
+    present.subscribe("t", 2);
+    let mut publisher = broker.connect(V5, "publisher");
+    publisher.publish_retained("t", "older", 1);
+    present.expect("t", "older");
+    let unacknowledged = narrow.take_publish();
+    for qos in [0, 1, 2] {
+        let message = Message::new("t", "now").qos(qos).retain();
+        publisher.deliver(message.with(property::message_expiry(0)));
+        let publish = present.expect("t", "now");
+        assert_eq!(publish.properties.number(MESSAGE_EXPIRY_INTERVAL), Some(0), "QoS {qos}");
+    }
+    narrow.expect("t", "now");
+    narrow.acknowledge(&unacknowledged);
+    narrow.expect_nothing();
+    let mut late = broker.connect(V5, "late");
+    late.subscribe("t", 2);
+    late.expect_nothing();
+    let (mut absent, _) = broker.connect_with(&connect);
+    absent.expect("t", "older");
+    absent.expect_nothing();
+}
+shards!(delivers_at_once_or_never);
+
 // Subscription identifiers.
 
 /// [MQTT-3.3.4-3], [MQTT-3.3.4-4] Every matching subscription's identifier comes along, in one
@@ -493,4 +528,30 @@ fn keeps_its_explanations_within_the_packet_size() {
     client.send(&wire::packet(wire::SUBSCRIBE, &[0, 1, 0]));
     client.expect_disconnect(&[code::PROTOCOL_ERROR]);
     assert!(client.largest_packet() <= 64, "a packet of {} bytes", client.largest_packet());
+}
+
+/// [MQTT-3.1.2-24] A SUBACK or UNSUBACK cannot be shortened: a packet whose answer would be too large
+/// is refused, and nothing of it is done.
+#[test]
+fn refuses_what_it_could_not_answer() {
+    let broker = broker("");
+    let connect = Connect::lasting(V5, "client").with(property::maximum_packet_size(40));
+    let names: Vec<String> = (0..36).map(|n| format!("t/{n}")).collect();
+    // 40 bytes of SUBACK: fixed header 2, Packet Identifier 2, Property Length 1, 35 codes.
+    let fitting: Vec<(&str, u8)> = names[1..].iter().map(|name| (name.as_str(), 1)).collect();
+    let (mut client, _) = broker.connect_with(&connect);
+    assert_eq!(client.subscribe_with(&fitting, &[]).codes, [1; 35]);
+    let all: Vec<(&str, u8)> = names.iter().map(|name| (name.as_str(), 0)).collect();
+    client.send(&crate::common::client::subscribe(V5, 9, &all, &[]));
+    client.expect_disconnect(&[code::PACKET_TOO_LARGE]);
+    let filters: Vec<&str> = names.iter().map(String::as_str).collect();
+    let (mut client, _) = broker.connect_with(&connect);
+    client.send(&crate::common::client::unsubscribe(V5, 9, &filters));
+    client.expect_disconnect(&[code::PACKET_TOO_LARGE]);
+    let (mut client, _) = broker.connect_with(&connect);
+    let mut publisher = broker.connect(V5, "publisher");
+    publisher.publish("t/0", "not subscribed", 1);
+    publisher.publish("t/1", "as before", 1);
+    assert_eq!(client.expect("t/1", "as before").qos, 1);
+    client.expect_nothing();
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::common::cases::{shards, versions};
+use crate::common::client::disconnect;
 use crate::common::property::{self, *};
 use crate::common::wire;
 use crate::common::{
@@ -344,6 +345,17 @@ fn refuses_to_prolong_a_session_without_expiry() {
     }
     let connect = Connect::new(V5, "fine").with(session_expiry(0));
     broker.connect_with(&connect).0.disconnect_with(0, &[session_expiry(0)]);
+}
+
+/// Section 3.14.2.1: a DISCONNECT that is refused for its Reason Code sets no Session Expiry Interval.
+#[test]
+fn takes_no_expiry_of_a_refused_disconnect() {
+    let broker = broker("");
+    let connect = Connect::lasting(V5, "client");
+    let (mut client, _) = broker.connect_with(&connect);
+    client.send(&disconnect(code::SERVER_SHUTTING_DOWN, &[session_expiry(0)]));
+    client.expect_disconnect(&[code::PROTOCOL_ERROR]);
+    assert!(broker.connect_with(&connect).1.session_present);
 }
 
 /// Section 3.2.2.3.2: a server that keeps sessions for less than asked says so.

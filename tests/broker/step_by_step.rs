@@ -2,79 +2,12 @@
 
 use std::time::Duration;
 
-use sluice::Config;
-use sluice::hooks::Hooks;
-use sluice::net::sim::{ClientId, Faults, SimDriver, SimOptions, World};
-use sluice::server::settings;
-use sluice::shard::{Shard, Shared};
-
 use crate::common::client::subscribe;
 use crate::common::connect::Connect;
 use crate::common::message::Message;
 use crate::common::wire;
 use crate::common::{V5, V311};
-
-struct Rig {
-    world: World,
-    shards: Vec<Shard<SimDriver>>,
-}
-
-impl Rig {
-    fn new(shards: usize, toml: &str) -> Self {
-        let world = World::new(1, SimOptions { faults: Faults::NONE, ..SimOptions::default() });
-        let config = Config::parse("test.toml", toml, []).expect("a configuration");
-        let shared = Shared::new(settings(&config), Hooks::default(), shards, 1).into();
-        let drivers = (0..shards).map(|_| world.add_driver()).collect();
-        Self { shards: Shard::assemble(drivers, &shared), world }
-    }
-
-    /// Every shard takes so many turns.
-    fn turns(&mut self, turns: usize) {
-        for _ in 0..turns {
-            for shard in &mut self.shards {
-                assert!(shard.turn(false).expect("a simulated driver does not fail"));
-            }
-        }
-    }
-
-    fn connect(&mut self, connect: &Connect) -> ClientId {
-        let client = self.world.connect();
-        self.send(client, &connect.bytes());
-        self.turns(4);
-        assert_eq!(self.receive(client)[0], wire::CONNACK);
-        client
-    }
-
-    /// Sends all of it, the shards taking turns meanwhile.
-    fn send(&mut self, client: ClientId, bytes: &[u8]) {
-        assert_eq!(self.send_until_stuck(client, bytes), bytes.len());
-    }
-
-    /// Sends until the broker takes no more; says how much it took.
-    fn send_until_stuck(&mut self, client: ClientId, bytes: &[u8]) -> usize {
-        let mut sent = 0;
-        let mut stuck = 0;
-        while sent < bytes.len() && stuck < 10 {
-            let taken = self.world.client_send(client, &bytes[sent..]).unwrap_or(0);
-            stuck = if taken == 0 { stuck + 1 } else { 0 };
-            sent += taken;
-            self.turns(1);
-        }
-        sent
-    }
-
-    /// What has come for a client.
-    fn receive(&mut self, client: ClientId) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let mut quiet = 0;
-        while quiet < 10 {
-            let got = self.world.client_recv(client, &mut bytes);
-            quiet = if got == 0 { quiet + 1 } else { 0 };
-            self.turns(1);
-        }
-        bytes
-    }
-}
+use crate::rig::Rig;
 
 /// A client that sends and does not read makes the broker hold a bounded number of answers; it is
 /// not read until it reads, and then goes on where it was.

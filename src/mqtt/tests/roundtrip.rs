@@ -184,7 +184,7 @@ fn connack(version: Version) -> BoxedStrategy<ConnAck<'static>> {
         (any::<bool>(), reason_of(PacketType::ConnAck)).prop_map(move |(present, reason)| {
             let reason = match version {
                 Version::V5 => reason,
-                _ => ReasonCode::from_connack_v3(reason.connack_v3()).unwrap(),
+                _ => ReasonCode::from_connack_v3(reason.connack_v3().unwrap_or(3)).unwrap(),
             };
             let present = present && reason == ReasonCode::Success && version != Version::V31;
             ConnAck::new(present, reason)

@@ -80,7 +80,8 @@ fn reason_codes() {
     }
     assert!(ReasonCode::ALL.is_sorted());
     assert_eq!(ReasonCode::ALL.len(), (0..=255).filter_map(ReasonCode::from_u8).count());
-    assert_eq!(ReasonCode::NotAuthorized.connack_v3(), 5);
-    assert_eq!(ReasonCode::BadUserNameOrPassword.connack_v3(), 4);
-    assert_eq!(ReasonCode::ServerBusy.connack_v3(), 3);
+    assert_eq!(ReasonCode::NotAuthorized.connack_v3(), Some(5));
+    assert_eq!(ReasonCode::BadUserNameOrPassword.connack_v3(), Some(4));
+    assert_eq!(ReasonCode::ServerBusy.connack_v3(), Some(3));
+    assert_eq!(ReasonCode::MalformedPacket.connack_v3(), None);
 }

@@ -147,8 +147,9 @@ impl Model {
             }
             Step::Unsubscribe(which, by_handle) => self.unsubscribe(router, which, by_handle),
             Step::Interest(shard, filter) => {
-                router.add_interest(shard, &filter);
-                self.interest.insert((shard, filter));
+                if self.interest.insert((shard, filter.clone())) {
+                    router.add_interest(shard, &filter);
+                }
             }
             Step::NoInterest(which) => {
                 let Some(one) = nth(self.interest.iter(), which).cloned() else { return };
@@ -265,6 +266,7 @@ proptest! {
             model.apply(&mut router, Step::Group(shard, filter, 0));
         }
         prop_assert_eq!((router.node_count(), router.group_count()), (0, 0));
+        prop_assert_eq!(router.foreign.len(), 0);
         names.iter().for_each(|name| model.check(&mut router, name));
     }
 }

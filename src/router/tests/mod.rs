@@ -1,5 +1,6 @@
 mod cache;
 mod groups;
+mod interest;
 mod matching;
 mod memory;
 mod retained;

@@ -1,0 +1,154 @@
+//! Shards on a simulated network, turned by hand.
+
+use std::sync::Arc;
+
+use sluice::Config;
+use sluice::hooks::Hooks;
+use sluice::net::sim::{ClientId, Faults, SimDriver, SimOptions, World};
+use sluice::server::settings;
+use sluice::session::DropCause;
+use sluice::shard::{Shard, Shared};
+
+use crate::common::connect::Connect;
+use crate::common::wire::{self, Cursor};
+use crate::common::{Packet, V311, Version};
+
+pub(crate) struct Rig {
+    pub(crate) world: World,
+    pub(crate) shards: Vec<Shard<SimDriver>>,
+    shared: Arc<Shared>,
+}
+
+impl Rig {
+    pub(crate) fn new(shards: usize, toml: &str) -> Self {
+        Self::with_buffers(SimOptions::default().buffer_bytes, shards, toml)
+    }
+
+    /// Connections hold so many bytes each way.
+    pub(crate) fn with_buffers(buffer_bytes: usize, shards: usize, toml: &str) -> Self {
+        let world = World::new(1, SimOptions { faults: Faults::NONE, buffer_bytes });
+        let config = Config::parse("test.toml", toml, []).expect("a configuration");
+        let shared: Arc<_> = Shared::new(settings(&config), Hooks::default(), shards, 1).into();
+        let drivers = (0..shards).map(|_| world.add_driver()).collect();
+        Self { shards: Shard::assemble(drivers, &shared), world, shared }
+    }
+
+    /// A Client Identifier that is at home on a shard.
+    pub(crate) fn name_at(&mut self, shard: usize, prefix: &str) -> String {
+        let connects = |rig: &Self| rig.shared.stats[shard].connects.value();
+        for n in 0.. {
+            let name = format!("{prefix}-{shard}-{n}");
+            let before = connects(self);
+            let probe = self.connect(&Connect::new(V311, &name));
+            self.world.client_close(probe);
+            self.turns(4);
+            if connects(self) > before {
+                return name;
+            }
+        }
+        unreachable!("some name is at home there")
+    }
+
+    /// Messages dropped for a cause, over all shards.
+    pub(crate) fn dropped(&self, cause: DropCause) -> u64 {
+        self.shared.stats.iter().map(|stats| stats.dropped[cause as usize].value()).sum()
+    }
+
+    /// One shard takes so many turns, and no other.
+    pub(crate) fn turns_of(&mut self, shard: usize, turns: usize) {
+        for _ in 0..turns {
+            assert!(self.shards[shard].turn(false).expect("a simulated driver does not fail"));
+        }
+    }
+
+    /// Every shard takes so many turns.
+    pub(crate) fn turns(&mut self, turns: usize) {
+        for _ in 0..turns {
+            for shard in &mut self.shards {
+                assert!(shard.turn(false).expect("a simulated driver does not fail"));
+            }
+        }
+    }
+
+    pub(crate) fn connect(&mut self, connect: &Connect) -> ClientId {
+        let client = self.world.connect();
+        self.send(client, &connect.bytes());
+        self.turns(4);
+        assert_eq!(self.receive(client)[0], wire::CONNACK);
+        client
+    }
+
+    /// Sends all of it, the shards taking turns meanwhile.
+    pub(crate) fn send(&mut self, client: ClientId, bytes: &[u8]) {
+        assert_eq!(self.send_until_stuck(client, bytes), bytes.len());
+    }
+
+    /// Sends until the broker takes no more; says how much it took.
+    pub(crate) fn send_until_stuck(&mut self, client: ClientId, bytes: &[u8]) -> usize {
+        let mut sent = 0;
+        let mut stuck = 0;
+        while sent < bytes.len() && stuck < 10 {
+            let taken = self.world.client_send(client, &bytes[sent..]).unwrap_or(0);
+            stuck = if taken == 0 { stuck + 1 } else { 0 };
+            sent += taken;
+            self.turns(1);
+        }
+        sent
+    }
+
+    /// What has come for a client.
+    pub(crate) fn receive(&mut self, client: ClientId) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut quiet = 0;
+        while quiet < 10 {
+            let got = self.world.client_recv(client, &mut bytes);
+            quiet = if got == 0 { quiet + 1 } else { 0 };
+            self.turns(1);
+        }
+        bytes
+    }
+
+    /// What has come for a client; no shard takes a turn for it.
+    pub(crate) fn take(&mut self, client: ClientId) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while self.world.client_recv(client, &mut bytes) > 0 {}
+        bytes
+    }
+
+    /// Takes what has come for a client, and acknowledges each QoS 1 message; the messages' payloads.
+    pub(crate) fn take_all(&mut self, client: ClientId, version: Version) -> Vec<Vec<u8>> {
+        let bytes = self.receive(client);
+        let mut payloads = Vec::new();
+        for packet in packets(&bytes, version) {
+            if let Packet::Publish(publish) = packet {
+                if publish.qos == 1 {
+                    self.send(client, &wire::packet(wire::PUBACK, &publish.id.to_be_bytes()));
+                }
+                payloads.push(publish.payload);
+            }
+        }
+        payloads
+    }
+}
+
+/// Whole packets.
+pub(crate) fn packets(mut bytes: &[u8], version: Version) -> Vec<Packet> {
+    let mut packets = Vec::new();
+    while let Some((first_byte, rest)) = bytes.split_first() {
+        let mut cursor = Cursor::new(rest, "a packet");
+        let length = cursor.variable() as usize;
+        packets.push(Packet::read(version, *first_byte, cursor.take(length)));
+        bytes = cursor.rest();
+    }
+    packets
+}
+
+/// The identifiers acknowledged by PUBACK, with their Reason Codes.
+pub(crate) fn pubacks(bytes: &[u8], version: Version) -> Vec<(u16, u8)> {
+    let acks = packets(bytes, version).into_iter();
+    acks.filter_map(|packet| match packet {
+        Packet::PubAck(ack) => Some((ack.id, ack.code)),
+        _ => None,
+    })
+    .collect()
+}
