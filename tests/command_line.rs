@@ -327,6 +327,36 @@ fn a_taken_address_is_said() {
     assert!(!err.contains("authentication"), "nobody can reach it: {err}");
 }
 
+/// A second signal ends a stop that takes long, at once and with status 1; one that comes within a
+/// second of the first is taken for the same.
+#[test]
+fn a_second_signal_ends_the_stop() {
+    use std::io::Write;
+    let (_dir, path) = file("shards = 1\n[shutdown]\ntimeout = \"1h\"\n");
+    let args = ["--config", &path, "--bind", "127.0.0.1:0"];
+    let mut broker = Running::start(sluice().args(args));
+    let mut client = TcpStream::connect(&broker.addresses()[0]).expect("it listens");
+    client.write_all(b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01a").expect("CONNECT is sent");
+    client.write_all(b"\x82\x06\0\x01\0\x01t\0").expect("SUBSCRIBE is sent");
+    client.read_exact(&mut [0; 9]).expect("CONNACK and SUBACK come");
+    // More than the system takes for a client that does not read: the stop has to wait for it.
+    let publish = [&b"\x30\x83\x80\x20\0\x01t"[..], &[b'x'; 512 * 1024]].concat();
+    for _ in 0..32 {
+        client.write_all(&publish).expect("PUBLISH is sent");
+    }
+    let first = Instant::now();
+    broker.signal(Signal::TERM);
+    while broker.child.try_wait().expect("its status can be asked").is_none() {
+        assert!(first.elapsed() < Duration::from_secs(20), "it does not end");
+        thread::sleep(Duration::from_millis(50));
+        broker.signal(Signal::TERM);
+    }
+    assert!(first.elapsed() >= Duration::from_secs(1), "ended after {:?}", first.elapsed());
+    let (status, log) = broker.end();
+    assert_eq!(status, Some(1), "{log}");
+    assert!(log.contains("SIGTERM: stopping") && !log.contains("stopped"), "{log}");
+}
+
 /// At level debug the log tells of each client that comes and goes, at info of none that behaves.
 #[test]
 fn the_log_tells_of_clients_if_asked() {

@@ -57,6 +57,12 @@ impl Checker<'_> {
             let buffer = (key, Some(bytes));
             self.not_above(packet, buffer, show, "so the largest packet would never fit")?;
         }
+        self.not_above(
+            ("queue.max_bytes", Some(config.queue.max_bytes)),
+            ("queue.max_total_bytes", Some(config.queue.max_total_bytes)),
+            show,
+            "so the lower limit alone would count",
+        )?;
         if config.mqtt.retain_available {
             let retained = ("retained.max_bytes", Some(config.retained.max_bytes));
             self.not_above(packet, retained, show, "so the largest packet would never fit")?;

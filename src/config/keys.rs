@@ -97,6 +97,7 @@ impl Limits {
                 &mut self.max_subscriptions_per_client,
                 Count(1..=U32),
             )?
+            .key("max_subscriptions", &mut self.max_subscriptions, Count(1..=U32))?
             .key("max_connections", &mut self.max_connections, Count(1..=U32))?
             .key("max_sessions", &mut self.max_sessions, Count(1..=U32))?
             .key("connections_per_second", &mut self.connections_per_second, rate())?
@@ -128,6 +129,7 @@ impl Mqtt {
             .key("max_session_expiry", &mut self.max_session_expiry, expiry())?
             .key("v3_session_expiry", &mut self.v3_session_expiry, expiry())?
             .key("max_inflight", &mut self.max_inflight, Count(1..=U16))?
+            .key("max_inflight_bytes", &mut self.max_inflight_bytes, Size(1..=U32))?
             .key("retain_available", &mut self.retain_available, Flag)?
             .key(
                 "wildcard_subscription_available",
@@ -159,6 +161,7 @@ impl Queue {
         reader
             .key("max_messages", &mut self.max_messages, Count(1..=U32))?
             .key("max_bytes", &mut self.max_bytes, Size(KIB..=TIB))?
+            .key("max_total_bytes", &mut self.max_total_bytes, Size(KIB..=TIB))?
             .key("qos0_backlog_bytes", &mut self.qos0_backlog_bytes, Size(KIB..=TIB))?
             .key("store_qos0_offline", &mut self.store_qos0_offline, Flag)?;
         Ok(())

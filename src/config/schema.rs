@@ -120,6 +120,9 @@ pub struct Limits {
     /// Subscriptions of one session (default 10,000). One more gets Quota exceeded (0x97) in its
     /// SUBACK, in 3.x 0x80.
     pub max_subscriptions_per_client: u32,
+    /// Subscriptions of all sessions together (default 10,000,000). One more is refused as above,
+    /// and counted.
+    pub max_subscriptions: u32,
     /// Connections over all shards and listeners (default 100,000). One more is closed at once and
     /// counted. Lowered at start to what the limit on open files can serve.
     pub max_connections: u32,
@@ -147,6 +150,7 @@ impl Default for Limits {
             max_filters_per_packet: 1024,
             max_client_id_bytes: 1024,
             max_subscriptions_per_client: 10_000,
+            max_subscriptions: 10_000_000,
             max_connections: 100_000,
             max_sessions: 1_000_000,
             connections_per_second: Some(10_000),
@@ -185,6 +189,9 @@ pub struct Mqtt {
     /// QoS 1 and 2 messages on their way to one client (default 1,000); a v5 client's Receive
     /// Maximum may lower it. The next ones wait in the queue.
     pub max_inflight: u16,
+    /// Bytes of such messages, sent and not acknowledged (default 16 MiB). The next ones wait in the
+    /// queue; a message larger than this is on its way alone.
+    pub max_inflight_bytes: u32,
     /// Whether messages may be retained (default true). CONNACK says if not; a message or will that
     /// asks for it is then refused with Retain not supported (0x9A).
     pub retain_available: bool,
@@ -219,6 +226,7 @@ impl Default for Mqtt {
             max_session_expiry: None,
             v3_session_expiry: None,
             max_inflight: 1000,
+            max_inflight_bytes: 16 * 1024 * 1024,
             retain_available: true,
             wildcard_subscription_available: true,
             shared_subscription_available: true,
@@ -262,6 +270,10 @@ pub struct Queue {
     pub max_messages: u32,
     /// Bytes of the messages that wait for one session (default 16 MiB).
     pub max_bytes: u64,
+    /// Bytes of the messages that wait for all sessions together (default 1 GiB), each counted for
+    /// every session that it waits for. Beyond it each queue counts as full: a message for an absent
+    /// session meets `overflow.offline`, one for a connected receiver slows its publishers.
+    pub max_total_bytes: u64,
     /// Bytes that may wait to be written to one connection before QoS 0 messages to it are dropped
     /// and counted (default 1 MiB). QoS 1 and 2 stay in the queue then, and when answers fill twice as
     /// much the client is not read until it reads.
@@ -276,6 +288,7 @@ impl Default for Queue {
         Self {
             max_messages: 1000,
             max_bytes: 16 * 1024 * 1024,
+            max_total_bytes: 1024 * 1024 * 1024,
             qos0_backlog_bytes: 1024 * 1024,
             store_qos0_offline: false,
         }

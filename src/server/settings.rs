@@ -55,8 +55,11 @@ pub fn settings(config: &Config) -> Settings {
         response_information_prefix: mqtt.response_information_prefix.clone(),
         allow_zero_length_client_id: mqtt.allow_zero_length_client_id,
         max_subscriptions_per_client: limits.max_subscriptions_per_client as usize,
+        max_subscriptions: limits.max_subscriptions as usize,
+        max_total_queued_bytes: queue.max_total_bytes,
         session: SessionLimits {
             max_inflight: mqtt.max_inflight,
+            max_inflight_bytes: mqtt.max_inflight_bytes,
             max_queued_messages: queue.max_messages,
             max_queued_bytes: queue.max_bytes,
             queue_qos0: queue.store_qos0_offline,

@@ -257,7 +257,7 @@ impl Session {
         self.session_expiry_interval = record.session_expiry_interval;
         self.disconnected_at = record.disconnected_at.unwrap_or(now);
         self.will = record.will.map(Box::new);
-        let active = self.active.get_or_insert_with(super::Active::new);
+        let active = self.active_mut();
         for id in inbound {
             active.held.insert(*id, super::inbound::HELD);
         }

@@ -6,6 +6,9 @@ pub struct SessionLimits {
     /// Most QoS 1 and 2 messages in flight to the client at a time, whatever larger Receive
     /// Maximum it announces. At least 1.
     pub max_inflight: u16,
+    /// Most bytes of such messages in flight at a time, by
+    /// [`Message::size`](crate::mqtt::Message::size); a larger message is in flight alone.
+    pub max_inflight_bytes: u32,
     /// Most messages in the queue; what is in flight does not count.
     pub max_queued_messages: u32,
     /// Most bytes in the queue, by [`Message::size`](crate::mqtt::Message::size).
@@ -18,6 +21,7 @@ impl Default for SessionLimits {
     fn default() -> Self {
         Self {
             max_inflight: 1000,
+            max_inflight_bytes: 16 * 1024 * 1024,
             max_queued_messages: 10_000,
             max_queued_bytes: 64 * 1024 * 1024,
             queue_qos0: false,

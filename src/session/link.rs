@@ -4,6 +4,7 @@ use std::num::NonZeroU16;
 
 use super::alias::{AliasUse, InboundAliases, OutboundAliases};
 use super::limits::SessionLimits;
+use super::window::WindowSize;
 use crate::mqtt::Version;
 
 /// What CONNECT and CONNACK agreed upon.
@@ -62,7 +63,7 @@ pub(super) struct Link {
     pub(super) maximum_packet_size: u32,
     pub(super) session_expiry_maximum: u32,
     /// Most messages in flight to the client.
-    pub(super) window: u16,
+    pub(super) window: WindowSize,
     pub(super) our_receive_maximum: u16,
     /// Messages the client has under way, against our Receive Maximum.
     pub(super) charged: u16,
@@ -91,7 +92,10 @@ impl Link {
             maximum_packet_size: p.maximum_packet_size,
             session_expiry_maximum: p.session_expiry_maximum,
             // 65,535 would leave no identifier free to be given.
-            window: p.receive_maximum.min(limits.max_inflight).clamp(1, u16::MAX - 1),
+            window: WindowSize {
+                messages: p.receive_maximum.min(limits.max_inflight).clamp(1, u16::MAX - 1),
+                bytes: limits.max_inflight_bytes,
+            },
             our_receive_maximum: p.our_receive_maximum,
             charged: 0,
             topic_alias_maximum: p.topic_alias_maximum,

@@ -42,6 +42,7 @@ pub use journal::{
 pub use limits::{DropCause, DropCounts, SessionLimits};
 pub use link::LinkParameters;
 pub use outbound::{Acked, Delivered, Delivery, Direct};
+pub use queue::QueuedBytes;
 pub use retry::RetryOutcome;
 pub use shared::Redistribution;
 pub use will::{Departure, Will, WillDue};
@@ -92,6 +93,8 @@ pub struct Session {
     link: Link,
     drops: DropCounts,
     session_expiry_interval: u32,
+    /// What its queue is counted in.
+    queued_bytes: QueuedBytes,
 }
 
 /// What only a session with messages of QoS 1 or 2, or with pending acknowledgements, needs.
@@ -104,10 +107,10 @@ struct Active {
 }
 
 impl Active {
-    fn new() -> Box<Self> {
+    fn new(queued_bytes: QueuedBytes) -> Box<Self> {
         Box::new(Self {
             window: window::Window::new(),
-            queue: queue::Queue::default(),
+            queue: queue::Queue::new(queued_bytes),
             held: inbound::Held::default(),
             gate: VecDeque::new(),
         })
@@ -126,7 +129,14 @@ impl Session {
     /// [connected](Self::connect).
     #[must_use]
     pub fn new(client_id: &str) -> Self {
+        Self::counted(client_id, QueuedBytes::default())
+    }
+
+    /// As [`new`](Self::new); what waits in its queue is counted in `queued_bytes`.
+    #[must_use]
+    pub fn counted(client_id: &str, queued_bytes: QueuedBytes) -> Self {
         Self {
+            queued_bytes,
             client_id: client_id.into(),
             active: None,
             will: None,
@@ -280,6 +290,7 @@ impl Session {
 
     #[inline]
     fn active_mut(&mut self) -> &mut Active {
-        self.active.get_or_insert_with(Active::new)
+        let Self { active, queued_bytes, .. } = self;
+        active.get_or_insert_with(|| Active::new(queued_bytes.clone()))
     }
 }

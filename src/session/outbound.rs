@@ -8,7 +8,7 @@ use super::durable::{
 };
 use super::limits::{DropCause, SessionLimits};
 use super::link::Link;
-use super::queue::{Entry, Queue};
+use super::queue::Entry;
 use super::window::Slot;
 use super::{Active, Session, Sink};
 use crate::mqtt::{
@@ -90,11 +90,11 @@ impl Session {
                 if delivery.qos == QoS::AtMostOnce {
                     return self.deliver_qos0(&delivery, now, sink, limits);
                 }
-                let window = self.link.window;
+                let (size, window) = (delivery.message.size(), self.link.window);
                 let idle = self
                     .active
                     .as_ref()
-                    .is_none_or(|a| a.queue.is_empty() && a.window.has_room(window));
+                    .is_none_or(|a| a.queue.is_empty() && a.window.has_room(size, window));
                 if idle && sink.has_room() {
                     return self.send_new(&delivery, now, sink);
                 }
@@ -289,7 +289,8 @@ impl Session {
         }
         while let Some(front) = active.queue.front() {
             let qos0 = front.qos == QoS::AtMostOnce;
-            if !sink.has_room() || !(qos0 || active.window.has_room(link.window)) {
+            let size = front.message.size();
+            if !sink.has_room() || !(qos0 || active.window.has_room(size, link.window)) {
                 return;
             }
             let Some(mut entry) = active.queue.pop() else { return };
@@ -323,7 +324,7 @@ impl Session {
             Some(active) => {
                 let at_once = self.link.live
                     && active.queue.is_empty()
-                    && active.window.has_room(self.link.window);
+                    && active.window.has_room(size, self.link.window);
                 at_once || active.queue.has_room(size, limits)
             }
             None => {
@@ -344,7 +345,7 @@ impl Session {
     /// dropped.
     pub fn drop_oldest(&mut self, size: usize, limits: &SessionLimits) -> u32 {
         let mut dropped = 0;
-        if !Queue::default().has_room(size, limits) {
+        if limits.max_queued_messages == 0 || size as u64 > limits.max_queued_bytes {
             return dropped;
         }
         let Some(active) = self.active.as_mut() else { return dropped };
@@ -397,8 +398,8 @@ impl Session {
 
     #[inline]
     fn send_new<S: Sink>(&mut self, delivery: &Delivery<'_>, now: Time, sink: &mut S) -> Delivered {
-        let Self { active, link, durable, .. } = self;
-        let active = active.get_or_insert_with(Active::new);
+        let Self { active, link, durable, queued_bytes, .. } = self;
+        let active = active.get_or_insert_with(|| Active::new(queued_bytes.clone()));
         let packet_id = active.window.next_id();
         if waits(durable, delivery.qos, packet_id) {
             let mut entry = Entry::new(delivery, millis(now));
@@ -421,8 +422,8 @@ impl Session {
         if delivery.message.is_for_now() {
             return self.dropped(DropCause::Expired);
         }
-        let Self { active, durable, .. } = self;
-        let queue = &mut active.get_or_insert_with(Active::new).queue;
+        let Self { active, durable, queued_bytes, .. } = self;
+        let queue = &mut active.get_or_insert_with(|| Active::new(queued_bytes.clone())).queue;
         if !queue.has_room(delivery.message.size(), limits) {
             return Delivered::Full;
         }

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::slice;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::journal::QueuedRecord;
 use super::limits::SessionLimits;
@@ -106,19 +108,52 @@ struct More {
     flew: bool,
 }
 
+/// Sums the bytes that wait in the queues of many sessions. One thread at a time changes it.
+#[derive(Clone, Debug, Default)]
+pub struct QueuedBytes(Arc<AtomicU64>);
+
+impl QueuedBytes {
+    /// The sum now.
+    #[inline]
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, bytes: usize) {
+        self.0.store(self.get() + bytes as u64, Ordering::Relaxed);
+    }
+
+    fn subtract(&self, bytes: u64) {
+        self.0.store(self.get() - bytes, Ordering::Relaxed);
+    }
+}
+
 /// An empty queue keeps memory for this many entries.
 const CAPACITY_KEPT: usize = 256;
 
 /// The queue of one session, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Queue {
     entries: VecDeque<Entry>,
     bytes: u64,
+    /// What `bytes` is counted in as well.
+    total: QueuedBytes,
     /// How many of the entries are QoS 0.
     qos0: u32,
 }
 
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.total.subtract(self.bytes);
+    }
+}
+
 impl Queue {
+    pub(super) fn new(total: QueuedBytes) -> Self {
+        Self { entries: VecDeque::new(), bytes: 0, total, qos0: 0 }
+    }
+
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -148,7 +183,9 @@ impl Queue {
     }
 
     pub(super) fn push(&mut self, entry: Entry) {
-        self.bytes += entry.message.size() as u64;
+        let size = entry.message.size();
+        self.bytes += size as u64;
+        self.total.add(size);
         self.qos0 += u32::from(entry.qos == QoS::AtMostOnce);
         self.entries.push_back(entry);
     }
@@ -187,7 +224,9 @@ impl Queue {
     }
 
     fn uncount(&mut self, entry: &Entry) {
-        self.bytes -= entry.message.size() as u64;
+        let size = entry.message.size() as u64;
+        self.bytes -= size;
+        self.total.subtract(size);
         self.qos0 -= u32::from(entry.qos == QoS::AtMostOnce);
     }
 }

@@ -49,10 +49,20 @@ const SPAN_FACTOR: usize = 8;
 /// The longest span; well below the ring, so that an identifier has one place only.
 const SPAN_MOST: usize = 32_768;
 
+/// What may be in flight at a time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WindowSize {
+    pub(super) messages: u16,
+    /// Of messages that were sent and not acknowledged; one alone may be larger.
+    pub(super) bytes: u32,
+}
+
 /// The slots in use, oldest first.
 #[derive(Debug)]
 pub(super) struct Window {
     slots: VecDeque<Slot>,
+    /// Of the messages in flight that are not `unsent`.
+    bytes: u64,
     /// Identifier of the first slot; of the next to be given when there is none.
     base: PacketId,
     in_flight: u16,
@@ -77,6 +87,7 @@ impl Window {
     pub(super) fn new() -> Self {
         Self {
             slots: VecDeque::new(),
+            bytes: 0,
             base: PacketId::MIN,
             in_flight: 0,
             unsent: 0,
@@ -104,21 +115,21 @@ impl Window {
         self.in_flight
     }
 
-    /// Whether a new PUBLISH may be sent under a window of `size`.
+    /// Whether a new PUBLISH of a message of so many bytes may be sent under a window of `size`.
     #[inline]
-    pub(super) fn has_room(&self, size: u16) -> bool {
-        self.in_flight < size && self.unsent == 0
+    pub(super) fn has_room(&self, message: usize, size: WindowSize) -> bool {
+        self.in_flight < size.messages && self.unsent == 0 && self.has_bytes(message, size)
+    }
+
+    #[inline]
+    fn has_bytes(&self, message: usize, size: WindowSize) -> bool {
+        self.bytes == 0 || self.bytes + message as u64 <= u64::from(size.bytes)
     }
 
     /// Whether something waits to be sent again on this connection.
     #[inline]
     pub(super) fn has_unsent(&self) -> bool {
         self.unsent > 0
-    }
-
-    /// Whether one more of those to be sent again fits a window of `size`.
-    fn has_room_to_resend(&self, size: u16) -> bool {
-        self.unsent > 0 && self.in_flight - self.unsent < size
     }
 
     /// The identifier the next [`insert`](Self::insert) uses. Call only with fewer than 65,535
@@ -163,6 +174,7 @@ impl Window {
     /// Takes the slot of the identifier that [`next_id`](Self::next_id) just gave.
     #[inline]
     pub(super) fn insert(&mut self, entry: Entry) {
+        self.bytes += entry.message.size() as u64;
         self.slots.push_back(Slot::Publish(entry));
         self.in_flight += 1;
     }
@@ -187,7 +199,9 @@ impl Window {
             && matches!(self.slots.front(), Some(Slot::Publish(entry))
                 if entry.qos == QoS::AtLeastOnce && !entry.unsent);
         if is_it {
-            drop(self.slots.pop_front());
+            if let Some(Slot::Publish(entry)) = self.slots.pop_front() {
+                self.bytes -= entry.message.size() as u64;
+            }
             self.in_flight -= 1;
             self.base = advance(id, 1);
             self.pop_free();
@@ -206,7 +220,8 @@ impl Window {
         match &slot {
             Slot::Free => return slot,
             Slot::Publish(entry) if entry.unsent => self.unsent -= 1,
-            Slot::Publish(_) | Slot::Release(_) => {}
+            Slot::Publish(entry) => self.bytes -= entry.message.size() as u64,
+            Slot::Release(_) => {}
         }
         self.in_flight -= 1;
         if index == 0 {
@@ -225,13 +240,19 @@ impl Window {
         let was = std::mem::replace(slot, Slot::Release(release));
         self.releases = order.wrapping_add(1);
         let Slot::Publish(entry) = was else { return None };
-        self.unsent -= u16::from(entry.unsent);
+        match entry.unsent {
+            true => self.unsent -= 1,
+            false => self.bytes -= entry.message.size() as u64,
+        }
         Some(entry)
     }
 
     /// Takes in what was in flight under `id` in an earlier life, in the order of sending.
     pub(super) fn restore(&mut self, id: PacketId, slot: Slot) {
         debug_assert!(self.slots.is_empty(), "nothing was sent yet in this one");
+        if let Slot::Publish(entry) = &slot {
+            self.bytes += entry.message.size() as u64;
+        }
         let aside = self.aside.get_or_insert_default();
         aside.stragglers.insert(id, (aside.moved, slot));
         aside.moved += 1;
@@ -266,6 +287,7 @@ impl Window {
                 }
             }
         }
+        self.bytes = 0;
         let newest = self.releases;
         releases.sort_unstable_by_key(|&(order, _)| std::cmp::Reverse(newest.wrapping_sub(order)));
         self.unsent = u16::try_from(publishes.len()).unwrap_or(u16::MAX);
@@ -276,20 +298,28 @@ impl Window {
     }
 
     /// The next PUBLISH to be sent again under a window of `size`; it counts as sent.
-    pub(super) fn next_resend(&mut self, size: u16) -> Option<PacketId> {
-        while self.has_room_to_resend(size) {
+    pub(super) fn next_resend(&mut self, size: WindowSize) -> Option<PacketId> {
+        while self.unsent > 0 && self.in_flight - self.unsent < size.messages {
+            let id = *self.aside.as_ref()?.resend.front()?;
+            let unsent = match self.get_mut(id) {
+                Some(Slot::Publish(entry)) if entry.unsent => Some(entry.message.size()),
+                _ => None,
+            };
+            if unsent.is_some_and(|message| !self.has_bytes(message, size)) {
+                return None;
+            }
             let aside = self.aside.as_mut()?;
-            let id = aside.resend.pop_front()?;
+            aside.resend.pop_front();
             if aside.resend.is_empty() && aside.stragglers.is_empty() {
                 self.aside = None;
             }
-            if let Some(Slot::Publish(entry)) = self.get_mut(id)
-                && entry.unsent
-            {
+            let Some(message) = unsent else { continue };
+            if let Some(Slot::Publish(entry)) = self.get_mut(id) {
                 entry.unsent = false;
-                self.unsent -= 1;
-                return Some(id);
             }
+            self.unsent -= 1;
+            self.bytes += message as u64;
+            return Some(id);
         }
         None
     }

@@ -23,6 +23,7 @@ pub(crate) struct Admission {
     open: AtomicUsize,
     by_listener: Vec<AtomicUsize>,
     sessions: AtomicUsize,
+    subscriptions: AtomicUsize,
     rate: Mutex<Rate>,
 }
 
@@ -55,6 +56,7 @@ impl Admission {
         Self {
             open: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
+            subscriptions: AtomicUsize::new(0),
             by_listener: settings.listeners.iter().map(|_| AtomicUsize::new(0)).collect(),
             rate: Mutex::default(),
         }
@@ -116,6 +118,25 @@ impl Admission {
 
     pub(super) fn release_session(&self) {
         self.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Counts one more subscription; false if there are enough.
+    pub(super) fn admit_subscription(&self, settings: &Settings) -> bool {
+        let before = self.subscriptions.fetch_add(1, Ordering::Relaxed);
+        let admitted = before < settings.max_subscriptions;
+        if !admitted {
+            self.release_subscription();
+        }
+        admitted
+    }
+
+    /// Counts a subscription that is there whatever the limit.
+    pub(super) fn add_subscription(&self) {
+        self.subscriptions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn release_subscription(&self) {
+        self.subscriptions.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(super) fn release(&self, listener: usize) {

@@ -262,7 +262,7 @@ impl<S> Core<S> {
         if !self.shared.admission.admit_session(&self.settings) {
             return None;
         }
-        Some((self.sessions.insert(Session::new(client_id)), false))
+        Some((self.sessions.insert(Session::counted(client_id, self.allowance.account())), false))
     }
 
     /// The Keep Alive in force, in seconds; 0: none.

@@ -131,7 +131,7 @@ pub(super) struct Written {
 }
 
 /// Memory that output may take before it is flushed in the middle of a turn.
-const MAX_UNFLUSHED: usize = 1024 * 1024;
+pub(super) const MAX_UNFLUSHED: usize = 1024 * 1024;
 /// About what a reference to bytes elsewhere takes.
 const REFERENCE: usize = 32;
 

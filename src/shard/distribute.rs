@@ -342,6 +342,7 @@ impl<S> Core<S> {
         delivery: Delivery<'_>,
         publisher: Publisher,
     ) -> bool {
+        let tight = self.tight_limits(key, delivery.message.size());
         let Some(slot) = self.sessions.get_mut(key) else { return false };
         if slot.session.is_stored()
             && delivery.qos > QoS::AtMostOnce
@@ -355,7 +356,7 @@ impl<S> Core<S> {
         let Some(slot) = self.sessions.get_mut(key) else { return false };
         let online = slot.connection;
         let mut out = online.and_then(|id| self.connections.live_out(id, &self.settings));
-        let limits = &self.settings.session;
+        let limits = tight.as_ref().unwrap_or(&self.settings.session);
         match slot.session.deliver(delivery, self.now, out.as_mut(), limits) {
             Delivered::Sent => true,
             Delivered::Queued => {
@@ -396,7 +397,8 @@ impl<S> Core<S> {
         key: SessionKey,
         delivery: Delivery<'_>,
     ) -> bool {
-        let limits = &self.settings.session;
+        let tight = self.tight_limits(key, delivery.message.size());
+        let limits = tight.as_ref().unwrap_or(&self.settings.session);
         let Some(slot) = self.sessions.get_mut(key) else { return false };
         let dropped = slot.session.drop_oldest(delivery.message.size(), limits);
         self.stats.dropped[DropCause::QueueFull as usize].add(dropped.into());
@@ -471,10 +473,15 @@ impl<S> Core<S> {
     /// Hands a message to one member, of this shard, of a group.
     pub(super) fn deliver_to_group(&mut self, parcel: &mut Parcel<'_>, group: GroupId) -> bool {
         let publisher = parcel.router_publisher();
-        let (sessions, limits) = (&self.sessions, &self.settings.session);
         let size = parcel.topic.len() + parcel.payload.len();
+        let mut limits = self.settings.session;
+        if !self.allowance.has(size, &self.shared.budget) {
+            // Only what can be sent at once.
+            limits.max_queued_messages = 0;
+        }
+        let sessions = &self.sessions;
         let chosen = self.router.choose_member(group, &publisher, |key| match sessions.get(key) {
-            Some(slot) if slot.session.has_room(size, limits) => slot.session.in_flight(),
+            Some(slot) if slot.session.has_room(size, &limits) => slot.session.in_flight(),
             _ => usize::MAX,
         });
         // When every member is full, one of them suffers what its policy says.

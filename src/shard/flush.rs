@@ -121,8 +121,9 @@ fn finish<D: Driver>(
         driver.close(id, if broken { CloseMode::Abort } else { connection.close_mode });
         core.drop_connection(id);
     } else if connection.timer.is_none() {
-        connection.timer =
-            Some(core.timers.insert(now.plus(CLOSE_PATIENCE), Timer::Connection(id)));
+        // A stop says itself how long it takes.
+        let at = core.stopping.deadline().unwrap_or(now.plus(CLOSE_PATIENCE));
+        connection.timer = Some(core.timers.insert(at, Timer::Connection(id)));
     }
 }
 
@@ -148,5 +149,60 @@ fn write<D: Driver>(
         if last {
             return Ok((sent, true));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::Settings;
+    use super::super::{Shard, Shared};
+    use crate::hooks::Hooks;
+    use crate::net::ConnId;
+    use crate::net::sim::{Faults, SimOptions, World};
+    use crate::session::SessionLimits;
+
+    /// A turn that reads 60 KiB from one publisher for many who do not read: each is written to before
+    /// all of it is there, and found to be slow.
+    #[test]
+    fn output_is_flushed_in_the_middle_of_a_turn() {
+        const BUFFER: usize = 64 * 1024;
+        const BACKLOG: usize = 8 * 1024;
+        const RECEIVERS: usize = 60;
+        let session = SessionLimits { max_inflight: 10_000, ..SessionLimits::default() };
+        let settings = Settings { qos0_backlog_bytes: BACKLOG, session, ..Settings::for_tests() };
+        let shared = Shared::new(settings, Hooks::default(), 1, 1).into();
+        let world = World::new(1, SimOptions { faults: Faults::NONE, buffer_bytes: BUFFER });
+        let mut shard = Shard::assemble(vec![world.add_driver()], &shared).remove(0);
+        let mut connect = |name: u8, then: &[u8]| {
+            let client = world.connect();
+            let connect =
+                [b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01".as_slice(), &[name], then];
+            world.client_send(client, &connect.concat()).expect("there is room");
+            for _ in 0..3 {
+                assert!(shard.turn(false).expect("a simulated driver does not fail"));
+            }
+            client
+        };
+        for name in 0..RECEIVERS as u8 {
+            connect(b'A' + name, b"\x82\x06\x00\x01\x00\x01t\x01");
+        }
+        let publisher = connect(b'!', b"");
+        let message = |id: u16| {
+            let head = [0x32, 35, 0, 1, b't', (id >> 8) as u8, id as u8];
+            [&head[..], &[b'.'; 30]].concat()
+        };
+        let flood: Vec<u8> = (1..=1_600).flat_map(message).collect();
+        // The first time it is the network that takes it.
+        for _ in 0..2 {
+            world.client_send(publisher, &flood).expect("there is room");
+            for _ in 0..3 {
+                assert!(shard.turn(false).expect("a simulated driver does not fail"));
+            }
+        }
+        let backlogs =
+            (0..200).filter_map(|id| Some(shard.core.connections.get(ConnId(id))?.backlog()));
+        let most = backlogs.max().expect("there are connections");
+        let part = super::super::connection::MAX_UNFLUSHED / RECEIVERS;
+        assert!(most <= BACKLOG + part + 100, "{most} bytes wait");
     }
 }

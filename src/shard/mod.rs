@@ -5,6 +5,7 @@
 //! nothing is shared with another shard but mailboxes and counters.
 
 mod accept;
+mod budget;
 mod connect;
 mod connection;
 mod distribute;
@@ -45,6 +46,7 @@ use crate::router::{Router, RouterLimits};
 use crate::timer::{Time, Wheel};
 
 use self::accept::{Accepting, Admission};
+use self::budget::{Allowance, Budget};
 use self::connection::Connections;
 use self::flush::{flush, flush_output};
 use self::gate::Gate;
@@ -70,6 +72,7 @@ pub struct Shared {
     /// What the embedding program wants to know or decide.
     pub hooks: Hooks,
     pub(crate) admission: Admission,
+    pub(crate) budget: Budget,
     stop: AtomicBool,
     /// Shards that ended by themselves.
     failed: AtomicU64,
@@ -80,12 +83,14 @@ impl Shared {
     #[must_use]
     pub fn new(settings: Settings, hooks: Hooks, shards: usize, seed: u64) -> Self {
         let admission = Admission::new(&settings);
+        let budget = Budget::new(settings.max_total_queued_bytes, shards);
         Self {
             settings: Arc::new(settings),
             seed,
             stats: (0..shards).map(|_| Arc::default()).collect(),
             hooks,
             admission,
+            budget,
             stop: AtomicBool::new(false),
             failed: AtomicU64::new(0),
         }
@@ -129,6 +134,8 @@ struct Core<S> {
     /// Nothing is stored without one.
     store: Option<Keeper>,
     pressure: Pressure,
+    /// What this shard may queue.
+    allowance: Allowance,
     scans: RetainedScans,
     stats: Arc<ShardStats>,
     /// Connections to read again.
@@ -208,6 +215,7 @@ impl<D: Driver> Shard<D> {
             gate: Gate::new(shards),
             store: None,
             pressure: Pressure::default(),
+            allowance: Allowance::default(),
             scans: RetainedScans::default(),
             stats: shared.stats[usize::from(id)].clone(),
             resumed: Vec::new(),
@@ -331,6 +339,7 @@ impl<D: Driver> Shard<D> {
         self.core.mailbox.post(self.core.turn);
         self.core.turn += 1;
         self.core.release_lanes();
+        self.core.allowance.settle(&self.core.shared.budget);
         for conn in std::mem::take(&mut self.core.resumed) {
             if self.core.may_read(conn)
                 && let Some(connection) = self.core.connections.get_mut(conn)

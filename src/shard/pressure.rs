@@ -211,6 +211,19 @@ impl<S> Core<S> {
         self.is_kept(key, delivered)
     }
 
+    /// Bounds of a session whose message of `size` bytes may find no room among all that is queued;
+    /// nothing if there is room.
+    #[inline]
+    pub(super) fn tight_limits(&mut self, key: SessionKey, size: usize) -> Option<SessionLimits> {
+        if self.allowance.has(size, &self.shared.budget) {
+            return None;
+        }
+        let limits = &self.settings.session;
+        let queued = self.sessions.get(key).map_or(0, |slot| slot.session.queued_bytes());
+        let max_queued_bytes = limits.max_queued_bytes.min(queued + self.allowance.free());
+        Some(SessionLimits { max_queued_bytes, ..*limits })
+    }
+
     /// Bounds for what comes to a full queue from those who cannot be held, or not yet.
     fn beyond(&self) -> SessionLimits {
         let Settings { session, mailbox_bytes, limits, .. } = &*self.settings;
@@ -228,9 +241,11 @@ impl<S> Core<S> {
             return;
         }
         let limits = &self.settings.session;
+        let room = self.allowance.has(1, &self.shared.budget);
         let drained = self.sessions.get(key).is_none_or(|slot| {
             slot.session.queued() as u64 * 4 <= u64::from(limits.max_queued_messages) * 3
                 && slot.session.queued_bytes() <= limits.max_queued_bytes / 4 * 3
+                && (room || slot.session.queued() == 0)
         });
         if drained {
             self.forget_receiver(key);

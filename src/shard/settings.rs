@@ -99,6 +99,10 @@ pub struct Settings {
     pub allow_zero_length_client_id: bool,
     /// Subscriptions one client may hold.
     pub max_subscriptions_per_client: usize,
+    /// Subscriptions over all shards.
+    pub max_subscriptions: usize,
+    /// Bytes queued for all sessions of all shards.
+    pub max_total_queued_bytes: u64,
     /// Bounds of one session.
     pub session: SessionLimits,
     /// Bytes that may wait for a slow reader before QoS 0 is dropped and the rest stays queued; at
@@ -161,6 +165,8 @@ impl Settings {
             response_information_prefix: String::new(),
             allow_zero_length_client_id: true,
             max_subscriptions_per_client: usize::MAX,
+            max_subscriptions: usize::MAX,
+            max_total_queued_bytes: u64::MAX,
             session: SessionLimits::default(),
             qos0_backlog_bytes: 1 << 20,
             retry: None,

@@ -58,6 +58,8 @@ pub struct ShardStats {
     pub sessions: Counter,
     /// Sessions that ended by expiry.
     pub expired_sessions: Counter,
+    /// Subscriptions refused because there were enough.
+    pub refused_subscriptions: Counter,
     /// Subscriptions now.
     pub subscriptions: Counter,
     /// Retained messages in this shard's copy.

@@ -34,6 +34,11 @@ impl Stopping {
         self.phase != Phase::Running
     }
 
+    /// When it has to be done, once it has begun.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.is_stopping().then_some(self.deadline)
+    }
+
     pub(super) fn is_done(&self) -> bool {
         self.phase == Phase::Done
     }
@@ -69,7 +74,7 @@ impl<S> Core<S> {
 
     /// When the stop has to go on whatever happens.
     pub(super) fn stop_deadline(&self) -> Option<Time> {
-        self.stopping.is_stopping().then_some(self.stopping.deadline)
+        self.stopping.deadline()
     }
 
     /// Whether the next phase of the stop can begin. Asked before a sleep, out of which a shard is

@@ -281,7 +281,8 @@ impl<S> Core<S> {
         let now = self.now;
         let Some(store) = &self.store else { return };
         let journal = store.journal.clone();
-        let key = self.sessions.insert(Session::new(&record.client_id));
+        let key =
+            self.sessions.insert(Session::counted(&record.client_id, self.allowance.account()));
         // One beyond a limit that is lower now than it was keeps its place.
         self.shared.admission.add_session();
         let Some(slot) = self.sessions.get_mut(key) else { return };
@@ -325,6 +326,7 @@ impl<S> Core<S> {
             && !subscribed.existed
         {
             slot.subscriptions.push(subscribed.handle);
+            self.shared.admission.add_subscription();
         }
         if subscribed.interest {
             self.tell_all(|| Item::Interest(filter.filter.into()));

@@ -146,13 +146,18 @@ impl<S> Core<S> {
             return Ok(ReasonCode::UnspecifiedError);
         };
         // A filter it holds already takes no further place, which only the router can tell.
-        let at_limit = slot.subscriptions.len() >= self.settings.max_subscriptions_per_client;
-        if at_limit && !self.router.has_subscription(key, &filter) {
+        let admission = &self.shared.admission;
+        let admitted = slot.subscriptions.len() < self.settings.max_subscriptions_per_client
+            && admission.admit_subscription(&self.settings);
+        if !admitted && !self.router.has_subscription(key, &filter) {
+            self.stats.refused_subscriptions.add(1);
             return Ok(ReasonCode::QuotaExceeded);
         }
         let subscribed = self.router.subscribe(key, &filter, options);
         if !subscribed.existed {
             slot.subscriptions.push(subscribed.handle);
+        } else if admitted {
+            admission.release_subscription();
         }
         slot.session.note_subscribed(|| SubscriptionRecord {
             filter: asked.filter.into(),
@@ -233,6 +238,7 @@ impl<S> Core<S> {
         let Some(gone) = self.router.unsubscribe(key, filter) else {
             return ReasonCode::NoSubscriptionExisted;
         };
+        self.shared.admission.release_subscription();
         let Some(slot) = self.sessions.get_mut(key) else { return ReasonCode::Success };
         slot.subscriptions.retain(|handle| *handle != gone.handle);
         let act = self.begin_act();
@@ -266,6 +272,7 @@ impl<S> Core<S> {
             });
         }
         let ended = self.router.unsubscribe_handle(key, handle);
+        self.shared.admission.release_subscription();
         if let Some(filter) = ended.filter {
             self.tell_all(|| Item::NoInterest(filter.as_str().into()));
         }
@@ -370,12 +377,14 @@ impl<S> Core<S> {
     }
 
     fn has_room_for(&mut self, key: SessionKey, message: &Message) -> bool {
+        let tight = self.tight_limits(key, message.size());
+        let limits = tight.as_ref().unwrap_or(&self.settings.session);
         let Some(slot) = self.sessions.get_mut(key) else { return true };
         let Some(id) = slot.connection else {
-            return slot.session.has_room(message.size(), &self.settings.session);
+            return slot.session.has_room(message.size(), limits);
         };
         let output = self.connections.live_out(id, &self.settings);
         output.is_none_or(|out| out.has_room() && out.connection.backlog() < out.backlog_limit)
-            && slot.session.has_room(message.size(), &self.settings.session)
+            && slot.session.has_room(message.size(), limits)
     }
 }

@@ -87,7 +87,7 @@ const LOADS: [(&str, Value); 9] = [
 ];
 
 /// Topic below `$SYS/broker/`, and what it says.
-const VALUES: [(&str, Value); 20] = [
+const VALUES: [(&str, Value); 21] = [
     ("bytes/received", |s| s.bytes_received.value()),
     ("bytes/sent", |s| s.bytes_sent.value()),
     ("messages/received", |s| s.packets_received.value()),
@@ -104,6 +104,7 @@ const VALUES: [(&str, Value); 20] = [
     ("connections/accepted", |s| s.accepted.value()),
     ("connections/refused", |s| s.refused.value()),
     ("clients/errors", |s| s.client_errors.value()),
+    ("subscriptions/refused", |s| s.refused_subscriptions.value()),
     ("subscriptions/count", |s| s.subscriptions.value()),
     ("messages/stored", |s| s.stored_messages.value()),
     ("store/messages/count", |s| s.stored_messages.value()),

@@ -539,34 +539,6 @@ fn drops_qos_0_of_a_slow_reader(shards: u16) {
 }
 shards!(drops_qos_0_of_a_slow_reader);
 
-/// A reader that does not read at all, and what is sent to it, hold nobody up for longer than
-/// patience; QoS 1 messages it was not sent wait for its next connection.
-#[test]
-fn gets_rid_of_a_reader_that_never_reads() {
-    let toml = "[queue]\nmax_messages = 10\n[overflow]\npatience = \"100ms\"";
-    let broker = broker_with_shards(2, toml);
-    let connect = Connect::lasting(V311, "dead");
-    let (mut dead, _) = broker.connect_with(&connect);
-    dead.subscribe("t", 1);
-    let mut publisher = broker.connect(V5, "publisher").with_deadline(Duration::from_secs(60));
-    let payload = vec![b'x'; 500_000];
-    let mut refused = 0;
-    // More than window and socket buffers take up: the queue fills, patience ends.
-    for _ in 0..1_100 {
-        let code = publisher.try_publish(Message::new("t", &payload).qos(1));
-        if code == code::QUOTA_EXCEEDED {
-            refused += 1;
-            break;
-        }
-    }
-    assert_eq!(refused, 1, "the queue never filled");
-    publisher.ping();
-    drop(dead);
-    let (mut back, connack) = broker.connect_with(&connect);
-    assert!(connack.session_present);
-    assert!(back.receive().dup);
-}
-
 /// A client that never reads what it is answered is not read for ever, either.
 #[test]
 fn stops_reading_a_flood_without_a_reader() {

@@ -135,6 +135,28 @@ fn subscriptions_per_client(version: Version) {
 }
 versions!(subscriptions_per_client, from 3.1.1);
 
+/// `max_subscriptions`: over all shards, 0x97 (3.x: 0x80) for what is too many. A subscription that ends,
+/// by UNSUBSCRIBE or with its session, gives room; replacing one takes none.
+fn subscriptions_of_all(version: Version) {
+    let broker = broker_with_shards(3, "[limits]\nmax_subscriptions = 4");
+    let refusal = if version.is_v5() { code::QUOTA_EXCEEDED } else { 0x80 };
+    let mut clients: Vec<_> =
+        (0..4).map(|n| broker.connect(version, &format!("client-{n}"))).collect();
+    for client in &mut clients {
+        assert_eq!(client.subscribe_with(&[("a/+", 1)], &[]).codes, [1]);
+    }
+    for client in &mut clients {
+        let two = [("a/+", 2), ("$share/g/b", 0)];
+        assert_eq!(client.subscribe_with(&two, &[]).codes, [2, refusal]);
+    }
+    clients[0].unsubscribe(&["a/+", "never there"]);
+    assert_eq!(clients[1].subscribe_with(&[("b", 1), ("c", 1)], &[]).codes, [1, refusal]);
+    clients.remove(1).disconnect();
+    let mut again = broker.connect(version, "client-1");
+    assert_eq!(again.subscribe_with(&[("b", 0), ("c", 0), ("d", 0)], &[]).codes, [0, 0, refusal]);
+}
+versions!(subscriptions_of_all, from 3.1.1);
+
 /// `max_client_id_bytes`: 0x85, 3.x return code 2.
 fn client_ids(version: Version) {
     let broker = broker("[limits]\nmax_client_id_bytes = \"30B\"");

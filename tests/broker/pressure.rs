@@ -1,6 +1,8 @@
 //! Back-pressure between shards, step by step: holds, lanes, shared groups all of whose members
 //! are full, and what is acknowledged meanwhile.
 
+use std::time::Duration;
+
 use sluice::net::sim::ClientId;
 use sluice::session::DropCause;
 
@@ -8,8 +10,8 @@ use crate::common::client::subscribe;
 use crate::common::connect::Connect;
 use crate::common::message::Message;
 use crate::common::property;
-use crate::common::{V5, V311, code, wire};
-use crate::rig::{Rig, pubacks};
+use crate::common::{Packet, V5, V311, code, wire};
+use crate::rig::{Rig, packets, pubacks};
 
 /// QoS 1 messages to one topic, numbered from `first` on.
 fn numbered(topic: &str, first: u16, count: u16, payload_len: usize) -> Vec<u8> {
@@ -209,4 +211,119 @@ fn lanes_are_released_one_by_one() {
     assert_eq!(rig.take(first), [], "shard 1 still has taken nothing");
     rig.turns(6);
     assert_eq!(rig.take(first), [wire::PINGRESP, 0]);
+}
+
+const SMALL_TOTAL: &str = "[queue]\nmax_bytes = \"64KiB\"\nmax_total_bytes = \"64KiB\"\n\
+    [limits]\nmax_packet_size = \"8KiB\"\n[overflow]\npatience = \"60s\"";
+
+/// A session on `shard` that is not connected.
+fn absent(rig: &mut Rig, shard: usize, filter: &str) -> Connect {
+    let connect = Connect::lasting(V5, &rig.name_at(shard, "absent"));
+    let client = rig.connect(&connect);
+    rig.send(client, &subscribe(V5, 1, &[(filter, 1)], &[]));
+    rig.turns(6);
+    rig.world.client_close(client);
+    rig.turns(4);
+    connect
+}
+
+/// Publishes one by one; the Reason Codes.
+fn one_by_one(rig: &mut Rig, publisher: ClientId, topic: &str, count: u16) -> Vec<u8> {
+    let one = |id| {
+        rig.send(publisher, &numbered(topic, id, 1, 4_000));
+        rig.turns(4);
+        let told = pubacks(&rig.receive(publisher), V5);
+        assert_eq!(told.len(), 1);
+        told[0].1
+    };
+    (1..=count).map(one).collect()
+}
+
+/// `queue.max_total_bytes` bounds what waits for all sessions, on whatever shards: for an absent session
+/// the overflow rule holds then. What is taken out gives room.
+#[test]
+fn all_queues_together_are_bounded() {
+    let mut rig = Rig::new(2, SMALL_TOTAL);
+    let sessions = [absent(&mut rig, 0, "t/0"), absent(&mut rig, 1, "t/1")];
+    let publisher = rig.connect(&Connect::new(V5, "publisher"));
+    let mut kept = Vec::new();
+    for topic in ["t/0", "t/1", "t/0"] {
+        let codes = one_by_one(&mut rig, publisher, topic, 10);
+        let successes = codes.iter().take_while(|&&one| one == code::SUCCESS).count();
+        assert!(codes[successes..].iter().all(|&one| one == code::QUOTA_EXCEEDED), "{codes:x?}");
+        kept.push(successes);
+    }
+    let total: usize = kept.iter().sum();
+    assert!((12..=16).contains(&total), "{kept:?} of 4,000 bytes in 64 KiB");
+    assert_eq!(rig.dropped(DropCause::QueueFull), 30 - total as u64);
+    for (connect, count) in sessions.iter().zip([kept[0] + kept[2], kept[1]]) {
+        let client = rig.world.connect();
+        rig.send(client, &connect.bytes());
+        assert_eq!(rig.take_all(client, V5).len(), count);
+        rig.turns(4);
+        rig.world.client_close(client);
+        rig.turns(4);
+    }
+    assert_eq!(one_by_one(&mut rig, publisher, "t/1", 10), [code::SUCCESS; 10]);
+}
+
+/// While all that may be queued is, a connected receiver counts as full: its publishers wait, and what
+/// they send comes as it acknowledges.
+#[test]
+fn a_receiver_slows_its_publishers_when_all_queues_are_full() {
+    for shard in [0, 1] {
+        let mut rig = Rig::new(2, SMALL_TOTAL);
+        absent(&mut rig, 0, "hog");
+        let name = rig.name_at(0, "publisher");
+        let publisher = rig.connect(&Connect::new(V5, &name));
+        one_by_one(&mut rig, publisher, "hog", 20);
+        let receiver = narrow(&mut rig, shard, "t");
+        let messages = numbered("t", 1, 40, 4_000);
+        let mut sent = rig.send_until_stuck(publisher, &messages);
+        assert!(sent < messages.len(), "its publisher is slowed");
+        let (mut got, mut told) = (Vec::new(), Vec::new());
+        while got.len() < 40 {
+            let more = numbers(&rig.take_all(receiver, V5));
+            assert!(!more.is_empty(), "{} came", got.len());
+            got.extend(more);
+            sent += rig.send_until_stuck(publisher, &messages[sent..]);
+            told.extend(pubacks(&rig.receive(publisher), V5));
+        }
+        assert!(got.iter().copied().eq(1..=40));
+        assert!(told.len() == 40 && told.iter().all(|&(_, reason)| reason == code::SUCCESS));
+    }
+}
+
+/// A reader that does not read at all, and what is sent to it, hold nobody up for longer than patience;
+/// QoS 1 messages it was not sent wait for its next connection.
+#[test]
+fn a_reader_that_never_reads_is_got_rid_of() {
+    let toml = "[queue]\nmax_messages = 10\nqos0_backlog_bytes = \"16KiB\"\n\
+                [limits]\nmax_packet_size = \"8KiB\"\n[overflow]\npatience = \"100ms\"";
+    for home in [0, 1] {
+        let mut rig = Rig::new(2, toml);
+        let connect = Connect::lasting(V311, &rig.name_at(home, "dead"));
+        let dead = rig.connect(&connect);
+        rig.send(dead, &subscribe(V311, 1, &[("t", 1)], &[]));
+        rig.turns(6);
+        let name = rig.name_at(0, "publisher");
+        let publisher = rig.connect(&Connect::new(V5, &name));
+        let messages = numbered("t", 1, 100, 4_000);
+        let mut sent = rig.send_until_stuck(publisher, &messages);
+        assert!(sent < messages.len(), "its publisher is slowed");
+        rig.world.advance(Duration::from_millis(150));
+        rig.turns(6);
+        sent += rig.send_until_stuck(publisher, &messages[sent..]);
+        assert_eq!(sent, messages.len(), "its publisher goes on");
+        let told = pubacks(&rig.receive(publisher), V5);
+        let kept = told.iter().filter(|(_, reason)| *reason == code::SUCCESS).count();
+        assert!(told.len() == 100 && (10..100).contains(&kept), "{kept} of {}", told.len());
+        let back = rig.world.connect();
+        rig.send(back, &connect.bytes());
+        rig.turns(6);
+        let packets = packets(&rig.receive(back), V311);
+        assert!(matches!(&packets[0], Packet::ConnAck(connack) if connack.session_present));
+        assert!(matches!(&packets[1], Packet::Publish(publish) if publish.dup), "it had been sent");
+        assert_eq!(packets.len(), 1 + kept);
+    }
 }

@@ -70,6 +70,23 @@ impl Rig {
         }
     }
 
+    /// Has every shard stop.
+    pub(crate) fn stop(&self) {
+        self.shared.stop();
+    }
+
+    /// Every shard takes so many turns of its stop; whether all have stopped.
+    pub(crate) fn last_turns(&mut self, turns: usize) -> bool {
+        let mut running = true;
+        for _ in 0..turns {
+            running = false;
+            for shard in &mut self.shards {
+                running |= shard.turn(false).expect("a simulated driver does not fail");
+            }
+        }
+        !running
+    }
+
     pub(crate) fn connect(&mut self, connect: &Connect) -> ClientId {
         let client = self.world.connect();
         self.send(client, &connect.bytes());

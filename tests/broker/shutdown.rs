@@ -3,13 +3,18 @@
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use sluice::net::CloseCause;
+use sluice::net::sim::ClientId;
+
 use crate::common::cases::shards;
+use crate::common::client::subscribe;
 use crate::common::fixture::broker_with_listener;
 use crate::common::property::will_delay;
 use crate::common::{
     Broker, Client, Connect, Event, Message, Packet, V5, Version, Will, broker, broker_with_shards,
     code,
 };
+use crate::rig::{Rig, packets, pubacks};
 
 /// What a client still gets, up to the close; its last packet is DISCONNECT 0x8B in version 5.
 fn goodbye(mut client: Client) -> Vec<String> {
@@ -126,4 +131,135 @@ fn does_not_wait_for_ever() {
     let start = Instant::now();
     broker.stop();
     assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
+}
+
+/// A subscriber of `t` that reads nothing yet, although more waits for it than the network holds: its
+/// messages, all acknowledged to their publisher.
+fn slow_reader(rig: &mut Rig) -> (ClientId, usize) {
+    let subscriber = rig.connect(&Connect::new(V5, "subscriber"));
+    rig.send(subscriber, &subscribe(V5, 1, &[("t", 1)], &[]));
+    rig.turns(4);
+    rig.take(subscriber);
+    let publisher = rig.connect(&Connect::new(V5, "publisher"));
+    let payload = "x".repeat(10_000);
+    let count = 40;
+    for id in 1..=count {
+        rig.send(publisher, &Message::new("t", &payload).qos(1).id(id).bytes(V5));
+    }
+    rig.turns(4);
+    let acknowledged = pubacks(&rig.take(publisher), V5);
+    assert_eq!(acknowledged, (1..=count).map(|id| (id, code::SUCCESS)).collect::<Vec<_>>());
+    (subscriber, count.into())
+}
+
+/// The payloads of all that came, which ends with DISCONNECT 0x8B.
+fn payloads_and_goodbye(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut all = packets(bytes, V5);
+    let Some(Packet::Disconnect(reason)) = all.pop() else { panic!("no DISCONNECT at the end") };
+    assert_eq!(reason.code, code::SERVER_SHUTTING_DOWN);
+    let payload = |packet| match packet {
+        Packet::Publish(publish) => Some(publish.payload),
+        _ => None,
+    };
+    all.into_iter().filter_map(payload).collect()
+}
+
+/// A reader that is slow is waited for as long as `shutdown.timeout` says.
+fn waits_for_a_slow_reader(shards: u16) {
+    let mut rig = Rig::with_buffers(16 << 10, shards.into(), "[shutdown]\ntimeout = \"60s\"");
+    let (subscriber, count) = slow_reader(&mut rig);
+    rig.stop();
+    for _ in 0..50 {
+        assert!(!rig.last_turns(4), "it is not done yet");
+        rig.world.advance(Duration::from_secs(1));
+    }
+    let mut bytes = Vec::new();
+    let mut turns = 0;
+    while !rig.last_turns(1) {
+        rig.world.client_recv(subscriber, &mut bytes);
+        turns += 1;
+        assert!(turns < 10_000, "it does not end, though its last client reads");
+    }
+    while rig.world.client_recv(subscriber, &mut bytes) > 0 {}
+    assert_eq!(payloads_and_goodbye(&bytes).len(), count);
+    assert_eq!(rig.world.client_end(subscriber), Some(CloseCause::PeerClosed));
+}
+shards!(waits_for_a_slow_reader);
+
+/// And no longer.
+fn cuts_a_reader_at_the_timeout(shards: u16) {
+    let mut rig = Rig::with_buffers(16 << 10, shards.into(), "[shutdown]\ntimeout = \"60s\"");
+    let (_subscriber, _) = slow_reader(&mut rig);
+    rig.stop();
+    for second in 0..60 {
+        assert!(!rig.last_turns(4), "cut after {second} s");
+        rig.world.advance(Duration::from_secs(1));
+    }
+    assert!(rig.last_turns(4), "it goes on after its timeout");
+}
+shards!(cuts_a_reader_at_the_timeout);
+
+/// What is on its way to another shard when the stop begins still arrives there, and what is
+/// acknowledged was delivered: whichever shard hears of the stop first.
+#[test]
+fn messages_between_shards_arrive() {
+    for order in [[0, 1], [1, 0]] {
+        for head_start in 0..4 {
+            let mut rig = Rig::new(2, "");
+            let (there, here) = (rig.name_at(1, "subscriber"), rig.name_at(0, "publisher"));
+            let subscriber = rig.connect(&Connect::new(V5, &there));
+            rig.send(subscriber, &subscribe(V5, 1, &[("t", 2)], &[]));
+            rig.turns(4);
+            rig.take(subscriber);
+            let publisher = rig.connect(&Connect::new(V5, &here));
+            let both = [
+                Message::new("t", "one").qos(1).id(1).bytes(V5),
+                Message::new("t", "two").qos(2).id(2).bytes(V5),
+            ];
+            assert!(rig.world.client_send(publisher, &both.concat()).is_ok());
+            // Read and handed to the other shard, which knows nothing yet.
+            rig.turns_of(0, 1);
+            rig.stop();
+            for _ in 0..head_start {
+                let _ = rig.shards[order[0]].turn(false);
+            }
+            assert!(rig.last_turns(20), "all have stopped");
+            let received = payloads_and_goodbye(&rig.take(subscriber));
+            assert_eq!(received, [b"one", b"two"], "{order:?} {head_start}");
+            let answers = packets(&rig.take(publisher), V5);
+            let Some(Packet::Disconnect(reason)) = answers.last() else {
+                panic!("no DISCONNECT at the end: {answers:?}")
+            };
+            assert_eq!(reason.code, code::SERVER_SHUTTING_DOWN);
+        }
+    }
+}
+
+/// A connection on its way to the home of its client when the stop begins ends like all others.
+#[test]
+fn connections_between_shards_end() {
+    for head_start in [[0, 0], [3, 0], [0, 3]] {
+        let mut rig = Rig::new(2, "");
+        let name = rig.name_at(1, "client");
+        let client = rig.world.connect_to(0);
+        assert!(rig.world.client_send(client, &Connect::new(V5, &name).bytes()).is_ok());
+        rig.turns_of(0, 2);
+        rig.stop();
+        for (shard, turns) in head_start.into_iter().enumerate() {
+            for _ in 0..turns {
+                let _ = rig.shards[shard].turn(false);
+            }
+        }
+        assert!(rig.last_turns(20), "all have stopped");
+        drop(std::mem::take(&mut rig.shards));
+        let bytes = rig.take(client);
+        match packets(&bytes, V5).first() {
+            None => {}
+            Some(Packet::ConnAck(connack)) => {
+                assert!([code::SUCCESS, code::SERVER_SHUTTING_DOWN].contains(&connack.code));
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+        assert!(rig.world.client_end(client).is_some(), "{head_start:?}: it is still open");
+    }
 }

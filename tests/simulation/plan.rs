@@ -104,9 +104,26 @@ impl Plan {
             let give_up = [GiveUp::Disconnect, GiveUp::Never][rng.usize(0..2)];
             settings.retry = Some(Retry { after, give_up });
         }
+        if rng.bool() {
+            settings.session.max_inflight_bytes = rng.u32(1..2_000);
+        }
+        let everybody_stays = self.unrest == 0 && self.options.faults.reset == 0.0 && !self.retries;
         if rng.u8(0..3) == 0 {
             self.starve(rng);
+        } else if everybody_stays && rng.bool() {
+            self.slow_down(rng);
         }
+    }
+
+    /// Queues so small that publishers are slowed, for as long as it takes: nobody loses anything.
+    fn slow_down(&mut self, rng: &mut Rng) {
+        let settings = &mut self.settings;
+        settings.session.max_inflight = rng.u16(1..4);
+        settings.session.max_queued_messages = rng.u32(1..6);
+        if rng.bool() {
+            settings.max_total_queued_bytes = rng.u64(200..4_000);
+        }
+        settings.patience = Duration::from_secs(3_600);
     }
 
     /// Queues so small that they overflow.
@@ -115,6 +132,9 @@ impl Plan {
         settings.session.max_queued_messages = rng.u32(1..20);
         if rng.bool() {
             settings.session.max_queued_bytes = rng.u64(200..4_000);
+        }
+        if rng.bool() {
+            settings.max_total_queued_bytes = rng.u64(200..8_000);
         }
         settings.session.queue_qos0 = rng.bool();
         use {OverflowOffline as Offline, OverflowOnline as Online};

@@ -98,6 +98,7 @@ impl Wire {
 
 pub(super) const LIMITS: SessionLimits = SessionLimits {
     max_inflight: 100,
+    max_inflight_bytes: u32::MAX,
     max_queued_messages: 1000,
     max_queued_bytes: 1 << 20,
     queue_qos0: false,

@@ -101,3 +101,57 @@ fn the_window_counts_as_room() {
     assert_eq!(rig.puback(1), Ok(Acked::Done));
     assert!(rig.session.has_room(1, &rig.limits));
 }
+
+/// What was sent and is not acknowledged is bounded in bytes as well; a message that alone is more is
+/// in flight alone.
+#[test]
+fn bytes_in_flight_are_bounded() {
+    let size = message("12345").size();
+    let mut rig = Rig::new(Version::V5, 10);
+    rig.limits.max_inflight_bytes = 2 * size as u32;
+    rig.disconnect();
+    rig.connect(&parameters(Version::V5, 10));
+    let large = "x".repeat(1000);
+    let qos = [AtLeastOnce, ExactlyOnce, AtLeastOnce];
+    assert_eq!(qos.map(|qos| rig.send(qos, "12345")), {
+        use Delivered::{Queued, Sent};
+        [Sent, Sent, Queued]
+    });
+    assert_eq!(rig.send(AtLeastOnce, &large), Delivered::Queued);
+    assert_eq!(rig.wire.publishes().len(), 2);
+    // A message of which PUBREC came is the client's.
+    assert_eq!(rig.pubrec(2), Ok(Acked::Released));
+    rig.wire.take();
+    assert_eq!(rig.puback(1), Ok(Acked::Done));
+    assert_eq!(rig.wire.publishes(), [(3, false, "12345".into())], "and the large one waits");
+    assert_eq!(rig.puback(3), Ok(Acked::Done));
+    assert_eq!(rig.wire.publishes(), [(4, false, large.clone())]);
+    assert_eq!(rig.send(AtLeastOnce, "a"), Delivered::Queued);
+    // The same holds for what is sent again.
+    rig.disconnect();
+    rig.connect(&parameters(Version::V5, 10));
+    rig.wire.take();
+    assert_eq!(rig.puback(4), Ok(Acked::Done));
+    assert_eq!(rig.wire.publishes(), [(5, false, "a".into())]);
+}
+
+/// Of several messages to be sent again, as many go at once as may be in flight.
+#[test]
+fn bytes_sent_again_are_bounded() {
+    let size = message("12345").size();
+    let mut rig = Rig::new(Version::V5, 10);
+    for _ in 0..4 {
+        assert_eq!(rig.send(AtLeastOnce, "12345"), Delivered::Sent);
+    }
+    rig.disconnect();
+    rig.limits.max_inflight_bytes = 3 * size as u32 - 1;
+    rig.connect(&parameters(Version::V5, 10));
+    let ids = |rig: &mut Rig| -> Vec<u16> {
+        rig.wire.publishes().into_iter().map(|(id, _, _)| id).collect()
+    };
+    assert_eq!(ids(&mut rig), [1, 2]);
+    assert_eq!(rig.puback(1), Ok(Acked::Done));
+    assert_eq!(ids(&mut rig), [3]);
+    assert_eq!(rig.puback(2), Ok(Acked::Done));
+    assert_eq!(ids(&mut rig), [4]);
+}
