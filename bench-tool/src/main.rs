@@ -4,69 +4,106 @@ mod cli;
 mod compare;
 mod engine;
 mod floor;
+mod live;
+mod load;
 mod measure;
 mod report;
 mod scenario;
+mod signals;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use cli::{Cli, Command, RunArgs};
+use engine::{EngineError, Monitor};
 use floor::Floor;
+use live::Live;
 use measure::ProcessGroup;
-use scenario::Setup;
+use report::{Outcome, Status, status_of};
+use scenario::{RunError, Setup};
 
 type Error = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
-        Command::Run(args) => run(&args),
-        Command::Compare(args) => {
-            stop_on_signal().map_err(Error::from).and_then(|stop| compare::run(&args, &stop))
-        }
-        Command::Floor(args) => floor(args.bind).map(|()| true).map_err(Error::from),
-    };
-    match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+    let status = match act(Cli::parse().command) {
+        Ok(status) => status,
         Err(error) => {
             eprintln!("sluice-bench: {error}");
-            ExitCode::FAILURE
+            status_of_error(&*error)
         }
+    };
+    ExitCode::from(status as u8)
+}
+
+fn act(command: Command) -> Result<Status, Error> {
+    if let Command::Floor(args) = command {
+        return Ok(floor(args.bind).map(|()| Status::Success)?);
+    }
+    let stop = signals::stop_on_signal()?;
+    match command {
+        Command::Conn(args) => load::run_conn(&args, &stop),
+        Command::Pub(args) => load::run_pub(&args, &stop),
+        Command::Sub(args) => load::run_sub(&args, &stop),
+        Command::Run(args) => run(&args, stop),
+        Command::Compare(args) => compare::run(&args, &stop),
+        Command::Floor(_) => Ok(Status::Success),
     }
 }
 
-/// Returns whether all went well.
-fn run(args: &RunArgs) -> Result<bool, Error> {
+fn run(args: &RunArgs, stop: Arc<std::sync::atomic::AtomicBool>) -> Result<Status, Error> {
     let parameters = args.parameters.apply(args.scenario.defaults())?;
     if let Some(core) = args.core {
         pin_to(&[core])?;
     }
+    let monitor = Arc::new(Monitor::default());
     let setup = Setup {
         target: args.broker.address()?,
         login: args.broker.login(),
-        id_prefix: args.broker.id_prefix.clone(),
+        id_prefix: args.broker.id_prefix.clone().unwrap_or_else(|| "bench".into()),
         connect_burst: args.broker.connect_burst,
         spin: args.spin,
+        threads: args.broker.threads()?,
         broker: ProcessGroup::new(args.broker.pid.clone()),
-        stop: stop_on_signal()?,
+        stop,
+        monitor: Arc::clone(&monitor),
     };
+    let live = Live::start(&monitor, String::new());
     let outcome = args.scenario.run(&setup, &parameters)?;
-    let text = report::describe(&outcome);
+    drop(live);
+    let target = format!("{}:{}", args.broker.host, args.broker.port);
+    tell(&outcome, &target, args.out.as_deref())
+}
+
+/// Prints a result, and writes its files.
+fn tell(outcome: &Outcome, target: &str, out: Option<&Path>) -> Result<Status, Error> {
+    let text = report::describe(outcome);
     print!("{text}");
-    if let Some(directory) = &args.out {
-        let target = format!("{}:{}", args.broker.host, args.broker.port);
-        let runs = std::slice::from_ref(&outcome);
-        let entry = report::Entry { scenario: &outcome.label, target: &target, runs };
-        report::write_files(directory, &[entry], &text)?;
+    if let Some(directory) = out {
+        let runs = std::slice::from_ref(outcome);
+        let entries = &[report::Entry { scenario: &outcome.label, target, runs }];
+        let setting = serde_json::Map::new();
+        let report = report::Report { entries, baseline: None, text: &text, setting };
+        report::write_files(directory, &report)?;
         eprintln!("written to {}", directory.display());
     }
-    Ok(outcome.problems.is_empty())
+    Ok(status_of(&outcome.problems))
+}
+
+/// What the tool ends with when there is no result.
+fn status_of_error(error: &(dyn std::error::Error + 'static)) -> Status {
+    if let Some(error) = error.downcast_ref::<RunError>() {
+        return error.status();
+    }
+    match error.downcast_ref::<EngineError>() {
+        Some(EngineError::Interrupted) => Status::Interrupted,
+        None | Some(EngineError::Io(_)) => Status::Error,
+        Some(_) => Status::Connections,
+    }
 }
 
 fn floor(address: SocketAddr) -> std::io::Result<()> {
@@ -82,15 +119,4 @@ fn pin_to(cores: &[usize]) -> std::io::Result<()> {
     let mut set = CpuSet::new();
     cores.iter().for_each(|core| set.set(*core));
     Ok(sched_setaffinity(None, &set)?)
-}
-
-/// A flag that SIGINT and SIGTERM set; a second one ends the process.
-fn stop_on_signal() -> std::io::Result<Arc<AtomicBool>> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register_conditional_default(signal, Arc::clone(&stop))?;
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
-    Ok(stop)
 }

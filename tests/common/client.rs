@@ -69,12 +69,6 @@ impl Client {
         }
     }
 
-    /// Lets waits take so much longer, for what takes its time by design.
-    pub(crate) fn with_deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
-        self
-    }
-
     pub(crate) fn local_address(&self) -> SocketAddr {
         self.stream.local_addr().unwrap()
     }
@@ -95,20 +89,6 @@ impl Client {
     pub(crate) fn send_lossy(&mut self, bytes: &[u8]) {
         self.stream.set_write_timeout(Some(self.deadline)).unwrap();
         let _ = self.stream.write_all(bytes);
-    }
-
-    /// Sends until the broker has not taken a byte for `patience`; returns how many bytes it took.
-    pub(crate) fn send_until_stuck(&mut self, bytes: &[u8], patience: Duration) -> usize {
-        self.stream.set_write_timeout(Some(patience)).unwrap();
-        let mut sent = 0;
-        while sent < bytes.len() {
-            match self.stream.write(&bytes[sent..]) {
-                Ok(count) => sent += count,
-                Err(error) if is_timeout(error.kind()) => break,
-                Err(error) => panic!("write: {error}"),
-            }
-        }
-        sent
     }
 
     /// The next Packet Identifier, one this client does not use yet.

@@ -43,6 +43,8 @@ pub(crate) struct TargetPlan {
     pub(crate) source: Source,
     /// Done once before all runs, in the directory of the file.
     pub(crate) prepare: Option<Vec<String>>,
+    /// Prints its version.
+    pub(crate) version: Option<Vec<String>>,
 }
 
 /// Where a target comes from.
@@ -54,6 +56,8 @@ pub(crate) enum Source {
         cores: Vec<usize>,
         /// Written to a directory of its own before each start.
         files: BTreeMap<String, String>,
+        /// Environment variables.
+        env: BTreeMap<String, String>,
         ready_within: f64,
     },
     /// It is running.
@@ -68,6 +72,10 @@ pub(crate) struct ScenarioPlan {
     pub(crate) parameters: Parameters,
     /// Instead of the pace's.
     pub(crate) seconds: Option<f64>,
+    /// Run with `--quick` too.
+    pub(crate) is_quick: bool,
+    /// Targets that cannot do this.
+    pub(crate) skip: Vec<String>,
 }
 
 /// What is wrong with the file, and on which line.
@@ -109,6 +117,9 @@ struct TargetFile {
     name: Spanned<String>,
     command: Option<Vec<String>>,
     prepare: Option<Vec<String>>,
+    version: Option<Vec<String>>,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
     #[serde(default)]
     cores: Vec<usize>,
     #[serde(default)]
@@ -138,6 +149,9 @@ struct ScenarioFile {
     ballast: Option<u32>,
     topics: Option<u32>,
     seconds: Option<f64>,
+    quick: Option<bool>,
+    #[serde(default)]
+    skip: Vec<Spanned<String>>,
 }
 
 /// Reads and checks a file.
@@ -170,6 +184,12 @@ impl Checker<'_> {
         if !file.targets.iter().any(is_baseline) {
             let message = format!("baseline \"{}\" is no target", file.baseline.get_ref());
             return Err(self.error(file.baseline.span(), message));
+        }
+        for skipped in file.scenarios.iter().flat_map(|scenario| &scenario.skip) {
+            if !file.targets.iter().any(|target| target.name.get_ref() == skipped.get_ref()) {
+                let message = format!("skip \"{}\" is no target", skipped.get_ref());
+                return Err(self.error(skipped.span(), message));
+            }
         }
         let targets = file.targets.into_iter().map(|target| self.target(target));
         let scenarios = file.scenarios.into_iter().map(|scenario| self.scenario(scenario));
@@ -238,6 +258,7 @@ impl Checker<'_> {
                 command,
                 cores: file.cores,
                 files: file.files,
+                env: file.env,
                 ready_within: self.seconds(file.ready_within, 10.0, 0.1)?,
             },
             (None, Some(address)) => {
@@ -254,7 +275,9 @@ impl Checker<'_> {
                 return Err(self.error(name_at, message));
             }
         };
-        Ok(TargetPlan { name, source, prepare: file.prepare.filter(|words| !words.is_empty()) })
+        let words = |words: Option<Vec<String>>| words.filter(|words| !words.is_empty());
+        let (prepare, version) = (words(file.prepare), words(file.version));
+        Ok(TargetPlan { name, source, prepare, version })
     }
 
     fn scenario(&self, file: ScenarioFile) -> Result<ScenarioPlan, ConfigError> {
@@ -291,6 +314,8 @@ impl Checker<'_> {
             version: file.version.into(),
             parameters,
             seconds: file.seconds,
+            is_quick: file.quick.unwrap_or(true),
+            skip: file.skip.into_iter().map(Spanned::into_inner).collect(),
         })
     }
 
@@ -298,6 +323,12 @@ impl Checker<'_> {
         let before = self.text.get(..at.start).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
         ConfigError { place: format!("{}:{line}", self.path), message }
+    }
+}
+
+impl ScenarioPlan {
+    pub(crate) fn runs_on(&self, target: &TargetPlan) -> bool {
+        !self.skip.contains(&target.name)
     }
 }
 
@@ -323,6 +354,11 @@ impl Comparison {
         Ok(())
     }
 
+    /// Drops what takes long, unless it was asked for by its name.
+    pub(crate) fn keep_quick(&mut self, asked: &[String]) {
+        self.scenarios.retain(|one| one.is_quick || asked.contains(&one.name));
+    }
+
     /// Connections in the largest scenario.
     pub(crate) fn most_clients(&self) -> usize {
         let clients = self.scenarios.iter().map(|one| one.parameters.connections(one.run));
@@ -332,6 +368,8 @@ impl Comparison {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
 
     const GOOD: &str = r#"
@@ -401,8 +439,18 @@ window = 1
         );
         let pace = error("[[scenario]]", "[quick]\nrepetitions = 0\n[[scenario]]");
         assert_eq!(pace, "c.toml:10: repetitions: 1 to 1000");
+        assert_eq!(error("window = 1", "skip = [\"c\"]"), "c.toml:12: skip \"c\" is no target");
         let pace = error("[[scenario]]", "[full]\nseconds = -1.0\n[[scenario]]");
         assert_eq!(pace, "c.toml:10: -1 seconds: 0.1 to 3600");
+    }
+
+    #[test]
+    fn a_quick_comparison_leaves_out_what_takes_long() {
+        let mut comparison = check(&GOOD.replace("window = 1", "quick = false")).unwrap();
+        comparison.keep_quick(&["pairs".into()]);
+        assert_eq!(comparison.scenarios.len(), 1);
+        comparison.keep_quick(&[]);
+        assert_eq!(comparison.scenarios.len(), 0);
     }
 
     #[test]
@@ -419,6 +467,8 @@ window = 1
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("compare.toml");
         let comparison = load(&path).unwrap();
         assert_eq!(comparison.baseline, "mosquitto");
-        assert!(comparison.scenarios.len() >= 7);
+        for name in ScenarioName::value_variants() {
+            assert!(comparison.scenarios.iter().any(|one| one.run == *name), "{name:?}");
+        }
     }
 }

@@ -4,24 +4,31 @@ mod config;
 mod results;
 mod target;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use serde_json::{Map, Value, json};
 use sluice::mqtt::Version;
 
 use crate::cli::CompareArgs;
-use crate::engine::{Login, make_room_for};
+use crate::engine::{Login, Monitor, make_room_for};
+use crate::live::Live;
 use crate::measure::wait_until_quiet;
+use crate::report::{Problem, Report, Status, write_files};
 use crate::scenario::Setup;
 use config::{Comparison, Pace, ScenarioPlan, TargetPlan};
 use results::Results;
 use target::{Availability, Running};
 
-/// Runs the comparison and prints the tables. Returns whether every run went well.
-pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<bool, crate::Error> {
+/// Runs the comparison and prints the tables. Returns how it went.
+pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Status, crate::Error> {
     let mut comparison = config::load(&args.file)?;
     comparison.keep_only(&args.target, &args.scenario)?;
+    if args.quick {
+        comparison.keep_quick(&args.scenario);
+    }
     let mut pace = if args.quick { comparison.quick } else { comparison.full };
     if let Some(repetitions) = args.repetitions {
         pace.repetitions = repetitions.max(1);
@@ -32,25 +39,31 @@ pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<bool, cr
     }
     let targets = available(&comparison)?;
     let mut results = Results::new(&comparison, &targets);
-    let runs = comparison.scenarios.len() * targets.len() * pace.repetitions as usize;
+    let pairs =
+        comparison.scenarios.iter().map(|one| targets.iter().filter(|t| one.runs_on(t)).count());
+    let runs = pairs.sum::<usize>() * pace.repetitions as usize;
     let mut done = 0;
     'all: for _ in 0..pace.repetitions {
         for (row, scenario) in comparison.scenarios.iter().enumerate() {
             for (column, target) in targets.iter().enumerate() {
                 if stop.load(Ordering::Relaxed) {
-                    results.note("interrupted: what follows is what was done until then");
+                    results.note(Problem::interrupted());
                     break 'all;
                 }
+                if !scenario.runs_on(target) {
+                    continue;
+                }
                 done += 1;
-                eprint!("[{done}/{runs}] {}, {}: ", scenario.name, target.name);
-                match run_once(&comparison, &pace, scenario, target, stop) {
+                let name = format!("[{done}/{runs}] {}, {}: ", scenario.name, target.name);
+                match run_once(&comparison, &pace, scenario, target, &name, stop) {
                     Ok(outcome) => {
-                        eprintln!("{}", results::brief(&outcome));
+                        eprintln!("{name}{}", results::brief(&outcome));
                         results.add(row, column, outcome);
                     }
                     Err(error) => {
-                        eprintln!("FAILED: {error}");
-                        results.note(&format!("{}, {}: {error}", scenario.name, target.name));
+                        eprintln!("{name}FAILED: {error}");
+                        let text = format!("{}, {}: {error}", scenario.name, target.name);
+                        results.note(Problem::new(crate::status_of_error(&*error), text));
                     }
                 }
             }
@@ -59,10 +72,13 @@ pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<bool, cr
     let text = results.describe();
     print!("{text}");
     if let Some(directory) = &args.out {
-        crate::report::write_files(directory, &results.entries(), &text)?;
+        let entries = &results.entries();
+        let baseline = Some(comparison.baseline.as_str());
+        let setting = setting(&comparison, &targets, &args.file)?;
+        write_files(directory, &Report { entries, baseline, text: &text, setting })?;
         eprintln!("written to {}", directory.display());
     }
-    Ok(results.all_went_well())
+    Ok(results.status())
 }
 
 /// Those that can be started here; the others are named.
@@ -80,30 +96,57 @@ fn available(comparison: &Comparison) -> Result<Vec<&TargetPlan>, crate::Error> 
     Ok(targets)
 }
 
+/// What it takes to repeat the comparison, besides the machine.
+fn setting(
+    comparison: &Comparison,
+    targets: &[&TargetPlan],
+    file: &Path,
+) -> Result<Map<String, Value>, crate::Error> {
+    let version = |target: &&TargetPlan| {
+        (target.name.clone(), target::version(target, comparison).map_or(Value::Null, Value::from))
+    };
+    let versions: Map<String, Value> = targets.iter().map(version).collect();
+    let mut setting = Map::new();
+    setting.insert("versions".into(), Value::Object(versions));
+    setting.insert("tool_on_cores".into(), json!(comparison.tool_cores));
+    setting.insert("file".into(), json!(file.display().to_string()));
+    setting.insert("configuration".into(), json!(std::fs::read_to_string(file)?));
+    Ok(setting)
+}
+
 fn run_once(
     comparison: &Comparison,
     pace: &Pace,
     scenario: &ScenarioPlan,
     target: &TargetPlan,
+    name: &str,
     stop: &Arc<AtomicBool>,
 ) -> Result<crate::report::Outcome, crate::Error> {
     let running = Running::start(target, comparison, stop)?;
     wait_until_quiet(Duration::from_secs_f64(pace.quiet_within));
+    let monitor = Arc::new(Monitor::default());
     let setup = Setup {
         target: running.address(),
         login: login(scenario.version),
         id_prefix: "bench".into(),
         connect_burst: 64,
         spin: false,
+        threads: comparison.tool_cores.len().max(1),
         broker: running.processes(),
         stop: Arc::clone(stop),
+        monitor: Arc::clone(&monitor),
     };
     let mut parameters = scenario.parameters;
     parameters.seconds = scenario.seconds.unwrap_or(pace.seconds);
     parameters.warm_up_seconds = pace.warm_up;
+    let live = Live::start(&monitor, name.into());
     let outcome = scenario.run.run(&setup, &parameters);
+    drop(live);
     match (outcome, running.said()) {
-        (Err(error), Some(said)) => Err(format!("{error}; it said: {said}").into()),
+        (Err(error), Some(said)) => {
+            eprintln!("{}: it said: {said}", target.name);
+            Err(error.into())
+        }
         (outcome, _) => Ok(outcome?),
     }
 }

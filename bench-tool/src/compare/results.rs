@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use super::config::{Comparison, TargetPlan};
-use crate::report::{Entry, Headline, Outcome, table};
+use crate::report::{
+    Entry, Outcome, Problem, Status, Summary, median, status_of, table, thousands, times,
+};
 
 pub(super) struct Results {
     scenarios: Vec<String>,
@@ -12,7 +14,7 @@ pub(super) struct Results {
     baseline: Option<usize>,
     /// By scenario, then by target.
     outcomes: Vec<Vec<Vec<Outcome>>>,
-    notes: Vec<String>,
+    notes: Vec<Problem>,
 }
 
 impl Results {
@@ -28,18 +30,18 @@ impl Results {
     pub(super) fn add(&mut self, scenario: usize, target: usize, outcome: Outcome) {
         for problem in &outcome.problems {
             let place = format!("{}, {}", self.scenarios[scenario], self.targets[target]);
-            self.notes.push(format!("{place}: {problem}"));
+            self.notes.push(Problem::new(problem.status, format!("{place}: {problem}")));
         }
         self.outcomes[scenario][target].push(outcome);
     }
 
     /// Something that went wrong.
-    pub(super) fn note(&mut self, text: &str) {
-        self.notes.push(text.to_owned());
+    pub(super) fn note(&mut self, problem: Problem) {
+        self.notes.push(problem);
     }
 
-    pub(super) fn all_went_well(&self) -> bool {
-        self.notes.is_empty()
+    pub(super) fn status(&self) -> Status {
+        status_of(&self.notes)
     }
 
     /// What was run, for the files.
@@ -96,9 +98,9 @@ impl Results {
                 let Some(baseline) = self.baseline.filter(|baseline| *baseline != column) else {
                     continue;
                 };
-                let ratio = summaries[baseline].as_ref().zip(summary.as_ref());
-                let ratio = ratio.map(|(base, own)| base.median.value() / own.median.value());
-                row.push(ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}x")));
+                let both = summaries[baseline].as_ref().zip(summary.as_ref());
+                let ratio = both.and_then(|(base, own)| own.ratio(base));
+                row.push(ratio.map_or_else(|| "-".into(), times));
             }
             rows.push(row);
         }
@@ -117,59 +119,10 @@ impl Results {
     }
 }
 
-/// The headline numbers of the runs of one scenario against one target.
-struct Summary {
-    median: Headline,
-    /// Distance between the lowest and the highest as a part of the median; 0 for one run.
-    spread: f64,
-    is_disturbed: bool,
-}
-
-impl Summary {
-    fn of(runs: &[Outcome]) -> Option<Self> {
-        // Undisturbed runs, if there are any, speak for themselves.
-        let quiet: Vec<&Outcome> = runs.iter().filter(|outcome| !outcome.is_disturbed()).collect();
-        let is_disturbed = quiet.is_empty();
-        let chosen: Vec<&Outcome> = if is_disturbed { runs.iter().collect() } else { quiet };
-        let headlines: Vec<Headline> = chosen.iter().filter_map(|run| run.headline()).collect();
-        let first = *headlines.first()?;
-        let mut values: Vec<f64> = headlines.iter().map(|headline| headline.value()).collect();
-        values.sort_by(f64::total_cmp);
-        let (lowest, highest) = (*values.first()?, *values.last()?);
-        let median = median(&values);
-        let spread = if median > 0.0 { (highest - lowest) / median } else { 0.0 };
-        Some(Self { median: first.with_value(median), spread, is_disturbed })
-    }
-
-    fn show(&self) -> String {
-        let mark = if self.is_disturbed { "~" } else { "" };
-        let spread = if self.spread > 0.0 {
-            format!(" ±{:.0}%", self.spread * 50.0)
-        } else {
-            String::new()
-        };
-        format!("{mark}{}{spread}", self.median)
-    }
-}
-
-/// Of values in order.
-fn median(values: &[f64]) -> f64 {
-    let middle = values.len() / 2;
-    match (values.get(middle), values.len() % 2) {
-        (Some(value), 1) => *value,
-        (Some(value), _) => (value + values[middle - 1]) / 2.0,
-        (None, _) => 0.0,
-    }
-}
-
 /// Medians of the runs; percentiles over the messages of all of them.
 fn details(runs: &[Outcome]) -> String {
     let Some((first, rest)) = runs.split_first() else { return "-".into() };
-    let of_runs = |value: fn(&Outcome) -> f64| {
-        let mut values: Vec<f64> = runs.iter().map(value).collect();
-        values.sort_by(f64::total_cmp);
-        median(&values)
-    };
+    let of_runs = |value: fn(&Outcome) -> f64| median(runs.iter().map(value).collect());
     let mut latencies = first.latencies.clone();
     rest.iter().for_each(|run| latencies.merge(&run.latencies));
     let milliseconds = |percent| latencies.percentile(percent).as_secs_f64() * 1e3;
@@ -181,23 +134,16 @@ fn details(runs: &[Outcome]) -> String {
     format!("{per_second}/s {p50_ms:.2}/{p99_ms:.1} ms {own:.2} µs{mark}")
 }
 
-fn thousands(value: f64) -> String {
-    if value >= 1e6 {
-        format!("{:.2}M", value / 1e6)
-    } else if value >= 1e3 {
-        format!("{:.1}k", value / 1e3)
-    } else {
-        format!("{value:.0}")
-    }
-}
-
 /// One run in one line.
 pub(super) fn brief(outcome: &Outcome) -> String {
     let headline = outcome.headline().map_or_else(|| "-".into(), |headline| headline.to_string());
     let mark = if outcome.is_disturbed() { " (disturbed)" } else { "" };
     let problems = match outcome.problems.as_slice() {
         [] => String::new(),
-        problems => format!(" PROBLEM: {}", problems.join("; ")),
+        problems => {
+            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            format!(" PROBLEM: {}", lines.join("; "))
+        }
     };
     format!("{headline}, {}/s{mark}{problems}", thousands(outcome.per_second()))
 }
@@ -217,22 +163,6 @@ mod tests {
     }
 
     #[test]
-    fn the_median_of_even_and_odd_counts() {
-        assert_eq!(median(&[1.0, 2.0, 9.0]), 2.0);
-        assert_eq!(median(&[1.0, 2.0, 4.0, 9.0]), 3.0);
-        assert_eq!(median(&[]), 0.0);
-    }
-
-    #[test]
-    fn undisturbed_runs_speak_before_disturbed_ones() {
-        let runs = [run(1_000_000, 0.0), run(9_000_000, 1.0), run(1_200_000, 0.1)];
-        assert_eq!(Summary::of(&runs).unwrap().show(), "1.10 µs ±9%");
-        let runs = [run(9_000_000, 1.0)];
-        assert_eq!(Summary::of(&runs).unwrap().show(), "~9.00 µs");
-        assert!(Summary::of(&[]).is_none());
-    }
-
-    #[test]
     fn ratios_are_against_the_baseline() {
         let mut results = Results {
             scenarios: vec!["s".into()],
@@ -245,6 +175,6 @@ mod tests {
         results.add(0, 1, run(5_000_000, 0.0));
         let rows = results.headline_rows();
         assert_eq!(rows[0], ["", "ours", "base", "base/ours"]);
-        assert_eq!(rows[1], ["s", "0.500 µs", "5.00 µs", "10.00x"]);
+        assert_eq!(rows[1], ["s", "0.500 µs", "5.00 µs", "10×"]);
     }
 }

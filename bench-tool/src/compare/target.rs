@@ -2,7 +2,8 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -15,11 +16,15 @@ use sluice::mqtt::Version;
 
 use super::config::{Comparison, Source, TargetPlan};
 use crate::cli;
-use crate::engine::{ClientSpec, Engine, EngineOptions};
+use crate::engine::{ClientSpec, EngineOptions, Fleet};
 use crate::measure::ProcessGroup;
+use crate::signals;
 
 /// How long a broker may take to end after SIGTERM.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a broker that runs anyway may take to accept a connection.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Lines of a broker's output that are shown when something goes wrong.
 const SAID_LINES: usize = 3;
@@ -49,7 +54,10 @@ pub(super) fn availability(
     target: &TargetPlan,
     comparison: &Comparison,
 ) -> Result<Availability, crate::Error> {
-    let Source::Command { command, .. } = &target.source else { return Ok(Availability::Here) };
+    let command = match &target.source {
+        Source::Command { command, .. } => command,
+        Source::Address { host, port, .. } => return Ok(is_answering(host, *port)),
+    };
     if let Some(prepare) = &target.prepare {
         eprintln!("{}: {}", target.name, prepare.join(" "));
         let (program, arguments) = split(prepare);
@@ -71,6 +79,27 @@ pub(super) fn availability(
     Ok(Availability::Missing(format!("{program} is not installed")))
 }
 
+/// Whether somebody listens there.
+fn is_answering(host: &str, port: u16) -> Availability {
+    let tried = cli::resolve(host, port).and_then(|address| {
+        TcpStream::connect_timeout(&address, ANSWER_PATIENCE).map_err(|error| error.to_string())
+    });
+    match tried {
+        Ok(_) => Availability::Here,
+        Err(error) => Availability::Missing(format!("nobody answers at {host}:{port}: {error}")),
+    }
+}
+
+/// What the target says its version is: the first line that its command prints, whatever it ends with.
+pub(super) fn version(target: &TargetPlan, comparison: &Comparison) -> Option<String> {
+    let places = Places::new(comparison, Path::new(""), 0).ok()?;
+    let words: Vec<String> = target.version.as_ref()?.iter().map(|one| places.fill(one)).collect();
+    let (program, arguments) = split(&words);
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().next().map(|line| line.trim().to_owned())
+}
+
 impl Running {
     /// Starts the target, if it is not one that runs anyway, and waits until it lets a client in.
     pub(super) fn start(
@@ -78,13 +107,13 @@ impl Running {
         comparison: &Comparison,
         stop: &Arc<AtomicBool>,
     ) -> Result<Self, crate::Error> {
-        let (command, cores, files, ready_within) = match &target.source {
+        let (command, cores, files, env, ready_within) = match &target.source {
             Source::Address { host, port, pids } => {
                 let address = cli::resolve(host, *port)?;
                 return Ok(Self { address, pids: pids.clone(), started: None });
             }
-            Source::Command { command, cores, files, ready_within } => {
-                (command, cores, files, *ready_within)
+            Source::Command { command, cores, files, env, ready_within } => {
+                (command, cores, files, env, *ready_within)
             }
         };
         let port = free_port()?;
@@ -94,8 +123,13 @@ impl Running {
             fs::write(directory.join(name), places.fill(content))?;
         }
         let words: Vec<String> = command.iter().map(|word| places.fill(word)).collect();
-        let child = spawn_on(cores, comparison, &words, &directory)
+        let env: Vec<(&str, String)> =
+            env.iter().map(|(name, value)| (name.as_str(), places.fill(value))).collect();
+        let mut command = command_in(&words, &directory)?;
+        command.envs(env);
+        let child = spawn_on(cores, comparison, command)
             .map_err(|error| format!("{}: {error}", words.join(" ")))?;
+        signals::adopt(Pid::from_child(&child));
         let pids = vec![child.id()];
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut running = Self { address, pids, started: Some(Started { child, directory }) };
@@ -146,13 +180,16 @@ impl Running {
 
 /// Connects one client and disconnects it.
 fn probe(address: SocketAddr, stop: &Arc<AtomicBool>) -> Result<(), crate::Error> {
-    let mut engine = Engine::new(EngineOptions {
+    let options = EngineOptions {
         target: address,
         login: super::login(Version::V311),
         connect_burst: 1,
         spin: false,
         stop: Arc::clone(stop),
-    })?;
+        monitor: Arc::default(),
+        connect_interval: Duration::ZERO,
+    };
+    let mut engine = Fleet::new(&options, 1)?;
     engine.add_client(ClientSpec { client_id: "bench-probe".into(), ..ClientSpec::default() });
     engine.connect_all()?;
     engine.disconnect_all()?;
@@ -186,17 +223,7 @@ impl Places {
 }
 
 /// Starts a process pinned from its first instruction: it inherits this thread's cores.
-fn spawn_on(
-    cores: &[usize],
-    comparison: &Comparison,
-    words: &[String],
-    directory: &Path,
-) -> io::Result<Child> {
-    let output = File::create(directory.join("output"))?;
-    let (program, arguments) = split(words);
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null());
-    command.stdout(output.try_clone()?).stderr(output);
+fn spawn_on(cores: &[usize], comparison: &Comparison, mut command: Command) -> io::Result<Child> {
     if cores.is_empty() {
         return command.spawn();
     }
@@ -208,6 +235,17 @@ fn spawn_on(
     };
     crate::pin_to(&own)?;
     child
+}
+
+/// A command whose output goes to a file of that directory.
+fn command_in(words: &[String], directory: &Path) -> io::Result<Command> {
+    let output = File::create(directory.join("output"))?;
+    let (program, arguments) = split(words);
+    let mut command = Command::new(program);
+    // Ctrl-C is for this tool, which still needs the broker to end a run.
+    command.args(arguments).stdin(Stdio::null()).process_group(0);
+    command.stdout(output.try_clone()?).stderr(output);
+    Ok(command)
 }
 
 fn split(words: &[String]) -> (&str, &[String]) {
@@ -250,6 +288,7 @@ impl Drop for Started {
             }
             thread::sleep(Duration::from_millis(10));
         }
+        signals::release(Pid::from_child(&self.child));
         let _ = fs::remove_dir_all(&self.directory);
     }
 }

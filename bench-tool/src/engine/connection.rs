@@ -1,11 +1,11 @@
 //! One client connection: its socket, where it stands, and the bytes in between.
 
-use std::io::{self, Read, Write};
+use std::io;
 
-use mio::net::TcpStream;
 use sluice::mqtt::QoS;
 
 use super::Failure;
+use super::transport::Transport;
 
 /// Where a client stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,26 @@ pub(crate) enum Phase {
     Closed,
 }
 
+/// How a client begins and ends its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Session {
+    /// Nothing of an earlier session is wanted.
+    pub(crate) clean_start: bool,
+    /// Seconds that it outlives the connection in 5.0; in 3.x one that does not start clean has no end.
+    pub(crate) expiry_seconds: u32,
+}
+
+impl Default for Session {
+    fn default() -> Self {
+        Self { clean_start: true, expiry_seconds: 0 }
+    }
+}
+
+impl Session {
+    /// One that the broker keeps when the client goes, and has kept before.
+    pub(crate) const KEPT: Self = Self { clean_start: false, expiry_seconds: 3600 };
+}
+
 /// A subscription that a client makes once it is connected.
 #[derive(Clone, Debug)]
 pub(crate) struct Subscription {
@@ -35,9 +55,11 @@ pub(crate) struct Subscription {
 pub(crate) struct Connection {
     pub(crate) phase: Phase,
     pub(crate) client_id: String,
+    /// Instead of the common one.
+    pub(crate) username: Option<String>,
     pub(crate) subscription: Option<Subscription>,
-    /// The broker shall keep what this client has when it goes, and has kept it before.
-    pub(crate) keeps_session: bool,
+    /// What of its session is kept, here and beyond the connection.
+    pub(crate) session: Session,
     /// Its end is no failure.
     pub(crate) expendable: bool,
     /// It reads nothing any more.
@@ -58,7 +80,13 @@ pub(crate) struct Connection {
     pub(crate) touched: bool,
     /// The socket is full; a writable event follows.
     pub(crate) blocked: bool,
-    socket: Option<TcpStream>,
+    /// Something was written since the last look at its keep alive.
+    pub(crate) wrote: bool,
+    /// A PINGREQ is sent, and nothing has come since.
+    pub(crate) pinging: bool,
+    /// It has been looked at once while that was so.
+    pub(crate) unanswered: bool,
+    transport: Option<Transport>,
     /// Part of a packet.
     kept: Vec<u8>,
 }
@@ -68,8 +96,9 @@ impl Connection {
         Self {
             phase: Phase::Waiting,
             client_id,
+            username: None,
             subscription,
-            keeps_session: false,
+            session: Session::default(),
             expendable: false,
             stalled: false,
             subscribing: 0,
@@ -80,50 +109,57 @@ impl Connection {
             out: Vec::new(),
             touched: false,
             blocked: false,
-            socket: None,
+            wrote: false,
+            pinging: false,
+            unanswered: false,
+            transport: None,
             kept: Vec::new(),
         }
     }
 
-    pub(crate) fn open(&mut self, socket: TcpStream, now_ns: u64) {
-        self.socket = Some(socket);
+    pub(crate) fn open(&mut self, transport: Transport, now_ns: u64) {
+        self.transport = Some(transport);
         self.phase = Phase::Dialling;
         self.dialled_ns = now_ns;
     }
 
-    pub(crate) fn socket(&mut self) -> Option<&mut TcpStream> {
-        self.socket.as_mut()
+    pub(crate) fn transport(&mut self) -> Option<&mut Transport> {
+        self.transport.as_mut()
     }
 
     /// Whether there is a socket and nobody has closed it.
     pub(crate) fn is_open(&self) -> bool {
-        self.socket.is_some()
+        self.transport.is_some()
     }
 
     pub(crate) fn close(&mut self) {
-        self.socket = None;
+        self.transport = None;
         self.phase = Phase::Closed;
         self.out = Vec::new();
         self.kept = Vec::new();
     }
 
-    /// Reads what is there into `buffer`, behind what was kept. Returns how much of it is filled, and whether
+    /// Bytes kept of an unfinished packet.
+    #[inline]
+    pub(crate) fn kept(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Reads what is there into `buffer`, which is longer than what was kept, behind what was kept. Returns how much of it is filled, and whether
     /// the socket is drained; `None` when there is nothing to read.
     #[inline]
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<Option<(usize, bool)>, Failure> {
-        let Some(socket) = self.socket.as_mut() else { return Ok(None) };
+        let Some(transport) = self.transport.as_mut() else { return Ok(None) };
         let kept = self.kept.len();
-        let (front, space) = buffer.split_at_mut_checked(kept).ok_or(Failure::PacketTooLarge)?;
-        if space.is_empty() {
-            return Err(Failure::PacketTooLarge);
-        }
-        let count = match socket.read(space) {
+        let (front, space) = buffer.split_at_mut(kept);
+        let count = match transport.read(space) {
             Ok(0) => return Err(Failure::ClosedByBroker),
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
             Err(error) => return Err(Failure::Socket(error)),
         };
+        self.pinging = false;
         front.copy_from_slice(&self.kept);
         self.kept.clear();
         Ok(Some((kept + count, count < space.len())))
@@ -155,9 +191,12 @@ impl Connection {
     }
 
     fn write_some(&mut self, bytes: &[u8]) -> Result<usize, Failure> {
-        let Some(socket) = self.socket.as_mut() else { return Ok(bytes.len()) };
-        match socket.write(bytes) {
-            Ok(written) => Ok(written),
+        let Some(transport) = self.transport.as_mut() else { return Ok(bytes.len()) };
+        match transport.write(bytes) {
+            Ok(written) => {
+                self.wrote = true;
+                Ok(written)
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             Err(error) => Err(Failure::Socket(error)),
         }

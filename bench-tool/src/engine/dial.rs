@@ -8,6 +8,8 @@ use mio::net::TcpStream;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::transport::Transport;
+
 /// Connections from one source address: well below the 28,000 ports that Linux gives out by default.
 const CONNECTIONS_PER_SOURCE: u32 = 10_000;
 
@@ -17,7 +19,7 @@ const SPARE_DESCRIPTORS: u64 = 64;
 /// Starts connecting; the socket becomes writable when it is done.
 ///
 /// Connection number `index` to a loopback address comes from 127.0.0.(1 + index / 10,000).
-pub(crate) fn dial(target: SocketAddr, index: u32) -> io::Result<TcpStream> {
+pub(crate) fn dial(target: SocketAddr, index: u32) -> io::Result<Transport> {
     let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
@@ -32,7 +34,7 @@ pub(crate) fn dial(target: SocketAddr, index: u32) -> io::Result<TcpStream> {
         Err(error) if error.raw_os_error() == Some(IN_PROGRESS) => {}
         Err(error) => return Err(error),
     }
-    Ok(TcpStream::from_std(socket.into()))
+    Ok(Transport::Tcp(TcpStream::from_std(socket.into())))
 }
 
 const IN_PROGRESS: i32 = rustix::io::Errno::INPROGRESS.raw_os_error();

@@ -2,10 +2,14 @@
 
 use std::ops::Range;
 
-use super::payload::{HEAD_LEN, PayloadHead};
-use super::wire::{PublishTemplate, TOPIC_DIGITS};
+use super::Failure;
+use super::payload::{HEAD_LEN, PayloadHead, this_machine};
+use super::wire::{PublishTemplate, TOPIC_DIGITS, Welcome};
 use crate::measure::Seen;
 use sluice::mqtt::QoS;
+
+/// A message of an open loop that is sent later than this after its time is counted as late.
+pub(crate) const LATE_NS: u64 = 1_000_000;
 
 /// The largest window; packet identifiers are taken in turn from twice as many.
 pub(crate) const MAX_WINDOW: u32 = 16 * 1024;
@@ -31,8 +35,10 @@ pub(crate) struct FlowSpec {
     /// Topics that are used in turn; more than one get a number as last level.
     pub(crate) topics: u32,
     pub(crate) retain: bool,
-    /// Sent as it is, instead of what can be measured.
-    pub(crate) content: Option<Vec<u8>>,
+    /// Sent in turn as they are, instead of what can be measured.
+    pub(crate) contents: Vec<Vec<u8>>,
+    /// The time until the broker's acknowledgement is a latency too.
+    pub(crate) times_acknowledgements: bool,
 }
 
 impl FlowSpec {
@@ -48,7 +54,8 @@ impl FlowSpec {
             limit: None,
             topics: 1,
             retain: false,
-            content: None,
+            contents: Vec::new(),
+            times_acknowledgements: false,
         }
     }
 }
@@ -81,8 +88,12 @@ impl Pace {
 #[derive(Debug)]
 pub(crate) struct Flow {
     pub(crate) connection: u32,
-    template: PublishTemplate,
+    /// Used in turn.
+    templates: Vec<PublishTemplate>,
+    longest_frame: usize,
     head: PayloadHead,
+    qos: QoS,
+    retain: bool,
     acknowledged: bool,
     receivers: u32,
     window: u64,
@@ -95,6 +106,9 @@ pub(crate) struct Flow {
     completed: u64,
     /// One slot a message that may be outstanding: receivers still missing, and [`ACK_AWAITED`].
     slots: Box<[u32]>,
+    /// When each of those was sent, if acknowledgements are timed.
+    sent_times: Option<Box<[u64]>>,
+    late: u64,
     /// In the engine's list of flows to refill in this turn.
     pub(crate) touched: bool,
     completed_at_last_check: u64,
@@ -104,7 +118,7 @@ pub(crate) struct Flow {
 impl Flow {
     pub(crate) fn new(
         spec: &FlowSpec,
-        template: PublishTemplate,
+        templates: Vec<PublishTemplate>,
         connection: u32,
         run: u32,
         publisher: u32,
@@ -112,8 +126,11 @@ impl Flow {
         let slots = spec.window.next_power_of_two() as usize;
         Self {
             connection,
-            template,
-            head: PayloadHead { run, publisher, sequence: 0, sent_ns: 0 },
+            longest_frame: templates.iter().map(|one| one.frame.len()).max().unwrap_or(1),
+            templates,
+            head: PayloadHead { machine: this_machine(), run, publisher, sequence: 0, sent_ns: 0 },
+            qos: spec.qos,
+            retain: spec.retain,
             acknowledged: spec.qos != QoS::AtMostOnce,
             receivers: spec.receivers,
             window: u64::from(spec.window),
@@ -124,10 +141,12 @@ impl Flow {
                 origin_ns: u64::MAX,
                 sent_at_origin: 0,
             }),
-            is_marked: spec.content.is_none() && spec.payload_len >= HEAD_LEN,
+            is_marked: spec.contents.is_empty() && spec.payload_len >= HEAD_LEN,
             sent: 0,
             completed: 0,
             slots: vec![0; slots].into_boxed_slice(),
+            sent_times: spec.times_acknowledgements.then(|| vec![0; slots].into_boxed_slice()),
+            late: 0,
             touched: false,
             completed_at_last_check: 0,
             stalled_checks: 0,
@@ -144,8 +163,31 @@ impl Flow {
         self.sent - self.completed
     }
 
+    /// The length of the longest frame.
     pub(crate) fn frame_len(&self) -> usize {
-        self.template.frame.len()
+        self.longest_frame
+    }
+
+    /// Keeps to what the broker said about itself.
+    ///
+    /// # Errors
+    /// If it cannot take these messages at all.
+    pub(crate) fn heed(&mut self, welcome: &Welcome) -> Result<(), Failure> {
+        if self.acknowledged {
+            // What is outstanding is never less than what is unacknowledged [MQTT-3.3.4-9].
+            self.window = self.window.min(u64::from(welcome.receive_maximum));
+        }
+        let (frame, most) = (self.longest_frame, welcome.maximum_packet_size);
+        if frame > most as usize {
+            return Err(Failure::LargerThanMaximum { frame, most });
+        }
+        if self.qos > welcome.maximum_qos {
+            return Err(Failure::QosNotSupported(self.qos));
+        }
+        if self.retain && !welcome.retain_available {
+            return Err(Failure::RetainNotSupported);
+        }
+        Ok(())
     }
 
     /// Appends frames until the window is full, but not many more than `room_bytes`. Returns how many.
@@ -161,6 +203,10 @@ impl Flow {
             }
             if let Some(pace) = &self.pace {
                 self.head.sent_ns = pace.due_ns(sequence);
+                self.late += u64::from(self.head.sent_ns + LATE_NS < now_ns);
+            }
+            if let Some(times) = &mut self.sent_times {
+                times[(sequence & slot_mask) as usize] = self.head.sent_ns;
             }
             self.head.sequence = sequence;
             self.append_frame(out);
@@ -191,6 +237,19 @@ impl Flow {
             pace.origin_ns = now_ns + (pace.interval_ns * share) as u64;
             pace.sent_at_origin = sent;
         }
+    }
+
+    /// Messages of an open loop that are due and could not be sent, in the order in which they were due: when
+    /// each of them was.
+    pub(crate) fn overdue(&self, now_ns: u64) -> impl Iterator<Item = u64> + '_ {
+        let due = |pace: &Pace| pace.due_until(now_ns).min(self.limit).max(self.sent);
+        let unsent = self.sent..self.pace.as_ref().map_or(self.sent, due);
+        unsent.filter_map(|sequence| Some(self.pace.as_ref()?.due_ns(sequence)))
+    }
+
+    /// Messages of an open loop that were sent more than [`LATE_NS`] after their time.
+    pub(crate) fn late(&self) -> u64 {
+        self.late
     }
 
     /// Whether everything up to the limit is sent and complete.
@@ -232,16 +291,19 @@ impl Flow {
         }
     }
 
-    /// The broker has acknowledged the message for good.
+    /// The broker has acknowledged the message for good. Returns when it was sent, if that is timed.
     #[inline]
-    pub(crate) fn acknowledged(&mut self, packet_id: u16) {
+    pub(crate) fn acknowledged(&mut self, packet_id: u16) -> Option<u64> {
         let slot_mask = self.slots.len() as u64 - 1;
         let index = u64::from(packet_id.wrapping_sub(1)) & slot_mask;
-        let Some(slot) = self.slots.get_mut(index as usize) else { return };
+        let slot = self.slots.get_mut(index as usize)?;
+        let was_awaited = *slot & ACK_AWAITED != 0;
         *slot &= !ACK_AWAITED;
         if *slot == 0 && index == self.completed & slot_mask {
             self.advance();
         }
+        let times = self.sent_times.as_ref().filter(|_| was_awaited)?;
+        times.get(index as usize).copied()
     }
 
     /// To be called at an interval: for how many calls now messages have been outstanding and none was completed.
@@ -274,20 +336,24 @@ impl Flow {
     #[inline]
     fn append_frame(&self, out: &mut Vec<u8>) {
         let start = out.len();
-        out.extend_from_slice(&self.template.frame);
+        let template = match self.templates.as_slice() {
+            [only] => only,
+            several => &several[(self.head.sequence % several.len() as u64) as usize],
+        };
+        out.extend_from_slice(&template.frame);
         let frame = &mut out[start..];
-        let payload_at = self.template.payload_at;
+        let payload_at = template.payload_at;
         if self.is_marked {
             frame[payload_at..payload_at + HEAD_LEN].copy_from_slice(&self.head.encode());
         }
-        if let Some(at) = self.template.number_at {
+        if let Some(at) = template.number_at {
             let mut number = self.head.sequence % self.topics;
             for digit in frame[at..at + TOPIC_DIGITS].iter_mut().rev() {
                 *digit = b'0' + (number % 10) as u8;
                 number /= 10;
             }
         }
-        if let Some(at) = self.template.packet_id_at {
+        if let Some(at) = template.packet_id_at {
             let packet_id = (self.head.sequence % PACKET_IDS) as u16 + 1;
             frame[at..at + 2].copy_from_slice(&packet_id.to_be_bytes());
         }
@@ -302,8 +368,8 @@ mod tests {
 
     fn flow(qos: QoS, window: u32, receivers: u32) -> Flow {
         let spec = FlowSpec { receivers, ..FlowSpec::new("a/b".into(), qos, 64, window) };
-        let template = wire::publish_template(Version::V311, &spec);
-        Flow::new(&spec, template, 0, 1, 2)
+        let templates = wire::publish_templates(Version::V311, &spec);
+        Flow::new(&spec, templates, 0, 1, 2)
     }
 
     fn fill(flow: &mut Flow) -> u64 {
@@ -354,7 +420,13 @@ mod tests {
         for (n, frame) in out.chunks(flow.frame_len()).enumerate() {
             let payload = &frame[frame.len() - 64..];
             let head = PayloadHead::decode(payload).unwrap();
-            let expected = PayloadHead { run: 1, publisher: 2, sequence: n as u64, sent_ns: 77 };
+            let expected = PayloadHead {
+                machine: this_machine(),
+                run: 1,
+                publisher: 2,
+                sequence: n as u64,
+                sent_ns: 77,
+            };
             assert_eq!(head, expected);
             assert_eq!(&frame[7..9], &(n as u16 + 1).to_be_bytes());
         }
@@ -368,8 +440,8 @@ mod tests {
             limit: Some(7),
             ..FlowSpec::new("a".into(), QoS::AtMostOnce, 64, 64)
         };
-        let template = wire::publish_template(Version::V5, &spec);
-        let mut flow = Flow::new(&spec, template, 0, 1, 2);
+        let templates = wire::publish_templates(Version::V5, &spec);
+        let mut flow = Flow::new(&spec, templates, 0, 1, 2);
         assert_eq!(fill(&mut flow), 0);
         flow.start(1_000_000, 0.0);
         let mut out = Vec::new();
@@ -381,8 +453,71 @@ mod tests {
             assert_eq!(&frame[4..14], format!("a/{:08}", n % 3).as_bytes());
         }
         assert_eq!(flow.next_due_ns(), Some(1_004_000));
-        assert_eq!(flow.fill(2_000_000, usize::MAX, &mut out), 3);
+        let overdue: Vec<u64> = flow.overdue(1_006_500).collect();
+        assert_eq!(overdue, [1_004_000, 1_005_000, 1_006_000]);
+        assert_eq!(flow.late(), 0);
+        assert_eq!(flow.fill(3_000_000, usize::MAX, &mut out), 3);
+        assert_eq!(flow.late(), 3);
+        assert_eq!(flow.overdue(4_000_000).count(), 0);
         assert_eq!(flow.next_due_ns(), None);
+    }
+
+    fn welcome() -> Welcome {
+        Welcome {
+            reason: sluice::mqtt::ReasonCode::Success,
+            receive_maximum: u16::MAX,
+            maximum_packet_size: u32::MAX,
+            maximum_qos: QoS::ExactlyOnce,
+            retain_available: true,
+            keep_alive_seconds: None,
+        }
+    }
+
+    /// `[MQTT-3.3.4-9]`, and what QoS 0 has nothing to do with.
+    #[test]
+    fn no_more_is_unacknowledged_than_receive_maximum() {
+        for (qos, sent) in [(QoS::AtLeastOnce, 20), (QoS::ExactlyOnce, 20), (QoS::AtMostOnce, 64)] {
+            let mut flow = flow(qos, 64, 1);
+            flow.heed(&Welcome { receive_maximum: 20, ..welcome() }).unwrap();
+            assert_eq!(fill(&mut flow), sent);
+        }
+    }
+
+    /// `[MQTT-3.2.2-15]`, `[MQTT-3.2.2-11]`, `[MQTT-3.2.2-14]`
+    #[test]
+    fn what_the_broker_cannot_take_is_not_sent() {
+        let mut flow = flow(QoS::AtLeastOnce, 1, 1);
+        flow.retain = true;
+        let most = flow.frame_len() as u32;
+        assert!(flow.heed(&Welcome { maximum_packet_size: most, ..welcome() }).is_ok());
+        assert!(flow.heed(&Welcome { maximum_packet_size: most - 1, ..welcome() }).is_err());
+        assert!(flow.heed(&Welcome { maximum_qos: QoS::AtMostOnce, ..welcome() }).is_err());
+        assert!(flow.heed(&Welcome { retain_available: false, ..welcome() }).is_err());
+    }
+
+    #[test]
+    fn several_contents_are_sent_in_turn() {
+        let contents = vec![b"one".to_vec(), b"three".to_vec()];
+        let spec = FlowSpec { contents, ..FlowSpec::new("a".into(), QoS::AtMostOnce, 0, 3) };
+        let templates = wire::publish_templates(Version::V311, &spec);
+        let mut flow = Flow::new(&spec, templates, 0, 1, 2);
+        let mut out = Vec::new();
+        flow.fill(1, usize::MAX, &mut out);
+        assert_eq!(out, b"\x30\x06\0\x01aone\x30\x08\0\x01athree\x30\x06\0\x01aone");
+    }
+
+    #[test]
+    fn acknowledgements_are_timed_once() {
+        let spec = FlowSpec {
+            times_acknowledgements: true,
+            receivers: 0,
+            ..FlowSpec::new("a".into(), QoS::AtLeastOnce, 64, 4)
+        };
+        let templates = wire::publish_templates(Version::V311, &spec);
+        let mut flow = Flow::new(&spec, templates, 0, 1, 2);
+        fill(&mut flow);
+        assert_eq!(flow.acknowledged(2), Some(5));
+        assert_eq!(flow.acknowledged(2), None);
     }
 
     #[test]
@@ -406,7 +541,9 @@ mod tests {
         for (qos, outstanding) in [(QoS::AtMostOnce, 1), (QoS::AtLeastOnce, 4)] {
             let mut flow = flow(qos, 4, 1);
             fill(&mut flow);
-            (1..=4).for_each(|packet_id| flow.acknowledged(packet_id));
+            for packet_id in 1..=4 {
+                flow.acknowledged(packet_id);
+            }
             flow.passed_over(0..2);
             flow.delivered(2, Seen::Fresh);
             assert_eq!(flow.outstanding(), outstanding);

@@ -4,9 +4,10 @@ use sluice::mqtt::{AckKind, PacketId, QoS, ReasonCode};
 
 use super::connection::{Connection, Phase};
 use super::flow::Flow;
-use super::payload::PayloadHead;
+use super::payload::{PayloadHead, this_machine};
+use super::peers::{Home, Peers, Receipt, ReceiptKind};
 use super::stream::{Observed, Stream};
-use super::wire::{self, Incoming, Login};
+use super::wire::{self, Incoming, Login, Welcome};
 use super::{Counters, Failure};
 use crate::measure::{Latencies, Seen, monotonic_ns};
 
@@ -16,9 +17,12 @@ pub(crate) struct Intake<'e> {
     pub(crate) stream: Option<&'e mut Stream>,
     pub(crate) flows: &'e mut [Flow],
     pub(crate) touched_flows: &'e mut Vec<u32>,
+    pub(crate) peers: &'e mut Peers,
     pub(crate) counters: &'e mut Counters,
     pub(crate) latencies: &'e mut Latencies,
     pub(crate) login: &'e Login,
+    pub(crate) keep_alive_seconds: &'e mut u16,
+    pub(crate) times_logins: bool,
     /// When the bytes were read.
     pub(crate) now_ns: u64,
     pub(crate) run: LatencyRun,
@@ -49,7 +53,7 @@ impl Intake<'_> {
     fn handle(&mut self, incoming: Incoming<'_>) -> Result<(), Failure> {
         match incoming {
             Incoming::Publish { qos, packet_id, payload } => {
-                self.on_publish(payload);
+                self.on_publish(payload, qos != QoS::AtMostOnce);
                 if let Some(packet_id) = packet_id {
                     let kind =
                         if qos == QoS::AtLeastOnce { AckKind::PubAck } else { AckKind::PubRec };
@@ -57,7 +61,7 @@ impl Intake<'_> {
                 }
             }
             Incoming::Ack { kind, packet_id, reason } => self.on_ack(kind, packet_id, reason),
-            Incoming::ConnAck { reason } => self.on_connack(reason)?,
+            Incoming::ConnAck(welcome) => self.on_connack(&welcome)?,
             Incoming::SubAck { refused: Some(code) } => return Err(Failure::NotSubscribed(code)),
             Incoming::SubAck { refused: None } => {
                 self.connection.subscribing = self.connection.subscribing.saturating_sub(1);
@@ -72,21 +76,57 @@ impl Intake<'_> {
     }
 
     #[inline]
-    fn on_publish(&mut self, payload: &[u8]) {
+    fn on_publish(&mut self, payload: &[u8], is_reliable: bool) {
         self.counters.received += 1;
-        let observed = self.stream.as_mut().and_then(|stream| stream.observe(payload));
-        let Some(Observed { head, seen, expected }) = observed else { return };
+        let stream = self.stream.as_mut();
+        let observed = stream.and_then(|stream| stream.observe(payload, is_reliable));
+        let Some(Observed { head, seen, expected, is_own }) = observed else { return };
+        if seen != Seen::Fresh || head.sequence != expected {
+            self.note_out_of_turn(seen, head.sequence, expected);
+        }
         if seen == Seen::Duplicate {
             return;
         }
         self.counters.delivered += 1;
-        self.note_latency(head);
-        let Some(flow) = self.flows.get_mut(head.publisher as usize) else { return };
-        if seen == Seen::Fresh && head.sequence != expected {
-            flow.passed_over(expected..head.sequence);
+        if is_own || head.machine == this_machine() {
+            self.note_latency(head);
         }
-        flow.delivered(head.sequence, seen);
-        touch(flow, head.publisher, self.touched_flows);
+        if !is_own {
+            return;
+        }
+        let passed_over = expected..if seen == Seen::Fresh { head.sequence } else { expected };
+        match self.peers.home(head.publisher) {
+            Home::Here(index) => {
+                let Some(flow) = self.flows.get_mut(index as usize) else { return };
+                if !passed_over.is_empty() {
+                    flow.passed_over(passed_over);
+                }
+                flow.delivered(head.sequence, seen);
+                touch(flow, index, self.touched_flows);
+            }
+            Home::There { thread, flow } => {
+                if !passed_over.is_empty() {
+                    let kind = ReceiptKind::PassedOver;
+                    self.peers.note(thread, Receipt { flow, sequences: passed_over, kind });
+                }
+                let sequences = head.sequence..head.sequence + 1;
+                let kind = ReceiptKind::Received(seen);
+                self.peers.note(thread, Receipt { flow, sequences, kind });
+            }
+        }
+    }
+
+    #[cold]
+    fn note_out_of_turn(&mut self, seen: Seen, sequence: u64, expected: u64) {
+        let counters = &mut *self.counters;
+        match seen {
+            Seen::Fresh => counters.missing += sequence - expected,
+            Seen::Late => {
+                counters.missing = counters.missing.saturating_sub(1);
+                counters.reordered += 1;
+            }
+            Seen::Duplicate => counters.duplicates += 1,
+        }
     }
 
     #[inline]
@@ -106,7 +146,9 @@ impl Intake<'_> {
         self.counters.refused += u64::from(reason.is_error());
         let Some(index) = self.connection.flow else { return };
         let Some(flow) = self.flows.get_mut(index as usize) else { return };
-        flow.acknowledged(packet_id.get());
+        if let Some(sent_ns) = flow.acknowledged(packet_id.get()) {
+            self.latencies.record(self.now_ns.saturating_sub(sent_ns), 1);
+        }
         touch(flow, index, self.touched_flows);
     }
 
@@ -115,9 +157,17 @@ impl Intake<'_> {
         wire::ack(self.login.version, kind, packet_id, &mut self.connection.out);
     }
 
-    fn on_connack(&mut self, reason: ReasonCode) -> Result<(), Failure> {
-        if reason.is_error() {
-            return Err(Failure::Refused(reason));
+    fn on_connack(&mut self, welcome: &Welcome) -> Result<(), Failure> {
+        if welcome.reason.is_error() {
+            return Err(Failure::Refused(welcome.reason));
+        }
+        if let Some(seconds) = welcome.keep_alive_seconds.filter(|seconds| *seconds > 0) {
+            let own = *self.keep_alive_seconds;
+            *self.keep_alive_seconds = if own == 0 { seconds } else { own.min(seconds) };
+        }
+        let flow = self.connection.flow.and_then(|index| self.flows.get_mut(index as usize));
+        if let Some(flow) = flow {
+            flow.heed(welcome)?;
         }
         let connection = &mut *self.connection;
         let Some(subscription) = &connection.subscription else {
@@ -140,7 +190,7 @@ impl Intake<'_> {
         }
         self.connection.phase = Phase::Ready;
         self.counters.ready += 1;
-        if self.connection.latency_from_ns.is_none() {
+        if self.times_logins && self.connection.latency_from_ns.is_none() {
             self.latencies.record(self.now_ns.saturating_sub(self.connection.dialled_ns), 1);
         }
         if let Some(index) = self.connection.flow

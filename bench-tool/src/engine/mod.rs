@@ -4,12 +4,18 @@
 //! once to each connection that has something to say: acknowledgements, and the messages that fill a window again.
 
 mod connection;
+mod counters;
 mod dial;
+mod fleet;
 mod flow;
 mod intake;
+mod keep_alive;
+mod monitor;
 mod payload;
+mod peers;
 mod stream;
 mod timer;
+mod transport;
 mod turn;
 mod wire;
 
@@ -21,17 +27,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mio::{Events, Poll};
-use sluice::mqtt::{DecodeError, ReasonCode};
+use sluice::mqtt::{DecodeError, QoS, ReasonCode};
 
 use crate::measure::{Latencies, StreamFaults, monotonic_ns};
 use connection::Connection;
 use flow::Flow;
+use keep_alive::Round;
+use monitor::Board;
+use peers::Peers;
 use stream::Stream;
 use timer::Timer;
 
-pub(crate) use connection::{Phase, Subscription};
+pub(crate) use connection::{Phase, Session, Subscription};
+pub(crate) use counters::Counters;
 pub(crate) use dial::make_room_for;
-pub(crate) use flow::{FlowSpec, MAX_WINDOW};
+pub(crate) use fleet::Fleet;
+pub(crate) use flow::{FlowSpec, LATE_NS, MAX_WINDOW};
+pub(crate) use monitor::{Monitor, Snapshot, Stage};
 pub(crate) use payload::HEAD_LEN as MIN_PAYLOAD;
 pub(crate) use wire::{Login, numbered};
 
@@ -42,21 +54,26 @@ pub(crate) struct EngineOptions {
     pub(crate) login: Login,
     /// Clients that are connecting at the same time, at most.
     pub(crate) connect_burst: usize,
+    /// Between one client and the next, at least.
+    pub(crate) connect_interval: Duration,
     /// Never sleep: polls in a loop, so that the broker need not wake this thread.
     pub(crate) spin: bool,
     /// Set when the run shall end early.
     pub(crate) stop: Arc<AtomicBool>,
+    /// Where it shows how it is getting on.
+    pub(crate) monitor: Arc<Monitor>,
 }
 
 /// One client: what it subscribes to, and what it publishes.
 #[derive(Debug, Default)]
 pub(crate) struct ClientSpec {
     pub(crate) client_id: String,
+    /// Instead of the common one.
+    pub(crate) username: Option<String>,
     pub(crate) subscription: Option<Subscription>,
     pub(crate) receives: Receives,
     pub(crate) publishes: Option<FlowSpec>,
-    /// The broker keeps its session.
-    pub(crate) keeps_session: bool,
+    pub(crate) session: Session,
     /// Its end is no failure.
     pub(crate) expendable: bool,
     /// Latencies count from its SUBSCRIBE or, without one, from when it was dialled.
@@ -72,27 +89,19 @@ pub(crate) enum Receives {
     From(Range<u32>),
     /// Its share of what the client that was added as this one receives.
     With(usize),
+    /// All messages of whoever publishes.
+    FromAnyone,
+    /// An unknown part of somebody's messages.
+    Share,
 }
 
-/// What has happened since the engine was made.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counters {
-    /// Clients that connected, and subscribed if they wanted to.
-    pub(crate) ready: u64,
-    /// Messages sent.
-    pub(crate) sent: u64,
-    /// Messages received, each once by each receiver.
-    pub(crate) delivered: u64,
-    /// Messages received, whatever they hold.
-    pub(crate) received: u64,
-    /// Messages that the broker has acknowledged for good.
-    pub(crate) acknowledged: u64,
-    /// Acknowledgements that carried an error.
-    pub(crate) refused: u64,
-    /// QoS 0 messages no longer waited for.
-    pub(crate) given_up: u64,
-    /// Connections that failed or were closed by the broker.
-    pub(crate) failed: u64,
+/// How far open loops are behind their time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Behind {
+    /// Sent more than [`LATE_NS`] after they were due.
+    pub(crate) late: u64,
+    /// Due and not sent.
+    pub(crate) unsent: u64,
 }
 
 /// Why a connection ended.
@@ -110,8 +119,14 @@ pub(crate) enum Failure {
     Disconnected(ReasonCode),
     #[error("the broker sent what is no MQTT: {0}")]
     Codec(#[from] DecodeError),
-    #[error("the broker sent a packet larger than any of this run")]
-    PacketTooLarge,
+    #[error("PINGREQ was not answered in time")]
+    NoPingResp,
+    #[error("a PUBLISH of {frame} bytes, and the broker takes {most} at most")]
+    LargerThanMaximum { frame: usize, most: u32 },
+    #[error("the broker does not take QoS {}", .0.as_u8())]
+    QosNotSupported(QoS),
+    #[error("the broker does not take retained messages")]
+    RetainNotSupported,
 }
 
 /// Why a run cannot go on.
@@ -127,9 +142,10 @@ pub(crate) enum EngineError {
     Interrupted,
 }
 
-/// The load clients of one run.
+/// The load clients of one thread.
 pub(crate) struct Engine {
     options: EngineOptions,
+    peers: Peers,
     run: u32,
     poll: Poll,
     events: Events,
@@ -139,6 +155,8 @@ pub(crate) struct Engine {
     /// Next connection to dial, and how many are being dialled or logged in.
     next_to_dial: usize,
     connecting: usize,
+    /// When dialling began.
+    first_dial_ns: Option<u64>,
     publishing: bool,
     /// There is a flow with a rate.
     is_paced: bool,
@@ -151,6 +169,10 @@ pub(crate) struct Engine {
     read_buffer: Vec<u8>,
     write_buffer: Vec<u8>,
     next_stall_check_ns: u64,
+    keep_alive_seconds: u16,
+    round: Round,
+    board: Arc<Board>,
+    times_logins: bool,
     counters: Counters,
     latencies: Latencies,
     first_failure: Option<String>,
@@ -160,12 +182,18 @@ impl Engine {
     /// Without progress for this long, connecting is given up.
     const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
 
-    pub(crate) fn new(options: EngineOptions) -> io::Result<Self> {
+    pub(crate) fn new(options: EngineOptions, run: u32, peers: Peers) -> io::Result<Self> {
         let poll = Poll::new()?;
         let timer = Timer::new(poll.registry())?;
+        peers.register(poll.registry())?;
         Ok(Self {
+            board: options.monitor.board(),
+            keep_alive_seconds: options.login.keep_alive_seconds,
+            round: Round::default(),
+            times_logins: true,
             options,
-            run: fastrand::u32(..),
+            peers,
+            run,
             poll,
             events: Events::with_capacity(1024),
             connections: Vec::new(),
@@ -173,6 +201,7 @@ impl Engine {
             streams: Vec::new(),
             next_to_dial: 0,
             connecting: 0,
+            first_dial_ns: None,
             publishing: false,
             is_paced: false,
             timer,
@@ -189,65 +218,83 @@ impl Engine {
         })
     }
 
-    /// Adds a client that [`connect_all`](Self::connect_all) will connect. Publishers are numbered in the order
-    /// in which they are added.
+    /// Adds a client that [`connect_who_can`](Self::connect_who_can) will connect.
     pub(crate) fn add_client(&mut self, spec: ClientSpec) {
         let index = self.connections.len() as u32;
         let mut connection = Connection::new(spec.client_id, spec.subscription);
-        connection.keeps_session = spec.keeps_session;
+        connection.session = spec.session;
+        connection.username = spec.username;
         connection.expendable = spec.expendable;
         connection.latency_from_ns = spec.latency_since_login.then_some(0);
         match spec.receives {
             Receives::Nothing => {}
             Receives::From(publishers) => {
-                connection.stream = Some(self.streams.len() as u32);
-                self.streams.push(Stream::new(self.run, publishers));
+                connection.stream = Some(self.add_stream(Stream::own(self.run, publishers)));
             }
+            Receives::FromAnyone => {
+                connection.stream = Some(self.add_stream(Stream::anyone()));
+            }
+            Receives::Share => connection.stream = Some(self.add_stream(Stream::Share)),
             Receives::With(client) => {
                 connection.stream = self.connections.get(client).and_then(|other| other.stream);
             }
         }
         if let Some(publishes) = &spec.publishes {
-            let publisher = self.flows.len() as u32;
-            connection.flow = Some(publisher);
+            let flow_index = self.flows.len() as u32;
+            let publisher = self.peers.publisher(flow_index);
+            connection.flow = Some(flow_index);
             self.is_paced |= publishes.rate.is_some();
-            let template = wire::publish_template(self.options.login.version, publishes);
-            // Room for what was kept of one packet and a whole chunk behind it.
-            let needed = turn::READ_CHUNK + 2 * template.frame.len();
-            self.read_buffer.resize(self.read_buffer.len().max(needed), 0);
-            self.flows.push(Flow::new(publishes, template, index, self.run, publisher));
+            let templates = wire::publish_templates(self.options.login.version, publishes);
+            let flow = Flow::new(publishes, templates, index, self.run, publisher);
+            self.make_room_for_frames_of(flow.frame_len());
+            self.flows.push(flow);
         }
         self.connections.push(connection);
     }
 
-    /// Connects every client added so far, and subscribes.
+    fn add_stream(&mut self, stream: Stream) -> u32 {
+        self.streams.push(stream);
+        self.streams.len() as u32 - 1
+    }
+
+    /// Room for what was kept of one packet and a whole chunk behind it.
+    fn make_room_for_frames_of(&mut self, bytes: usize) {
+        let needed = turn::READ_CHUNK + 2 * bytes;
+        self.read_buffer.resize(self.read_buffer.len().max(needed), 0);
+    }
+
+    /// Connects every client added so far, and subscribes; those that cannot are counted.
     ///
     /// # Errors
-    /// If one cannot connect, or nothing moves for 15 s.
-    pub(crate) fn connect_all(&mut self) -> Result<(), EngineError> {
+    /// If nothing moves for 15 s.
+    pub(crate) fn connect_who_can(&mut self) -> Result<(), EngineError> {
+        let connected = self.connect_own();
+        // Whoever is in already must be heard until all are.
+        let is_in = |_: &Self| true;
+        connected.and(self.run_until(Self::CONNECT_PATIENCE, is_in).map(drop))
+    }
+
+    fn connect_own(&mut self) -> Result<(), EngineError> {
+        let patience = Self::CONNECT_PATIENCE.max(2 * self.options.connect_interval);
+        let settled = |counters: Counters| counters.ready + counters.failed;
         let clients = self.connections.len();
-        let mut ready = self.counters.ready;
-        let mut patience_ends_ns = monotonic_ns() + nanoseconds(Self::CONNECT_PATIENCE);
-        while self.counters.ready + self.counters.failed < clients as u64 {
-            self.dial_more()?;
-            self.turn(Duration::from_millis(100))?;
+        let mut reached = settled(self.counters);
+        let mut patience_ends_ns = monotonic_ns() + nanoseconds(patience);
+        while self.next_to_dial < clients || self.connecting > 0 {
+            let wait = self.dial_more()?;
+            self.turn(wait)?;
             self.check_stop()?;
             let now_ns = monotonic_ns();
-            if self.counters.ready > ready {
-                ready = self.counters.ready;
-                patience_ends_ns = now_ns + nanoseconds(Self::CONNECT_PATIENCE);
+            if settled(self.counters) > reached {
+                reached = settled(self.counters);
+                patience_ends_ns = now_ns + nanoseconds(patience);
             } else if now_ns > patience_ends_ns {
-                let missing = clients as u64 - ready;
-                let seconds = Self::CONNECT_PATIENCE.as_secs();
+                let missing = (clients as u64).saturating_sub(reached);
+                let seconds = patience.as_secs();
                 return Err(EngineError::ConnectTimeout { missing, clients, seconds });
             }
         }
-        match self.first_failure.take() {
-            None => Ok(()),
-            Some(first) => {
-                Err(EngineError::NotConnected { failed: self.counters.failed, clients, first })
-            }
-        }
+        Ok(())
     }
 
     /// Starts or stops filling windows; what is outstanding is still awaited.
@@ -261,12 +308,22 @@ impl Engine {
         }
     }
 
-    /// Lets the clients work for a time.
-    pub(crate) fn run_for(&mut self, time: Duration) -> Result<(), EngineError> {
-        let deadline_ns = monotonic_ns() + nanoseconds(time);
+    /// Tells whoever watches where the run stands.
+    pub(crate) fn enter(&self, stage: Stage) {
+        self.options.monitor.enter(stage);
+    }
+
+    /// Lets the clients work until it is done, or for a time, or until all connections are gone.
+    pub(crate) fn run_until_done(
+        &mut self,
+        time: Option<Duration>,
+        is_done: impl Fn(&Self) -> bool,
+    ) -> Result<(), EngineError> {
+        let time_ns = time.map_or(u64::MAX, nanoseconds);
+        let deadline_ns = monotonic_ns().saturating_add(time_ns);
         loop {
             let now_ns = monotonic_ns();
-            if now_ns >= deadline_ns || self.is_abandoned() {
+            if now_ns >= deadline_ns || self.is_stage_over(is_done(self)) {
                 return Ok(());
             }
             self.check_stop()?;
@@ -283,7 +340,29 @@ impl Engine {
     /// Lets the clients work until all limits are reached and nothing is outstanding, or until nothing has
     /// come for `patience`. Returns whether all is done.
     pub(crate) fn finish_flows(&mut self, patience: Duration) -> Result<bool, EngineError> {
-        self.run_until(patience, |engine| engine.flows.iter().all(Flow::is_done))
+        self.run_until(patience, Self::flows_are_done)
+    }
+
+    /// Whether all that is to be published is sent, and nothing is outstanding.
+    pub(crate) fn flows_are_done(&self) -> bool {
+        self.flows.iter().all(Flow::is_done)
+    }
+
+    /// Messages received by the clients of all threads.
+    pub(crate) fn received_by_all(&self) -> u64 {
+        self.peers.received()
+    }
+
+    /// To be called before every stage of a run, while no thread is at work.
+    pub(crate) fn begin_stage(&self) {
+        self.peers.begin_stage();
+    }
+
+    /// Tells the other threads whether this one is done. Returns whether nobody has anything left to do.
+    fn is_stage_over(&self, is_done: bool) -> bool {
+        let is_abandoned = self.counters.failed > 0 || self.connections.is_empty();
+        self.peers.are_all_done(is_done)
+            || self.peers.are_all_abandoned(is_abandoned && !self.has_connections())
     }
 
     /// Waits until so many messages were delivered in all, or until nothing has come for `patience`.
@@ -292,7 +371,7 @@ impl Engine {
         delivered: u64,
         patience: Duration,
     ) -> Result<bool, EngineError> {
-        self.run_until(patience, |engine| engine.counters.delivered >= delivered)
+        self.run_until(patience, |engine| engine.peers.delivered() >= delivered)
     }
 
     fn run_until(
@@ -300,32 +379,34 @@ impl Engine {
         patience: Duration,
         is_done: impl Fn(&Self) -> bool,
     ) -> Result<bool, EngineError> {
-        let progress =
-            |counters: Counters| counters.delivered + counters.acknowledged + counters.sent;
-        let mut reached = progress(self.counters);
+        let mut reached = self.peers.progress();
         let mut patience_ends_ns = monotonic_ns() + nanoseconds(patience);
-        while !is_done(self) {
-            if self.is_abandoned() {
-                return Ok(false);
-            }
+        let mut done = is_done(self);
+        while !self.is_stage_over(done) {
             if self.publishing {
                 self.check_stop()?;
             }
             self.turn(Duration::from_millis(20))?;
+            done = is_done(self);
             let now_ns = monotonic_ns();
-            if progress(self.counters) > reached {
-                reached = progress(self.counters);
+            if self.peers.progress() > reached {
+                reached = self.peers.progress();
                 patience_ends_ns = now_ns + nanoseconds(patience);
             } else if now_ns > patience_ends_ns {
-                return Ok(false);
+                break;
             }
         }
-        Ok(true)
+        Ok(done)
     }
 
-    /// Whether every connection was closed by the broker: nothing can come any more.
-    fn is_abandoned(&self) -> bool {
-        self.counters.failed > 0 && !self.connections.iter().any(Connection::is_open)
+    /// Whether any connection is open.
+    pub(crate) fn has_connections(&self) -> bool {
+        self.connections.iter().any(Connection::is_open)
+    }
+
+    /// Which of the threads this is.
+    pub(crate) fn thread(&self) -> u32 {
+        self.peers.publisher(0)
     }
 
     /// From now on these clients, numbered as they were added, read or do not read.
@@ -335,18 +416,18 @@ impl Engine {
         }
     }
 
-    /// Disconnects these clients, numbered as they were added, and waits a moment for the broker to see it.
-    pub(crate) fn disconnect(&mut self, clients: Range<usize>) -> Result<(), EngineError> {
-        clients.clone().for_each(|index| {
+    /// Disconnects these clients and waits a moment for the broker to see it.
+    pub(crate) fn disconnect(&mut self, clients: &[usize]) -> Result<(), EngineError> {
+        for &index in clients {
             if let Some(connection) = self.connections.get_mut(index) {
                 connection.expendable = true;
             }
             self.say_goodbye(index);
-        });
+        }
         let deadline_ns = monotonic_ns() + nanoseconds(Duration::from_secs(3));
         let is_open = |engine: &Self| {
-            let clients = engine.connections.get(clients.clone()).unwrap_or_default();
-            clients.iter().any(Connection::is_open)
+            let mut clients = clients.iter().filter_map(|index| engine.connections.get(*index));
+            clients.any(Connection::is_open)
         };
         while is_open(self) && monotonic_ns() < deadline_ns {
             self.turn(Duration::from_millis(5))?;
@@ -370,6 +451,16 @@ impl Engine {
         Ok(())
     }
 
+    /// Clients added so far.
+    pub(crate) fn clients(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Whether the time from dialling to being let in is a latency.
+    pub(crate) fn times_logins(&mut self, times_logins: bool) {
+        self.times_logins = times_logins;
+    }
+
     pub(crate) fn counters(&self) -> Counters {
         self.counters
     }
@@ -383,14 +474,39 @@ impl Engine {
         self.latencies.clear();
     }
 
-    /// Losses, duplicates and reorderings since the start, over all receivers.
-    pub(crate) fn faults(&self) -> StreamFaults {
-        let sent_by = |publisher: u32| self.flows.get(publisher as usize).map_or(0, Flow::sent);
+    /// Losses, duplicates and reorderings since the start, given how much each publisher has sent.
+    pub(crate) fn faults(&self, sent_by: impl Fn(u32) -> u64) -> StreamFaults {
         let mut faults = StreamFaults::default();
-        for stream in &self.streams {
-            faults.add(stream.faults(sent_by));
-        }
+        self.streams.iter().for_each(|stream| faults.add(stream.faults(&sent_by)));
         faults
+    }
+
+    /// Messages sent by the publisher with this index here.
+    pub(crate) fn sent_by_flow(&self, flow: usize) -> u64 {
+        self.flows.get(flow).map_or(0, Flow::sent)
+    }
+
+    /// Messages missed of what publishers elsewhere sent at QoS 1 or 2.
+    pub(crate) fn reliable_lost(&self) -> u64 {
+        self.streams.iter().map(Stream::reliable_lost).sum()
+    }
+
+    /// Open loops: messages sent late, and messages that are due and not sent.
+    pub(crate) fn behind(&self, now_ns: u64) -> Behind {
+        Behind {
+            late: self.flows.iter().map(Flow::late).sum(),
+            unsent: self.flows.iter().map(|flow| flow.overdue(now_ns).count() as u64).sum(),
+        }
+    }
+
+    /// What is due and not sent has waited until now at least: its latency counts as that, so that the end of
+    /// a run hides no stall.
+    pub(crate) fn note_overdue(&mut self, now_ns: u64) {
+        for flow in &self.flows {
+            for due_ns in flow.overdue(now_ns) {
+                self.latencies.record(now_ns.saturating_sub(due_ns), 1);
+            }
+        }
     }
 
     /// Why the first of the failed connections failed.

@@ -3,12 +3,13 @@
 use std::io;
 use std::time::Duration;
 
-use mio::{Interest, Token};
+use mio::Token;
 
 use super::connection::Phase;
 use super::intake::{Intake, LatencyRun, touch};
+use super::peers::{ReceiptKind, WAKER};
 use super::timer::TIMER;
-use super::{Engine, Failure, dial, wire};
+use super::{Engine, Failure, dial, nanoseconds, wire};
 use crate::measure::monotonic_ns;
 
 /// Read at once from one socket, in bytes.
@@ -34,7 +35,7 @@ impl Engine {
         }
         let events = std::mem::replace(&mut self.events, mio::Events::with_capacity(0));
         for event in &events {
-            if event.token() == TIMER {
+            if event.token() == TIMER || event.token() == WAKER {
                 continue;
             }
             let index = event.token().0;
@@ -46,10 +47,32 @@ impl Engine {
             }
         }
         self.events = events;
+        self.peers.send();
+        self.take_receipts();
         self.fill_windows();
+        let now_ns = monotonic_ns();
+        self.keep_alive(now_ns);
         self.flush_touched();
-        self.check_stalls();
+        self.check_stalls(now_ns);
+        self.peers.show(&self.counters);
+        self.board.show(now_ns, self.connections.len(), &self.counters, &self.latencies);
         Ok(())
+    }
+
+    /// What was received on other threads of what was sent here.
+    fn take_receipts(&mut self) {
+        while let Some(receipts) = self.peers.receive() {
+            for receipt in receipts {
+                let Some(flow) = self.flows.get_mut(receipt.flow as usize) else { continue };
+                match receipt.kind {
+                    ReceiptKind::PassedOver => flow.passed_over(receipt.sequences),
+                    ReceiptKind::Received(seen) => {
+                        receipt.sequences.for_each(|sequence| flow.delivered(sequence, seen));
+                    }
+                }
+                touch(flow, receipt.flow, &mut self.touched_flows);
+            }
+        }
     }
 
     /// Sees to it that the loop wakes when the next message of an open loop is due: to the microsecond, where
@@ -77,24 +100,30 @@ impl Engine {
         Ok(wait)
     }
 
-    /// Dials until the burst is full or every client is dialled.
-    pub(super) fn dial_more(&mut self) -> io::Result<()> {
+    /// Dials until the burst is full, or nobody else is to be dialled yet. Returns how long to wait for events.
+    pub(super) fn dial_more(&mut self) -> io::Result<Duration> {
+        let now_ns = monotonic_ns();
+        let passed_ns = now_ns - *self.first_dial_ns.get_or_insert(now_ns);
+        let interval_ns = nanoseconds(self.options.connect_interval);
+        let allowed = passed_ns.checked_div(interval_ns).map_or(usize::MAX, |n| n as usize + 1);
         while self.connecting < self.options.connect_burst
+            && self.next_to_dial < allowed
             && let Some(connection) = self.connections.get_mut(self.next_to_dial)
         {
             let index = self.next_to_dial;
             self.next_to_dial += 1;
             self.connecting += 1;
-            match dial::dial(self.options.target, index as u32) {
-                Ok(mut socket) => {
-                    let interest = Interest::READABLE | Interest::WRITABLE;
-                    self.poll.registry().register(&mut socket, Token(index), interest)?;
-                    connection.open(socket, monotonic_ns());
+            match dial::dial(self.options.target, self.peers.publisher(index as u32)) {
+                Ok(mut transport) => {
+                    transport.register(self.poll.registry(), Token(index))?;
+                    connection.open(transport, monotonic_ns());
                 }
                 Err(error) => self.fail(index, &Failure::Socket(error)),
             }
         }
-        Ok(())
+        let is_paced = interval_ns > 0 && self.next_to_dial < self.connections.len();
+        let next_ns = if is_paced { interval_ns - passed_ns % interval_ns } else { u64::MAX };
+        Ok(Duration::from_nanos(next_ns).min(Duration::from_millis(100)))
     }
 
     pub(super) fn say_goodbye(&mut self, index: usize) {
@@ -131,21 +160,19 @@ impl Engine {
 
     fn on_dialled(&mut self, index: usize) {
         let Some(connection) = self.connections.get_mut(index) else { return };
-        let Some(socket) = connection.socket() else { return };
-        match socket.take_error() {
-            Ok(Some(error)) | Err(error) => return self.fail(index, &Failure::Socket(error)),
-            Ok(None) => {}
-        }
-        if socket.peer_addr().is_err() {
-            return; // not connected yet: another event follows
+        let Some(transport) = connection.transport() else { return };
+        match transport.establish() {
+            Err(error) => return self.fail(index, &Failure::Socket(error)),
+            Ok(false) => return,
+            Ok(true) => {}
         }
         connection.phase = Phase::Connecting;
         if let Some(from_ns) = &mut connection.latency_from_ns {
             *from_ns = connection.dialled_ns;
         }
-        let keeps_session = connection.keeps_session;
         let (login, out) = (&self.options.login, &mut connection.out);
-        wire::connect(login, &connection.client_id, keeps_session, out);
+        let username = connection.username.as_deref();
+        wire::connect(login, &connection.client_id, username, connection.session, out);
         self.touch_connection(index);
     }
 
@@ -155,6 +182,10 @@ impl Engine {
                 return;
             }
             let was_connecting = connection.phase != Phase::Ready;
+            let needed = connection.kept() + READ_CHUNK;
+            if self.read_buffer.len() < needed {
+                self.read_buffer.resize(2 * needed, 0);
+            }
             let (filled, drained) = match connection.read(&mut self.read_buffer) {
                 Ok(Some(read)) => read,
                 Ok(None) => return,
@@ -167,9 +198,12 @@ impl Engine {
                 stream,
                 flows: &mut self.flows,
                 touched_flows: &mut self.touched_flows,
+                peers: &mut self.peers,
                 counters: &mut self.counters,
                 latencies: &mut self.latencies,
                 login: &self.options.login,
+                keep_alive_seconds: &mut self.keep_alive_seconds,
+                times_logins: self.times_logins,
                 now_ns: monotonic_ns(),
                 run: LatencyRun::default(),
             };
@@ -239,7 +273,7 @@ impl Engine {
         }
     }
 
-    fn touch_connection(&mut self, index: usize) {
+    pub(super) fn touch_connection(&mut self, index: usize) {
         let Some(connection) = self.connections.get_mut(index) else { return };
         if !connection.touched {
             connection.touched = true;
@@ -247,8 +281,7 @@ impl Engine {
         }
     }
 
-    fn check_stalls(&mut self) {
-        let now_ns = monotonic_ns();
+    fn check_stalls(&mut self, now_ns: u64) {
         if now_ns < self.next_stall_check_ns {
             return;
         }
@@ -262,13 +295,14 @@ impl Engine {
         }
     }
 
-    fn fail(&mut self, index: usize, failure: &Failure) {
+    pub(super) fn fail(&mut self, index: usize, failure: &Failure) {
         let Some(connection) = self.connections.get_mut(index) else { return };
         let phase = connection.phase;
         if phase == Phase::Closed {
             return;
         }
         connection.close();
+        self.counters.closed += u64::from(phase == Phase::Ready);
         if self.closing || (connection.expendable && phase == Phase::Ready) {
             return;
         }

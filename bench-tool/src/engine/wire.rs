@@ -1,11 +1,12 @@
 //! The packets of a load client, made and read by the broker's own codec.
 
 use sluice::mqtt::{
-    self, AckKind, Connect, ConnectProperties, DecodeError, Disconnect, FrameHead, Limits, Packet,
-    PacketId, PacketType, Properties, PublishOut, QoS, ReasonCode, Subscribe, SubscribeFilter,
-    SubscribeFilters, Version,
+    self, AckKind, ConnAck, Connect, ConnectProperties, DecodeError, Disconnect, FrameHead, Limits,
+    Packet, PacketId, PacketType, Properties, PublishOut, QoS, ReasonCode, Subscribe,
+    SubscribeFilter, SubscribeFilters, Version,
 };
 
+use super::connection::Session;
 use super::flow::FlowSpec;
 
 /// The largest packet taken from a broker.
@@ -41,31 +42,64 @@ pub(crate) struct Login {
     pub(crate) password: Option<String>,
 }
 
+/// What a broker says about itself in CONNACK.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Welcome {
+    pub(crate) reason: ReasonCode,
+    /// QoS 1 and 2 messages unacknowledged at most `[MQTT-3.3.4-9]`.
+    pub(crate) receive_maximum: u16,
+    /// Bytes of a packet at most `[MQTT-3.2.2-15]`.
+    pub(crate) maximum_packet_size: u32,
+    /// `[MQTT-3.2.2-11]`
+    pub(crate) maximum_qos: QoS,
+    /// `[MQTT-3.2.2-14]`
+    pub(crate) retain_available: bool,
+    /// Seconds, if the broker sets it `[MQTT-3.2.2-21]`.
+    pub(crate) keep_alive_seconds: Option<u16>,
+}
+
+impl Welcome {
+    fn of(packet: &ConnAck<'_>) -> Self {
+        Self {
+            reason: packet.reason,
+            receive_maximum: packet.receive_maximum.map_or(u16::MAX, Into::into),
+            maximum_packet_size: packet.maximum_packet_size.map_or(u32::MAX, Into::into),
+            maximum_qos: packet.maximum_qos.unwrap_or(QoS::ExactlyOnce),
+            retain_available: packet.retain_available.unwrap_or(true),
+            keep_alive_seconds: packet.server_keep_alive,
+        }
+    }
+}
+
 /// What a client makes of a packet from the broker.
 #[derive(Debug)]
 pub(crate) enum Incoming<'a> {
     Publish { qos: QoS, packet_id: Option<PacketId>, payload: &'a [u8] },
     Ack { kind: AckKind, packet_id: PacketId, reason: ReasonCode },
-    ConnAck { reason: ReasonCode },
+    ConnAck(Welcome),
     SubAck { refused: Option<u8> },
     Disconnect { reason: ReasonCode },
     Other,
 }
 
-/// Seconds that a session outlives its connection in 5.0; in 3.x it has no end.
-const SESSION_EXPIRY: u32 = 3600;
-
-/// Appends a CONNECT, with a clean start unless the session is one that is kept.
-pub(crate) fn connect(login: &Login, client_id: &str, keeps_session: bool, out: &mut Vec<u8>) {
-    let expiry = (keeps_session && login.version.is_v5()).then_some(SESSION_EXPIRY);
+/// Appends a CONNECT, with a user name instead of the common one if there is one.
+pub(crate) fn connect(
+    login: &Login,
+    client_id: &str,
+    username: Option<&str>,
+    session: Session,
+    out: &mut Vec<u8>,
+) {
+    let is_kept = login.version.is_v5() && session.expiry_seconds > 0;
+    let expiry = is_kept.then_some(session.expiry_seconds);
     let packet = Packet::Connect(Connect {
         version: login.version,
         bridge: false,
-        clean_start: !keeps_session,
+        clean_start: session.clean_start,
         keep_alive: login.keep_alive_seconds,
         client_id,
         will: None,
-        username: login.username.as_deref(),
+        username: username.or(login.username.as_deref()),
         password: login.password.as_deref().map(str::as_bytes),
         properties: ConnectProperties {
             session_expiry_interval: expiry,
@@ -101,6 +135,11 @@ pub(crate) fn subscribe(
     packets
 }
 
+/// Appends a PINGREQ.
+pub(crate) fn ping(version: Version, out: &mut Vec<u8>) {
+    mqtt::encode(version, &Packet::PingReq, MAX_PACKET, out);
+}
+
 /// Appends a DISCONNECT.
 pub(crate) fn disconnect(version: Version, out: &mut Vec<u8>) {
     let packet = Packet::Disconnect(Disconnect::new(ReasonCode::Success));
@@ -113,14 +152,19 @@ pub(crate) fn ack(version: Version, kind: AckKind, packet_id: PacketId, out: &mu
     mqtt::encode_ack(version, kind, packet_id, ReasonCode::Success, out);
 }
 
-/// Makes the frame that one publisher sends over and over.
-pub(crate) fn publish_template(version: Version, spec: &FlowSpec) -> PublishTemplate {
-    let FlowSpec { qos, payload_len, retain, .. } = *spec;
+/// Makes the frames that one publisher sends in turn, over and over: one for each of its contents.
+pub(crate) fn publish_templates(version: Version, spec: &FlowSpec) -> Vec<PublishTemplate> {
+    if spec.contents.is_empty() {
+        return vec![publish_template(version, spec, &vec![b'.'; spec.payload_len])];
+    }
+    spec.contents.iter().map(|content| publish_template(version, spec, content)).collect()
+}
+
+fn publish_template(version: Version, spec: &FlowSpec, payload: &[u8]) -> PublishTemplate {
+    let FlowSpec { qos, retain, .. } = *spec;
     let is_numbered = spec.topics > 1;
     let topic = if is_numbered { numbered(&spec.topic, 0) } else { spec.topic.clone() };
     let packet_id = (qos != QoS::AtMostOnce).then_some(PacketId::MIN);
-    let filling = vec![b'.'; payload_len];
-    let payload = spec.content.as_deref().unwrap_or(&filling);
     let payload_len = payload.len();
     let publish =
         PublishOut { qos, packet_id, retain, ..PublishOut::new(topic.as_bytes(), payload) };
@@ -177,7 +221,7 @@ fn read_control<'a>(
     body: &'a [u8],
 ) -> Result<Incoming<'a>, DecodeError> {
     Ok(match mqtt::decode(version, head.first_byte, body, &Limits::NONE)? {
-        Packet::ConnAck(packet) => Incoming::ConnAck { reason: packet.reason },
+        Packet::ConnAck(packet) => Incoming::ConnAck(Welcome::of(&packet)),
         Packet::SubAck(packet) => {
             Incoming::SubAck { refused: packet.reasons.iter().copied().find(|code| *code >= 0x80) }
         }

@@ -13,6 +13,11 @@ pub(crate) fn own_cpu_ns() -> u64 {
     read(ClockId::ProcessCPUTime)
 }
 
+/// CPU time that this thread has used so far, user and system.
+pub(crate) fn thread_cpu_ns() -> u64 {
+    read(ClockId::ThreadCPUTime)
+}
+
 fn read(clock: ClockId) -> u64 {
     let time = clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);

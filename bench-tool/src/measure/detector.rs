@@ -38,6 +38,8 @@ impl StreamFaults {
 /// Follows the messages of one publisher at one subscriber; they are numbered from 0 without gaps.
 #[derive(Debug, Default)]
 pub(crate) struct SequenceTracker {
+    /// The first that is expected; what is sent before it is nobody's business.
+    first: u64,
     next: u64,
     duplicates: u64,
     reordered: u64,
@@ -48,6 +50,11 @@ pub(crate) struct SequenceTracker {
 }
 
 impl SequenceTracker {
+    /// For somebody who came late: numbers before `first` are not missed.
+    pub(crate) fn starting_at(first: u64) -> Self {
+        Self { first, next: first, ..Self::default() }
+    }
+
     /// Takes in one received number.
     #[inline]
     pub(crate) fn observe(&mut self, sequence: u64) -> Seen {
@@ -82,7 +89,7 @@ impl SequenceTracker {
             self.next = sequence + 1;
             return Seen::Fresh;
         }
-        if self.fill_gap(sequence) {
+        if sequence < self.first || self.fill_gap(sequence) {
             self.reordered += 1;
             Seen::Late
         } else {
@@ -133,6 +140,15 @@ mod tests {
     #[test]
     fn a_clean_stream_has_no_faults() {
         assert_eq!(faults(0..1000, 1000), StreamFaults::default());
+    }
+
+    #[test]
+    fn who_comes_late_misses_nothing_from_before() {
+        let mut tracker = SequenceTracker::starting_at(100);
+        for number in [100, 101, 99, 103] {
+            tracker.observe(number);
+        }
+        assert_eq!(tracker.faults(104), StreamFaults { lost: 1, reordered: 1, duplicates: 0 });
     }
 
     #[test]

@@ -32,6 +32,13 @@ impl Latencies {
         self.0.add(&other.0).expect("all are made with the same bounds");
     }
 
+    /// What was counted since `earlier`; `None` if this is not what came of it.
+    pub(crate) fn minus(&self, earlier: &Latencies) -> Option<Latencies> {
+        let mut rest = self.clone();
+        rest.0.subtract(&earlier.0).ok()?;
+        Some(rest)
+    }
+
     pub(crate) fn count(&self) -> u64 {
         self.0.len()
     }
@@ -110,6 +117,18 @@ mod tests {
         assert_eq!(one.count(), 100);
         assert!(within(one.percentile(90.0), 1_000));
         assert!(within(one.percentile(91.0), 1_000_000));
+    }
+
+    #[test]
+    fn what_came_since_can_be_told() {
+        let mut earlier = Latencies::new();
+        earlier.record(1_000, 5);
+        let mut later = earlier.clone();
+        later.record(9_000, 2);
+        let since = later.minus(&earlier).unwrap();
+        assert_eq!(since.count(), 2);
+        assert!(within(since.percentile(1.0), 9_000));
+        assert!(earlier.minus(&later).is_none());
     }
 
     #[test]

@@ -5,9 +5,11 @@ mod detector;
 mod latency;
 mod machine;
 mod process;
+mod reading;
 
-pub(crate) use clock::{monotonic_ns, own_cpu_ns};
+pub(crate) use clock::{monotonic_ns, own_cpu_ns, thread_cpu_ns};
 pub(crate) use detector::{Seen, SequenceTracker, StreamFaults};
 pub(crate) use latency::Latencies;
 pub(crate) use machine::{QUIET_CORES, machine_cpu, wait_until_quiet};
 pub(crate) use process::{ProcessGroup, Usage};
+pub(crate) use reading::{Reading, Spent};

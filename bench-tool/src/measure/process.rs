@@ -82,6 +82,16 @@ impl Usage {
     }
 }
 
+impl Usage {
+    /// CPU time since `earlier` of the thread that has used the most.
+    pub(crate) fn busiest_since_ns(&self, earlier: &Usage) -> u64 {
+        let spent = self.by_thread_ns.iter().map(|(thread, now)| {
+            now.saturating_sub(earlier.by_thread_ns.get(thread).copied().unwrap_or(0))
+        });
+        spent.max().unwrap_or(0)
+    }
+}
+
 /// Resident memory of one process in bytes: exact from `smaps_rollup`, else from `status`, whose counters the
 /// kernel keeps per CPU and adds up late.
 pub(crate) fn resident_bytes(pid: u32) -> io::Result<u64> {
@@ -157,6 +167,7 @@ mod tests {
         let before = usage(&[(1, 100), (2, 50)]);
         let after = usage(&[(1, 400), (3, 7)]);
         assert_eq!(after.since_ns(&before), 307);
+        assert_eq!(after.busiest_since_ns(&before), 300);
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! The directory of a result: JSON, CSV, percentile files, charts and a page.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::chart::{self, Group, escape};
-use super::{Outcome, Work, table};
+use super::about::about;
+use super::chart::{self, Group, Line};
+use super::page::{self, plain};
+use super::summary::{median, times};
+use super::{Outcome, Work};
 use crate::measure::Latencies;
 
 /// All runs of one scenario against one target.
@@ -19,49 +20,59 @@ pub(crate) struct Entry<'a> {
     pub(crate) runs: &'a [Outcome],
 }
 
-/// Writes everything; `text` is what the terminal was told.
-pub(crate) fn write(directory: &Path, entries: &[Entry<'_>], text: &str) -> io::Result<()> {
+/// Everything that is written.
+pub(crate) struct Report<'a> {
+    pub(crate) entries: &'a [Entry<'a>],
+    /// The target that ratios are against.
+    pub(crate) baseline: Option<&'a str>,
+    /// What the terminal was told.
+    pub(crate) text: &'a str,
+    /// What else it takes to repeat the run, by name; `versions` holds the version of each target.
+    pub(crate) setting: Map<String, Value>,
+}
+
+impl Report<'_> {
+    pub(super) fn targets(&self) -> Vec<String> {
+        distinct(self.entries.iter().map(|entry| entry.target))
+    }
+
+    pub(super) fn scenarios(&self) -> Vec<String> {
+        distinct(self.entries.iter().map(|entry| entry.scenario))
+    }
+
+    pub(super) fn runs(&self, scenario: &str, target: &str) -> &[Outcome] {
+        let mut entries = self.entries.iter();
+        let found = entries.find(|one| one.scenario == scenario && one.target == target);
+        found.map_or(&[][..], |entry| entry.runs)
+    }
+}
+
+/// Writes everything.
+pub(crate) fn write(directory: &Path, report: &Report<'_>) -> io::Result<()> {
     fs::create_dir_all(directory)?;
-    let about = about();
-    let runs: Vec<Value> = entries
+    let mut about = about();
+    if let Some(about) = about.as_object_mut() {
+        about.extend(report.setting.clone());
+    }
+    let runs: Vec<Value> = report
+        .entries
         .iter()
         .flat_map(|entry| entry.runs.iter().map(|run| run_json(entry, run)))
         .collect();
     let whole = json!({ "about": about, "runs": runs });
     fs::write(directory.join("result.json"), format!("{whole:#}\n"))?;
-    fs::write(directory.join("result.csv"), csv(&runs))?;
-    for entry in entries {
+    fs::write(directory.join("result.csv"), csv(&runs, &about))?;
+    for entry in report.entries {
         if let Some(latencies) = merged(entry.runs) {
             let name = format!("{}-{}.hgrm", file_name(entry.scenario), file_name(entry.target));
             fs::write(directory.join(name), latencies.percentile_file())?;
         }
     }
-    let charts = charts(entries);
+    let charts = charts(report);
     for (name, svg) in &charts {
         fs::write(directory.join(format!("{name}.svg")), svg)?;
     }
-    fs::write(directory.join("report.html"), page(&about, &charts, text))
-}
-
-/// What it takes to repeat the run.
-fn about() -> Value {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-    let line = |path: &str, name: &str| {
-        let text = read(path);
-        let value = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-        value.trim_start_matches([' ', '\t', ':']).to_owned()
-    };
-    let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
-    json!({
-        "tool": concat!("sluice-bench ", env!("CARGO_PKG_VERSION")),
-        "arguments": std::env::args().collect::<Vec<_>>(),
-        "unix_seconds": unix_seconds,
-        "kernel": read("/proc/sys/kernel/osrelease"),
-        "system": line("/etc/os-release", "PRETTY_NAME=").trim_matches('"'),
-        "cpu": line("/proc/cpuinfo", "model name"),
-        "cores": std::thread::available_parallelism().map_or(0, usize::from),
-        "memory": line("/proc/meminfo", "MemTotal"),
-    })
+    fs::write(directory.join("report.html"), page::build(report, &about, &charts))
 }
 
 fn run_json(entry: &Entry<'_>, run: &Outcome) -> Value {
@@ -72,6 +83,19 @@ fn run_json(entry: &Entry<'_>, run: &Outcome) -> Value {
         "scenario": entry.scenario,
         "target": entry.target,
         "parameters": run.label,
+        "version": run.version.map(|version| format!("{version:?}")),
+        "qos": run.parameters.map(|one| one.qos.as_u8()),
+        "clients": run.parameters.map(|one| one.clients),
+        "publishers": run.parameters.map(|one| one.publishers),
+        "subscribers": run.parameters.map(|one| one.subscribers),
+        "window": run.parameters.map(|one| one.window),
+        "payload_bytes": run.parameters.map(|one| one.payload_len),
+        "rate": run.parameters.and_then(|one| one.rate),
+        "messages": run.parameters.map(|one| one.messages),
+        "ballast": run.parameters.map(|one| one.ballast),
+        "topics": run.parameters.map(|one| one.topics),
+        "stalled": run.parameters.map(|one| one.stalled),
+        "warm_up_seconds": run.parameters.map(|one| one.warm_up_seconds),
         "unit": run.work.unit(),
         "count": run.work.count(),
         "sent": run.sent,
@@ -95,21 +119,30 @@ fn run_json(entry: &Entry<'_>, run: &Outcome) -> Value {
         "duplicates": run.faults.duplicates,
         "reordered": run.faults.reordered,
         "remarks": remarks.join("; "),
-        "problems": run.problems.join("; "),
+        "problems": run.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
     })
 }
 
-/// The same as the JSON, a line for each run.
-fn csv(runs: &[Value]) -> String {
-    let Some(names) = runs.first().and_then(Value::as_object) else { return String::new() };
-    let mut text = names.keys().cloned().collect::<Vec<_>>().join(",") + "\n";
+/// The same as the JSON, a line for each run; the last columns repeat what all runs have in common.
+fn csv(runs: &[Value], about: &Value) -> String {
+    let common = ["tool", "arguments", "started", "system", "kernel", "cpu", "cores", "memory"];
+    let cell = |value: &Value| match value {
+        Value::Null => String::new(),
+        Value::Number(number) => number.to_string(),
+        Value::Bool(is_so) => is_so.to_string(),
+        other => format!("\"{}\"", plain(other).replace('"', "\"\"")),
+    };
+    let mut text = String::new();
     for run in runs.iter().filter_map(Value::as_object) {
-        let cell = |value: &Value| match value {
-            Value::Null => String::new(),
-            Value::String(text) => format!("\"{}\"", text.replace('"', "\"\"")),
-            other => other.to_string(),
-        };
-        text += &(run.values().map(cell).collect::<Vec<_>>().join(",") + "\n");
+        if text.is_empty() {
+            let names = run.keys().map(String::as_str).chain(["target_version"]).chain(common);
+            text = names.collect::<Vec<_>>().join(",") + "\n";
+        }
+        let target = run.get("target").and_then(Value::as_str).unwrap_or_default();
+        let version = about.get("versions").and_then(|versions| versions.get(target));
+        let shared = common.iter().map(|name| about.get(*name).unwrap_or(&Value::Null));
+        let cells = run.values().chain([version.unwrap_or(&Value::Null)]).chain(shared);
+        text += &(cells.map(cell).collect::<Vec<_>>().join(",") + "\n");
     }
     text
 }
@@ -139,114 +172,106 @@ fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
 }
 
 fn median_of(runs: &[Outcome], value: impl Fn(&Outcome) -> Option<f64>) -> Option<f64> {
-    let mut values: Vec<f64> = runs.iter().filter_map(value).collect();
-    values.sort_by(f64::total_cmp);
-    let upper = *values.get(values.len() / 2)?;
-    let lower = *values.get(values.len().saturating_sub(1) / 2)?;
-    Some((lower + upper) / 2.0)
+    let values: Vec<f64> = runs.iter().filter_map(value).collect();
+    (!values.is_empty()).then(|| median(values))
 }
 
 /// By file name.
-fn charts(entries: &[Entry<'_>]) -> Vec<(String, String)> {
-    let targets = distinct(entries.iter().map(|entry| entry.target));
-    let scenarios = distinct(entries.iter().map(|entry| entry.scenario));
-    let runs = |scenario: &str, target: &str| {
-        let found = entries.iter().find(|one| one.scenario == scenario && one.target == target);
-        found.map_or(&[][..], |entry| entry.runs)
+fn charts(report: &Report<'_>) -> Vec<(String, String)> {
+    let is_rate = |run: &Outcome| !matches!(run.work, Work::Connections(_));
+    let each = |run: &Outcome| run.broker_microseconds_each().filter(|_| is_rate(run));
+    let per_second = |run: &Outcome| Some(run.per_second()).filter(|_| is_rate(run));
+    let bars = |name: &str,
+                title: &str,
+                note: &str,
+                value: &dyn Fn(&Outcome) -> Option<f64>,
+                show: &dyn Fn(f64) -> String,
+                is_less_better: bool| {
+        let groups = groups(report, value, show, is_less_better);
+        (!groups.is_empty())
+            .then(|| (name.to_owned(), chart::bars(title, note, &report.targets(), &groups)))
     };
-    let bars = |title: &str, show: fn(f64) -> String, value: fn(&Outcome) -> Option<f64>| {
-        let group = |scenario: &String| Group {
-            name: scenario.clone(),
-            values: targets
-                .iter()
-                .map(|target| {
-                    median_of(runs(scenario, target), value).map(|value| (value, show(value)))
-                })
-                .collect(),
-        };
-        let groups: Vec<Group> = scenarios.iter().map(group).collect();
-        let groups: Vec<Group> =
-            groups.into_iter().filter(|one| one.values.iter().any(Option::is_some)).collect();
-        (!groups.is_empty()).then(|| chart::bars(title, &targets, &groups))
-    };
-    let all = [
-        (
-            "cpu",
-            bars(
-                "CPU time of the broker for each message or login (less is better)",
-                |v| format!("{v:.2} µs"),
-                |run| {
-                    if matches!(run.work, Work::Connections(_)) {
-                        None
-                    } else {
-                        run.broker_microseconds_each()
-                    }
-                },
-            ),
-        ),
-        (
-            "throughput",
-            bars(
-                "Messages delivered, or logins, a second",
-                |v| format!("{v:.0}/s"),
-                |run| {
-                    if matches!(run.work, Work::Connections(_)) {
-                        None
-                    } else {
-                        Some(run.per_second())
-                    }
-                },
-            ),
-        ),
-        (
-            "memory",
-            bars(
-                "Memory of the broker for each connection (less is better)",
-                |v| format!("{v:.0} bytes"),
-                Outcome::bytes_each,
-            ),
-        ),
-    ];
-    let mut charts: Vec<(String, String)> =
-        all.into_iter().filter_map(|(name, svg)| Some((name.to_owned(), svg?))).collect();
-    for scenario in &scenarios {
-        let latencies: Vec<Option<Latencies>> =
-            targets.iter().map(|target| merged(runs(scenario, target))).collect();
-        let svg = chart::percentiles(&format!("Latency: {scenario}"), &targets, |one, percent| {
-            let latencies = latencies.get(one)?.as_ref()?;
-            Some(latencies.percentile(percent).as_secs_f64() * 1e6)
-        });
-        charts.push((format!("latency-{}", file_name(scenario)), svg));
-    }
-    charts
-}
-
-fn page(about: &Value, charts: &[(String, String)], text: &str) -> String {
-    let mut rows = Vec::new();
-    for (name, value) in about.as_object().into_iter().flatten() {
-        let value = match value {
-            Value::String(text) => text.clone(),
-            Value::Array(words) => {
-                words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
-            }
-            other => other.to_string(),
-        };
-        rows.push(vec![name.clone(), value]);
-    }
-    rows.insert(0, vec!["how it was run".into(), String::new()]);
-    let mut page = String::from(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>sluice-bench</title><style>:root{color-scheme:light dark}body{max-width:900px;margin:2rem auto;padding:0 1rem;font:15px/1.5 system-ui,sans-serif;background:#fff;color:#1f2328}pre{overflow-x:auto;font-size:12px;background:#f6f8fa;padding:1rem;border-radius:6px}svg{width:100%;margin:1rem 0}@media(prefers-color-scheme:dark){body{background:#0d1117;color:#f0f6fc}pre{background:#151b23}}</style><h1>sluice-bench</h1>",
+    let cpu = bars(
+        "cpu",
+        "CPU time of the broker for each message",
+        "Less is better. Each group has a scale of its own; storm: for each client that connects and subscribes.",
+        &each,
+        &|us| if us < 1.0 { format!("{us:.3} µs") } else { format!("{us:.2} µs") },
+        true,
     );
-    charts.iter().for_each(|(_, svg)| page.push_str(svg));
-    let _ = write!(page, "<h2>Figures</h2><pre>{}</pre>", escape(text.trim()));
-    let _ = write!(page, "<h2>To repeat it</h2><pre>{}</pre></html>", escape(&plain(&rows)));
-    page
+    let throughput = bars(
+        "throughput",
+        "Messages delivered a second",
+        "More is better. Where a broker is limited by this tool or by a fixed rate, look at its CPU time instead.",
+        &per_second,
+        &|rate| format!("{}/s", super::thousands(rate)),
+        false,
+    );
+    let memory = bars(
+        "memory",
+        "Memory of the broker for each idle connection",
+        "Less is better. Growth of resident memory, divided by the number of connections.",
+        &Outcome::bytes_each,
+        &|bytes| format!("{bytes:.0} bytes"),
+        true,
+    );
+    let latencies =
+        report.scenarios().into_iter().filter_map(|scenario| latency(report, &scenario));
+    [cpu, throughput, memory].into_iter().flatten().chain(latencies).collect()
 }
 
-fn plain(rows: &[Vec<String>]) -> String {
-    let flushed = |row: &Vec<String>| match row.as_slice() {
-        [name, value] => format!("{name:<14}{value}\n"),
-        _ => table(std::slice::from_ref(row)),
+/// A group of bars for each scenario, with ratios against the baseline.
+fn groups(
+    report: &Report<'_>,
+    value: &dyn Fn(&Outcome) -> Option<f64>,
+    show: &dyn Fn(f64) -> String,
+    is_less_better: bool,
+) -> Vec<Group> {
+    let targets = report.targets();
+    let group = |scenario: String| {
+        let of = |target: &str| median_of(report.runs(&scenario, target), value);
+        let baseline = report.baseline.and_then(of);
+        let shown = |target: &String| {
+            let value = of(target)?;
+            let other = baseline.filter(|_| Some(target.as_str()) != report.baseline);
+            let ratio = other.map(|base| if is_less_better { base / value } else { value / base });
+            let ratio = ratio.filter(|ratio| ratio.is_finite());
+            let ratio = ratio.map_or_else(String::new, |ratio| {
+                let word = if is_less_better { "less" } else { "as many" };
+                format!("  ({} {word})", times(ratio))
+            });
+            Some((value, show(value) + &ratio))
+        };
+        let values = targets.iter().map(shown).collect();
+        Group { name: scenario, values }
     };
-    rows.iter().skip(1).map(flushed).collect()
+    let groups = report.scenarios().into_iter().map(group);
+    groups.filter(|group| group.values.iter().any(Option::is_some)).collect()
+}
+
+fn latency(report: &Report<'_>, scenario: &str) -> Option<(String, String)> {
+    let found: Vec<(usize, String, Latencies)> = (0..)
+        .zip(report.targets())
+        .filter_map(|(index, target)| {
+            let latencies = merged(report.runs(scenario, &target))?;
+            Some((index, target, latencies))
+        })
+        .collect();
+    type At<'a> = Box<dyn Fn(f64) -> std::time::Duration + 'a>;
+    let at: Vec<At<'_>> = found
+        .iter()
+        .map(|(_, _, latencies)| Box::new(|part| latencies.percentile(part * 100.0)) as At<'_>)
+        .collect();
+    let lines: Vec<Line<'_>> = found
+        .iter()
+        .zip(&at)
+        .map(|((index, name, latencies), at)| Line {
+            name,
+            index: *index,
+            count: latencies.count(),
+            at,
+        })
+        .collect();
+    let name = format!("latency-{}", file_name(scenario));
+    (!lines.is_empty()).then(|| (name, chart::percentiles(scenario, &lines)))
 }

@@ -1,10 +1,16 @@
 //! What a run found, and how it is told.
 
+mod about;
 mod chart;
 mod files;
 mod outcome;
+mod page;
+mod problem;
+mod summary;
 mod text;
 
-pub(crate) use files::{Entry, write as write_files};
+pub(crate) use files::{Entry, Report, write as write_files};
 pub(crate) use outcome::{Headline, Outcome, Work};
-pub(crate) use text::{describe, percentiles, short, table};
+pub(crate) use problem::{Problem, Status, status_of};
+pub(crate) use summary::{Summary, median, times};
+pub(crate) use text::{describe, percentiles, short, table, thousands};

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use sluice::mqtt::Version;
+
+use super::Problem;
 use crate::measure::{Latencies, QUIET_CORES, StreamFaults};
-use crate::scenario::ScenarioName;
+use crate::scenario::{Parameters, ScenarioName};
 
 /// A share of one core above which a thread counts as fully used.
 const BUSY: f64 = 0.92;
@@ -14,6 +17,8 @@ const BUSY: f64 = 0.92;
 pub(crate) enum Work {
     /// Messages delivered.
     Messages(u64),
+    /// Messages sent and, at QoS 1 and 2, acknowledged.
+    Published(u64),
     /// Clients connected and subscribed.
     Logins(u64),
     /// Connections held.
@@ -33,6 +38,9 @@ pub(crate) enum Headline {
 pub(crate) struct Outcome {
     pub(crate) scenario: ScenarioName,
     pub(crate) label: String,
+    pub(crate) version: Option<Version>,
+    /// Of a scenario.
+    pub(crate) parameters: Option<Parameters>,
     /// What else is worth knowing, by name.
     pub(crate) remarks: Vec<(&'static str, String)>,
     pub(crate) work: Work,
@@ -41,7 +49,11 @@ pub(crate) struct Outcome {
     pub(crate) elapsed: Duration,
     /// If its processes are known.
     pub(crate) broker_cpu_ns: Option<u64>,
+    /// Of the broker's busiest thread.
+    pub(crate) broker_busiest_ns: Option<u64>,
     pub(crate) own_cpu_ns: u64,
+    /// Of the busiest of this tool's threads, if there are several.
+    pub(crate) own_busiest_ns: Option<u64>,
     /// Cores that other processes of this machine kept busy.
     pub(crate) others_cores: Option<f64>,
     /// From sending to receiving; for logins from dialling to SUBACK.
@@ -54,7 +66,7 @@ pub(crate) struct Outcome {
     /// The broker's memory at the end of the measured time.
     pub(crate) resident_bytes: Option<u64>,
     /// What makes the run a failure, one line each.
-    pub(crate) problems: Vec<String>,
+    pub(crate) problems: Vec<Problem>,
 }
 
 impl Default for Outcome {
@@ -62,12 +74,16 @@ impl Default for Outcome {
         Self {
             scenario: ScenarioName::P2p,
             label: String::new(),
+            version: None,
+            parameters: None,
             remarks: Vec::new(),
             work: Work::Messages(0),
             sent: 0,
             elapsed: Duration::ZERO,
             broker_cpu_ns: None,
+            broker_busiest_ns: None,
             own_cpu_ns: 0,
+            own_busiest_ns: None,
             others_cores: None,
             latencies: Latencies::new(),
             faults: StreamFaults::default(),
@@ -115,9 +131,13 @@ impl Outcome {
         Some(grown as f64 / count.max(1) as f64)
     }
 
-    /// Whether the throughput says more about this tool than about the broker.
+    /// Whether the throughput says more about this tool than about the broker: one of its threads had no time
+    /// left, and none of the broker's was as busy.
     pub(crate) fn tool_was_the_bottleneck(&self) -> bool {
-        self.own_cores() > BUSY && self.broker_cores().is_none_or(|cores| cores < BUSY)
+        let share = |ns: u64| ns as f64 / self.elapsed.as_nanos().max(1) as f64;
+        let own = share(self.own_busiest_ns.unwrap_or(self.own_cpu_ns));
+        let broker = self.broker_busiest_ns.or(self.broker_cpu_ns).map(share);
+        own > BUSY && broker.is_none_or(|broker| broker < BUSY)
     }
 
     /// Whether other processes made every figure worse.
@@ -136,14 +156,17 @@ impl Outcome {
 impl Work {
     pub(crate) fn count(self) -> u64 {
         match self {
-            Self::Messages(count) | Self::Logins(count) | Self::Connections(count) => count,
+            Self::Messages(count)
+            | Self::Published(count)
+            | Self::Logins(count)
+            | Self::Connections(count) => count,
         }
     }
 
     /// What one is called.
     pub(crate) fn unit(self) -> &'static str {
         match self {
-            Self::Messages(_) => "message",
+            Self::Messages(_) | Self::Published(_) => "message",
             Self::Logins(_) | Self::Connections(_) => "connect + subscribe",
         }
     }
@@ -153,6 +176,14 @@ impl Headline {
     pub(crate) fn value(self) -> f64 {
         match self {
             Self::CpuMicroseconds(value) | Self::BytesEach(value) => value,
+        }
+    }
+
+    /// What it is for.
+    pub(crate) fn what(self) -> &'static str {
+        match self {
+            Self::CpuMicroseconds(_) => "",
+            Self::BytesEach(_) => "memory for each connection",
         }
     }
 
@@ -192,6 +223,29 @@ mod tests {
         assert_eq!(outcome.per_second(), 500_000.0);
         assert_eq!(outcome.broker_cores(), Some(0.25));
         assert!(outcome.tool_was_the_bottleneck());
+    }
+
+    /// Ten seconds: the tool's busiest thread, all of its threads, the broker's busiest thread, all of those.
+    #[test]
+    fn a_thread_without_time_left_is_a_bottleneck_unless_the_broker_has_one_too() {
+        let is_limit = |own: f64, own_all: f64, broker: f64, broker_all: f64| {
+            let ns = |seconds: f64| (seconds * 1e9) as u64;
+            let outcome = Outcome {
+                elapsed: Duration::from_secs(10),
+                own_busiest_ns: Some(ns(own)),
+                own_cpu_ns: ns(own_all),
+                broker_busiest_ns: Some(ns(broker)),
+                broker_cpu_ns: Some(ns(broker_all)),
+                ..Outcome::default()
+            };
+            outcome.tool_was_the_bottleneck()
+        };
+        assert!(is_limit(9.9, 9.9, 5.0, 5.0));
+        assert!(!is_limit(9.0, 9.0, 5.0, 5.0));
+        // Two threads at half a core are no limit; four of the broker's at half a core are none either.
+        assert!(!is_limit(5.0, 10.0, 5.0, 5.0));
+        assert!(is_limit(9.9, 12.0, 5.0, 20.0));
+        assert!(!is_limit(9.9, 9.9, 9.8, 9.8));
     }
 
     #[test]

@@ -14,7 +14,11 @@ pub(crate) fn describe(outcome: &Outcome) -> String {
     };
     let unit = outcome.work.unit();
     let seconds = outcome.elapsed.as_secs_f64();
-    let what = if matches!(outcome.work, Work::Messages(_)) { "delivered" } else { "let in" };
+    let what = match outcome.work {
+        Work::Messages(_) => "delivered",
+        Work::Published(_) => "published",
+        Work::Logins(_) | Work::Connections(_) => "let in",
+    };
     line(
         what,
         format!("{} in {seconds:.2} s, {:.0}/s", outcome.work.count(), outcome.per_second()),
@@ -34,7 +38,9 @@ pub(crate) fn describe(outcome: &Outcome) -> String {
     if let Some(bytes) = outcome.resident_bytes {
         line("resident", format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)));
     }
-    line("latency", latencies(outcome));
+    if outcome.latencies.count() > 0 {
+        line("latency", latencies(outcome));
+    }
     if matches!(outcome.work, Work::Messages(_)) {
         let faults = outcome.faults;
         line(
@@ -55,7 +61,7 @@ pub(crate) fn describe(outcome: &Outcome) -> String {
         line("note", "this tool was the bottleneck: the broker could do more".into());
     }
     for problem in &outcome.problems {
-        line("PROBLEM", problem.clone());
+        line("PROBLEM", problem.to_string());
     }
     format!("{}\n{text}", outcome.label)
 }
@@ -79,10 +85,23 @@ pub(crate) fn short(time: Duration) -> String {
     let microseconds = time.as_secs_f64() * 1e6;
     if microseconds < 1_000.0 {
         format!("{microseconds:.0} µs")
-    } else if microseconds < 1_000_000.0 {
+    } else if microseconds < 10_000.0 {
         format!("{:.2} ms", microseconds / 1e3)
+    } else if microseconds < 1_000_000.0 {
+        format!("{:.1} ms", microseconds / 1e3)
     } else {
         format!("{:.2} s", microseconds / 1e6)
+    }
+}
+
+/// A number of which only the size matters.
+pub(crate) fn thousands(value: f64) -> String {
+    if value >= 1e6 {
+        format!("{:.2}M", value / 1e6)
+    } else if value >= 1e3 {
+        format!("{:.1}k", value / 1e3)
+    } else {
+        format!("{value:.0}")
     }
 }
 

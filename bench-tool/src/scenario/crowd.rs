@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use sluice::mqtt::QoS;
 
-use super::{Parameters, Reading, RunError, ScenarioName, Setup};
+use super::{Parameters, RunError, ScenarioName, Setup};
 use crate::engine::{ClientSpec, Subscription};
-use crate::report::{Outcome, Work};
+use crate::measure::Reading;
+use crate::report::{Outcome, Problem, Status, Work};
 
 /// The broker may still have work to do when the last client knows that it is in.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -34,11 +35,11 @@ pub(super) fn run(
     }
     let is_measured = !setup.broker.is_empty();
     let resident_before = if is_measured { Some(setup.broker.resident_bytes()?) } else { None };
-    let before = Reading::take(&setup.broker)?;
+    let before = Reading::take(&setup.broker);
     engine.connect_all()?;
-    let all_in = Reading::take(&setup.broker)?;
+    let all_in = Reading::take(&setup.broker);
     thread::sleep(SETTLE);
-    let settled = Reading::take(&setup.broker)?;
+    let settled = Reading::take(&setup.broker);
     let mut problems = Vec::new();
     let mut resident_after = None;
     if scenario == ScenarioName::Idle && is_measured {
@@ -46,7 +47,8 @@ pub(super) fn run(
         resident_after = Some(setup.broker.resident_bytes()?);
         let connected = engine.connected();
         if connected < clients as usize {
-            problems.push(format!("only {connected} of {clients} connections stood"));
+            let text = format!("only {connected} of {clients} connections stood");
+            problems.push(Problem::new(Status::Connections, text));
         }
     }
     let outcome = Outcome {
@@ -58,7 +60,7 @@ pub(super) fn run(
         broker_cpu_ns: before.until(&settled).broker_cpu_ns,
         own_cpu_ns: before.until(&all_in).own_cpu_ns,
         others_cores: before.until(&settled).others_cores,
-        latencies: engine.latencies().clone(),
+        latencies: engine.latencies(),
         resident_before,
         resident_bytes: resident_after,
         problems,

@@ -4,6 +4,8 @@ mod crowd;
 mod steady;
 mod stored;
 
+pub(crate) use steady::describe_behind;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,10 +17,10 @@ use serde::Deserialize;
 use sluice::mqtt::QoS;
 
 use crate::engine::{
-    Engine, EngineError, EngineOptions, FlowSpec, Login, MAX_WINDOW, make_room_for,
+    EngineError, EngineOptions, Fleet, FlowSpec, Login, MAX_WINDOW, Monitor, make_room_for,
 };
-use crate::measure::{ProcessGroup, Usage, machine_cpu, monotonic_ns, own_cpu_ns};
-use crate::report::Outcome;
+use crate::measure::ProcessGroup;
+use crate::report::{Outcome, Problem, Status};
 
 /// Outstanding at most in an open loop.
 const OPEN_WINDOW: u32 = MAX_WINDOW;
@@ -85,10 +87,14 @@ pub(crate) struct Setup {
     pub(crate) id_prefix: String,
     pub(crate) connect_burst: usize,
     pub(crate) spin: bool,
+    /// That the clients are spread over.
+    pub(crate) threads: usize,
     /// The broker's processes; empty if they cannot be measured.
     pub(crate) broker: ProcessGroup,
     /// Set when the run shall end early.
     pub(crate) stop: Arc<AtomicBool>,
+    /// Where the run can be watched.
+    pub(crate) monitor: Arc<Monitor>,
 }
 
 /// Why there is no result.
@@ -102,6 +108,17 @@ pub(crate) enum RunError {
     NoProcess(u32),
     #[error("the broker's process {0} ended during the run")]
     BrokerDied(u32),
+}
+
+impl RunError {
+    pub(crate) fn status(&self) -> Status {
+        match self {
+            Self::Engine(EngineError::Interrupted) => Status::Interrupted,
+            Self::Engine(EngineError::Io(_)) | Self::Io(_) | Self::NoProcess(_) => Status::Error,
+            Self::Engine(_) => Status::Connections,
+            Self::BrokerDied(_) => Status::BrokerDied,
+        }
+    }
 }
 
 impl ScenarioName {
@@ -205,8 +222,11 @@ impl ScenarioName {
         };
         outcome.scenario = self;
         outcome.label = self.label(parameters);
+        outcome.version = Some(setup.login.version);
+        outcome.parameters = Some(*parameters);
         if let Some(pid) = setup.broker.vanished() {
-            outcome.problems.push(RunError::BrokerDied(pid).to_string());
+            let text = RunError::BrokerDied(pid).to_string();
+            outcome.problems.push(Problem::new(Status::BrokerDied, text));
         }
         Ok(outcome)
     }
@@ -239,7 +259,7 @@ impl Parameters {
 }
 
 impl Setup {
-    fn engine(&self, clients: usize) -> Result<Engine, RunError> {
+    fn engine(&self, clients: usize) -> Result<Fleet, RunError> {
         make_room_for(clients)?;
         let options = EngineOptions {
             target: self.target,
@@ -247,51 +267,10 @@ impl Setup {
             connect_burst: self.connect_burst.max(1),
             spin: self.spin,
             stop: Arc::clone(&self.stop),
+            monitor: Arc::clone(&self.monitor),
+            connect_interval: Duration::ZERO,
         };
-        Ok(Engine::new(options)?)
-    }
-}
-
-/// The clocks at one moment.
-struct Reading {
-    at_ns: u64,
-    own_cpu_ns: u64,
-    broker: Option<Usage>,
-    machine: Option<Duration>,
-}
-
-/// What passed between two readings.
-struct Spent {
-    elapsed: Duration,
-    own_cpu_ns: u64,
-    broker_cpu_ns: Option<u64>,
-    /// Cores that were busy with anything else; known only if the broker's use is.
-    others_cores: Option<f64>,
-}
-
-impl Reading {
-    fn take(broker: &ProcessGroup) -> Result<Self, RunError> {
-        let usage = if broker.is_empty() { None } else { broker.usage().ok() };
-        Ok(Self {
-            at_ns: monotonic_ns(),
-            own_cpu_ns: own_cpu_ns(),
-            broker: usage,
-            machine: machine_cpu(),
-        })
-    }
-
-    fn until(&self, later: &Reading) -> Spent {
-        let broker = self.broker.as_ref().zip(later.broker.as_ref());
-        let broker_cpu_ns = broker.map(|(earlier, later)| later.since_ns(earlier));
-        let own_cpu_ns = later.own_cpu_ns - self.own_cpu_ns;
-        let elapsed = Duration::from_nanos(later.at_ns - self.at_ns);
-        let others_cores = self.machine.zip(later.machine).zip(broker_cpu_ns);
-        let others_cores = others_cores.map(|((earlier, later), broker_cpu_ns)| {
-            let ours = Duration::from_nanos(own_cpu_ns + broker_cpu_ns);
-            later.saturating_sub(earlier).saturating_sub(ours).as_secs_f64()
-                / elapsed.as_secs_f64().max(1e-9)
-        });
-        Spent { elapsed, own_cpu_ns, broker_cpu_ns, others_cores }
+        Ok(Fleet::new(&options, self.threads)?)
     }
 }
 

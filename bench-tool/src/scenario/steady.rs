@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use sluice::mqtt::QoS;
 
-use super::{Parameters, Reading, RunError, ScenarioName, Setup};
+use super::{Parameters, RunError, ScenarioName, Setup};
 use crate::engine::{
-    ClientSpec, Counters, Engine, EngineError, FlowSpec, Receives, Subscription, numbered,
+    Behind, ClientSpec, Counters, EngineError, Fleet, FlowSpec, LATE_NS, Receives, Stage,
+    Subscription, numbered,
 };
-use crate::measure::monotonic_ns;
-use crate::report::{Outcome, Work, percentiles};
+use crate::measure::{Reading, monotonic_ns};
+use crate::report::{Outcome, Problem, Status, Work, percentiles, short};
 
 /// After the measured time, how long to wait for the next of the messages that are still missing.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
@@ -32,8 +33,10 @@ pub(super) fn run(
     let mut engine = setup.engine(clients.len())?;
     clients.into_iter().for_each(|client| engine.add_client(client));
     engine.connect_all()?;
+    setup.monitor.enter(Stage::WarmingUp);
     engine.set_publishing(true);
     engine.run_for(Duration::from_secs_f64(parameters.warm_up_seconds))?;
+    setup.monitor.enter(Stage::Measuring);
     engine.forget_latencies();
     let mut remarks = Vec::new();
     if scenario == ScenarioName::Slow {
@@ -42,9 +45,15 @@ pub(super) fn run(
         engine.forget_latencies();
     }
     let counters_before = engine.counters();
-    let before = Reading::take(&setup.broker)?;
+    let busy_before = engine.busy_ns();
+    let before = Reading::take(&setup.broker);
     let ended = engine.run_for(Duration::from_secs_f64(parameters.seconds));
-    let after = Reading::take(&setup.broker)?;
+    let after = Reading::take(&setup.broker);
+    let behind = engine.behind(after.at_ns);
+    engine.note_overdue(after.at_ns);
+    if parameters.rate.is_some() {
+        remarks.push(("behind", describe_behind(behind)));
+    }
     let counters = engine.counters();
     let resident_bytes = setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
 
@@ -54,9 +63,11 @@ pub(super) fn run(
         sent: counters.sent - counters_before.sent,
         elapsed: spent.elapsed,
         broker_cpu_ns: spent.broker_cpu_ns,
+        broker_busiest_ns: spent.broker_busiest_ns,
         own_cpu_ns: spent.own_cpu_ns,
+        own_busiest_ns: busiest_since(&engine, &busy_before),
         others_cores: spent.others_cores,
-        latencies: engine.latencies().clone(),
+        latencies: engine.latencies(),
         resident_bytes,
         remarks,
         ..Outcome::default()
@@ -66,13 +77,30 @@ pub(super) fn run(
     Ok(outcome)
 }
 
+/// What could not be sent in time.
+pub(crate) fn describe_behind(behind: Behind) -> String {
+    let late = Duration::from_nanos(LATE_NS);
+    format!(
+        "{} messages sent more than {} late, {} due and not sent at the end",
+        behind.late,
+        short(late),
+        behind.unsent
+    )
+}
+
+/// CPU time of the thread that has used the most since then.
+fn busiest_since(engine: &Fleet, earlier_ns: &[u64]) -> Option<u64> {
+    let now_ns = engine.busy_ns();
+    now_ns.iter().zip(earlier_ns).map(|(now_ns, earlier_ns)| now_ns - earlier_ns).max()
+}
+
 /// How the others fare before anybody stalls.
-fn run_undisturbed(engine: &mut Engine, parameters: &Parameters) -> Result<String, RunError> {
+fn run_undisturbed(engine: &mut Fleet, parameters: &Parameters) -> Result<String, RunError> {
     let (before, started_ns) = (engine.counters().delivered, monotonic_ns());
     engine.run_for(Duration::from_secs_f64(parameters.seconds))?;
     let delivered = (engine.counters().delivered - before) as f64;
     let seconds = (monotonic_ns() - started_ns) as f64 / 1e9;
-    Ok(format!("{:.0}/s, {}", delivered / seconds, percentiles(engine.latencies())))
+    Ok(format!("{:.0}/s, {}", delivered / seconds, percentiles(&engine.latencies())))
 }
 
 /// Whether messages must come in the order in which they were sent.
@@ -84,29 +112,37 @@ pub(super) enum Order {
 
 /// Lets the last messages arrive, and says what went wrong.
 pub(super) fn finish(
-    engine: &mut Engine,
+    engine: &mut Fleet,
     qos: QoS,
     order: Order,
     ended: Result<(), EngineError>,
     outcome: &mut Outcome,
 ) -> Result<(), RunError> {
     match ended {
-        Err(EngineError::Interrupted) => outcome.problems.push("interrupted".into()),
+        Err(EngineError::Interrupted) => outcome.problems.push(Problem::interrupted()),
         ended => ended?,
     }
+    engine.enter(Stage::Draining);
     engine.set_publishing(false);
     engine.drain(DRAIN_PATIENCE)?;
     let faults = engine.faults();
     let Counters { failed, refused, given_up, .. } = engine.counters();
     outcome.faults = faults;
     outcome.given_up = given_up;
+    let first = engine.first_failure().unwrap_or_default();
+    let ended = format!("{failed} connections failed, the first: {first}");
+    if engine.is_abandoned() {
+        outcome
+            .problems
+            .push(Problem::new(Status::BrokerDied, format!("the broker died: {ended}")));
+    } else if failed > 0 {
+        outcome.problems.push(Problem::new(Status::Connections, ended));
+    }
     let mut problem = |is_one: bool, text: String| {
         if is_one {
-            outcome.problems.push(text);
+            outcome.problems.push(Problem::new(Status::Messages, text));
         }
     };
-    let first = engine.first_failure().unwrap_or_default();
-    problem(failed > 0, format!("{failed} connections failed, the first: {first}"));
     problem(refused > 0, format!("{refused} messages were refused by the broker"));
     let may_lose = qos == QoS::AtMostOnce;
     problem(!may_lose && faults.lost > 0, format!("{} messages were lost", faults.lost));
@@ -116,7 +152,8 @@ pub(super) fn finish(
     let is_overtaken = order == Order::Kept && faults.reordered > 0;
     problem(is_overtaken, format!("{} messages were overtaken", faults.reordered));
     if outcome.work == Work::Messages(0) {
-        outcome.problems.push("not one message was delivered".into());
+        let text = "not one message was delivered";
+        outcome.problems.push(Problem::new(Status::Messages, text));
     }
     engine.disconnect_all()?;
     Ok(())

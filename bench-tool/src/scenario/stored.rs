@@ -5,9 +5,10 @@ use std::time::Duration;
 use sluice::mqtt::QoS;
 
 use super::steady::{Order, finish};
-use super::{Parameters, Reading, RunError, Setup};
-use crate::engine::{ClientSpec, Engine, FlowSpec, Receives, Subscription};
-use crate::report::{Outcome, Work};
+use super::{Parameters, RunError, Setup};
+use crate::engine::{ClientSpec, Fleet, FlowSpec, Receives, Session, Stage, Subscription};
+use crate::measure::Reading;
+use crate::report::{Outcome, Problem, Status, Work};
 
 /// Without progress for this long, filling or fetching is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -32,10 +33,10 @@ pub(super) fn run_retained(setup: &Setup, parameters: &Parameters) -> Result<Out
     });
     engine.connect_all()?;
     let resident_before = setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
-    let filling = Reading::take(&setup.broker)?;
+    let filling = Reading::take(&setup.broker);
     engine.set_publishing(true);
     let is_stored = engine.finish_flows(PATIENCE)?;
-    let filled = Reading::take(&setup.broker)?;
+    let filled = Reading::take(&setup.broker);
     let resident_bytes = setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
     engine.forget_latencies();
     for n in 0..subscribers {
@@ -47,7 +48,7 @@ pub(super) fn run_retained(setup: &Setup, parameters: &Parameters) -> Result<Out
             ..ClientSpec::default()
         });
     }
-    let before = Reading::take(&setup.broker)?;
+    let before = Reading::take(&setup.broker);
     engine.connect_all()?;
     let expected = u64::from(subscribers) * u64::from(messages);
     let ended = engine.receive_until(expected, PATIENCE).map(drop);
@@ -56,7 +57,8 @@ pub(super) fn run_retained(setup: &Setup, parameters: &Parameters) -> Result<Out
     outcome.remarks.extend(memory(resident_before, resident_bytes, messages.into()));
     outcome.resident_bytes = resident_bytes;
     if !is_stored {
-        outcome.problems.push("not all retained messages were acknowledged".into());
+        let text = "not all retained messages were acknowledged";
+        outcome.problems.push(Problem::new(Status::Messages, text));
     }
     // Lost is what did not come at any QoS: a retained message has no excuse.
     finish(&mut engine, QoS::AtLeastOnce, Order::Open, ended, &mut outcome)?;
@@ -87,7 +89,7 @@ pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<O
     let mut engine = setup.engine(parameters.connections(super::ScenarioName::Persistent))?;
     let absent = |n: u32| ClientSpec {
         client_id: format!("{}-s{n}", setup.id_prefix),
-        keeps_session: true,
+        session: Session::KEPT,
         latency_since_login: true,
         ..ClientSpec::default()
     };
@@ -116,10 +118,11 @@ pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<O
     }
     engine.connect_all()?;
     let resident_before = setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
-    let before = Reading::take(&setup.broker)?;
+    let before = Reading::take(&setup.broker);
+    setup.monitor.enter(Stage::Measuring);
     engine.set_publishing(true);
     let mut ended = engine.finish_flows(PATIENCE).map(drop);
-    let filled = Reading::take(&setup.broker)?;
+    let filled = Reading::take(&setup.broker);
     let resident_bytes = setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
     for n in 0..pairs {
         engine.add_client(ClientSpec { receives: Receives::With(n as usize), ..absent(n) });
@@ -129,7 +132,7 @@ pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<O
         engine.connect_all()?;
         ended = engine.receive_until(expected, PATIENCE).map(drop);
     }
-    let fetched = Reading::take(&setup.broker)?;
+    let fetched = Reading::take(&setup.broker);
     let mut outcome = measure(setup, &engine, &before)?;
     outcome.remarks.push(("filled", speed(engine.counters().sent, &before, &filled)));
     outcome.remarks.push(("fetched", speed(outcome.work.count(), &filled, &fetched)));
@@ -152,8 +155,8 @@ fn forget_sessions(setup: &Setup, pairs: u32) -> Result<(), RunError> {
     Ok(())
 }
 
-fn measure(setup: &Setup, engine: &Engine, before: &Reading) -> Result<Outcome, RunError> {
-    let spent = before.until(&Reading::take(&setup.broker)?);
+fn measure(setup: &Setup, engine: &Fleet, before: &Reading) -> Result<Outcome, RunError> {
+    let spent = before.until(&Reading::take(&setup.broker));
     let counters = engine.counters();
     Ok(Outcome {
         work: Work::Messages(counters.delivered),
@@ -162,7 +165,7 @@ fn measure(setup: &Setup, engine: &Engine, before: &Reading) -> Result<Outcome, 
         broker_cpu_ns: spent.broker_cpu_ns,
         own_cpu_ns: spent.own_cpu_ns,
         others_cores: spent.others_cores,
-        latencies: engine.latencies().clone(),
+        latencies: engine.latencies(),
         ..Outcome::default()
     })
 }

@@ -11,7 +11,7 @@ use sluice::mqtt::{
 
 use super::*;
 use crate::floor::Floor;
-use crate::report::Work;
+use crate::report::{Work, status_of};
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -23,8 +23,10 @@ fn setup(target: SocketAddr, version: Version) -> Setup {
         id_prefix: "test".into(),
         connect_burst: 8,
         spin: false,
+        threads: 1,
         broker: ProcessGroup::new(vec![std::process::id()]),
         stop: Arc::default(),
+        monitor: Arc::default(),
     }
 }
 
@@ -54,7 +56,7 @@ fn pairs_lose_nothing_over_the_floor_at_any_qos_and_version() {
         for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
             let parameters = Parameters { qos, ..short(ScenarioName::P2p) };
             let outcome = ScenarioName::P2p.run(&setup(address, version), &parameters).unwrap();
-            assert_eq!(outcome.problems, [""; 0], "{version:?} {qos:?}");
+            assert_eq!(outcome.problems, [], "{version:?} {qos:?}");
             assert_eq!(outcome.faults.lost, 0, "{version:?} {qos:?}");
             assert!(outcome.work.count() > 100, "{version:?} {qos:?}");
             assert!(outcome.broker_cpu_ns.unwrap() > 0);
@@ -64,12 +66,42 @@ fn pairs_lose_nothing_over_the_floor_at_any_qos_and_version() {
 }
 
 #[test]
+fn several_threads_work_as_one() {
+    let address = floor();
+    for scenario in [ScenarioName::P2p, ScenarioName::Fanin, ScenarioName::Fanout] {
+        let setup = Setup { threads: 3, ..setup(address, Version::V311) };
+        let outcome = scenario.run(&setup, &short(scenario)).unwrap();
+        assert_eq!(outcome.problems, [], "{scenario:?}");
+        assert_eq!(outcome.faults, Default::default(), "{scenario:?}");
+        assert!(outcome.work.count() > 100, "{scenario:?}");
+        assert!(outcome.own_busiest_ns.unwrap() <= outcome.own_cpu_ns);
+        assert!(outcome.latencies.count() >= outcome.work.count());
+    }
+    let setup = Setup { threads: 2, ..setup(address, Version::V5) };
+    let outcome = ScenarioName::Storm.run(&setup, &short(ScenarioName::Storm)).unwrap();
+    assert_eq!(outcome.latencies.count(), 20);
+}
+
+#[test]
+fn several_threads_count_losses_and_notice_a_death() {
+    let parameters = Parameters { publishers: 1, ..short(ScenarioName::P2p) };
+    let run = |damage| {
+        let setup = Setup { threads: 2, ..setup(bad_relay(damage), Version::V311) };
+        ScenarioName::P2p.run(&setup, &parameters).unwrap()
+    };
+    let outcome = run(Damage::Loses(10));
+    assert!(outcome.faults.lost >= outcome.sent / 10);
+    let outcome = run(Damage::DiesAfter(500));
+    assert_eq!(status_of(&outcome.problems), Status::BrokerDied);
+}
+
+#[test]
 fn a_fan_in_hears_everybody_and_a_fan_out_reaches_everybody() {
     let address = floor();
     for scenario in [ScenarioName::Fanin, ScenarioName::Fanout] {
         let parameters = short(scenario);
         let outcome = scenario.run(&setup(address, Version::V311), &parameters).unwrap();
-        assert_eq!(outcome.problems, [""; 0]);
+        assert_eq!(outcome.problems, []);
         assert_eq!(outcome.faults, Default::default());
         assert!(outcome.work.count() > 4 * outcome.sent / 2);
     }
@@ -81,7 +113,7 @@ fn wildcards_beside_ballast_and_large_payloads_pass_the_floor() {
     for scenario in [ScenarioName::Wildcard, ScenarioName::Large] {
         let parameters = Parameters { ballast: 200, topics: 5, ..short(scenario) };
         let outcome = scenario.run(&setup(address, Version::V5), &parameters).unwrap();
-        assert_eq!(outcome.problems, [""; 0], "{scenario:?}");
+        assert_eq!(outcome.problems, [], "{scenario:?}");
         assert!(outcome.work.count() > 5);
     }
 }
@@ -93,7 +125,7 @@ fn a_slow_broker_shows_in_an_open_loop_and_not_in_a_closed_one() {
         let address = bad_relay(Damage::StallsAfter(40, Duration::from_millis(150)));
         let parameters = Parameters { rate, window: 1, warm_up_seconds: 0.0, ..parameters };
         let outcome = ScenarioName::P2p.run(&setup(address, Version::V311), &parameters).unwrap();
-        assert_eq!(outcome.problems, [""; 0]);
+        assert_eq!(outcome.problems, []);
         // One message waited in a closed loop; every one that was due then in an open loop.
         let waited = outcome.latencies.count_above(Duration::from_millis(20));
         assert_eq!(waited > 50, is_open, "{waited} waited");
@@ -106,7 +138,8 @@ fn a_rate_is_kept() {
     let parameters = Parameters { rate: Some(500.0), seconds: 0.5, ..short(ScenarioName::P2p) };
     let outcome = ScenarioName::P2p.run(&setup(floor(), Version::V311), &parameters).unwrap();
     // What is late is made up for, so that a busy machine moves the edges only.
-    assert!((600..=860).contains(&outcome.sent), "{}", outcome.sent);
+    let share = outcome.per_second() / (3.0 * 500.0);
+    assert!((0.6..1.5).contains(&share), "{share}");
 }
 
 #[test]
@@ -119,7 +152,7 @@ fn stopping_keeps_the_partial_result() {
     });
     let parameters = Parameters { seconds: 30.0, ..short(ScenarioName::P2p) };
     let outcome = ScenarioName::P2p.run(&setup, &parameters).unwrap();
-    assert_eq!(outcome.problems, ["interrupted"]);
+    assert_eq!(outcome.problems, [Problem::interrupted()]);
     assert!(outcome.work.count() > 100);
     assert!(outcome.elapsed < Duration::from_secs(5));
 }
@@ -129,7 +162,7 @@ fn payloads_larger_than_any_buffer_pass() {
     let parameters = Parameters { payload_len: 300_000, ..short(ScenarioName::P2p) };
     let setup = setup(floor(), Version::V311);
     let outcome = ScenarioName::P2p.run(&setup, &parameters).unwrap();
-    assert_eq!(outcome.problems, [""; 0]);
+    assert_eq!(outcome.problems, []);
     assert!(outcome.work.count() > 3);
 }
 
@@ -192,7 +225,8 @@ fn a_loss_fails_a_qos_1_run() {
     let parameters = Parameters { publishers: 1, qos, ..short(ScenarioName::P2p) };
     let setup = setup(bad_relay(Damage::Loses(10)), Version::V311);
     let outcome = ScenarioName::P2p.run(&setup, &parameters).unwrap();
-    assert!(outcome.problems.iter().any(|problem| problem.ends_with("were lost")));
+    assert!(outcome.problems.iter().any(|problem| problem.to_string().ends_with("were lost")));
+    assert_eq!(status_of(&outcome.problems), Status::Messages);
 }
 
 #[test]
@@ -200,7 +234,9 @@ fn a_relay_that_dies_leaves_a_partial_result() {
     let parameters = Parameters { publishers: 1, ..short(ScenarioName::P2p) };
     let setup = setup(bad_relay(Damage::DiesAfter(500)), Version::V311);
     let outcome = ScenarioName::P2p.run(&setup, &parameters).unwrap();
-    assert!(outcome.problems.iter().any(|problem| problem.contains("connections failed")));
+    let text = outcome.problems[0].to_string();
+    assert!(text.contains("connections failed"), "{text}");
+    assert_eq!(status_of(&outcome.problems), Status::BrokerDied);
     assert!(matches!(outcome.work, Work::Messages(_)));
 }
 

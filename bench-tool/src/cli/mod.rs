@@ -10,6 +10,10 @@ use sluice::mqtt::{QoS, Version};
 use crate::engine::{Login, MAX_WINDOW, MIN_PAYLOAD};
 use crate::scenario::{Parameters, ScenarioName};
 
+mod load;
+
+pub(crate) use load::{ClientArgs, ConnArgs, PubArgs, SubArgs};
+
 /// Loads, measures and compares MQTT brokers.
 #[derive(Debug, Parser)]
 #[command(version, disable_help_flag = true)]
@@ -23,6 +27,12 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Open connections, hold them and watch them.
+    Conn(Box<ConnArgs>),
+    /// Publish, at a rate or as fast as a window allows.
+    Pub(Box<PubArgs>),
+    /// Subscribe and count; messages of `pub` are timed and followed.
+    Sub(Box<SubArgs>),
     /// Run one scenario against one broker and report what it cost.
     Run(Box<RunArgs>),
     /// Run scenarios against several brokers in turn and put the results side by side.
@@ -63,18 +73,21 @@ pub(crate) struct BrokerArgs {
     /// Protocol version: 3.1, 3.1.1 or 5.
     #[arg(short = 'V', long = "mqtt-version", default_value = "3.1.1")]
     version: VersionArg,
-    /// User name.
+    /// User name; for conn, pub and sub with %i for the client's number and %c for its identifier.
     #[arg(short = 'u', long)]
     username: Option<String>,
     /// Password.
     #[arg(short = 'P', long)]
     password: Option<String>,
-    /// Keep alive in seconds; no PINGREQ is sent, so 0 suits a tool that measures.
-    #[arg(short = 'k', long, default_value_t = 0)]
+    /// Keep alive in seconds; 0: none.
+    #[arg(short = 'k', long, visible_alias = "keepalive", default_value_t = 60)]
     keep_alive: u16,
     /// First part of every client identifier.
-    #[arg(short = 'I', long, default_value = "bench")]
-    pub(crate) id_prefix: String,
+    #[arg(long, visible_alias = "prefix")]
+    pub(crate) id_prefix: Option<String>,
+    /// Threads that the clients are spread over, one a core at most.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
     /// Clients that connect at the same time, at most.
     #[arg(long, default_value_t = 64)]
     pub(crate) connect_burst: usize,
@@ -96,14 +109,14 @@ pub(crate) struct ParameterArgs {
     #[arg(short, long)]
     qos: Option<u8>,
     /// Messages that each publisher may have outstanding.
-    #[arg(short, long)]
+    #[arg(short = 'F', long, visible_alias = "inflight")]
     window: Option<u32>,
     /// Bytes of each payload.
     #[arg(short = 's', long)]
     size: Option<usize>,
     /// Messages a second of each publisher, however the earlier ones fare (open loop); latency then counts from
     /// when a message was due.
-    #[arg(short = 'r', long)]
+    #[arg(long)]
     rate: Option<f64>,
     /// Retained messages (retained), or messages for each absent client (persistent).
     #[arg(long)]
@@ -118,7 +131,7 @@ pub(crate) struct ParameterArgs {
     #[arg(long)]
     topics: Option<u32>,
     /// Seconds that are measured.
-    #[arg(long)]
+    #[arg(short = 'W', long)]
     seconds: Option<f64>,
     /// Seconds before that.
     #[arg(long)]
@@ -156,11 +169,11 @@ pub(crate) struct FloorArgs {
 /// A protocol version as people write it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 pub(crate) enum VersionArg {
-    #[value(name = "3.1", alias = "mqttv31")]
+    #[value(name = "3.1", alias = "mqttv31", alias = "3", alias = "31")]
     #[serde(rename = "3.1")]
     V31,
     #[default]
-    #[value(name = "3.1.1", alias = "mqttv311", alias = "4")]
+    #[value(name = "3.1.1", alias = "mqttv311", alias = "4", alias = "311")]
     #[serde(rename = "3.1.1")]
     V311,
     #[value(name = "5", alias = "5.0", alias = "mqttv5")]
@@ -185,6 +198,14 @@ impl BrokerArgs {
             keep_alive_seconds: self.keep_alive,
             username: self.username.clone(),
             password: self.password.clone(),
+        }
+    }
+
+    pub(crate) fn threads(&self) -> Result<usize, String> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        match self.threads {
+            threads if (1..=cores).contains(&threads) => Ok(threads),
+            threads => Err(format!("{threads} threads: 1 to {cores}, the cores of this machine")),
         }
     }
 

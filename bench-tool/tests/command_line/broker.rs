@@ -1,0 +1,95 @@
+//! Brokers that misbehave on purpose, each a thread.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// CONNACK with return code 5.
+    Refuses,
+    /// Answers CONNECT, and nothing else.
+    NeverCloses,
+    /// 5.0: takes two messages unacknowledged, and acknowledges when it has both.
+    TakesTwo,
+}
+
+const CONNECT: u8 = 1;
+const PUBLISH: u8 = 3;
+
+/// An address where nobody listens.
+pub(crate) fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+pub(crate) fn start(manner: Manner) -> SocketAddr {
+    watched(manner).0
+}
+
+/// A broker, and the type of each packet it gets.
+pub(crate) fn watched(manner: Manner) -> (SocketAddr, Receiver<u8>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (types, seen) = channel();
+    thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            let types = types.clone();
+            thread::spawn(move || serve(socket, manner, &types));
+        }
+    });
+    (address, seen)
+}
+
+fn serve(mut socket: TcpStream, manner: Manner, types: &Sender<u8>) -> io::Result<()> {
+    let mut unacknowledged = Vec::new();
+    loop {
+        let packet = match packet(&mut socket) {
+            // The socket stays open until the peer gives up.
+            Err(_) if manner == Manner::NeverCloses => loop {
+                thread::park();
+            },
+            packet => packet?,
+        };
+        let packet_type = packet.0 >> 4;
+        let _ = types.send(packet_type);
+        match (packet_type, manner) {
+            (CONNECT, Manner::Refuses) => socket.write_all(&[0x20, 2, 0, 5])?,
+            (CONNECT, Manner::NeverCloses) => socket.write_all(&[0x20, 2, 0, 0])?,
+            // Receive Maximum 2
+            (CONNECT, Manner::TakesTwo) => socket.write_all(&[0x20, 6, 0, 0, 3, 0x21, 0, 2])?,
+            (PUBLISH, Manner::TakesTwo) => {
+                let topic_len = usize::from(packet.1[1]);
+                unacknowledged.push([packet.1[2 + topic_len], packet.1[3 + topic_len]]);
+                if unacknowledged.len() == 2 {
+                    is_nothing_more(&mut socket)?;
+                    for [high, low] in unacknowledged.drain(..) {
+                        socket.write_all(&[0x40, 2, high, low])?;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A moment in which nothing comes.
+fn is_nothing_more(socket: &mut TcpStream) -> io::Result<()> {
+    socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    let more = socket.read(&mut [0]);
+    socket.set_read_timeout(None)?;
+    match more {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        _ => Err(io::Error::other("more than Receive Maximum")),
+    }
+}
+
+/// First byte and body; lengths below 128 only.
+fn packet(socket: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
+    let mut head = [0; 2];
+    socket.read_exact(&mut head)?;
+    let mut body = vec![0; usize::from(head[1])];
+    socket.read_exact(&mut body)?;
+    Ok((head[0], body))
+}
