@@ -3,8 +3,10 @@
 //! Traits and plain values only. Shards call them on their own threads, so an implementation must
 //! return at once; what takes time belongs on a thread of its own. A [`Store`] has one: it may wait.
 
+mod rights;
 mod store;
 
+pub use rights::{Effect, Grant, PublishRights, Rights};
 pub use store::{Commit, Store, StoreError, Table, Write};
 
 use std::net::SocketAddr;
@@ -38,18 +40,107 @@ pub trait Hook: Send + Sync + 'static {
 
 /// Decides who comes in.
 pub trait Authenticator: Send + Sync + 'static {
-    /// Decides on a client and the Password it sent, if any.
-    fn authenticate(&self, client: &Client<'_>, password: Option<&[u8]>) -> Decision;
+    /// Decides on a client and the Password it sent, if any. What takes time is decided elsewhere, and
+    /// [`Answer::Later`] returned: the decision then comes by a [`Reply`] taken from `asking`. The client
+    /// waits meanwhile, and is not read; its `connect_timeout` runs on.
+    fn authenticate(
+        &self,
+        client: &Client<'_>,
+        password: Option<&[u8]>,
+        asking: Asking<'_>,
+    ) -> Answer;
 }
 
-/// What an [`Authenticator`] says. More answers may come, such as one that is still pending.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+/// What an [`Authenticator`] says at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// This.
+    Now(Decision),
+    /// Nothing yet: a [`Reply`] was taken.
+    Later,
+}
+
+/// What becomes of a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Let in.
+    /// Let in, as the user it says it is.
     Allow,
+    /// Let in, as another user than it says: one of a certificate, or nobody in particular.
+    AllowAs(Option<Arc<str>>),
     /// Refused.
     Deny(Denial),
+}
+
+/// Says what a client may do.
+pub trait Authorizer: Send + Sync + 'static {
+    /// The rights of a client that was let in; `client` has the user name that it was let in with. `None`:
+    /// it may do everything.
+    fn rights(&self, client: &Client<'_>) -> Option<Arc<Rights>>;
+}
+
+/// Takes decisions that were not made at once to the client they are about.
+pub trait Inbox: Send + Sync {
+    /// Takes the decision on the client with this ticket. One whose client has gone is of no use, and no
+    /// harm.
+    fn deliver(&self, ticket: u64, decision: Decision);
+}
+
+/// A client that is asked about.
+#[derive(Clone, Copy)]
+pub struct Asking<'a> {
+    inbox: &'a Arc<dyn Inbox>,
+    ticket: u64,
+}
+
+impl<'a> Asking<'a> {
+    /// Replies go to `inbox` under `ticket`.
+    #[must_use]
+    pub fn new(inbox: &'a Arc<dyn Inbox>, ticket: u64) -> Self {
+        Self { inbox, ticket }
+    }
+
+    /// The way back for a decision that is made later, on any thread.
+    #[must_use]
+    pub fn reply(self) -> Reply {
+        Reply { inbox: Some(self.inbox.clone()), ticket: self.ticket }
+    }
+}
+
+impl std::fmt::Debug for Asking<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Asking").field("ticket", &self.ticket).finish_non_exhaustive()
+    }
+}
+
+/// The way back of one decision. Dropped without one, it says [`Denial::ServerUnavailable`].
+pub struct Reply {
+    inbox: Option<Arc<dyn Inbox>>,
+    ticket: u64,
+}
+
+impl Reply {
+    /// Sends the decision.
+    pub fn decide(mut self, decision: Decision) {
+        self.send(decision);
+    }
+
+    fn send(&mut self, decision: Decision) {
+        if let Some(inbox) = self.inbox.take() {
+            inbox.deliver(self.ticket, decision);
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.send(Decision::Deny(Denial::ServerUnavailable));
+    }
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reply").field("ticket", &self.ticket).finish_non_exhaustive()
+    }
 }
 
 /// Why a client is refused; the value is the Connect Reason Code of MQTT 5.
@@ -66,29 +157,22 @@ pub enum Denial {
     Banned = 0x8A,
 }
 
-/// Lets everybody in.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Anonymous;
-
-impl Authenticator for Anonymous {
-    fn authenticate(&self, _: &Client<'_>, _: Option<&[u8]>) -> Decision {
-        Decision::Allow
-    }
-}
-
 /// The code at the ports of one broker.
 #[derive(Clone)]
 pub struct Hooks {
     /// Who is told what happens to clients.
     pub hook: Arc<dyn Hook>,
-    /// Who decides about them.
-    pub authenticator: Arc<dyn Authenticator>,
+    /// Who decides about them; in its absence whoever the configuration names, or else everybody is let
+    /// in.
+    pub authenticator: Option<Arc<dyn Authenticator>>,
+    /// Who says what they may do; in its absence the configuration, or else they may do everything.
+    pub authorizer: Option<Arc<dyn Authorizer>>,
 }
 
-/// Lets everybody in and tells nobody.
+/// Tells nobody, and leaves the decisions to the configuration.
 impl Default for Hooks {
     fn default() -> Self {
-        Self { hook: Arc::new(Nobody), authenticator: Arc::new(Anonymous) }
+        Self { hook: Arc::new(Nobody), authenticator: None, authorizer: None }
     }
 }
 
@@ -106,17 +190,25 @@ impl Hook for Nobody {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
+    use std::sync::Mutex;
+
+    /// Keeps what is delivered.
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<(u64, Decision)>>);
+
+    impl Inbox for Kept {
+        fn deliver(&self, ticket: u64, decision: Decision) {
+            self.0.lock().unwrap().push((ticket, decision));
+        }
+    }
 
     #[test]
-    fn anonymous_lets_everybody_in() {
-        let client = Client {
-            client_id: "a",
-            username: None,
-            peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
-            protocol_version: 5,
-        };
-        assert_eq!(Anonymous.authenticate(&client, None), Decision::Allow);
-        assert_eq!(Anonymous.authenticate(&client, Some(b"secret")), Decision::Allow);
+    fn a_reply_says_one_thing_once() {
+        let kept = Arc::new(Kept::default());
+        let inbox: Arc<dyn Inbox> = kept.clone();
+        Asking::new(&inbox, 1).reply().decide(Decision::Allow);
+        drop(Asking::new(&inbox, 2).reply());
+        let unavailable = Decision::Deny(Denial::ServerUnavailable);
+        assert_eq!(*kept.0.lock().unwrap(), [(1, Decision::Allow), (2, unavailable)]);
     }
 }

@@ -13,7 +13,8 @@ pub mod hooks;
 pub mod router;
 pub mod session;
 
-// Layer 3: bytes in and out.
+// Layer 3: bytes in and out, and who may send them.
+pub mod auth;
 pub mod net;
 pub mod store;
 

@@ -1,5 +1,6 @@
 //! The command line: parse, load the configuration, run.
 
+use std::error::Error;
 use std::process::ExitCode;
 
 use sluice::config::cli::{CommandLine, Task};
@@ -24,12 +25,23 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Ok(Task::Run(config)) => match sluice::server::run(*config, Hooks::default()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("sluice: {error}");
-                ExitCode::FAILURE
+        Ok(Task::Passwd(passwd)) => match passwd.run() {
+            Ok(changes) => {
+                println!("{}: {changes}", passwd.file.display());
+                ExitCode::SUCCESS
             }
+            Err(error) => failure(&error),
         },
+        Ok(Task::Run(config, asked)) => {
+            match sluice::server::run(*config, Hooks::default(), || asked.config()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => failure(&error),
+            }
+        }
     }
+}
+
+fn failure(error: &dyn Error) -> ExitCode {
+    eprintln!("sluice: {error}");
+    ExitCode::FAILURE
 }

@@ -8,7 +8,7 @@ mod storage;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -16,9 +16,10 @@ use crossbeam_channel::Receiver;
 
 pub use self::failure::{ShardFailure, Watch};
 pub use self::run::{RunError, run};
-pub use self::settings::settings;
+pub use self::settings::{access_settings, settings};
 
-use crate::config::{Config, ConfigError};
+use crate::auth::{Access, AccessError};
+use crate::config::{self, Config, ConfigError};
 use crate::hooks::{Hooks, StoreError};
 use crate::net::{ListenOptions, MioDriver, bind_group};
 use crate::shard::{Bell, Shard, ShardStats, Shared};
@@ -34,6 +35,10 @@ pub struct Broker {
     failures: Receiver<ShardFailure>,
     /// Ends when the shards have.
     writer: Option<JoinHandle<()>>,
+    /// Who decides about clients, as far as the embedding program does not.
+    access: Arc<Access>,
+    /// The configuration in force, but for what is lowered to the system's limits.
+    config: Mutex<Config>,
 }
 
 /// Why a broker does not start.
@@ -50,6 +55,9 @@ pub enum StartError {
         /// What the system says.
         error: io::Error,
     },
+    /// A file that says who may come in is no use.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// A shard cannot be set up.
     #[error("cannot start a shard: {0}")]
     Shard(#[source] io::Error),
@@ -70,18 +78,22 @@ impl Broker {
     /// Starts a broker: when this returns, clients can connect.
     ///
     /// # Errors
-    /// If the configuration contradicts itself, an address cannot be listened on, or the system
-    /// gives no thread or poll.
+    /// If the configuration contradicts itself, a file it names is no use, an address cannot be listened
+    /// on, or the system gives no thread or poll.
     pub fn start(config: Config) -> Result<Self, StartError> {
         Self::start_with(config, Hooks::default())
     }
 
-    /// As [`Broker::start`], with code of the embedding program at the ports.
+    /// As [`Broker::start`], with code of the embedding program at the ports. An authenticator of its own
+    /// decides in place of `[auth]`, an authorizer in place of `[acl]`.
     ///
     /// # Errors
     /// As [`Broker::start`].
-    pub fn start_with(config: Config, hooks: Hooks) -> Result<Self, StartError> {
+    pub fn start_with(config: Config, mut hooks: Hooks) -> Result<Self, StartError> {
         config.check()?;
+        let access = Arc::new(Access::new(&access_settings(&config))?);
+        hooks.authenticator.get_or_insert(access.clone());
+        hooks.authorizer.get_or_insert(access.clone());
         let shards = usize::from(config.shard_count());
         // A second broker on the directory must not listen even for a moment.
         let directory = storage::directory(&config.store)?;
@@ -106,7 +118,16 @@ impl Broker {
         let writer = writer.map(|writer| storage::run(writer, bells.clone())).transpose();
         let writer = writer.map_err(StartError::Shard)?;
         let (tell, failures) = crossbeam_channel::unbounded();
-        let mut broker = Self { addresses, shared, bells, threads: Vec::new(), failures, writer };
+        let mut broker = Self {
+            addresses,
+            shared,
+            bells,
+            threads: Vec::new(),
+            failures,
+            writer,
+            access,
+            config: Mutex::new(config),
+        };
         for (id, shard) in (0..).zip(shards) {
             let (tell, shared, bells) = (tell.clone(), broker.shared.clone(), broker.bells.clone());
             let thread = std::thread::Builder::new()
@@ -143,6 +164,39 @@ impl Broker {
     #[must_use]
     pub fn watch(&self) -> Watch {
         Watch::new(self.failures.clone())
+    }
+
+    /// Puts in force what `[auth]` and `[acl]` of a new configuration say and the files they name, as a whole
+    /// or not at all. Clients lose the subscriptions they may have no longer. What else has changed is for the next start, and the log says so.
+    ///
+    /// # Errors
+    /// The configuration contradicts itself, or a file is no use: then nothing is changed.
+    pub fn reload(&self, config: &Config) -> Result<(), StartError> {
+        config.check()?;
+        self.access.reload(&access_settings(config))?;
+        self.shared.rules_changed();
+        for bell in &self.bells {
+            bell.ring();
+        }
+        let mut old = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let fixed = |config: &Config| Config {
+            auth: config::Auth {
+                threads: config.auth.threads,
+                queue: config.auth.queue,
+                ..config::Auth::default()
+            },
+            acl: config::Acl { v3_publisher: config.acl.v3_publisher, ..config::Acl::default() },
+            limits: config::Limits { max_connections: 0, ..config.limits.clone() },
+            ..config.clone()
+        };
+        if fixed(&old) != fixed(config) {
+            tracing::warn!(
+                "only [auth] and [acl] are read again while the broker runs; the rest has changed, too"
+            );
+        }
+        old.auth.clone_from(&config.auth);
+        old.acl.clone_from(&config.acl);
+        Ok(())
     }
 
     /// Stops it: accepts nobody more, tells 5.0 clients (0x8B), publishes wills if so configured,

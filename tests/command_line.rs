@@ -1,6 +1,6 @@
 //! The command line, as a shell sees it: output, exit status, signals.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -68,6 +68,13 @@ impl Running {
         let (_, rest) = line.split_once(" listening on ").expect("it says where it listens");
         let (addresses, _) = rest.split_once(" with ").expect("it says how many shards it has");
         addresses.split(", ").map(str::to_owned).collect()
+    }
+
+    /// The next line of its log.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.log.read_line(&mut line).expect("its log can be read");
+        line
     }
 
     fn signal(&self, signal: Signal) {
@@ -262,15 +269,83 @@ fn it_says_where_it_listens_and_stops_on_a_signal() {
 }
 
 #[test]
-fn a_hang_up_does_not_end_it() {
-    let broker = Running::start(sluice().args(["--bind", "127.0.0.1:0", "--shards", "1"]));
+fn a_hang_up_has_it_read_its_settings_again() {
+    let (dir, path) = file("[auth]\nanonymous = true\n");
+    let mut command = sluice();
+    command.args(["--config", &path, "--bind", "127.0.0.1:0", "--shards", "1"]);
+    let mut broker = Running::start(&mut command);
     assert!(broker.started().trim_end().ends_with(" with 1 shard"), "{}", broker.started());
-    broker.signal(Signal::HUP);
-    thread::sleep(Duration::from_millis(200));
+    let passwords = dir.path().join("passwords").display().to_string();
+    let mut reload = |text: &str| {
+        fs::write(&path, text).expect("the file is written");
+        broker.signal(Signal::HUP);
+        broker.line()
+    };
+    let good = format!("[auth]\npassword_file = {passwords:?}\n");
+    let missing = reload(&good);
+    assert!(missing.contains("ERROR") && missing.contains("nothing is changed"), "{missing}");
+    assert!(missing.contains(&passwords), "{missing}");
+    fs::write(&passwords, "").expect("the file is written");
+    assert!(reload(&good).contains("INFO"));
+    let wrong = reload("[auth]\npasword_file = \"\"\n");
+    assert!(wrong.contains("sluice.toml:2: auth.pasword_file"), "{wrong}");
+    let more = reload(&format!("{good}[limits]\nmax_packet_size = \"512KiB\"\n"));
+    assert!(more.contains("WARN") && more.contains("only [auth]"), "{more}");
     broker.signal(Signal::TERM);
     let (status, log) = broker.end();
     assert_eq!(status, Some(0), "{log}");
-    assert!(log.contains("SIGHUP"), "{log}");
+}
+
+/// Runs `sluice passwd` with this on its standard input.
+fn passwd(args: &[&str], input: &str) -> (i32, String, String) {
+    let mut command = sluice();
+    command.arg("passwd").args(args).stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let mut stdin = child.stdin.take().expect("its input is a pipe");
+    // It may end without reading.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn a_password_file_is_edited() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let path = dir.path().join("passwords");
+    let path = path.to_str().expect("it is text");
+    let users = || -> Vec<String> {
+        let text = fs::read_to_string(path).expect("the file is there");
+        text.lines().map(|line| line.split(':').next().unwrap_or_default().to_owned()).collect()
+    };
+    let done = |(status, out, err): (i32, String, String)| {
+        assert_eq!(status, 0, "{err}");
+        out
+    };
+    assert!(done(passwd(&[path, "alice"], "secret\n")).contains("1 user added"));
+    let first = fs::read_to_string(path).expect("the file is there");
+    assert!(first.starts_with("alice:$argon2id$"), "{first}");
+    assert!(done(passwd(&[path, "alice"], "other\n")).contains("1 user changed"));
+    assert_ne!(fs::read_to_string(path).expect("the file is there"), first);
+    let both = done(passwd(&[path, "--batch"], "bob:one\nalice:two\n"));
+    assert!(both.contains("1 user added, 1 user changed"), "{both}");
+    assert_eq!(users(), ["alice", "bob"]);
+    assert!(done(passwd(&[path, "alice", "--delete"], "")).contains("1 user removed"));
+    assert_eq!(users(), ["bob"]);
+
+    for (args, input, part) in [
+        (&[path, "alice", "--delete"][..], "", "\"alice\" is not in the file"),
+        (&[path, "a:b"], "x\n", "the user name has a : in it"),
+        (&[path, "alice"], "\n", "has an empty password"),
+        (&[path, "--batch"], "carol:three\ndave\n", "line 2 of the input has no ':'"),
+    ] {
+        let (status, _, err) = passwd(args, input);
+        assert_eq!(status, 1, "{err}");
+        assert!(err.contains(part), "{err}");
+        assert_eq!(users(), ["bob"], "nothing is changed");
+    }
 }
 
 #[test]
@@ -294,12 +369,16 @@ fn a_flag_goes_before_a_variable_and_a_variable_before_the_file() {
 }
 
 #[test]
-fn others_being_able_to_reach_it_is_worth_a_warning() {
-    let open = Running::start(sluice().args(["--bind", "0.0.0.0:0", "--shards", "1"]));
+fn others_reach_it_only_if_somebody_says_so() {
+    let args = ["--bind", "0.0.0.0:0", "--shards", "1"];
+    let (status, _, err) = ends(sluice().args(args));
+    assert_eq!(status, 2, "{err}");
+    assert!(err.starts_with("sluice: --bind: ") && err.contains("auth.password_file"), "{err}");
+    let open = Running::start(sluice().args(args).arg("--anonymous"));
     let log = open.start.concat();
-    assert!(log.contains("WARN") && log.contains("no authentication"), "{log}");
+    assert!(log.contains("WARN") && log.contains("auth.anonymous"), "{log}");
     let own = Running::start(sluice().args(["--bind", "127.0.0.1:0", "--shards", "1"]));
-    assert!(!own.start.concat().contains("authentication"), "{:?}", own.start);
+    assert!(!own.start.concat().contains("other machines"), "{:?}", own.start);
 }
 
 #[test]
@@ -321,10 +400,10 @@ fn a_taken_address_is_said() {
     let line = format!("sluice: cannot listen on {address}: a program listens there already: ");
     assert!(err.lines().last().is_some_and(|last| last.starts_with(&line)), "{err}");
     // TEST-NET-1, which nobody has.
-    let (status, _, err) = ends(sluice().args(["--bind", "192.0.2.1:1883", "--shards", "1"]));
+    let (status, _, err) = ends(sluice().args(["--bind", "192.0.2.1:1883", "--anonymous"]));
     assert_eq!(status, 1, "{err}");
     assert!(err.contains("this machine does not have that address"), "{err}");
-    assert!(!err.contains("authentication"), "nobody can reach it: {err}");
+    assert!(!err.contains("auth.anonymous"), "nobody can reach it: {err}");
 }
 
 /// A second signal ends a stop that takes long, at once and with status 1; one that comes within a

@@ -60,6 +60,16 @@ fn its_examples_are_right() {
     assert_eq!(retry.give_up, GiveUp::Disconnect);
 }
 
+/// The lines that are indented within comments.
+#[test]
+fn its_example_of_an_acl_is_right() {
+    let text = text("sluice.toml");
+    let example: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("#     ")).collect();
+    let config = Config::parse("example", &example.join("\n"), []).expect("the example is right");
+    assert_eq!(config.acl.rules.len(), 3);
+    assert_eq!(config.acl.groups.len(), 1);
+}
+
 /// Rows of the form `| key | value | … |` of the README, where the key is one of the schema.
 #[test]
 fn the_readme_states_the_same_defaults() {

@@ -3,13 +3,14 @@
 use crate::shard::MAX_SHARDS;
 
 use super::error::{ConfigError, Origin, Origins};
-use super::schema::Config;
+use super::schema::{AclDefault, AclEffect, Config};
 use super::value::{show_duration, show_size};
 
 /// Finds the first contradiction, and blames a key that somebody set.
 pub(super) fn check(config: &Config, origins: &Origins) -> Result<(), ConfigError> {
     let checker = Checker { origins };
     checker.listeners(config)?;
+    checker.acl(config)?;
     checker.sizes(config)?;
     checker.connections(config)?;
     checker.sessions(config)
@@ -28,6 +29,14 @@ impl Checker<'_> {
             return Err(self.blame(&["shards"], &format!("there may be at most {MAX_SHARDS}")));
         }
         for (index, listener) in config.listeners.iter().enumerate() {
+            if !listener.bind.ip().is_loopback() && !config.auth.decides() {
+                let message = format!(
+                    "{} can be reached by other machines, but nobody is asked who they are; set \
+                     auth.password_file, or auth.anonymous = true to let everybody in",
+                    listener.bind
+                );
+                return Err(self.blame(&[&format!("listener[{index}].bind")], &message));
+            }
             let first = config.listeners.iter().position(|other| other.bind == listener.bind);
             if listener.bind.port() != 0 && first != Some(index) {
                 let message = format!("{} is bound by another listener already", listener.bind);
@@ -39,6 +48,31 @@ impl Checker<'_> {
                 |number| number.to_string(),
                 "so the lower limit alone would count",
             )?;
+        }
+        Ok(())
+    }
+
+    fn acl(&self, config: &Config) -> Result<(), ConfigError> {
+        let acl = &config.acl;
+        if !acl.rules.is_empty() && acl.mosquitto_file.is_some() {
+            let message = "there are rules, too; write either rules or mosquitto_file";
+            return Err(self.blame(&["acl.mosquitto_file"], message));
+        }
+        if !acl.rules.is_empty() && acl.default == AclDefault::Unstated {
+            let message = "has to be stated when there are rules; write \"allow\" or \"deny\"";
+            return Err(self.blame(&["acl.rule[0].effect", "acl.default"], message));
+        }
+        for (index, rule) in acl.rules.iter().enumerate() {
+            let known = |name: &String| acl.groups.iter().any(|group| group.name == *name);
+            if let Some(unknown) = rule.groups.iter().find(|name| !known(name)) {
+                let message =
+                    format!("there is no group {unknown:?}; write an [[acl.group]] for it");
+                return Err(self.blame(&[&format!("acl.rule[{index}].groups")], &message));
+            }
+            if rule.effect == AclEffect::Deny && (rule.max_qos != 2 || !rule.retain) {
+                let message = "denies, so it has no limits; take max_qos and retain out";
+                return Err(self.blame(&[&format!("acl.rule[{index}].effect")], message));
+            }
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use clap::error::{ContextKind, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use super::error::{ConfigError, Origin};
+use super::passwd::Passwd;
 use super::reader::Change;
 use super::schema::{Config, Listener};
 use super::value::{Address, Given, Kind};
@@ -25,7 +26,8 @@ has to keep are in the directory sluice-data, and there when it starts again.";
 const EXAMPLES: &str = "\
 Examples:
   sluice                            listen on 127.0.0.1:1883
-  sluice --bind 0.0.0.0:1883        let other machines in, anyone who can reach it
+  sluice --bind 0.0.0.0:1883 --anonymous
+                                    let other machines in, anyone who can reach it
   sluice --data /var/lib/sluice     keep sessions and messages there
   sluice --durability memory        keep nothing over a restart
   sluice --config sluice.toml       take the settings from a file
@@ -57,6 +59,10 @@ pub struct CommandLine {
     #[arg(short, long, value_name = "ADDR:PORT")]
     pub bind: Vec<String>,
 
+    /// Let everybody in who gives no user name, from other machines too
+    #[arg(long)]
+    pub anonymous: bool,
+
     /// Run this many event loops, each a thread; 0, the default, is one a core
     #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
     pub shards: Option<String>,
@@ -87,15 +93,22 @@ pub enum Command {
         /// The file to check
         file: PathBuf,
     },
+    /// Add a user to a password file, change its password, or remove it
+    ///
+    /// The password is asked for, or read from the first line of standard input if that is no terminal.
+    /// A broker that runs takes the file in on SIGHUP.
+    Passwd(Passwd),
 }
 
 /// What is to be done, everything read and checked.
 #[derive(Debug)]
 pub enum Task {
-    /// Run a broker.
-    Run(Box<Config>),
+    /// Run a broker; what was asked for has the settings read again.
+    Run(Box<Config>, Box<CommandLine>),
     /// Say that this file is right, and what it changes, the environment included.
     Checked(PathBuf, Vec<Change>),
+    /// Edit a password file.
+    Passwd(Passwd),
 }
 
 impl CommandLine {
@@ -110,20 +123,34 @@ impl CommandLine {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error.exit(),
             _ => one_line(&error),
         })?;
-        let variables = variables(env::vars_os())?;
-        if let Some(Command::Check { file }) = asked.command {
-            let (_, changes) = load(Some(&file), variables, Flags::default())?;
-            return Ok(Task::Checked(file, changes));
+        match asked.command {
+            Some(Command::Passwd(passwd)) => Ok(Task::Passwd(passwd)),
+            Some(Command::Check { file }) => {
+                let variables = variables(env::vars_os())?;
+                let (_, changes) = load(Some(&file), variables, &Flags::default())?;
+                Ok(Task::Checked(file, changes))
+            }
+            None => Ok(Task::Run(Box::new(asked.config()?), Box::new(asked))),
         }
+    }
+
+    /// The settings for a broker to run with: the file, the environment, and the flags.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong in any of them.
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        let Self { bind, anonymous, shards, data, durability, log, .. } = self;
         let flags = Flags {
-            bind: asked.bind,
-            shards: asked.shards,
-            data: asked.data,
-            durability: asked.durability,
-            log: asked.log,
+            bind: bind.clone(),
+            anonymous: *anonymous,
+            shards: shards.clone(),
+            data: data.clone(),
+            durability: durability.clone(),
+            log: log.clone(),
         };
-        let (config, _) = load(asked.config.as_deref(), variables, flags)?;
-        Ok(Task::Run(Box::new(config)))
+        let (config, _) = load(self.config.as_deref(), variables(env::vars_os())?, &flags)?;
+        Ok(config)
     }
 }
 
@@ -154,6 +181,7 @@ fn one_line(error: &clap::Error) -> String {
 #[derive(Debug, Default)]
 struct Flags {
     bind: Vec<String>,
+    anonymous: bool,
     shards: Option<String>,
     data: Option<String>,
     durability: Option<String>,
@@ -163,15 +191,17 @@ struct Flags {
 fn load(
     file: Option<&Path>,
     variables: Vec<(String, String)>,
-    flags: Flags,
+    flags: &Flags,
 ) -> Result<(Config, Vec<Change>), ConfigError> {
     let name = file.map(|path| path.display().to_string()).unwrap_or_default();
     let text = file.map_or(Ok(String::new()), |path| read_file(path, &name))?;
     let (mut config, mut seen) = read(&name, &text, variables, |reader| {
-        reader.flag("--shards", "shards", flags.shards);
-        reader.flag("--data", "store.data", flags.data);
-        reader.flag("--durability", "store.durability", flags.durability);
-        reader.flag("--log", "log.level", flags.log);
+        let anonymous = flags.anonymous.then(|| "true".to_owned());
+        reader.flag("--anonymous", "auth.anonymous", anonymous);
+        reader.flag("--shards", "shards", flags.shards.clone());
+        reader.flag("--data", "store.data", flags.data.clone());
+        reader.flag("--durability", "store.durability", flags.durability.clone());
+        reader.flag("--log", "log.level", flags.log.clone());
     })?;
     if !flags.bind.is_empty() {
         config.listeners =

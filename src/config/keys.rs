@@ -7,12 +7,13 @@ use crate::shard::MAX_SHARDS;
 use super::error::ConfigError;
 use super::reader::Reader;
 use super::schema::{
-    Config, Durability, GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mqtt, OfflineOverflow,
-    OnlineOverflow, Overflow, Queue, Retained, Retry, SharedStrategy, Store, StoreEngine,
-    V3Publisher,
+    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, Config, Durability,
+    GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mqtt, OfflineOverflow, OnlineOverflow,
+    Overflow, Queue, Retained, Retry, SharedStrategy, Store, StoreEngine, V3Publisher,
 };
 use super::value::{
-    Address, Count, FilePath, Flag, Keyword, List, OrUnlimited, Size, Span, TopicPrefix, Word,
+    Address, AddressRange, Count, Directory, File, Flag, Keyword, List, Name, OrUnlimited, Size,
+    Span, TopicFilter, TopicPrefix, UserName, Word,
 };
 
 const KIB: u64 = 1 << 10;
@@ -29,6 +30,8 @@ impl Config {
         reader
             .key("shards", &mut self.shards, Count(0..=u64::from(MAX_SHARDS)))?
             .list("listener", &mut self.listeners, unbound, |r, l, new| l.read(r, new))?
+            .section("auth", |r| self.auth.read(r))?
+            .section("acl", |r| self.acl.read(r))?
             .section("limits", |r| self.limits.read(r))?
             .section("mqtt", |r| self.mqtt.read(r))?
             .section("queue", |r| self.queue.read(r))?
@@ -78,6 +81,77 @@ impl Listener {
             .key("nodelay", &mut self.nodelay, Flag)?
             .key("defer_accept", &mut self.defer_accept, Flag)?
             .key("max_connections", &mut self.max_connections, OrUnlimited(Count(1..=U32)))?;
+        Ok(())
+    }
+}
+
+impl Auth {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        reader
+            .key("anonymous", &mut self.anonymous, Flag)?
+            .key("password_file", &mut self.password_file, File)?
+            .key("threads", &mut self.threads, Count(0..=64))?
+            .key("queue", &mut self.queue, Count(1..=65_536))?
+            .section("ban", |r| self.ban.read(r))?;
+        Ok(())
+    }
+}
+
+impl Ban {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        let failures = || OrUnlimited(Count(1..=U32));
+        let addresses = || List { of: AddressRange, least: 0, most: 1024 };
+        reader
+            .key("failures_by_address", &mut self.failures_by_address, failures())?
+            .key("failures_by_user", &mut self.failures_by_user, failures())?
+            .key("within", &mut self.within, Span::ms(1000..=DAY_MS))?
+            .key("duration", &mut self.duration, Span::ms(1000..=DAY_MS))?
+            .key("addresses", &mut self.addresses, addresses())?
+            .key("users", &mut self.users, List { of: UserName, least: 0, most: 1024 })?
+            .key("exempt", &mut self.exempt, addresses())?;
+        Ok(())
+    }
+}
+
+/// Entries of one list of an ACL.
+const ACL_ENTRIES: usize = 1024;
+
+impl Acl {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        reader
+            .key("default", &mut self.default, Word)?
+            .key("mosquitto_file", &mut self.mosquitto_file, File)?
+            .key("v3_publisher", &mut self.v3_publisher, Word)?
+            .list("group", &mut self.groups, AclGroup::default, |r, group, _| group.read(r))?
+            .list("rule", &mut self.rules, AclRule::default, |r, rule, _| rule.read(r))?;
+        Ok(())
+    }
+}
+
+impl AclGroup {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        let users = List { of: UserName, least: 0, most: ACL_ENTRIES };
+        reader.required("name", &mut self.name, Name)?.required("users", &mut self.users, users)?;
+        Ok(())
+    }
+}
+
+impl AclRule {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        let names = || List { of: Name, least: 0, most: ACL_ENTRIES };
+        let users = List { of: UserName, least: 0, most: ACL_ENTRIES };
+        let topics = List { of: TopicFilter, least: 1, most: ACL_ENTRIES };
+        let addresses = List { of: AddressRange, least: 0, most: ACL_ENTRIES };
+        reader
+            .required("effect", &mut self.effect, Word)?
+            .key("action", &mut self.action, Word)?
+            .required("topics", &mut self.topics, topics)?
+            .key("users", &mut self.users, users)?
+            .key("groups", &mut self.groups, names())?
+            .key("clients", &mut self.clients, names())?
+            .key("addresses", &mut self.addresses, addresses)?
+            .key("max_qos", &mut self.max_qos, Count(0..=2))?
+            .key("retain", &mut self.retain, Flag)?;
         Ok(())
     }
 }
@@ -147,11 +221,13 @@ impl Mqtt {
 
 impl Retry {
     fn read(&mut self, reader: &mut Reader<'_>) -> Read {
-        reader.key("after", &mut self.after, List { of: Span::ms(1000..=DAY_MS), most: 16 })?.key(
-            "give_up",
-            &mut self.give_up,
-            Word,
-        )?;
+        reader
+            .key(
+                "after",
+                &mut self.after,
+                List { of: Span::ms(1000..=DAY_MS), least: 1, most: 16 },
+            )?
+            .key("give_up", &mut self.give_up, Word)?;
         Ok(())
     }
 }
@@ -192,7 +268,7 @@ impl Retained {
 
 impl Store {
     fn read(&mut self, reader: &mut Reader<'_>) -> Read {
-        reader.key("data", &mut self.data, FilePath)?.key("engine", &mut self.engine, Word)?.key(
+        reader.key("data", &mut self.data, Directory)?.key("engine", &mut self.engine, Word)?.key(
             "durability",
             &mut self.durability,
             Word,
@@ -210,6 +286,20 @@ impl Log {
         )?;
         Ok(())
     }
+}
+
+impl Keyword for AclDefault {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("unstated", Self::Unstated), ("allow", Self::Allow), ("deny", Self::Deny)];
+}
+
+impl Keyword for AclEffect {
+    const WORDS: &'static [(&'static str, Self)] = &[("allow", Self::Allow), ("deny", Self::Deny)];
+}
+
+impl Keyword for AclAction {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("publish", Self::Publish), ("subscribe", Self::Subscribe), ("all", Self::All)];
 }
 
 impl Keyword for GiveUp {

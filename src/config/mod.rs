@@ -12,6 +12,7 @@
 //! [`ConfigError`].
 
 pub mod cli;
+pub mod passwd;
 pub mod process;
 
 mod check;
@@ -27,9 +28,10 @@ use std::thread;
 pub use error::{ConfigError, Origin};
 pub use reader::Change;
 pub use schema::{
-    Config, Durability, GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mailbox, Mqtt,
-    OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained, Retry, RouteCache, Shared,
-    SharedStrategy, Shutdown, Store, StoreEngine, Sys, V3Publisher,
+    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, Config, Durability,
+    GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mailbox, Mqtt, OfflineOverflow,
+    OnlineOverflow, Overflow, Queue, Retained, Retry, RouteCache, Shared, SharedStrategy, Shutdown,
+    Store, StoreEngine, Sys, V3Publisher,
 };
 
 use crate::shard::MAX_SHARDS;

@@ -39,13 +39,14 @@ pub fn start_log(log: &Log) {
     };
 }
 
-/// Says aloud what a careful operator would want to know of these listeners.
-pub fn warn_about(listeners: &[Listener]) {
+/// Says aloud what a careful operator would want to know of these listeners; `anonymous`: whether they let
+/// in who gives no user name.
+pub fn warn_about(listeners: &[Listener], anonymous: bool) {
     for listener in listeners {
-        if !listener.bind.ip().is_loopback() {
+        if !listener.bind.ip().is_loopback() && anonymous {
             tracing::warn!(
-                "{} can be reached by other machines, and there is no authentication: whoever \
-                 reaches it may publish and subscribe",
+                "{} can be reached by other machines, and auth.anonymous lets in whoever gives no user \
+                 name",
                 listener.bind
             );
         }
@@ -97,8 +98,17 @@ fn raise_to(wanted: u64) -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// The signals that end the broker.
-pub struct EndSignals {
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// To read the settings again (SIGHUP).
+    Reload,
+    /// To stop: which signal it was, none if it was an [`Ender`].
+    Stop(Option<&'static str>),
+}
+
+/// The signals that the broker takes.
+pub struct Asks {
     signals: Signals,
     armed: Arc<AtomicBool>,
 }
@@ -107,9 +117,9 @@ pub struct EndSignals {
 /// comes this much later is meant to end the stop itself.
 const SECOND_SIGNAL_AFTER: Duration = Duration::from_secs(1);
 
-impl EndSignals {
-    /// Takes over SIGTERM and SIGINT; a second one while the broker stops, a second or more later,
-    /// ends the process at once, with status 1. SIGHUP, which would end it, does nothing but a line in the log.
+impl Asks {
+    /// Takes over SIGHUP, SIGTERM and SIGINT; a second of the latter two while the broker stops, a second
+    /// or more later, ends the process at once, with status 1.
     ///
     /// # Errors
     ///
@@ -128,26 +138,20 @@ impl EndSignals {
         Ender(self.signals.handle())
     }
 
-    /// Waits for the end, and names the signal; none if an [`Ender`] was used.
-    pub fn wait(&mut self) -> Option<&'static str> {
-        let name = self.wait_for_end();
+    /// Waits for the next signal, or an [`Ender`].
+    pub fn wait(&mut self) -> Asked {
+        let signal = match self.signals.forever().next() {
+            Some(SIGHUP) => return Asked::Reload,
+            Some(SIGTERM) => Some("SIGTERM"),
+            Some(SIGINT) => Some("SIGINT"),
+            _ => None,
+        };
         let armed = Arc::clone(&self.armed);
         std::thread::spawn(move || {
             std::thread::sleep(SECOND_SIGNAL_AFTER);
             armed.store(true, Ordering::Relaxed);
         });
-        name
-    }
-
-    fn wait_for_end(&mut self) -> Option<&'static str> {
-        for signal in self.signals.forever() {
-            match signal {
-                SIGTERM => return Some("SIGTERM"),
-                SIGINT => return Some("SIGINT"),
-                _ => tracing::warn!("SIGHUP: the configuration is read at the start only"),
-            }
-        }
-        None
+        Asked::Stop(signal)
     }
 }
 

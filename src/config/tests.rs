@@ -33,7 +33,9 @@ fn values_are_read() {
         "shards = 3\n[[listener]]\nbind = \"0.0.0.0:1\"\n[[listener]]\nbind = \"[::1]:2\"\nnodelay = false\n\
          [limits]\nmax_packet_size = \"512KiB\"\nconnections_per_second = \"unlimited\"\n\
          [mqtt]\nmax_keep_alive = \"5m\"\nretry = { after = [\"1s\"], give_up = \"never\" }\n\
-         [overflow]\nonline = \"drop_oldest\"\n",
+         [overflow]\nonline = \"drop_oldest\"\n\
+         [auth]\nanonymous = true\npassword_file = \"users\"\n\
+         [auth.ban]\naddresses = [\"192.0.2.0/24\"]\nfailures_by_user = \"unlimited\"\n",
     );
     let config = config.unwrap();
     assert_eq!(config.shards, 3);
@@ -47,6 +49,21 @@ fn values_are_read() {
     let retry = Retry { after: vec![Duration::from_secs(1)], give_up: GiveUp::Never };
     assert_eq!(config.mqtt.retry, Some(retry));
     assert_eq!(config.overflow.online, OnlineOverflow::DropOldest);
+    assert!(config.auth.anonymous);
+    assert_eq!(config.auth.password_file, Some("users".into()));
+    assert_eq!(config.auth.ban.addresses, ["192.0.2.0/24".parse().unwrap()]);
+    assert_eq!(config.auth.ban.failures_by_user, None);
+}
+
+#[test]
+fn other_machines_are_let_in_only_if_somebody_decides_about_clients() {
+    for (bind, is_loopback) in [("127.9.9.9:1", true), ("[::1]:1", true), ("0.0.0.0:1", false)] {
+        let text = format!("[[listener]]\nbind = \"{bind}\"\n");
+        assert_eq!(parse(&text).is_ok(), is_loopback, "{bind}");
+        for link in ["anonymous = true", "password_file = \"users\""] {
+            assert!(parse(&format!("{text}[auth]\n{link}")).is_ok(), "{bind} {link}");
+        }
+    }
 }
 
 #[test]
@@ -130,6 +147,12 @@ fn wrong_values_are_refused() {
             "sluice.toml:2: listener[0].bind: \"localhost:1883\" is not an IP address and a port; \
              write an IP address and a port, like \"127.0.0.1:1883\", \"0.0.0.0:1883\" or \
              \"[::]:1883\"",
+        ),
+        (
+            "[auth.ban]\naddresses = [\"10.0.0.0/40\"]",
+            "sluice.toml:2: auth.ban.addresses: a list has \"10.0.0.0/40\", which has no such number \
+             of bits; write a list of 0 to 1024, each an IP address or a network, like \
+             \"192.0.2.1\", \"192.0.2.0/24\" or \"2001:db8::/32\"",
         ),
         (
             "[mqtt]\nretry.after = [\"10s\", \"20\"]",

@@ -3,10 +3,14 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::de::DeValue;
+
+use crate::auth::{NETWORK_FORM, Network, check_user};
+use crate::mqtt::Limits;
+use crate::mqtt::topic::Filter;
 
 /// A value as it was given.
 #[derive(Clone, Copy)]
@@ -47,6 +51,7 @@ impl<'a> Given<'a> {
             Self::Toml(value) => {
                 Some(value.as_array()?.iter().map(|item| Given::Toml(item.get_ref())).collect())
             }
+            Self::Variable("") => Some(Vec::new()),
             Self::Variable(text) => {
                 Some(text.split(',').map(|item| Given::Variable(item.trim())).collect())
             }
@@ -195,13 +200,14 @@ impl<T, K: Kind<T>> Kind<Option<T>> for OrUnlimited<K> {
 /// Several of what `K` takes.
 pub(super) struct List<K> {
     pub(super) of: K,
+    pub(super) least: usize,
     pub(super) most: usize,
 }
 
 impl<T, K: Kind<T>> Kind<Vec<T>> for List<K> {
     fn take(&self, given: Given<'_>) -> Result<Vec<T>, Wrong> {
         let items = given.items().ok_or("is not a list")?;
-        if items.is_empty() || items.len() > self.most {
+        if !(self.least..=self.most).contains(&items.len()) {
             return Err(format!("has {} entries", items.len()));
         }
         items
@@ -211,7 +217,7 @@ impl<T, K: Kind<T>> Kind<Vec<T>> for List<K> {
     }
 
     fn allowed(&self) -> String {
-        format!("a list of 1 to {}, each {}", self.most, self.of.allowed())
+        format!("a list of {} to {}, each {}", self.least, self.most, self.of.allowed())
     }
 
     fn show(&self, value: &Vec<T>) -> String {
@@ -283,24 +289,125 @@ impl Kind<String> for TopicPrefix {
     }
 }
 
-/// A path of a file or directory, from where the process was started if it is not absolute.
-pub(super) struct FilePath;
+/// The path of a directory, from where the process was started if it is not absolute.
+pub(super) struct Directory;
 
-impl Kind<PathBuf> for FilePath {
+impl Kind<PathBuf> for Directory {
     fn take(&self, given: Given<'_>) -> Result<PathBuf, Wrong> {
         let text = given.text().ok_or("is not text")?;
         if text.is_empty() || text.contains('\0') {
-            return Err("is no path".to_owned());
+            return Err("is not a path".to_owned());
         }
         Ok(text.into())
     }
 
+    fn allowed(&self) -> String {
+        "the path of a directory".to_owned()
+    }
+
     fn show(&self, value: &PathBuf) -> String {
-        format!("{:?}", value.display().to_string())
+        format!("{value:?}")
+    }
+}
+
+/// The path of a file; "" is none.
+pub(super) struct File;
+
+impl Kind<Option<PathBuf>> for File {
+    fn take(&self, given: Given<'_>) -> Result<Option<PathBuf>, Wrong> {
+        let text = given.text().ok_or("is not text")?;
+        if text.contains('\0') {
+            return Err("is not a path".to_owned());
+        }
+        Ok((!text.is_empty()).then(|| text.into()))
     }
 
     fn allowed(&self) -> String {
-        "a path".to_owned()
+        "the path of a file, or \"\" for none".to_owned()
+    }
+
+    fn show(&self, value: &Option<PathBuf>) -> String {
+        format!("{:?}", value.as_deref().unwrap_or(Path::new("")))
+    }
+}
+
+/// An address or a range of addresses.
+pub(super) struct AddressRange;
+
+impl Kind<Network> for AddressRange {
+    fn take(&self, given: Given<'_>) -> Result<Network, Wrong> {
+        let text = given.text().ok_or("is not text")?;
+        text.parse().map_err(str::to_owned)
+    }
+
+    fn allowed(&self) -> String {
+        NETWORK_FORM.to_owned()
+    }
+
+    fn show(&self, value: &Network) -> String {
+        format!("\"{value}\"")
+    }
+}
+
+/// A user name as a password file has it.
+pub(super) struct UserName;
+
+impl Kind<String> for UserName {
+    fn take(&self, given: Given<'_>) -> Result<String, Wrong> {
+        let text = given.text().ok_or("is not text")?;
+        check_user(text)?;
+        Ok(text.to_owned())
+    }
+
+    fn allowed(&self) -> String {
+        "a user name without : and control characters".to_owned()
+    }
+
+    fn show(&self, value: &String) -> String {
+        format!("{value:?}")
+    }
+}
+
+/// A topic filter; `%` may stand in it.
+pub(super) struct TopicFilter;
+
+impl Kind<String> for TopicFilter {
+    fn take(&self, given: Given<'_>) -> Result<String, Wrong> {
+        let text = given.text().ok_or("is not text")?;
+        match Filter::parse(text, &Limits::default()) {
+            Ok(Filter { share: None, .. }) => Ok(text.to_owned()),
+            Ok(_) => Err("is a shared subscription".to_owned()),
+            Err(_) => Err("is not a topic filter".to_owned()),
+        }
+    }
+
+    fn allowed(&self) -> String {
+        "a topic filter, like \"a/b\", \"a/+/c\", \"a/#\" or \"users/%u/#\"".to_owned()
+    }
+
+    fn show(&self, value: &String) -> String {
+        format!("{value:?}")
+    }
+}
+
+/// Text of some length.
+pub(super) struct Name;
+
+impl Kind<String> for Name {
+    fn take(&self, given: Given<'_>) -> Result<String, Wrong> {
+        let text = given.text().ok_or("is not text")?;
+        if text.is_empty() || text.len() > usize::from(u16::MAX) {
+            return Err("is empty or too long".to_owned());
+        }
+        Ok(text.to_owned())
+    }
+
+    fn allowed(&self) -> String {
+        "1 to 65535 bytes of text".to_owned()
+    }
+
+    fn show(&self, value: &String) -> String {
+        format!("{value:?}")
     }
 }
 
@@ -438,7 +545,7 @@ mod tests {
 
     #[test]
     fn lists_come_with_commas_from_a_variable() {
-        let kind = List { of: Span::ms(0..=60_000), most: 3 };
+        let kind = List { of: Span::ms(0..=60_000), least: 1, most: 3 };
         let taken = kind.take(Given::Variable("10s, 20s"));
         assert_eq!(taken, Ok(vec![Duration::from_secs(10), Duration::from_secs(20)]));
         assert!(kind.take(Given::Variable("1s,2s,3s,4s")).is_err());

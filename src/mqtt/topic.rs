@@ -124,6 +124,44 @@ pub fn matches(filter: &str, name: &str) -> bool {
     name_levels.next().is_none()
 }
 
+/// Whether `filter` selects every name that `other` selects. Where that takes more than a look at each
+/// level (`+/#` and `#`) it may say no.
+#[must_use]
+pub fn covers(filter: &str, other: &str) -> bool {
+    if other.starts_with('$') && filter.starts_with(['+', '#']) {
+        return false;
+    }
+    let mut other_levels = levels(other);
+    for level in levels(filter) {
+        if level == "#" {
+            return true;
+        }
+        match other_levels.next() {
+            Some("#") | None => return false,
+            Some(other_level) if level == "+" || level == other_level => {}
+            Some(_) => return false,
+        }
+    }
+    other_levels.next().is_none()
+}
+
+/// Whether some name is selected by both filters.
+#[must_use]
+pub fn overlaps(one: &str, other: &str) -> bool {
+    let wild = |filter: &str| filter.starts_with(['+', '#']);
+    if (one.starts_with('$') && wild(other)) || (other.starts_with('$') && wild(one)) {
+        return false;
+    }
+    let (mut ones, mut others) = (levels(one), levels(other));
+    loop {
+        match (ones.next(), others.next()) {
+            (None, None) | (Some("#"), _) | (_, Some("#")) => return true,
+            (Some(a), Some(b)) if a == "+" || b == "+" || a == b => {}
+            _ => return false,
+        }
+    }
+}
+
 /// The levels of a name or filter; one more than there are slashes, empty ones included.
 #[inline]
 pub fn levels(text: &str) -> impl Iterator<Item = &str> + Clone {
@@ -234,6 +272,36 @@ mod tests {
             ("/", "a"),
         ] {
             assert!(!matches(filter, name), "{filter} {name}");
+        }
+    }
+
+    #[test]
+    fn covering_and_overlapping() {
+        // Filters, whether the first covers the second, whether they overlap.
+        for (filter, other, covered, overlapping) in [
+            ("a", "a", true, true),
+            ("a/#", "a", true, true),
+            ("a/#", "a/b/+", true, true),
+            ("a/#", "a/#", true, true),
+            ("a/+", "a/b", true, true),
+            ("a/+", "a/+", true, true),
+            ("#", "a/#", true, true),
+            ("#", "$SYS/#", false, false),
+            ("$SYS/#", "$SYS/a", true, true),
+            ("a/b", "a/+", false, true),
+            ("a/+", "a/#", false, true),
+            ("a/b", "#", false, true),
+            ("a", "a/#", false, true),
+            ("a/b", "+/c", false, false),
+            ("a/b", "a", false, false),
+            ("a/+", "a/b/c", false, false),
+            ("+/b", "a/+", false, true),
+            ("+/#", "a", true, true),
+            ("+/a", "$SYS/a", false, false),
+        ] {
+            assert_eq!(covers(filter, other), covered, "{filter} covers {other}");
+            assert_eq!(overlaps(filter, other), overlapping, "{filter} overlaps {other}");
+            assert_eq!(overlaps(other, filter), overlapping, "{other} overlaps {filter}");
         }
     }
 }

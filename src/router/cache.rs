@@ -200,6 +200,11 @@ impl Cache {
         self.changes += 1;
     }
 
+    /// Has all routes be computed anew.
+    pub(super) fn invalidate_all(&mut self) {
+        self.changes += 1;
+    }
+
     pub(super) fn len(&self) -> usize {
         self.table.len()
     }

@@ -130,11 +130,19 @@ impl Router {
         self.strategy = strategy;
     }
 
-    /// The route of a topic (a checked Topic Name), from the cache or computed.
+    /// The route of a topic (a checked Topic Name), from the cache or computed: as
+    /// [`route_to`](Self::route_to), to everybody who wants it.
+    pub fn route(&mut self, topic: &str) -> RouteId {
+        self.route_to(topic, |_| true)
+    }
+
+    /// The route of a topic to those sessions of this shard that `may` have it: asked of those with plain
+    /// subscriptions when the route is computed. If the answer would be another one later, see
+    /// [`forget_routes`](Self::forget_routes).
     ///
     /// The id is good for [`get`](Self::get) until the next call of `route`, and for
     /// [`recall`](Self::recall) for ever.
-    pub fn route(&mut self, topic: &str) -> RouteId {
+    pub fn route_to(&mut self, topic: &str, may: impl Fn(SessionKey) -> bool) -> RouteId {
         let hash = self.cache.hash(topic);
         let index = match self.cache.find(hash, topic) {
             cache::Found::Valid(id) => return id,
@@ -150,6 +158,7 @@ impl Router {
                 remote |= trie.interest(index);
                 for one in subs.list(node.list) {
                     match one {
+                        subscriptions::Listed::Plain(session, _) if !may(session) => {}
                         subscriptions::Listed::Plain(session, granted) => {
                             matched.push(route::Matched { session, granted });
                         }
@@ -160,6 +169,11 @@ impl Router {
             route.remote = remote;
             route.set_targets(matched);
         })
+    }
+
+    /// Has every route computed anew.
+    pub fn forget_routes(&mut self) {
+        self.cache.invalidate_all();
     }
 
     /// Whether `id` is still the route of exactly these topic bytes: for a publisher that

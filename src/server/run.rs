@@ -3,8 +3,8 @@
 use std::io;
 
 use super::{Broker, ShardFailure, StartError};
-use crate::config::Config;
-use crate::config::process::{EndSignals, raise_open_files, start_log, warn_about};
+use crate::config::process::{Asked, Asks, raise_open_files, start_log, warn_about};
+use crate::config::{Config, ConfigError};
 use crate::hooks::Hooks;
 
 /// Why a broker that is a program ended otherwise than by a signal.
@@ -22,18 +22,23 @@ pub enum RunError {
 }
 
 /// Runs a broker until SIGTERM or SIGINT, as the program `sluice` does: sets up the log, raises
-/// the limit on open files, warns, takes over the signals of the process, and stops in good order.
+/// the limit on open files, warns, takes over the signals of the process, and stops in good order. On
+/// SIGHUP it reads the configuration `again`, and puts in force what can change while it runs.
 ///
 /// # Errors
 /// If it does not start, or a shard ends by itself, after which the rest is stopped.
-pub fn run(mut config: Config, hooks: Hooks) -> Result<(), RunError> {
+pub fn run(
+    mut config: Config,
+    hooks: Hooks,
+    again: impl Fn() -> Result<Config, ConfigError>,
+) -> Result<(), RunError> {
     start_log(&config.log);
     raise_open_files(&mut config);
-    let mut signals = EndSignals::register().map_err(RunError::Signals)?;
+    let mut signals = Asks::register().map_err(RunError::Signals)?;
     let shards = config.shard_count();
-    let listeners = config.listeners.clone();
+    let (listeners, anonymous) = (config.listeners.clone(), config.auth.anonymous);
     let broker = Broker::start_with(config, hooks)?;
-    warn_about(&listeners);
+    warn_about(&listeners, anonymous);
     let addresses: Vec<String> = broker.addresses().iter().map(ToString::to_string).collect();
     tracing::info!(
         "sluice {} listening on {} with {shards} shard{}",
@@ -48,7 +53,19 @@ pub fn run(mut config: Config, hooks: Hooks) -> Result<(), RunError> {
             end.end();
         }
     });
-    if let Some(signal) = signals.wait() {
+    let signal = loop {
+        match signals.wait() {
+            Asked::Reload => match again()
+                .map_err(StartError::from)
+                .and_then(|new| broker.reload(&new))
+            {
+                Ok(()) => tracing::info!("SIGHUP: the settings of who may come in are read again"),
+                Err(error) => tracing::error!("SIGHUP: nothing is changed: {error}"),
+            },
+            Asked::Stop(signal) => break signal,
+        }
+    };
+    if let Some(signal) = signal {
         tracing::info!("{signal}: stopping");
     }
     broker.stop()?;

@@ -1,9 +1,11 @@
 //! From the configuration to what the shards take.
 
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::time::Duration;
 
+use crate::auth::{AccessSettings, AclRule, AclSettings, BanSettings};
 use crate::config::{self, Config};
+use crate::hooks::Effect;
 use crate::mqtt::{Limits, QoS};
 use crate::router::Strategy;
 use crate::session::SessionLimits;
@@ -11,6 +13,58 @@ use crate::shard::{GiveUp, ListenerSettings, OverflowOffline, OverflowOnline, Re
 
 fn seconds(limit: Option<Duration>) -> u32 {
     limit.map_or(u32::MAX, |limit| u32::try_from(limit.as_secs()).unwrap_or(u32::MAX))
+}
+
+/// Who may come in, by the configuration.
+#[must_use]
+pub fn access_settings(config: &Config) -> AccessSettings {
+    let config::Auth { anonymous, password_file, threads, queue, ban } = &config.auth;
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    AccessSettings {
+        anonymous: *anonymous,
+        password_file: password_file.clone(),
+        threads: if *threads == 0 { cores.div_ceil(2) } else { usize::from(*threads) },
+        queue: *queue as usize,
+        bans: BanSettings {
+            failures_by_address: ban.failures_by_address,
+            failures_by_user: ban.failures_by_user,
+            within: ban.within,
+            duration: ban.duration,
+            addresses: ban.addresses.clone(),
+            users: ban.users.clone(),
+            exempt: ban.exempt.clone(),
+        },
+        acl: acl_settings(&config.acl),
+    }
+}
+
+fn acl_settings(acl: &config::Acl) -> AclSettings {
+    if let Some(file) = &acl.mosquitto_file {
+        return AclSettings::MosquittoFile(file.clone());
+    }
+    if acl.default == config::AclDefault::Unstated {
+        return AclSettings::Open;
+    }
+    let rules = acl.rules.iter().map(|rule| acl_rule(rule, &acl.groups)).collect();
+    AclSettings::Rules { rules, otherwise: acl.default == config::AclDefault::Allow }
+}
+
+fn acl_rule(rule: &config::AclRule, groups: &[config::AclGroup]) -> AclRule {
+    let members = groups.iter().filter(|group| rule.groups.contains(&group.name));
+    let members = members.flat_map(|group| group.users.iter().cloned());
+    let max_qos = QoS::from_u8(rule.max_qos).unwrap_or(QoS::ExactlyOnce);
+    AclRule {
+        effect: match rule.effect {
+            config::AclEffect::Allow => Effect::Allow { max_qos, retain: rule.retain },
+            config::AclEffect::Deny => Effect::Deny,
+        },
+        publish: rule.action != config::AclAction::Subscribe,
+        subscribe: rule.action != config::AclAction::Publish,
+        topics: rule.topics.clone(),
+        users: rule.users.iter().cloned().chain(members).collect(),
+        clients: rule.clients.clone(),
+        addresses: rule.addresses.clone(),
+    }
 }
 
 /// The configuration as the shards take it, for those who put shards together themselves.
@@ -83,6 +137,7 @@ pub fn settings(config: &Config) -> Settings {
             config::OfflineOverflow::DropOldest => OverflowOffline::DropOldest,
             config::OfflineOverflow::EndSession => OverflowOffline::EndSession,
         },
+        acknowledge_denied: config.acl.v3_publisher == config::V3Publisher::Acknowledge,
         acknowledge_unkept: overflow.v3_publisher == config::V3Publisher::Acknowledge,
         strategy: strategy(config.shared.strategy),
         max_retained_messages: retained.max_messages as usize,

@@ -3,7 +3,7 @@
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
-use crate::hooks::{Client, Decision};
+use crate::hooks::Client;
 use crate::mqtt::{
     ConnAck, Connect, ConnectError, FrameHead, Message, Packet, QoS, ReasonCode, Version,
     decode_connect, encode, topic,
@@ -13,6 +13,7 @@ use crate::router::SessionKey;
 use crate::session::{LinkParameters, STORE, Session, Will};
 
 use super::Core;
+use super::authenticate::{Outcome, User};
 use super::connection::State;
 use super::ending::Ending;
 use super::input::{PADDED, Then};
@@ -48,13 +49,16 @@ impl<S> Core<S> {
             // A refusal keeps to it too [MQTT-3.1.2-24].
             connection.maximum_packet_size = maximum_packet_size(&connect);
         }
-        match self.check_connect(&connect, id) {
-            Ok(()) => self.admit(id, &connect),
-            Err((reason, detail)) => {
-                self.refuse(id, Some(connect.version), reason, detail);
-                Then::Stop
-            }
-        }
+        let (reason, detail) = match self.check_connect(&connect) {
+            Err(refusal) => refusal,
+            Ok(()) => match self.authenticate(id, &connect) {
+                Outcome::In(user) => return self.admit(id, &connect, user),
+                Outcome::Waits => return Then::Hold,
+                Outcome::Refused(reason) => (reason, "refused by authentication"),
+            },
+        };
+        self.refuse(id, Some(connect.version), reason, detail);
+        Then::Stop
     }
 
     /// The shard where a client's session lives.
@@ -62,11 +66,7 @@ impl<S> Core<S> {
         (self.sessions.hash(client_id) % u64::from(self.shards)) as u8
     }
 
-    fn check_connect(
-        &self,
-        connect: &Connect<'_>,
-        id: ConnId,
-    ) -> Result<(), (ReasonCode, &'static str)> {
+    fn check_connect(&self, connect: &Connect<'_>) -> Result<(), (ReasonCode, &'static str)> {
         let v5 = connect.version.is_v5();
         if self.stopping.is_stopping() {
             return Err((ReasonCode::ServerUnavailable, "the broker stops"));
@@ -106,25 +106,12 @@ impl<S> Core<S> {
             let detail = "its Maximum Packet Size has no room for CONNACK";
             return Err((ReasonCode::PacketTooLarge, detail));
         }
-        let Some(connection) = self.connections.get(id) else { return Ok(()) };
-        let client = Client {
-            client_id: connect.client_id,
-            username: connect.username,
-            peer: connection.peer,
-            protocol_version: connect.version as u8,
-        };
-        match self.shared.hooks.authenticator.authenticate(&client, connect.password) {
-            Decision::Allow => Ok(()),
-            Decision::Deny(denial) => {
-                let reason = ReasonCode::from_u8(denial as u8);
-                Err((reason.unwrap_or(ReasonCode::NotAuthorized), "refused by authentication"))
-            }
-        }
+        Ok(())
     }
 
     /// Answers CONNECT with a refusal, in the client's version if that could be told. 3.x has return
     /// codes for few reasons, and no CONNACK for others (3.1.1) [MQTT-3.1.4-1] [MQTT-3.2.2-6].
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         id: ConnId,
         version: Option<Version>,
@@ -146,14 +133,24 @@ impl<S> Core<S> {
     }
 
     /// Lets a client in.
-    fn admit(&mut self, id: ConnId, connect: &Connect<'_>) -> Then {
+    fn admit(&mut self, id: ConnId, connect: &Connect<'_>, user: User) -> Then {
         let assigned = connect.client_id.is_empty().then(|| self.assign_client_id());
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
+        let Some(peer) = self.connections.get(id).map(|connection| connection.peer) else {
+            return Then::Stop;
+        };
+        let identity = self.identify(client_id, user.clone(), peer, connect);
+        if !Self::will_is_allowed(identity.as_deref(), connect) {
+            let detail = "a Will where it may not publish";
+            self.refuse(id, Some(connect.version), ReasonCode::NotAuthorized, detail);
+            return Then::Stop;
+        }
         let Some((key, session_present)) = self.open_session(client_id, connect.clean_start) else {
             let detail = "max_sessions is reached";
             self.refuse(id, Some(connect.version), ReasonCode::QuotaExceeded, detail);
             return Then::Stop;
         };
+        self.set_identity(key, identity);
         let keep_alive = self.keep_alive(connect);
         let parameters = self.link_parameters(connect);
         let now = self.now;
@@ -181,12 +178,11 @@ impl<S> Core<S> {
         connection.singly = parameters.topic_alias_maximum > 0 || self.settings.session.queue_qos0;
         connection.minds_frames = connection.singly || parameters.maximum_packet_size != u32::MAX;
         connection.patience_ms = u32::from(keep_alive) * 1500;
-        let peer = connection.peer;
 
         self.send_connack(id, key, connect, assigned.as_deref(), keep_alive, session_present);
         let client = Client {
             client_id,
-            username: connect.username,
+            username: user.as_deref(),
             peer,
             protocol_version: connect.version as u8,
         };

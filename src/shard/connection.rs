@@ -1,5 +1,6 @@
 //! The connections of a shard, and how the rest of it writes to them.
 
+use crate::hooks::PublishRights;
 use crate::mqtt::{
     AckKind, Message, Packet, PacketId, PublishOut, ReasonCode, Version, encode, encode_ack,
     encode_publish, encode_publish_head,
@@ -17,6 +18,8 @@ use super::settings::Settings;
 pub(super) enum State {
     /// CONNECT has not been read.
     AwaitingConnect,
+    /// CONNECT is read and kept; who the client is is being found out elsewhere.
+    Authenticating,
     /// A session is attached; CONNACK waits for it to be stored, and nothing goes before that.
     Committing,
     /// A session is attached.
@@ -31,6 +34,8 @@ pub(super) struct Connection {
     pub(super) outbox: Option<Box<Outbox>>,
     /// The route of the last topic published: most publishers repeat themselves.
     pub(super) last_route: RouteId,
+    /// How the client may publish there.
+    pub(super) last_rights: PublishRights,
     pub(super) last_received: Time,
     pub(super) timer: Option<TimerKey>,
     pub(super) session: SessionKey,
@@ -66,6 +71,7 @@ impl Connection {
         Self {
             outbox: None,
             last_route: RouteId::NONE,
+            last_rights: PublishRights::NONE,
             last_received: now,
             timer: None,
             session: SessionKey::MAX,

@@ -206,6 +206,9 @@ impl<S> Core<S> {
     /// Publishes the will of a session.
     pub(super) fn publish_will(&mut self, key: SessionKey, will: Will) {
         let message = will.into_message(self.now);
+        if !self.sessions.get(key).is_none_or(|slot| slot.may_publish(&message)) {
+            return;
+        }
         let publisher = Publisher { session: key, shard: self.id, ..Publisher::NOBODY };
         // A will has no acknowledgement to withhold.
         self.publish_message(&message, publisher);

@@ -5,6 +5,7 @@
 //! nothing is shared with another shard but mailboxes and counters.
 
 mod accept;
+mod authenticate;
 mod budget;
 mod connect;
 mod connection;
@@ -18,6 +19,7 @@ mod outbox;
 mod pressure;
 mod publish;
 mod remote;
+mod rights;
 mod runs;
 mod sessions;
 mod settings;
@@ -46,6 +48,7 @@ use crate::router::{Router, RouterLimits};
 use crate::timer::{Time, Wheel};
 
 use self::accept::{Accepting, Admission};
+use self::authenticate::Authentication;
 use self::budget::{Allowance, Budget};
 use self::connection::Connections;
 use self::flush::{flush, flush_output};
@@ -53,6 +56,7 @@ use self::gate::Gate;
 use self::input::{Taken, Then};
 use self::pressure::Pressure;
 use self::remote::Item;
+use self::rights::RightsChange;
 use self::sessions::Sessions;
 use self::stop::Stopping;
 use self::store::Keeper;
@@ -69,9 +73,11 @@ pub struct Shared {
     pub seed: u64,
     /// By shard.
     pub stats: Vec<Arc<ShardStats>>,
-    /// What the embedding program wants to know or decide.
+    /// What others want to know or decide.
     pub hooks: Hooks,
     pub(crate) admission: Admission,
+    /// Counts the changes of what clients may do.
+    rules: AtomicU64,
     pub(crate) budget: Budget,
     stop: AtomicBool,
     /// Shards that ended by themselves.
@@ -90,10 +96,16 @@ impl Shared {
             stats: (0..shards).map(|_| Arc::default()).collect(),
             hooks,
             admission,
+            rules: AtomicU64::new(0),
             budget,
             stop: AtomicBool::new(false),
             failed: AtomicU64::new(0),
         }
+    }
+
+    /// Says that what clients may do has changed: shards asleep have to be woken.
+    pub fn rules_changed(&self) {
+        self.rules.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Has every shard stop: those asleep have to be woken.
@@ -155,6 +167,8 @@ struct Core<S> {
     /// Sessions with a connection.
     connected: u64,
     accepting: Accepting,
+    authentication: Authentication,
+    rights_change: RightsChange,
     random: fastrand::Rng,
 }
 
@@ -211,6 +225,8 @@ impl<D: Driver> Shard<D> {
             router: Router::new(id, shards, shared.seed, limits),
             timers: Wheel::new(now),
             due: Vec::new(),
+            authentication: Authentication::new(mailbox.bell()),
+            rights_change: RightsChange::default(),
             mailbox,
             gate: Gate::new(shards),
             store: None,
@@ -264,6 +280,8 @@ impl<D: Driver> Shard<D> {
         self.core.now = self.driver.now();
         self.core.take_committed();
         self.take_mail();
+        self.core.take_decisions();
+        self.core.follow_rules();
         self.take_completions();
         self.core.run_timers();
         self.core.scan_retained();
@@ -391,6 +409,8 @@ impl<S> Core<S> {
             || !self.resumed.is_empty()
             || !self.mailbox.may_sleep()
             || self.has_committed()
+            || self.authentication.has_news()
+            || self.has_new_rules()
             || self.stop_goes_on()
         {
             return Duration::ZERO;

@@ -41,7 +41,11 @@ impl<S> Core<S> {
         if !self.router.recall(reader.route, publish.topic) {
             self.flush_run(reader);
             let name = topic::check_name(publish.topic, &self.settings.limits)?;
-            reader.route = self.router.route(name);
+            reader.route = self.route(name);
+            reader.rights = self.publish_rights(reader.session, name);
+        }
+        if !reader.rights.allows(publish.qos, publish.retain) {
+            return self.publish_denied(reader, &publish);
         }
         if publish.qos == QoS::AtMostOnce
             && !publish.retain
@@ -80,7 +84,7 @@ impl<S> Core<S> {
     }
 
     /// A client's message on a topic of the broker's own goes nowhere.
-    fn publish_reserved(
+    pub(super) fn publish_reserved(
         &mut self,
         reader: &mut Reader<'_>,
         publish: &Publish<'_>,
@@ -117,7 +121,12 @@ impl<S> Core<S> {
             return self.publish_reserved(reader, publish);
         }
         if !self.router.recall(reader.route, name.as_bytes()) {
-            reader.route = self.router.route(name);
+            let name = name.to_owned();
+            reader.route = self.route(&name);
+            reader.rights = self.publish_rights(reader.session, &name);
+        }
+        if !reader.rights.allows(publish.qos, publish.retain) {
+            return self.publish_denied(reader, publish);
         }
         self.publish_single(reader, publish, source)
     }
@@ -273,7 +282,7 @@ impl<S> Core<S> {
 
     /// Routes a message that no client of this shard has just sent: a will, `$SYS`.
     pub(super) fn publish_message(&mut self, message: &Message, publisher: Publisher) -> Reach {
-        let route = self.router.route(message.topic());
+        let route = self.route(message.topic());
         let mut parcel = Parcel::from_message(message, self.now, publisher);
         self.retain_and_distribute(&mut parcel, route)
     }

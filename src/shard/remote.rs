@@ -272,7 +272,7 @@ impl<S> Core<S> {
         let here = match group {
             Some(group) => self.take_for_group(&mut parcel, *group, *awaited, refusals),
             None => {
-                let route = self.router.route(message.topic());
+                let route = self.route(message.topic());
                 self.distribute_here(&mut parcel, route)
             }
         };

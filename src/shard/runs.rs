@@ -88,7 +88,7 @@ impl<S> Core<S> {
     /// Hands a run that another shard sent to the sessions of this one.
     pub(super) fn run_from_mail(&mut self, mut run: Run, frames: &[u8]) {
         let Some(topic) = first_topic(run.version, frames, &self.settings.limits) else { return };
-        run.route = self.router.route(topic);
+        run.route = self.route(topic);
         let scratch = &mut self.connections.scratch;
         run.start = scratch.len();
         scratch.extend_from_slice(frames);

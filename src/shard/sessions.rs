@@ -10,6 +10,8 @@ use crate::router::{SessionKey, SubscriptionHandle};
 use crate::session::Session;
 use crate::timer::{Time, TimerKey};
 
+use super::rights::Identity;
+
 /// A session and what the shard knows of it.
 #[derive(Debug)]
 pub(super) struct Slot {
@@ -21,6 +23,8 @@ pub(super) struct Slot {
     pub(super) timer: Option<TimerKey>,
     /// When a delayed will is due.
     pub(super) will_at: Option<Time>,
+    /// Who its client is; `None` if nobody limits what it may do.
+    pub(super) identity: Option<Box<Identity>>,
 }
 
 /// Sessions by key and by client identifier.
@@ -97,6 +101,7 @@ impl Sessions {
             serial: self.serial,
             timer: None,
             will_at: None,
+            identity: None,
         });
         #[expect(clippy::cast_possible_truncation, reason = "sessions are fewer than 2^32")]
         let key = index as SessionKey;

@@ -119,6 +119,9 @@ pub struct Settings {
     /// Whether a 3.x publisher is told success for a message that there was no room for, instead
     /// of being closed.
     pub acknowledge_unkept: bool,
+    /// Whether a 3.x client's message that it may not publish is acknowledged; otherwise its connection is
+    /// closed.
+    pub acknowledge_denied: bool,
     /// How shared subscriptions are dealt out.
     pub strategy: Strategy,
     /// Retained messages at most.
@@ -174,6 +177,7 @@ impl Settings {
             overflow_online: OverflowOnline::Disconnect,
             overflow_offline: OverflowOffline::DropNewest,
             acknowledge_unkept: false,
+            acknowledge_denied: true,
             strategy: Strategy::default(),
             max_retained_messages: usize::MAX,
             max_retained_bytes: usize::MAX,

@@ -136,8 +136,14 @@ impl<S> Core<S> {
         // A bridge in 3.x cannot ask for what it needs: no echo, and RETAIN as it was.
         let bridge = self.connections.get(reader.id).is_some_and(|one| one.bridge);
         let key = reader.session;
+        let rights = self.sessions.get(key).and_then(|slot| slot.rights());
+        let granted = match rights {
+            Some(rights) => rights.subscribe(filter.filter, filter.share.is_some()),
+            None => Some(QoS::ExactlyOnce),
+        };
+        let Some(granted) = granted else { return Ok(ReasonCode::NotAuthorized) };
         let options = SubscriptionOptions {
-            qos: asked.qos.min(self.settings.maximum_qos),
+            qos: asked.qos.min(self.settings.maximum_qos).min(granted),
             no_local: asked.no_local || (bridge && filter.share.is_none()),
             retain_as_published: asked.retain_as_published || bridge,
             identifier: subscribe.subscription_identifier,
@@ -219,7 +225,7 @@ impl<S> Core<S> {
         let mut reasons = Vec::new();
         for text in unsubscribe.filters.iter() {
             let reason = match Filter::parse(text, &self.settings.limits) {
-                Ok(filter) => self.unsubscribe_one(reader.session, text, &filter),
+                Ok(filter) => self.unsubscribe_one(reader.session, &filter),
                 Err(error) => error.reason,
             };
             reasons.push(reason as u8);
@@ -233,7 +239,7 @@ impl<S> Core<S> {
         Ok(Then::Continue)
     }
 
-    fn unsubscribe_one(&mut self, key: SessionKey, text: &str, filter: &Filter<'_>) -> ReasonCode {
+    pub(super) fn unsubscribe_one(&mut self, key: SessionKey, filter: &Filter<'_>) -> ReasonCode {
         let group = filter.share.and_then(|share| self.router.group(share, filter.filter));
         let Some(gone) = self.router.unsubscribe(key, filter) else {
             return ReasonCode::NoSubscriptionExisted;
@@ -243,7 +249,7 @@ impl<S> Core<S> {
         slot.subscriptions.retain(|handle| *handle != gone.handle);
         let act = self.begin_act();
         let Some(slot) = self.sessions.get_mut(key) else { return ReasonCode::Success };
-        slot.session.note_unsubscribed(|| text.into());
+        slot.session.note_unsubscribed(|| full_filter(filter.share, filter.filter));
         let orphans = group.map_or_else(Vec::new, |group| slot.session.take_queued(group.index()));
         self.scans.remove(key, filter.filter);
         if gone.interest {
@@ -266,10 +272,7 @@ impl<S> Core<S> {
         if let Some(slot) = stored
             && let Some(gone) = self.router.subscription(key, handle)
         {
-            slot.session.note_unsubscribed(|| match gone.share {
-                Some(share) => format!("$share/{share}/{}", gone.filter).into(),
-                None => gone.filter.into(),
-            });
+            slot.session.note_unsubscribed(|| full_filter(gone.share.as_deref(), &gone.filter));
         }
         let ended = self.router.unsubscribe_handle(key, handle);
         self.shared.admission.release_subscription();
@@ -360,6 +363,10 @@ impl<S> Core<S> {
             |message| found.push(message.clone()),
         );
         for message in found {
+            if !self.sessions.may_receive(scan.session, message.topic()) {
+                scan.after = Some(message.topic().to_owned());
+                continue;
+            }
             if !self.has_room_for(scan.session, &message) {
                 return Some(scan);
             }
@@ -386,5 +393,13 @@ impl<S> Core<S> {
         let output = self.connections.live_out(id, &self.settings);
         output.is_none_or(|out| out.has_room() && out.connection.backlog() < out.backlog_limit)
             && slot.session.has_room(message.size(), limits)
+    }
+}
+
+/// A filter as a client writes it.
+fn full_filter(share: Option<&str>, filter: &str) -> Box<str> {
+    match share {
+        Some(share) => format!("$share/{share}/{filter}").into(),
+        None => filter.into(),
     }
 }

@@ -69,6 +69,11 @@ impl<S> Core<S> {
             State::Committing => {
                 self.end(id, Ending::Silent("its session could not be stored in time"));
             }
+            State::Authenticating => {
+                let version = Some(connection.version);
+                let detail = "not authenticated in time";
+                self.refuse(id, version, ReasonCode::ServerUnavailable, detail);
+            }
             State::Connected => {
                 // Traffic only notes its time; the timer finds out here how much patience is left.
                 let patience = Duration::from_millis(connection.patience_ms.into());

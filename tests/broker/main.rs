@@ -5,6 +5,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod acl;
+mod authentication;
 mod connect;
 mod flow_control;
 mod keep_alive;

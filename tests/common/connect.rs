@@ -97,6 +97,13 @@ impl Connect {
         self
     }
 
+    /// With a User Name and a Password.
+    pub(crate) fn user(mut self, username: &str, password: &str) -> Self {
+        self.username = Some(username.to_owned());
+        self.password = Some(password.into());
+        self
+    }
+
     /// The Connect Flags that go with the fields.
     pub(crate) fn flags(&self) -> u8 {
         let mut flags = u8::from(self.clean) << 1;

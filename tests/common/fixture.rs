@@ -17,7 +17,6 @@ const STORED: &str = "TEST_STORED";
 pub(crate) struct Broker {
     address: SocketAddr,
     inner: Option<sluice::Broker>,
-    _data: Option<TempDir>,
 }
 
 /// Starts a broker with two shards on a free loopback port; `toml` is further configuration.
@@ -32,21 +31,35 @@ pub(crate) fn broker_with_shards(shards: u16, toml: &str) -> Broker {
 
 /// The same with further keys of its listener.
 pub(crate) fn broker_with_listener(shards: u16, listener: &str, toml: &str) -> Broker {
+    Broker::of(sluice::Broker::start(config(shards, listener, toml)).expect("the broker starts"))
+}
+
+/// A configuration with a listener on a free loopback port.
+pub(crate) fn config(shards: u16, listener: &str, toml: &str) -> sluice::Config {
     let text =
         format!("shards = {shards}\n[[listener]]\nbind = \"127.0.0.1:0\"\n{listener}\n{toml}\n");
     let mut config = sluice::Config::parse("test.toml", &text, [])
         .unwrap_or_else(|error| panic!("{error}\n{text}"));
-    // Nothing is stored, unless all tests are to be run with a store.
-    let data = std::env::var_os(STORED).map(|_| TempDir::new().expect("a directory"));
-    match &data {
-        Some(data) => config.store.data = data.path().into(),
+    // Nothing is stored, unless all tests are to be run with a store; its directory stays behind.
+    match std::env::var_os(STORED) {
+        Some(_) => config.store.data = TempDir::new().expect("a directory").keep(),
         None => config.store.durability = Durability::Memory,
     }
-    let inner = sluice::Broker::start(config).expect("the broker starts");
-    Broker { address: inner.addresses()[0], inner: Some(inner), _data: data }
+    config
 }
 
 impl Broker {
+    /// One that was started in another way.
+    pub(crate) fn of(inner: sluice::Broker) -> Self {
+        Self { address: inner.addresses()[0], inner: Some(inner) }
+    }
+
+    /// Gives it a new configuration; two shards.
+    pub(crate) fn reload(&self, toml: &str) -> Result<(), String> {
+        let inner = self.inner.as_ref().expect("it runs");
+        inner.reload(&config(2, "", toml)).map_err(|error| error.to_string())
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }

@@ -74,4 +74,5 @@ for shards in 1 3; do
     fi
     broker=""
 done
+tests/interop/front.sh target/release/sluice
 echo "interop: all right"

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sluice::hooks::{Anonymous, Client, Hook, Hooks};
+use sluice::hooks::{Client, Hook, Hooks};
 use sluice::net::sim::{SimDriver, World};
 use sluice::shard::{Shard, Shared};
 
@@ -56,7 +56,7 @@ pub(crate) struct Broker {
 impl Broker {
     pub(crate) fn new(world: &World, plan: &Plan, seed: u64) -> Self {
         let record = Record::default();
-        let hooks = Hooks { hook: Arc::new(record.clone()), authenticator: Arc::new(Anonymous) };
+        let hooks = Hooks { hook: Arc::new(record.clone()), ..Hooks::default() };
         let shared = Arc::new(Shared::new(plan.settings.clone(), hooks, plan.shards, seed));
         let drivers = (0..plan.shards).map(|_| world.add_driver()).collect();
         let shards: Vec<_> = Shard::assemble(drivers, &shared);

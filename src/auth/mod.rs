@@ -1,0 +1,25 @@
+//! Who may come in, and what they may do.
+//!
+//! [`Access`] is a chain: each link allows a client, denies it, or passes it on to the next. First come
+//! the bans, then the password file, then the clients without a User Name. Hashing takes a few
+//! milliseconds by design, so it is done by workers; shards go on meanwhile.
+//!
+//! What a client may do follows from rules when it connects, and again when the rules change: its rights
+//! are a plain value from then on.
+
+mod access;
+mod acl;
+mod ban;
+mod network;
+mod password;
+mod password_file;
+mod workers;
+
+pub use access::{Access, AccessError, AccessSettings};
+pub use acl::{AclFileError, AclRule, AclSettings};
+pub use ban::BanSettings;
+pub(crate) use network::NETWORK_FORM;
+pub use network::Network;
+pub use password::PasswordHash;
+pub(crate) use password_file::check_user;
+pub use password_file::{PasswordFile, PasswordFileError};

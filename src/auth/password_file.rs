@@ -1,0 +1,273 @@
+//! The password file: one `user:hash` a line, as Mosquitto has it.
+
+use std::fs::{self, File, OpenOptions};
+use std::hash::BuildHasher;
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use hashbrown::HashMap;
+
+use super::password::PasswordHash;
+
+/// The longest user name, in bytes: what CONNECT has room for.
+const MAX_USER_BYTES: usize = 65_535;
+
+/// A password file in memory.
+#[derive(Debug, Default)]
+pub struct PasswordFile {
+    lines: Vec<Line>,
+    /// By user, the place in `lines`.
+    by_user: HashMap<Box<str>, usize, foldhash::fast::RandomState>,
+    /// Chooses whose hash an unknown user is held against.
+    seed: foldhash::fast::RandomState,
+}
+
+#[derive(Debug)]
+enum Line {
+    User(Box<str>, PasswordHash),
+    /// A comment, or nothing.
+    Other(Box<str>),
+}
+
+/// What is wrong with a password file.
+#[derive(Debug, thiserror::Error)]
+pub enum PasswordFileError {
+    /// It cannot be read.
+    #[error("{path}: cannot be read: {error}")]
+    Unread {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// A line is wrong.
+    #[error("{path}:{line}: {message}")]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+impl PasswordFile {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It cannot be read, or a line of it is wrong.
+    pub fn load(path: &Path) -> Result<Self, PasswordFileError> {
+        let text = fs::read_to_string(path)
+            .map_err(|error| PasswordFileError::Unread { path: path.to_owned(), error })?;
+        Self::parse(&text).map_err(|(line, message)| PasswordFileError::Line {
+            path: path.to_owned(),
+            line,
+            message,
+        })
+    }
+
+    /// Reads the text of a file; of a wrong line, its number (from 1) and what is wrong.
+    fn parse(text: &str) -> Result<Self, (usize, String)> {
+        let mut file = Self::default();
+        for (number, line) in (1..).zip(text.lines()) {
+            if line.trim().is_empty() || line.starts_with('#') {
+                file.lines.push(Line::Other(line.into()));
+                continue;
+            }
+            let fail = |message: String| (number, message);
+            let (user, hash) = line.split_once(':').ok_or_else(|| fail("has no ':'".to_owned()))?;
+            check_user(user).map_err(|wrong| fail(format!("the user name {wrong}")))?;
+            // Mosquitto's file may go on with further fields.
+            let hash = hash.split(':').next().unwrap_or_default().trim_end();
+            let hash = PasswordHash::parse(hash)
+                .map_err(|wrong| fail(format!("the password of {user:?} {wrong}")))?;
+            if file.by_user.contains_key(user) {
+                return Err(fail(format!("{user:?} stands here twice")));
+            }
+            file.set(user, hash);
+        }
+        Ok(file)
+    }
+
+    /// How many users it has.
+    #[must_use]
+    pub fn user_count(&self) -> usize {
+        self.by_user.len()
+    }
+
+    /// Whether this is the user's password. For a user that it does not have it takes as long as for
+    /// one that it has.
+    #[must_use]
+    pub fn verify(&self, user: &str, password: &[u8]) -> bool {
+        match self.by_user.get(user) {
+            Some(&place) => self.hash_at(place).is_some_and(|hash| hash.verify(password)),
+            None => {
+                // Always the same one, as it would be if the user were there.
+                let which = self.seed.hash_one(user) as usize % self.lines.len().max(1);
+                let places = (which..self.lines.len()).chain(0..which);
+                let decoy = places.filter_map(|place| self.hash_at(place)).next();
+                let _ = decoy.map(|hash| hash.verify(password));
+                false
+            }
+        }
+    }
+
+    fn hash_at(&self, place: usize) -> Option<&PasswordHash> {
+        match self.lines.get(place)? {
+            Line::User(_, hash) => Some(hash),
+            Line::Other(_) => None,
+        }
+    }
+
+    /// Adds a user, or replaces the hash of one; says whether the user was there.
+    pub fn set(&mut self, user: &str, hash: PasswordHash) -> bool {
+        let line = Line::User(user.into(), hash);
+        match self.by_user.get(user).and_then(|&place| self.lines.get_mut(place)) {
+            Some(known) => {
+                *known = line;
+                true
+            }
+            None => {
+                self.by_user.insert(user.into(), self.lines.len());
+                self.lines.push(line);
+                false
+            }
+        }
+    }
+
+    /// Removes a user; says whether it was there.
+    pub fn remove(&mut self, user: &str) -> bool {
+        let Some(place) = self.by_user.remove(user) else { return false };
+        self.lines.remove(place);
+        self.by_user.values_mut().filter(|other| **other > place).for_each(|other| *other -= 1);
+        true
+    }
+
+    /// Writes it in the place of `path`: at no time is there half a file. Only its owner may read it;
+    /// who owns it stays so.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn save(&self, path: &Path) -> io::Result<()> {
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+        let mut hidden = std::ffi::OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}", std::process::id()));
+        let new = path.with_file_name(hidden);
+        let saved = self.write_new(&new, &path).and_then(|()| fs::rename(&new, &path));
+        if saved.is_err() {
+            let _ = fs::remove_file(&new);
+            return saved;
+        }
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
+    }
+
+    fn write_new(&self, new: &Path, old: &Path) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(new)?;
+        if let (Ok(old), own) = (fs::metadata(old), file.metadata()?)
+            && (old.uid(), old.gid()) != (own.uid(), own.gid())
+        {
+            fchown(&file, Some(old.uid()), Some(old.gid()))?;
+        }
+        let mut text = String::new();
+        for line in &self.lines {
+            match line {
+                Line::User(user, hash) => text.push_str(&format!("{user}:{hash}\n")),
+                Line::Other(other) => text.push_str(&format!("{other}\n")),
+            }
+        }
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    }
+}
+
+/// Checks that a user name can stand in the file; says what is wrong with it.
+pub(crate) fn check_user(user: &str) -> Result<(), &'static str> {
+    match user {
+        "" => Err("is empty"),
+        _ if user.len() > MAX_USER_BYTES => Err("is too long"),
+        _ if user.starts_with('#') => Err("begins with #"),
+        _ if user.contains(':') => Err("has a : in it"),
+        _ if user.contains(char::is_control) => Err("has a control character in it"),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const BOB: &str = "$6$YWJjZGVmZ2hpamts$m7eOX5ZHdUXNDr3MLnsKk2gba4zcxIKDbsyRp3pyWjXZgDJSXHJT9KmXBu0\
+                       fTbQHLha1eke74YY7/f+PyPf6PQ==";
+
+    fn bob() -> PasswordHash {
+        PasswordHash::parse(BOB).unwrap()
+    }
+
+    #[test]
+    fn a_file_of_mosquitto_is_read_as_it_is() {
+        let file = PasswordFile::parse(&format!("# users\n\nbob:{BOB}\nanna b:{BOB}\n")).unwrap();
+        assert_eq!(file.user_count(), 2);
+        assert!(file.verify("bob", b"sponge"));
+        assert!(file.verify("anna b", b"sponge"));
+        assert!(!file.verify("bob", b"wrong"));
+        assert!(!file.verify("eve", b"sponge"));
+        assert!(!PasswordFile::default().verify("eve", b"sponge"));
+    }
+
+    #[test]
+    fn a_wrong_line_is_named() {
+        for (text, line, part) in [
+            ("bob\n", 1, "has no ':'"),
+            (":x\n", 1, "the user name is empty"),
+            ("# fine\nbob:secret\n", 2, "\"bob\" is not a password hash"),
+            (&format!("bob:{BOB}\nbob:{BOB}\n"), 2, "twice"),
+        ] {
+            let (at, message) = PasswordFile::parse(text).unwrap_err();
+            assert_eq!(at, line, "{text}");
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_can_be_read_and_comments_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("passwords");
+        let mut file = PasswordFile::parse("# first\n").unwrap();
+        for user in ["a", "b", "c"] {
+            assert!(!file.set(user, bob()));
+        }
+        assert!(file.set("b", bob()), "it was there");
+        assert!(file.remove("a"));
+        assert!(!file.remove("a"));
+        file.save(&path).unwrap();
+        file.save(&path).unwrap();
+        let written = fs::read_to_string(&path).unwrap();
+        let bob = bob();
+        assert_eq!(written, format!("# first\nb:{bob}\nc:{bob}\n"));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let read = PasswordFile::load(&path).unwrap();
+        assert!(read.verify("c", b"sponge"));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left over");
+    }
+
+    #[test]
+    fn names_that_have_no_place_in_a_file_are_refused() {
+        for bad in ["", "a:b", "a\nb", "a\0", "#a"] {
+            assert!(check_user(bad).is_err(), "{bad:?}");
+        }
+        assert!(check_user("anna b/ü").is_ok());
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named() {
+        let error = PasswordFile::load(Path::new("/nonexistent/passwords")).unwrap_err();
+        assert!(error.to_string().starts_with("/nonexistent/passwords: cannot be read"));
+    }
+}

@@ -1,0 +1,216 @@
+//! `sluice passwd`: edits a password file.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+
+use crate::auth::{PasswordFile, PasswordFileError, PasswordHash, check_user};
+
+/// What to do with a password file.
+#[derive(Clone, Debug, Args)]
+pub struct Passwd {
+    /// The password file; a file that is not there is made
+    pub file: PathBuf,
+
+    /// The user to add, or whose password to change
+    #[arg(required_unless_present = "batch", conflicts_with = "batch")]
+    pub user: Option<String>,
+
+    /// Remove the user
+    #[arg(short, long, conflicts_with = "batch")]
+    pub delete: bool,
+
+    /// Add the users that stand on standard input, "user:password" a line
+    #[arg(long)]
+    pub batch: bool,
+}
+
+/// Why a password file was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum PasswdError {
+    /// It is wrong as it stands.
+    #[error(transparent)]
+    File(#[from] PasswordFileError),
+    /// What was typed cannot be taken.
+    #[error("{0}")]
+    Input(String),
+    /// The user to remove is not in it.
+    #[error("{0:?} is not in the file")]
+    Unknown(String),
+    /// The terminal or the file fails.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    added: usize,
+    replaced: usize,
+    removed: usize,
+}
+
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let done = [(self.added, "added"), (self.replaced, "changed"), (self.removed, "removed")];
+        let mut separator = "";
+        for (count, what) in done.into_iter().filter(|(count, _)| *count > 0) {
+            let users = if count == 1 { "user" } else { "users" };
+            write!(f, "{separator}{count} {users} {what}")?;
+            separator = ", ";
+        }
+        if separator.is_empty() { f.write_str("nothing to do") } else { Ok(()) }
+    }
+}
+
+impl Passwd {
+    /// Changes the file, as a whole or not at all.
+    ///
+    /// # Errors
+    /// The file, what was typed, or the system is at fault.
+    pub fn run(&self) -> Result<Changes, PasswdError> {
+        let mut file = match PasswordFile::load(&self.file) {
+            Err(PasswordFileError::Unread { error, .. })
+                if error.kind() == io::ErrorKind::NotFound && !self.delete =>
+            {
+                PasswordFile::default()
+            }
+            loaded => loaded?,
+        };
+        let mut changes = Changes::default();
+        match &self.user {
+            None => {
+                for (number, line) in (1..).zip(io::stdin().lock().lines()) {
+                    let line = line?;
+                    if !line.is_empty() {
+                        batch_line(&mut file, &line, &mut changes).map_err(|wrong| {
+                            PasswdError::Input(format!("line {number} of the input {wrong}"))
+                        })?;
+                    }
+                }
+            }
+            Some(user) if self.delete => {
+                if !file.remove(user) {
+                    return Err(PasswdError::Unknown(user.clone()));
+                }
+                changes.removed = 1;
+            }
+            Some(user) => {
+                check_user(user)
+                    .map_err(|wrong| PasswdError::Input(format!("the user name {wrong}")))?;
+                let password = ask_password()?;
+                set(&mut file, user, password.as_bytes(), &mut changes)
+                    .map_err(PasswdError::Input)?;
+            }
+        }
+        if changes != Changes::default() {
+            file.save(&self.file)?;
+        }
+        Ok(changes)
+    }
+}
+
+fn batch_line(file: &mut PasswordFile, line: &str, changes: &mut Changes) -> Result<(), String> {
+    let (user, password) = line.split_once(':').ok_or("has no ':'")?;
+    check_user(user).map_err(|wrong| format!("has a user name that {wrong}"))?;
+    set(file, user, password.as_bytes(), changes)
+}
+
+fn set(
+    file: &mut PasswordFile,
+    user: &str,
+    password: &[u8],
+    changes: &mut Changes,
+) -> Result<(), String> {
+    if password.is_empty() {
+        return Err("has an empty password".to_owned());
+    }
+    match file.set(user, PasswordHash::new(password)?) {
+        true => changes.replaced += 1,
+        false => changes.added += 1,
+    }
+    Ok(())
+}
+
+/// Asks twice at a terminal; otherwise takes the first line of standard input.
+fn ask_password() -> Result<String, PasswdError> {
+    if !io::stdin().is_terminal() {
+        return read_line().map_err(PasswdError::Io);
+    }
+    let _silent = Silence::new()?;
+    let first = prompt("Password: ")?;
+    if prompt("Again: ")? != first {
+        return Err(PasswdError::Input("these are not the same".to_owned()));
+    }
+    Ok(first)
+}
+
+fn prompt(text: &str) -> io::Result<String> {
+    let mut terminal = io::stderr();
+    write!(terminal, "{text}")?;
+    terminal.flush()?;
+    let line = read_line();
+    writeln!(terminal)?;
+    line
+}
+
+fn read_line() -> io::Result<String> {
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line)?;
+    Ok(line.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+/// The terminal does not show what is typed while this lives.
+struct Silence {
+    terminal: File,
+    before: rustix::termios::Termios,
+}
+
+impl Silence {
+    fn new() -> io::Result<Self> {
+        let terminal = File::open("/dev/tty")?;
+        let before = tcgetattr(&terminal)?;
+        let mut silent = before.clone();
+        silent.local_modes -= LocalModes::ECHO;
+        tcsetattr(&terminal, OptionalActions::Flush, &silent)?;
+        Ok(Self { terminal, before })
+    }
+}
+
+impl Drop for Silence {
+    fn drop(&mut self) {
+        let _ = tcsetattr(&self.terminal, OptionalActions::Flush, &self.before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_said_in_words() {
+        let changes = |added, replaced, removed| Changes { added, replaced, removed }.to_string();
+        assert_eq!(changes(1, 0, 0), "1 user added");
+        assert_eq!(changes(2, 1, 0), "2 users added, 1 user changed");
+        assert_eq!(changes(0, 0, 0), "nothing to do");
+    }
+
+    #[test]
+    fn lines_of_a_batch() {
+        let (mut file, mut changes) = (PasswordFile::default(), Changes::default());
+        for (line, wrong) in [
+            ("a", "has no ':'"),
+            (":x", "has a user name that is empty"),
+            ("a:", "has an empty password"),
+        ] {
+            assert_eq!(batch_line(&mut file, line, &mut changes), Err(wrong.to_owned()));
+        }
+        assert_eq!(batch_line(&mut file, "a:one:two", &mut changes), Ok(()));
+        assert!(file.verify("a", b"one:two"), "the password is all after the first ':'");
+        assert_eq!(changes, Changes { added: 1, ..Changes::default() });
+    }
+}

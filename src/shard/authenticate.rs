@@ -1,0 +1,147 @@
+//! Clients whose authentication takes time: they wait in a state of their own, at the cost of an entry.
+//!
+//! CONNECT and what follows it stay with the driver, which does not read the connection. When the
+//! decision comes, they are read again, and CONNECT finds it here.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+use hashbrown::HashMap;
+
+use crate::hooks::{Answer, Asking, Client, Decision, Inbox};
+use crate::mqtt::{Connect, ReasonCode};
+use crate::net::ConnId;
+
+use super::Core;
+use super::connection::State;
+use super::mail::Bell;
+
+/// Where the decisions for the clients of one shard arrive.
+struct Delivery {
+    sender: Sender<(u64, Decision)>,
+    bell: Arc<Bell>,
+}
+
+impl Inbox for Delivery {
+    fn deliver(&self, ticket: u64, decision: Decision) {
+        // Without the shard there is nobody to tell.
+        if self.sender.send((ticket, decision)).is_ok() {
+            self.bell.ring();
+        }
+    }
+}
+
+/// The clients that wait, and the decisions that have come.
+pub(super) struct Authentication {
+    inbox: Arc<dyn Inbox>,
+    /// Holds a decision for each client asked about at most.
+    receiver: Receiver<(u64, Decision)>,
+    waiting: HashMap<ConnId, Waiting, foldhash::fast::RandomState>,
+    serial: u32,
+}
+
+/// A client that was asked about.
+struct Waiting {
+    /// Tells it from an earlier one under the same id.
+    serial: u32,
+    decision: Option<Decision>,
+}
+
+/// The user that a client was let in as.
+pub(super) type User = Option<Arc<str>>;
+
+/// How far the authentication of a client has come.
+pub(super) enum Outcome {
+    /// It may come in, as this user.
+    In(User),
+    Refused(ReasonCode),
+    Waits,
+}
+
+impl Authentication {
+    pub(super) fn new(bell: Arc<Bell>) -> Self {
+        let (sender, receiver) = crossbeam_channel::unbounded();
+        let inbox = Arc::new(Delivery { sender, bell });
+        Self { inbox, receiver, waiting: HashMap::default(), serial: 0 }
+    }
+
+    /// Whether a decision lies here that was not looked at. Asked before a sleep.
+    pub(super) fn has_news(&self) -> bool {
+        !self.waiting.is_empty() && !self.receiver.is_empty()
+    }
+
+    /// Forgets a client that has gone.
+    pub(super) fn forget(&mut self, id: ConnId) {
+        if !self.waiting.is_empty() {
+            self.waiting.remove(&id);
+        }
+    }
+}
+
+impl<S> Core<S> {
+    /// Asks about a client, or takes the decision that has come meanwhile.
+    pub(super) fn authenticate(&mut self, id: ConnId, connect: &Connect<'_>) -> Outcome {
+        let Some(connection) = self.connections.get_mut(id) else { return Outcome::Waits };
+        let authentication = &mut self.authentication;
+        let decided = authentication.waiting.remove(&id).and_then(|waiting| waiting.decision);
+        let decision = match decided {
+            Some(decision) => decision,
+            None => {
+                authentication.serial = authentication.serial.wrapping_add(1);
+                let serial = authentication.serial;
+                let client = Client {
+                    client_id: connect.client_id,
+                    username: connect.username,
+                    peer: connection.peer,
+                    protocol_version: connect.version as u8,
+                };
+                let asking = Asking::new(&authentication.inbox, ticket(id, serial));
+                let authenticator = self.shared.hooks.authenticator.as_ref();
+                let answer = authenticator
+                    .map(|one| one.authenticate(&client, connect.password, asking))
+                    .unwrap_or(Answer::Now(Decision::Allow));
+                match answer {
+                    Answer::Now(decision) => decision,
+                    Answer::Later => {
+                        connection.state = State::Authenticating;
+                        connection.version = connect.version;
+                        let waiting = Waiting { serial, decision: None };
+                        authentication.waiting.insert(id, waiting);
+                        return Outcome::Waits;
+                    }
+                }
+            }
+        };
+        match decision {
+            Decision::Allow => Outcome::In(connect.username.map(Arc::from)),
+            Decision::AllowAs(user) => Outcome::In(user),
+            Decision::Deny(denial) => {
+                let reason = ReasonCode::from_u8(denial as u8);
+                Outcome::Refused(reason.unwrap_or(ReasonCode::NotAuthorized))
+            }
+        }
+    }
+
+    /// Goes on with the clients about whom it is decided.
+    pub(super) fn take_decisions(&mut self) {
+        if self.authentication.waiting.is_empty() {
+            return;
+        }
+        while let Ok((ticket, decision)) = self.authentication.receiver.try_recv() {
+            let (id, serial) = (ConnId(ticket as u32), (ticket >> 32) as u32);
+            let Some(waiting) = self.authentication.waiting.get_mut(&id) else { continue };
+            let Some(connection) = self.connections.get_mut(id) else { continue };
+            if waiting.serial == serial && connection.state == State::Authenticating {
+                waiting.decision = Some(decision);
+                connection.state = State::AwaitingConnect;
+                if !self.stopping.is_stopping() {
+                    self.resumed.push(id);
+                }
+            }
+        }
+    }
+}
+
+fn ticket(id: ConnId, serial: u32) -> u64 {
+    u64::from(serial) << 32 | u64::from(id.0)
+}

@@ -1,0 +1,127 @@
+#!/usr/bin/env bash
+# Who comes in, as Mosquitto's programs see it: front.sh PROGRAM, where PROGRAM is a build of sluice.
+set -euo pipefail
+
+sluice=$1
+work=$(mktemp -d)
+step="nothing yet"
+broker=""
+
+finish() {
+    local status=$?
+    if [ "$status" -ne 0 ]; then
+        echo "front: FAILED at: $step" >&2
+        tail -n 30 "$work/log" >&2 || true
+    fi
+    if [ -n "$broker" ]; then kill -KILL "$broker" 2>/dev/null || true; fi
+    rm -rf "$work"
+    exit "$status"
+}
+trap finish EXIT
+
+begin() { step=$1; echo "front: $step"; }
+
+# Starts the broker on $work/sluice.toml and finds out its ports, in the order of the listeners.
+start() {
+    "$sluice" --config "$work/sluice.toml" 2>>"$work/log" </dev/null &
+    broker=$!
+    wait_for ' listening on '
+    local addresses
+    addresses=$(sed -n 's/.* listening on \(.*\) with .*/\1/p' "$work/log")
+    ports=()
+    for address in ${addresses//,/ }; do ports+=("${address##*:}"); done
+}
+
+wait_for() {
+    for _ in $(seq 200); do
+        if grep -q -- "$1" "$work/log"; then return 0; fi
+        sleep 0.05
+    done
+    echo "no \"$1\" in the log" >&2
+    return 1
+}
+
+publish() { timeout 20 mosquitto_pub -h 127.0.0.1 -p "${ports[0]}" -t t -m m "$@" >"$work/said" 2>&1; }
+
+allowed() { publish "$@" || { cat "$work/said" >&2; return 1; }; }
+
+refused() {
+    local words=$1
+    shift
+    if publish "$@"; then
+        echo "let in: $*" >&2
+        return 1
+    fi
+    grep -qi -- "$words" "$work/said" || { cat "$work/said" >&2; return 1; }
+}
+
+begin "passwords of sluice and of mosquitto"
+users=$work/users
+mosquitto_passwd -b -c "$users" old secret
+mosquitto_passwd -b -H sha512 "$users" older secret
+echo secret | "$sluice" passwd "$users" new >/dev/null
+printf 'one:1\ntwo:2\n' | "$sluice" passwd "$users" --batch >/dev/null
+cat >"$work/sluice.toml" <<END
+[[listener]]
+bind = "127.0.0.1:0"
+[auth]
+password_file = "$users"
+[auth.ban]
+failures_by_user = 4
+END
+start
+for version in mqttv31 mqttv311 mqttv5; do
+    for user in old older new; do allowed -V "$version" -u "$user" -P secret; done
+    refused 'bad user \?name or password' -V "$version" -u old -P wrong
+    refused 'ot authori' -V "$version"
+done
+allowed -u one -P 1
+allowed -u two -P 2
+
+begin "SIGHUP takes in users that were added and removed"
+"$sluice" passwd "$users" one --delete >/dev/null
+echo secret | "$sluice" passwd "$users" late >/dev/null
+refused . -u late -P secret
+kill -HUP "$broker"
+wait_for 'read again'
+allowed -u late -P secret
+refused . -u one -P 1
+
+begin "who guesses is banned"
+for _ in 1 2 3 4; do refused . -u two -P guess; done
+refused '.' -V mqttv5 -u two -P 2
+grep -q 'user "two" is banned' "$work/log"
+allowed -u new -P secret
+
+begin "an acl_file of mosquitto"
+cat >"$work/acl" <<END
+user old
+topic readwrite home/#
+topic deny home/safe
+pattern write from/%u
+END
+cat >>"$work/sluice.toml" <<END
+[acl]
+mosquitto_file = "$work/acl"
+END
+: >"$work/log"
+kill -HUP "$broker"
+wait_for 'read again'
+timeout 20 mosquitto_sub -h 127.0.0.1 -p "${ports[0]}" -V mqttv5 -u old -P secret -d -t 'home/#' -F '%t' -C 1 \
+    >"$work/got" 2>&1 &
+sub=$!
+for _ in $(seq 200); do if grep -q '^Subscribed' "$work/got"; then break; fi; sleep 0.05; done
+timeout 20 mosquitto_pub -h 127.0.0.1 -p "${ports[0]}" -u old -P secret -q 1 -t home/safe -m no
+timeout 20 mosquitto_pub -h 127.0.0.1 -p "${ports[0]}" -u old -P secret -q 1 -t home/door -m yes
+wait "$sub"
+grep -q '^home/door$' "$work/got"
+if timeout 20 mosquitto_pub -h 127.0.0.1 -p "${ports[0]}" -V mqttv5 -u new -P secret -q 1 -t home/x -m no -d \
+    2>&1 | grep -q 'PUBACK.*RC:0'; then
+    echo "a publish that is not allowed was taken" >&2
+    exit 1
+fi
+
+kill -TERM "$broker"
+wait "$broker"
+broker=""
+echo "front: all right"
