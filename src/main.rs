@@ -33,7 +33,7 @@ fn main() -> ExitCode {
             Err(error) => failure(&error),
         },
         Ok(Task::Run(config, asked)) => {
-            match sluice::server::run(*config, Hooks::default(), || asked.config()) {
+            match sluice::run(*config, Hooks::default(), || asked.config()) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => failure(&error),
             }

@@ -40,7 +40,7 @@ fn broker() -> ExitCode {
     let listeners = vec![Listener::on(([127, 0, 0, 1], 0).into())];
     let config = Config { shards: 3, listeners, store, ..Config::default() };
     let hooks = Hooks { hook: Arc::new(Fuse), ..Hooks::default() };
-    match sluice::server::run(config.clone(), hooks, || Ok(config.clone())) {
+    match sluice::run(config.clone(), hooks, || Ok(config.clone())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sluice: {error}");

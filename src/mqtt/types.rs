@@ -226,7 +226,7 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_packet_size: 2 * 1024 * 1024,
+            max_packet_size: 1024 * 1024,
             max_topic_bytes: 4096,
             max_topic_levels: 128,
             max_user_properties: 128,

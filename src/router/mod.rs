@@ -39,7 +39,7 @@ use crate::mqtt::QoS;
 pub type SessionKey = u32;
 
 /// Finds a subscription of a session again; 4 bytes. Valid until the subscription ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SubscriptionHandle(u32);
 
 /// What a client asks for with a filter.
@@ -84,6 +84,9 @@ impl Default for RouterLimits {
         }
     }
 }
+
+/// How many entries of a route's making the buffers for it keep.
+const KEPT: usize = 4096;
 
 /// The router of one shard.
 #[derive(Debug)]
@@ -150,8 +153,7 @@ impl Router {
             cache::Found::Missing => self.cache.admit(hash, topic),
         };
         let Self { cache, trie, foreign, subs, groups, walk, matched, .. } = self;
-        cache.refresh(index, |route| {
-            matched.clear();
+        let id = cache.refresh(index, |route| {
             let Route { topic, groups: wanted, .. } = route;
             let mut remote = foreign.shards(topic);
             trie.matches(topic, walk, |index, node| {
@@ -168,7 +170,11 @@ impl Router {
             });
             route.remote = remote;
             route.set_targets(matched);
-        })
+        });
+        matched.clear();
+        matched.shrink_to(KEPT);
+        walk.shrink_to(KEPT);
+        id
     }
 
     /// Has every route computed anew.

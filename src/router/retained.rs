@@ -3,7 +3,7 @@
 //! A table finds a topic's slot, so that the common case, one more value of a known topic, costs one
 //! look-up; an ordered map beside it, which only new and forgotten topics change, serves wildcards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::hash::{Seed, spread};
 use super::slab::{NIL, Slab, Vacant};
 use super::{Router, RouterLimits};
 use crate::mqtt::Message;
-use crate::timer::{Time, TimerKey, Wheel};
+use crate::timer::Time;
 
 /// The order of what was written to a retained topic: the highest wins. A Lamport clock, later than
 /// every stamp that its shard has seen, then the shard that wrote.
@@ -39,7 +39,7 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 const OWN_TOPICS: &[u8] = b"$SYS/";
 
 /// The most slots one call of `expire_retained` deals with.
-const EXPIRE_AT_MOST: usize = 1024;
+const EXPIRE_AT_MOST: usize = 256;
 
 /// What a slot costs beside its message: slot, key, table and map entries.
 const OVERHEAD_BYTES: usize = 128;
@@ -53,7 +53,7 @@ struct Slot {
 
 #[derive(Debug)]
 enum State {
-    Message(Message, Option<TimerKey>),
+    Message(Message),
     /// Cleared: in the list of the cleared, oldest first.
     Cleared {
         until: Time,
@@ -90,9 +90,8 @@ pub(super) struct Retained {
     table: HashTable<Found>,
     /// By `ordered_key`, which sorts level by level.
     order: BTreeMap<Arc<str>, u32>,
-    timers: Wheel<u32>,
-    /// Fired, and yet to be dealt with.
-    due: Vec<u32>,
+    /// The slots of the messages that expire, soonest first: a wheel would give them up all at once.
+    expiring: BTreeSet<(Time, u32)>,
     oldest_cleared: u32,
     newest_cleared: u32,
     count: usize,
@@ -173,8 +172,7 @@ impl Retained {
             slots: Slab::new(),
             table: HashTable::new(),
             order: BTreeMap::new(),
-            timers: Wheel::new(Time(0)),
-            due: Vec::new(),
+            expiring: BTreeSet::new(),
             oldest_cleared: NIL,
             newest_cleared: NIL,
             count: 0,
@@ -195,7 +193,7 @@ impl Retained {
     /// The message of a slot.
     pub(super) fn message(&self, slot: u32) -> Option<&Message> {
         match &self.slots[slot].state {
-            State::Message(message, _) => Some(message),
+            State::Message(message) => Some(message),
             State::Cleared { .. } | State::Vacant(_) => None,
         }
     }
@@ -229,40 +227,28 @@ impl Retained {
     }
 
     fn expire(&mut self, now: Time) -> bool {
-        if self.due.is_empty() {
-            self.timers.advance(now, &mut self.due);
-        }
         for _ in 0..EXPIRE_AT_MOST {
-            let Some(slot) = self.due.pop() else { break };
-            self.expire_slot(slot, now);
+            match self.expiring.first() {
+                Some(&(at, slot)) if at <= now => {
+                    // The stamp stays: an older value that comes late is not to appear again.
+                    self.take(slot);
+                    self.clear(slot, now);
+                }
+                _ => break,
+            }
         }
         for _ in 0..EXPIRE_AT_MOST {
             if self.next_cleared().is_none_or(|until| until > now) {
-                return !self.due.is_empty();
+                break;
             }
             self.forget(self.oldest_cleared);
         }
-        true
+        self.next_expiry().is_some_and(|at| at <= now)
     }
 
     fn next_expiry(&self) -> Option<Time> {
-        if !self.due.is_empty() {
-            return Some(Time(0));
-        }
-        self.timers.next_deadline().into_iter().chain(self.next_cleared()).min()
-    }
-
-    /// A timer fired. By the time it is dealt with the slot may hold another message, which has
-    /// a timer of its own.
-    fn expire_slot(&mut self, slot: u32, now: Time) {
-        let Some(Slot { state: State::Message(message, _), .. }) = self.slots.get(slot) else {
-            return;
-        };
-        if message.is_expired(now) {
-            // The stamp stays: an older value that comes late is not to appear again.
-            self.take(slot);
-            self.clear(slot, now);
-        }
+        let expiring = self.expiring.first().map(|&(at, _)| at);
+        expiring.into_iter().chain(self.next_cleared()).min()
     }
 
     fn check_room(&self, slot: Option<u32>, message: &Message) -> Result<(), RetainedFull> {
@@ -281,8 +267,8 @@ impl Retained {
     /// Takes out what a slot holds, for something else to be put in.
     fn take(&mut self, slot: u32) {
         match std::mem::replace(&mut self.slots[slot].state, State::Vacant(NIL)) {
-            State::Message(message, timer) => {
-                timer.map(|timer| self.timers.cancel(timer));
+            State::Message(message) => {
+                message.expires_at().map(|at| self.expiring.remove(&(at, slot)));
                 self.count -= 1;
                 self.own -= usize::from(message.topic_bytes().starts_with(OWN_TOPICS));
                 self.bytes -= cost(&message);
@@ -293,11 +279,11 @@ impl Retained {
     }
 
     fn put(&mut self, slot: u32, message: Message) {
-        let timer = message.expires_at().map(|at| self.timers.insert(at, slot));
+        self.expiring.extend(message.expires_at().map(|at| (at, slot)));
         self.count += 1;
         self.own += usize::from(message.topic_bytes().starts_with(OWN_TOPICS));
         self.bytes += cost(&message);
-        self.slots[slot].state = State::Message(message, timer);
+        self.slots[slot].state = State::Message(message);
     }
 
     fn clear(&mut self, slot: u32, now: Time) {

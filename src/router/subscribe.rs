@@ -28,6 +28,8 @@ pub struct Unsubscribed {
     pub group: Option<GroupCount>,
     /// No longer valid; the session forgets it.
     pub handle: SubscriptionHandle,
+    /// What [`set_place`](Router::set_place) said of it.
+    pub place: usize,
 }
 
 /// What the other shards have to be told when a subscription ends with its session.
@@ -74,18 +76,25 @@ impl Router {
         filter: &Filter<'_>,
     ) -> Option<Unsubscribed> {
         let node = self.trie.find(filter.filter)?;
-        let (entry, interest, group) = if let Some(share) = filter.share {
+        if let Some(share) = filter.share {
             let group = self.groups.find(node, share)?;
             let entry = self.groups.member(&self.subs, group, session)?;
-            (entry, false, self.leave_group(group, entry))
-        } else {
-            let entry = self.find_plain(node, session).ok()?;
-            let interest = self.remove_plain(node, entry);
-            self.invalidate(filter.filter);
-            self.trie.prune(node);
-            (entry, interest, None)
-        };
-        Some(Unsubscribed { interest, group, handle: SubscriptionHandle(entry) })
+            let (handle, place) = (SubscriptionHandle(entry), self.subs.place(entry));
+            let group = self.leave_group(group, entry);
+            return Some(Unsubscribed { interest: false, group, handle, place });
+        }
+        let entry = self.find_plain(node, session).ok()?;
+        let (handle, place) = (SubscriptionHandle(entry), self.subs.place(entry));
+        let interest = self.remove_plain(node, entry);
+        self.invalidate(filter.filter);
+        self.trie.prune(node);
+        Some(Unsubscribed { interest, group: None, handle, place })
+    }
+
+    /// Remembers where among its handles a session keeps this one, for the session to find it there
+    /// when the subscription [ends](Self::unsubscribe). `handle` must be valid.
+    pub fn set_place(&mut self, handle: SubscriptionHandle, place: usize) {
+        self.subs.set_place(handle.0, place);
     }
 
     /// Ends a subscription when its session ends. A handle that is not the session's does nothing.

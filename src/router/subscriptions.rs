@@ -1,4 +1,4 @@
-//! The subscriptions of this shard's sessions: a list at each trie node, 20 bytes a subscription.
+//! The subscriptions of this shard's sessions: a list at each trie node, 24 bytes a subscription.
 
 use hashbrown::HashTable;
 
@@ -89,6 +89,8 @@ struct Entry {
     /// Neighbours in the circular list of a node; of a group's member `next` is its position there.
     next: u32,
     prev: u32,
+    /// Where its session keeps the handle.
+    place: u32,
 }
 
 impl Vacant for Entry {
@@ -150,6 +152,15 @@ impl Subscriptions {
         self.entries[entry].value = granted.0;
     }
 
+    /// Where the session of a subscription keeps its handle.
+    pub(super) fn place(&self, entry: u32) -> usize {
+        self.entries[entry].place as usize
+    }
+
+    pub(super) fn set_place(&mut self, entry: u32, place: usize) {
+        self.entries[entry].place = place as u32;
+    }
+
     /// The position of a member in its group.
     pub(super) fn position(&self, entry: u32) -> u32 {
         self.entries[entry].next
@@ -167,7 +178,14 @@ impl Subscriptions {
         granted: Granted,
     ) -> u32 {
         let owner = Owner::Group(group).bits();
-        self.entries.insert(Entry { owner, session, value: granted.0, next: 0, prev: NIL })
+        self.entries.insert(Entry {
+            owner,
+            session,
+            value: granted.0,
+            next: 0,
+            prev: NIL,
+            place: NIL,
+        })
     }
 
     pub(super) fn remove_member(&mut self, entry: u32) {
@@ -182,7 +200,8 @@ impl Subscriptions {
         session: SessionKey,
         granted: Granted,
     ) -> u32 {
-        let entry = Entry { owner: node, session, value: granted.0, next: NIL, prev: NIL };
+        let entry =
+            Entry { owner: node, session, value: granted.0, next: NIL, prev: NIL, place: NIL };
         let entry = self.entries.insert(entry);
         self.link_before(head, entry);
         entry
@@ -190,7 +209,14 @@ impl Subscriptions {
 
     /// Puts a group into the list of its node, last. Gives the link and the list's head.
     pub(super) fn push_group(&mut self, head: u32, node: u32, group: u32) -> (u32, u32) {
-        let entry = Entry { owner: node, session: GROUP_LINK, value: group, next: NIL, prev: NIL };
+        let entry = Entry {
+            owner: node,
+            session: GROUP_LINK,
+            value: group,
+            next: NIL,
+            prev: NIL,
+            place: NIL,
+        };
         let entry = self.entries.insert(entry);
         self.link_before(head, entry);
         self.links += 1;

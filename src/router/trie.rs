@@ -141,6 +141,15 @@ pub(super) struct Walk {
     next: Vec<u32>,
 }
 
+impl Walk {
+    pub(super) fn shrink_to(&mut self, capacity: usize) {
+        for nodes in [&mut self.here, &mut self.next] {
+            nodes.clear();
+            nodes.shrink_to(capacity);
+        }
+    }
+}
+
 impl Trie {
     pub(super) fn new(seed: Seed) -> Self {
         let mut nodes = Slab::new();

@@ -22,8 +22,8 @@ impl Default for SessionLimits {
         Self {
             max_inflight: 1000,
             max_inflight_bytes: 16 * 1024 * 1024,
-            max_queued_messages: 10_000,
-            max_queued_bytes: 64 * 1024 * 1024,
+            max_queued_messages: 1000,
+            max_queued_bytes: 16 * 1024 * 1024,
             queue_qos0: false,
         }
     }

@@ -220,6 +220,7 @@ impl<S> Core<S> {
         if connection.held {
             self.resumed.push(id);
         }
+        self.scans.resume(key);
         let Some(slot) = self.sessions.get_mut(key) else { return };
         if let Some(mut out) = self.connections.live_out(id, &self.settings) {
             slot.session.resume(now, &mut out);

@@ -261,7 +261,11 @@ impl<S> Core<S> {
         let retain = parcel.retain && share.retain_as_published;
         let Some(slot) = self.sessions.get_mut(key) else { return false };
         let Some(id) = slot.connection else {
-            return self.deliver(parcel, key, share);
+            if self.settings.session.queue_qos0 {
+                return self.deliver(parcel, key, share);
+            }
+            self.count_drops(key, DropCause::Offline, 1);
+            return true;
         };
         let Some(connection) = self.connections.get(id) else { return true };
         let version = connection.version;

@@ -222,6 +222,7 @@ impl<S> Core<S> {
         if let Some(timer) = slot.timer.take() {
             self.timers.cancel(timer);
         }
+        self.scans.forget(key);
         let act = self.begin_act();
         let Some(slot) = self.sessions.get_mut(key) else { return };
         let orphans = slot.session.take_for_redistribution();

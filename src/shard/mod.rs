@@ -21,6 +21,7 @@ mod publish;
 mod remote;
 mod rights;
 mod runs;
+mod scans;
 mod sessions;
 mod settings;
 mod stats;
@@ -57,10 +58,10 @@ use self::input::{Taken, Then};
 use self::pressure::Pressure;
 use self::remote::Item;
 use self::rights::RightsChange;
+use self::scans::RetainedScans;
 use self::sessions::Sessions;
 use self::stop::Stopping;
 use self::store::Keeper;
-use self::subscribe::RetainedScans;
 use self::sys::LogLimit;
 use self::timers::Timer;
 
@@ -149,6 +150,8 @@ struct Core<S> {
     /// What this shard may queue.
     allowance: Allowance,
     scans: RetainedScans,
+    /// There is more to remove of what is retained and expired.
+    expiring: bool,
     stats: Arc<ShardStats>,
     /// Connections to read again.
     resumed: Vec<ConnId>,
@@ -174,6 +177,9 @@ struct Core<S> {
 
 /// Batches of mail taken in per turn, at most: sockets are not to wait for a flood of mail.
 const BATCHES_PER_TURN: usize = 64;
+
+/// Memory that the buffer for a moment keeps.
+const BUFFER_KEPT: usize = 64 * 1024;
 
 /// The longest sleep; timers, sockets and mail end it earlier.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
@@ -233,6 +239,7 @@ impl<D: Driver> Shard<D> {
             pressure: Pressure::default(),
             allowance: Allowance::default(),
             scans: RetainedScans::default(),
+            expiring: false,
             stats: shared.stats[usize::from(id)].clone(),
             resumed: Vec::new(),
             log: LogLimit::new(settings.client_lines_per_second),
@@ -284,6 +291,7 @@ impl<D: Driver> Shard<D> {
         self.core.follow_rules();
         self.take_completions();
         self.core.run_timers();
+        self.core.expire_retained();
         self.core.scan_retained();
         self.core.accept_again(&mut self.driver);
         self.core.end_doomed();
@@ -403,9 +411,17 @@ fn follow<D: Driver>(
 }
 
 impl<S> Core<S> {
+    /// Gives the buffer that everybody uses back.
+    fn give_back(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        buffer.shrink_to(BUFFER_KEPT);
+        self.buffer = buffer;
+    }
+
     /// How long to sleep; announces the sleep to those who would wake us.
     fn sleep(&mut self) -> Duration {
         if self.scans.are_ready()
+            || self.expiring
             || !self.resumed.is_empty()
             || !self.mailbox.may_sleep()
             || self.has_committed()

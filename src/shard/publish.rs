@@ -274,8 +274,7 @@ impl<S> Core<S> {
         let mut parcel = Parcel::from_publish(publish, &topic, frame, &mut scratch, publisher);
         parcel.packet_id = packet_id;
         let reach = self.retain_and_distribute(&mut parcel, reader.route);
-        scratch.clear();
-        self.buffer = scratch;
+        self.give_back(scratch);
         self.topic = topic;
         reach
     }

@@ -325,6 +325,7 @@ impl<S> Core<S> {
         if let Some(slot) = self.sessions.get_mut(key)
             && !subscribed.existed
         {
+            self.router.set_place(subscribed.handle, slot.subscriptions.len());
             slot.subscriptions.push(subscribed.handle);
             self.shared.admission.add_subscription();
         }

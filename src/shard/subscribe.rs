@@ -1,68 +1,18 @@
-//! SUBSCRIBE and UNSUBSCRIBE, and the retained messages that follow a subscription.
-
-use std::collections::VecDeque;
-use std::time::Duration;
+//! SUBSCRIBE and UNSUBSCRIBE.
 
 use crate::mqtt::topic::Filter;
 use crate::mqtt::{
-    DecodeError, Message, Packet, Properties, QoS, ReasonCode, RetainHandling, SubAck, Subscribe,
+    DecodeError, Packet, Properties, QoS, ReasonCode, RetainHandling, SubAck, Subscribe,
     SubscribeFilter, UnsubAck, Unsubscribe, encode, topic, varint_len,
 };
 use crate::router::{GroupCount, SessionKey, SubscriptionHandle, SubscriptionOptions};
-use crate::session::{Delivery, STORE, Sink, SubscriptionRecord};
+use crate::session::{STORE, SubscriptionRecord};
 
 use super::Core;
 use super::gate::MAX_PENDING;
 use super::input::{Reader, Then};
-use super::remote::{Item, Publisher};
-use super::timers::Timer;
-
-/// Retained messages handed to one subscription in one go: others want their turn.
-const RETAINED_PER_STEP: usize = 64;
-
-/// Steps in one turn of the loop: sockets want theirs.
-const STEPS_PER_TURN: usize = 64;
-
-/// How soon a scan goes on whose subscriber had no room.
-pub(super) const SCAN_PAUSE: Duration = Duration::from_millis(10);
-
-/// The retained messages that a new subscription still has to get.
-#[derive(Debug)]
-pub(super) struct RetainedScan {
-    session: SessionKey,
-    serial: u32,
-    filter: Box<str>,
-    qos: QoS,
-    identifier: Option<u32>,
-    after: Option<String>,
-}
-
-/// The scans of a shard. Each session has one for each of its subscriptions at most.
-#[derive(Debug, Default)]
-pub(super) struct RetainedScans {
-    waiting: VecDeque<RetainedScan>,
-    /// How many in a row had no room at their subscriber. When that is all of them they rest.
-    stuck: usize,
-    /// They wait for a timer.
-    resting: bool,
-}
-
-impl RetainedScans {
-    /// Whether there is something to do without waiting.
-    pub(super) fn are_ready(&self) -> bool {
-        !self.waiting.is_empty() && !self.resting
-    }
-
-    /// Goes on after a rest.
-    pub(super) fn wake(&mut self) {
-        self.resting = false;
-        self.stuck = 0;
-    }
-
-    fn remove(&mut self, session: SessionKey, filter: &str) {
-        self.waiting.retain(|scan| scan.session != session || *scan.filter != *filter);
-    }
-}
+use super::remote::Item;
+use super::scans::RetainedScan;
 
 impl<S> Core<S> {
     pub(super) fn subscribe(
@@ -85,9 +35,8 @@ impl<S> Core<S> {
             properties: Properties::EMPTY,
         };
         self.answer_when_known(reader, &Packet::SubAck(packet));
-        for scan in scans {
-            let rest = self.scan_step(scan);
-            self.scans.waiting.extend(rest);
+        for (handle, scan) in scans {
+            self.start_scan(reader.session, handle, scan);
         }
         Ok(Then::Continue)
     }
@@ -121,7 +70,7 @@ impl<S> Core<S> {
         reader: &Reader<'_>,
         subscribe: &Subscribe<'_>,
         asked: &SubscribeFilter<'_>,
-        scans: &mut Vec<RetainedScan>,
+        scans: &mut Vec<(SubscriptionHandle, RetainedScan)>,
     ) -> Result<ReasonCode, DecodeError> {
         let filter = match Filter::parse(asked.filter, &self.settings.limits) {
             Ok(filter) => filter,
@@ -161,6 +110,7 @@ impl<S> Core<S> {
         }
         let subscribed = self.router.subscribe(key, &filter, options);
         if !subscribed.existed {
+            self.router.set_place(subscribed.handle, slot.subscriptions.len());
             slot.subscriptions.push(subscribed.handle);
         } else if admitted {
             admission.release_subscription();
@@ -172,7 +122,6 @@ impl<S> Core<S> {
             retain_as_published: options.retain_as_published,
             identifier: options.identifier.map_or(0, std::num::NonZeroU32::get),
         });
-        let serial = slot.serial;
         if subscribed.interest {
             self.tell_all(|| Item::Interest(filter.filter.into()));
         }
@@ -183,18 +132,13 @@ impl<S> Core<S> {
             RetainHandling::DoNotSend => false,
         };
         if wants_retained && filter.share.is_none() {
-            if subscribed.existed {
-                // It begins anew.
-                self.scans.remove(key, filter.filter);
-            }
-            scans.push(RetainedScan {
-                session: key,
-                serial,
+            let scan = RetainedScan {
                 filter: filter.filter.into(),
                 qos: options.qos,
                 identifier: options.identifier.map(std::num::NonZeroU32::get),
                 after: None,
-            });
+            };
+            scans.push((subscribed.handle, scan));
         }
         Ok(match options.qos {
             QoS::AtMostOnce => ReasonCode::Success,
@@ -246,12 +190,21 @@ impl<S> Core<S> {
         };
         self.shared.admission.release_subscription();
         let Some(slot) = self.sessions.get_mut(key) else { return ReasonCode::Success };
-        slot.subscriptions.retain(|handle| *handle != gone.handle);
+        debug_assert_eq!(slot.subscriptions.get(gone.place), Some(&gone.handle));
+        if gone.place < slot.subscriptions.len() {
+            slot.subscriptions.swap_remove(gone.place);
+            if let Some(moved) = slot.subscriptions.get(gone.place) {
+                self.router.set_place(*moved, gone.place);
+            }
+            if slot.subscriptions.len() * 4 < slot.subscriptions.capacity() {
+                slot.subscriptions.shrink_to(slot.subscriptions.len() * 2);
+            }
+        }
         let act = self.begin_act();
         let Some(slot) = self.sessions.get_mut(key) else { return ReasonCode::Success };
         slot.session.note_unsubscribed(|| full_filter(filter.share, filter.filter));
         let orphans = group.map_or_else(Vec::new, |group| slot.session.take_queued(group.index()));
-        self.scans.remove(key, filter.filter);
+        self.scans.remove(key, gone.handle);
         if gone.interest {
             self.tell_all(|| Item::NoInterest(filter.filter.into()));
         }
@@ -327,72 +280,7 @@ impl<S> Core<S> {
         if let Some(mut out) = self.connections.out(reader.id) {
             slot.session.send_when_confirmed(&frame, self.turn, waiting, &mut out);
         }
-        frame.clear();
-        self.buffer = frame;
-    }
-
-    /// Goes on with the scans, so many steps in a turn.
-    pub(super) fn scan_retained(&mut self) {
-        for _ in 0..self.scans.waiting.len().min(STEPS_PER_TURN) {
-            if self.scans.resting {
-                return;
-            }
-            let Some(scan) = self.scans.waiting.pop_front() else { return };
-            let before = scan.after.clone();
-            let left = self.scan_step(scan);
-            let is_stuck = left.as_ref().is_some_and(|scan| scan.after == before);
-            self.scans.waiting.extend(left);
-            self.scans.stuck = if is_stuck { self.scans.stuck + 1 } else { 0 };
-            if is_stuck && self.scans.stuck >= self.scans.waiting.len() {
-                // Nobody has room: try again when there may be some, not at once.
-                self.scans.resting = true;
-                self.timers.insert(self.now.plus(SCAN_PAUSE), Timer::Scans);
-            }
-        }
-    }
-
-    /// Hands on some retained messages; gives the scan back if there are more.
-    fn scan_step(&mut self, mut scan: RetainedScan) -> Option<RetainedScan> {
-        self.sessions.get_serial(scan.session, scan.serial)?;
-        let mut found: Vec<Message> = Vec::new();
-        let next = self.router.retained(
-            &scan.filter,
-            scan.after.as_deref(),
-            RETAINED_PER_STEP,
-            self.now,
-            |message| found.push(message.clone()),
-        );
-        for message in found {
-            if !self.sessions.may_receive(scan.session, message.topic()) {
-                scan.after = Some(message.topic().to_owned());
-                continue;
-            }
-            if !self.has_room_for(scan.session, &message) {
-                return Some(scan);
-            }
-            let delivery = Delivery {
-                message: &message,
-                qos: scan.qos.min(message.qos()),
-                retain: true,
-                identifiers: scan.identifier.as_slice(),
-                group: None,
-            };
-            self.deliver_message(scan.session, delivery, Publisher::NOBODY);
-            scan.after = Some(message.topic().to_owned());
-        }
-        next.map(|after| RetainedScan { after: Some(after), ..scan })
-    }
-
-    fn has_room_for(&mut self, key: SessionKey, message: &Message) -> bool {
-        let tight = self.tight_limits(key, message.size());
-        let limits = tight.as_ref().unwrap_or(&self.settings.session);
-        let Some(slot) = self.sessions.get_mut(key) else { return true };
-        let Some(id) = slot.connection else {
-            return slot.session.has_room(message.size(), limits);
-        };
-        let output = self.connections.live_out(id, &self.settings);
-        output.is_none_or(|out| out.has_room() && out.connection.backlog() < out.backlog_limit)
-            && slot.session.has_room(message.size(), limits)
+        self.give_back(frame);
     }
 }
 

@@ -54,10 +54,17 @@ impl<S> Core<S> {
     }
 
     fn sweep(&mut self) {
-        self.router.expire_retained(self.now);
+        self.expiring = true;
         self.update_gauges();
         self.count_stored();
         self.timers.insert(self.now.plus(SWEEP_INTERVAL), Timer::Sweep);
+    }
+
+    /// Removes some more of what is retained and expired.
+    pub(super) fn expire_retained(&mut self) {
+        if self.expiring {
+            self.expiring = self.router.expire_retained(self.now);
+        }
     }
 
     fn connection_due(&mut self, id: ConnId) {

@@ -1,5 +1,6 @@
 //! Shards on a simulated network, step by step: what takes full buffers, or the right turn.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::common::client::subscribe;
@@ -81,4 +82,36 @@ fn a_client_that_reads_a_long_queue_slowly_is_served() {
     assert!(seconds > 60, "it took {seconds} s");
     assert!(received.len() > 150 * 20_000, "{} bytes came in {seconds} s", received.len());
     assert_eq!(received[received.len() - 2..], [wire::PINGRESP, 0]);
+}
+
+/// Retained messages that an absent session has no room for wait until its client is back; the shard
+/// sleeps meanwhile.
+#[test]
+fn retained_messages_wait_for_an_absent_client() {
+    let mut rig = Rig::new(1, "[queue]\nmax_messages = 10\n[mqtt]\nmax_inflight = 1");
+    let publisher = rig.connect(&Connect::new(V311, "p"));
+    for id in 1..=100_u16 {
+        let message = Message::new(&format!("t/{id}"), id.to_be_bytes()).qos(1).id(id).retain();
+        rig.send(publisher, &message.bytes(V311));
+    }
+    let subscriber = Connect::lasting(V311, "s");
+    let client = rig.connect(&subscriber);
+    rig.send(client, &subscribe(V311, 1, &[("t/#", 1)], &[]));
+    rig.turns(2);
+    rig.world.client_close(client);
+    rig.turns(2);
+    // It is looked at once more than ever after.
+    rig.world.advance(Duration::from_millis(20));
+    rig.turns(2);
+    let sleep = rig.shards[0].rest();
+    assert!(sleep > Duration::from_millis(100), "it sleeps for {sleep:?}");
+
+    let client = rig.world.connect();
+    rig.send(client, &subscriber.bytes());
+    let mut received = BTreeSet::new();
+    for _ in 0..200 {
+        received.extend(rig.take_all(client, V311));
+        rig.world.advance(Duration::from_millis(10));
+    }
+    assert_eq!(received.len(), 100);
 }

@@ -17,8 +17,14 @@ const EXPIRY: &[u8] = b"\x02\x00\x00\x00\x3C";
 const ALIAS: &[u8] = b"\x23\x00\x01";
 /// Topic Alias Maximum 5.
 const ALIAS_MAXIMUM: &[u8] = b"\x22\x00\x05";
+/// Session Expiry Interval of 60 s.
+const SESSION_EXPIRY: &[u8] = b"\x11\x00\x00\x00\x3C";
 /// Subscription Identifier 9.
 const IDENTIFIER: &[u8] = b"\x0B\x09";
+
+const DISCONNECT: [u8; 2] = [0xE0, 0];
+const PINGREQ: [u8; 2] = [0xC0, 0];
+const PINGRESP: u8 = 0xD0;
 
 /// Who receives.
 #[derive(Clone, Copy)]
@@ -77,6 +83,31 @@ fn no_allocations(version: Version, first: &[u8], frames: &[Vec<u8>], receivers:
     let watch = Watch::begin(&turn, true);
     rounds();
     nothing(&watch.end(), receivers.rounds * (BURST + 1));
+    assert_eq!(broker.stop(), Ok(()));
+}
+
+/// QoS 0 for a session that is not connected is dropped; so nobody needs a message of its own.
+#[test]
+fn a_receiver_that_is_absent() {
+    let turn = alone();
+    let broker = broker(1, "");
+    let address = broker.addresses()[0];
+    let mut absent = Client::connect_with(address, V5, "s", SESSION_EXPIRY);
+    absent.subscribe("a/b/c", 0, IDENTIFIER);
+    absent.send(&DISCONNECT);
+    let mut publisher = Client::connect(address, V5, "p");
+    let mut rounds = || {
+        for _ in 0..ROUNDS {
+            publisher.send(&plain(V5)[0]);
+            publisher.send(&publish(V5, "a/b/c", None, ALIAS, &PAYLOAD));
+            publisher.send(&PINGREQ);
+            assert_eq!(publisher.packet()[0], PINGRESP);
+        }
+    };
+    rounds();
+    let watch = Watch::begin(&turn, true);
+    rounds();
+    nothing(&watch.end(), 2 * ROUNDS);
     assert_eq!(broker.stop(), Ok(()));
 }
 

@@ -57,13 +57,16 @@ fn says_what_the_other_shards_are_to_be_told() {
     let filter = plain("a/b");
     let first = router.subscribe(1, &filter, options(QoS::AtMostOnce));
     assert!(first.interest && !first.existed && first.group.is_none());
-    assert!(!router.subscribe(2, &filter, options(QoS::AtMostOnce)).interest);
+    let second = router.subscribe(2, &filter, options(QoS::AtMostOnce));
+    assert!(!second.interest);
+    router.set_place(second.handle, 7);
     let again = router.subscribe(1, &filter, options(QoS::ExactlyOnce));
     assert!(again.existed && !again.interest && again.handle == first.handle);
     let known = router.subscription(1, first.handle).unwrap();
     assert_eq!((known.filter.as_str(), known.options.qos), ("a/b", QoS::ExactlyOnce));
     assert_eq!(router.subscription(2, first.handle), None);
-    assert!(!router.unsubscribe(2, &filter).unwrap().interest);
+    let gone = router.unsubscribe(2, &filter).unwrap();
+    assert_eq!((gone.interest, gone.handle, gone.place), (false, second.handle, 7));
     assert_eq!(router.unsubscribe(2, &filter), None);
     assert_eq!(router.unsubscribe_handle(9, first.handle), Ended::default());
     let ended = router.unsubscribe_handle(1, first.handle);

@@ -78,6 +78,24 @@ fn messages_expire() {
 }
 
 #[test]
+fn what_expires_at_once_goes_step_by_step() {
+    let mut router = router();
+    for n in 0..5000 {
+        let topic = format!("t/{n}");
+        let message = message(&topic, "x", Some(5), NOW);
+        router.retain(&topic, Some(message), Stamp(1, 0), NOW).unwrap();
+    }
+    let at = NOW.plus(Duration::from_secs(5));
+    let (mut calls, mut left) = (1, router.retained_count());
+    while router.expire_retained(at) {
+        assert!((left - 256..left).contains(&router.retained_count()), "bounded, and counted off");
+        left = router.retained_count();
+        calls += 1;
+    }
+    assert_eq!((router.retained_count(), router.retained_bytes(), calls), (0, 0, 5000 / 256 + 1));
+}
+
+#[test]
 fn limits_hold_by_count_and_bytes() {
     let limits = RouterLimits {
         max_retained_messages: 2,

@@ -1,0 +1,253 @@
+//! The retained messages that follow a subscription: in steps, as there is room for them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+
+use crate::mqtt::{Message, QoS};
+use crate::router::{SessionKey, SubscriptionHandle};
+use crate::session::{Delivery, Sink};
+
+use super::Core;
+use super::remote::Publisher;
+use super::timers::Timer;
+
+/// Retained messages handed to one subscription in one go: others want their turn.
+const RETAINED_PER_STEP: usize = 64;
+
+/// Steps in one turn of the loop: sockets want theirs.
+const STEPS_PER_TURN: usize = 64;
+
+/// How soon a scan goes on whose connected subscriber had no room.
+const SCAN_PAUSE: Duration = Duration::from_millis(10);
+
+/// The retained messages that a new subscription still has to get.
+#[derive(Debug)]
+pub(super) struct RetainedScan {
+    pub(super) filter: Box<str>,
+    pub(super) qos: QoS,
+    pub(super) identifier: Option<u32>,
+    /// The topic after which it goes on.
+    pub(super) after: Option<String>,
+}
+
+/// Where a step left a scan.
+enum Step {
+    Done,
+    More(RetainedScan),
+    /// Its session has no room.
+    NoRoom(RetainedScan),
+}
+
+/// The scans of a shard: one for each subscription at most.
+#[derive(Debug, Default)]
+pub(super) struct RetainedScans {
+    waiting: HashMap<SessionKey, BTreeMap<SubscriptionHandle, RetainedScan>>,
+    /// Sessions whose scans go on.
+    ready: BTreeSet<SessionKey>,
+    /// Connected sessions without room: they are looked at again after a pause. Absent ones are in
+    /// neither set, and go on when they connect.
+    resting: BTreeSet<SessionKey>,
+    /// Whose step was last: the next one is the turn of the session after it.
+    last: SessionKey,
+    is_timer_set: bool,
+}
+
+impl RetainedScans {
+    /// Whether there is something to do without waiting.
+    pub(super) fn are_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// The pause is over.
+    pub(super) fn wake(&mut self) {
+        self.is_timer_set = false;
+        self.ready.append(&mut self.resting);
+    }
+
+    /// There may be room in a session.
+    pub(super) fn resume(&mut self, session: SessionKey) {
+        if self.waiting.contains_key(&session) {
+            self.resting.remove(&session);
+            self.ready.insert(session);
+        }
+    }
+
+    /// A subscription is gone, or begins anew.
+    pub(super) fn remove(&mut self, session: SessionKey, handle: SubscriptionHandle) {
+        let Some(scans) = self.waiting.get_mut(&session) else { return };
+        scans.remove(&handle);
+        if scans.is_empty() {
+            self.forget(session);
+        }
+    }
+
+    /// A session is gone, or has all that it waited for.
+    pub(super) fn forget(&mut self, session: SessionKey) {
+        if self.waiting.remove(&session).is_some() {
+            self.ready.remove(&session);
+            self.resting.remove(&session);
+        }
+    }
+
+    fn insert(&mut self, session: SessionKey, handle: SubscriptionHandle, scan: RetainedScan) {
+        self.waiting.entry(session).or_default().insert(handle, scan);
+    }
+
+    /// The first scan of the session whose turn it is.
+    fn take_next(&mut self) -> Option<(SessionKey, SubscriptionHandle, RetainedScan)> {
+        let after = (Bound::Excluded(self.last), Bound::Unbounded);
+        let session = *self.ready.range(after).next().or(self.ready.first())?;
+        self.last = session;
+        let (handle, scan) = self.waiting.get_mut(&session)?.pop_first()?;
+        Some((session, handle, scan))
+    }
+}
+
+impl<S> Core<S> {
+    /// Begins the scan of a new subscription.
+    pub(super) fn start_scan(
+        &mut self,
+        session: SessionKey,
+        handle: SubscriptionHandle,
+        scan: RetainedScan,
+    ) {
+        self.scans.remove(session, handle);
+        self.do_step(session, handle, scan);
+    }
+
+    /// Goes on with the scans, so many steps in a turn.
+    pub(super) fn scan_retained(&mut self) {
+        for _ in 0..self.scans.ready.len().min(STEPS_PER_TURN) {
+            let Some((session, handle, scan)) = self.scans.take_next() else { return };
+            self.do_step(session, handle, scan);
+        }
+    }
+
+    fn do_step(&mut self, session: SessionKey, handle: SubscriptionHandle, scan: RetainedScan) {
+        let step = self.scan_step(session, scan);
+        let scans = &mut self.scans;
+        match step {
+            Step::Done => scans.remove(session, handle),
+            Step::More(scan) => {
+                scans.insert(session, handle, scan);
+                scans.resume(session);
+            }
+            Step::NoRoom(scan) => {
+                scans.insert(session, handle, scan);
+                scans.ready.remove(&session);
+                let slot = self.sessions.get(session);
+                if slot.is_some_and(|slot| slot.connection.is_some()) {
+                    scans.resting.insert(session);
+                    if !std::mem::replace(&mut scans.is_timer_set, true) {
+                        self.timers.insert(self.now.plus(SCAN_PAUSE), Timer::Scans);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands on some retained messages.
+    fn scan_step(&mut self, session: SessionKey, mut scan: RetainedScan) -> Step {
+        if !self.has_room_for(session, 0) {
+            return Step::NoRoom(scan);
+        }
+        let mut found: Vec<Message> = Vec::new();
+        let next = self.router.retained(
+            &scan.filter,
+            scan.after.as_deref(),
+            RETAINED_PER_STEP,
+            self.now,
+            |message| found.push(message.clone()),
+        );
+        for message in found {
+            if !self.sessions.may_receive(session, message.topic()) {
+                scan.after = Some(message.topic().to_owned());
+                continue;
+            }
+            if !self.has_room_for(session, message.size()) {
+                return Step::NoRoom(scan);
+            }
+            let delivery = Delivery {
+                message: &message,
+                qos: scan.qos.min(message.qos()),
+                retain: true,
+                identifiers: scan.identifier.as_slice(),
+                group: None,
+            };
+            self.deliver_message(session, delivery, Publisher::NOBODY);
+            scan.after = Some(message.topic().to_owned());
+        }
+        match next {
+            Some(after) => Step::More(RetainedScan { after: Some(after), ..scan }),
+            None => Step::Done,
+        }
+    }
+
+    /// Whether a session can take a message of that many bytes.
+    fn has_room_for(&mut self, key: SessionKey, bytes: usize) -> bool {
+        let tight = self.tight_limits(key, bytes);
+        let limits = tight.as_ref().unwrap_or(&self.settings.session);
+        let Some(slot) = self.sessions.get_mut(key) else { return true };
+        let Some(id) = slot.connection else {
+            return slot.session.has_room(bytes, limits);
+        };
+        let output = self.connections.live_out(id, &self.settings);
+        output.is_none_or(|out| out.has_room() && out.connection.backlog() < out.backlog_limit)
+            && slot.session.has_room(bytes, limits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Scans of the sessions 1 to 3, two subscriptions each.
+    fn scans() -> (RetainedScans, [SubscriptionHandle; 2]) {
+        let mut router =
+            crate::router::Router::new(0, 1, 1, crate::router::RouterLimits::default());
+        let handles = ["a/#", "b/#"].map(|filter| {
+            let filter = crate::mqtt::topic::Filter { share: None, filter };
+            router.subscribe(1, &filter, Default::default()).handle
+        });
+        let mut scans = RetainedScans::default();
+        for (session, handle) in (1..4).flat_map(|session| handles.map(|handle| (session, handle)))
+        {
+            let qos = QoS::AtMostOnce;
+            let scan = RetainedScan { filter: "a/#".into(), qos, identifier: None, after: None };
+            scans.insert(session, handle, scan);
+            scans.resume(session);
+        }
+        (scans, handles)
+    }
+
+    #[test]
+    fn sessions_take_turns() {
+        let (mut scans, _) = scans();
+        let mut order = Vec::new();
+        for _ in 0..6 {
+            order.extend(scans.take_next().map(|(session, ..)| session));
+        }
+        assert_eq!(order, [1, 2, 3, 1, 2, 3]);
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_ended() {
+        let (mut scans, handles) = scans();
+        scans.ready.remove(&1);
+        scans.resting.insert(2);
+        scans.ready.remove(&2);
+        for session in 1..4 {
+            scans.remove(session, handles[0]);
+        }
+        assert_eq!(scans.waiting.len(), 3, "each has another one");
+        scans.remove(1, handles[1]);
+        scans.remove(2, handles[1]);
+        scans.forget(3);
+        assert!(scans.waiting.is_empty() && scans.resting.is_empty() && !scans.are_ready());
+        scans.resume(1);
+        assert!(!scans.are_ready(), "it waits for nothing any more");
+    }
+}
