@@ -9,7 +9,8 @@
 use std::collections::VecDeque;
 
 use super::journal::{
-    Change, Journal, QueuedRecord, SessionNumber, SessionRecord, SubscriptionRecord, Waiter,
+    Change, IdentityRecord, Journal, QueuedRecord, SessionNumber, SessionRecord,
+    SubscriptionRecord, Waiter,
 };
 use super::outbound::{millis, write};
 use super::queue::Entry;
@@ -175,7 +176,11 @@ impl Session {
     }
 
     /// Notes the session itself: it has connected, lost its connection, or given its Will away.
-    pub fn note_session(&self, will_at: Option<Time>) {
+    pub fn note_session(
+        &self,
+        will_at: Option<Time>,
+        identity: impl FnOnce() -> Option<IdentityRecord>,
+    ) {
         let Some(durable) = &self.durable else { return };
         let record = SessionRecord {
             client_id: self.client_id.clone(),
@@ -184,6 +189,7 @@ impl Session {
             disconnected_at: (!self.link.connected).then_some(self.disconnected_at),
             will: self.will.as_deref().cloned(),
             will_at,
+            identity: identity(),
         };
         durable.journal.note(Change::Session(Box::new(record)));
     }

@@ -37,7 +37,8 @@ pub use durable::Restored;
 pub use gate::{PublishOutcome, STORE, Verdict};
 pub use inbound::Begin;
 pub use journal::{
-    Change, Journal, QueuedRecord, SessionNumber, SessionRecord, SubscriptionRecord, Waiter,
+    Change, IdentityRecord, Journal, QueuedRecord, SessionNumber, SessionRecord,
+    SubscriptionRecord, Waiter,
 };
 pub use limits::{DropCause, DropCounts, SessionLimits};
 pub use link::LinkParameters;

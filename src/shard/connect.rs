@@ -320,7 +320,7 @@ impl<S> Core<S> {
             out.packet(&Packet::ConnAck(packet));
             return;
         };
-        slot.session.note_session(None);
+        slot.note();
         let mut frame = Vec::new();
         let max = slot.session.maximum_packet_size();
         encode(connect.version, &Packet::ConnAck(packet), max, &mut frame);

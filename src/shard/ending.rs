@@ -190,7 +190,7 @@ impl<S> Core<S> {
             self.publish_will(key, will);
         }
         if let Some(slot) = self.sessions.get(key) {
-            slot.session.note_session(slot.will_at);
+            slot.note();
         }
         self.end_act(act);
         if let Some(slot) = self.sessions.get(key) {

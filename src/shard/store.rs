@@ -228,7 +228,10 @@ impl<S> Core<S> {
     /// Whether the writer has committed what somebody here may wait for.
     #[inline]
     pub(super) fn has_committed(&self) -> bool {
-        self.store.as_ref().is_some_and(|store| store.link.committed() > self.gate.committed())
+        self.store.as_ref().is_some_and(|store| {
+            store.link.committed() > self.gate.committed()
+                || store.link.is_full() != self.mailbox.is_store_full()
+        })
     }
 
     /// Lets go on what waited for the commits since the last turn.
@@ -237,6 +240,7 @@ impl<S> Core<S> {
             return;
         }
         let Some(store) = &mut self.store else { return };
+        self.mailbox.set_store_full(store.link.is_full());
         let committed = store.link.committed();
         while let Some(deferred) = store.deferred.pop_front_if(|first| first.turn <= committed) {
             let Deferred { to, of, refused, returned, .. } = deferred;
@@ -270,6 +274,7 @@ impl<S> Core<S> {
             parts: std::mem::take(&mut store.parts),
             done: std::mem::take(&mut store.done),
         });
+        self.mailbox.set_store_full(store.link.is_full());
         for (session, serial) in waiters {
             self.gate.wait(1 << STORE, self.turn, session, serial);
         }
@@ -277,7 +282,8 @@ impl<S> Core<S> {
 
     /// Puts a session back that was stored.
     fn restore_session(&mut self, stored: StoredSession) {
-        let StoredSession { record, subscriptions, inbound, kept } = stored;
+        let StoredSession { mut record, subscriptions, inbound, kept } = stored;
+        let identity = record.identity.take();
         let now = self.now;
         let Some(store) = &self.store else { return };
         let journal = store.journal.clone();
@@ -290,6 +296,7 @@ impl<S> Core<S> {
         for subscription in &subscriptions {
             self.restore_subscription(key, subscription);
         }
+        self.restore_identity(key, identity);
         let kept = kept.into_iter().map(|(place, kept)| (place, self.restored(kept))).collect();
         let was_connected = record.disconnected_at.is_none();
         let will_at = record.will_at;
@@ -306,7 +313,7 @@ impl<S> Core<S> {
                     Some(now)
                 }
             };
-            slot.session.note_session(slot.will_at);
+            slot.note();
         }
         self.arm_absent(key);
     }

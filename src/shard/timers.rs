@@ -122,7 +122,7 @@ impl<S> Core<S> {
                 self.publish_will(key, will);
             }
             if let Some(slot) = self.sessions.get(key) {
-                slot.session.note_session(None);
+                slot.note();
             }
             self.end_act(act);
         }
