@@ -26,7 +26,7 @@ pub(super) fn about() -> Value {
         "system": line("/etc/os-release", "PRETTY_NAME=").trim_matches('"'),
         "kernel": read("/proc/sys/kernel/osrelease"),
         "cpu": line("/proc/cpuinfo", "model name"),
-        "cores": std::thread::available_parallelism().map_or(0, usize::from),
+        "cores": read("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor")).count(),
         "memory": format!("{:.1} GiB", memory_kib as f64 / f64::from(1 << 20)),
         "congestion_control": read("/proc/sys/net/ipv4/tcp_congestion_control"),
     })

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::about::about;
 use super::chart::{self, Group, Line};
 use super::page::{self, plain};
-use super::summary::{median, times};
+use super::summary::{less, median, times};
 use super::{Outcome, Work};
 use crate::measure::Latencies;
 
@@ -237,8 +237,9 @@ fn groups(
             let ratio = other.map(|base| if is_less_better { base / value } else { value / base });
             let ratio = ratio.filter(|ratio| ratio.is_finite());
             let ratio = ratio.map_or_else(String::new, |ratio| {
-                let word = if is_less_better { "less" } else { "as many" };
-                format!("  ({} {word})", times(ratio))
+                let words =
+                    if is_less_better { less(ratio) } else { format!("{} as many", times(ratio)) };
+                format!("  ({words})")
             });
             Some((value, show(value) + &ratio))
         };

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::chart::escape;
 use super::files::Report;
-use super::summary::{Summary, times};
+use super::summary::{Summary, less};
 
 const STYLE: &str = ":root{color-scheme:light dark;--ink:#1f2328;--faint:#59636e;--line:#d1d9e0;--ground:#fff;--box:#f6f8fa;--best:#1a7f37}@media(prefers-color-scheme:dark){:root{--ink:#f0f6fc;--faint:#9198a1;--line:#3d444d;--ground:#0d1117;--box:#151b23;--best:#3fb950}}*{box-sizing:border-box}body{max-width:1140px;margin:2.5rem auto;padding:0 1.25rem;font:15px/1.55 system-ui,sans-serif;background:var(--ground);color:var(--ink)}h1{font-size:1.7rem;margin:0}h2{font-size:1.2rem;margin:2.5rem 0 .5rem}p{margin:.4rem 0;color:var(--faint)}table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:tabular-nums}th,td{padding:.4rem .7rem;border-bottom:1px solid var(--line);text-align:right}th:first-child,td:first-child{text-align:left}th{font-weight:600}td small{color:var(--faint)}td.best{color:var(--best);font-weight:600}.wide{overflow-x:auto}svg{display:block;width:100%;height:auto;margin:1.5rem 0}.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr));gap:1.5rem 2.5rem}.two svg{margin:.5rem 0}pre{overflow-x:auto;font-size:12px;line-height:1.45;background:var(--box);padding:1rem;border-radius:6px}details{margin:.6rem 0}summary{cursor:pointer}";
 
@@ -77,8 +77,7 @@ fn figures(report: &Report<'_>) -> String {
             let is_baseline = Some(target.as_str()) == report.baseline;
             let ratio = baseline.as_ref().filter(|_| !is_baseline);
             let ratio = ratio.and_then(|baseline| summary.ratio(baseline));
-            let shown =
-                ratio.map_or_else(String::new, |ratio| format!("<br>{} less", times(ratio)));
+            let shown = ratio.map_or_else(String::new, |ratio| format!("<br>{}", less(ratio)));
             let class = if ratio.is_some_and(|ratio| ratio > 1.0) { " class=\"best\"" } else { "" };
             let _ = write!(table, "<td{class}>{}{shown}</td>", escape(&summary.show()));
         }

@@ -57,6 +57,15 @@ pub(crate) fn times(ratio: f64) -> String {
     if ratio >= 10.0 { format!("{ratio:.0}×") } else { format!("{ratio:.2}×") }
 }
 
+/// What a ratio of spending says about the one that spends `1 / ratio` of the other.
+pub(crate) fn less(ratio: f64) -> String {
+    if ratio >= 1.0 {
+        format!("{} less", times(ratio))
+    } else {
+        format!("{} more", times(1.0 / ratio))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,5 +103,7 @@ mod tests {
         assert_eq!(ratio(500_000, 5_000_000).as_deref(), Some("10×"));
         assert_eq!(ratio(500_000, 750_000).as_deref(), Some("1.50×"));
         assert_eq!(ratio(0, 1), None);
+        assert_eq!(less(20.4), "20× less");
+        assert_eq!(less(0.5), "2.00× more");
     }
 }

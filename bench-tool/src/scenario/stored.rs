@@ -128,7 +128,8 @@ pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<O
         engine.add_client(ClientSpec { receives: Receives::With(n as usize), ..absent(n) });
     }
     let expected = u64::from(pairs) * u64::from(messages);
-    if ended.is_ok() {
+    // A broker whose queues are full may close the publishers: that is the result then.
+    if ended.is_ok() && engine.counters().failed == 0 {
         engine.connect_all()?;
         ended = engine.receive_until(expected, PATIENCE).map(drop);
     }
