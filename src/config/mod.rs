@@ -11,6 +11,7 @@
 //! All of it is read and checked before anything is bound, and whatever is wrong is one
 //! [`ConfigError`].
 
+pub mod certs;
 pub mod cli;
 pub mod passwd;
 pub mod process;
@@ -28,10 +29,11 @@ use std::thread;
 pub use error::{ConfigError, Origin};
 pub use reader::Change;
 pub use schema::{
-    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, Config, Durability,
-    GiveUp, Limits, Listener, Log, LogFormat, LogLevel, Mailbox, Mqtt, OfflineOverflow,
-    OnlineOverflow, Overflow, Queue, Retained, Retry, RouteCache, Shared, SharedStrategy, Shutdown,
-    Store, StoreEngine, Sys, V3Publisher,
+    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, ClientCertificates,
+    Config, Durability, GiveUp, Limits, Listener, ListenerCertificate, ListenerTls, Log, LogFormat,
+    LogLevel, Mailbox, Mqtt, OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained, Retry,
+    RouteCache, Shared, SharedStrategy, Shutdown, Store, StoreEngine, Sys, TlsVersion, UserFrom,
+    V3Publisher,
 };
 
 use crate::shard::MAX_SHARDS;
