@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use sluice::Broker;
 use sluice::config::cli::{CommandLine, Task};
 use sluice::hooks::Hooks;
 
@@ -18,13 +19,16 @@ fn main() -> ExitCode {
             eprintln!("sluice: {error}");
             ExitCode::from(USAGE)
         }
-        Ok(Task::Checked(file, changes)) => {
-            println!("{}: right", file.display());
-            for change in changes {
-                println!("{change}");
+        Ok(Task::Check(file, config, changes)) => match Broker::check_files(&config) {
+            Ok(()) => {
+                println!("{}: right", file.display());
+                for change in changes {
+                    println!("{change}");
+                }
+                ExitCode::SUCCESS
             }
-            ExitCode::SUCCESS
-        }
+            Err(error) => failure(&error),
+        },
         Ok(Task::Passwd(passwd)) => match passwd.run() {
             Ok(changes) => {
                 println!("{}: {changes}", passwd.file.display());

@@ -90,6 +90,17 @@ impl Broker {
         Self::start_with(config, Hooks::default())
     }
 
+    /// Reads the files that a configuration names, for passwords, rules and TLS, as a start does, and starts
+    /// nothing.
+    ///
+    /// # Errors
+    /// The first that cannot be read or is wrong.
+    pub fn check_files(config: &Config) -> Result<(), StartError> {
+        Access::check(&access_settings(config))?;
+        tls_acceptors(config)?;
+        Ok(())
+    }
+
     /// As [`Broker::start`], with code of the embedding program at the ports. An authenticator of its own
     /// decides in place of `[auth]`, an authorizer in place of `[acl]`.
     ///

@@ -149,6 +149,23 @@ fn check_says_whether_a_file_is_right() {
     assert!(err.contains(": cannot be read: Is a directory"), "{err}");
 }
 
+/// A start would end over them, and so does a check.
+#[test]
+fn check_reads_the_files_that_are_named() {
+    for text in [
+        "[auth]\npassword_file = \"/nowhere/users\"\n",
+        "[acl]\nmosquitto_file = \"/nowhere/users\"\n",
+        "[[listener]]\nbind = \"127.0.0.1:0\"\n\
+         [listener.tls]\ncertificate = \"/nowhere/users\"\nkey = \"/nowhere/key\"\n",
+    ] {
+        let (_dir, path) = file(text);
+        let (status, out, err) = ends(sluice().args(["check", &path]));
+        assert_eq!((status, out.as_str()), (1, ""), "{text}: {err}");
+        assert!(err.starts_with("sluice: ") && err.contains("/nowhere/users"), "{text}: {err}");
+        assert_eq!(err.lines().count(), 1, "{err}");
+    }
+}
+
 /// What differs from the defaults, whoever says so, each with what it would be.
 #[test]
 fn check_says_what_is_changed() {
@@ -223,6 +240,7 @@ fn errors_are_one_line() {
         (&["--config"], "a value is required for '--config <FILE>'", "see sluice --help"),
         (&["check"], "the following required arguments", "<FILE>; see sluice --help"),
         (&["chek"], "chek is not a command", "did you mean check?"),
+        (&["--shards", "1", "check", "a"], "check takes no options before it", "see sluice --help"),
         (&["my.toml"], "my.toml is not a command", "write sluice --config my.toml"),
         (&["--config", "/nowhere/a"], "/nowhere/a: cannot be read", "No such file"),
     ] {
@@ -456,6 +474,24 @@ fn a_second_signal_ends_the_stop() {
     let (status, log) = broker.end();
     assert_eq!(status, Some(1), "{log}");
     assert!(log.contains("SIGTERM: stopping") && !log.contains("stopped"), "{log}");
+}
+
+/// The message of a client on a topic that is not its own goes nowhere; the client stays, and the log does
+/// not say otherwise.
+#[test]
+fn the_log_does_not_call_a_client_closed_that_stays() {
+    let (_dir, path) = file(
+        "[[listener]]\nbind = \"127.0.0.1:0\"\n[auth]\nanonymous = true\n[acl]\ndefault = \"deny\"\n",
+    );
+    let mut broker = Running::start(sluice().args(["--config", &path]));
+    let mut client = TcpStream::connect(&broker.addresses()[0]).expect("it listens");
+    client.write_all(b"\x10\x10\0\x04MQTT\x04\x02\0\x3C\0\x04pump").expect("it is sent");
+    client.read_exact(&mut [0; 4]).expect("CONNACK comes");
+    client.write_all(b"\x32\x06\0\x01a\0\x01x").expect("PUBLISH is sent");
+    client.read_exact(&mut [0; 4]).expect("PUBACK comes");
+    let line = broker.line();
+    assert!(line.contains(": published where it may not "), "{line}");
+    assert!(!line.contains("closed"), "{line}");
 }
 
 /// At level debug the log tells of each client that comes and goes, at info of none that behaves.

@@ -90,6 +90,14 @@ impl Access {
         Ok(access)
     }
 
+    /// Reads the files of these settings, and does nothing with them.
+    ///
+    /// # Errors
+    /// A file is wrong.
+    pub fn check(settings: &AccessSettings) -> Result<(), AccessError> {
+        Links::load(settings).map(drop)
+    }
+
     /// Puts new rules in force, all of them or none. Failures so far, and bans for them, stay.
     ///
     /// # Errors

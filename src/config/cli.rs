@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use clap::error::{ContextKind, ErrorKind};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use super::certs::Certs;
 use super::error::{ConfigError, Origin};
@@ -108,8 +108,8 @@ pub enum Command {
 pub enum Task {
     /// Run a broker; what was asked for has the settings read again.
     Run(Box<Config>, Box<CommandLine>),
-    /// Say that this file is right, and what it changes, the environment included.
-    Checked(PathBuf, Vec<Change>),
+    /// Say that this file is right, if those it names are, and what it changes, the environment included.
+    Check(PathBuf, Box<Config>, Vec<Change>),
     /// Edit a password file.
     Passwd(Passwd),
     /// Make certificates.
@@ -133,8 +133,8 @@ impl CommandLine {
             Some(Command::Certs(certs)) => Ok(Task::Certs(certs)),
             Some(Command::Check { file }) => {
                 let variables = variables(env::vars_os())?;
-                let (_, changes) = load(Some(&file), variables, &Flags::default())?;
-                Ok(Task::Checked(file, changes))
+                let (config, changes) = load(Some(&file), variables, &Flags::default())?;
+                Ok(Task::Check(file, Box::new(config), changes))
             }
             None => Ok(Task::Run(Box::new(asked.config()?), Box::new(asked))),
         }
@@ -164,6 +164,9 @@ impl CommandLine {
 fn one_line(error: &clap::Error) -> String {
     let context = |kind| error.get(kind).map(ToString::to_string);
     if let Some(word) = context(ContextKind::InvalidSubcommand) {
+        if CommandLine::command().find_subcommand(&word).is_some() {
+            return format!("{word} takes no options before it; see sluice --help");
+        }
         return match context(ContextKind::SuggestedSubcommand) {
             Some(known) => format!("{word} is not a command; did you mean {known}?"),
             None => format!(

@@ -19,6 +19,7 @@ use super::value::{
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 const U16: u64 = u16::MAX as u64;
@@ -259,7 +260,7 @@ impl Queue {
             .key("max_messages", &mut self.max_messages, Count(1..=U32))?
             .key("max_bytes", &mut self.max_bytes, Size(KIB..=TIB))?
             .key("max_total_bytes", &mut self.max_total_bytes, Size(KIB..=TIB))?
-            .key("qos0_backlog_bytes", &mut self.qos0_backlog_bytes, Size(KIB..=TIB))?
+            .key("qos0_backlog_bytes", &mut self.qos0_backlog_bytes, Size(KIB..=GIB))?
             .key("store_qos0_offline", &mut self.store_qos0_offline, Flag)?;
         Ok(())
     }

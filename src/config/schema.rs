@@ -254,7 +254,7 @@ pub struct Queue {
     /// session meets `overflow.offline`, one for a connected receiver slows its publishers.
     pub max_total_bytes: u64,
     /// Bytes that may wait to be written to one connection before QoS 0 messages to it are dropped
-    /// and counted (default 1 MiB). QoS 1 and 2 stay in the queue then, and when answers fill twice as
+    /// and counted (default 1 MiB, at most 1 GiB). QoS 1 and 2 stay in the queue then, and when answers fill twice as
     /// much the client is not read until it reads.
     pub qos0_backlog_bytes: u64,
     /// Whether QoS 0 messages, too, wait for a session that is not connected (default false: they

@@ -143,6 +143,11 @@ fn wrong_values_are_refused() {
              to \"256MiB\", in B, KiB, MiB or GiB",
         ),
         (
+            "[queue]\nqos0_backlog_bytes = \"2GiB\"",
+            "sluice.toml:2: queue.qos0_backlog_bytes: \"2GiB\" is out of range; write a size from \
+             \"1KiB\" to \"1GiB\", in B, KiB, MiB or GiB",
+        ),
+        (
             "[limits]\nmax_packet_size = \"1MB\"",
             "sluice.toml:2: limits.max_packet_size: \"1MB\" has a unit that is not known, \"MB\"; \
              write a size from \"64B\" to \"256MiB\", in B, KiB, MiB or GiB",

@@ -64,6 +64,8 @@ pub struct RouterLimits {
     pub max_retained_bytes: usize,
     /// Most cleared topics remembered (for at least 60 s each, unless more are cleared meanwhile).
     pub max_tombstones: usize,
+    /// Most bytes that these take together, with the same end.
+    pub max_tombstone_bytes: usize,
     /// Most topics in the route cache; the least used give way.
     pub route_cache_entries: usize,
     /// Most bytes in the routes of the cache; the least used give way.
@@ -78,6 +80,7 @@ impl Default for RouterLimits {
             max_retained_messages: 1_000_000,
             max_retained_bytes: 1 << 30,
             max_tombstones: 65_536,
+            max_tombstone_bytes: 32 << 20,
             route_cache_entries: 65_536,
             route_cache_bytes: 32 << 20,
             strategy: Strategy::RoundRobin,

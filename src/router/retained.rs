@@ -100,7 +100,10 @@ pub(super) struct Retained {
     bytes: usize,
     max_count: usize,
     max_bytes: usize,
+    /// What the cleared take together.
+    cleared_bytes: usize,
     max_cleared: usize,
+    max_cleared_bytes: usize,
     seed: Seed,
 }
 
@@ -180,7 +183,9 @@ impl Retained {
             bytes: 0,
             max_count: limits.max_retained_messages,
             max_bytes: limits.max_retained_bytes,
+            cleared_bytes: 0,
             max_cleared: limits.max_tombstones,
+            max_cleared_bytes: limits.max_tombstone_bytes,
             seed,
         }
     }
@@ -273,7 +278,10 @@ impl Retained {
                 self.own -= usize::from(message.topic_bytes().starts_with(OWN_TOPICS));
                 self.bytes -= cost(&message);
             }
-            State::Cleared { prev, next, .. } => self.unlink_cleared(prev, next),
+            State::Cleared { prev, next, .. } => {
+                self.cleared_bytes -= self.cleared_cost(slot);
+                self.unlink_cleared(prev, next);
+            }
             State::Vacant(_) => {}
         }
     }
@@ -294,9 +302,16 @@ impl Retained {
             NIL => self.oldest_cleared = slot,
             _ => self.set_cleared_next(prev, slot),
         }
-        if self.slots.len() - self.count > self.max_cleared {
+        self.cleared_bytes += self.cleared_cost(slot);
+        while self.slots.len() - self.count > self.max_cleared
+            || self.cleared_bytes > self.max_cleared_bytes
+        {
             self.forget(self.oldest_cleared);
         }
+    }
+
+    fn cleared_cost(&self, slot: u32) -> usize {
+        self.slots[slot].key.len() + OVERHEAD_BYTES
     }
 
     fn next_cleared(&self) -> Option<Time> {

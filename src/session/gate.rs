@@ -395,7 +395,7 @@ impl Session {
                 AckKind::PubRec
             }
             QoS::AtLeastOnce | QoS::AtMostOnce => {
-                self.link.charged -= u16::from(publish.armed);
+                self.link.charged -= u32::from(publish.armed);
                 AckKind::PubAck
             }
         };

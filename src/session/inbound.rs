@@ -47,7 +47,7 @@ impl Session {
                 return Begin::Duplicate;
             }
         }
-        if self.link.charged >= self.link.our_receive_maximum {
+        if self.link.charged >= u32::from(self.link.our_receive_maximum) {
             return Begin::ReceiveMaximumExceeded;
         }
         Begin::New
@@ -160,7 +160,7 @@ impl Session {
             active.gate.push_back(Pending::settled(What::PubRecAgain(packet_id)));
         }
         active.held.insert(packet_id, now);
-        self.link.charged += u16::from(flags & CHARGED == 0);
+        self.link.charged += u32::from(flags & CHARGED == 0);
         true
     }
 
@@ -168,14 +168,15 @@ impl Session {
     fn repeat_qos1(&mut self, packet_id: PacketId) -> bool {
         let Some(active) = self.active.as_mut() else { return false };
         let Some(newly) = active.arm(QoS::AtLeastOnce, packet_id) else { return false };
-        self.link.charged += u16::from(newly);
+        self.link.charged += u32::from(newly);
         true
     }
 }
 
 /// Identifiers with flags: open addressing. Clients count upwards, and multiplying by the golden
 /// ratio lays a run of numbers out evenly, so there is hardly a collision and always a gap near
-/// by. The table is no longer than four times the Receive Maximum, whatever they do.
+/// by. A connection adds no more than the Receive Maximum, but the next one may add as many again. With
+/// every identifier there is, the table takes 512 KiB.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     /// Identifier in the low half, flags above; 0 is free. A power of two long, or empty.

@@ -65,8 +65,9 @@ pub(super) struct Link {
     /// Most messages in flight to the client.
     pub(super) window: WindowSize,
     pub(super) our_receive_maximum: u16,
-    /// Messages the client has under way, against our Receive Maximum.
-    pub(super) charged: u16,
+    /// Messages the client has under way, against our Receive Maximum. It can be more than 16 bits say:
+    /// what is said again on a new connection is charged, too.
+    pub(super) charged: u32,
     topic_alias_maximum: u16,
     our_topic_alias_maximum: u16,
     pub(super) version: Version,

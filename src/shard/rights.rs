@@ -203,7 +203,7 @@ impl<S> Core<S> {
         if let (Some(connection), Some(slot)) =
             (self.connections.get(reader.id), self.sessions.get(reader.session))
         {
-            self.log.client(self.now, connection.peer, slot.session.client_id(), DETAIL);
+            self.log.offence(self.now, connection.peer, slot.session.client_id(), DETAIL);
         }
         self.publish_reserved(reader, publish)
     }

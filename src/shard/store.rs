@@ -337,7 +337,7 @@ impl<S> Core<S> {
             self.shared.admission.add_subscription();
         }
         if subscribed.interest {
-            self.tell_all(|| Item::Interest(filter.filter.into()));
+            self.tell_all(filter.filter.len(), || Item::Interest(filter.filter.into()));
         }
         let away = self.router.member_online(key, subscribed.handle, false);
         self.tell_group(away.or(subscribed.group));

@@ -20,7 +20,7 @@ impl<S> Core<S> {
         reader: &mut Reader<'_>,
         subscribe: &Subscribe<'_>,
     ) -> Result<Then, DecodeError> {
-        if self.hold_for_gate(reader) {
+        if self.hold_for_others(reader) {
             return Ok(Then::Hold);
         }
         self.check_answer_fits(reader, subscribe.filters.iter().count())?;
@@ -41,8 +41,14 @@ impl<S> Core<S> {
         Ok(Then::Continue)
     }
 
-    /// Holds the reader if too many of its answers wait for other shards.
-    fn hold_for_gate(&mut self, reader: &Reader<'_>) -> bool {
+    /// Holds the reader if other shards are behind with what they have to be told, or with the
+    /// confirmations that too many of its answers wait for.
+    fn hold_for_others(&mut self, reader: &mut Reader<'_>) -> bool {
+        let lanes = self.mailbox.full();
+        if lanes != 0 {
+            self.hold_for_lanes(reader, lanes);
+            return true;
+        }
         let slot = self.sessions.get(reader.session);
         let full = slot.is_some_and(|slot| slot.session.pending() >= MAX_PENDING);
         if full && let Some(connection) = self.connections.get_mut(reader.id) {
@@ -123,7 +129,7 @@ impl<S> Core<S> {
             identifier: options.identifier.map_or(0, std::num::NonZeroU32::get),
         });
         if subscribed.interest {
-            self.tell_all(|| Item::Interest(filter.filter.into()));
+            self.tell_all(filter.filter.len(), || Item::Interest(filter.filter.into()));
         }
         self.tell_group(subscribed.group);
         let wants_retained = match asked.retain_handling {
@@ -162,7 +168,7 @@ impl<S> Core<S> {
         reader: &mut Reader<'_>,
         unsubscribe: &Unsubscribe<'_>,
     ) -> Result<Then, DecodeError> {
-        if self.hold_for_gate(reader) {
+        if self.hold_for_others(reader) {
             return Ok(Then::Hold);
         }
         self.check_answer_fits(reader, unsubscribe.filters.iter().count())?;
@@ -206,7 +212,7 @@ impl<S> Core<S> {
         let orphans = group.map_or_else(Vec::new, |group| slot.session.take_queued(group.index()));
         self.scans.remove(key, gone.handle);
         if gone.interest {
-            self.tell_all(|| Item::NoInterest(filter.filter.into()));
+            self.tell_all(filter.filter.len(), || Item::NoInterest(filter.filter.into()));
         }
         self.tell_group(gone.group);
         if !orphans.is_empty() {
@@ -230,7 +236,7 @@ impl<S> Core<S> {
         let ended = self.router.unsubscribe_handle(key, handle);
         self.shared.admission.release_subscription();
         if let Some(filter) = ended.filter {
-            self.tell_all(|| Item::NoInterest(filter.as_str().into()));
+            self.tell_all(filter.len(), || Item::NoInterest(filter.as_str().into()));
         }
         self.tell_group(ended.group);
     }
@@ -249,15 +255,17 @@ impl<S> Core<S> {
 
     pub(super) fn tell_group(&mut self, group: Option<GroupCount>) {
         if let Some(group) = group {
-            self.tell_all(|| Item::Group(group.clone()));
+            let len = group.share.len() + group.filter.len();
+            self.tell_all(len, || Item::Group(group.clone()));
         }
     }
 
-    pub(super) fn tell_all(&mut self, item: impl Fn() -> Item<S>) {
+    /// Tells every other shard something whose text takes `len` bytes.
+    pub(super) fn tell_all(&mut self, len: usize, item: impl Fn() -> Item<S>) {
         let others = self.mailbox.others();
         let mut mask = others;
         while mask != 0 {
-            self.mailbox.push(mask.trailing_zeros() as u8, 64, item());
+            self.mailbox.push(mask.trailing_zeros() as u8, len, item());
             mask &= mask - 1;
         }
         self.gate.told(others, self.turn);
@@ -289,5 +297,53 @@ fn full_filter(share: Option<&str>, filter: &str) -> Box<str> {
     match share {
         Some(share) => format!("$share/{share}/{filter}").into(),
         None => filter.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::Settings;
+    use super::super::{Shard, Shared};
+    use crate::hooks::Hooks;
+    use crate::net::sim::{Faults, SimOptions, World};
+
+    /// A packet that begins with this byte.
+    fn packet(first_byte: u8, body: &[u8]) -> Vec<u8> {
+        assert!(body.len() < 0x4000, "two bytes say how long it is");
+        let len = [body.len() as u8 | 0x80, (body.len() >> 7) as u8];
+        [&[first_byte][..], &len, body].concat()
+    }
+
+    /// Filters that another shard has to be told of, while it takes nothing in, are not read without
+    /// end: what is there for it stays near `mailbox.max_bytes`.
+    #[test]
+    fn filters_do_not_pile_up_for_a_shard_that_is_behind() {
+        const LANE: usize = 16 * 1024;
+        let settings = Settings { mailbox_bytes: LANE, ..Settings::for_tests() };
+        let shared = Shared::new(settings, Hooks::default(), 2, 1).into();
+        let world = World::new(1, SimOptions { faults: Faults::NONE, buffer_bytes: 1 << 20 });
+        let drivers = vec![world.add_driver(), world.add_driver()];
+        let mut shards = Shard::assemble(drivers, &shared);
+        let client = world.connect_to(0);
+        let connect = b"\x10\x0c\0\x04MQTT\x04\x02\0\0\0\0";
+        let mut sent = connect.to_vec();
+        for id in 1..=50u8 {
+            let filter = [&[0x0F, 0xA0][..], &[b'a' + id % 26; 4000]].concat();
+            sent.extend(packet(0x82, &[&[0, id][..], &filter, &[0]].concat()));
+            sent.extend(packet(0xA2, &[&[0, id][..], &filter].concat()));
+        }
+        assert_eq!(world.client_send(client, &sent).expect("it is open"), sent.len());
+        let received = || shared.stats[0].bytes_received.value() as usize;
+        for _ in 0..200 {
+            assert!(shards[0].turn(false).expect("a simulated driver does not fail"));
+        }
+        assert!(received() > LANE, "{} bytes", received());
+        assert!(received() < 4 * LANE, "{} bytes", received());
+        for _ in 0..200 {
+            for shard in &mut shards {
+                assert!(shard.turn(false).expect("a simulated driver does not fail"));
+            }
+        }
+        assert_eq!(received(), sent.len(), "it goes on when there is room");
     }
 }

@@ -1,5 +1,6 @@
 //! `$SYS` topics, the gauges behind them, and the log about clients.
 
+use std::fmt::Arguments;
 use std::net::SocketAddr;
 
 use tracing::{info, warn};
@@ -33,6 +34,15 @@ impl LogLimit {
 
     /// Logs why a client was refused or closed.
     pub(super) fn client(&mut self, now: Time, peer: SocketAddr, client_id: &str, detail: &str) {
+        self.line(now, peer, client_id, format_args!("closed: {detail}"));
+    }
+
+    /// Logs what a client that stays connected did and should not have done.
+    pub(super) fn offence(&mut self, now: Time, peer: SocketAddr, client_id: &str, detail: &str) {
+        self.line(now, peer, client_id, format_args!("{detail}"));
+    }
+
+    fn line(&mut self, now: Time, peer: SocketAddr, client_id: &str, text: Arguments<'_>) {
         let second = now.0 / 1000;
         if second != self.second {
             if self.suppressed > 0 {
@@ -46,7 +56,7 @@ impl LogLimit {
             return;
         }
         self.lines += 1;
-        info!(target: CLIENT_LOG, %peer, client_id, "closed: {detail}");
+        info!(target: CLIENT_LOG, %peer, client_id, "{text}");
     }
 }
 

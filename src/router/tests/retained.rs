@@ -120,6 +120,24 @@ fn limits_hold_by_count_and_bytes() {
 }
 
 #[test]
+fn long_topics_are_not_remembered_beyond_their_bytes() {
+    let limits = RouterLimits { max_tombstone_bytes: 10_000, ..RouterLimits::default() };
+    let mut router = Router::new(0, 1, 1, limits);
+    let long = |n: u64| format!("{n}/{}", "x".repeat(1000));
+    for n in 0..1000 {
+        assert_eq!(router.retain(&long(n), None, Stamp(2, 0), NOW), Ok(true));
+    }
+    assert!((5..10).contains(&router.tombstone_count()), "{} topics", router.tombstone_count());
+    assert_eq!(set(&mut router, &long(999), "late", 1), Ok(false), "the last are remembered");
+    for n in 0..1000 {
+        assert_eq!(set(&mut router, &long(n), "new", 3), Ok(true));
+    }
+    assert_eq!((router.tombstone_count(), router.retained_count()), (0, 1000));
+    assert_eq!(router.retain(&long(0), None, Stamp(4, 0), NOW), Ok(true));
+    assert_eq!(router.tombstone_count(), 1, "what is no longer cleared does not count");
+}
+
+#[test]
 fn a_call_does_bounded_work() {
     let mut router = router();
     for n in 0..20_000 {

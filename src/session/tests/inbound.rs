@@ -57,6 +57,34 @@ fn qos2_identifiers_survive_reconnection() {
     assert_eq!(rig.session.link.charged, 0);
 }
 
+/// [MQTT-4.4.0-1] Whatever is said again on a new connection counts, were it every identifier and more.
+#[test]
+fn every_identifier_at_once() {
+    let parameters =
+        LinkParameters { our_receive_maximum: u16::MAX, ..parameters(Version::V311, 10) };
+    let mut rig = Rig::new(Version::V311, 10);
+    rig.connect(&parameters);
+    for packet_id in 1..=u16::MAX {
+        assert_eq!(rig.publish(ExactlyOnce, packet_id, O::KEPT), Verdict::Continue);
+    }
+    assert_eq!(rig.begin(AtLeastOnce, 1, false), Begin::ReceiveMaximumExceeded);
+    rig.disconnect();
+    rig.connect(&parameters);
+    let handed = O { turn: 1, waiting: 0b10, ..O::KEPT };
+    assert_eq!(rig.publish(AtLeastOnce, 1, handed), Verdict::Continue);
+    rig.disconnect();
+    rig.connect(&parameters);
+    for packet_id in 1..=u16::MAX {
+        assert_eq!(rig.begin(ExactlyOnce, packet_id, true), Begin::Duplicate);
+    }
+    assert_eq!(rig.begin(AtLeastOnce, 1, true), Begin::Duplicate);
+    for packet_id in 1..=u16::MAX {
+        assert_eq!(rig.pubrel(packet_id), Ok(true));
+    }
+    assert_eq!(rig.confirm(&[(1, 1)]), Verdict::Continue);
+    assert_eq!((rig.session.link.charged, rig.session.inbound_qos2()), (0, 0));
+}
+
 /// 3.7.2.1: PUBREL with an unknown identifier is answered with 0x92 in 5.0, plainly in 3.x.
 #[test]
 fn pubrel_unknown() {
