@@ -3,9 +3,11 @@
 mod failure;
 mod run;
 mod settings;
+mod storage;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -19,9 +21,10 @@ pub use self::settings::{access_settings, settings};
 use self::settings::tls_settings;
 use crate::auth::{Access, AccessError};
 use crate::config::{self, Config, ConfigError};
-use crate::hooks::Hooks;
+use crate::hooks::{Hooks, StoreError};
 use crate::net::{ListenOptions, Listening, MioDriver, TlsAcceptor, TlsError, bind_group};
 use crate::shard::{Bell, Shard, ShardStats, Shared};
+use crate::store::DirectoryError;
 
 /// A running broker. Dropped, it stops as by [`Broker::stop`].
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub struct Broker {
     bells: Vec<Arc<Bell>>,
     threads: Vec<JoinHandle<Result<(), ShardFailure>>>,
     failures: Receiver<ShardFailure>,
+    /// Ends when the shards have.
+    writer: Option<JoinHandle<()>>,
     /// Who decides about clients, as far as the embedding program does not.
     access: Arc<Access>,
     /// By listener.
@@ -62,6 +67,17 @@ pub enum StartError {
     /// A shard cannot be set up.
     #[error("cannot start a shard: {0}")]
     Shard(#[source] io::Error),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// What is in it cannot be read.
+    #[error("cannot open the store in {}: {error}", .directory.display())]
+    Store {
+        /// Where.
+        directory: PathBuf,
+        /// Why.
+        error: StoreError,
+    },
 }
 
 impl Broker {
@@ -97,16 +113,28 @@ impl Broker {
         hooks.authorizer.get_or_insert(access.clone());
         let shards = usize::from(config.shard_count());
         let tls = tls_acceptors(&config)?;
+        // A second broker on the directory must not listen even for a moment.
+        let directory = storage::directory(&config.store)?;
         let (listeners, addresses) = bind_all(&config, shards, &tls)?;
         let start = Instant::now();
+        let epoch = storage::epoch();
+        let storage =
+            directory.map(|directory| storage::open(directory, &config, epoch)).transpose()?;
         let drivers = listeners
             .into_iter()
             .map(|listeners| MioDriver::new(listeners, start))
             .collect::<io::Result<Vec<_>>>()
             .map_err(StartError::Shard)?;
         let shared = Arc::new(Shared::new(settings(&config), hooks, shards, random_seed()));
-        let shards = Shard::assemble(drivers, &shared);
+        let (shards, writer) = match storage {
+            None => (Shard::assemble(drivers, &shared), None),
+            Some((stored, writer)) => {
+                (Shard::assemble_stored(drivers, &shared, stored), Some(writer))
+            }
+        };
         let bells: Vec<_> = shards.iter().map(Shard::bell).collect();
+        let writer = writer.map(|writer| storage::run(writer, bells.clone())).transpose();
+        let writer = writer.map_err(StartError::Shard)?;
         let (tell, failures) = crossbeam_channel::unbounded();
         let mut broker = Self {
             addresses,
@@ -114,6 +142,7 @@ impl Broker {
             bells,
             threads: Vec::new(),
             failures,
+            writer,
             access,
             tls,
             config: Mutex::new(config),
@@ -214,7 +243,13 @@ impl Broker {
             bell.ring();
         }
         // A panic is caught within the thread.
-        self.threads.drain(..).filter_map(|thread| thread.join().ok()?.err()).collect()
+        let failures =
+            self.threads.drain(..).filter_map(|thread| thread.join().ok()?.err()).collect();
+        if let Some(writer) = self.writer.take() {
+            // It has said what went wrong.
+            let _ = writer.join();
+        }
+        failures
     }
 }
 
@@ -297,7 +332,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::Listener;
+    use crate::config::{Durability, Listener, Store};
 
     fn broker() -> Broker {
         broker_with_shards(2)
@@ -305,7 +340,9 @@ mod tests {
 
     fn broker_with_shards(shards: u8) -> Broker {
         let listeners = vec![Listener::on(SocketAddr::from(([127, 0, 0, 1], 0)))];
-        Broker::start(Config { shards, listeners, ..Config::default() }).expect("a free port")
+        let store = Store { durability: Durability::Memory, ..Store::default() };
+        let config = Config { shards, listeners, store, ..Config::default() };
+        Broker::start(config).expect("a free port")
     }
 
     #[test]
@@ -338,7 +375,8 @@ mod tests {
             }
         }
         let listeners = vec![Listener::on(SocketAddr::from(([127, 0, 0, 1], 0)))];
-        let config = Config { shards: 3, listeners, ..Config::default() };
+        let store = Store { durability: Durability::Memory, ..Store::default() };
+        let config = Config { shards: 3, listeners, store, ..Config::default() };
         let hooks = Hooks { hook: Arc::new(Fuse), ..Hooks::default() };
         let broker = Broker::start_with(config, hooks).expect("a free port");
         let watch = broker.watch();

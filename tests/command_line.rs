@@ -46,6 +46,7 @@ struct Running {
 
 impl Running {
     fn start(command: &mut Command) -> Self {
+        command.env("SLUICE_STORE_DURABILITY", "memory");
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
         let mut log = BufReader::new(child.stderr.take().expect("its log is a pipe"));
         let mut start = Vec::new();
@@ -433,7 +434,8 @@ fn connections_it_cannot_serve_are_worth_a_warning() {
 fn a_taken_address_is_said() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = taken.local_addr().expect("it has an address").to_string();
-    let (status, _, err) = ends(sluice().args(["--bind", &address, "--shards", "1"]));
+    let (status, _, err) =
+        ends(sluice().args(["--bind", &address, "--shards", "1", "--durability", "memory"]));
     assert_eq!(status, 1, "{err}");
     let line = format!("sluice: cannot listen on {address}: a program listens there already: ");
     assert!(err.lines().last().is_some_and(|last| last.starts_with(&line)), "{err}");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use sluice::Config;
-use sluice::config::Listener;
+use sluice::config::{Durability, Listener, Store};
 use sluice::hooks::{Client, Hook, Hooks};
 
 /// The client that the hook does not survive.
@@ -36,8 +36,9 @@ fn main() -> ExitCode {
 
 /// What `main.rs` does with a configuration, but for the hook.
 fn broker() -> ExitCode {
+    let store = Store { durability: Durability::Memory, ..Store::default() };
     let listeners = vec![Listener::on(([127, 0, 0, 1], 0).into())];
-    let config = Config { shards: 3, listeners, ..Config::default() };
+    let config = Config { shards: 3, listeners, store, ..Config::default() };
     let hooks = Hooks { hook: Arc::new(Fuse), ..Hooks::default() };
     match sluice::run(config.clone(), hooks, || Ok(config.clone())) {
         Ok(()) => ExitCode::SUCCESS,

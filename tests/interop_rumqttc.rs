@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use sluice::config::Listener;
+use sluice::config::{Durability, Listener, Store};
 use sluice::{Broker, Config};
 
 /// How long the next event may take.
@@ -16,6 +16,7 @@ fn broker() -> (Broker, u16) {
     let config = Config {
         shards: 2,
         listeners: vec![Listener::on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))],
+        store: Store { durability: Durability::Memory, ..Store::default() },
         ..Config::default()
     };
     let broker = Broker::start(config).expect("a broker");

@@ -21,13 +21,16 @@ Sluice is an MQTT broker: programs and devices connect to it, subscribe to topic
 what others publish to them. It speaks MQTT 3.1, 3.1.1 and 5.0.
 
 Started without anything, it listens on 127.0.0.1:1883, where only programs of this machine reach \
-it. It runs until it is interrupted (Ctrl-C) or told to end (SIGTERM).";
+it. It runs until it is interrupted (Ctrl-C) or told to end (SIGTERM). Sessions and messages that it
+has to keep are in the directory sluice-data, and there when it starts again.";
 
 const EXAMPLES: &str = "\
 Examples:
   sluice                            listen on 127.0.0.1:1883
   sluice --bind 0.0.0.0:1883 --anonymous
                                     let other machines in, anyone who can reach it
+  sluice --data /var/lib/sluice     keep sessions and messages there
+  sluice --durability memory        keep nothing over a restart
   sluice --config sluice.toml       take the settings from a file
   sluice check sluice.toml          say whether that file is right and what it changes, and end
   sluice --log debug                also tell of each client that comes and goes
@@ -64,6 +67,15 @@ pub struct CommandLine {
     /// Run this many event loops, each a thread; 0, the default, is one a core
     #[arg(short, long, value_name = "N", allow_negative_numbers = true)]
     pub shards: Option<String>,
+
+    /// Keep sessions and messages in this directory
+    #[arg(short, long, value_name = "DIR")]
+    pub data: Option<String>,
+
+    /// What an acknowledged message survives: memory (nothing), os (the end of the process), fsync (the
+    /// default: the end of the machine)
+    #[arg(long, value_name = "WHAT")]
+    pub durability: Option<String>,
 
     /// Log this and what is more severe: off, error, warn, info (the default), debug, trace
     #[arg(short, long, value_name = "LEVEL")]
@@ -134,11 +146,13 @@ impl CommandLine {
     ///
     /// The first thing that is wrong in any of them.
     pub fn config(&self) -> Result<Config, ConfigError> {
-        let Self { bind, anonymous, shards, log, .. } = self;
+        let Self { bind, anonymous, shards, data, durability, log, .. } = self;
         let flags = Flags {
             bind: bind.clone(),
             anonymous: *anonymous,
             shards: shards.clone(),
+            data: data.clone(),
+            durability: durability.clone(),
             log: log.clone(),
         };
         let (config, _) = load(self.config.as_deref(), variables(env::vars_os())?, &flags)?;
@@ -178,6 +192,8 @@ struct Flags {
     bind: Vec<String>,
     anonymous: bool,
     shards: Option<String>,
+    data: Option<String>,
+    durability: Option<String>,
     log: Option<String>,
 }
 
@@ -192,6 +208,8 @@ fn load(
         let anonymous = flags.anonymous.then(|| "true".to_owned());
         reader.flag("--anonymous", "auth.anonymous", anonymous);
         reader.flag("--shards", "shards", flags.shards.clone());
+        reader.flag("--data", "store.data", flags.data.clone());
+        reader.flag("--durability", "store.durability", flags.durability.clone());
         reader.flag("--log", "log.level", flags.log.clone());
     })?;
     if !flags.bind.is_empty() {

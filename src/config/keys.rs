@@ -8,13 +8,13 @@ use super::error::ConfigError;
 use super::reader::Reader;
 use super::schema::{
     Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, ClientCertificates,
-    Config, GiveUp, Limits, Listener, ListenerCertificate, ListenerTls, Log, LogFormat, LogLevel,
-    Mqtt, OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained, Retry, SharedStrategy,
-    TlsVersion, UserFrom, V3Publisher,
+    Config, Durability, GiveUp, Limits, Listener, ListenerCertificate, ListenerTls, Log, LogFormat,
+    LogLevel, Mqtt, OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained, Retry,
+    SharedStrategy, Store, StoreEngine, TlsVersion, UserFrom, V3Publisher,
 };
 use super::value::{
-    Address, AddressRange, Count, File, Flag, Keyword, List, Name, OrUnlimited, Size, Span,
-    TopicFilter, TopicPrefix, UserName, Word,
+    Address, AddressRange, Count, Directory, File, Flag, Keyword, List, Name, OrUnlimited, Size,
+    Span, TopicFilter, TopicPrefix, UserName, Word,
 };
 
 const KIB: u64 = 1 << 10;
@@ -39,6 +39,7 @@ impl Config {
             .section("queue", |r| self.queue.read(r))?
             .section("overflow", |r| self.overflow.read(r))?
             .section("retained", |r| self.retained.read(r))?
+            .section("store", |r| self.store.read(r))?
             .section("shared", |r| {
                 r.key("strategy", &mut self.shared.strategy, Word)?;
                 Ok(())
@@ -287,6 +288,17 @@ impl Retained {
     }
 }
 
+impl Store {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        reader.key("data", &mut self.data, Directory)?.key("engine", &mut self.engine, Word)?.key(
+            "durability",
+            &mut self.durability,
+            Word,
+        )?;
+        Ok(())
+    }
+}
+
 impl Log {
     fn read(&mut self, reader: &mut Reader<'_>) -> Read {
         reader.key("level", &mut self.level, Word)?.key("format", &mut self.format, Word)?.key(
@@ -353,6 +365,16 @@ impl Keyword for OfflineOverflow {
 impl Keyword for V3Publisher {
     const WORDS: &'static [(&'static str, Self)] =
         &[("disconnect", Self::Disconnect), ("acknowledge", Self::Acknowledge)];
+}
+
+impl Keyword for StoreEngine {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("fjall", Self::Fjall), ("sqlite", Self::Sqlite)];
+}
+
+impl Keyword for Durability {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("memory", Self::Memory), ("os", Self::Os), ("fsync", Self::Fsync)];
 }
 
 impl Keyword for SharedStrategy {

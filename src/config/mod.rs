@@ -30,9 +30,10 @@ pub use error::{ConfigError, Origin};
 pub use reader::Change;
 pub use schema::{
     Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, ClientCertificates,
-    Config, GiveUp, Limits, Listener, ListenerCertificate, ListenerTls, Log, LogFormat, LogLevel,
-    Mailbox, Mqtt, OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained, Retry, RouteCache,
-    Shared, SharedStrategy, Shutdown, Sys, TlsVersion, UserFrom, V3Publisher,
+    Config, Durability, GiveUp, Limits, Listener, ListenerCertificate, ListenerTls, Log, LogFormat,
+    LogLevel, Mailbox, Mqtt, OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained, Retry,
+    RouteCache, Shared, SharedStrategy, Shutdown, Store, StoreEngine, Sys, TlsVersion, UserFrom,
+    V3Publisher,
 };
 
 use crate::shard::MAX_SHARDS;

@@ -11,7 +11,7 @@ use signal_hook::flag;
 use signal_hook::iterator::{Handle, Signals};
 use tracing::level_filters::LevelFilter;
 
-use super::schema::{Config, Listener, Log, LogFormat, LogLevel};
+use super::schema::{Config, Durability, Listener, Log, LogFormat, LogLevel};
 
 /// Files that are open besides connections: standard streams, what the runtime holds.
 const OTHER_FILES: u64 = 32;
@@ -58,7 +58,11 @@ pub fn warn_about(listeners: &[Listener], anonymous: bool) {
 pub fn raise_open_files(config: &mut Config) {
     let shards = u64::from(config.shard_count());
     let listeners = config.listeners.len() as u64;
-    let reserved = OTHER_FILES + shards * (FILES_PER_SHARD + listeners);
+    let store = match config.store.durability {
+        Durability::Memory => 0,
+        Durability::Os | Durability::Fsync => crate::store::OPEN_FILES as u64,
+    };
+    let reserved = OTHER_FILES + store + shards * (FILES_PER_SHARD + listeners);
     let wanted = u64::from(config.limits.max_connections) + reserved;
     let allowed = raise_to(wanted);
     let served = allowed.saturating_sub(reserved);

@@ -7,6 +7,7 @@
 mod access;
 mod listener;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use access::{Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban};
@@ -36,6 +37,8 @@ pub struct Config {
     pub overflow: Overflow,
     /// Retained messages.
     pub retained: Retained,
+    /// What outlives the process.
+    pub store: Store,
     /// Shared subscriptions.
     pub shared: Shared,
     /// The `$SYS` topics.
@@ -62,6 +65,7 @@ impl Default for Config {
             queue: Queue::default(),
             overflow: Overflow::default(),
             retained: Retained::default(),
+            store: Store::default(),
             shared: Shared::default(),
             sys: Sys::default(),
             shutdown: Shutdown::default(),
@@ -429,6 +433,49 @@ impl Default for RouteCache {
     fn default() -> Self {
         Self { entries: 65_536 }
     }
+}
+
+/// What outlives the process (`[store]`): sessions that outlive their connections, with all that
+/// belongs to them, and retained messages.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Store {
+    /// The directory it is in (default `sluice-data` where the process was started). It is made if it
+    /// is not there; a directory that another broker uses is refused.
+    pub data: PathBuf,
+    /// What keeps the records (default fjall). A directory of another engine is refused.
+    pub engine: StoreEngine,
+    /// What an acknowledged message survives (default fsync).
+    pub durability: Durability,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            data: "sluice-data".into(),
+            engine: StoreEngine::Fjall,
+            durability: Durability::Fsync,
+        }
+    }
+}
+
+/// What keeps records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreEngine {
+    /// A log-structured merge tree: the faster one.
+    Fjall,
+    /// An SQLite database, which other tools can open.
+    Sqlite,
+}
+
+/// What an acknowledged message survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing: all is in memory, and the directory is not used.
+    Memory,
+    /// The end of the process: the operating system has it.
+    Os,
+    /// The end of the machine: the disk has it.
+    Fsync,
 }
 
 /// The log (`[log]`), on stderr.

@@ -289,6 +289,27 @@ impl Kind<String> for TopicPrefix {
     }
 }
 
+/// The path of a directory, from where the process was started if it is not absolute.
+pub(super) struct Directory;
+
+impl Kind<PathBuf> for Directory {
+    fn take(&self, given: Given<'_>) -> Result<PathBuf, Wrong> {
+        let text = given.text().ok_or("is not text")?;
+        if text.is_empty() || text.contains('\0') {
+            return Err("is not a path".to_owned());
+        }
+        Ok(text.into())
+    }
+
+    fn allowed(&self) -> String {
+        "the path of a directory".to_owned()
+    }
+
+    fn show(&self, value: &PathBuf) -> String {
+        format!("{value:?}")
+    }
+}
+
 /// The path of a file; "" is none.
 pub(super) struct File;
 

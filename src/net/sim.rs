@@ -249,6 +249,17 @@ impl World {
         SimDriver::new(Arc::clone(&self.net), net.shards.len() - 1, net.now)
     }
 
+    /// The machine of all drivers stops: its connections break, and the drivers are of no use any
+    /// more. Those that are added from now on are shards 0, 1, ... again.
+    pub fn crash(&self) {
+        let mut net = lock(&self.net);
+        net.shards.clear();
+        let ids: Vec<u32> = net.links.keys().copied().collect();
+        for id in ids {
+            net.link(id, |link, now, _, rng| link.server_close(false, now, &Faults::NONE, rng));
+        }
+    }
+
     /// The time, which only the test moves.
     #[must_use]
     pub fn now(&self) -> Time {

@@ -66,6 +66,13 @@ impl Router {
         topic::matches(&self.trie.filter(group.node), topic).then(|| self.groups.id(index))
     }
 
+    /// The filter of the group with this [number](GroupId::index), with `$share/` in front.
+    #[must_use]
+    pub fn group_filter(&self, index: u32) -> Option<String> {
+        let group = self.groups.get(index)?;
+        Some(format!("$share/{}/{}", self.groups.share(index), self.trie.filter(group.node)))
+    }
+
     /// How many members of a group are sessions of this shard.
     #[must_use]
     pub fn members_here(&self, group: GroupId) -> usize {

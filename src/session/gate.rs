@@ -29,12 +29,21 @@ pub struct PublishOutcome {
     /// case; 3.x, which cannot, is closed for it (but see
     /// [`LinkParameters::acknowledge_unkept`](super::LinkParameters::acknowledge_unkept)).
     pub reason: ReasonCode,
+    /// Whether a session could not keep it because the store fails: then it is not acknowledged with
+    /// success, whoever else has it.
+    pub unstored: bool,
 }
 
 impl PublishOutcome {
     /// Kept, with nothing to wait for.
-    pub const KEPT: Self =
-        Self { turn: 0, waiting: 0, kept: true, matched: true, reason: ReasonCode::Success };
+    pub const KEPT: Self = Self {
+        turn: 0,
+        waiting: 0,
+        kept: true,
+        matched: true,
+        reason: ReasonCode::Success,
+        unstored: false,
+    };
     /// Nobody is subscribed.
     pub const UNMATCHED: Self = Self { kept: false, matched: false, ..Self::KEPT };
 
@@ -84,6 +93,7 @@ pub(super) struct PendingPublish {
     reason: ReasonCode,
     kept: bool,
     matched: bool,
+    unstored: bool,
     /// Whether this connection awaits the acknowledgement: the PUBLISH came over it.
     armed: bool,
 }
@@ -91,6 +101,9 @@ pub(super) struct PendingPublish {
 impl PendingPublish {
     /// The reason code to acknowledge with over `link`. `None`: must not be acknowledged.
     fn result(&self, link: &Link) -> Option<ReasonCode> {
+        if self.unstored {
+            return link.version.is_v5().then_some(ReasonCode::QuotaExceeded);
+        }
         let kept = self.kept || self.handed != 0;
         let reason = if kept || self.reason.is_error() {
             self.reason
@@ -177,6 +190,7 @@ impl Session {
             reason: outcome.reason,
             kept: outcome.kept,
             matched: outcome.matched,
+            unstored: outcome.unstored,
             armed: true,
         };
         if outcome.waiting != 0 || self.has_pending() {
@@ -244,6 +258,15 @@ impl Session {
         }
     }
 
+    /// Records that a session of `shard` could not keep the message of `packet_id` of `turn` because
+    /// the store fails. That shard need not be waited for any more.
+    pub fn refuse_unstored(&mut self, shard: u8, turn: u64, packet_id: PacketId) {
+        for (_, waiting, publish) in self.pending_publishes(turn, packet_id) {
+            publish.unstored = true;
+            *waiting &= !(1_u64.checked_shl(shard.into()).unwrap_or(0));
+        }
+    }
+
     /// Records that the message of `packet_id` of `turn` was handed to a session of the
     /// publisher's own shard afterwards, and whether that has `kept` it.
     pub fn route_here(&mut self, turn: u64, packet_id: PacketId, kept: bool) {
@@ -271,6 +294,18 @@ impl Session {
             *waiting = *waiting & !bit(from) | bit(to);
             publish.handed |= bit(to);
             to_confirm |= *waiting & !STORE_BIT;
+        }
+        to_confirm
+    }
+
+    /// Records that what [`route_here`](Self::route_here) told of was stored in the turn `again`. Gives
+    /// the shards that have to confirm that turn.
+    pub fn store_again(&mut self, turn: u64, packet_id: PacketId, again: u64) -> u64 {
+        let mut to_confirm = 0;
+        for (of_turn, waiting, _) in self.pending_publishes(turn, packet_id) {
+            *of_turn = again;
+            to_confirm |= *waiting & !STORE_BIT;
+            *waiting |= STORE_BIT;
         }
         to_confirm
     }

@@ -1,5 +1,6 @@
 //! Messages from the client: QoS 2 identifiers held, and our Receive Maximum.
 
+use super::durable::answer;
 use super::gate::{Pending, What};
 use super::{Session, Sink};
 use crate::mqtt::{AckKind, DecodeError, PacketId, QoS, ReasonCode};
@@ -19,7 +20,7 @@ pub enum Begin {
 /// Answered with PUBREC when its pending entry completes.
 const PENDING: u8 = 1;
 /// Answered with PUBREC; PUBREL is awaited.
-const HELD: u8 = 2;
+pub(super) const HELD: u8 = 2;
 /// A second PUBREC is in the gate.
 const AGAIN: u8 = 4;
 /// Counts against our Receive Maximum on this connection.
@@ -78,11 +79,14 @@ impl Session {
             self.link.charged -= 1;
         }
         let known = flags != 0;
+        if known {
+            self.note_released_inbound(packet_id);
+        }
         let reason = match known || !self.version().is_v5() {
             true => ReasonCode::Success,
             false => ReasonCode::PacketIdentifierNotFound,
         };
-        sink.ack(AckKind::PubComp, packet_id, reason);
+        answer(&mut self.durable, AckKind::PubComp, packet_id, reason, sink);
         Ok(known)
     }
 
@@ -98,6 +102,7 @@ impl Session {
         self.link.charged += 1;
         let state = if pending { PENDING } else { HELD };
         self.active_mut().held.insert(packet_id, state | CHARGED);
+        self.note_held(packet_id);
     }
 
     /// Its PUBREC has been (or could have been) sent.
@@ -112,8 +117,12 @@ impl Session {
     /// The flow ended with an error: the identifier is free again.
     pub(super) fn forget_held(&mut self, packet_id: PacketId) {
         let Some(active) = self.active.as_mut() else { return };
-        if active.held.remove(packet_id) & CHARGED != 0 {
+        let flags = active.held.remove(packet_id);
+        if flags & CHARGED != 0 {
             self.link.charged -= 1;
+        }
+        if flags != 0 {
+            self.note_released_inbound(packet_id);
         }
     }
 
@@ -228,6 +237,11 @@ impl Held {
         }
         self.set(hole, 0);
         flags_of(found)
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = PacketId> + '_ {
+        let words = self.table.iter().filter(|word| **word != 0);
+        words.filter_map(|word| PacketId::new((word & 0xFFFF) as u16))
     }
 
     fn for_each(&mut self, f: impl Fn(&mut u8)) {

@@ -1,5 +1,6 @@
 //! What a store has to be told: the changes of sessions that outlive their connections.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::will::Will;
@@ -8,6 +9,17 @@ use crate::timer::Time;
 
 /// A session's number: it stays the same over restarts, and no other session has it, ever.
 pub type SessionNumber = u64;
+
+/// Who the client of a session was when it last connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityRecord {
+    /// The user it was let in as.
+    pub user: Option<Box<str>>,
+    /// Where it connected from.
+    pub peer: SocketAddr,
+    /// The Protocol Version.
+    pub protocol_version: u8,
+}
 
 /// What is stored of a session itself.
 #[derive(Clone, Debug)]
@@ -24,6 +36,8 @@ pub struct SessionRecord {
     pub will: Option<Will>,
     /// When the Will is due, after the end of a connection.
     pub will_at: Option<Time>,
+    /// Its client, if anybody decides what clients may do.
+    pub identity: Option<IdentityRecord>,
 }
 
 /// What is stored of a subscription.

@@ -45,11 +45,13 @@ pub enum DropCause {
     Offline = 4,
     /// Left behind by a member of a shared group that nobody else is in.
     Orphaned = 5,
+    /// The session is stored, and the store fails.
+    StoreFailed = 6,
 }
 
 impl DropCause {
     /// How many causes there are.
-    pub const COUNT: usize = 6;
+    pub const COUNT: usize = 7;
     /// Every cause, in the order of their values.
     pub const ALL: [Self; Self::COUNT] = [
         Self::QueueFull,
@@ -58,6 +60,7 @@ impl DropCause {
         Self::PacketTooLarge,
         Self::Offline,
         Self::Orphaned,
+        Self::StoreFailed,
     ];
 
     /// The cause's name in metrics and logs.
@@ -70,6 +73,7 @@ impl DropCause {
             Self::PacketTooLarge => "packet_too_large",
             Self::Offline => "offline",
             Self::Orphaned => "orphaned",
+            Self::StoreFailed => "store_failed",
         }
     }
 }

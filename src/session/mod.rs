@@ -12,8 +12,11 @@
 //!   [`Session::refuse`] and [`Session::confirm`], and [`Session::pubrel`];
 //! - the end of a connection: [`Session::disconnect`], then [`Session::will_due`] and
 //!   [`Session::ends_at`]; the end of the session: [`Session::take_for_redistribution`].
+//!
+//! A session that is stored notes what it does in a [`Journal`].
 
 mod alias;
+mod durable;
 mod gate;
 mod inbound;
 mod journal;
@@ -30,10 +33,12 @@ mod window;
 mod tests;
 
 pub use alias::AliasUse;
+pub use durable::Restored;
 pub use gate::{PublishOutcome, STORE, Verdict};
 pub use inbound::Begin;
 pub use journal::{
-    Change, Journal, QueuedRecord, SessionNumber, SessionRecord, SubscriptionRecord, Waiter,
+    Change, IdentityRecord, Journal, QueuedRecord, SessionNumber, SessionRecord,
+    SubscriptionRecord, Waiter,
 };
 pub use limits::{DropCause, DropCounts, SessionLimits};
 pub use link::LinkParameters;
@@ -83,6 +88,8 @@ pub struct Session {
     client_id: Box<str>,
     active: Option<Box<Active>>,
     will: Option<Box<Will>>,
+    /// What a session has that is stored.
+    durable: durable::Noter,
     disconnected_at: Time,
     link: Link,
     drops: DropCounts,
@@ -134,6 +141,7 @@ impl Session {
             client_id: client_id.into(),
             active: None,
             will: None,
+            durable: None,
             disconnected_at: Time::default(),
             link: Link::none(Version::V311, false),
             drops: DropCounts::default(),
@@ -157,6 +165,7 @@ impl Session {
     pub fn disconnect(&mut self, now: Time) {
         self.disconnected_at = now;
         self.uncharge_all();
+        self.forget_uncommitted();
         self.link = Link::none(self.link.version, self.link.acknowledge_unkept);
         if let Some(active) = self.active.as_mut() {
             active.disarm_gate();

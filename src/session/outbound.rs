@@ -3,6 +3,9 @@
 use std::num::NonZeroU16;
 
 use super::alias::AliasUse;
+use super::durable::{
+    answer, note_freed, note_in_flight, note_queued, note_released, note_removed, waits,
+};
 use super::limits::{DropCause, SessionLimits};
 use super::link::Link;
 use super::queue::Entry;
@@ -153,14 +156,15 @@ impl Session {
         now: Time,
         sink: &mut S,
     ) -> Result<Acked, DecodeError> {
-        let Some(active) = self.active.as_mut() else { return Ok(Acked::Unknown) };
-        if !active.window.ack_oldest(packet_id) {
+        let Self { active, durable, .. } = self;
+        let Some(active) = active.as_mut() else { return Ok(Acked::Unknown) };
+        if durable.is_some() || !active.window.ack_oldest(packet_id) {
             match active.window.get_mut(packet_id) {
                 None => return Ok(Acked::Unknown),
                 Some(Slot::Publish(p)) if p.qos == QoS::AtLeastOnce => {}
                 Some(_) => return Err(DecodeError::protocol("PUBACK for a QoS 2 message")),
             }
-            active.window.remove(packet_id);
+            note_freed(durable, &active.window.remove(packet_id));
         }
         self.pump(now, sink);
         Ok(Acked::Done)
@@ -206,14 +210,16 @@ impl Session {
                 return Ok(Acked::Done);
             }
             Some(QoS::ExactlyOnce) => {
-                if let Some(active) = self.active.as_mut() {
-                    active.window.release(packet_id, millis(now));
+                if let Some(active) = self.active.as_mut()
+                    && let Some(entry) = active.window.release(packet_id, millis(now))
+                {
+                    note_released(&mut self.durable, &entry, packet_id);
                 }
             }
             // PUBREL was sent already; the PUBREC was sent again.
             Some(QoS::AtMostOnce) => {}
         }
-        sink.ack(AckKind::PubRel, packet_id, ReasonCode::Success);
+        answer(&mut self.durable, AckKind::PubRel, packet_id, ReasonCode::Success, sink);
         Ok(Acked::Released)
     }
 
@@ -234,7 +240,7 @@ impl Session {
             Some(Slot::Release(_)) => {}
             Some(_) => return Err(DecodeError::protocol("PUBCOMP before PUBREL")),
         }
-        active.window.remove(packet_id);
+        note_freed(&self.durable, &active.window.remove(packet_id));
         self.pump(now, sink);
         Ok(Acked::Done)
     }
@@ -265,7 +271,7 @@ impl Session {
     }
 
     fn pump_waiting<S: Sink>(&mut self, now: Time, sink: &mut S) {
-        let Self { active, link, drops, .. } = self;
+        let Self { active, link, drops, durable, .. } = self;
         let Some(active) = active.as_mut() else { return };
         let mut drop_one = |sink: &mut S, cause| {
             drops.record(cause);
@@ -277,7 +283,7 @@ impl Session {
             let Some(Slot::Publish(p)) = active.window.get_mut(packet_id) else { continue };
             p.sent_at_ms = millis(now);
             if let Err(cause) = write(link, &p.delivery(), Some(packet_id), true, now, sink) {
-                active.window.remove(packet_id);
+                note_freed(durable, &active.window.remove(packet_id));
                 drop_one(sink, cause);
             }
         }
@@ -292,12 +298,20 @@ impl Session {
             let packet_id = (!qos0).then(|| active.window.next_id());
             let written = match entry.message.is_expired(now) {
                 true => Err(DropCause::Expired),
+                false if packet_id.is_some_and(|id| waits(durable, entry.qos, id)) => Ok(()),
                 false => write(link, &entry.delivery(), packet_id, false, now, sink),
             };
             match written {
-                Err(cause) => drop_one(sink, cause),
-                Ok(()) if qos0 => {}
-                Ok(()) => active.window.insert(entry),
+                Err(cause) => {
+                    note_removed(durable, &entry);
+                    drop_one(sink, cause);
+                }
+                Ok(()) => {
+                    if let Some(packet_id) = packet_id {
+                        note_in_flight(durable, &mut entry, packet_id);
+                        active.window.insert(entry);
+                    }
+                }
             }
         }
     }
@@ -335,7 +349,10 @@ impl Session {
             return dropped;
         }
         let Some(active) = self.active.as_mut() else { return dropped };
-        while !active.queue.has_room(size, limits) && active.queue.pop().is_some() {
+        while !active.queue.has_room(size, limits)
+            && let Some(entry) = active.queue.pop()
+        {
+            note_removed(&self.durable, &entry);
             self.drops.record(DropCause::QueueFull);
             dropped += 1;
         }
@@ -347,7 +364,10 @@ impl Session {
     pub fn trim_oldest(&mut self, limits: &SessionLimits) -> u32 {
         let mut dropped = 0;
         let Some(active) = self.active.as_mut() else { return dropped };
-        while active.queue.exceeds(limits) && active.queue.pop().is_some() {
+        while active.queue.exceeds(limits)
+            && let Some(entry) = active.queue.pop()
+        {
+            note_removed(&self.durable, &entry);
             self.drops.record(DropCause::QueueFull);
             dropped += 1;
         }
@@ -378,12 +398,20 @@ impl Session {
 
     #[inline]
     fn send_new<S: Sink>(&mut self, delivery: &Delivery<'_>, now: Time, sink: &mut S) -> Delivered {
-        let Self { active, link, queued_bytes, .. } = self;
+        let Self { active, link, durable, queued_bytes, .. } = self;
         let active = active.get_or_insert_with(|| Active::new(queued_bytes.clone()));
         let packet_id = active.window.next_id();
+        if waits(durable, delivery.qos, packet_id) {
+            let mut entry = Entry::new(delivery, millis(now));
+            note_queued(durable, &mut entry, Some(packet_id));
+            active.window.insert(entry);
+            return Delivered::Sent;
+        }
         match write(link, delivery, Some(packet_id), false, now, sink) {
             Ok(()) => {
-                active.window.insert(Entry::new(delivery, millis(now)));
+                let mut entry = Entry::new(delivery, millis(now));
+                note_queued(durable, &mut entry, Some(packet_id));
+                active.window.insert(entry);
                 Delivered::Sent
             }
             Err(cause) => self.dropped(cause),
@@ -394,11 +422,14 @@ impl Session {
         if delivery.message.is_for_now() {
             return self.dropped(DropCause::Expired);
         }
-        let queue = &mut self.active_mut().queue;
+        let Self { active, durable, queued_bytes, .. } = self;
+        let queue = &mut active.get_or_insert_with(|| Active::new(queued_bytes.clone())).queue;
         if !queue.has_room(delivery.message.size(), limits) {
             return Delivered::Full;
         }
-        queue.push(Entry::new(delivery, 0));
+        let mut entry = Entry::new(delivery, 0);
+        note_queued(durable, &mut entry, None);
+        queue.push(entry);
         Delivered::Queued
     }
 
@@ -410,7 +441,7 @@ impl Session {
 
     fn free(&mut self, packet_id: PacketId) {
         if let Some(active) = self.active.as_mut() {
-            active.window.remove(packet_id);
+            note_freed(&self.durable, &active.window.remove(packet_id));
         }
     }
 }

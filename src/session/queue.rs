@@ -5,6 +5,7 @@ use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::journal::QueuedRecord;
 use super::limits::SessionLimits;
 use super::outbound::Delivery;
 use crate::mqtt::{Message, QoS};
@@ -13,8 +14,8 @@ use crate::mqtt::{Message, QoS};
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) message: Message,
-    /// Subscription Identifiers, if there is more than one.
-    identifiers: Option<Box<Identifiers>>,
+    /// What few have.
+    more: Option<Box<More>>,
     /// The one Subscription Identifier; 0 for none, and for more.
     identifier: u32,
     group: u32,
@@ -35,14 +36,14 @@ const NO_GROUP: u32 = u32::MAX;
 impl Entry {
     #[inline]
     pub(super) fn new(delivery: &Delivery<'_>, sent_at_ms: u32) -> Self {
-        let (identifier, identifiers) = match delivery.identifiers {
+        let (identifier, more) = match delivery.identifiers {
             [] => (0, None),
             [one] => (*one, None),
-            many => (0, Some(Box::new(Identifiers(many.into())))),
+            many => (0, Some(Box::new(More { identifiers: many.into(), ..More::default() }))),
         };
         Self {
             message: delivery.message.clone(),
-            identifiers,
+            more,
             identifier,
             group: delivery.group.unwrap_or(NO_GROUP),
             sent_at_ms,
@@ -59,10 +60,10 @@ impl Entry {
             message: &self.message,
             qos: self.qos,
             retain: self.retain,
-            identifiers: match &self.identifiers {
-                Some(identifiers) => &identifiers.0,
-                None if self.identifier == 0 => &[],
-                None => slice::from_ref(&self.identifier),
+            identifiers: match &self.more {
+                Some(more) if !more.identifiers.is_empty() => &more.identifiers,
+                _ if self.identifier == 0 => &[],
+                _ => slice::from_ref(&self.identifier),
             },
             group: self.group(),
         }
@@ -71,10 +72,41 @@ impl Entry {
     pub(super) fn group(&self) -> Option<u32> {
         (self.group != NO_GROUP).then_some(self.group)
     }
+
+    /// As it was stored.
+    pub(super) fn restore(record: &QueuedRecord) -> Self {
+        let QueuedRecord { message, qos, retain, identifiers, group, .. } = record;
+        let (qos, retain, group) = (*qos, *retain, *group);
+        Self::new(&Delivery { message, qos, retain, identifiers, group }, 0)
+    }
+
+    /// Its place in the store, and whether it was noted to be in flight after it was queued.
+    #[inline]
+    pub(super) fn place(&self) -> Option<(u64, bool)> {
+        let more = self.more.as_ref().filter(|more| more.place != 0)?;
+        Some((more.place, more.flew))
+    }
+
+    pub(super) fn set_place(&mut self, place: u64) {
+        self.more.get_or_insert_default().place = place;
+    }
+
+    /// It is noted to be in flight. Gives its place, if it has one.
+    pub(super) fn set_flew(&mut self) -> Option<u64> {
+        let more = self.more.as_mut().filter(|more| more.place != 0)?;
+        more.flew = true;
+        Some(more.place)
+    }
 }
 
-#[derive(Debug)]
-struct Identifiers(Box<[u32]>);
+#[derive(Debug, Default)]
+struct More {
+    /// Subscription Identifiers, if there is more than one.
+    identifiers: Box<[u32]>,
+    /// 0: not stored.
+    place: u64,
+    flew: bool,
+}
 
 /// Sums the bytes that wait in the queues of many sessions. One thread at a time changes it.
 #[derive(Clone, Debug, Default)]
@@ -156,6 +188,10 @@ impl Queue {
         self.total.add(size);
         self.qos0 += u32::from(entry.qos == QoS::AtMostOnce);
         self.entries.push_back(entry);
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
     }
 
     #[inline]

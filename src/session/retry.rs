@@ -32,12 +32,15 @@ impl Session {
     ) -> RetryOutcome {
         let mut outcome = RetryOutcome { next: None, give_up: false };
         let Some(last) = after.last() else { return outcome };
-        let Self { active, link, .. } = self;
+        let Self { active, link, durable, .. } = self;
         let Some(active) = active.as_mut() else { return outcome };
         if link.version.is_v5() || !link.live {
             return outcome;
         }
         for (packet_id, slot) in active.window.in_order() {
+            if durable.as_ref().is_some_and(|durable| durable.is_uncommitted(packet_id)) {
+                continue;
+            }
             let (sent_at_ms, retries) = match slot {
                 Slot::Publish(p) if !p.unsent => (&mut p.sent_at_ms, &mut p.retries),
                 Slot::Release(r) => (&mut r.sent_at_ms, &mut r.retries),

@@ -1,6 +1,7 @@
 //! Messages of shared groups that a member gives back.
 
 use super::Session;
+use super::durable::{note_freed, note_removed};
 use super::queue::Entry;
 use super::window::Slot;
 use crate::mqtt::{Message, QoS};
@@ -35,11 +36,14 @@ impl Session {
             .collect();
         let mut taken = Vec::new();
         for packet_id in in_flight {
-            if let Slot::Publish(p) = active.window.remove(packet_id) {
+            let slot = active.window.remove(packet_id);
+            note_freed(&self.durable, &slot);
+            if let Slot::Publish(p) = slot {
                 taken.extend(redistribution(p, true));
             }
         }
         let queued = active.queue.take(|entry| entry.group().is_some());
+        queued.iter().for_each(|entry| note_removed(&self.durable, entry));
         taken.extend(queued.into_iter().filter_map(|entry| redistribution(entry, false)));
         taken
     }
@@ -50,6 +54,7 @@ impl Session {
     pub fn take_queued(&mut self, group: u32) -> Vec<Redistribution> {
         let Some(active) = self.active.as_mut() else { return Vec::new() };
         let queued = active.queue.take(|entry| entry.group() == Some(group));
+        queued.iter().for_each(|entry| note_removed(&self.durable, entry));
         queued.into_iter().filter_map(|entry| redistribution(entry, false)).collect()
     }
 }

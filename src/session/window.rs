@@ -24,12 +24,20 @@ pub(super) enum Slot {
 /// The second half of a QoS 2 flow.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Release {
+    /// In the store; 0: not stored.
+    pub(super) place: u64,
     /// Place among the PUBRECs [MQTT-4.6.0-4].
     pub(super) order: u32,
     /// When the PUBREL was last sent; milliseconds, truncated.
     pub(super) sent_at_ms: u32,
     /// How often it was sent again on this connection; 3.x.
     pub(super) retries: u8,
+}
+
+impl Release {
+    pub(super) fn restored(place: u64) -> Self {
+        Self { place, order: 0, sent_at_ms: 0, retries: 0 }
+    }
 }
 
 /// Identifiers in a ring: 1 to 65,535.
@@ -222,16 +230,42 @@ impl Window {
         slot
     }
 
-    /// Turns the PUBLISH of `id` into its PUBREL.
-    pub(super) fn release(&mut self, id: PacketId, sent_at_ms: u32) {
-        let release = Release { order: self.releases, sent_at_ms, retries: 0 };
-        let Some(slot) = self.get_mut(id) else { return };
+    /// Turns the PUBLISH of `id` into its PUBREL, and gives what it was.
+    pub(super) fn release(&mut self, id: PacketId, sent_at_ms: u32) -> Option<Entry> {
+        let order = self.releases;
+        let slot = self.get_mut(id)?;
+        let Slot::Publish(entry) = slot else { return None };
+        let place = entry.place().map_or(0, |(place, _)| place);
+        let release = Release { place, order, sent_at_ms, retries: 0 };
         let was = std::mem::replace(slot, Slot::Release(release));
-        self.releases = self.releases.wrapping_add(1);
-        match was {
-            Slot::Publish(entry) if entry.unsent => self.unsent -= 1,
-            Slot::Publish(entry) => self.bytes -= entry.message.size() as u64,
-            Slot::Release(_) | Slot::Free => {}
+        self.releases = order.wrapping_add(1);
+        let Slot::Publish(entry) = was else { return None };
+        match entry.unsent {
+            true => self.unsent -= 1,
+            false => self.bytes -= entry.message.size() as u64,
+        }
+        Some(entry)
+    }
+
+    /// Takes in what was in flight under `id` in an earlier life, in the order of sending.
+    pub(super) fn restore(&mut self, id: PacketId, slot: Slot) {
+        debug_assert!(self.slots.is_empty(), "nothing was sent yet in this one");
+        if let Slot::Publish(entry) = &slot {
+            self.bytes += entry.message.size() as u64;
+        }
+        let aside = self.aside.get_or_insert_default();
+        aside.stragglers.insert(id, (aside.moved, slot));
+        aside.moved += 1;
+        self.in_flight += 1;
+        self.base = advance(id, 1);
+    }
+
+    /// The PUBREL of `id` comes after all that this was called for before.
+    pub(super) fn order_release(&mut self, id: PacketId) {
+        let order = self.releases;
+        if let Some(Slot::Release(release)) = self.get_mut(id) {
+            release.order = order;
+            self.releases = order.wrapping_add(1);
         }
     }
 

@@ -111,6 +111,11 @@ impl Admission {
         admitted
     }
 
+    /// Counts a session that is there whatever the limit.
+    pub(super) fn add_session(&self) {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn release_session(&self) {
         self.sessions.fetch_sub(1, Ordering::Relaxed);
     }
@@ -123,6 +128,11 @@ impl Admission {
             self.release_subscription();
         }
         admitted
+    }
+
+    /// Counts a subscription that is there whatever the limit.
+    pub(super) fn add_subscription(&self) {
+        self.subscriptions.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn release_subscription(&self) {

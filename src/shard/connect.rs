@@ -10,7 +10,7 @@ use crate::mqtt::{
 };
 use crate::net::{CloseMode, ConnId};
 use crate::router::SessionKey;
-use crate::session::{LinkParameters, Session, Will};
+use crate::session::{LinkParameters, STORE, Session, Will};
 
 use super::Core;
 use super::authenticate::{Outcome, User};
@@ -62,7 +62,7 @@ impl<S> Core<S> {
     }
 
     /// The shard where a client's session lives.
-    fn home(&self, client_id: &str) -> u8 {
+    pub(super) fn home(&self, client_id: &str) -> u8 {
         (self.sessions.hash(client_id) % u64::from(self.shards)) as u8
     }
 
@@ -165,9 +165,12 @@ impl<S> Core<S> {
         }
         self.connected += 1;
         self.stats.connects.add(1);
+        if !session_present && parameters.session_expiry_interval > 0 {
+            self.store_session(key);
+        }
 
         let Some(connection) = self.connections.get_mut(id) else { return Then::Stop };
-        connection.state = State::Connected;
+        connection.state = State::Committing;
         connection.version = connect.version;
         connection.bridge = connect.bridge;
         connection.session = key;
@@ -175,15 +178,8 @@ impl<S> Core<S> {
         connection.singly = parameters.topic_alias_maximum > 0 || self.settings.session.queue_qos0;
         connection.minds_frames = connection.singly || parameters.maximum_packet_size != u32::MAX;
         connection.patience_ms = u32::from(keep_alive) * 1500;
-        if let Some(timer) = connection.timer.take() {
-            self.timers.cancel(timer);
-        }
-        if keep_alive > 0 {
-            let patience = Duration::from_millis(connection.patience_ms.into());
-            connection.timer = Some(self.timers.insert(now.plus(patience), Timer::Connection(id)));
-        }
 
-        self.send_connack(id, connect, assigned.as_deref(), keep_alive, session_present);
+        self.send_connack(id, key, connect, assigned.as_deref(), keep_alive, session_present);
         let client = Client {
             client_id,
             username: user.as_deref(),
@@ -202,8 +198,31 @@ impl<S> Core<S> {
         );
         self.shared.hooks.hook.connected(&client, session_present);
         self.set_members_online(key, true);
+        if self.sessions.get(key).is_some_and(|slot| slot.session.is_stored()) {
+            // It is read when CONNACK has left.
+            return Then::Hold;
+        }
+        self.finish_admission(key, id);
+        Then::Continue
+    }
+
+    /// CONNACK has left: the session begins to send.
+    pub(super) fn finish_admission(&mut self, key: SessionKey, id: ConnId) {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.state = State::Connected;
+        if let Some(timer) = connection.timer.take() {
+            self.timers.cancel(timer);
+        }
+        if connection.patience_ms > 0 {
+            let patience = Duration::from_millis(connection.patience_ms.into());
+            connection.timer = Some(self.timers.insert(now.plus(patience), Timer::Connection(id)));
+        }
+        if connection.held {
+            self.resumed.push(id);
+        }
         self.scans.resume(key);
-        let Some(slot) = self.sessions.get_mut(key) else { return Then::Stop };
+        let Some(slot) = self.sessions.get_mut(key) else { return };
         if let Some(mut out) = self.connections.live_out(id, &self.settings) {
             slot.session.resume(now, &mut out);
         }
@@ -211,7 +230,6 @@ impl<S> Core<S> {
             self.became_full(key);
         }
         self.arm_redelivery(key);
-        Then::Continue
     }
 
     /// An identifier that nobody has, of a client whose home is here.
@@ -281,9 +299,11 @@ impl<S> Core<S> {
         }
     }
 
+    /// Sends CONNACK: at once, or when a session that is stored is committed.
     fn send_connack(
         &mut self,
         id: ConnId,
+        key: SessionKey,
         connect: &Connect<'_>,
         assigned: Option<&str>,
         keep_alive: u16,
@@ -296,9 +316,18 @@ impl<S> Core<S> {
             response_information: information.as_deref(),
             ..connack(&settings, connect, assigned, keep_alive, expiry)
         };
-        if let Some(mut out) = self.connections.out(id) {
+        let Some(mut out) = self.connections.out(id) else { return };
+        let Some(slot) = self.sessions.get_mut(key).filter(|slot| slot.session.is_stored()) else {
             out.packet(&Packet::ConnAck(packet));
-        }
+            return;
+        };
+        slot.note();
+        let mut frame = Vec::new();
+        let max = slot.session.maximum_packet_size();
+        encode(connect.version, &Packet::ConnAck(packet), max, &mut frame);
+        let waiting = 1 << STORE;
+        slot.session.send_when_confirmed(&frame, self.turn, waiting, &mut out);
+        self.gate.wait(waiting, self.turn, key, slot.serial);
     }
 
     /// Whether the client takes packets as long as its CONNACK.

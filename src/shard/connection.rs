@@ -20,6 +20,8 @@ pub(super) enum State {
     AwaitingConnect,
     /// CONNECT is read and kept; who the client is is being found out elsewhere.
     Authenticating,
+    /// A session is attached; CONNACK waits for it to be stored, and nothing goes before that.
+    Committing,
     /// A session is attached.
     Connected,
     /// Nothing more is read; what waits is written, then the socket closes.

@@ -184,7 +184,8 @@ impl<S> Core<S> {
         let awaited = parcel.packet_id.map(|packet_id| (packet_id, self.turn));
         let message = parcel.message(self.now).clone();
         let weight = message.size();
-        let routed = Routed { message, stamp, publisher, awaited, group };
+        let act = self.act_with(to);
+        let routed = Routed { message, stamp, publisher, awaited, group, act };
         self.mailbox.push(to, weight, Item::Routed(routed));
     }
 
@@ -346,6 +347,16 @@ impl<S> Core<S> {
         publisher: Publisher,
     ) -> bool {
         let tight = self.tight_limits(key, delivery.message.size());
+        let Some(slot) = self.sessions.get_mut(key) else { return false };
+        if slot.session.is_stored()
+            && delivery.qos > QoS::AtMostOnce
+            && publisher.is_told()
+            && self.store_fails()
+        {
+            self.count_drops(key, DropCause::StoreFailed, 1);
+            self.refuse_to_store();
+            return false;
+        }
         let Some(slot) = self.sessions.get_mut(key) else { return false };
         let online = slot.connection;
         let mut out = online.and_then(|id| self.connections.live_out(id, &self.settings));

@@ -91,8 +91,10 @@ impl<S> Core<S> {
             let client_id = self.sessions.get(key).map_or("", |slot| slot.session.client_id());
             tracing::debug!(target: CLIENT_LOG, %peer, client_id, "disconnected: {}", ending.why());
         }
-        if was == State::Connected {
-            if let Some((reason, detail)) = ending.packet().filter(|_| v5) {
+        if matches!(was, State::Connected | State::Committing) {
+            // Before CONNACK there is no DISCONNECT.
+            let told = v5 && was == State::Connected;
+            if let Some((reason, detail)) = ending.packet().filter(|_| told) {
                 let wants_detail = self
                     .sessions
                     .get(key)
@@ -183,9 +185,14 @@ impl<S> Core<S> {
         self.connected -= 1;
         self.set_members_online(key, false);
         self.forget_receiver(key);
+        let act = self.begin_act();
         if let Some(will) = will.filter(|_| wills) {
             self.publish_will(key, will);
         }
+        if let Some(slot) = self.sessions.get(key) {
+            slot.note();
+        }
+        self.end_act(act);
         if let Some(slot) = self.sessions.get(key) {
             self.shared.hooks.hook.disconnected(slot.session.client_id());
             if slot.session.ends_at().is_some_and(|at| at <= now) {
@@ -216,6 +223,8 @@ impl<S> Core<S> {
             self.timers.cancel(timer);
         }
         self.scans.forget(key);
+        let act = self.begin_act();
+        let Some(slot) = self.sessions.get_mut(key) else { return };
         let orphans = slot.session.take_for_redistribution();
         let will = slot.session.take_will();
         for handle in std::mem::take(&mut slot.subscriptions) {
@@ -227,6 +236,10 @@ impl<S> Core<S> {
         if let Some(will) = will {
             self.publish_will(key, will);
         }
+        if let Some(slot) = self.sessions.get_mut(key) {
+            slot.session.note_ended();
+        }
+        self.end_act(act);
         if self.sessions.remove(key).is_some() {
             self.shared.admission.release_session();
         }

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 
 use crate::router::SessionKey;
-use crate::session::Verdict;
+use crate::session::{STORE, Verdict};
 
 use super::Core;
+use super::connection::State;
 use super::ending::Ending;
 
 /// What one client may have in its session's gate before its next SUBSCRIBE or UNSUBSCRIBE is not
@@ -15,6 +16,7 @@ pub(super) const MAX_PENDING: usize = 1024;
 /// Confirmations, by shard; the last place is the store's.
 pub(super) struct Gate {
     confirmed: [u64; 64],
+    shards: u8,
     /// The last turn in which a shard was told of a new filter.
     interest: [u64; 64],
     /// Sessions that hold something back, by shard and in the order of turns.
@@ -32,8 +34,9 @@ impl Gate {
     pub(super) fn new(shards: u8) -> Self {
         Self {
             confirmed: [0; 64],
+            shards,
             interest: [0; 64],
-            waiting: (0..shards).map(|_| VecDeque::new()).collect(),
+            waiting: (0..64).map(|_| VecDeque::new()).collect(),
         }
     }
 
@@ -47,9 +50,14 @@ impl Gate {
 
     /// The shards that may not know every filter of this one yet.
     pub(super) fn uninformed(&self) -> u64 {
-        (0..self.waiting.len())
+        (0..usize::from(self.shards))
             .filter(|&shard| self.interest[shard] > self.confirmed[shard])
             .fold(0, |mask, shard| mask | 1 << shard)
+    }
+
+    /// The last turn of this shard that the store has committed.
+    pub(super) fn committed(&self) -> u64 {
+        self.confirmed[STORE as usize]
     }
 
     /// A session waits for every shard in `mask` to confirm `turn`.
@@ -67,7 +75,7 @@ impl Gate {
 }
 
 impl<S> Core<S> {
-    /// `shard` has done everything that this shard sent it up to `turn`.
+    /// `shard` (or the [`STORE`]) has done everything that this shard sent it up to `turn`.
     pub(super) fn confirmed(&mut self, shard: u8, turn: u64) {
         let index = usize::from(shard);
         self.gate.confirmed[index] = self.gate.confirmed[index].max(turn);
@@ -78,7 +86,7 @@ impl<S> Core<S> {
         }
     }
 
-    fn let_out(&mut self, key: SessionKey, serial: u32) {
+    pub(super) fn let_out(&mut self, key: SessionKey, serial: u32) {
         let Some(slot) = self.sessions.get_serial(key, serial) else { return };
         let connection = slot.connection;
         let mut out = connection.and_then(|id| self.connections.out(id));
@@ -93,6 +101,26 @@ impl<S> Core<S> {
             && let Some(id) = connection
         {
             self.end(id, Ending::NOT_KEPT);
+        }
+        self.go_on_stored(key);
+    }
+
+    /// Goes on with what a stored session waits for, beside what is in its gate.
+    fn go_on_stored(&mut self, key: SessionKey) {
+        let Some(slot) = self.sessions.get_mut(key).filter(|slot| slot.session.is_stored()) else {
+            return;
+        };
+        let Some(id) = slot.connection else { return };
+        let admitted = self.connections.get(id).is_some_and(|one| one.state == State::Committing);
+        if admitted {
+            if !slot.session.has_pending() {
+                self.finish_admission(key, id);
+            }
+            return;
+        }
+        if let Some(mut out) = self.connections.live_out(id, &self.settings) {
+            slot.session.send_committed(self.gate.committed(), self.now, &mut out);
+            self.relieve(key);
         }
     }
 }
@@ -126,15 +154,15 @@ mod tests {
             .iter()
             .map(|queue| queue.iter().map(|one| (one.turn, one.session)).collect())
             .collect();
-        assert_eq!(queued, [vec![], vec![(1, 7), (1, 8), (2, 7)], vec![(1, 7)]]);
+        assert_eq!(queued[..3], [vec![], vec![(1, 7), (1, 8), (2, 7)], vec![(1, 7)]]);
     }
 
     #[test]
-    fn the_store_may_be_waited_for_without_a_queue() {
-        // Nothing waits for it yet; its bit must not be taken for a shard's.
+    fn the_store_is_waited_for_as_a_shard_but_knows_no_filters() {
         let mut gate = Gate::new(2);
-        gate.wait(1 << crate::session::STORE, 1, 7, 0);
-        assert!(gate.waiting.iter().all(VecDeque::is_empty));
-        assert_eq!(gate.uninformed(), 0);
+        gate.wait(1 << STORE, 1, 7, 0);
+        assert_eq!(gate.waiting[STORE as usize].len(), 1);
+        gate.told(0b10, 1);
+        assert_eq!(gate.uninformed(), 0b10);
     }
 }

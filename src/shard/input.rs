@@ -104,6 +104,7 @@ impl<S> Core<S> {
             State::Closing => Taken { consumed: 0, frame_len: None, then: Then::Stop },
             State::Authenticating => Taken { consumed: 0, frame_len: None, then: Then::Hold },
             State::AwaitingConnect => self.first_frames(&mut reader, bytes, source),
+            State::Committing => Taken { consumed: 0, frame_len: None, then: Then::Hold },
             State::Connected => self.frames(&mut reader, bytes, 0, source),
         };
         self.flush_run(&mut reader);
@@ -123,7 +124,7 @@ impl<S> Core<S> {
                 let frame_len = head.ok().flatten().map(|head| head.frame_len());
                 return Taken { consumed: 0, frame_len, then: Then::Continue };
             }
-            Err((then, frame_len)) => (then, 0, frame_len),
+            Err((then, consumed, frame_len)) => (then, consumed, frame_len),
         };
         if then != Then::Continue {
             return Taken { consumed, frame_len, then };
@@ -140,34 +141,41 @@ impl<S> Core<S> {
         self.frames(reader, bytes, consumed, source)
     }
 
-    /// Handles CONNECT: gives its length, nothing if it is not whole, or what follows instead.
+    /// Whether CONNECT was handled, and its answer waits for the store.
+    fn is_committing(&self, id: ConnId) -> bool {
+        self.connections.get(id).is_some_and(|connection| connection.state == State::Committing)
+    }
+
+    /// Handles CONNECT: gives its length, nothing if it is not whole, or what follows instead and
+    /// how much was handled.
     fn first_frame(
         &mut self,
         reader: &mut Reader<'_>,
         bytes: &[u8],
-    ) -> Result<Option<usize>, (Then, Option<usize>)> {
+    ) -> Result<Option<usize>, (Then, usize, Option<usize>)> {
         let head = match frame_head(bytes, self.settings.limits.max_packet_size) {
             Ok(Some(head)) => head,
             Ok(None) => return Ok(None),
             Err(error) => {
                 self.end(reader.id, Ending::Silent(error.detail));
-                return Err((Then::Stop, None));
+                return Err((Then::Stop, 0, None));
             }
         };
         if PacketType::from_first_byte(head.first_byte) != Some(PacketType::Connect) {
             self.end(reader.id, Ending::Silent("the first packet is not CONNECT"));
-            return Err((Then::Stop, None));
+            return Err((Then::Stop, 0, None));
         }
         let Some(frame) = bytes.get(..head.frame_len()) else { return Ok(None) };
         let body = frame.get(usize::from(head.head_len)..).unwrap_or_default();
         let then = self.connect(reader.id, head, body);
-        if matches!(then, Then::Continue | Then::Stop) {
+        if matches!(then, Then::Continue | Then::Stop) || self.is_committing(reader.id) {
             self.stats.packets_received.add(1);
         }
         match then {
             Then::Continue => Ok(Some(frame.len())),
-            Then::Hold => Err((then, Some(frame.len()))),
-            other => Err((other, None)),
+            Then::Hold if self.is_committing(reader.id) => Err((then, frame.len(), None)),
+            Then::Hold => Err((then, 0, Some(frame.len()))),
+            other => Err((other, 0, None)),
         }
     }
 

@@ -17,6 +17,9 @@ use crate::net::Wake;
 /// The most shards of a broker: one bit each in a mask, and one bit is left for the store.
 pub const MAX_SHARDS: u8 = 63;
 
+/// The bit of the store among the lanes: no shard has it.
+const STORE_LANE: u64 = 1 << MAX_SHARDS;
+
 /// What one turn of a shard has for another.
 #[derive(Debug)]
 pub struct Batch<T> {
@@ -170,6 +173,17 @@ impl<T> Mailbox<T> {
     #[must_use]
     pub fn others(&self) -> u64 {
         ((1u64 << self.lanes.len()) - 1) & !(1 << self.shard)
+    }
+
+    /// Counts the store among the full lanes, or not any more.
+    pub fn set_store_full(&mut self, full: bool) {
+        self.full = self.full & !STORE_LANE | if full { STORE_LANE } else { 0 };
+    }
+
+    /// Whether the store counts among the full lanes.
+    #[must_use]
+    pub fn is_store_full(&self) -> bool {
+        self.full & STORE_LANE != 0
     }
 
     /// The lanes that cannot take more now: a publisher that would add to them is not read.

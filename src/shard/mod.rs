@@ -26,6 +26,7 @@ mod sessions;
 mod settings;
 mod stats;
 mod stop;
+mod store;
 mod subscribe;
 mod sys;
 mod timers;
@@ -40,6 +41,7 @@ pub use self::settings::{
     GiveUp, ListenerSettings, OverflowOffline, OverflowOnline, Retry, Settings,
 };
 pub use self::stats::{Counter, ShardStats};
+pub use self::store::Stored;
 
 use crate::hooks::Hooks;
 use crate::net::{Arena, Completion, ConnId, Driver};
@@ -59,6 +61,7 @@ use self::rights::RightsChange;
 use self::scans::RetainedScans;
 use self::sessions::Sessions;
 use self::stop::Stopping;
+use self::store::Keeper;
 use self::sys::LogLimit;
 use self::timers::Timer;
 
@@ -141,6 +144,8 @@ struct Core<S> {
     due: Vec<Timer>,
     mailbox: mail::Mailbox<Item<S>>,
     gate: Gate,
+    /// Nothing is stored without one.
+    store: Option<Keeper>,
     pressure: Pressure,
     /// What this shard may queue.
     allowance: Allowance,
@@ -191,6 +196,14 @@ impl<D: Driver> Shard<D> {
             .collect()
     }
 
+    /// As [`assemble`](Self::assemble), for a broker that stores its sessions: with all that was stored.
+    #[must_use]
+    pub fn assemble_stored(drivers: Vec<D>, shared: &Arc<Shared>, stored: Stored) -> Vec<Self> {
+        let mut shards = Self::assemble(drivers, shared);
+        Self::restore(&mut shards, stored);
+        shards
+    }
+
     fn new(
         id: u8,
         driver: D,
@@ -222,6 +235,7 @@ impl<D: Driver> Shard<D> {
             rights_change: RightsChange::default(),
             mailbox,
             gate: Gate::new(shards),
+            store: None,
             pressure: Pressure::default(),
             allowance: Allowance::default(),
             scans: RetainedScans::default(),
@@ -271,6 +285,7 @@ impl<D: Driver> Shard<D> {
         self.core.mailbox.awake();
         waited?;
         self.core.now = self.driver.now();
+        self.core.take_committed();
         self.take_mail();
         self.core.take_decisions();
         self.core.follow_rules();
@@ -354,6 +369,7 @@ impl<D: Driver> Shard<D> {
     /// Writes to sockets and peers what the turn produced.
     fn finish_turn(&mut self) {
         flush(&mut self.core, &mut self.driver, &mut self.arena);
+        self.core.hand_over();
         self.core.mailbox.post(self.core.turn);
         self.core.turn += 1;
         self.core.release_lanes();
@@ -387,7 +403,9 @@ fn follow<D: Driver>(
         }
         Then::Hold => {
             driver.pause(conn);
-            driver.keep(conn, rest, frame_len);
+            if !rest.is_empty() {
+                driver.keep(conn, rest, frame_len);
+            }
             if let Some(connection) = core.connections.get_mut(conn) {
                 connection.held = true;
             }
@@ -414,6 +432,7 @@ impl<S> Core<S> {
             || self.expiring
             || !self.resumed.is_empty()
             || !self.mailbox.may_sleep()
+            || self.has_committed()
             || self.authentication.has_news()
             || self.has_new_rules()
             || self.stop_goes_on()

@@ -7,7 +7,7 @@ use crate::mqtt::{
     publish_wire_reusable, topic,
 };
 use crate::router::Stamp;
-use crate::session::{Begin, PublishOutcome, Verdict};
+use crate::session::{Begin, PublishOutcome, STORE, Verdict};
 
 use super::Core;
 use super::distribute::{Parcel, Reach};
@@ -222,22 +222,34 @@ impl<S> Core<S> {
                 ));
             }
         }
+        // The identifier is stored with what it is of.
+        let stores_identifier = self.stores_identifier(reader.session, publish.qos);
+        let noted = self.noted();
+        let act = stores_identifier.then(|| self.begin_act());
         let reach = route(self, reader);
+        let unstored = self.was_refused();
+        let stores_identifier = stores_identifier && !unstored && !reach.reason.is_error();
+        let stored = stores_identifier || self.noted() > noted;
         let outcome = PublishOutcome {
             turn: self.turn,
-            waiting: reach.remote,
+            waiting: reach.remote | u64::from(stored) << STORE,
             kept: reach.kept,
             matched: reach.matched,
             reason: reach.reason,
+            unstored,
         };
-        if reach.remote != 0 {
+        if outcome.waiting != 0 {
             self.mailbox.ask_confirmation(reach.remote);
             let serial = self.publisher(reader).serial;
-            self.gate.wait(reach.remote, self.turn, reader.session, serial);
+            self.gate.wait(outcome.waiting, self.turn, reader.session, serial);
         }
         let Some(slot) = self.sessions.get_mut(reader.session) else { return Ok(Then::Stop) };
         let Some(mut out) = self.connections.out(reader.id) else { return Ok(Then::Stop) };
-        match slot.session.finish_publish(publish.qos, packet_id, outcome, &mut out) {
+        let verdict = slot.session.finish_publish(publish.qos, packet_id, outcome, &mut out);
+        if let Some(act) = act {
+            self.end_act(act);
+        }
+        match verdict {
             Verdict::Continue => Ok(Then::Continue),
             Verdict::Close => {
                 self.end(reader.id, Ending::NOT_KEPT);
@@ -291,12 +303,19 @@ impl<S> Core<S> {
 
     /// Sets or clears the retained message of a topic [MQTT-3.3.1-5] [MQTT-3.3.1-6].
     fn retain(&mut self, parcel: &mut Parcel<'_>) -> Result<Stamp, ReasonCode> {
+        if self.store_fails() && parcel.publisher.is_told() {
+            self.refuse_to_store();
+            return Err(ReasonCode::QuotaExceeded);
+        }
         self.clock += 1;
         let stamp = Stamp(self.clock, self.id);
         let clears = parcel.payload.is_empty();
         let kept = (!clears).then(|| parcel.message(self.now).clone());
-        match self.router.retain(parcel.topic, kept, stamp, self.now) {
-            Ok(_) => Ok(stamp),
+        match self.router.retain(parcel.topic, kept.clone(), stamp, self.now) {
+            Ok(_) => {
+                self.note_retained(parcel.topic, kept.as_ref(), stamp);
+                Ok(stamp)
+            }
             Err(_) => Err(ReasonCode::QuotaExceeded),
         }
     }

@@ -34,6 +34,11 @@ impl Publisher {
     pub(super) fn is_client(&self) -> bool {
         self.client != 0
     }
+
+    /// Whether it can be told that its message is not kept: no `$SYS`, retained message, or will.
+    pub(super) fn is_told(&self) -> bool {
+        self.serial != 0
+    }
 }
 
 /// A message for the sessions of another shard.
@@ -47,6 +52,8 @@ pub(super) struct Routed {
     pub(super) awaited: Option<(PacketId, u64)>,
     /// The group that shall get it; else the plain subscribers.
     pub(super) group: Option<RoutedGroup>,
+    /// The turn of the sender's act that it is part of.
+    pub(super) act: Option<u64>,
 }
 
 /// A shared group between two shards.
@@ -70,6 +77,13 @@ pub(super) struct Returned {
     group: GroupId,
 }
 
+impl Returned {
+    /// The bytes of memory that it holds.
+    pub(super) fn size(&self) -> usize {
+        self.message.size()
+    }
+}
+
 /// A message that no session of a shard could keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
@@ -79,6 +93,15 @@ pub(super) struct Refusal {
     turn: u64,
     /// Somebody is subscribed, but has no room.
     matched: bool,
+    /// Somebody could not keep it because the store fails.
+    pub(super) unstored: bool,
+}
+
+impl Refusal {
+    /// Whether both are of one message.
+    fn is_of(&self, other: &Self) -> bool {
+        Self { matched: other.matched, unstored: other.unstored, ..*self } == *other
+    }
 }
 
 /// A connection on the way to its client's home.
@@ -120,6 +143,7 @@ pub(super) enum Item<S> {
         message: Message,
         group: GroupId,
         hops: u8,
+        act: Option<u64>,
     },
     /// The sender routes nothing more: it stops.
     Quiet,
@@ -137,9 +161,10 @@ impl Refusals {
     /// A message may come twice in a row: for plain subscribers, and for a group.
     fn note(&mut self, refusal: Refusal, kept: bool) {
         match &mut self.last {
-            Some((last, any)) if Refusal { matched: last.matched, ..refusal } == *last => {
+            Some((last, any)) if refusal.is_of(last) => {
                 *any |= kept;
                 last.matched |= refusal.matched;
+                last.unstored |= refusal.unstored;
             }
             _ => {
                 self.settle();
@@ -149,7 +174,9 @@ impl Refusals {
     }
 
     fn settle(&mut self) {
-        if let Some((refusal, false)) = self.last.take() {
+        if let Some((refusal, kept)) = self.last.take()
+            && (!kept || refusal.unstored)
+        {
             self.refused.push(refusal);
         }
     }
@@ -165,6 +192,8 @@ impl<S> Core<S> {
     ) {
         let Batch { from, turn, wants_confirmation, items, bytes, .. } = batch;
         let mut refusals = Refusals::default();
+        let before = self.noted();
+        let mut acts = false;
         for item in items {
             if self.connections.wants_flush() {
                 flush_output(self, driver, arena);
@@ -174,14 +203,25 @@ impl<S> Core<S> {
                     let frames = bytes.get(run.start..run.end).unwrap_or_default();
                     self.run_from_mail(run, frames);
                 }
-                Item::Routed(routed) => self.take_routed(&routed, &mut refusals),
+                Item::Routed(routed) => {
+                    let first = self.noted();
+                    self.take_routed(&routed, &mut refusals);
+                    acts |= self.took_part(first, from, routed.act);
+                }
                 Item::Interest(filter) => self.router.add_interest(from, &filter),
                 Item::NoInterest(filter) => self.router.remove_interest(from, &filter),
                 Item::Group(count) => self.router.set_group_online(from, &count),
                 Item::Connection(handoff) => self.take_connection(driver, *handoff),
                 Item::Confirm { turn, refused, returned } => {
-                    for Refusal { session, serial, packet_id, turn, matched } in refused {
+                    for refusal in refused {
+                        let Refusal { session, serial, packet_id, turn, matched, unstored } =
+                            refusal;
                         if let Some(slot) = self.sessions.get_serial(session, serial) {
+                            if unstored {
+                                slot.session.refuse_unstored(from, turn, packet_id);
+                                self.let_out(session, serial);
+                                continue;
+                            }
                             slot.session.refuse(from, turn, packet_id, matched);
                         }
                     }
@@ -192,25 +232,43 @@ impl<S> Core<S> {
                 }
                 Item::Hold { client } => self.hold_publisher(driver, client),
                 Item::Release { client } => self.release_publisher(client),
-                Item::Orphan { message, group, hops } => self.take_orphan(&message, group, hops),
+                Item::Orphan { message, group, hops, act } => {
+                    let first = self.noted();
+                    self.take_orphan(&message, group, hops);
+                    acts |= self.took_part(first, from, act);
+                }
                 Item::Quiet => self.stopping.peer_is_quiet(from),
             }
+        }
+        if let Some(store) = self.store.as_mut().filter(|_| acts) {
+            store.did_all((from, turn));
         }
         if wants_confirmation {
             refusals.settle();
             let Refusals { refused, returned, .. } = refusals;
-            let weight = returned.iter().map(|returned| returned.message.size()).sum();
-            self.mailbox.push(from, weight, Item::Confirm { turn, refused, returned });
+            self.confirm_to(from, turn, refused, returned, before);
         }
     }
 
+    /// Notes that what came last was part of an act of another shard; says whether it was.
+    fn took_part(&mut self, first: usize, from: u8, act: Option<u64>) -> bool {
+        if let (Some(store), Some(turn)) = (&mut self.store, act) {
+            store.took_part(first, (from, turn));
+        }
+        act.is_some()
+    }
+
     fn take_routed(&mut self, routed: &Routed, refusals: &mut Refusals) {
-        let Routed { message, stamp, publisher, awaited, group } = routed;
+        let Routed { message, stamp, publisher, awaited, group, .. } = routed;
         let mut reach = Reach::NONE;
         if let Some(stamp) = stamp {
             self.clock = self.clock.max(stamp.0);
             let retained = (!message.payload().is_empty()).then(|| message.clone());
-            reach.kept = self.router.retain(message.topic(), retained, *stamp, self.now).is_ok();
+            let taken = self.router.retain(message.topic(), retained.clone(), *stamp, self.now);
+            reach.kept = taken.is_ok();
+            if taken == Ok(true) {
+                self.note_retained(message.topic(), retained.as_ref(), *stamp);
+            }
         }
         let mut parcel = Parcel::from_message(message, self.now, *publisher);
         parcel.packet_id = awaited.map(|(packet_id, _)| packet_id);
@@ -224,7 +282,8 @@ impl<S> Core<S> {
         let kept = reach.kept | here.kept;
         if let Some((packet_id, turn)) = *awaited {
             let Publisher { session, serial, .. } = *publisher;
-            let refusal = Refusal { session, serial, packet_id, turn, matched: here.matched };
+            let (matched, unstored) = (here.matched, self.was_refused());
+            let refusal = Refusal { session, serial, packet_id, turn, matched, unstored };
             refusals.note(refusal, kept);
         }
     }
@@ -263,10 +322,20 @@ impl<S> Core<S> {
             return;
         };
         let Publisher { session, serial, .. } = *publisher;
+        if let Some(store) = &self.store {
+            // What waits for the store waits for this turn now.
+            store.journal.wait((session, serial));
+        }
         if choice.shard == self.id {
+            let noted = self.noted();
             let kept = self.deliver_to_group(&mut parcel, choice.group);
-            if let Some(slot) = self.sessions.get_serial(session, serial) {
-                slot.session.route_here(*turn, *packet_id, kept);
+            let stored = self.noted() > noted;
+            let Some(slot) = self.sessions.get_serial(session, serial) else { return };
+            slot.session.route_here(*turn, *packet_id, kept);
+            if stored {
+                let waiting = slot.session.store_again(*turn, *packet_id, self.turn);
+                self.mailbox.ask_confirmation(waiting);
+                self.gate.wait(waiting, self.turn, session, serial);
             }
             return;
         }
@@ -347,7 +416,8 @@ impl<S> Core<S> {
     }
 
     fn pass_on(&mut self, message: &Message, choice: ShardChoice, hops: u8) {
-        let item = Item::Orphan { message: message.clone(), group: choice.group, hops };
+        let act = self.act_with(choice.shard);
+        let item = Item::Orphan { message: message.clone(), group: choice.group, hops, act };
         self.mailbox.push(choice.shard, message.size(), item);
     }
 }
@@ -358,7 +428,7 @@ mod tests {
 
     fn refusal(packet_id: u16, matched: bool) -> Refusal {
         let packet_id = PacketId::new(packet_id).expect("not 0");
-        Refusal { session: 1, serial: 1, packet_id, turn: 1, matched }
+        Refusal { session: 1, serial: 1, packet_id, turn: 1, matched, unstored: false }
     }
 
     /// What a batch refuses of these messages, each with whether somebody here kept it.

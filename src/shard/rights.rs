@@ -14,6 +14,7 @@ use crate::hooks::{Client, PublishRights, Rights};
 use crate::mqtt::topic::Filter;
 use crate::mqtt::{Connect, Publish};
 use crate::router::{RouteId, SessionKey, SubscriptionOptions};
+use crate::session::IdentityRecord;
 
 use super::Core;
 use super::authenticate::User;
@@ -79,7 +80,31 @@ impl Identity {
     }
 }
 
+impl Slot {
+    /// Notes the session in its journal.
+    pub(super) fn note(&self) {
+        self.session.note_session(self.will_at, || {
+            self.identity.as_ref().map(|identity| IdentityRecord {
+                user: identity.user.as_deref().map(Into::into),
+                peer: identity.peer,
+                protocol_version: identity.protocol_version,
+            })
+        });
+    }
+}
+
 impl<S> Core<S> {
+    /// Gives a session that was stored its client, with the rights of today.
+    pub(super) fn restore_identity(&mut self, key: SessionKey, record: Option<IdentityRecord>) {
+        let Some(authorizer) = self.shared.hooks.authorizer.clone() else { return };
+        let (Some(slot), Some(record)) = (self.sessions.get(key), record) else { return };
+        let IdentityRecord { user, peer, protocol_version } = record;
+        let (user, publish) = (user.map(Arc::from), HashMap::default());
+        let mut identity = Identity { user, peer, protocol_version, rights: None, publish };
+        identity.rights = authorizer.rights(&identity.client(slot.session.client_id()));
+        self.set_identity(key, Some(Box::new(identity)));
+    }
+
     /// Finds out what a client may do; `None` if nobody is there to say.
     pub(super) fn identify(
         &self,

@@ -6,6 +6,7 @@ use crate::mqtt::{
     SubscribeFilter, UnsubAck, Unsubscribe, encode, topic, varint_len,
 };
 use crate::router::{GroupCount, SessionKey, SubscriptionHandle, SubscriptionOptions};
+use crate::session::{STORE, SubscriptionRecord};
 
 use super::Core;
 use super::gate::MAX_PENDING;
@@ -120,6 +121,13 @@ impl<S> Core<S> {
         } else if admitted {
             admission.release_subscription();
         }
+        slot.session.note_subscribed(|| SubscriptionRecord {
+            filter: asked.filter.into(),
+            qos: options.qos,
+            no_local: options.no_local,
+            retain_as_published: options.retain_as_published,
+            identifier: options.identifier.map_or(0, std::num::NonZeroU32::get),
+        });
         if subscribed.interest {
             self.tell_all(filter.filter.len(), || Item::Interest(filter.filter.into()));
         }
@@ -198,6 +206,9 @@ impl<S> Core<S> {
                 slot.subscriptions.shrink_to(slot.subscriptions.len() * 2);
             }
         }
+        let act = self.begin_act();
+        let Some(slot) = self.sessions.get_mut(key) else { return ReasonCode::Success };
+        slot.session.note_unsubscribed(|| full_filter(filter.share, filter.filter));
         let orphans = group.map_or_else(Vec::new, |group| slot.session.take_queued(group.index()));
         self.scans.remove(key, gone.handle);
         if gone.interest {
@@ -210,11 +221,18 @@ impl<S> Core<S> {
         for orphan in orphans {
             self.redistribute(orphan);
         }
+        self.end_act(act);
         ReasonCode::Success
     }
 
     /// Ends one subscription of a session that ends.
     pub(super) fn remove_subscription(&mut self, key: SessionKey, handle: SubscriptionHandle) {
+        let stored = self.sessions.get(key).filter(|slot| slot.session.is_stored());
+        if let Some(slot) = stored
+            && let Some(gone) = self.router.subscription(key, handle)
+        {
+            slot.session.note_unsubscribed(|| full_filter(gone.share.as_deref(), &gone.filter));
+        }
         let ended = self.router.unsubscribe_handle(key, handle);
         self.shared.admission.release_subscription();
         if let Some(filter) = ended.filter {
@@ -235,7 +253,7 @@ impl<S> Core<S> {
         }
     }
 
-    fn tell_group(&mut self, group: Option<GroupCount>) {
+    pub(super) fn tell_group(&mut self, group: Option<GroupCount>) {
         if let Some(group) = group {
             let len = group.share.len() + group.filter.len();
             self.tell_all(len, || Item::Group(group.clone()));
@@ -243,7 +261,7 @@ impl<S> Core<S> {
     }
 
     /// Tells every other shard something whose text takes `len` bytes.
-    fn tell_all(&mut self, len: usize, item: impl Fn() -> Item<S>) {
+    pub(super) fn tell_all(&mut self, len: usize, item: impl Fn() -> Item<S>) {
         let others = self.mailbox.others();
         let mut mask = others;
         while mask != 0 {
@@ -255,8 +273,12 @@ impl<S> Core<S> {
 
     /// Sends SUBACK or UNSUBACK once every shard knows what this one told it.
     fn answer_when_known(&mut self, reader: &Reader<'_>, packet: &Packet<'_>) {
-        let waiting = self.gate.uninformed();
+        let mut waiting = self.gate.uninformed();
         self.mailbox.ask_confirmation(waiting);
+        let noted = self.noted() > 0;
+        if noted && self.sessions.get(reader.session).is_some_and(|slot| slot.session.is_stored()) {
+            waiting |= 1 << STORE;
+        }
         let Some(slot) = self.sessions.get_mut(reader.session) else { return };
         self.gate.wait(waiting, self.turn, reader.session, slot.serial);
         let mut frame = std::mem::take(&mut self.buffer);
@@ -267,6 +289,14 @@ impl<S> Core<S> {
             slot.session.send_when_confirmed(&frame, self.turn, waiting, &mut out);
         }
         self.give_back(frame);
+    }
+}
+
+/// A filter as a client writes it.
+fn full_filter(share: Option<&str>, filter: &str) -> Box<str> {
+    match share {
+        Some(share) => format!("$share/{share}/{filter}").into(),
+        None => filter.into(),
     }
 }
 

@@ -73,6 +73,9 @@ impl<S> Core<S> {
         connection.timer = None;
         match connection.state {
             State::AwaitingConnect => self.end(id, Ending::Silent("no CONNECT in time")),
+            State::Committing => {
+                self.end(id, Ending::Silent("its session could not be stored in time"));
+            }
             State::Authenticating => {
                 let version = Some(connection.version);
                 let detail = "not authenticated in time";
@@ -113,9 +116,15 @@ impl<S> Core<S> {
         }
         if slot.will_at.is_some_and(|at| at <= now) {
             slot.will_at = None;
+            let act = self.begin_act();
+            let Some(slot) = self.sessions.get_mut(key) else { return };
             if let Some(will) = slot.session.take_will() {
                 self.publish_will(key, will);
             }
+            if let Some(slot) = self.sessions.get(key) {
+                slot.note();
+            }
+            self.end_act(act);
         }
         let Some(slot) = self.sessions.get_mut(key) else { return };
         if slot.session.ends_at().is_some_and(|at| at <= now) {

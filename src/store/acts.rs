@@ -5,7 +5,9 @@
 //! same holds for what a session that ends leaves to members of its shared groups on other shards.
 //!
 //! The shard where it begins names its turn and the shards that take part. What they change by it is
-//! set aside until each has said that it did its share.
+//! set aside until each has said that it did its share. The acts of a shard are committed in the order
+//! of its turns, so that none that needs no other shard overtakes: whoever sends again after a crash what
+//! was not acknowledged would send it behind.
 
 use std::collections::BTreeMap;
 
@@ -140,8 +142,10 @@ impl Acts {
             }
             true
         };
+        let mut held_up = 0_u64;
         self.open.retain(|id, act| {
-            if !complete(id, act) {
+            if held_up & 1 << id.0 != 0 || !complete(id, act) {
+                held_up |= 1 << id.0;
                 return true;
             }
             changes.append(&mut act.changes);

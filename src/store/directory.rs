@@ -92,7 +92,13 @@ impl Directory {
     /// See [`DirectoryError`].
     pub fn open(path: &Path, engine: Engine) -> Result<Self, DirectoryError> {
         let failed = |error| DirectoryError::System { path: path.to_owned(), error };
+        let is_new = !path.exists();
         fs::create_dir_all(path).map_err(failed)?;
+        if is_new && let Some(above) = path.parent() {
+            // Or else the machine could end without it.
+            let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+            File::open(above).and_then(|above| above.sync_all()).map_err(failed)?;
+        }
         let lock = File::create(path.join(LOCK_FILE)).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}

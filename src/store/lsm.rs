@@ -10,6 +10,10 @@ use crate::hooks::{Commit, Store, StoreError, Table, Write};
 const CACHE_BYTES: u64 = 8 << 20;
 /// Threads that merge in the background.
 const WORKERS: usize = 1;
+/// Bytes of changes before they are sorted into files.
+const MEMTABLE_BYTES: u64 = 16 << 20;
+/// Bytes of changes that a start may have to read again, about.
+const JOURNAL_BYTES: u64 = 128 << 20;
 /// Files it keeps open.
 pub(super) const OPEN_FILES: usize = 64;
 
@@ -35,10 +39,12 @@ impl Lsm {
             .cache_size(CACHE_BYTES)
             .worker_threads(WORKERS)
             .max_cached_files(Some(OPEN_FILES))
+            .max_journaling_size(JOURNAL_BYTES)
             .open()?;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
         let tables = Table::ALL
             .iter()
-            .map(|table| database.keyspace(table.name(), KeyspaceCreateOptions::default))
+            .map(|table| database.keyspace(table.name(), options))
             .collect::<Result<_, _>>()?;
         Ok(Self { database, tables })
     }

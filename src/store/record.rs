@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::hooks::Table;
 use crate::mqtt::{Message, PacketId, QoS};
-use crate::session::{SessionRecord, SubscriptionRecord, Will};
+use crate::session::{IdentityRecord, SessionRecord, SubscriptionRecord, Will};
 use crate::timer::Time;
 
 const CHECKSUM_LEN: usize = 4;
@@ -86,6 +86,13 @@ impl Encoder {
             self.u64(will.message_expiry_interval.map_or(NO_TIME, u64::from));
             self.u32(will.delay_interval);
             self.message(&will.message);
+        }
+        self.u8(record.identity.is_some().into());
+        if let Some(identity) = &record.identity {
+            self.u8(identity.user.is_some().into());
+            self.bytes(identity.user.as_deref().unwrap_or_default().as_bytes());
+            self.bytes(identity.peer.to_string().as_bytes());
+            self.u8(identity.protocol_version);
         }
     }
 
@@ -192,6 +199,10 @@ impl<'a> Decoder<'a> {
                 })
             }
         };
+        let identity = match self.u8()? {
+            0 => None,
+            _ => Some(self.identity()?),
+        };
         Some(SessionRecord {
             client_id: client_id.into(),
             session,
@@ -199,7 +210,22 @@ impl<'a> Decoder<'a> {
             disconnected_at,
             will,
             will_at,
+            identity,
         })
+    }
+
+    fn identity(&mut self) -> Option<IdentityRecord> {
+        let has_user = self.u8()? != 0;
+        let user = self.text()?;
+        Some(IdentityRecord {
+            user: has_user.then(|| user.into()),
+            peer: self.text()?.parse().ok()?,
+            protocol_version: self.u8()?,
+        })
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes()?).ok()
     }
 
     pub(super) fn subscription(&mut self, filter: &str) -> Option<SubscriptionRecord> {

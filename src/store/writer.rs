@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -17,6 +17,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// The most turns in one commit.
 const TURNS_PER_COMMIT: usize = 4096;
+
+/// Changes that may wait to be taken in. What would add to them and need not be answered has to wait.
+const MAX_WAITING: usize = 1 << 17;
 
 /// What one turn of a shard changes.
 #[derive(Debug, Default)]
@@ -51,6 +54,8 @@ struct State {
     /// By shard: the last turn that is committed, as all before it are.
     committed: Vec<AtomicU64>,
     failing: AtomicBool,
+    /// Changes that were handed over and not taken in.
+    waiting: AtomicUsize,
 }
 
 /// A shard's end of the writer.
@@ -64,6 +69,7 @@ pub struct Link {
 impl Link {
     /// Hands a turn over.
     pub fn submit(&self, turn: Turn) {
+        self.state.waiting.fetch_add(turn.changes.len(), Ordering::Relaxed);
         // The writer goes when all links have gone.
         let _ = self.turns.send(turn);
     }
@@ -72,6 +78,12 @@ impl Link {
     #[must_use]
     pub fn committed(&self) -> u64 {
         self.state.committed.get(usize::from(self.shard)).map_or(0, |at| at.load(Ordering::Acquire))
+    }
+
+    /// Whether the writer is so far behind that nothing should be added that can wait.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.state.waiting.load(Ordering::Relaxed) >= MAX_WAITING
     }
 
     /// Whether the last commit failed. What was handed over stays, and is tried again.
@@ -115,7 +127,11 @@ impl Writer {
     ) -> (Self, Vec<Link>) {
         let (turns, inbox) = crossbeam_channel::unbounded();
         let committed = (0..shards).map(|_| AtomicU64::new(0)).collect();
-        let state = Arc::new(State { committed, failing: AtomicBool::new(false) });
+        let state = Arc::new(State {
+            committed,
+            failing: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+        });
         let link = |shard| Link { shard, turns: turns.clone(), state: state.clone() };
         let links = (0..shards).map(link).collect();
         let writer = Self {
@@ -197,6 +213,7 @@ impl Writer {
 
     fn take(&mut self, turn: Turn) {
         let Turn { shard, turn, changes, parts, done } = turn;
+        self.state.waiting.fetch_sub(changes.len(), Ordering::Relaxed);
         let mut changes = changes.into_iter().enumerate().peekable();
         let mut parts = parts.into_iter().peekable();
         while let Some(&(index, _)) = changes.peek() {

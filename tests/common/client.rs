@@ -405,6 +405,15 @@ impl Client {
         }
     }
 
+    /// The first PUBACK of those that came while the test waited for something else.
+    pub(crate) fn take_puback_if_any(&mut self) -> Option<Ack> {
+        let at = self.set_aside.iter().position(|packet| matches!(packet, Packet::PubAck(_)))?;
+        match self.set_aside.remove(at) {
+            Some(Packet::PubAck(ack)) => Some(ack),
+            _ => None,
+        }
+    }
+
     /// The next packet, which must be a PUBLISH; not acknowledged.
     #[track_caller]
     pub(crate) fn take_publish(&mut self) -> Publish {

@@ -2,10 +2,16 @@
 
 use std::net::SocketAddr;
 
+use sluice::config::Durability;
+use tempfile::TempDir;
+
 use super::connect::Connect;
 use super::packet::ConnAck;
 use super::wire::Version;
 use super::{Client, code};
+
+/// The environment variable with which every broker has a store.
+const STORED: &str = "TEST_STORED";
 
 /// A running broker; it ends with the test.
 pub(crate) struct Broker {
@@ -32,7 +38,14 @@ pub(crate) fn broker_with_listener(shards: u16, listener: &str, toml: &str) -> B
 pub(crate) fn config(shards: u16, listener: &str, toml: &str) -> sluice::Config {
     let text =
         format!("shards = {shards}\n[[listener]]\nbind = \"127.0.0.1:0\"\n{listener}\n{toml}\n");
-    sluice::Config::parse("test.toml", &text, []).unwrap_or_else(|error| panic!("{error}\n{text}"))
+    let mut config = sluice::Config::parse("test.toml", &text, [])
+        .unwrap_or_else(|error| panic!("{error}\n{text}"));
+    // Nothing is stored, unless all tests are to be run with a store; its directory stays behind.
+    match std::env::var_os(STORED) {
+        Some(_) => config.store.data = TempDir::new().expect("a directory").keep(),
+        None => config.store.durability = Durability::Memory,
+    }
+    config
 }
 
 impl Broker {

@@ -46,7 +46,7 @@ fi
 cargo build --release --bin sluice
 for shards in 1 3; do
     log=$cache/broker-$shards.log
-    target/release/sluice --bind 127.0.0.1:0 --shards "$shards" 2>"$log" </dev/null &
+    target/release/sluice --bind 127.0.0.1:0 --shards "$shards" --durability memory 2>"$log" </dev/null &
     broker=$!
     address=""
     for _ in $(seq 100); do

@@ -6,6 +6,7 @@
 
 mod broker;
 mod client;
+mod crash;
 mod flows;
 mod model;
 mod plan;

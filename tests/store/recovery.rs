@@ -2,7 +2,9 @@
 
 use sluice::hooks::Table;
 use sluice::mqtt::{Message, QoS};
-use sluice::session::{Change, QueuedRecord, SessionRecord, SubscriptionRecord, Will};
+use sluice::session::{
+    Change, IdentityRecord, QueuedRecord, SessionRecord, SubscriptionRecord, Will,
+};
 use sluice::store::{Epoch, Kept, Memory};
 use sluice::timer::Time;
 
@@ -39,6 +41,11 @@ fn a_session_comes_back_with_all_that_belongs_to_it() {
         share: Some("$share/g/a/#".into()),
         packet_id: None,
     };
+    let identity = IdentityRecord {
+        user: Some("alice".into()),
+        peer: ([192, 0, 2, 1], 4711).into(),
+        protocol_version: 5,
+    };
     let record = SessionRecord {
         client_id: "cliënt".into(),
         session: 5,
@@ -46,6 +53,7 @@ fn a_session_comes_back_with_all_that_belongs_to_it() {
         disconnected_at: Some(Time(50_000)),
         will: Some(will(30)),
         will_at: Some(Time(80_000)),
+        identity: Some(identity.clone()),
     };
     let (sent, released) = (message("sent"), message("released"));
     bench.commit(
@@ -85,6 +93,7 @@ fn a_session_comes_back_with_all_that_belongs_to_it() {
     assert_eq!(record.disconnected_at, Some(Time(0)));
     assert_eq!(record.session_expiry_interval, 90, "10 of 100 s have passed");
     assert_eq!(record.will_at, Some(Time(20_000)));
+    assert_eq!(record.identity, Some(identity));
     let found_will = record.will.expect("a will");
     assert_eq!((found_will.delay_interval, found_will.message_expiry_interval), (30, Some(60)));
     let m = &found_will.message;
@@ -117,6 +126,7 @@ fn a_session_that_was_connected_and_one_that_never_ends() {
         disconnected_at: Some(Time(1)),
         will: None,
         will_at: None,
+        identity: None,
     };
     bench.commit(1, vec![session("connected", 1), Change::Session(Box::new(forever))]);
     let bench = bench.restart_at(Epoch { unix_ms: START.unix_ms + 5_000_000 });

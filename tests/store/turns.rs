@@ -70,6 +70,7 @@ pub(crate) fn session(client_id: &str, session: u64) -> Change {
         disconnected_at: None,
         will: None,
         will_at: None,
+        identity: None,
     }))
 }
 

@@ -1,0 +1,67 @@
+//! The store of a broker: its directory, what was in it, its thread.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::SystemTime;
+
+use super::StartError;
+use crate::config::{self, Config, Durability, StoreEngine};
+use crate::hooks::Commit;
+use crate::shard::{Bell, Stored};
+use crate::store::{Directory, DirectoryError, Engine, Epoch, Report, Writer, recover};
+
+/// Takes the data directory into use; nothing if nothing is to be stored.
+pub(super) fn directory(store: &config::Store) -> Result<Option<Directory>, DirectoryError> {
+    if store.durability == Durability::Memory {
+        return Ok(None);
+    }
+    let engine = match store.engine {
+        StoreEngine::Fjall => Engine::Fjall,
+        StoreEngine::Sqlite => Engine::Sqlite,
+    };
+    Directory::open(&store.data, engine).map(Some)
+}
+
+/// The time of day now, which the clock of the shards counts from.
+pub(super) fn epoch() -> Epoch {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Epoch { unix_ms: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX) }
+}
+
+/// Reads everything back.
+pub(super) fn open(
+    directory: Directory,
+    config: &Config,
+    epoch: Epoch,
+) -> Result<(Stored, Writer), StartError> {
+    let commit = match config.store.durability {
+        Durability::Memory | Durability::Os => Commit::System,
+        Durability::Fsync => Commit::Disk,
+    };
+    let open = Box::new(move || directory.records());
+    let path = &config.store.data;
+    let (recovered, writer, links) = recover(open, commit, epoch, config.shard_count())
+        .map_err(|error| StartError::Store { directory: path.clone(), error })?;
+    let Report { records, messages, damaged, stray } = recovered.report;
+    let (sessions, retained) = (recovered.sessions.len(), recovered.retained.len());
+    tracing::info!(
+        "{}: {records} records, of which {sessions} sessions, {messages} messages and {retained} \
+         retained messages",
+        path.display()
+    );
+    if damaged > 0 || stray > 0 {
+        tracing::warn!(
+            "{}: {damaged} records are damaged and were set aside, {stray} belonged to nothing and \
+             were removed",
+            path.display()
+        );
+    }
+    Ok((Stored { links, recovered }, writer))
+}
+
+/// Starts the thread that writes. It ends with the last shard.
+pub(super) fn run(writer: Writer, bells: Vec<Arc<Bell>>) -> io::Result<JoinHandle<()>> {
+    let tell = move || bells.iter().for_each(|bell| bell.ring());
+    std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run(tell))
+}

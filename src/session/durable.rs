@@ -1,0 +1,342 @@
+//! What a session that is stored has beside others: its number, its journal, and patience.
+//!
+//! A QoS 2 message must not be sent to the client before it is stored under its identifier: after a
+//! crash the client would be sent it anew, under another one. Nor must PUBREL, or the client, which
+//! forgets the identifier then, would take the message for a new one; nor PUBCOMP, or the next message
+//! under the identifier would be taken for the old one. QoS 1 may come twice, and goes at once unless
+//! that would change the order.
+
+use std::collections::VecDeque;
+
+use super::journal::{
+    Change, IdentityRecord, Journal, QueuedRecord, SessionNumber, SessionRecord,
+    SubscriptionRecord, Waiter,
+};
+use super::outbound::{millis, write};
+use super::queue::Entry;
+use super::window::{Release, Slot};
+use super::{Session, Sink};
+use crate::mqtt::{AckKind, PacketId, QoS, ReasonCode};
+use crate::timer::Time;
+
+#[derive(Debug)]
+pub(super) struct Durable {
+    number: SessionNumber,
+    waiter: Waiter,
+    journal: Journal,
+    next_place: u64,
+    /// In the window and not sent: with the turn that has to be committed first.
+    uncommitted: VecDeque<(u64, PacketId)>,
+    /// PUBREL and PUBCOMP that wait for a commit in the same way.
+    answers: VecDeque<(u64, AckKind, PacketId)>,
+}
+
+/// How the journal of a session that may have none is written.
+pub(super) type Noter = Option<Box<Durable>>;
+
+impl Durable {
+    /// Notes a message that is new to the session, and gives it a place.
+    fn queued(&mut self, entry: &mut Entry, packet_id: Option<PacketId>) {
+        let place = self.next_place;
+        self.next_place += 1;
+        entry.set_place(place);
+        let delivery = entry.delivery();
+        let record = QueuedRecord {
+            message: delivery.message.clone(),
+            qos: delivery.qos,
+            retain: delivery.retain,
+            identifiers: delivery.identifiers.into(),
+            group: delivery.group,
+            share: None,
+            packet_id,
+        };
+        self.journal.note(Change::Queued(self.number, place, Box::new(record)));
+    }
+}
+
+/// Notes a message that is new to the session: in flight if it has an identifier.
+#[inline]
+pub(super) fn note_queued(durable: &mut Noter, entry: &mut Entry, packet_id: Option<PacketId>) {
+    if let Some(durable) = durable
+        && entry.qos != QoS::AtMostOnce
+    {
+        durable.queued(entry, packet_id);
+    }
+}
+
+/// Notes that a queued message is in flight.
+pub(super) fn note_in_flight(durable: &mut Noter, entry: &mut Entry, packet_id: PacketId) {
+    if let Some(durable) = durable
+        && let Some(place) = entry.set_flew()
+    {
+        durable.journal.note(Change::InFlight(durable.number, place, packet_id));
+    }
+}
+
+/// Notes that a message is not the session's any more.
+#[inline]
+pub(super) fn note_removed(durable: &Noter, entry: &Entry) {
+    if let Some(durable) = durable
+        && let Some((place, flew)) = entry.place()
+    {
+        let (session, message) = (durable.number, entry.message.clone());
+        durable.journal.note(Change::Removed { session, place, message, flew });
+    }
+}
+
+/// Notes what was in a slot that is free now.
+#[inline]
+pub(super) fn note_freed(durable: &Noter, slot: &Slot) {
+    let Some(stored) = durable else { return };
+    match slot {
+        Slot::Publish(entry) => note_removed(durable, entry),
+        Slot::Release(Release { place, .. }) if *place != 0 => {
+            stored.journal.note(Change::Completed(stored.number, *place));
+        }
+        Slot::Release(_) | Slot::Free => {}
+    }
+}
+
+/// Notes that the client has a message that was in flight.
+pub(super) fn note_released(durable: &mut Noter, entry: &Entry, packet_id: PacketId) {
+    if let Some(durable) = durable
+        && let Some((place, _)) = entry.place()
+    {
+        let order = durable.next_place;
+        durable.next_place += 1;
+        let (session, message) = (durable.number, entry.message.clone());
+        durable.journal.note(Change::Released { session, place, message, packet_id, order });
+    }
+}
+
+/// Whether this message has to be committed before it is sent, or waits behind one that has to be.
+#[inline]
+pub(super) fn waits(durable: &mut Noter, qos: QoS, packet_id: PacketId) -> bool {
+    match durable {
+        Some(durable) if qos == QoS::ExactlyOnce || !durable.uncommitted.is_empty() => {
+            let turn = durable.journal.wait(durable.waiter);
+            durable.uncommitted.push_back((turn, packet_id));
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Sends PUBREL or PUBCOMP: at once, or for a session that is stored when what it is for is committed.
+#[inline]
+pub(super) fn answer<S: Sink>(
+    durable: &mut Noter,
+    kind: AckKind,
+    packet_id: PacketId,
+    reason: ReasonCode,
+    sink: &mut S,
+) {
+    match durable {
+        Some(durable) if !reason.is_error() => {
+            let turn = durable.journal.wait(durable.waiter);
+            durable.answers.push_back((turn, kind, packet_id));
+        }
+        _ => sink.ack(kind, packet_id, reason),
+    }
+}
+
+/// What a restored session has to deliver.
+#[derive(Debug)]
+pub enum Restored {
+    /// A message; in flight if it has an identifier.
+    Message {
+        /// As it was queued, with the group of this process.
+        record: Box<QueuedRecord>,
+        /// Whether it was noted to be in flight after it was queued.
+        flew: bool,
+    },
+    /// The second half of a QoS 2 flow, and its order among them.
+    Released(PacketId, u64),
+}
+
+impl Session {
+    /// Has the session stored from now on, under a number of its own. `waiter` is told to
+    /// [send](Self::send_committed) what was committed.
+    pub fn store_as(&mut self, number: SessionNumber, waiter: Waiter, journal: Journal) {
+        self.durable = Some(Box::new(Durable {
+            number,
+            waiter,
+            journal,
+            next_place: 1,
+            uncommitted: VecDeque::new(),
+            answers: VecDeque::new(),
+        }));
+    }
+
+    /// Whether it is stored.
+    #[inline]
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.durable.is_some()
+    }
+
+    /// Notes the session itself: it has connected, lost its connection, or given its Will away.
+    pub fn note_session(
+        &self,
+        will_at: Option<Time>,
+        identity: impl FnOnce() -> Option<IdentityRecord>,
+    ) {
+        let Some(durable) = &self.durable else { return };
+        let record = SessionRecord {
+            client_id: self.client_id.clone(),
+            session: durable.number,
+            session_expiry_interval: self.session_expiry_interval,
+            disconnected_at: (!self.link.connected).then_some(self.disconnected_at),
+            will: self.will.as_deref().cloned(),
+            will_at,
+            identity: identity(),
+        };
+        durable.journal.note(Change::Session(Box::new(record)));
+    }
+
+    /// Notes a subscription, new or with other options.
+    pub fn note_subscribed(&self, record: impl FnOnce() -> SubscriptionRecord) {
+        if let Some(durable) = &self.durable {
+            durable.journal.note(Change::Subscribed(durable.number, Box::new(record())));
+        }
+    }
+
+    /// Notes the end of a subscription; `filter` as in [`SubscriptionRecord`].
+    pub fn note_unsubscribed(&self, filter: impl FnOnce() -> Box<str>) {
+        if let Some(durable) = &self.durable {
+            durable.journal.note(Change::Unsubscribed(durable.number, filter()));
+        }
+    }
+
+    /// Notes the end of the session and of all it has but subscriptions; it is not stored any more.
+    pub fn note_ended(&mut self) {
+        let Some(active) = self.active.as_mut() else { return self.end_record() };
+        for (_, slot) in active.window.in_order() {
+            note_freed(&self.durable, slot);
+        }
+        for entry in active.queue.iter() {
+            note_removed(&self.durable, entry);
+        }
+        if let Some(durable) = &self.durable {
+            for id in active.held.ids() {
+                durable.journal.note(Change::Freed(durable.number, id));
+            }
+        }
+        self.end_record();
+    }
+
+    fn end_record(&mut self) {
+        if let Some(durable) = self.durable.take() {
+            durable.journal.note(Change::Ended { client_id: self.client_id.clone() });
+        }
+    }
+
+    /// Sends what waited for the commit of its turn, up to `turn`.
+    pub fn send_committed<S: Sink>(&mut self, turn: u64, now: Time, sink: &mut S) {
+        let Self { active, link, drops, durable, .. } = self;
+        let Some(stored) = durable.as_mut().filter(|_| link.live) else { return };
+        while let Some((_, kind, id)) = stored.answers.pop_front_if(|(of, ..)| *of <= turn) {
+            sink.ack(kind, id, ReasonCode::Success);
+        }
+        let Some(active) = active.as_mut() else { return };
+        while let Some((_, packet_id)) = stored.uncommitted.pop_front_if(|(of, _)| *of <= turn) {
+            let Some(Slot::Publish(entry)) = active.window.get_mut(packet_id) else { continue };
+            entry.sent_at_ms = millis(now);
+            if let Err(cause) = write(link, &entry.delivery(), Some(packet_id), false, now, sink) {
+                stored.drop_unsent(&mut active.window, packet_id);
+                drops.record(cause);
+                sink.dropped(cause);
+            }
+        }
+        self.pump(now, sink);
+    }
+
+    /// Takes in what was stored, in the order of places. The session is as it was created, and
+    /// [stored](Self::store_as).
+    pub fn restore(
+        &mut self,
+        record: SessionRecord,
+        inbound: &[PacketId],
+        kept: Vec<(u64, Restored)>,
+        now: Time,
+    ) {
+        self.session_expiry_interval = record.session_expiry_interval;
+        self.disconnected_at = record.disconnected_at.unwrap_or(now);
+        self.will = record.will.map(Box::new);
+        let active = self.active_mut();
+        for id in inbound {
+            active.held.insert(*id, super::inbound::HELD);
+        }
+        let mut next_place = 1;
+        let mut released = Vec::new();
+        for (place, restored) in kept {
+            next_place = place + 1;
+            match restored {
+                Restored::Message { record, flew } => {
+                    let mut entry = Entry::restore(&record);
+                    entry.set_place(place);
+                    if flew {
+                        entry.set_flew();
+                    }
+                    match record.packet_id {
+                        Some(id) => active.window.restore(id, Slot::Publish(entry)),
+                        None => active.queue.push(entry),
+                    }
+                }
+                Restored::Released(id, order) => {
+                    released.push((order, id));
+                    active.window.restore(id, Slot::Release(Release::restored(place)));
+                }
+            }
+        }
+        released.sort_unstable();
+        for (order, id) in released {
+            next_place = next_place.max(order + 1);
+            active.window.order_release(id);
+        }
+        if let Some(durable) = &mut self.durable {
+            durable.next_place = next_place;
+        }
+        self.shrink();
+    }
+
+    /// A connection has ended: what was not sent on it is sent again on the next, as all in flight.
+    pub(super) fn forget_uncommitted(&mut self) {
+        if let Some(durable) = &mut self.durable {
+            durable.uncommitted = VecDeque::new();
+            durable.answers = VecDeque::new();
+        }
+    }
+
+    pub(super) fn note_held(&self, packet_id: PacketId) {
+        if let Some(durable) = &self.durable {
+            durable.journal.note(Change::Held(durable.number, packet_id));
+        }
+    }
+
+    pub(super) fn note_released_inbound(&self, packet_id: PacketId) {
+        if let Some(durable) = &self.durable {
+            durable.journal.note(Change::Freed(durable.number, packet_id));
+        }
+    }
+}
+
+impl Durable {
+    fn drop_unsent(&self, window: &mut super::window::Window, packet_id: PacketId) {
+        if let Slot::Publish(entry) = window.remove(packet_id)
+            && let Some((place, flew)) = entry.place()
+        {
+            let (session, message) = (self.number, entry.message);
+            self.journal.note(Change::Removed { session, place, message, flew });
+        }
+    }
+
+    /// Whether what is in flight under an identifier waits for its commit.
+    pub(super) fn is_uncommitted(&self, packet_id: PacketId) -> bool {
+        self.uncommitted.iter().any(|(_, id)| *id == packet_id) || self.waits_to_release(packet_id)
+    }
+
+    fn waits_to_release(&self, packet_id: PacketId) -> bool {
+        self.answers.iter().any(|(_, kind, id)| *kind == AckKind::PubRel && *id == packet_id)
+    }
+}

@@ -1,0 +1,368 @@
+//! What this shard has stored: it hands each turn's changes to the writer, and lets those go on who
+//! wait for the commit.
+
+use std::collections::VecDeque;
+
+use crate::mqtt::topic::Filter;
+use crate::mqtt::{Message, QoS};
+use crate::net::Driver;
+use crate::router::{GroupId, SessionKey, Stamp, SubscriptionOptions, stable_hash};
+use crate::session::{
+    Change, Departure, Journal, Restored, STORE, Session, SubscriptionRecord, WillDue,
+};
+use crate::store::{ActId, Kept, Link, Part, Recovered, StoredSession, Turn};
+
+use super::publish::SYS_PREFIX;
+use super::remote::{Item, Refusal, Returned};
+use super::{Core, Shard};
+
+/// What a broker with a store gives its shards.
+#[derive(Debug)]
+pub struct Stored {
+    /// One for each shard.
+    pub links: Vec<Link>,
+    /// What was there.
+    pub recovered: Recovered,
+}
+
+/// The store, as a shard has it.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    link: Link,
+    pub(super) journal: Journal,
+    parts: Vec<Part>,
+    done: Vec<ActId>,
+    /// Confirmations that wait for the commit of a turn of this shard.
+    deferred: VecDeque<Deferred>,
+    next_session: u64,
+    /// Session numbers between two of this shard's.
+    stride: u64,
+    /// Shards that take part in what is being done, if that is an act.
+    act: Option<u64>,
+    /// A session did not take a message because the store fails.
+    refused: bool,
+}
+
+#[derive(Debug)]
+struct Deferred {
+    turn: u64,
+    to: u8,
+    of: u64,
+    refused: Vec<Refusal>,
+    returned: Vec<Returned>,
+}
+
+impl Keeper {
+    fn new(link: Link, id: u8, shards: u8, recovered: &Recovered, turn: u64) -> Self {
+        let journal = Journal::default();
+        let _ = journal.end_turn(turn);
+        Self {
+            link,
+            journal,
+            parts: Vec::new(),
+            done: Vec::new(),
+            deferred: VecDeque::new(),
+            next_session: recovered.next_session + 1 + u64::from(id),
+            stride: shards.into(),
+            act: None,
+            refused: false,
+        }
+    }
+
+    /// Notes that what was noted since `first` is a part of an act of another shard.
+    pub(super) fn took_part(&mut self, first: usize, act: ActId) {
+        let end = self.journal.len();
+        if end > first {
+            self.parts.push(Part { first, end, act, with: 0 });
+        }
+    }
+
+    /// Notes that all parts of another shard's acts up to a turn are done.
+    pub(super) fn did_all(&mut self, acts: ActId) {
+        self.done.push(acts);
+    }
+}
+
+impl<D: Driver> Shard<D> {
+    /// Gives the shards of a broker their store and what was in it: before their first turn.
+    pub(super) fn restore(shards: &mut [Self], stored: Stored) {
+        let Stored { links, recovered } = stored;
+        #[expect(clippy::cast_possible_truncation, reason = "at most MAX_SHARDS")]
+        let count = shards.len() as u8;
+        for (shard, link) in shards.iter_mut().zip(links) {
+            let core = &mut shard.core;
+            core.store = Some(Keeper::new(link, core.id, count, &recovered, core.turn));
+        }
+        for session in recovered.sessions {
+            let home = shards.first().map_or(0, |shard| shard.core.home(&session.record.client_id));
+            if let Some(shard) = shards.get_mut(usize::from(home)) {
+                shard.core.restore_session(session);
+            }
+        }
+        for shard in shards.iter_mut() {
+            for one in &recovered.retained {
+                let stamp = Stamp(one.stamp.0, one.stamp.1);
+                shard.core.clock = shard.core.clock.max(stamp.0);
+                let (message, now) = (Some(one.message.clone()), shard.core.now);
+                // Beyond a limit that is lower now than it was, it stays on disk.
+                let _ = shard.core.router.retain(&one.topic, message, stamp, now);
+            }
+        }
+        // Whoever publishes from the first turn on knows all who are subscribed.
+        for shard in shards.iter_mut() {
+            shard.core.mailbox.post(shard.core.turn);
+        }
+        for shard in shards {
+            shard.take_mail();
+        }
+    }
+}
+
+impl<S> Core<S> {
+    /// How many changes are noted in this turn.
+    #[inline]
+    pub(super) fn noted(&self) -> usize {
+        self.store.as_ref().map_or(0, |store| store.journal.len())
+    }
+
+    /// Whether nothing new may be kept, because it could not be committed.
+    #[inline]
+    pub(super) fn store_fails(&self) -> bool {
+        self.store.as_ref().is_some_and(|store| store.link.is_failing())
+    }
+
+    /// Notes that a message was not taken because the store fails.
+    pub(super) fn refuse_to_store(&mut self) {
+        if let Some(store) = &mut self.store {
+            store.refused = true;
+        }
+    }
+
+    /// Whether a message was not taken for that reason since the last call.
+    #[inline]
+    pub(super) fn was_refused(&mut self) -> bool {
+        self.store.as_mut().is_some_and(|store| std::mem::take(&mut store.refused))
+    }
+
+    /// Stores a new session from now on.
+    pub(super) fn store_session(&mut self, key: SessionKey) {
+        let Some(store) = &mut self.store else { return };
+        let Some(slot) = self.sessions.get_mut(key) else { return };
+        let number = store.next_session;
+        store.next_session += store.stride;
+        slot.session.store_as(number, (key, slot.serial), store.journal.clone());
+    }
+
+    /// Notes a change of a retained message: one shard does so for each topic, so that the changes
+    /// are in their order.
+    pub(super) fn note_retained(&mut self, topic: &str, message: Option<&Message>, stamp: Stamp) {
+        let Some(store) = &self.store else { return };
+        let home = stable_hash(topic.as_bytes()) % u64::from(self.shards);
+        if home == u64::from(self.id) && !topic.as_bytes().starts_with(SYS_PREFIX) {
+            let stamp = (stamp.0, stamp.1);
+            store.journal.note(Change::Retained(topic.into(), stamp, message.cloned()));
+        }
+    }
+
+    /// Begins something whose changes, here and on the shards that are handed a message meanwhile, are
+    /// to be stored as one. Gives what [`end_act`](Self::end_act) needs.
+    #[inline]
+    pub(super) fn begin_act(&mut self) -> usize {
+        match &mut self.store {
+            Some(store) => {
+                store.act = Some(0);
+                store.journal.len()
+            }
+            None => 0,
+        }
+    }
+
+    #[inline]
+    pub(super) fn end_act(&mut self, first: usize) {
+        if let Some(store) = &mut self.store
+            && let Some(with) = store.act.take()
+        {
+            let (end, act) = (store.journal.len(), (self.id, self.turn));
+            if end > first {
+                store.parts.push(Part { first, end, act, with });
+            }
+        }
+    }
+
+    /// The turn of the act that handing a message to a shard belongs to.
+    #[inline]
+    pub(super) fn act_with(&mut self, shard: u8) -> Option<u64> {
+        let with = self.store.as_mut()?.act.as_mut()?;
+        *with |= 1 << shard;
+        Some(self.turn)
+    }
+
+    /// Confirms a turn of another shard: once what was noted since `first` is committed.
+    pub(super) fn confirm_to(
+        &mut self,
+        to: u8,
+        of: u64,
+        mut refused: Vec<Refusal>,
+        returned: Vec<Returned>,
+        first: usize,
+    ) {
+        let turn = self.turn;
+        if refused.iter().any(|one| one.unstored) {
+            // Their publishers are told now, not when the store works again.
+            let unstored = refused.extract_if(.., |one| one.unstored).collect();
+            let confirm = Item::Confirm { turn: 0, refused: unstored, returned: Vec::new() };
+            self.mailbox.push(to, 0, confirm);
+        }
+        if let Some(store) = &mut self.store {
+            let last = store.deferred.back().map(|last| last.turn);
+            let noted = (store.journal.len() > first).then_some(turn);
+            if let Some(turn) = noted.or(last) {
+                store.deferred.push_back(Deferred { turn, to, of, refused, returned });
+                return;
+            }
+        }
+        let weight = returned.iter().map(Returned::size).sum();
+        self.mailbox.push(to, weight, Item::Confirm { turn: of, refused, returned });
+    }
+
+    /// Whether the writer has committed what somebody here may wait for.
+    #[inline]
+    pub(super) fn has_committed(&self) -> bool {
+        self.store.as_ref().is_some_and(|store| {
+            store.link.committed() > self.gate.committed()
+                || store.link.is_full() != self.mailbox.is_store_full()
+        })
+    }
+
+    /// Lets go on what waited for the commits since the last turn.
+    pub(super) fn take_committed(&mut self) {
+        if !self.has_committed() {
+            return;
+        }
+        let Some(store) = &mut self.store else { return };
+        self.mailbox.set_store_full(store.link.is_full());
+        let committed = store.link.committed();
+        while let Some(deferred) = store.deferred.pop_front_if(|first| first.turn <= committed) {
+            let Deferred { to, of, refused, returned, .. } = deferred;
+            let weight = returned.iter().map(Returned::size).sum();
+            self.mailbox.push(to, weight, Item::Confirm { turn: of, refused, returned });
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "63")]
+        self.confirmed(STORE as u8, committed);
+    }
+
+    /// Hands the turn's changes to the writer: before its mail, of which other shards may make
+    /// changes that come after them.
+    pub(super) fn hand_over(&mut self) {
+        let Some(store) = &mut self.store else { return };
+        let (mut changes, waiters) = store.journal.end_turn(self.turn + 1);
+        // Who waits without a change of its own waits for those of earlier turns.
+        if changes.is_empty() && waiters.is_empty() && store.done.is_empty() {
+            return;
+        }
+        for change in &mut changes {
+            if let Change::Queued(_, _, record) = change
+                && let Some(group) = record.group
+            {
+                record.share = self.router.group_filter(group).map(Into::into);
+            }
+        }
+        store.link.submit(Turn {
+            shard: self.id,
+            turn: self.turn,
+            changes,
+            parts: std::mem::take(&mut store.parts),
+            done: std::mem::take(&mut store.done),
+        });
+        self.mailbox.set_store_full(store.link.is_full());
+        for (session, serial) in waiters {
+            self.gate.wait(1 << STORE, self.turn, session, serial);
+        }
+    }
+
+    /// Puts a session back that was stored.
+    fn restore_session(&mut self, stored: StoredSession) {
+        let StoredSession { mut record, subscriptions, inbound, kept } = stored;
+        let identity = record.identity.take();
+        let now = self.now;
+        let Some(store) = &self.store else { return };
+        let journal = store.journal.clone();
+        let key =
+            self.sessions.insert(Session::counted(&record.client_id, self.allowance.account()));
+        // One beyond a limit that is lower now than it was keeps its place.
+        self.shared.admission.add_session();
+        let Some(slot) = self.sessions.get_mut(key) else { return };
+        slot.session.store_as(record.session, (key, slot.serial), journal);
+        for subscription in &subscriptions {
+            self.restore_subscription(key, subscription);
+        }
+        self.restore_identity(key, identity);
+        let kept = kept.into_iter().map(|(place, kept)| (place, self.restored(kept))).collect();
+        let was_connected = record.disconnected_at.is_none();
+        let will_at = record.will_at;
+        let Some(slot) = self.sessions.get_mut(key) else { return };
+        slot.session.restore(record, &inbound, kept, now);
+        slot.will_at = will_at;
+        if was_connected {
+            // Its connection ended with the process.
+            slot.will_at = match slot.session.will_due(Departure::WithWill, now) {
+                WillDue::Never => None,
+                WillDue::At(at) => Some(at),
+                WillDue::Now(will) => {
+                    slot.session.set_will(Some(will));
+                    Some(now)
+                }
+            };
+            slot.note();
+        }
+        self.arm_absent(key);
+    }
+
+    fn restore_subscription(&mut self, key: SessionKey, record: &SubscriptionRecord) {
+        // The limits of today do not take away what was granted.
+        let limits = crate::mqtt::Limits::NONE;
+        let Ok(filter) = Filter::parse(&record.filter, &limits) else { return };
+        let options = SubscriptionOptions {
+            qos: record.qos,
+            no_local: record.no_local,
+            retain_as_published: record.retain_as_published,
+            identifier: std::num::NonZeroU32::new(record.identifier),
+        };
+        let subscribed = self.router.subscribe(key, &filter, options);
+        if let Some(slot) = self.sessions.get_mut(key)
+            && !subscribed.existed
+        {
+            self.router.set_place(subscribed.handle, slot.subscriptions.len());
+            slot.subscriptions.push(subscribed.handle);
+            self.shared.admission.add_subscription();
+        }
+        if subscribed.interest {
+            self.tell_all(filter.filter.len(), || Item::Interest(filter.filter.into()));
+        }
+        let away = self.router.member_online(key, subscribed.handle, false);
+        self.tell_group(away.or(subscribed.group));
+    }
+
+    fn restored(&self, kept: Kept) -> Restored {
+        match kept {
+            Kept::Released { packet_id, order } => Restored::Released(packet_id, order),
+            Kept::Message { mut record, flew } => {
+                record.group = record.share.as_deref().and_then(|share| self.group_of(share));
+                Restored::Message { record, flew }
+            }
+        }
+    }
+
+    fn group_of(&self, share: &str) -> Option<u32> {
+        let filter = Filter::parse(share, &crate::mqtt::Limits::NONE).ok()?;
+        self.router.group(filter.share?, filter.filter).map(GroupId::index)
+    }
+
+    /// Whether a message that is published at this QoS by this session is stored with its identifier.
+    #[inline]
+    pub(super) fn stores_identifier(&self, key: SessionKey, qos: QoS) -> bool {
+        qos == QoS::ExactlyOnce
+            && self.store.is_some()
+            && self.sessions.get(key).is_some_and(|slot| slot.session.is_stored())
+    }
+}

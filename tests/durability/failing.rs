@@ -1,0 +1,80 @@
+//! A disk that takes nothing more.
+
+use std::time::Duration;
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+use crate::common::{Connect, Message, V5, V311, code, let_pass};
+use crate::process::Broker;
+
+/// Lets no file of the broker grow beyond that.
+fn limit(broker: &Broker, bytes: Option<u64>) {
+    let pid = Pid::from_child(broker.process());
+    prlimit(Some(pid), Resource::Fsize, Rlimit { current: bytes, maximum: None }).expect("set");
+}
+
+fn a_full_disk(engine: &'static str) {
+    let mut broker = Broker::start(engine, 2);
+    let (mut stored, _) = broker.connect_with(&Connect::lasting(V5, "stored"));
+    stored.subscribe("t", 1);
+    stored.disconnect();
+    let mut subscriber = broker.connect(V5, "subscriber");
+    subscriber.subscribe("t", 1);
+    let mut publisher = broker.connect(V5, "publisher");
+    let mut old = broker.connect(V311, "old");
+    for n in 0..5 {
+        publisher.publish("t", format!("before {n}"), 1);
+        subscriber.expect("t", format!("before {n}"));
+    }
+    limit(&broker, Some(0));
+    // The first one is in the store's hands when it fails, and answered when it works again.
+    let first = publisher.start_publish(Message::new("t", "waits").qos(1));
+    subscriber.expect("t", "waits");
+    // Nor is what comes before the failure is known.
+    let (mut second, refused) = loop {
+        let mut second = broker.connect(V5, "second");
+        second.start_publish(Message::new("t", "refused").qos(1));
+        subscriber.expect("t", "refused");
+        second.ping();
+        if let Some(ack) = second.take_puback_if_any() {
+            break (second, ack.code);
+        }
+        let_pass(Duration::from_millis(5));
+    };
+    assert_eq!(refused, code::QUOTA_EXCEEDED);
+    // A 3.x client cannot be told, and is not told that it was kept.
+    old.start_publish(Message::new("t", "old").qos(1));
+    old.expect_closed();
+    subscriber.expect("t", "old");
+    // Nobody needs to keep this.
+    second.publish("nobody", "x", 0);
+    assert_eq!(
+        second.try_publish(Message::new("nobody", "x").qos(1)),
+        code::NO_MATCHING_SUBSCRIBERS
+    );
+    limit(&broker, None);
+    publisher.wait_puback(first);
+    assert_eq!(publisher.try_publish(Message::new("t", "after").qos(1)), code::SUCCESS);
+    broker.restart();
+    let (mut stored, connack) = broker.connect_with(&Connect::lasting(V5, "stored"));
+    assert!(connack.session_present);
+    for n in 0..5 {
+        stored.expect("t", format!("before {n}"));
+    }
+    stored.expect("t", "waits");
+    let mut next = stored.receive();
+    while next.payload == b"refused" {
+        next = stored.receive();
+    }
+    assert_eq!(next.payload, b"after");
+}
+
+#[test]
+fn full_under_fjall() {
+    a_full_disk("fjall");
+}
+
+#[test]
+fn full_under_sqlite() {
+    a_full_disk("sqlite");
+}

@@ -1,0 +1,10 @@
+//! The program is killed, and started again on what it left.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod failing;
+mod history;
+mod killed;
+mod process;
+mod restart;

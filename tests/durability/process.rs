@@ -1,0 +1,123 @@
+//! The program as a process of its own, which can be killed.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use tempfile::TempDir;
+
+use crate::common::packet::ConnAck;
+use crate::common::{Client, Connect, Version};
+
+/// A data directory, and a broker that uses it when it runs.
+pub(crate) struct Broker {
+    data: TempDir,
+    engine: &'static str,
+    shards: u8,
+    address: SocketAddr,
+    running: Option<Child>,
+    log: String,
+}
+
+impl Broker {
+    pub(crate) fn start(engine: &'static str, shards: u8) -> Self {
+        let data = TempDir::new().expect("a directory");
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut broker = Self { data, engine, shards, address, running: None, log: String::new() };
+        broker.restart_with(shards);
+        broker
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn data(&self) -> &std::path::Path {
+        self.data.path()
+    }
+
+    pub(crate) fn process(&self) -> &Child {
+        self.running.as_ref().expect("it runs")
+    }
+
+    /// What it said up to where it listens, at its last start.
+    pub(crate) fn log(&self) -> &str {
+        &self.log
+    }
+
+    /// The command that starts it; a write beyond the limit on a file's size is an error, not its end.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_sluice")])
+            .args(["--bind", &self.address.to_string()])
+            .args(["--shards", &self.shards.to_string(), "--durability", "os"])
+            .arg("--data")
+            .arg(self.data.path())
+            .env("SLUICE_STORE_ENGINE", self.engine)
+            .env("SLUICE_SYS_INTERVAL", "0s")
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Kills it, as far as it runs: it cannot do anything about it.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.running.take() {
+            child.kill().expect("it is ours");
+            child.wait().expect("it ends");
+        }
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let mut child = self.running.take().expect("it runs");
+        child.wait().expect("it ends")
+    }
+
+    pub(crate) fn restart(&mut self) {
+        self.restart_with(self.shards);
+    }
+
+    /// Kills it and starts it again with so many shards, on the same port.
+    pub(crate) fn restart_with(&mut self, shards: u8) {
+        self.kill();
+        self.shards = shards;
+        let mut child = self.command().spawn().expect("the program starts");
+        let mut log = BufReader::new(child.stderr.take().expect("its log is a pipe"));
+        self.log.clear();
+        while !self.log.contains(" listening on ") {
+            let read = log.read_line(&mut self.log).expect("its log can be read");
+            assert_ne!(read, 0, "it ended before it listened: {}", self.log);
+        }
+        let (_, rest) = self.log.split_once(" listening on ").expect("it says so");
+        let (address, _) = rest.split_once(' ').expect("more follows");
+        self.address = address.parse().expect("an address");
+        self.running = Some(child);
+        // Nobody else reads it, and it must not be full.
+        std::thread::spawn(move || {
+            let mut rest = String::new();
+            let _ = log.read_to_string(&mut rest);
+            if std::env::var_os("SHOW_LOG").is_some() {
+                eprint!("{rest}");
+            }
+        });
+    }
+
+    /// A connection that must be accepted, and its CONNACK.
+    pub(crate) fn connect_with(&self, connect: &Connect) -> (Client, ConnAck) {
+        let (client, connack) = Client::connect(self.address, connect);
+        assert_eq!(connack.code, 0, "CONNECT of {}", connect.client_id);
+        (client, connack)
+    }
+
+    pub(crate) fn connect(&self, version: Version, client_id: &str) -> Client {
+        self.connect_with(&Connect::new(version, client_id)).0
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

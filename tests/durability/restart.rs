@@ -1,0 +1,310 @@
+//! Each thing that was acknowledged is there after a kill.
+
+use std::time::Duration;
+
+use crate::common::property::{
+    MESSAGE_EXPIRY_INTERVAL, message_expiry, session_expiry, will_delay,
+};
+use crate::common::wire::{PUBACK, PUBREC, PUBREL};
+use crate::common::{Client, Connect, Message, V5, V31, V311, Version, Will};
+use crate::process::Broker;
+
+/// Runs a test for each engine and version.
+macro_rules! everywhere {
+    ($test:ident) => {
+        mod $test {
+            use super::*;
+
+            #[test]
+            fn fjall_v5() {
+                super::$test(Broker::start("fjall", 2), V5);
+            }
+
+            #[test]
+            fn fjall_v31() {
+                super::$test(Broker::start("fjall", 1), V31);
+            }
+
+            #[test]
+            fn sqlite_v311() {
+                super::$test(Broker::start("sqlite", 3), V311);
+            }
+        }
+    };
+}
+
+fn lasting(broker: &Broker, version: Version, id: &str) -> (Client, bool) {
+    let (client, connack) = broker.connect_with(&Connect::lasting(version, id));
+    (client, connack.session_present || version == V31)
+}
+
+/// What the client acknowledged has no answer, but this has, and is committed after it.
+fn commit(client: &mut Client) {
+    client.subscribe("commit", 0);
+}
+
+/// [MQTT-3.1.2-5] [MQTT-3.2.2-3] [MQTT-4.5.0-1]
+fn a_session_with_subscriptions_and_queue(mut broker: Broker, version: Version) {
+    let (mut client, _) = lasting(&broker, version, "client");
+    client.subscribe("t/+", 2);
+    client.subscribe("gone", 2);
+    client.unsubscribe(&["gone"]);
+    client.disconnect();
+    let mut publisher = broker.connect(version, "publisher");
+    for n in 0..20 {
+        publisher.publish(&format!("t/{n}"), n.to_string(), 1 + n % 2);
+    }
+    for shards in [3, 1, 2] {
+        broker.restart_with(shards);
+        assert!(broker.log().contains(" 20 messages "), "{}", broker.log());
+    }
+    let (mut client, present) = lasting(&broker, version, "client");
+    assert!(present);
+    for n in 0..20 {
+        let publish = client.expect(&format!("t/{n}"), n.to_string());
+        assert_eq!((publish.qos, publish.dup), (1 + n % 2, false));
+    }
+    let mut publisher = broker.connect(version, "publisher");
+    publisher.publish("gone", "x", 1);
+    publisher.publish("t/live", "x", 1);
+    client.expect("t/live", "x");
+    commit(&mut client);
+    broker.restart();
+    let (mut client, _) = lasting(&broker, version, "client");
+    client.expect_nothing();
+}
+everywhere!(a_session_with_subscriptions_and_queue);
+
+/// [MQTT-4.4.0-1] [MQTT-4.6.0-1] [MQTT-4.6.0-4] Under the same identifiers, with DUP.
+fn what_is_in_flight(mut broker: Broker, version: Version) {
+    let (mut client, _) = lasting(&broker, version, "client");
+    client.subscribe("t", 2);
+    let mut publisher = broker.connect(version, "publisher");
+    for n in 0..6 {
+        publisher.publish("t", n.to_string(), 1 + n % 2);
+    }
+    let sent: Vec<_> = (0..6).map(|_| client.take_publish()).collect();
+    // 0 is done, 3 and 1 are half done, in this order.
+    client.send_ack(PUBACK, sent[0].id);
+    for n in [3, 1] {
+        client.send_ack(PUBREC, sent[n].id);
+        client.wait_pubrel(sent[n].id);
+    }
+    // What it acknowledged itself has no answer; this is committed after it.
+    publisher.publish("t", "last", 2);
+    let last = client.take_publish();
+    broker.restart();
+    let (mut client, present) = lasting(&broker, version, "client");
+    assert!(present);
+    client.wait_pubrel(sent[3].id);
+    client.wait_pubrel(sent[1].id);
+    for old in [&sent[2], &sent[4], &sent[5], &last] {
+        let again = client.take_publish();
+        assert_eq!((again.id, again.qos, again.dup), (old.id, old.qos, true));
+        assert_eq!(again.payload, old.payload);
+    }
+}
+everywhere!(what_is_in_flight);
+
+/// [MQTT-4.3.3-10] The identifier is known: the message is not routed again.
+fn an_identifier_of_qos_2(mut broker: Broker, version: Version) {
+    let (mut subscriber, _) = lasting(&broker, version, "subscriber");
+    subscriber.subscribe("t", 2);
+    subscriber.disconnect();
+    let (mut publisher, _) = lasting(&broker, version, "publisher");
+    let message = Message::new("t", "once").qos(2).id(7);
+    publisher.send(&message.bytes(version));
+    publisher.wait_pubrec(7);
+    broker.restart();
+    let (mut publisher, present) = lasting(&broker, version, "publisher");
+    assert!(present);
+    publisher.send(&message.dup().bytes(version));
+    publisher.wait_pubrec(7);
+    publisher.send_ack(PUBREL, 7);
+    publisher.wait_pubcomp(7);
+    publisher.publish("t", "next", 2);
+    broker.restart();
+    let (mut subscriber, _) = lasting(&broker, version, "subscriber");
+    subscriber.expect("t", "once");
+    subscriber.expect("t", "next");
+    subscriber.expect_nothing();
+    // The flow has ended: the identifier is free.
+    let (mut publisher, _) = lasting(&broker, version, "publisher");
+    publisher.send(&Message::new("t", "twice").qos(2).id(7).bytes(version));
+    publisher.wait_pubrec(7);
+    subscriber.expect("t", "twice");
+}
+everywhere!(an_identifier_of_qos_2);
+
+/// [MQTT-3.3.1-5] [MQTT-3.3.1-6] The last acknowledged value, or none if that cleared it.
+fn retained_messages(mut broker: Broker, version: Version) {
+    let mut publisher = broker.connect(version, "publisher");
+    for n in 0..10 {
+        publisher.publish_retained("changed", n.to_string(), 1);
+        publisher.publish_retained(&format!("many/{n}"), n.to_string(), 2);
+    }
+    publisher.publish_retained("cleared", "x", 1);
+    publisher.publish_retained("cleared", "", 1);
+    for shards in [1, 3] {
+        broker.restart_with(shards);
+        let mut client = broker.connect(version, "client");
+        client.subscribe("cleared", 1);
+        client.subscribe("changed", 1);
+        let publish = client.expect("changed", "9");
+        assert!(publish.retain);
+        client.subscribe("many/#", 1);
+        let mut found: Vec<_> = (0..10).map(|_| client.receive().payload).collect();
+        found.sort();
+        assert!(found.into_iter().eq((0..10).map(|n: u8| n.to_string().into_bytes())));
+        client.expect_nothing();
+        // What comes after a restart is newer than all before it.
+        let mut publisher = broker.connect(version, "publisher");
+        publisher.publish_retained("changed", "9", 1);
+    }
+}
+everywhere!(retained_messages);
+
+/// [MQTT-3.1.2-8] The broker's end is the end of the connection too; [MQTT-3.1.3-9] a client that is
+/// back in time has its Will not published.
+#[test]
+fn wills() {
+    let mut broker = Broker::start("fjall", 2);
+    let (mut watcher, _) = lasting(&broker, V5, "watcher");
+    watcher.subscribe("will/#", 2);
+    let willing = |id: &str, delay| {
+        let will = Will::new(&format!("will/{id}"), "gone").qos(2).with(will_delay(delay));
+        Connect::lasting(V5, id).will(will)
+    };
+    let connects =
+        [willing("at once", 0), willing("back", 2), willing("late", 2), willing("left", 0)];
+    let mut clients: Vec<_> = connects.iter().map(|c| broker.connect_with(c).0).collect();
+    clients.pop().expect("four").disconnect();
+    // The CONNACK says that this is stored.
+    clients.push(lasting(&broker, V5, "left").0);
+    broker.restart();
+    let (_back, present) = lasting(&broker, V5, "back");
+    assert!(present);
+    let (mut watcher, _) = lasting(&broker, V5, "watcher");
+    watcher.expect("will/at once", "gone");
+    commit(&mut watcher);
+    broker.restart();
+    let (mut watcher, _) = lasting(&broker, V5, "watcher");
+    watcher.expect("will/late", "gone");
+    watcher.expect_nothing();
+    commit(&mut watcher);
+    broker.restart();
+    let (mut watcher, _) = lasting(&broker, V5, "watcher");
+    watcher.expect_nothing();
+}
+
+/// [MQTT-3.1.2-23] [MQTT-3.3.2-5] Time passes while the broker is not there.
+#[test]
+fn what_expires_meanwhile() {
+    let mut broker = Broker::start("fjall", 1);
+    let short = Connect::new(V5, "short").resume().with(session_expiry(1));
+    let mut client = broker.connect_with(&short).0;
+    client.subscribe("t", 1);
+    client.disconnect();
+    let (mut long, _) = lasting(&broker, V5, "long");
+    long.subscribe("t", 1);
+    long.disconnect();
+    let mut publisher = broker.connect(V5, "publisher");
+    publisher.deliver(Message::new("t", "brief").qos(1).with(message_expiry(1)));
+    publisher.deliver(Message::new("t", "stays").qos(1).with(message_expiry(100)));
+    broker.kill();
+    crate::common::let_pass(Duration::from_millis(1500));
+    broker.restart();
+    assert!(!broker.connect_with(&short).1.session_present);
+    let (mut long, present) = lasting(&broker, V5, "long");
+    assert!(present);
+    let publish = long.take_publish();
+    assert_eq!(publish.payload, b"stays");
+    let left = publish.properties.number(MESSAGE_EXPIRY_INTERVAL).expect("it has one");
+    assert!((90..100).contains(&left), "{left} seconds left");
+}
+
+/// A session that a client ended or began anew does not come back [MQTT-3.1.2-4].
+#[test]
+fn an_ended_session_stays_ended() {
+    let mut broker = Broker::start("fjall", 2);
+    for id in ["begun anew", "left for good", "not lasting"] {
+        let connect = match id {
+            "not lasting" => Connect::new(V5, id),
+            _ => Connect::lasting(V5, id),
+        };
+        let (mut client, _) = broker.connect_with(&connect);
+        client.subscribe("t", 1);
+        match id {
+            "begun anew" => drop(broker.connect_with(&Connect::new(V5, id))),
+            "left for good" => client.disconnect_with(0, &[session_expiry(0)]),
+            _ => {}
+        }
+    }
+    // Whoever sees this sees all before it: it is the same shard or one that was told.
+    let (mut client, _) = lasting(&broker, V5, "later");
+    client.subscribe("other", 1);
+    let mut publisher = broker.connect(V5, "publisher");
+    publisher.publish("other", "x", 1);
+    broker.restart();
+    for id in ["begun anew", "left for good", "not lasting"] {
+        assert!(!lasting(&broker, V5, id).1, "{id}");
+    }
+}
+
+/// A member of a shared group that is away is one after a restart, too.
+#[test]
+fn shared_groups() {
+    let mut broker = Broker::start("fjall", 3);
+    for n in 0..4 {
+        let (mut client, _) = lasting(&broker, V5, &format!("member {n}"));
+        client.subscribe("$share/g/t", 1);
+        client.disconnect();
+    }
+    let mut publisher = broker.connect(V5, "publisher");
+    for n in 0..40 {
+        publisher.publish("t", n.to_string(), 1);
+    }
+    broker.restart_with(2);
+    let mut publisher = broker.connect(V5, "publisher");
+    for n in 40..80 {
+        publisher.publish("t", n.to_string(), 1);
+    }
+    broker.restart_with(3);
+    let mut found: Vec<u32> = Vec::new();
+    for n in 0..4 {
+        let (mut client, present) = lasting(&broker, V5, &format!("member {n}"));
+        assert!(present);
+        client.ping();
+        while let Some(publish) = client.take_publish_if_any() {
+            found.push(publish.payload_text().parse().expect("a number"));
+        }
+    }
+    found.sort_unstable();
+    assert!(found.into_iter().eq(0..80));
+}
+
+#[test]
+fn a_second_broker_on_the_directory_is_refused() {
+    let broker = Broker::start("fjall", 1);
+    let output = broker.command().output().expect("it starts");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let why = format!("another process uses the data directory {}", broker.data().display());
+    assert!(said.contains(&why), "{said}");
+    // The first one minds nothing.
+    assert!(broker.connect(V5, "client").survives());
+}
+
+#[test]
+fn a_stop_in_good_order_loses_nothing_either() {
+    let mut broker = Broker::start("fjall", 2);
+    let (mut client, _) = lasting(&broker, V5, "client");
+    client.subscribe("t", 2);
+    client.disconnect();
+    broker.connect(V5, "publisher").publish("t", "x", 2);
+    let pid = rustix::process::Pid::from_child(broker.process());
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is ours");
+    assert!(broker.wait().success());
+    broker.restart();
+    lasting(&broker, V5, "client").0.expect("t", "x");
+}

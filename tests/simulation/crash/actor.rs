@@ -1,0 +1,304 @@
+//! A client that goes on whatever happens, and what it saw.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fastrand::Rng;
+use sluice::mqtt::{
+    AckKind, Disconnect, Packet, PacketId, QoS, ReasonCode, RetainHandling, SubscribeFilter,
+    Version, encode_ack,
+};
+use sluice::net::sim::{ClientId, World};
+
+use crate::wire::{self, Hello};
+
+/// Messages of a publisher that are not acknowledged, at most.
+const OUTSTANDING: usize = 6;
+
+/// What an actor is there for.
+#[derive(Clone, Debug)]
+pub(crate) enum Role {
+    /// Publishes numbers from 0 on to a topic of its own.
+    Publisher { topic: String, qos: QoS, retain: bool },
+    /// Notes what it gets.
+    Subscriber { filter: &'static str, qos: QoS },
+    /// A subscriber that ends its session now and then, and begins another.
+    Deserter { filter: &'static str, qos: QoS },
+}
+
+/// The state of a message that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Half {
+    Publish,
+    Release,
+}
+
+#[derive(Debug)]
+pub(crate) struct Actor {
+    pub(crate) name: String,
+    pub(crate) version: Version,
+    pub(crate) role: Role,
+    net: Option<ClientId>,
+    out: Vec<u8>,
+    input: Vec<u8>,
+    admitted: bool,
+    /// Its session is there, for all that the broker has said.
+    was_here: bool,
+    /// DISCONNECT that ends the session was sent: it may be there or not.
+    left: bool,
+    /// SUBACK has come in this session.
+    pub(crate) subscribed: bool,
+    pub(crate) open: BTreeMap<u32, (PacketId, Half)>,
+    next_id: u16,
+    /// Numbers below this were sent.
+    pub(crate) sent: u32,
+    pub(crate) acknowledged: BTreeSet<u32>,
+    half_done: BTreeSet<PacketId>,
+    owed: Vec<(AckKind, PacketId)>,
+    /// By topic, the numbers in the order in which they came.
+    pub(crate) received: BTreeMap<String, Vec<u32>>,
+}
+
+impl Actor {
+    pub(crate) fn new(name: &str, version: Version, role: Role) -> Self {
+        Self {
+            name: name.to_owned(),
+            version,
+            role,
+            net: None,
+            out: Vec::new(),
+            input: Vec::new(),
+            admitted: false,
+            was_here: false,
+            left: false,
+            subscribed: false,
+            open: BTreeMap::new(),
+            next_id: 0,
+            sent: 0,
+            acknowledged: BTreeSet::new(),
+            half_done: BTreeSet::new(),
+            owed: Vec::new(),
+            received: BTreeMap::new(),
+        }
+    }
+
+    /// Whether nothing is owed in either direction.
+    pub(crate) fn is_settled(&self) -> bool {
+        let ready = matches!(self.role, Role::Publisher { .. }) || self.subscribed;
+        self.admitted
+            && ready
+            && self.out.is_empty()
+            && self.open.is_empty()
+            && self.half_done.is_empty()
+            && self.owed.is_empty()
+    }
+
+    /// Moves bytes, handles what came, perhaps begins something; nothing new if `draining`.
+    pub(crate) fn step(
+        &mut self,
+        world: &World,
+        rng: &mut Rng,
+        draining: bool,
+    ) -> Result<(), String> {
+        let Some(net) = self.net else {
+            self.connect(world);
+            return Ok(());
+        };
+        if self.admitted && !draining {
+            self.act(rng);
+        }
+        while !self.owed.is_empty() && (draining || rng.u8(0..4) > 0) {
+            let (kind, id) = self.owed.remove(0);
+            encode_ack(self.version, kind, id, ReasonCode::Success, &mut self.out);
+        }
+        if let Ok(sent) = world.client_send(net, &self.out) {
+            self.out.drain(..sent);
+        }
+        world.client_recv(net, &mut self.input);
+        let mut input = std::mem::take(&mut self.input);
+        let mut at = 0;
+        loop {
+            let handled =
+                wire::first_packet(self.version, &input[at..], |packet| self.handle(&packet))?;
+            let Some((len, result)) = handled else { break };
+            result.map_err(|why| format!("{}: {why}", self.name))?;
+            at += len;
+        }
+        input.drain(..at);
+        self.input = input;
+        let leaves = !draining && self.admitted && rng.u16(0..400) == 0;
+        if world.client_end(net).is_some() || leaves {
+            self.forget(world, net);
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, world: &World, net: ClientId) {
+        world.client_close(net);
+        self.net = None;
+        self.admitted = false;
+        self.input.clear();
+        self.out.clear();
+        self.owed.clear();
+    }
+
+    fn connect(&mut self, world: &World) {
+        let hello = Hello {
+            version: self.version,
+            client_id: self.name.clone(),
+            clean_start: false,
+            session_expiry: 1_000_000,
+            keep_alive: 0,
+            receive_maximum: None,
+            topic_alias_maximum: 0,
+            will: None,
+        };
+        wire::put_connect(&hello, &mut self.out);
+        self.net = Some(world.connect());
+    }
+
+    fn act(&mut self, rng: &mut Rng) {
+        match &self.role {
+            Role::Publisher { .. } if self.open.len() < OUTSTANDING && rng.u8(0..4) == 0 => {
+                let number = self.sent;
+                self.sent += 1;
+                self.next_id = self.next_id % 50 + 1;
+                let id = PacketId::new(self.next_id).expect("not 0");
+                self.open.insert(number, (id, Half::Publish));
+                self.publish(number, id, false);
+            }
+            Role::Deserter { .. } if self.subscribed && rng.u8(0..100) == 0 => {
+                let expiry = Some(0);
+                let reason = ReasonCode::Success;
+                let packet =
+                    Disconnect { session_expiry_interval: expiry, ..Disconnect::new(reason) };
+                wire::put(self.version, &Packet::Disconnect(packet), &mut self.out);
+                self.left = true;
+                self.subscribed = false;
+                self.half_done.clear();
+                self.admitted = false;
+            }
+            _ => {}
+        }
+    }
+
+    fn publish(&mut self, number: u32, id: PacketId, dup: bool) {
+        let Role::Publisher { topic, qos, retain } = &self.role else { return };
+        let text = number.to_string();
+        let flags = (*qos, dup, *retain);
+        wire::put_publish(self.version, (topic, text.as_bytes()), flags, Some(id), &mut self.out);
+    }
+
+    fn subscribe(&mut self) {
+        let (Role::Subscriber { filter, qos } | Role::Deserter { filter, qos }) = self.role else {
+            return;
+        };
+        let filter = SubscribeFilter {
+            filter,
+            qos,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: RetainHandling::Send,
+        };
+        wire::put_subscribe(self.version, PacketId::MIN, filter, None, &mut self.out);
+    }
+
+    fn handle(&mut self, packet: &Packet<'_>) -> Result<(), String> {
+        match packet {
+            Packet::ConnAck(connack) => {
+                if connack.reason != ReasonCode::Success {
+                    return Err(format!("not let in: {connack:?}"));
+                }
+                self.admit(connack.session_present)
+            }
+            Packet::SubAck(_) => {
+                self.subscribed = true;
+                Ok(())
+            }
+            Packet::PubAck(ack) => self.acknowledged(AckKind::PubAck, ack.packet_id, ack.reason),
+            Packet::PubRec(ack) => self.acknowledged(AckKind::PubRec, ack.packet_id, ack.reason),
+            Packet::PubRel(ack) => self.acknowledged(AckKind::PubRel, ack.packet_id, ack.reason),
+            Packet::PubComp(ack) => self.acknowledged(AckKind::PubComp, ack.packet_id, ack.reason),
+            Packet::Publish(publish) => {
+                let number =
+                    std::str::from_utf8(publish.payload).ok().and_then(|text| text.parse().ok());
+                let number = number.ok_or("no number")?;
+                let topic = String::from_utf8_lossy(publish.topic).into_owned();
+                let first = match (publish.qos, publish.packet_id) {
+                    (QoS::ExactlyOnce, Some(id)) => {
+                        self.owed.push((AckKind::PubRec, id));
+                        self.half_done.insert(id)
+                    }
+                    (_, Some(id)) => {
+                        self.owed.push((AckKind::PubAck, id));
+                        true
+                    }
+                    (_, None) => true,
+                };
+                if first {
+                    self.received.entry(topic).or_default().push(number);
+                }
+                Ok(())
+            }
+            // An older CONNECT of its own may come after a newer one.
+            Packet::Disconnect(_) => Ok(()),
+            other => Err(format!("unexpected {other:?}")),
+        }
+    }
+
+    fn admit(&mut self, present: bool) -> Result<(), String> {
+        // A session that no CONNACK has told of may be there all the same.
+        let promised = self.was_here && !self.left && self.version != Version::V31;
+        if promised && !present {
+            return Err("its session is lost".to_owned());
+        }
+        if self.left && present && self.version != Version::V31 {
+            // It had not come to the end of the session when its connection broke.
+            self.subscribed = false;
+        }
+        (self.admitted, self.was_here, self.left) = (true, true, false);
+        if !self.subscribed {
+            self.subscribe();
+        }
+        for (number, (id, half)) in self.open.clone() {
+            match half {
+                Half::Publish => self.publish(number, id, true),
+                Half::Release => {
+                    encode_ack(
+                        self.version,
+                        AckKind::PubRel,
+                        id,
+                        ReasonCode::Success,
+                        &mut self.out,
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn acknowledged(
+        &mut self,
+        kind: AckKind,
+        id: PacketId,
+        reason: ReasonCode,
+    ) -> Result<(), String> {
+        if kind == AckKind::PubRel {
+            self.half_done.remove(&id);
+            self.owed.push((AckKind::PubComp, id));
+            return Ok(());
+        }
+        let number = self.open.iter().find(|(_, (of, _))| *of == id).map(|(number, _)| *number);
+        let number = number.ok_or_else(|| format!("{kind:?} {id} answers nothing"))?;
+        if reason.is_error() && reason != ReasonCode::PacketIdentifierNotFound {
+            return Err(format!("{kind:?} {reason:?} for {number}"));
+        }
+        self.acknowledged.insert(number);
+        if kind == AckKind::PubRec {
+            self.open.insert(number, (id, Half::Release));
+            encode_ack(self.version, AckKind::PubRel, id, ReasonCode::Success, &mut self.out);
+        } else {
+            self.open.remove(&number);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,76 @@
+//! A broker with a store in memory that forgets what was not synced.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use sluice::hooks::{Commit, Hooks, Store};
+use sluice::net::Driver;
+use sluice::net::sim::{SimDriver, World};
+use sluice::shard::{Settings, Shard, Shared, Stored};
+use sluice::store::{Epoch, Memory, Writer, recover};
+
+pub(crate) struct Broker {
+    world: World,
+    memory: Memory,
+    shards: Vec<Shard<SimDriver>>,
+    writer: Writer,
+    awake: Vec<bool>,
+}
+
+impl Broker {
+    /// Starts with what `memory` has.
+    pub(crate) fn start(
+        world: &World,
+        memory: &Memory,
+        settings: &Settings,
+        shards: u8,
+        seed: u64,
+    ) -> Self {
+        let drivers: Vec<_> = (0..shards).map(|_| world.add_driver()).collect();
+        let since_1970 = drivers.first().map_or(SystemTime::UNIX_EPOCH, Driver::wall_clock);
+        let since_1970 = since_1970.duration_since(SystemTime::UNIX_EPOCH).expect("later");
+        let since_1970 = u64::try_from(since_1970.as_millis()).expect("not so late");
+        let epoch = Epoch { unix_ms: since_1970 - world.now().0 };
+        let records = memory.clone();
+        let open = Box::new(move || Ok(Box::new(records.clone()) as Box<dyn Store>));
+        let (recovered, writer, links) =
+            recover(open, Commit::Disk, epoch, shards).expect("its records are whole");
+        assert_eq!(
+            (recovered.report.damaged, recovered.report.stray),
+            (0, 0),
+            "nothing is left over"
+        );
+        let shared = Arc::new(Shared::new(settings.clone(), Hooks::default(), drivers.len(), seed));
+        let shards = Shard::assemble_stored(drivers, &shared, Stored { links, recovered });
+        let awake = vec![true; shards.len()];
+        Self { world: world.clone(), memory: memory.clone(), shards, writer, awake }
+    }
+
+    /// The machine stops: gives what it finds when it starts again.
+    pub(crate) fn crash(self) -> Memory {
+        let Self { world, memory, shards, writer, .. } = self;
+        drop((shards, writer));
+        world.crash();
+        memory.crash();
+        memory
+    }
+
+    pub(crate) fn ready(&self) -> Vec<usize> {
+        let is_ready = |shard: &usize| self.awake[*shard] || self.world.is_ready(*shard);
+        (0..self.shards.len()).filter(is_ready).collect()
+    }
+
+    pub(crate) fn turn(&mut self, shard: usize) {
+        let this = &mut self.shards[shard];
+        assert!(this.turn(true).expect("a simulated driver does not fail"), "nobody stopped it");
+        self.awake[shard] = this.rest().is_zero();
+    }
+
+    /// Commits what the shards have handed over.
+    pub(crate) fn commit(&mut self) {
+        self.writer.step();
+        for shard in &self.shards {
+            shard.bell().ring();
+        }
+    }
+}
