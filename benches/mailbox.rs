@@ -18,8 +18,9 @@ const FRAME: [u8; 80] = [b'.'; 80];
 /// Two ends whose bells ring as a broker's do: by an eventfd. The drivers keep those open.
 fn pair() -> (Mailbox<Item>, Mailbox<Item>, Vec<MioDriver>) {
     let start = Instant::now();
-    let drivers: Vec<_> =
-        (0..2).map(|_| MioDriver::new(Vec::new(), start).expect("a poll")).collect();
+    let drivers: Vec<_> = (0..2)
+        .map(|_| MioDriver::new(Vec::<std::net::TcpListener>::new(), start).expect("a poll"))
+        .collect();
     let bells: Vec<_> = drivers.iter().map(|driver| Bell::new(driver.waker())).collect();
     let mut boxes = mailboxes(&bells, 4 << 20).into_iter();
     let (Some(a), Some(b)) = (boxes.next(), boxes.next()) else { unreachable!() };

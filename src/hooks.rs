@@ -19,6 +19,8 @@ pub struct Client<'a> {
     pub client_id: &'a str,
     /// The User Name, if it sent one.
     pub username: Option<&'a str>,
+    /// The user that its certificate names, if it has shown one and names in it count.
+    pub certificate: Option<&'a str>,
     /// Where it connects from.
     pub peer: SocketAddr,
     /// The Protocol Version: 3 (MQTT 3.1), 4 (3.1.1) or 5.

@@ -32,6 +32,13 @@ fn main() -> ExitCode {
             }
             Err(error) => failure(&error),
         },
+        Ok(Task::Certs(certs)) => match certs.run() {
+            Ok(advice) => {
+                println!("{advice}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => failure(&error),
+        },
         Ok(Task::Run(config, asked)) => {
             match sluice::run(*config, Hooks::default(), || asked.config()) {
                 Ok(()) => ExitCode::SUCCESS,

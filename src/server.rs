@@ -16,10 +16,11 @@ pub use self::failure::{ShardFailure, Watch};
 pub use self::run::{RunError, run};
 pub use self::settings::{access_settings, settings};
 
+use self::settings::tls_settings;
 use crate::auth::{Access, AccessError};
 use crate::config::{self, Config, ConfigError};
 use crate::hooks::Hooks;
-use crate::net::{ListenOptions, MioDriver, bind_group};
+use crate::net::{ListenOptions, Listening, MioDriver, TlsAcceptor, TlsError, bind_group};
 use crate::shard::{Bell, Shard, ShardStats, Shared};
 
 /// A running broker. Dropped, it stops as by [`Broker::stop`].
@@ -32,6 +33,8 @@ pub struct Broker {
     failures: Receiver<ShardFailure>,
     /// Who decides about clients, as far as the embedding program does not.
     access: Arc<Access>,
+    /// By listener.
+    tls: Vec<Option<Arc<TlsAcceptor>>>,
     /// The configuration in force, but for what is lowered to the system's limits.
     config: Mutex<Config>,
 }
@@ -50,6 +53,9 @@ pub enum StartError {
         /// What the system says.
         error: io::Error,
     },
+    /// TLS cannot be set up with what the configuration names.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A file that says who may come in is no use.
     #[error(transparent)]
     Access(#[from] AccessError),
@@ -79,7 +85,8 @@ impl Broker {
         hooks.authenticator.get_or_insert(access.clone());
         hooks.authorizer.get_or_insert(access.clone());
         let shards = usize::from(config.shard_count());
-        let (listeners, addresses) = bind_all(&config, shards)?;
+        let tls = tls_acceptors(&config)?;
+        let (listeners, addresses) = bind_all(&config, shards, &tls)?;
         let start = Instant::now();
         let drivers = listeners
             .into_iter()
@@ -97,6 +104,7 @@ impl Broker {
             threads: Vec::new(),
             failures,
             access,
+            tls,
             config: Mutex::new(config),
         };
         for (id, shard) in (0..).zip(shards) {
@@ -144,7 +152,15 @@ impl Broker {
     /// The configuration contradicts itself, or a file is no use: then nothing is changed.
     pub fn reload(&self, config: &Config) -> Result<(), StartError> {
         config.check()?;
+        let tls = self.tls.iter().zip(&config.listeners).filter_map(|(acceptor, listener)| {
+            Some((acceptor.as_ref()?, tls_settings(listener.tls.as_ref()?)))
+        });
+        let tls = tls.map(|(acceptor, (settings, user))| Ok((acceptor, settings.load()?, user)));
+        let tls: Vec<_> = tls.collect::<Result<_, TlsError>>()?;
         self.access.reload(&access_settings(config))?;
+        for (acceptor, new, user) in tls {
+            acceptor.replace(new, user);
+        }
         self.shared.rules_changed();
         for bell in &self.bells {
             bell.ring();
@@ -156,13 +172,14 @@ impl Broker {
                 queue: config.auth.queue,
                 ..config::Auth::default()
             },
+            listeners: config.listeners.iter().map(without_tls_files).collect(),
             acl: config::Acl { v3_publisher: config.acl.v3_publisher, ..config::Acl::default() },
             limits: config::Limits { max_connections: 0, ..config.limits.clone() },
             ..config.clone()
         };
         if fixed(&old) != fixed(config) {
             tracing::warn!(
-                "only [auth] and [acl] are read again while the broker runs; the rest has changed, too"
+                "only [auth], [acl] and TLS are read again while the broker runs; the rest has changed, too"
             );
         }
         old.auth.clone_from(&config.auth);
@@ -210,14 +227,34 @@ fn why(address: SocketAddr, error: &io::Error) -> &'static str {
     }
 }
 
+/// What the TLS of each listener goes by.
+fn tls_acceptors(config: &Config) -> Result<Vec<Option<Arc<TlsAcceptor>>>, TlsError> {
+    let acceptor = |tls| {
+        let (settings, user) = tls_settings(tls);
+        Ok(TlsAcceptor::new(settings.load()?, user))
+    };
+    config
+        .listeners
+        .iter()
+        .map(|listener| listener.tls.as_ref().map(acceptor).transpose())
+        .collect()
+}
+
+/// A listener as far as it cannot change while the broker runs.
+fn without_tls_files(listener: &config::Listener) -> config::Listener {
+    let tls = listener.tls.as_ref().map(|_| config::ListenerTls::default());
+    config::Listener { tls, ..listener.clone() }
+}
+
 /// Listens on every address once for each shard; gives the listeners by shard.
 fn bind_all(
     config: &Config,
     shards: usize,
-) -> Result<(Vec<Vec<TcpListener>>, Vec<SocketAddr>), StartError> {
-    let mut by_shard: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
+    tls: &[Option<Arc<TlsAcceptor>>],
+) -> Result<(Vec<Vec<Listening>>, Vec<SocketAddr>), StartError> {
+    let mut by_shard: Vec<Vec<Listening>> = (0..shards).map(|_| Vec::new()).collect();
     let mut addresses = Vec::new();
-    for listener in &config.listeners {
+    for (listener, tls) in config.listeners.iter().zip(tls) {
         let address = listener.bind;
         let options = ListenOptions {
             nodelay: listener.nodelay,
@@ -230,7 +267,7 @@ fn bind_all(
         let at = bound.first().map_or(Ok(address), TcpListener::local_addr);
         addresses.push(at.map_err(|error| StartError::Bind { address, error })?);
         for (shard, socket) in by_shard.iter_mut().zip(bound) {
-            shard.push(socket);
+            shard.push(Listening { socket, tls: tls.clone() });
         }
     }
     Ok((by_shard, addresses))

@@ -311,6 +311,28 @@ fn passwd(args: &[&str], input: &str) -> (i32, String, String) {
 }
 
 #[test]
+fn certificates_are_made_and_a_broker_starts_with_them() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let out = dir.path().join("certs");
+    let out = out.to_str().expect("it is text");
+    let (status, said, err) = ends(sluice().args(["certs", "--out", out, "--host", "example.com"]));
+    assert_eq!(status, 0, "{err}");
+    assert!(said.contains("[listener.tls]") && said.contains("--cafile"), "{said}");
+    let (status, _, err) = ends(sluice().args(["certs", "--out", out]));
+    assert_eq!(status, 1, "nothing is written over: {err}");
+    let (_, config) = said.split_once("In the configuration:").expect("it says how to go on");
+    let (config, _) = config.split_once("Then:").expect("and what then");
+    let (_dir, path) = file(&config.replace(":8883", ":0"));
+    let broker = Running::start(sluice().args(["--config", &path, "--shards", "1"]));
+    let mut socket = TcpStream::connect(&broker.addresses()[0]).expect("it listens");
+    socket.write_all(b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01a").expect("it takes bytes");
+    socket.shutdown(std::net::Shutdown::Write).expect("it is open");
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer);
+    assert_eq!(answer.first(), Some(&0x15), "an alert of TLS: {answer:x?}");
+}
+
+#[test]
 fn a_password_file_is_edited() {
     let dir = TempDir::new().expect("a temporary directory");
     let path = dir.path().join("passwords");

@@ -154,8 +154,12 @@ impl Authenticator for Access {
     ) -> Answer {
         let links = self.links();
         let (address, now) = (client.peer.ip(), Instant::now());
-        if self.bans.is_banned(&links.bans, address, client.username, now) {
+        let user = client.certificate.or(client.username);
+        if self.bans.is_banned(&links.bans, address, user, now) {
             return deny(Denial::Banned);
+        }
+        if let Some(user) = client.certificate {
+            return Answer::Now(Decision::AllowAs(Some(user.into())));
         }
         let denial = match (client.username, password) {
             _ if links.passwords.is_none() => {

@@ -198,7 +198,7 @@ pub(super) mod tests {
         client_id: &'a str,
     ) -> Client<'a> {
         let peer = SocketAddr::from(([192, 0, 2, 1], 5));
-        Client { client_id, username, peer, protocol_version: 5 }
+        Client { client_id, username, certificate: None, peer, protocol_version: 5 }
     }
 
     fn rule(effect: Effect, topics: &[&str]) -> AclRule {

@@ -1,7 +1,7 @@
 //! Who may come in, and what they may do.
 //!
 //! [`Access`] is a chain: each link allows a client, denies it, or passes it on to the next. First come
-//! the bans, then the password file, then the clients without a User Name. Hashing takes a few
+//! the bans, then certificates that name a user, then the password file, then the clients without a User Name. Hashing takes a few
 //! milliseconds by design, so it is done by workers; shards go on meanwhile.
 //!
 //! What a client may do follows from rules when it connects, and again when the rules change: its rights

@@ -3,7 +3,7 @@
 use crate::shard::MAX_SHARDS;
 
 use super::error::{ConfigError, Origin, Origins};
-use super::schema::{AclDefault, AclEffect, Config};
+use super::schema::{AclDefault, AclEffect, ClientCertificates, Config, ListenerTls, UserFrom};
 use super::value::{show_duration, show_size};
 
 /// Finds the first contradiction, and blames a key that somebody set.
@@ -29,13 +29,17 @@ impl Checker<'_> {
             return Err(self.blame(&["shards"], &format!("there may be at most {MAX_SHARDS}")));
         }
         for (index, listener) in config.listeners.iter().enumerate() {
-            if !listener.bind.ip().is_loopback() && !config.auth.decides() {
+            let decided = config.auth.decides() || listener.demands_certificates();
+            if !listener.bind.ip().is_loopback() && !decided {
                 let message = format!(
                     "{} can be reached by other machines, but nobody is asked who they are; set \
                      auth.password_file, or auth.anonymous = true to let everybody in",
                     listener.bind
                 );
                 return Err(self.blame(&[&format!("listener[{index}].bind")], &message));
+            }
+            if let Some(tls) = &listener.tls {
+                self.tls(index, tls)?;
             }
             let first = config.listeners.iter().position(|other| other.bind == listener.bind);
             if listener.bind.port() != 0 && first != Some(index) {
@@ -48,6 +52,32 @@ impl Checker<'_> {
                 |number| number.to_string(),
                 "so the lower limit alone would count",
             )?;
+        }
+        Ok(())
+    }
+
+    fn tls(&self, index: usize, tls: &ListenerTls) -> Result<(), ConfigError> {
+        let key = |name: &str| format!("listener[{index}].tls.{name}");
+        for (name, file) in [("certificate", &tls.certificate), ("key", &tls.key)] {
+            if file.is_none() {
+                let message = format!("TLS needs a {name}; write the path of its file, in PEM");
+                return Err(self.blame(&[&key(name)], &message));
+            }
+        }
+        if tls.client_certificates == ClientCertificates::None {
+            let idle = [
+                ("client_ca", tls.client_ca.is_some()),
+                ("client_crl", tls.client_crl.is_some()),
+                ("certificate_user", tls.certificate_user != UserFrom::None),
+            ];
+            if let Some((name, _)) = idle.iter().find(|(_, set)| *set) {
+                let message = "clients are not asked for certificates; write client_certificates = \
+                               \"required\" or \"optional\"";
+                return Err(self.blame(&[&key(name)], message));
+            }
+        } else if tls.client_ca.is_none() {
+            let message = "has no use without client_ca, the CA whose certificates are good";
+            return Err(self.blame(&[&key("client_certificates")], message));
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::{env, fs};
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Parser, Subcommand};
 
+use super::certs::Certs;
 use super::error::{ConfigError, Origin};
 use super::passwd::Passwd;
 use super::reader::Change;
@@ -86,6 +87,8 @@ pub enum Command {
     /// The password is asked for, or read from the first line of standard input if that is no terminal.
     /// A broker that runs takes the file in on SIGHUP.
     Passwd(Passwd),
+    /// Make certificates to try TLS with: a CA, and a server and a client of it
+    Certs(Certs),
 }
 
 /// What is to be done, everything read and checked.
@@ -97,6 +100,8 @@ pub enum Task {
     Checked(PathBuf, Vec<Change>),
     /// Edit a password file.
     Passwd(Passwd),
+    /// Make certificates.
+    Certs(Certs),
 }
 
 impl CommandLine {
@@ -113,6 +118,7 @@ impl CommandLine {
         })?;
         match asked.command {
             Some(Command::Passwd(passwd)) => Ok(Task::Passwd(passwd)),
+            Some(Command::Certs(certs)) => Ok(Task::Certs(certs)),
             Some(Command::Check { file }) => {
                 let variables = variables(env::vars_os())?;
                 let (_, changes) = load(Some(&file), variables, &Flags::default())?;

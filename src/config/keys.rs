@@ -7,9 +7,10 @@ use crate::shard::MAX_SHARDS;
 use super::error::ConfigError;
 use super::reader::Reader;
 use super::schema::{
-    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, Config, GiveUp, Limits,
-    Listener, Log, LogFormat, LogLevel, Mqtt, OfflineOverflow, OnlineOverflow, Overflow, Queue,
-    Retained, Retry, SharedStrategy, V3Publisher,
+    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, ClientCertificates,
+    Config, GiveUp, Limits, Listener, ListenerCertificate, ListenerTls, Log, LogFormat, LogLevel,
+    Mqtt, OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained, Retry, SharedStrategy,
+    TlsVersion, UserFrom, V3Publisher,
 };
 use super::value::{
     Address, AddressRange, Count, File, Flag, Keyword, List, Name, OrUnlimited, Size, Span,
@@ -79,7 +80,27 @@ impl Listener {
             .key("backlog", &mut self.backlog, Count(1..=U16))?
             .key("nodelay", &mut self.nodelay, Flag)?
             .key("defer_accept", &mut self.defer_accept, Flag)?
-            .key("max_connections", &mut self.max_connections, OrUnlimited(Count(1..=U32)))?;
+            .key("max_connections", &mut self.max_connections, OrUnlimited(Count(1..=U32)))?
+            .optional("tls", &mut self.tls, |r, tls: &mut ListenerTls| tls.read(r))?;
+        Ok(())
+    }
+}
+
+impl ListenerTls {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        reader
+            .key("certificate", &mut self.certificate, File)?
+            .key("key", &mut self.key, File)?
+            .list("more", &mut self.more, ListenerCertificate::default, |r, more, _| {
+                r.required("certificate", &mut more.certificate, File)?;
+                r.required("key", &mut more.key, File)?;
+                Ok(())
+            })?
+            .key("client_certificates", &mut self.client_certificates, Word)?
+            .key("client_ca", &mut self.client_ca, File)?
+            .key("client_crl", &mut self.client_crl, File)?
+            .key("certificate_user", &mut self.certificate_user, Word)?
+            .key("min_version", &mut self.min_version, Word)?;
         Ok(())
     }
 }
@@ -274,6 +295,23 @@ impl Log {
         )?;
         Ok(())
     }
+}
+
+impl Keyword for ClientCertificates {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("none", Self::None), ("optional", Self::Optional), ("required", Self::Required)];
+}
+
+impl Keyword for UserFrom {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("none", Self::None),
+        ("common_name", Self::CommonName),
+        ("subject_alternative_name", Self::SubjectAlternativeName),
+    ];
+}
+
+impl Keyword for TlsVersion {
+    const WORDS: &'static [(&'static str, Self)] = &[("1.2", Self::Tls12), ("1.3", Self::Tls13)];
 }
 
 impl Keyword for AclDefault {

@@ -11,6 +11,7 @@
 //! All of it is read and checked before anything is bound, and whatever is wrong is one
 //! [`ConfigError`].
 
+pub mod certs;
 pub mod cli;
 pub mod passwd;
 pub mod process;
@@ -28,9 +29,10 @@ use std::thread;
 pub use error::{ConfigError, Origin};
 pub use reader::Change;
 pub use schema::{
-    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, Config, GiveUp, Limits,
-    Listener, Log, LogFormat, LogLevel, Mailbox, Mqtt, OfflineOverflow, OnlineOverflow, Overflow,
-    Queue, Retained, Retry, RouteCache, Shared, SharedStrategy, Shutdown, Sys, V3Publisher,
+    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, ClientCertificates,
+    Config, GiveUp, Limits, Listener, ListenerCertificate, ListenerTls, Log, LogFormat, LogLevel,
+    Mailbox, Mqtt, OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained, Retry, RouteCache,
+    Shared, SharedStrategy, Shutdown, Sys, TlsVersion, UserFrom, V3Publisher,
 };
 
 use crate::shard::MAX_SHARDS;

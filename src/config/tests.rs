@@ -56,6 +56,26 @@ fn values_are_read() {
 }
 
 #[test]
+fn tls_needs_what_belongs_together() {
+    let listener = "[[listener]]\nbind = \"127.0.0.1:1\"\n[listener.tls]\n";
+    let files = "certificate = \"a\"\nkey = \"b\"\n";
+    let tls = |more: &str| parse(&format!("{listener}{more}"));
+    assert!(tls(files).is_ok_and(|config| config.listeners[0].tls.is_some()));
+    for (more, part) in [
+        ("key = \"b\"", "listener[0].tls.certificate: TLS needs a certificate"),
+        ("certificate = \"a\"", "listener[0].tls.key: TLS needs a key"),
+        (&format!("{files}client_ca = \"c\""), "listener[0].tls.client_ca: clients are not asked"),
+        (&format!("{files}client_certificates = \"required\""), "has no use without client_ca"),
+    ] {
+        let error = tls(more).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+    let required = format!("{files}client_certificates = \"required\"\nclient_ca = \"c\"\n");
+    let open = |more: &str| parse(&format!("{listener}{more}").replace("127.0.0.1", "0.0.0.0"));
+    assert!(open(files).is_err() && open(&required).is_ok(), "certificates decide who comes in");
+}
+
+#[test]
 fn other_machines_are_let_in_only_if_somebody_decides_about_clients() {
     for (bind, is_loopback) in [("127.9.9.9:1", true), ("[::1]:1", true), ("0.0.0.0:1", false)] {
         let text = format!("[[listener]]\nbind = \"{bind}\"\n");

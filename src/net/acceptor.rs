@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
@@ -12,6 +13,7 @@ use tracing::warn;
 
 use super::driver::ACCEPTS_PER_TURN;
 use super::tcp::{self, Transport};
+use super::tls::TlsAcceptor;
 use crate::timer::Time;
 
 /// How long to leave connections in the kernel's queue when descriptors or memory have run out.
@@ -20,9 +22,26 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// The least time between two log lines about that.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
+/// A socket that listens, and what its connections speak.
+#[derive(Debug)]
+pub struct Listening {
+    /// The socket.
+    pub socket: TcpListener,
+    /// TLS; plain TCP without.
+    pub tls: Option<Arc<TlsAcceptor>>,
+}
+
+/// Plain TCP.
+impl From<TcpListener> for Listening {
+    fn from(socket: TcpListener) -> Self {
+        Self { socket, tls: None }
+    }
+}
+
 #[derive(Debug)]
 struct Listener {
     socket: TcpListener,
+    tls: Option<Arc<TlsAcceptor>>,
     /// The poll said so, and the queue has not been seen empty since.
     ready: bool,
     accepted_this_turn: usize,
@@ -42,15 +61,15 @@ impl Acceptor {
     /// Watches `listeners`, the first under the token `base`, the others below it.
     pub(super) fn new(
         registry: &Registry,
-        sockets: Vec<TcpListener>,
+        sockets: Vec<Listening>,
         base: usize,
     ) -> io::Result<Self> {
         let mut listeners = Vec::with_capacity(sockets.len());
-        for (index, socket) in sockets.into_iter().enumerate() {
+        for (index, Listening { socket, tls }) in sockets.into_iter().enumerate() {
             socket.set_nonblocking(true)?;
             let token = Token(base - index);
             registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
-            listeners.push(Listener { socket, ready: false, accepted_this_turn: 0 });
+            listeners.push(Listener { socket, tls, ready: false, accepted_this_turn: 0 });
         }
         Ok(Self { listeners, paused: false, retry_at: None, warned_at: None })
     }
@@ -97,7 +116,17 @@ impl Acceptor {
             while listener.ready && listener.accepted_this_turn < ACCEPTS_PER_TURN {
                 listener.accepted_this_turn += 1;
                 match tcp::accept(&listener.socket) {
-                    Ok((transport, peer)) => return Some((transport, index, peer)),
+                    Ok((fd, peer)) => {
+                        let transport = match &listener.tls {
+                            None => Ok(Transport::Tcp(fd)),
+                            Some(tls) => tls.accept(fd).map(Transport::Tls),
+                        };
+                        match transport {
+                            Ok(transport) => return Some((transport, index, peer)),
+                            // Only a configuration that no client can use.
+                            Err(error) => warn!(%error, "cannot begin TLS"),
+                        }
+                    }
                     Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
                         Some(Errno::AGAIN) => listener.ready = false,
                         // One that died in the queue. The others may be well.

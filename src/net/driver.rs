@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -53,6 +54,13 @@ pub enum Completion {
         listener: usize,
         /// Who is at the other end.
         peer: SocketAddr,
+    },
+    /// The other end has shown a certificate that names a user. Comes before anything is received.
+    Identified {
+        /// The connection.
+        conn: ConnId,
+        /// The user.
+        user: Arc<str>,
     },
     /// Bytes came in: those kept earlier first, then new ones. Never empty.
     Received {

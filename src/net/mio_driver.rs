@@ -7,10 +7,10 @@
 //! short, so it costs no wake-up.
 
 mod conn;
+mod layered;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::net::TcpListener;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,8 +18,9 @@ use std::time::{Duration, Instant, SystemTime};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use self::conn::{Conn, LINGER_BYTES, Read, Step, after, flag};
-use super::acceptor::Acceptor;
+use self::conn::{Conn, LINGER_KIB, Read, Step, after, flag};
+use self::layered::HANDSHAKES_PER_TURN;
+use super::acceptor::{Acceptor, Listening};
 use super::arena::Arena;
 use super::driver::{CloseMode, Completion, ConnId, Driver, READ_CHUNK, Wake};
 use super::kept::{Kept, KeptPool};
@@ -31,7 +32,7 @@ const WAKER: Token = Token(usize::MAX);
 const FIRST_LISTENER: usize = usize::MAX - 1;
 const EVENTS_PER_TURN: usize = 1024;
 
-/// Limits of a graceful close: time, connections at once (and [`LINGER_BYTES`] discarded).
+/// Limits of a graceful close: time, connections at once (and [`LINGER_KIB`] discarded).
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_CONNECTIONS: usize = 4096;
 
@@ -74,6 +75,8 @@ pub struct MioDriver {
     /// Connections that linger, with serial, by deadline.
     lingering: VecDeque<(Time, ConnId, u32)>,
     scratch: Box<[u8]>,
+    /// Steps of handshakes that this turn may still take.
+    handshakes_left: usize,
 }
 
 impl MioDriver {
@@ -83,9 +86,13 @@ impl MioDriver {
     ///
     /// # Errors
     /// The system has no more descriptors or memory.
-    pub fn new(listeners: Vec<TcpListener>, start: Instant) -> io::Result<Self> {
+    pub fn new(
+        listeners: impl IntoIterator<Item = impl Into<Listening>>,
+        start: Instant,
+    ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = MioWaker(Arc::new(mio::Waker::new(poll.registry(), WAKER)?));
+        let listeners = listeners.into_iter().map(Into::into).collect();
         let acceptor = Acceptor::new(poll.registry(), listeners, FIRST_LISTENER)?;
         Ok(Self {
             poll,
@@ -102,6 +109,7 @@ impl MioDriver {
             pool: KeptPool::default(),
             lingering: VecDeque::new(),
             scratch: vec![0; READ_CHUNK].into_boxed_slice(),
+            handshakes_left: HANDSHAKES_PER_TURN,
         })
     }
 
@@ -189,7 +197,7 @@ impl MioDriver {
         let fd = transport.as_raw_fd();
         self.next_serial = self.next_serial.wrapping_add(1);
         let serial = self.next_serial;
-        let conn = Conn { transport, flags: 0, linger_bytes: LINGER_BYTES, serial, kept };
+        let conn = Conn { transport, flags: 0, linger_kib: LINGER_KIB, serial, kept };
         let id = self.conns.insert(conn).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let token = Token(id.index());
         match self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
@@ -208,16 +216,30 @@ impl MioDriver {
             return self.linger(id);
         }
         if conn.has(flag::UNBLOCKED) {
-            conn.clear(flag::UNBLOCKED | flag::BLOCKED);
-            return Step::Again(Completion::Sent { conn: id });
+            conn.clear(flag::UNBLOCKED);
+            match conn.transport.flush() {
+                Ok(false) => {}
+                Ok(true) => {
+                    conn.clear(flag::BLOCKED);
+                    return Step::Again(Completion::Sent { conn: id });
+                }
+                Err(_) => self.broken(id),
+            }
         }
+        let Some(conn) = self.conns.get_mut(id) else { return Step::Rest };
         if conn.has(flag::PAUSED | flag::CLOSED) || !conn.has(flag::READABLE | flag::REDELIVER) {
             return Step::Rest;
         }
-        if conn.kept.as_ref().is_some_and(|kept| kept.is_frame()) {
-            return self.read_frame(id);
+        if matches!(&conn.transport, Transport::Tls(tls) if tls.is_handshaking()) {
+            return self.handshake(id);
         }
-        self.read(id, arena)
+        let step = if conn.kept.as_ref().is_some_and(|kept| kept.is_frame()) {
+            self.read_frame(id)
+        } else {
+            self.read(id, arena)
+        };
+        self.await_pending(id);
+        step
     }
 
     /// One read behind the kept bytes, into the arena.
@@ -287,10 +309,19 @@ impl MioDriver {
     /// Discards what a connection that was closed gracefully still receives.
     fn linger(&mut self, id: ConnId) -> Step {
         let Some(conn) = self.conns.get_mut(id) else { return Step::Rest };
+        if conn.has(flag::UNBLOCKED) {
+            conn.clear(flag::UNBLOCKED);
+            if conn.transport.shutdown_write().is_err() {
+                self.release(id);
+                return Step::Rest;
+            }
+        }
         match conn.transport.discard(&mut self.scratch) {
             Ok(len) if len > 0 => {
-                conn.linger_bytes = conn.linger_bytes.saturating_sub(len as u32);
-                if conn.linger_bytes > 0 {
+                // What is begun counts as whole, so that nobody sends bytes one by one for ever.
+                let kib = u16::try_from(len.div_ceil(1024)).unwrap_or(u16::MAX);
+                conn.linger_kib = conn.linger_kib.saturating_sub(kib);
+                if conn.linger_kib > 0 {
                     if len == self.scratch.len() || conn.has(flag::FINISHING) {
                         return Step::Later;
                     }
@@ -343,6 +374,7 @@ impl Driver for MioDriver {
             Err(error) => return Err(error),
         }
         self.now = time_since(self.start);
+        self.handshakes_left = HANDSHAKES_PER_TURN;
         self.acceptor.begin_turn(self.now);
         if !self.lingering.is_empty() {
             self.expire_lingering();
@@ -398,7 +430,8 @@ impl Driver for MioDriver {
         }
         match entry.transport.send(bufs) {
             Ok(sent) => {
-                if sent < bufs.iter().map(|buf| buf.len()).sum() {
+                let all = sent == bufs.iter().map(|buf| buf.len()).sum::<usize>();
+                if !all || entry.transport.has_pending() {
                     self.await_room(conn).inspect_err(|_| self.broken(conn))?;
                 }
                 Ok(sent)
@@ -432,6 +465,8 @@ impl Driver for MioDriver {
             self.release(conn);
             return;
         }
+        self.await_pending(conn);
+        let Some(entry) = self.conn(conn) else { return };
         entry.set(flag::LINGERS);
         let serial = entry.serial;
         if let Some(kept) = entry.kept.take() {
@@ -462,9 +497,18 @@ impl Driver for MioDriver {
         if socket.flags & flag::BROKEN != 0 {
             self.broken(id);
         }
-        if has_kept && let Some(conn) = self.conn(id) {
-            conn.set(flag::REDELIVER);
-            self.queue_later(id);
+        if let Some(conn) = self.conn(id) {
+            // TLS may have decrypted what no read has asked for: the socket will not tell of it.
+            let layered = matches!(conn.transport, Transport::Tls(_));
+            if layered {
+                conn.set(flag::READABLE);
+            }
+            if has_kept {
+                conn.set(flag::REDELIVER);
+            }
+            if layered || has_kept {
+                self.queue_later(id);
+            }
         }
         Ok(id)
     }

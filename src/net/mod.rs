@@ -5,17 +5,24 @@
 
 mod acceptor;
 mod arena;
+mod certificate;
 mod driver;
 mod kept;
 mod mio_driver;
 pub mod sim;
 mod slots;
 mod tcp;
+mod tls;
+mod tls_config;
 
+pub use acceptor::Listening;
 pub use arena::Arena;
+pub use certificate::CertificateUser;
 pub use driver::{
     ACCEPTS_PER_TURN, CloseCause, CloseMode, Completion, ConnId, Driver, LARGE_FRAME, READ_CHUNK,
     Wake,
 };
 pub use mio_driver::{MioDriver, MioSocket, MioWaker};
 pub use tcp::{ListenOptions, bind, bind_group};
+pub use tls::TlsAcceptor;
+pub use tls_config::{CertificateFiles, ClientCa, ClientCertificates, TlsError, TlsSettings};

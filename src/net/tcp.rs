@@ -8,6 +8,8 @@ use rustix::buffer::spare_capacity;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::tls::Tls;
+
 /// How a listener, and every connection accepted from it, is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenOptions {
@@ -104,21 +106,23 @@ fn defer_accept(socket: &Socket) -> io::Result<()> {
 }
 
 /// The next waiting connection, non-blocking, and its peer.
-pub(super) fn accept(listener: &TcpListener) -> io::Result<(Transport, SocketAddr)> {
+pub(super) fn accept(listener: &TcpListener) -> io::Result<(OwnedFd, SocketAddr)> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (fd, peer) = rustix::net::acceptfrom_with(listener, flags)?;
     let peer = peer
         .and_then(|peer| SocketAddr::try_from(peer).ok())
         .ok_or(io::ErrorKind::ConnectionAborted)?;
-    Ok((Transport::Tcp(fd), peer))
+    Ok((fd, peer))
 }
 
-/// What a connection's bytes travel over. Layered transports belong in boxed variants, so that a plain
-/// connection stays the size of its descriptor.
+/// What a connection's bytes travel over. Layered transports are in boxed variants, so that a plain
+/// connection stays small.
 #[derive(Debug)]
 pub(super) enum Transport {
     /// Plain TCP.
     Tcp(OwnedFd),
+    /// TLS over TCP.
+    Tls(Box<Tls>),
 }
 
 /// No system call takes more (`IOV_MAX`).
@@ -128,19 +132,18 @@ impl Transport {
     /// Receives into `buf`; 0 is the end.
     #[inline]
     pub(super) fn recv(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let Self::Tcp(fd) = self;
-        loop {
-            match rustix::net::recv(&*fd, &mut *buf, RecvFlags::empty()) {
-                Ok((len, _)) => return Ok(len),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+        match self {
+            Self::Tcp(fd) => recv_some(fd, buf),
+            Self::Tls(tls) => tls.recv(buf),
         }
     }
 
     /// Receives at most `most` bytes into the spare capacity of `buf`, which is not zeroed first.
     pub(super) fn recv_spare(&mut self, buf: &mut Vec<u8>, most: usize) -> io::Result<usize> {
-        let Self::Tcp(fd) = self;
+        let fd = match self {
+            Self::Tcp(fd) => fd,
+            Self::Tls(tls) => return tls.recv_spare(buf, most),
+        };
         loop {
             let result = if buf.capacity() - buf.len() <= most {
                 rustix::net::recv(&*fd, spare_capacity(buf), RecvFlags::empty()).map(|(len, _)| len)
@@ -163,9 +166,8 @@ impl Transport {
     /// Drops up to `scratch.len()` received bytes. The kernel does not copy them; `scratch` is neither
     /// read nor written.
     pub(super) fn discard(&mut self, scratch: &mut [u8]) -> io::Result<usize> {
-        let Self::Tcp(fd) = self;
         loop {
-            match rustix::net::recv(&*fd, &mut *scratch, RecvFlags::TRUNC) {
+            match rustix::net::recv(self.fd(), &mut *scratch, RecvFlags::TRUNC) {
                 Ok((len, _)) => return Ok(len),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -176,36 +178,82 @@ impl Transport {
     /// Sends what there is room for; less than everything, 0 included, means there is none left.
     #[inline]
     pub(super) fn send(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-        let Self::Tcp(fd) = self;
-        if let [buf] = bufs {
-            return send_some(|| rustix::net::send(&*fd, buf, SendFlags::NOSIGNAL));
+        match self {
+            Self::Tcp(fd) => send_slices(fd, bufs),
+            Self::Tls(tls) => tls.send(bufs),
         }
-        let mut sent = 0;
-        for bufs in bufs.chunks(MOST_BUFS) {
-            let n = send_some(|| {
-                let mut control = SendAncillaryBuffer::default();
-                rustix::net::sendmsg(&*fd, bufs, &mut control, SendFlags::NOSIGNAL)
-            })?;
-            sent += n;
-            if n < bufs.iter().map(|buf| buf.len()).sum() {
-                break;
-            }
-        }
-        Ok(sent)
     }
 
-    /// Says that nothing more will be sent.
+    /// Whether something that was taken waits for room: it leaves with [`flush`](Self::flush).
+    #[inline]
+    pub(super) fn has_pending(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            Self::Tls(tls) => tls.has_pending(),
+        }
+    }
+
+    /// Sends what waits for room; whether that is all of it.
+    pub(super) fn flush(&mut self) -> io::Result<bool> {
+        match self {
+            Self::Tcp(_) => Ok(true),
+            Self::Tls(tls) => tls.flush(),
+        }
+    }
+
+    /// Says that nothing more will be sent. If something is [pending](Self::has_pending) then, it is to be
+    /// called again when there is room.
     pub(super) fn shutdown_write(&mut self) -> io::Result<()> {
-        let Self::Tcp(fd) = self;
-        Ok(rustix::net::shutdown(&*fd, rustix::net::Shutdown::Write)?)
+        match self {
+            Self::Tcp(fd) => Ok(rustix::net::shutdown(&*fd, rustix::net::Shutdown::Write)?),
+            Self::Tls(tls) => tls.shutdown_write(),
+        }
+    }
+
+    fn fd(&self) -> &OwnedFd {
+        match self {
+            Self::Tcp(fd) => fd,
+            Self::Tls(tls) => tls.fd(),
+        }
     }
 }
 
 impl AsRawFd for Transport {
     fn as_raw_fd(&self) -> RawFd {
-        let Self::Tcp(fd) = self;
-        fd.as_raw_fd()
+        self.fd().as_raw_fd()
     }
+}
+
+/// Receives from a socket into `buf`; 0 is the end.
+#[inline]
+pub(super) fn recv_some(fd: &OwnedFd, buf: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match rustix::net::recv(fd, &mut *buf, RecvFlags::empty()) {
+            Ok((len, _)) => return Ok(len),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Sends to a socket what there is room for; less than everything, 0 included, means there is none left.
+#[inline]
+pub(super) fn send_slices(fd: &OwnedFd, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    if let [buf] = bufs {
+        return send_some(|| rustix::net::send(fd, buf, SendFlags::NOSIGNAL));
+    }
+    let mut sent = 0;
+    for bufs in bufs.chunks(MOST_BUFS) {
+        let n = send_some(|| {
+            let mut control = SendAncillaryBuffer::default();
+            rustix::net::sendmsg(fd, bufs, &mut control, SendFlags::NOSIGNAL)
+        })?;
+        sent += n;
+        if n < bufs.iter().map(|buf| buf.len()).sum() {
+            break;
+        }
+    }
+    Ok(sent)
 }
 
 #[inline]
@@ -235,9 +283,8 @@ mod tests {
         let options = ListenOptions { send_buffer: Some(20_000), ..ListenOptions::default() };
         let listener = bind(loopback(), 16, &options).unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (mut transport, _) = accept(&listener).unwrap();
-        assert_eq!(transport.recv(&mut [0; 1]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        let Transport::Tcp(fd) = transport;
+        let (fd, _) = accept(&listener).unwrap();
+        assert_eq!(recv_some(&fd, &mut [0; 1]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         assert!(rustix::net::sockopt::tcp_nodelay(&fd).unwrap());
         let size = rustix::net::sockopt::socket_send_buffer_size(&fd).unwrap();
         assert!((20_000..=40_000).contains(&size), "{size}");
@@ -258,12 +305,12 @@ mod tests {
             assert_eq!(rustix::event::poll(poll, Some(&patience)), Ok(1));
             accept(&listener).unwrap()
         };
-        let (mut first, peer) = take();
+        let (first, peer) = take();
         assert_eq!(peer, speaker.local_addr().unwrap());
-        assert_eq!(first.recv(&mut [0; 8]).unwrap(), 5);
-        let (mut second, peer) = take();
+        assert_eq!(recv_some(&first, &mut [0; 8]).unwrap(), 5);
+        let (second, peer) = take();
         assert_eq!(peer, silent.local_addr().unwrap());
-        assert_eq!(second.recv(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(recv_some(&second, &mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
@@ -281,10 +328,10 @@ mod tests {
     fn more_buffers_than_one_call_takes() {
         let listener = bind(loopback(), 16, &ListenOptions::default()).unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (mut transport, _) = accept(&listener).unwrap();
+        let (fd, _) = accept(&listener).unwrap();
         let bufs = vec![IoSlice::new(b"ab"); 3000];
-        assert_eq!(transport.send(&bufs).unwrap(), 6000);
-        drop(transport);
+        assert_eq!(send_slices(&fd, &bufs).unwrap(), 6000);
+        drop(fd);
         let mut got = Vec::new();
         io::Read::read_to_end(&mut &client, &mut got).unwrap();
         assert_eq!(got, b"ab".repeat(3000));

@@ -1,12 +1,14 @@
 //! From the configuration to what the shards take.
 
 use std::num::{NonZeroU16, NonZeroUsize};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::auth::{AccessSettings, AclRule, AclSettings, BanSettings};
 use crate::config::{self, Config};
 use crate::hooks::Effect;
 use crate::mqtt::{Limits, QoS};
+use crate::net::{CertificateFiles, CertificateUser, ClientCa, ClientCertificates, TlsSettings};
 use crate::router::Strategy;
 use crate::session::SessionLimits;
 use crate::shard::{GiveUp, ListenerSettings, OverflowOffline, OverflowOnline, Retry, Settings};
@@ -36,6 +38,32 @@ pub fn access_settings(config: &Config) -> AccessSettings {
         },
         acl: acl_settings(&config.acl),
     }
+}
+
+/// The TLS of a listener, and which name in a certificate is a user.
+pub(super) fn tls_settings(tls: &config::ListenerTls) -> (TlsSettings, CertificateUser) {
+    let files = |chain: &Option<PathBuf>, key: &Option<PathBuf>| CertificateFiles {
+        chain: chain.clone().unwrap_or_default(),
+        key: key.clone().unwrap_or_default(),
+    };
+    let more = tls.more.iter().map(|more| files(&more.certificate, &more.key));
+    let ca =
+        || ClientCa { ca: tls.client_ca.clone().unwrap_or_default(), crl: tls.client_crl.clone() };
+    let settings = TlsSettings {
+        certificates: [files(&tls.certificate, &tls.key)].into_iter().chain(more).collect(),
+        clients: match tls.client_certificates {
+            config::ClientCertificates::None => ClientCertificates::None,
+            config::ClientCertificates::Optional => ClientCertificates::Optional(ca()),
+            config::ClientCertificates::Required => ClientCertificates::Required(ca()),
+        },
+        only_1_3: tls.min_version == config::TlsVersion::Tls13,
+    };
+    let user = match tls.certificate_user {
+        config::UserFrom::None => CertificateUser::None,
+        config::UserFrom::CommonName => CertificateUser::CommonName,
+        config::UserFrom::SubjectAlternativeName => CertificateUser::SubjectAlternativeName,
+    };
+    (settings, user)
 }
 
 fn acl_settings(acl: &config::Acl) -> AclSettings {

@@ -92,6 +92,7 @@ impl<S> Core<S> {
                 let client = Client {
                     client_id: connect.client_id,
                     username: connect.username,
+                    certificate: connection.certificate.as_deref(),
                     peer: connection.peer,
                     protocol_version: connect.version as u8,
                 };

@@ -187,6 +187,7 @@ impl<S> Core<S> {
         let client = Client {
             client_id,
             username: user.as_deref(),
+            certificate: None,
             peer,
             protocol_version: connect.version as u8,
         };

@@ -62,6 +62,8 @@ pub(super) struct Connection {
     pub(super) bridge: bool,
     pub(super) listener: u16,
     pub(super) peer: std::net::SocketAddr,
+    /// The user that the client's certificate names.
+    pub(super) certificate: Option<std::sync::Arc<str>>,
 }
 
 impl Connection {
@@ -87,6 +89,7 @@ impl Connection {
             bridge: false,
             listener,
             peer,
+            certificate: None,
         }
     }
 

@@ -298,6 +298,11 @@ impl<D: Driver> Shard<D> {
                 Completion::Accepted { conn, listener, peer } => {
                     self.core.accepted(&mut self.driver, conn, listener, peer);
                 }
+                Completion::Identified { conn, user } => {
+                    if let Some(connection) = self.core.connections.get_mut(conn) {
+                        connection.certificate = Some(user);
+                    }
+                }
                 Completion::Received { conn, mut range } => loop {
                     let start = range.start;
                     let bytes = self.arena.bytes(range.clone());

@@ -1,6 +1,7 @@
 //! What shards tell each other, and what a shard does with it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::mqtt::{Message, PacketId};
 use crate::net::{Arena, ConnId, Driver};
@@ -8,6 +9,7 @@ use crate::router::{GroupCount, GroupId, SessionKey, ShardChoice, Stamp};
 use crate::session::{DropCause, Redistribution};
 
 use super::Core;
+use super::connection::Connection;
 use super::distribute::{Parcel, Reach};
 use super::flush::flush_output;
 use super::mail::Batch;
@@ -85,6 +87,7 @@ pub(super) struct Handoff<S> {
     socket: S,
     listener: u16,
     peer: SocketAddr,
+    certificate: Option<Arc<str>>,
 }
 
 /// One thing that a shard tells another.
@@ -291,14 +294,20 @@ impl<S> Core<S> {
         if let Some(timer) = connection.timer {
             self.timers.cancel(timer);
         }
-        let handoff = Handoff { socket, listener: connection.listener, peer: connection.peer };
+        let Connection { listener, peer, certificate, .. } = connection;
+        let handoff = Handoff { socket, listener, peer, certificate };
         self.mailbox.push(home, 0, Item::Connection(Box::new(handoff)));
     }
 
     fn take_connection<D: Driver<Socket = S>>(&mut self, driver: &mut D, handoff: Handoff<S>) {
-        let Handoff { socket, listener, peer } = handoff;
+        let Handoff { socket, listener, peer, certificate } = handoff;
         match driver.attach(socket) {
-            Ok(id) => self.add_connection(id, usize::from(listener), peer),
+            Ok(id) => {
+                self.add_connection(id, usize::from(listener), peer);
+                if let Some(connection) = self.connections.get_mut(id) {
+                    connection.certificate = certificate;
+                }
+            }
             Err(error) => {
                 self.shared.admission.release(usize::from(listener));
                 self.log.client(self.now, peer, "", &error.to_string());

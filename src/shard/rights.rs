@@ -72,6 +72,7 @@ impl Identity {
         Client {
             client_id,
             username: self.user.as_deref(),
+            certificate: None,
             peer: self.peer,
             protocol_version: self.protocol_version,
         }

@@ -26,4 +26,5 @@ mod step_by_step;
 mod subscriptions;
 mod sys_topics;
 mod tables;
+mod tls;
 mod will;

@@ -43,8 +43,13 @@ impl Broker {
 
     /// Gives it a new configuration; two shards.
     pub(crate) fn reload(&self, toml: &str) -> Result<(), String> {
+        self.reload_with_listener("", toml)
+    }
+
+    /// The same with further keys of its listener.
+    pub(crate) fn reload_with_listener(&self, listener: &str, toml: &str) -> Result<(), String> {
         let inner = self.inner.as_ref().expect("it runs");
-        inner.reload(&config(2, "", toml)).map_err(|error| error.to_string())
+        inner.reload(&config(2, listener, toml)).map_err(|error| error.to_string())
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

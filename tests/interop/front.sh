@@ -107,6 +107,7 @@ END
 : >"$work/log"
 kill -HUP "$broker"
 wait_for 'read again'
+: >"$work/got"
 timeout 20 mosquitto_sub -h 127.0.0.1 -p "${ports[0]}" -V mqttv5 -u old -P secret -d -t 'home/#' -F '%t' -C 1 \
     >"$work/got" 2>&1 &
 sub=$!
@@ -120,6 +121,47 @@ if timeout 20 mosquitto_pub -h 127.0.0.1 -p "${ports[0]}" -V mqttv5 -u new -P se
     echo "a publish that is not allowed was taken" >&2
     exit 1
 fi
+
+kill -TERM "$broker"
+wait "$broker"
+broker=""
+
+begin "TLS: versions, certificates of clients, what openssl sees"
+"$sluice" certs --out "$work/certs" --client ann >/dev/null
+"$sluice" certs --out "$work/other" --client eve >/dev/null
+cat >"$work/sluice.toml" <<END
+[[listener]]
+bind = "127.0.0.1:0"
+[listener.tls]
+certificate = "$work/certs/server.pem"
+key = "$work/certs/server.key"
+[[listener]]
+bind = "127.0.0.1:0"
+[listener.tls]
+certificate = "$work/certs/server.pem"
+key = "$work/certs/server.key"
+client_certificates = "required"
+client_ca = "$work/certs/ca.pem"
+certificate_user = "common_name"
+END
+: >"$work/log"
+start
+ca="--cafile $work/certs/ca.pem"
+tls() { local port=$1; shift; timeout 20 mosquitto_pub -h localhost -p "$port" -t t -m m -q 1 "$@" >"$work/said" 2>&1; }
+no_tls() { if tls "$@"; then echo "let in: $*" >&2; return 1; fi; }
+for version in tlsv1.2 tlsv1.3; do
+    for mqtt in mqttv31 mqttv311 mqttv5; do tls "${ports[0]}" $ca --tls-version $version -V $mqtt; done
+done
+no_tls "${ports[0]}" --cafile "$work/other/ca.pem"
+tls "${ports[1]}" $ca --cert "$work/certs/client.pem" --key "$work/certs/client.key"
+no_tls "${ports[1]}" $ca
+no_tls "${ports[1]}" $ca --cert "$work/other/client.pem" --key "$work/other/client.key"
+for version in -tls1_2 -tls1_3; do
+    timeout 20 openssl s_client -connect "localhost:${ports[0]}" $version -CAfile "$work/certs/ca.pem" \
+        -alpn mqtt -verify_return_error </dev/null >"$work/said" 2>&1
+    grep -q 'Verify return code: 0 (ok)' "$work/said"
+    grep -q 'ALPN protocol: mqtt' "$work/said"
+done
 
 kill -TERM "$broker"
 wait "$broker"

@@ -6,8 +6,8 @@ use crate::net::driver::{CloseCause, Completion, ConnId};
 use crate::net::kept::Kept;
 use crate::net::tcp::Transport;
 
-/// The most a connection closed gracefully may still send, in bytes.
-pub(super) const LINGER_BYTES: u32 = 1024 * 1024;
+/// The most a connection closed gracefully may still send, in KiB.
+pub(super) const LINGER_KIB: u16 = 1024;
 
 /// The state bits of a connection.
 pub(super) mod flag {
@@ -40,8 +40,8 @@ pub(super) mod flag {
 pub(super) struct Conn {
     pub(super) transport: Transport,
     pub(super) flags: u16,
-    /// Bytes a lingering connection may still discard.
-    pub(super) linger_bytes: u32,
+    /// What a lingering connection may still discard, in KiB.
+    pub(super) linger_kib: u16,
     /// Tells connections apart that had the same id.
     pub(super) serial: u32,
     pub(super) kept: Option<Box<Kept>>,

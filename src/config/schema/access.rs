@@ -1,0 +1,189 @@
+//! Who comes in, and what they may do.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::auth::Network;
+
+use super::V3Publisher;
+
+/// Who comes in (`[auth]`). Without `anonymous` and `password_file` everybody does, and the broker must
+/// not listen beyond this machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Auth {
+    /// Whether clients without a User Name come in (default false). Without a password file everybody
+    /// does, whatever they say; the user name they give counts for nothing.
+    pub anonymous: bool,
+    /// The file with the users and the hashes of their passwords (default none): `user:hash` a line,
+    /// made by `sluice passwd` or `mosquitto_passwd`. Who is not in it is refused with Bad User Name or
+    /// Password (0x86, in 3.x return code 4). Read again on SIGHUP.
+    pub password_file: Option<PathBuf>,
+    /// Threads that check passwords; 0 (the default) is one for every two cores.
+    pub threads: u8,
+    /// Clients that wait for their password to be checked. One more is refused with Server unavailable
+    /// (0x88, in 3.x return code 3). Default 1,024.
+    pub queue: u32,
+    /// Who is banned.
+    pub ban: Ban,
+}
+
+impl Auth {
+    /// Whether somebody chose who comes in.
+    #[must_use]
+    pub fn decides(&self) -> bool {
+        self.anonymous || self.password_file.is_some()
+    }
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self { anonymous: false, password_file: None, threads: 0, queue: 1024, ban: Ban::default() }
+    }
+}
+
+/// Who is banned (`[auth.ban]`): refused with Banned (0x8A, in 3.x return code 5), whatever the password.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ban {
+    /// Failures to log in from one address within `within` that ban it (default 20); of IPv6 the first 64
+    /// bits count. `None`: never.
+    pub failures_by_address: Option<u32>,
+    /// Failures to log in as one user within `within` that ban the user (default 10). `None`: never.
+    pub failures_by_user: Option<u32>,
+    /// The time in which failures add up (default 1 min).
+    pub within: Duration,
+    /// How long a ban for failures lasts (default 5 min).
+    pub duration: Duration,
+    /// Addresses and networks that are banned always (default none, at most 1,024).
+    pub addresses: Vec<Network>,
+    /// Users that are banned always (default none, at most 1,024).
+    pub users: Vec<String>,
+    /// Addresses and networks that are never banned for failures, nor the users that come from there
+    /// (default none, at most 1,024).
+    pub exempt: Vec<Network>,
+}
+
+impl Default for Ban {
+    fn default() -> Self {
+        Self {
+            failures_by_address: Some(20),
+            failures_by_user: Some(10),
+            within: Duration::from_secs(60),
+            duration: Duration::from_secs(5 * 60),
+            addresses: Vec::new(),
+            users: Vec::new(),
+            exempt: Vec::new(),
+        }
+    }
+}
+
+/// What those who come in may do (`[acl]`). Without rules and without a file they may do everything. Read
+/// again on SIGHUP, but for `v3_publisher`: clients lose the subscriptions they may have no longer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Acl {
+    /// Whether what no rule speaks of is allowed. Has to be stated when there are rules.
+    pub default: AclDefault,
+    /// A file in the form of Mosquitto's `acl_file`, in place of rules (default none). What it does not
+    /// allow is denied.
+    pub mosquitto_file: Option<PathBuf>,
+    /// What becomes of a 3.x client's QoS 1 or 2 message on a topic where it may not publish, since it
+    /// cannot be told (default acknowledge): a v5 client gets Not authorized (0x87). The message goes
+    /// nowhere in either case.
+    pub v3_publisher: V3Publisher,
+    /// Groups of users, for the rules (`[[acl.group]]`).
+    pub groups: Vec<AclGroup>,
+    /// The rules (`[[acl.rule]]`): the first that speaks of a client and a topic decides.
+    pub rules: Vec<AclRule>,
+}
+
+impl Default for Acl {
+    fn default() -> Self {
+        Self {
+            default: AclDefault::Unstated,
+            mosquitto_file: None,
+            v3_publisher: V3Publisher::Acknowledge,
+            groups: Vec::new(),
+            rules: Vec::new(),
+        }
+    }
+}
+
+/// Whether what no rule speaks of is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AclDefault {
+    /// Nobody said; there must be no rules.
+    Unstated,
+    /// It is.
+    Allow,
+    /// It is not.
+    Deny,
+}
+
+/// A group of users.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AclGroup {
+    /// What rules call it. Required.
+    pub name: String,
+    /// Its members. Required.
+    pub users: Vec<String>,
+}
+
+/// A rule. It speaks of a client if that is among all of those it names (users and groups count as one),
+/// and of everybody if it names none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AclRule {
+    /// What it says. Required.
+    pub effect: AclEffect,
+    /// What it speaks of (default all).
+    pub action: AclAction,
+    /// Topic filters; `%u` stands for the user name, `%c` for the client identifier. Required.
+    pub topics: Vec<String>,
+    /// Users.
+    pub users: Vec<String>,
+    /// Groups of users.
+    pub groups: Vec<String>,
+    /// Client identifiers.
+    pub clients: Vec<String>,
+    /// Addresses and networks.
+    pub addresses: Vec<Network>,
+    /// The highest QoS it allows (default 2): above it a message is another rule's, and a subscription is
+    /// granted less.
+    pub max_qos: u8,
+    /// Whether it allows retained messages (default true); otherwise they are another rule's.
+    pub retain: bool,
+}
+
+impl Default for AclRule {
+    fn default() -> Self {
+        Self {
+            effect: AclEffect::Deny,
+            action: AclAction::All,
+            topics: Vec::new(),
+            users: Vec::new(),
+            groups: Vec::new(),
+            clients: Vec::new(),
+            addresses: Vec::new(),
+            max_qos: 2,
+            retain: true,
+        }
+    }
+}
+
+/// What a rule says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AclEffect {
+    /// It is allowed.
+    Allow,
+    /// It is not.
+    Deny,
+}
+
+/// What a rule speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AclAction {
+    /// Publishing, wills included.
+    Publish,
+    /// Subscribing, and receiving.
+    Subscribe,
+    /// Both.
+    All,
+}

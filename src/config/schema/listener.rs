@@ -1,0 +1,123 @@
+//! Where clients come in.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// One place where clients come in. Every shard listens on it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// Address and port; port 0 takes one the system chooses. Required in a configured listener.
+    pub bind: SocketAddr,
+    /// Connections the system may hold for each shard before they are accepted (default 1,024; the
+    /// system may cut it, see `net.core.somaxconn`). Beyond it the system lets clients try again.
+    pub backlog: u32,
+    /// Whether small packets leave at once (`TCP_NODELAY`, default true).
+    pub nodelay: bool,
+    /// Whether the system keeps a new connection to itself until its client sends something
+    /// (`TCP_DEFER_ACCEPT`, default true), which makes connecting cheaper. Of a client that sends
+    /// nothing the broker learns about a second later: until then it counts in no limit, is not
+    /// turned away, and [`Limits::connect_timeout`] does not run.
+    pub defer_accept: bool,
+    /// Connections on this listener, over all shards (default unlimited, but for
+    /// [`Limits::max_connections`]). One more is closed at once and counted.
+    pub max_connections: Option<u32>,
+    /// TLS (`[listener.tls]`); without it the listener speaks plain TCP.
+    pub tls: Option<ListenerTls>,
+}
+
+/// TLS on a listener, 1.2 and 1.3. What is in it, and the files it names, is read again on SIGHUP, for
+/// new connections; a broken file leaves the old ones in force.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ListenerTls {
+    /// The certificate of the server, and those between it and its CA, in PEM. Required.
+    pub certificate: Option<PathBuf>,
+    /// Its private key, in PEM. Required.
+    pub key: Option<PathBuf>,
+    /// Further certificates (`[[listener.tls.more]]`): a client that names a host gets the first that is
+    /// for it; others get the one above.
+    pub more: Vec<ListenerCertificate>,
+    /// Whether clients show certificates (default none).
+    pub client_certificates: ClientCertificates,
+    /// The CA of the clients' certificates, or several, in PEM.
+    pub client_ca: Option<PathBuf>,
+    /// What that CA has revoked, in PEM (default none).
+    pub client_crl: Option<PathBuf>,
+    /// Which name in a client's certificate is its user name (default none). Such a client needs no
+    /// password, and the user name in its CONNECT counts for nothing.
+    pub certificate_user: UserFrom,
+    /// The oldest version spoken (default 1.2).
+    pub min_version: TlsVersion,
+}
+
+/// A further certificate.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ListenerCertificate {
+    /// As in [`ListenerTls`].
+    pub certificate: Option<PathBuf>,
+    /// As in [`ListenerTls`].
+    pub key: Option<PathBuf>,
+}
+
+/// Whether clients show certificates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// They are not asked to.
+    #[default]
+    None,
+    /// They are; who has none goes on without, who has a bad one does not come in.
+    Optional,
+    /// Who has none does not come in.
+    Required,
+}
+
+/// Which name in a certificate is the user name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UserFrom {
+    /// None.
+    #[default]
+    None,
+    /// The Common Name of its subject.
+    CommonName,
+    /// The first DNS name, e-mail address or URI of its Subject Alternative Name.
+    SubjectAlternativeName,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// 1.2.
+    #[default]
+    Tls12,
+    /// 1.3.
+    Tls13,
+}
+
+impl Listener {
+    /// Whether nobody comes in here without a certificate.
+    #[must_use]
+    pub fn demands_certificates(&self) -> bool {
+        let clients = self.tls.as_ref().map(|tls| tls.client_certificates);
+        clients == Some(ClientCertificates::Required)
+    }
+}
+
+impl Listener {
+    /// A listener on `bind`, everything else at its default.
+    #[must_use]
+    pub fn on(bind: SocketAddr) -> Self {
+        Self {
+            bind,
+            backlog: 1024,
+            nodelay: true,
+            defer_accept: true,
+            max_connections: None,
+            tls: None,
+        }
+    }
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        Self::on(SocketAddr::from((Ipv4Addr::LOCALHOST, 1883)))
+    }
+}

@@ -1,0 +1,440 @@
+//! TLS: the same broker behind it, who is let in by certificate, and what a reload changes.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
+    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned,
+    SupportedProtocolVersion, version,
+};
+use tempfile::TempDir;
+
+use crate::common::client::subscribe;
+use crate::common::{Broker, Connect, Message, Packet, V5, V311, fixture, wire};
+
+const TLS12: &SupportedProtocolVersion = &version::TLS12;
+const TLS13: &SupportedProtocolVersion = &version::TLS13;
+
+/// A CA of the test's own, and a directory for what it signs.
+struct Ca {
+    dir: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+    serial: u64,
+}
+
+impl Ca {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "a CA");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        let dir = TempDir::new().unwrap();
+        fs::write(dir.path().join("ca.pem"), &pem).unwrap();
+        Self { dir, issuer: Issuer::new(params, key), pem, serial: 1 }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Signs a certificate, writes it and its key to NAME.pem and NAME.key, and gives its serial.
+    fn sign(&mut self, name: &str, hosts: &[&str], expired: bool) -> u64 {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        for host in hosts {
+            params.subject_alt_names.push(SanType::DnsName((*host).try_into().unwrap()));
+        }
+        if expired {
+            params.not_after = date_time_ymd(2001, 1, 1);
+        }
+        self.serial += 1;
+        params.serial_number = Some(SerialNumber::from(self.serial));
+        let key = KeyPair::generate().unwrap();
+        let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
+        fs::write(self.path(&format!("{name}.pem")), pem).unwrap();
+        fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+        self.serial
+    }
+
+    /// Writes a list of revoked certificates.
+    fn revoke(&self, serials: &[u64]) {
+        let revoked = serials.iter().map(|serial| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(2099, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let pem = list.signed_by(&self.issuer).unwrap().pem().unwrap();
+        fs::write(self.path("crl.pem"), pem).unwrap();
+    }
+
+    /// The keys of a listener with the certificate "server".
+    fn listener(&self, more: &str) -> String {
+        let [certificate, key] = ["server.pem", "server.key"].map(|name| self.path(name));
+        format!("[listener.tls]\ncertificate = {certificate:?}\nkey = {key:?}\n{more}")
+    }
+
+    fn with_clients(&self, which: &str, more: &str) -> String {
+        let ca = self.path("ca.pem");
+        self.listener(&format!("client_certificates = {which:?}\nclient_ca = {ca:?}\n{more}"))
+    }
+}
+
+/// A CA that has signed a certificate for the server.
+fn ca() -> Ca {
+    let mut ca = Ca::new();
+    ca.sign("server", &["localhost"], false);
+    ca
+}
+
+/// How a client goes about it.
+struct Tls {
+    config: ClientConfig,
+    host: &'static str,
+}
+
+impl Tls {
+    /// Trusts the CA; shows a certificate that was signed under this name.
+    fn new(
+        trusted: &Ca,
+        version: &'static SupportedProtocolVersion,
+        own: Option<(&Ca, &str)>,
+    ) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(trusted.pem.as_bytes()).unwrap()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = match own {
+            None => builder.with_no_client_auth(),
+            Some((ca, name)) => {
+                let chain = CertificateDer::from_pem_file(ca.path(&format!("{name}.pem")));
+                let key = PrivateKeyDer::from_pem_file(ca.path(&format!("{name}.key")));
+                builder.with_client_auth_cert(vec![chain.unwrap()], key.unwrap()).unwrap()
+            }
+        };
+        Self { config, host: "localhost" }
+    }
+
+    fn open(&self, broker: &Broker) -> Client {
+        let socket = TcpStream::connect(broker.address()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let config = Arc::new(self.config.clone());
+        let session = ClientConnection::new(config, self.host.try_into().unwrap()).unwrap();
+        Client(StreamOwned::new(session, socket))
+    }
+
+    /// A client that was let in.
+    #[track_caller]
+    fn connect(&self, broker: &Broker, connect: &Connect) -> Client {
+        let mut client = self.open(broker);
+        client.send(&connect.bytes());
+        match client.packet(connect) {
+            Some(Packet::ConnAck(connack)) if connack.code == 0 => client,
+            other => panic!("CONNACK expected, got {other:?}"),
+        }
+    }
+
+    /// Whether a client is let in, or hears no CONNACK at all.
+    fn comes_in(&self, broker: &Broker) -> bool {
+        let mut client = self.open(broker);
+        let connect = Connect::new(V5, "c");
+        let _ = client.0.write_all(&connect.bytes()).and_then(|()| client.0.flush());
+        client.packet(&connect).is_some()
+    }
+}
+
+/// A small client over TLS.
+struct Client(StreamOwned<ClientConnection, TcpStream>);
+
+impl Client {
+    fn send(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).unwrap();
+        self.0.flush().unwrap();
+    }
+
+    /// The next packet; none if the connection ends first.
+    fn packet(&mut self, connect: &Connect) -> Option<Packet> {
+        let mut first = [0; 1];
+        self.0.read_exact(&mut first).ok()?;
+        let (mut len, mut shift) = (0, 0);
+        loop {
+            let mut byte = [0; 1];
+            self.0.read_exact(&mut byte).ok()?;
+            len |= usize::from(byte[0] & 0x7F) << shift;
+            shift += 7;
+            if byte[0] & 0x80 == 0 {
+                break;
+            }
+        }
+        let mut body = vec![0; len];
+        self.0.read_exact(&mut body).ok()?;
+        Some(Packet::read(connect.version, first[0], &body))
+    }
+}
+
+#[test]
+fn messages_of_every_size_pass_over_both_versions() {
+    let ca = ca();
+    let broker = fixture::broker_with_listener(3, &ca.listener(""), "");
+    for (number, version) in [TLS12, TLS13].into_iter().enumerate() {
+        for n in 0..6 {
+            // Over three shards some are at home where they came in, and some are not.
+            let connect =
+                Connect::new(if n % 2 == 0 { V5 } else { V311 }, &format!("{number}-{n}"));
+            let mut client = Tls::new(&ca, version, None).connect(&broker, &connect);
+            client.send(&subscribe(connect.version, 1, &[("t", 0)], &[]));
+            assert!(matches!(client.packet(&connect), Some(Packet::SubAck(_))));
+            for len in [0, 1, 100, 16_384, 40_000, 300_000, 900_000] {
+                let payload = vec![b'a' + n; len];
+                client.send(&Message::new("t", &payload).bytes(connect.version));
+                match client.packet(&connect) {
+                    Some(Packet::Publish(publish)) => assert!(publish.payload == payload, "{len}"),
+                    other => panic!("PUBLISH expected, got {other:?}"),
+                }
+            }
+            client.send(&wire::packet(wire::DISCONNECT, &[]));
+            assert_eq!(client.packet(&connect), None);
+        }
+    }
+}
+
+#[test]
+fn many_small_messages_at_once_keep_their_order() {
+    let ca = ca();
+    let broker = fixture::broker_with_listener(2, &ca.listener(""), "");
+    let connect = Connect::new(V311, "c");
+    let mut client = Tls::new(&ca, TLS13, None).connect(&broker, &connect);
+    client.send(&subscribe(V311, 1, &[("t", 0)], &[]));
+    assert!(matches!(client.packet(&connect), Some(Packet::SubAck(_))));
+    let burst: Vec<u8> =
+        (0..2000).flat_map(|n: u32| Message::new("t", n.to_string()).bytes(V311)).collect();
+    client.send(&burst);
+    for n in 0..2000 {
+        match client.packet(&connect) {
+            Some(Packet::Publish(publish)) => assert_eq!(publish.payload_text(), n.to_string()),
+            other => panic!("PUBLISH {n} expected, got {other:?}"),
+        }
+    }
+}
+
+/// What waits for a client that does not read leaves when it does.
+#[test]
+fn a_client_that_reads_late_gets_it_all() {
+    let ca = ca();
+    let broker = fixture::broker_with_listener(1, &ca.listener(""), "");
+    let connect = Connect::new(V5, "slow");
+    let mut slow = Tls::new(&ca, TLS13, None).connect(&broker, &connect);
+    slow.send(&subscribe(V5, 1, &[("t", 1)], &[]));
+    assert!(matches!(slow.packet(&connect), Some(Packet::SubAck(_))));
+    let publisher = Connect::new(V5, "publisher");
+    let mut fast = Tls::new(&ca, TLS13, None).connect(&broker, &publisher);
+    let payload = vec![b'x'; 200_000];
+    for id in 1..=40 {
+        fast.send(&Message::new("t", &payload).qos(1).id(id).bytes(V5));
+        assert!(matches!(fast.packet(&publisher), Some(Packet::PubAck(_))));
+    }
+    for _ in 0..40 {
+        match slow.packet(&connect) {
+            Some(Packet::Publish(publish)) => {
+                assert!(publish.payload == payload);
+                slow.send(&wire::packet(0x40, &publish.id.to_be_bytes()));
+            }
+            other => panic!("PUBLISH expected, got {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_is_not_tls_is_turned_away_and_others_go_on() {
+    let ca = ca();
+    let broker = fixture::broker_with_listener(1, &ca.listener(""), "");
+    let mut good = Tls::new(&ca, TLS13, None).connect(&broker, &Connect::new(V5, "good"));
+    let connect = Connect::new(V5, "plain");
+    for garbage in [&connect.bytes()[..], b"GET / HTTP/1.1\r\n\r\n", &[0x16, 3, 1, 0xFF, 0xFF, 0]] {
+        let mut socket = TcpStream::connect(broker.address()).unwrap();
+        socket.write_all(garbage).unwrap();
+        socket.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        let _ = socket.read_to_end(&mut answer);
+        assert!(answer.is_empty() || answer[0] == 0x15, "an alert, if anything: {answer:x?}");
+    }
+    good.send(&wire::packet(wire::PINGREQ, &[]));
+    assert_eq!(good.packet(&connect), Some(Packet::PingResp));
+}
+
+#[test]
+fn a_certificate_has_to_be_good() {
+    let (mut own, mut other) = (ca(), Ca::new());
+    own.sign("ann", &[], false);
+    own.sign("expired", &[], true);
+    let revoked = own.sign("revoked", &[], false);
+    own.revoke(&[revoked]);
+    other.sign("stranger", &[], false);
+    let crl = format!("client_crl = {:?}", own.path("crl.pem"));
+    for (which, without) in [("required", false), ("optional", true)] {
+        let broker = fixture::broker_with_listener(1, &own.with_clients(which, &crl), "");
+        for version in [TLS12, TLS13] {
+            let comes_in = |certificate| Tls::new(&own, version, certificate).comes_in(&broker);
+            assert_eq!(comes_in(None), without, "{which} without");
+            assert!(comes_in(Some((&own, "ann"))), "{which} ann");
+            for bad in [(&own, "expired"), (&own, "revoked"), (&other, "stranger")] {
+                assert!(!comes_in(Some(bad)), "{which} {}", bad.1);
+            }
+        }
+    }
+}
+
+/// It counts in place of what CONNECT says, on whichever shard the client is at home.
+#[test]
+fn the_name_in_a_certificate_is_the_user() {
+    let mut ca = ca();
+    ca.sign("ann", &["bob.example.com"], false);
+    for (from, user) in [("common_name", "ann"), ("subject_alternative_name", "bob.example.com")] {
+        let listener = ca.with_clients("required", &format!("certificate_user = {from:?}"));
+        let acl =
+            "[acl]\ndefault = \"deny\"\n[[acl.rule]]\neffect = \"allow\"\ntopics = [\"%u\"]\n";
+        let broker = fixture::broker_with_listener(3, &listener, acl);
+        let tls = Tls::new(&ca, TLS13, Some((&ca, "ann")));
+        for n in 0..6 {
+            let connect = Connect::new(V5, &format!("c{n}")).user("eve", "x");
+            let mut client = tls.connect(&broker, &connect);
+            client.send(&subscribe(V5, 1, &[("eve", 0), (user, 0)], &[]));
+            match client.packet(&connect) {
+                Some(Packet::SubAck(codes)) => assert_eq!(codes.codes, [0x87, 0], "{from} {n}"),
+                other => panic!("SUBACK expected, got {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_host_that_is_asked_for_chooses_the_certificate() {
+    let mut ca = ca();
+    ca.sign("second", &["two.example.com", "*.three.example.com"], false);
+    let [certificate, key] = ["second.pem", "second.key"].map(|name| ca.path(name));
+    let more = format!("[[listener.tls.more]]\ncertificate = {certificate:?}\nkey = {key:?}");
+    let broker = fixture::broker_with_listener(1, &ca.listener(&more), "");
+    for (host, served) in [
+        ("localhost", true),
+        ("two.example.com", true),
+        ("a.three.example.com", true),
+        ("four.example.com", false),
+    ] {
+        let tls = Tls { host, ..Tls::new(&ca, TLS13, None) };
+        assert_eq!(tls.comes_in(&broker), served, "{host}");
+    }
+}
+
+/// By any shard: the ticket is the client's to keep.
+#[test]
+fn a_client_that_comes_again_resumes() {
+    let ca = ca();
+    let broker = fixture::broker_with_listener(4, &ca.listener(""), "");
+    for version in [TLS12, TLS13] {
+        let tls = Tls::new(&ca, version, None);
+        let connect = Connect::new(V5, "c");
+        let mut first = tls.connect(&broker, &connect);
+        first.send(&wire::packet(wire::PINGREQ, &[]));
+        assert_eq!(first.packet(&connect), Some(Packet::PingResp));
+        assert_eq!(first.0.conn.handshake_kind(), Some(HandshakeKind::Full));
+        for _ in 0..4 {
+            let again = tls.connect(&broker, &connect);
+            assert_eq!(again.0.conn.handshake_kind(), Some(HandshakeKind::Resumed));
+        }
+    }
+}
+
+#[test]
+fn the_protocol_is_mqtt() {
+    let ca = ca();
+    let broker = fixture::broker_with_listener(1, &ca.listener(""), "");
+    for (offered, served) in [("mqtt", true), ("h2", false)] {
+        let mut tls = Tls::new(&ca, TLS13, None);
+        tls.config.alpn_protocols = vec![offered.into()];
+        assert_eq!(tls.comes_in(&broker), served, "{offered}");
+    }
+}
+
+#[test]
+fn only_1_3_is_only_1_3() {
+    let ca = ca();
+    let broker = fixture::broker_with_listener(1, &ca.listener("min_version = \"1.3\""), "");
+    assert!(Tls::new(&ca, TLS13, None).comes_in(&broker));
+    assert!(!Tls::new(&ca, TLS12, None).comes_in(&broker));
+}
+
+#[test]
+fn a_reload_is_for_new_connections_and_a_broken_file_for_none() {
+    let mut ca = ca();
+    let (listener, other) = (ca.listener(""), self::ca());
+    let broker = fixture::broker_with_listener(2, &listener, "");
+    let tls = Tls::new(&ca, TLS13, None);
+    let connect = Connect::new(V5, "old");
+    let mut old = tls.connect(&broker, &connect);
+    fs::write(ca.path("server.key"), "nonsense").unwrap();
+    let error = broker.reload_with_listener(&listener, "").unwrap_err();
+    assert!(error.contains("server.key: has no private key"), "{error}");
+    assert!(tls.comes_in(&broker), "the old one is in force");
+    fs::copy(other.path("server.key"), ca.path("server.key")).unwrap();
+    let error = broker.reload_with_listener(&listener, "").unwrap_err();
+    assert!(error.contains("does not go with the certificate"), "{error}");
+    fs::copy(other.path("server.pem"), ca.path("server.pem")).unwrap();
+    broker.reload_with_listener(&listener, "").unwrap();
+    assert!(!Tls::new(&ca, TLS13, None).comes_in(&broker));
+    assert!(Tls::new(&other, TLS13, None).comes_in(&broker));
+    old.send(&wire::packet(wire::PINGREQ, &[]));
+    assert_eq!(old.packet(&connect), Some(Packet::PingResp));
+    ca.sign("server", &["localhost"], false);
+    broker.reload_with_listener(&listener, "").unwrap();
+    assert!(Tls::new(&ca, TLS13, None).comes_in(&broker));
+}
+
+/// A refusal is read before the end.
+#[test]
+fn who_is_refused_is_told() {
+    let ca = ca();
+    let broker = fixture::broker_with_listener(1, &ca.listener(""), "");
+    let mut client = Tls::new(&ca, TLS13, None).open(&broker);
+    let connect = Connect::new(V5, &"x".repeat(2000));
+    client.send(&connect.bytes());
+    match client.packet(&connect) {
+        Some(Packet::ConnAck(connack)) => assert_eq!(connack.code, 0x85),
+        other => panic!("CONNACK expected, got {other:?}"),
+    }
+    assert_eq!(client.0.read(&mut [0; 1]).unwrap(), 0, "close_notify");
+}
+
+#[test]
+fn a_client_that_says_nothing_is_let_go() {
+    let ca = ca();
+    let toml = "[limits]\nconnect_timeout = \"200ms\"";
+    let broker = fixture::broker_with_listener(1, &ca.listener(""), toml);
+    let mut socket = TcpStream::connect(broker.address()).unwrap();
+    socket.write_all(&[0x16, 3, 1]).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let _ = socket.read_to_end(&mut Vec::new()).unwrap();
+}
