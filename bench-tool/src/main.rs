@@ -11,6 +11,7 @@ mod report;
 mod scenario;
 mod signals;
 
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -43,6 +44,11 @@ fn main() -> ExitCode {
 fn act(command: Command) -> Result<Status, Error> {
     if let Command::Floor(args) = command {
         return Ok(floor(args.bind).map(|()| Status::Success)?);
+    }
+    if let Some(directory) = command.out() {
+        // Before the run: its result is not to be lost for this.
+        std::fs::create_dir_all(directory)
+            .map_err(|error| format!("{}: {error}", directory.display()))?;
     }
     let stop = signals::stop_on_signal()?;
     match command {
@@ -82,7 +88,6 @@ fn run(args: &RunArgs, stop: Arc<std::sync::atomic::AtomicBool>) -> Result<Statu
 /// Prints a result, and writes its files.
 fn tell(outcome: &Outcome, target: &str, out: Option<&Path>) -> Result<Status, Error> {
     let text = report::describe(outcome);
-    print!("{text}");
     if let Some(directory) = out {
         let runs = std::slice::from_ref(outcome);
         let entries = &[report::Entry { scenario: &outcome.label, target, runs }];
@@ -91,7 +96,16 @@ fn tell(outcome: &Outcome, target: &str, out: Option<&Path>) -> Result<Status, E
         report::write_files(directory, &report)?;
         eprintln!("written to {}", directory.display());
     }
+    print(&text)?;
     Ok(status_of(&outcome.problems))
+}
+
+/// To standard output; that nobody reads it to its end is no error.
+fn print(text: &str) -> io::Result<()> {
+    match io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
 }
 
 /// What the tool ends with when there is no result.

@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
@@ -39,6 +39,20 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// Be the relay that does nothing but forward frames: the physical limit.
     Floor(FloorArgs),
+}
+
+impl Command {
+    /// The directory that the result is written to.
+    pub(crate) fn out(&self) -> Option<&Path> {
+        match self {
+            Self::Conn(args) => args.clients.out.as_deref(),
+            Self::Pub(args) => args.clients.out.as_deref(),
+            Self::Sub(args) => args.clients.out.as_deref(),
+            Self::Run(args) => args.out.as_deref(),
+            Self::Compare(args) => args.out.as_deref(),
+            Self::Floor(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

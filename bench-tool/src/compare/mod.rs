@@ -70,7 +70,6 @@ pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Status, 
         }
     }
     let text = results.describe();
-    print!("{text}");
     if let Some(directory) = &args.out {
         let entries = &results.entries();
         let baseline = Some(comparison.baseline.as_str());
@@ -78,6 +77,7 @@ pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Status, 
         write_files(directory, &Report { entries, baseline, text: &text, setting })?;
         eprintln!("written to {}", directory.display());
     }
+    crate::print(&text)?;
     Ok(results.status())
 }
 

@@ -1,7 +1,7 @@
 //! Opens connections, from more than one source address when one has not enough ports.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::{self, Read};
+use std::net::{self, IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use mio::net::TcpStream;
@@ -35,6 +35,16 @@ pub(crate) fn dial(target: SocketAddr, index: u32) -> io::Result<Transport> {
         Err(error) => return Err(error),
     }
     Ok(Transport::Tcp(TcpStream::from_std(socket.into())))
+}
+
+/// Whether somebody lets connections in at the target.
+pub(super) fn is_listening(target: SocketAddr) -> bool {
+    const PATIENCE: Duration = Duration::from_millis(500);
+    let connect = || net::TcpStream::connect_timeout(&target, PATIENCE);
+    let Ok(mut first) = connect() else { return false };
+    // A process that is just ending closes its sockets one by one; with the listener ends what it let in.
+    let heard = first.set_read_timeout(Some(PATIENCE)).and_then(|()| first.read(&mut [0]));
+    heard.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) || connect().is_ok()
 }
 
 const IN_PROGRESS: i32 = rustix::io::Errno::INPROGRESS.raw_os_error();

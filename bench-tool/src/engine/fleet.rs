@@ -7,7 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use super::peers::{MAX_THREADS, Peers};
-use super::{Behind, ClientSpec, Counters, Engine, EngineError, EngineOptions, Receives, Stage};
+use super::{
+    Behind, ClientSpec, Counters, Engine, EngineError, EngineOptions, Receives, Stage, dial,
+};
 use crate::measure::{Latencies, StreamFaults, thread_cpu_ns};
 
 /// The load clients of one run. Publishers are dealt out to the threads in turn, and so are subscribers; who
@@ -248,6 +250,12 @@ impl Fleet {
     /// Whether every connection was closed by the broker: nothing can come any more.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.counters().failed > 0 && !self.engines.iter().any(Engine::has_connections)
+    }
+
+    /// Whether nobody is let in any more since every connection was closed.
+    pub(crate) fn broker_is_gone(&self) -> bool {
+        let target = self.engines.first().map(|engine| engine.options.target);
+        self.is_abandoned() && !target.is_some_and(dial::is_listening)
     }
 
     /// CPU time that each thread has used for its clients, in nanoseconds.

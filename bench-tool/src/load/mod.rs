@@ -156,15 +156,7 @@ impl<'a> Load<'a> {
     /// Adds what went wrong with connections to the outcome, says goodbye, and tells the result.
     fn finish(mut self, mut outcome: Outcome) -> Result<Status, crate::Error> {
         let counters = self.engine.counters();
-        if counters.failed > 0 {
-            let first = self.engine.first_failure().unwrap_or_default();
-            let text = format!("{} connections failed, the first: {first}", counters.failed);
-            self.problems.push(if self.engine.is_abandoned() && counters.ready > 0 {
-                Problem::new(Status::BrokerDied, format!("the broker died: {text}"))
-            } else {
-                Problem::new(Status::Connections, text)
-            });
-        }
+        self.problems.extend(Problem::with_connections(&self.engine));
         if counters.refused > 0 {
             let text = format!("{} messages were refused by the broker", counters.refused);
             self.problems.push(Problem::new(Status::Messages, text));

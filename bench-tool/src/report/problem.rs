@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::engine::Fleet;
+
 /// The tool's exit statuses, as the README lists them. 2 is what the command line parser uses for wrong usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -48,6 +50,24 @@ pub(crate) struct Problem {
 impl Problem {
     pub(crate) fn new(status: Status, text: impl Into<String>) -> Self {
         Self { status, text: text.into() }
+    }
+
+    /// What became of the connections, if any failed.
+    pub(crate) fn with_connections(engine: &Fleet) -> Option<Self> {
+        let failed = engine.counters().failed;
+        let first = engine.first_failure().unwrap_or_default();
+        let text = format!("{failed} connections failed, the first: {first}");
+        if failed == 0 {
+            return None;
+        }
+        Some(if engine.broker_is_gone() {
+            Self::new(Status::BrokerDied, format!("the broker died: {text}"))
+        } else if engine.is_abandoned() {
+            let text = format!("no connection is left, and the broker is still there: {text}");
+            Self::new(Status::Connections, text)
+        } else {
+            Self::new(Status::Connections, text)
+        })
     }
 
     pub(crate) fn interrupted() -> Self {

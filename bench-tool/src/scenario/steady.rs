@@ -126,18 +126,10 @@ pub(super) fn finish(
     engine.set_publishing(false);
     engine.drain(DRAIN_PATIENCE)?;
     let faults = engine.faults();
-    let Counters { failed, refused, given_up, .. } = engine.counters();
+    let Counters { refused, given_up, .. } = engine.counters();
     outcome.faults = faults;
     outcome.given_up = given_up;
-    let first = engine.first_failure().unwrap_or_default();
-    let ended = format!("{failed} connections failed, the first: {first}");
-    if engine.is_abandoned() {
-        outcome
-            .problems
-            .push(Problem::new(Status::BrokerDied, format!("the broker died: {ended}")));
-    } else if failed > 0 {
-        outcome.problems.push(Problem::new(Status::Connections, ended));
-    }
+    outcome.problems.extend(Problem::with_connections(engine));
     let mut problem = |is_one: bool, text: String| {
         if is_one {
             outcome.problems.push(Problem::new(Status::Messages, text));

@@ -129,7 +129,8 @@ pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<O
     }
     let expected = u64::from(pairs) * u64::from(messages);
     // A broker whose queues are full may close the publishers: that is the result then.
-    if ended.is_ok() && engine.counters().failed == 0 {
+    let is_refused = engine.counters().failed > 0;
+    if ended.is_ok() && !is_refused {
         engine.connect_all()?;
         ended = engine.receive_until(expected, PATIENCE).map(drop);
     }
@@ -139,6 +140,12 @@ pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<O
     outcome.remarks.push(("fetched", speed(outcome.work.count(), &filled, &fetched)));
     outcome.remarks.extend(memory(resident_before, resident_bytes, expected));
     outcome.resident_bytes = resident_bytes;
+    if is_refused {
+        let sent = engine.counters().sent;
+        let text = format!("the queues did not take {expected} messages, and none was fetched");
+        let text = format!("{text}: the broker closed publishers after {sent}");
+        outcome.problems.push(Problem::new(Status::Connections, text));
+    }
     finish(&mut engine, qos, Order::Kept, ended, &mut outcome)?;
     forget_sessions(setup, pairs)?;
     Ok(outcome)

@@ -195,6 +195,8 @@ enum Damage {
     Swaps(u64),
     DiesAfter(u64),
     StallsAfter(u64, Duration),
+    /// Closes both connections, and lets others in.
+    ClosesAfter(u64),
 }
 
 #[test]
@@ -208,7 +210,7 @@ fn losses_duplicates_and_swaps_are_found_and_counted() {
             Damage::Loses(_) => (faults.lost, faults.duplicates + faults.reordered),
             Damage::Repeats(_) => (faults.duplicates, faults.lost + faults.reordered),
             Damage::Swaps(_) => (faults.reordered, faults.lost + faults.duplicates),
-            Damage::DiesAfter(_) | Damage::StallsAfter(..) => unreachable!(),
+            _ => unreachable!(),
         };
         assert!(outcome.sent > 100);
         // Warm-up and drain have their share too.
@@ -240,6 +242,16 @@ fn a_relay_that_dies_leaves_a_partial_result() {
     assert!(matches!(outcome.work, Work::Messages(_)));
 }
 
+#[test]
+fn a_broker_that_closes_every_connection_is_not_called_dead() {
+    let parameters = Parameters { publishers: 1, ..short(ScenarioName::P2p) };
+    let setup = setup(bad_relay(Damage::ClosesAfter(500)), Version::V311);
+    let outcome = ScenarioName::P2p.run(&setup, &parameters).unwrap();
+    let text = outcome.problems[0].to_string();
+    assert!(text.starts_with("no connection is left, and the broker is still there"), "{text}");
+    assert_eq!(status_of(&outcome.problems), Status::Connections);
+}
+
 /// A relay for one subscriber and then one publisher, which damages what it forwards.
 fn bad_relay(damage: Damage) -> SocketAddr {
     let listener = TcpListener::bind(LOOPBACK).unwrap();
@@ -269,6 +281,12 @@ fn bad_relay(damage: Damage) -> SocketAddr {
             }
         }
         let (Some(subscriber), Some(publisher)) = (subscriber, publisher) else { return Ok(()) };
+        drop(ends);
+        if let Damage::ClosesAfter(_) = damage {
+            forward(publisher, subscriber, damage)?;
+            return listener.incoming().try_for_each(|other| other.map(drop));
+        }
+        drop(listener);
         forward(publisher, subscriber, damage)
     });
     address
@@ -297,7 +315,7 @@ fn forward(mut publisher: Frames, mut subscriber: TcpStream, damage: Damage) -> 
                 continue;
             }
             Damage::StallsAfter(nth, time) if count == nth => thread::sleep(time),
-            Damage::DiesAfter(last) if count > last => return Ok(()),
+            Damage::DiesAfter(last) | Damage::ClosesAfter(last) if count > last => return Ok(()),
             _ => {}
         }
         subscriber.write_all(&frame)?;

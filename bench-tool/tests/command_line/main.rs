@@ -136,6 +136,31 @@ fn a_broker_that_dies_leaves_a_partial_result() {
 }
 
 #[test]
+fn a_result_that_nobody_reads_is_still_written() {
+    let (_floor, address) = floor();
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().to_str().unwrap();
+    let pairs = ["run", "p2p", "--publishers", "1", "-W", "0.1", "--warm-up", "0", "--out", out];
+    let mut run = start_at(address, &pairs);
+    drop(run.child.stdout.take());
+    let errors = run.wait_for("written to");
+    assert_eq!(run.child.wait().unwrap().code(), Some(0), "{errors}");
+    assert!(directory.path().join("report.html").exists());
+}
+
+#[test]
+fn an_output_directory_that_cannot_be_is_named_before_the_run() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let out = file.path().to_str().unwrap();
+    let address = broker::nobody();
+    for arguments in [&["pub", "-t", "a", "--out", out][..], &["run", "p2p", "--out", out]] {
+        let (status, _, errors) = run_at(address, arguments);
+        assert_eq!(status, Some(ERROR), "{errors}");
+        assert!(errors.starts_with(&format!("sluice-bench: {out}: ")), "{errors}");
+    }
+}
+
+#[test]
 fn nobody_there_is_one_line() {
     let address = broker::nobody();
     for arguments in [&["conn", "-c", "3"][..], &["pub", "-t", "a"], &["run", "p2p"]] {
