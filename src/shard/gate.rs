@@ -8,10 +8,11 @@ use crate::session::{STORE, Verdict};
 use super::Core;
 use super::connection::State;
 use super::ending::Ending;
+use super::input::Reader;
 
-/// What one client may have in its session's gate before its next SUBSCRIBE or UNSUBSCRIBE is not
-/// read for a while.
-pub(super) const MAX_PENDING: usize = 1024;
+/// What one client may have in its session's gate before the next packet that would wait there is
+/// not read for a while.
+const MAX_PENDING: usize = 1024;
 
 /// Confirmations, by shard; the last place is the store's.
 pub(super) struct Gate {
@@ -84,6 +85,16 @@ impl<S> Core<S> {
             let Some(first) = queue.pop_front_if(|first| first.turn <= turn) else { return };
             self.let_out(first.session, first.serial);
         }
+    }
+
+    /// Holds the reader if too many of its answers wait for confirmations.
+    pub(super) fn hold_for_gate(&mut self, reader: &Reader<'_>) -> bool {
+        let slot = self.sessions.get(reader.session);
+        let full = slot.is_some_and(|slot| slot.session.pending() >= MAX_PENDING);
+        if full && let Some(connection) = self.connections.get_mut(reader.id) {
+            connection.held_for_itself = true;
+        }
+        full
     }
 
     pub(super) fn let_out(&mut self, key: SessionKey, serial: u32) {

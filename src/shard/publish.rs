@@ -210,6 +210,9 @@ impl<S> Core<S> {
         packet_id: PacketId,
         route: impl FnOnce(&mut Self, &mut Reader<'_>) -> Reach,
     ) -> Result<Then, DecodeError> {
+        if self.hold_for_gate(reader) {
+            return Ok(Then::Hold);
+        }
         let Some(slot) = self.sessions.get_mut(reader.session) else { return Ok(Then::Stop) };
         let Some(mut out) = self.connections.out(reader.id) else { return Ok(Then::Stop) };
         match slot.session.begin_publish(publish.qos, packet_id, publish.dup, &mut out) {

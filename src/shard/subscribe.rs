@@ -9,7 +9,6 @@ use crate::router::{GroupCount, SessionKey, SubscriptionHandle, SubscriptionOpti
 use crate::session::{STORE, SubscriptionRecord};
 
 use super::Core;
-use super::gate::MAX_PENDING;
 use super::input::{Reader, Then};
 use super::remote::Item;
 use super::scans::RetainedScan;
@@ -49,12 +48,7 @@ impl<S> Core<S> {
             self.hold_for_lanes(reader, lanes);
             return true;
         }
-        let slot = self.sessions.get(reader.session);
-        let full = slot.is_some_and(|slot| slot.session.pending() >= MAX_PENDING);
-        if full && let Some(connection) = self.connections.get_mut(reader.id) {
-            connection.held_for_itself = true;
-        }
-        full
+        self.hold_for_gate(reader)
     }
 
     /// A SUBACK or UNSUBACK cannot be shortened, and must be sent. A packet whose answer would exceed

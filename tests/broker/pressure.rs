@@ -327,3 +327,36 @@ fn a_reader_that_never_reads_is_got_rid_of() {
         assert_eq!(packets.len(), 1 + kept);
     }
 }
+
+/// A client that goes on publishing while another shard confirms nothing is not read for as long, so
+/// what waits to be acknowledged is bounded, also in 3.x, which knows no Receive Maximum.
+#[test]
+fn a_publisher_is_not_read_while_too_many_acknowledgements_wait() {
+    let mut rig = Rig::with_buffers(4096, 2, "[queue]\nmax_messages = 5000");
+    let name = rig.name_at(1, "receiver");
+    let receiver = rig.connect(&Connect::new(V5, &name));
+    rig.send(receiver, &subscribe(V5, 1, &[("t", 1)], &[]));
+    rig.receive(receiver);
+    let name = rig.name_at(0, "publisher");
+    let publisher = rig.connect(&Connect::new(V311, &name));
+    let message = |id| Message::new("t", "text").qos(1).id(id).bytes(V311);
+    let messages: Vec<u8> = (1..=5000).flat_map(message).collect();
+    let mut sent = 0;
+    for _ in 0..100 {
+        sent += rig.world.client_send(publisher, &messages[sent..]).unwrap_or(0);
+        rig.turns_of(0, 1);
+    }
+    let most = 1024 * message(1).len() + 4 * 4096;
+    assert!(sent < most, "{sent} bytes were taken in, of {}", messages.len());
+    let mut acknowledged = 0;
+    for _ in 0..1000 {
+        sent += rig.world.client_send(publisher, &messages[sent..]).unwrap_or(0);
+        rig.turns(1);
+        rig.take_all(receiver, V5);
+        acknowledged += pubacks(&rig.take(publisher), V311).len();
+        if acknowledged == 5000 {
+            return;
+        }
+    }
+    panic!("{acknowledged} of 5000 were acknowledged");
+}
