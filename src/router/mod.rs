@@ -131,11 +131,6 @@ impl Router {
         }
     }
 
-    /// Changes how shared groups choose from now on.
-    pub fn set_strategy(&mut self, strategy: Strategy) {
-        self.strategy = strategy;
-    }
-
     /// The route of a topic (a checked Topic Name), from the cache or computed: as
     /// [`route_to`](Self::route_to), to everybody who wants it.
     pub fn route(&mut self, topic: &str) -> RouteId {

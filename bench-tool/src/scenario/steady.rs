@@ -143,7 +143,7 @@ pub(super) fn finish(
     problem(!may_repeat && duplicates > 0, format!("{duplicates} messages came twice"));
     let is_overtaken = order == Order::Kept && faults.reordered > 0;
     problem(is_overtaken, format!("{} messages were overtaken", faults.reordered));
-    if outcome.work == Work::Messages(0) {
+    if outcome.work == Work::Messages(0) && outcome.problems.is_empty() {
         let text = "not one message was delivered";
         outcome.problems.push(Problem::new(Status::Messages, text));
     }

@@ -62,7 +62,8 @@ pub(super) fn run_retained(setup: &Setup, parameters: &Parameters) -> Result<Out
     }
     // Lost is what did not come at any QoS: a retained message has no excuse.
     finish(&mut engine, QoS::AtLeastOnce, Order::Open, ended, &mut outcome)?;
-    remove_retained(setup, FlowSpec { payload_len: 0, ..store })?;
+    let removed = remove_retained(setup, FlowSpec { payload_len: 0, ..store });
+    note_left_behind("retained messages", removed, &mut outcome);
     Ok(outcome)
 }
 
@@ -146,9 +147,25 @@ pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<O
         let text = format!("{text}: the broker closed publishers after {sent}");
         outcome.problems.push(Problem::new(Status::Connections, text));
     }
-    finish(&mut engine, qos, Order::Kept, ended, &mut outcome)?;
-    forget_sessions(setup, pairs)?;
+    // What nobody was there to fetch to the end is not lost.
+    let is_fetched = ended.is_ok() && !is_refused;
+    let judged = if is_fetched { qos } else { QoS::AtMostOnce };
+    finish(&mut engine, judged, Order::Kept, ended, &mut outcome)?;
+    if !is_fetched {
+        outcome.faults.lost = 0;
+    }
+    note_left_behind("sessions", forget_sessions(setup, pairs), &mut outcome);
     Ok(outcome)
+}
+
+/// What could not be removed after a run does not take its result away.
+fn note_left_behind(what: &str, removed: Result<(), RunError>, outcome: &mut Outcome) {
+    let Err(error) = removed else { return };
+    outcome.remarks.push(("left behind", format!("the {what} of this run: {error}")));
+    if outcome.problems.is_empty() {
+        let text = format!("the {what} of this run could not be removed: {error}");
+        outcome.problems.push(Problem::new(Status::Connections, text));
+    }
 }
 
 /// A clean start under each of the names leaves nothing of their sessions.

@@ -110,6 +110,18 @@ fn interrupted_a_run_keeps_its_result_and_says_so() {
 }
 
 #[test]
+fn interrupted_while_queues_fill_it_keeps_what_it_has() {
+    let (_floor, address) = floor();
+    let mut run = start_at(address, &["run", "persistent", "--publishers", "2", "-q", "1"]);
+    run.wait_for("measuring");
+    run.signal(Signal::INT);
+    let (status, output, _) = run.end();
+    assert_eq!(status, Some(INTERRUPTED), "{output}");
+    assert!(output.contains("PROBLEM               interrupted"), "{output}");
+    assert!(output.contains("left behind"), "{output}");
+}
+
+#[test]
 fn interrupted_twice_it_ends_at_once() {
     // A broker that lets in and never closes: saying goodbye to it takes seconds.
     let address = broker::start(broker::Manner::NeverCloses);
