@@ -229,6 +229,7 @@ impl<S> Core<S> {
         if slot.session.is_full(&self.settings.session) {
             self.became_full(key);
         }
+        self.remember_patience(key);
         self.arm_redelivery(key);
     }
 

@@ -157,22 +157,35 @@ impl<S> Core<S> {
     }
 
     fn start_patience(&mut self, key: SessionKey) {
-        let deadline = self.now.plus(self.settings.patience);
         if let Some(full) = self.pressure.full.get_mut(&key)
             && full.patience.is_none()
             && !full.suffers
+            && let Some(slot) = self.sessions.get_mut(key)
         {
+            let deadline = self.now.plus(self.settings.patience);
+            let deadline = *slot.patience_until.get_or_insert(deadline);
             full.patience = Some(self.timers.insert(deadline, Timer::Patience(key)));
+        }
+    }
+
+    /// A session has a connection again. Publishers were slowed for it before: they are only for what
+    /// is left of its patience, or else whoever comes back again and again would stop them for good.
+    pub(super) fn remember_patience(&mut self, key: SessionKey) {
+        if self.sessions.get(key).is_some_and(|slot| slot.patience_until.is_some()) {
+            self.became_full(key);
+            self.relieve(key);
         }
     }
 
     /// A session's queue has taken its last message.
     pub(super) fn became_full(&mut self, key: SessionKey) {
-        let Some(id) = self.sessions.get(key).and_then(|slot| slot.connection) else { return };
+        let Some(slot) = self.sessions.get(key) else { return };
+        let Some(id) = slot.connection else { return };
         if self.pressure.is_full(key) {
             return;
         }
-        self.pressure.full.insert(key, Full::default());
+        let suffers = slot.patience_until.is_some_and(|until| until <= self.now);
+        self.pressure.full.insert(key, Full { suffers, ..Full::default() });
         if self.connections.get(id).is_some_and(|connection| connection.held) {
             self.resumed.push(id);
         }
@@ -248,6 +261,9 @@ impl<S> Core<S> {
                 && (room || slot.session.queued() == 0)
         });
         if drained {
+            if let Some(slot) = self.sessions.get_mut(key) {
+                slot.patience_until = None;
+            }
             self.forget_receiver(key);
         }
     }

@@ -23,6 +23,9 @@ pub(super) struct Slot {
     pub(super) timer: Option<TimerKey>,
     /// When a delayed will is due.
     pub(super) will_at: Option<Time>,
+    /// Until when its full queue may slow publishers, over however many connections: set with the
+    /// first that is slowed, gone when the queue has drained.
+    pub(super) patience_until: Option<Time>,
     /// Who its client is; `None` if nobody limits what it may do.
     pub(super) identity: Option<Box<Identity>>,
 }
@@ -101,6 +104,7 @@ impl Sessions {
             serial: self.serial,
             timer: None,
             will_at: None,
+            patience_until: None,
             identity: None,
         });
         #[expect(clippy::cast_possible_truncation, reason = "sessions are fewer than 2^32")]

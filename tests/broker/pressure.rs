@@ -360,3 +360,49 @@ fn a_publisher_is_not_read_while_too_many_acknowledgements_wait() {
     }
     panic!("{acknowledged} of 5000 were acknowledged");
 }
+
+/// Patience is a session's, not a connection's: whoever connects again and again, and acknowledges
+/// nothing, slows publishers for no longer. Once its queue has drained it has its patience anew.
+#[test]
+fn a_new_connection_is_no_new_patience() {
+    for online in ["disconnect", "drop_newest", "drop_oldest"] {
+        let toml = format!(
+            "[queue]\nmax_messages = 5\n[overflow]\npatience = \"2s\"\nonline = \"{online}\""
+        );
+        for home in [0, 1] {
+            let mut rig = Rig::new(2, &toml);
+            let name = rig.name_at(home, "idle");
+            let connect = Connect::lasting(V5, &name).with(property::receive_maximum(1));
+            let idle = rig.connect(&connect);
+            rig.send(idle, &subscribe(V5, 1, &[("t", 1)], &[]));
+            let name = rig.name_at(0, "publisher");
+            let publisher = rig.connect(&Connect::new(V5, &name));
+            rig.send(publisher, &numbered("t", 1, 100, 3));
+            for _ in 0..3 {
+                rig.connect(&connect);
+                rig.world.advance(Duration::from_millis(900));
+                rig.turns(10);
+            }
+            assert_eq!(pubacks(&rig.receive(publisher), V5).len(), 100, "{online}, {home}");
+            // The session suffers until it has drained.
+            let back = rig.connect(&connect);
+            rig.send(publisher, &numbered("t", 101, 20, 3));
+            rig.turns(10);
+            assert_eq!(pubacks(&rig.receive(publisher), V5).len(), 20, "{online}, {home}");
+            rig.world.client_close(back);
+            rig.turns(4);
+            let back = rig.world.connect();
+            rig.send(back, &connect.bytes());
+            while !rig.take_all(back, V5).is_empty() {}
+            rig.send(publisher, &numbered("t", 201, 100, 3));
+            rig.turns(10);
+            let told = pubacks(&rig.receive(publisher), V5).len();
+            let mut got = 0;
+            while got < 100 {
+                let more = rig.take_all(back, V5).len();
+                assert!(more > 0, "{got} came: {online}, {home}, {told} told");
+                got += more;
+            }
+        }
+    }
+}
