@@ -47,6 +47,10 @@ struct Full {
     patience: Option<TimerKey>,
     /// Patience is over: it loses messages instead of slowing anyone.
     suffers: bool,
+    /// Patience was over on an earlier connection: it slows nobody, and loses what is beyond
+    /// [`Core::beyond`]. Not what is beyond its queue: clients that publish to each other would be
+    /// refused before they come to acknowledge anything.
+    came_back: bool,
 }
 
 impl Pressure {
@@ -61,7 +65,7 @@ impl Pressure {
     }
 
     fn slows(&self, session: SessionKey) -> bool {
-        self.full.get(&session).is_some_and(|full| !full.suffers)
+        self.full.get(&session).is_some_and(|full| !full.suffers && !full.came_back)
     }
 }
 
@@ -184,8 +188,8 @@ impl<S> Core<S> {
         if self.pressure.is_full(key) {
             return;
         }
-        let suffers = slot.patience_until.is_some_and(|until| until <= self.now);
-        self.pressure.full.insert(key, Full { suffers, ..Full::default() });
+        let came_back = slot.patience_until.is_some_and(|until| until <= self.now);
+        self.pressure.full.insert(key, Full { came_back, ..Full::default() });
         if self.connections.get(id).is_some_and(|connection| connection.held) {
             self.resumed.push(id);
         }
@@ -211,12 +215,14 @@ impl<S> Core<S> {
             self.count_drops(key, DropCause::QueueFull, 1);
             return false;
         }
-        let Publisher { shard, client, .. } = publisher;
-        if shard != self.id && publisher.is_client() && !full.afar.contains(&(shard, client)) {
-            full.afar.push((shard, client));
-            self.mailbox.push(shard, 0, Item::Hold { client });
+        if !full.came_back {
+            let Publisher { shard, client, .. } = publisher;
+            if shard != self.id && publisher.is_client() && !full.afar.contains(&(shard, client)) {
+                full.afar.push((shard, client));
+                self.mailbox.push(shard, 0, Item::Hold { client });
+            }
+            self.start_patience(key);
         }
-        self.start_patience(key);
         let limits = self.beyond();
         let Some(slot) = self.sessions.get_mut(key) else { return false };
         let mut out = slot.connection.and_then(|id| self.connections.live_out(id, &self.settings));
