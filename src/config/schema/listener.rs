@@ -16,10 +16,10 @@ pub struct Listener {
     /// Whether the system keeps a new connection to itself until its client sends something
     /// (`TCP_DEFER_ACCEPT`, default true), which makes connecting cheaper. Of a client that sends
     /// nothing the broker learns about a second later: until then it counts in no limit, is not
-    /// turned away, and [`Limits::connect_timeout`] does not run.
+    /// turned away, and [`connect_timeout`](super::Limits::connect_timeout) does not run.
     pub defer_accept: bool,
     /// Connections on this listener, over all shards (default unlimited, but for
-    /// [`Limits::max_connections`]). One more is closed at once and counted.
+    /// [`max_connections`](super::Limits::max_connections)). One more is closed at once and counted.
     pub max_connections: Option<u32>,
     /// TLS (`[listener.tls]`); without it the listener speaks plain TCP.
     pub tls: Option<ListenerTls>,
