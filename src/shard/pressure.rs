@@ -311,6 +311,13 @@ impl<S> Core<S> {
             let dropped = slot.session.trim_oldest(&self.settings.session);
             self.stats.dropped[DropCause::QueueFull as usize].add(dropped.into());
         }
+        self.ask_again(key);
+    }
+
+    /// Lets those go on who wait for `key`, which may not be in their way any more. If it is, they are
+    /// held again.
+    pub(super) fn ask_again(&mut self, key: SessionKey) {
+        let Some(full) = self.pressure.full.get_mut(&key) else { return };
         let released = Full {
             waiting: std::mem::take(&mut full.waiting),
             afar: std::mem::take(&mut full.afar),

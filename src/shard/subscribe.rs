@@ -209,9 +209,8 @@ impl<S> Core<S> {
             self.tell_all(filter.filter.len(), || Item::NoInterest(filter.filter.into()));
         }
         self.tell_group(gone.group);
-        if !orphans.is_empty() {
-            self.relieve(key);
-        }
+        self.relieve(key);
+        self.ask_again(key);
         for orphan in orphans {
             self.redistribute(orphan);
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sluice::net::sim::ClientId;
 use sluice::session::DropCause;
 
-use crate::common::client::subscribe;
+use crate::common::client::{subscribe, unsubscribe};
 use crate::common::connect::Connect;
 use crate::common::message::Message;
 use crate::common::property;
@@ -404,5 +404,27 @@ fn a_new_connection_is_no_new_patience() {
                 got += more;
             }
         }
+    }
+}
+
+/// Nobody waits for a full receiver that does not want his messages any more.
+#[test]
+fn who_unsubscribes_slows_nobody() {
+    for home in [0, 1] {
+        let mut rig = Rig::new(2, SMALL_QUEUE);
+        let receiver = narrow(&mut rig, home, "t");
+        let name = rig.name_at(0, "publisher");
+        let publisher = rig.connect(&Connect::new(V5, &name));
+        let mut messages = numbered("t", 1, 20, 3);
+        messages.extend([wire::PINGREQ, 0]);
+        rig.send(publisher, &messages);
+        rig.turns(10);
+        let before = rig.receive(publisher);
+        assert!(!before.ends_with(&[wire::PINGRESP, 0]) || home == 1, "it is held");
+        rig.send(publisher, &[wire::PINGREQ, 0]);
+        assert!(!rig.receive(publisher).ends_with(&[wire::PINGRESP, 0]), "it is held");
+        rig.send(receiver, &unsubscribe(V5, 2, &["t"]));
+        rig.turns(10);
+        assert!(rig.receive(publisher).ends_with(&[wire::PINGRESP, 0]), "home {home}");
     }
 }
