@@ -182,7 +182,7 @@ impl Limits {
     fn read(&mut self, reader: &mut Reader<'_>) -> Read {
         let rate = || OrUnlimited(Count(1..=10_000_000));
         reader
-            .key("max_packet_size", &mut self.max_packet_size, Size(64..=256 * MIB))?
+            .key("max_packet_size", &mut self.max_packet_size, Size(64..=255 * MIB))?
             .key("max_topic_bytes", &mut self.max_topic_bytes, Size(1..=U16))?
             .key("max_topic_levels", &mut self.max_topic_levels, Count(1..=U16))?
             .key("max_user_properties", &mut self.max_user_properties, Count(0..=U16))?

@@ -80,7 +80,8 @@ impl Default for Config {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// Bytes of one whole packet (default 1 MiB); CONNACK states it. A larger one ends its
-    /// connection with Packet too large (0x95) as soon as its length is seen [MQTT-3.2.2-15].
+    /// connection with Packet too large (0x95) as soon as its length is seen [MQTT-3.2.2-15]. At most
+    /// 255 MiB: with what the broker adds, it must not pass the protocol's 256.
     pub max_packet_size: u32,
     /// Bytes of a topic name or filter (default 4 KiB). A longer one is answered with Topic Name
     /// invalid (0x90) or Topic Filter invalid (0x8F).

@@ -144,7 +144,7 @@ fn wrong_values_are_refused() {
         (
             "[limits]\nmax_packet_size = 1048576",
             "sluice.toml:2: limits.max_packet_size: 1048576 has no unit; write a size from \"64B\" \
-             to \"256MiB\", in B, KiB, MiB or GiB",
+             to \"255MiB\", in B, KiB, MiB or GiB",
         ),
         (
             "[queue]\nqos0_backlog_bytes = \"2GiB\"",
@@ -154,7 +154,7 @@ fn wrong_values_are_refused() {
         (
             "[limits]\nmax_packet_size = \"1MB\"",
             "sluice.toml:2: limits.max_packet_size: \"1MB\" has a unit that is not known, \"MB\"; \
-             write a size from \"64B\" to \"256MiB\", in B, KiB, MiB or GiB",
+             write a size from \"64B\" to \"255MiB\", in B, KiB, MiB or GiB",
         ),
         (
             "[overflow]\npatience = \"2 s\"",
