@@ -53,8 +53,8 @@ pub(super) struct Connection {
     pub(super) blocked: bool,
     /// Not read: a receiver or a shard behind it is full, or see `held_for_itself`.
     pub(super) held: bool,
-    /// Held because too much of its own is under way: answers that it does not read, or SUBSCRIBEs
-    /// that other shards have to learn of.
+    /// Held because too much of its own is under way: answers that it does not read, or that wait in
+    /// its session's gate for other shards or the store.
     pub(super) held_for_itself: bool,
     /// Not every frame may go out as it is: the client limits their size, or see `singly`.
     pub(super) minds_frames: bool,
