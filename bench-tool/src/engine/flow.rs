@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::Failure;
+use super::pace::Pace;
 use super::payload::{HEAD_LEN, PayloadHead, this_machine};
 use super::wire::{PublishTemplate, TOPIC_DIGITS, Welcome};
 use crate::measure::Seen;
@@ -60,29 +61,6 @@ impl FlowSpec {
     }
 }
 
-/// When the messages of an open loop are due.
-#[derive(Clone, Copy, Debug)]
-struct Pace {
-    interval_ns: f64,
-    origin_ns: u64,
-    sent_at_origin: u64,
-}
-
-impl Pace {
-    fn due_ns(&self, sequence: u64) -> u64 {
-        let number = sequence - self.sent_at_origin;
-        self.origin_ns + (number as f64 * self.interval_ns) as u64
-    }
-
-    /// Messages due by now, counted from sequence 0.
-    fn due_until(&self, now_ns: u64) -> u64 {
-        match now_ns.checked_sub(self.origin_ns) {
-            None => self.sent_at_origin,
-            Some(since) => self.sent_at_origin + (since as f64 / self.interval_ns) as u64 + 1,
-        }
-    }
-}
-
 /// A publisher at work. A message is complete when every receiver has it and, for QoS 1 and 2, the broker has
 /// acknowledged it (PUBACK, PUBCOMP).
 #[derive(Debug)]
@@ -111,6 +89,8 @@ pub(crate) struct Flow {
     late: u64,
     /// In the engine's list of flows to refill in this turn.
     pub(crate) touched: bool,
+    /// In the engine's list of flows that wait for their time.
+    pub(crate) waiting: bool,
     completed_at_last_check: u64,
     stalled_checks: u32,
 }
@@ -136,11 +116,7 @@ impl Flow {
             window: u64::from(spec.window),
             limit: spec.limit.unwrap_or(u64::MAX),
             topics: u64::from(spec.topics.max(1)),
-            pace: spec.rate.map(|rate| Pace {
-                interval_ns: 1e9 / rate,
-                origin_ns: u64::MAX,
-                sent_at_origin: 0,
-            }),
+            pace: spec.rate.map(Pace::new),
             is_marked: spec.contents.is_empty() && spec.payload_len >= HEAD_LEN,
             sent: 0,
             completed: 0,
@@ -148,6 +124,7 @@ impl Flow {
             sent_times: spec.times_acknowledgements.then(|| vec![0; slots].into_boxed_slice()),
             late: 0,
             touched: false,
+            waiting: false,
             completed_at_last_check: 0,
             stalled_checks: 0,
         }
@@ -234,8 +211,7 @@ impl Flow {
     pub(crate) fn start(&mut self, now_ns: u64, share: f64) {
         let sent = self.sent;
         if let Some(pace) = &mut self.pace {
-            pace.origin_ns = now_ns + (pace.interval_ns * share) as u64;
-            pace.sent_at_origin = sent;
+            pace.start(now_ns, share, sent);
         }
     }
 

@@ -12,6 +12,7 @@ mod flow;
 mod intake;
 mod keep_alive;
 mod monitor;
+mod pace;
 mod payload;
 mod peers;
 mod stream;
@@ -35,6 +36,7 @@ use connection::Connection;
 use flow::Flow;
 use keep_alive::Round;
 use monitor::Board;
+use pace::Agenda;
 use peers::Peers;
 use stream::Stream;
 use timer::Timer;
@@ -176,8 +178,7 @@ pub(crate) struct Engine {
     /// When dialling began.
     first_dial_ns: Option<u64>,
     publishing: bool,
-    /// There is a flow with a rate.
-    is_paced: bool,
+    agenda: Agenda,
     timer: Timer,
     closing: bool,
     touched_flows: Vec<u32>,
@@ -221,7 +222,7 @@ impl Engine {
             connecting: 0,
             first_dial_ns: None,
             publishing: false,
-            is_paced: false,
+            agenda: Agenda::default(),
             timer,
             closing: false,
             touched_flows: Vec::new(),
@@ -261,7 +262,6 @@ impl Engine {
             let flow_index = self.flows.len() as u32;
             let publisher = self.peers.publisher(flow_index);
             connection.flow = Some(flow_index);
-            self.is_paced |= publishes.rate.is_some();
             let templates = wire::publish_templates(self.options.login.version, publishes);
             let flow = Flow::new(publishes, templates, index, self.run, publisher);
             self.make_room_for_frames_of(flow.frame_len());
@@ -320,7 +320,9 @@ impl Engine {
         self.publishing = publishing;
         let now_ns = monotonic_ns();
         let flows = self.flows.len() as f64;
+        self.agenda = Agenda::default();
         for (index, flow) in (0..).zip(&mut self.flows) {
+            flow.waiting = false;
             flow.start(now_ns, f64::from(index) / flows);
             intake::touch(flow, index, &mut self.touched_flows);
         }
