@@ -48,6 +48,7 @@ pub(crate) use endpoint::{Carrier, Endpoint};
 pub(crate) use fleet::Fleet;
 pub(crate) use flow::{FlowSpec, LATE_NS, MAX_WINDOW};
 pub(crate) use monitor::{Monitor, Snapshot, Stage};
+pub(crate) use pace::check_rate;
 pub(crate) use payload::HEAD_LEN as MIN_PAYLOAD;
 pub(crate) use tls::{TlsOptions, TlsVersion};
 pub(crate) use wire::{Login, numbered};

@@ -3,6 +3,20 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+/// Messages a second of one publisher, at least: one in eleven days.
+const LEAST_RATE: f64 = 1e-6;
+
+/// Whether messages can be sent at this rate.
+///
+/// # Errors
+/// The least, in one line.
+pub(crate) fn check_rate(rate: f64) -> Result<(), String> {
+    match rate.is_finite() && rate >= LEAST_RATE {
+        true => Ok(()),
+        false => Err(format!("rate {rate}: at least {LEAST_RATE:.6} messages a second")),
+    }
+}
+
 /// When the messages of one flow are due.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {

@@ -263,7 +263,7 @@ impl Engine {
         let now_ns = monotonic_ns();
         if flow.sendable(now_ns) > 0 {
             self.write_buffer.clear();
-            self.write_buffer.extend_from_slice(&connection.out);
+            self.write_buffer.extend_from_slice(connection.output());
             self.counters.sent += flow.fill(now_ns, WRITE_CHUNK, &mut self.write_buffer);
             if let Err(failure) = connection.write(&self.write_buffer) {
                 return self.fail(connection_index, &failure);
