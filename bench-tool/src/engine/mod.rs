@@ -199,6 +199,9 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
+    /// How long a broker may take to close after DISCONNECT.
+    const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
+
     /// Without progress for this long, connecting is given up.
     const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -445,15 +448,7 @@ impl Engine {
             }
             self.say_goodbye(index);
         }
-        let deadline_ns = monotonic_ns() + nanoseconds(Duration::from_secs(3));
-        let is_open = |engine: &Self| {
-            let mut clients = clients.iter().filter_map(|index| engine.connections.get(*index));
-            clients.any(Connection::is_open)
-        };
-        while is_open(self) && monotonic_ns() < deadline_ns {
-            self.turn(Duration::from_millis(5))?;
-        }
-        Ok(())
+        self.await_closed(clients.iter().copied())
     }
 
     /// Says DISCONNECT on every connection and waits a moment for the broker to close them.
@@ -463,10 +458,23 @@ impl Engine {
         for index in 0..self.connections.len() {
             self.say_goodbye(index);
         }
-        let deadline_ns = monotonic_ns() + nanoseconds(Duration::from_secs(3));
-        while self.connections.iter().any(Connection::is_open) && monotonic_ns() < deadline_ns {
-            for _ in 0..64 {
+        self.await_closed(0..self.connections.len())
+    }
+
+    /// Waits until the broker has closed these connections, for a moment at most.
+    fn await_closed(
+        &mut self,
+        mut clients: impl Iterator<Item = usize>,
+    ) -> Result<(), EngineError> {
+        let deadline_ns = monotonic_ns() + nanoseconds(Self::CLOSE_PATIENCE);
+        let mut next = clients.next();
+        while let Some(index) = next
+            && monotonic_ns() < deadline_ns
+        {
+            if self.connections.get(index).is_some_and(Connection::is_open) {
                 self.turn(Duration::from_millis(5))?;
+            } else {
+                next = clients.next();
             }
         }
         Ok(())

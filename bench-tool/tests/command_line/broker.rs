@@ -25,6 +25,7 @@ pub(crate) enum Manner {
 const CONNECT: u8 = 1;
 const PUBLISH: u8 = 3;
 const SUBSCRIBE: u8 = 8;
+const DISCONNECT: u8 = 14;
 
 /// An address where nobody listens.
 pub(crate) fn nobody() -> SocketAddr {
@@ -71,7 +72,7 @@ fn serve(mut socket: TcpStream, manner: Manner, types: &Sender<u8>) -> io::Resul
                 let [high, low] = [packet.1[0], packet.1[1]];
                 socket.write_all(&[0x90, 3, high, low, 1])?;
             }
-            (PUBLISH, Manner::ClosesPublishers) => return Ok(()),
+            (PUBLISH | DISCONNECT, Manner::ClosesPublishers) => return Ok(()),
             // Receive Maximum 2
             (CONNECT, Manner::TakesTwo) => socket.write_all(&[0x20, 6, 0, 0, 3, 0x21, 0, 2])?,
             (PUBLISH, Manner::TakesTwo) => {
