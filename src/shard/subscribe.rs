@@ -97,9 +97,14 @@ impl<S> Core<S> {
             retain_as_published: asked.retain_as_published || bridge,
             identifier: subscribe.subscription_identifier,
         };
+        let store_fails = self.store_fails();
         let Some(slot) = self.sessions.get_mut(key) else {
             return Ok(ReasonCode::UnspecifiedError);
         };
+        if slot.session.is_stored() && store_fails {
+            self.stats.refused_subscriptions.add(1);
+            return Ok(ReasonCode::QuotaExceeded);
+        }
         // A filter it holds already takes no further place, which only the router can tell.
         let admission = &self.shared.admission;
         let admitted = slot.subscriptions.len() < self.settings.max_subscriptions_per_client
