@@ -26,5 +26,7 @@ pub use driver::{
 pub use mio_driver::{MioDriver, MioSocket, MioWaker};
 pub use tcp::{ListenOptions, bind, bind_group};
 pub use tls::TlsAcceptor;
-pub use tls_config::{CertificateFiles, ClientCa, ClientCertificates, TlsError, TlsSettings};
+pub use tls_config::{
+    CertificateFiles, ClientCa, ClientCertificates, TlsError, TlsSettings, trusted_roots,
+};
 pub use tls_stream::TlsStream;
