@@ -139,6 +139,11 @@ impl Admission {
         self.subscriptions.fetch_sub(1, Ordering::Relaxed);
     }
 
+    #[cfg(test)]
+    pub(super) fn subscriptions(&self) -> usize {
+        self.subscriptions.load(Ordering::Relaxed)
+    }
+
     pub(super) fn release(&self, listener: usize) {
         self.open.fetch_sub(1, Ordering::Relaxed);
         if let Some(open) = self.by_listener.get(listener) {

@@ -51,9 +51,9 @@ pub(super) struct RightsChange {
 impl Sessions {
     /// Whether the session's client may be sent messages of a topic.
     pub(super) fn may_receive(&self, key: SessionKey, topic: &str) -> bool {
-        let identity = self.get(key).and_then(|slot| slot.identity.as_ref());
-        let rights = identity.and_then(|identity| identity.rights.as_ref());
-        rights.is_none_or(|rights| rights.receives(topic))
+        // One that has ended may have subscriptions yet.
+        let Some(slot) = self.get(key) else { return false };
+        slot.rights().is_none_or(|rights| rights.receives(topic))
     }
 }
 

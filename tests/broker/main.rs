@@ -8,6 +8,7 @@ mod common;
 mod acl;
 mod authentication;
 mod connect;
+mod ending;
 mod flow_control;
 mod keep_alive;
 mod limits;
