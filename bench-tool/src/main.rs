@@ -68,7 +68,7 @@ fn run(args: &RunArgs, stop: Arc<std::sync::atomic::AtomicBool>) -> Result<Statu
     }
     let monitor = Arc::new(Monitor::default());
     let setup = Setup {
-        target: args.broker.address()?,
+        endpoint: args.broker.endpoint()?,
         login: args.broker.login(),
         id_prefix: args.broker.id_prefix.clone().unwrap_or_else(|| "bench".into()),
         connect_burst: args.broker.connect_burst,
@@ -81,8 +81,7 @@ fn run(args: &RunArgs, stop: Arc<std::sync::atomic::AtomicBool>) -> Result<Statu
     let live = Live::start(&monitor, String::new());
     let outcome = args.scenario.run(&setup, &parameters)?;
     drop(live);
-    let target = format!("{}:{}", args.broker.host, args.broker.port);
-    tell(&outcome, &target, args.out.as_deref())
+    tell(&outcome, &args.broker.shown(), args.out.as_deref())
 }
 
 /// Prints a result, and writes its files.

@@ -14,6 +14,7 @@ mod slots;
 mod tcp;
 mod tls;
 mod tls_config;
+mod tls_stream;
 
 pub use acceptor::Listening;
 pub use arena::Arena;
@@ -25,4 +26,7 @@ pub use driver::{
 pub use mio_driver::{MioDriver, MioSocket, MioWaker};
 pub use tcp::{ListenOptions, bind, bind_group};
 pub use tls::TlsAcceptor;
-pub use tls_config::{CertificateFiles, ClientCa, ClientCertificates, TlsError, TlsSettings};
+pub use tls_config::{
+    CertificateFiles, ClientCa, ClientCertificates, TlsError, TlsSettings, trusted_roots,
+};
+pub use tls_stream::TlsStream;

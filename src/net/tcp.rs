@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::buffer::spare_capacity;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags};
@@ -134,7 +134,7 @@ impl Transport {
     pub(super) fn recv(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(fd) => recv_some(fd, buf),
-            Self::Tls(tls) => tls.recv(buf),
+            Self::Tls(tls) => tls.stream.recv(buf),
         }
     }
 
@@ -142,7 +142,7 @@ impl Transport {
     pub(super) fn recv_spare(&mut self, buf: &mut Vec<u8>, most: usize) -> io::Result<usize> {
         let fd = match self {
             Self::Tcp(fd) => fd,
-            Self::Tls(tls) => return tls.recv_spare(buf, most),
+            Self::Tls(tls) => return tls.stream.recv_spare(buf, most),
         };
         loop {
             let result = if buf.capacity() - buf.len() <= most {
@@ -180,7 +180,7 @@ impl Transport {
     pub(super) fn send(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(fd) => send_slices(fd, bufs),
-            Self::Tls(tls) => tls.send(bufs),
+            Self::Tls(tls) => tls.stream.send(bufs),
         }
     }
 
@@ -189,7 +189,7 @@ impl Transport {
     pub(super) fn has_pending(&self) -> bool {
         match self {
             Self::Tcp(_) => false,
-            Self::Tls(tls) => tls.has_pending(),
+            Self::Tls(tls) => tls.stream.has_pending(),
         }
     }
 
@@ -197,7 +197,7 @@ impl Transport {
     pub(super) fn flush(&mut self) -> io::Result<bool> {
         match self {
             Self::Tcp(_) => Ok(true),
-            Self::Tls(tls) => tls.flush(),
+            Self::Tls(tls) => tls.stream.flush(),
         }
     }
 
@@ -206,14 +206,14 @@ impl Transport {
     pub(super) fn shutdown_write(&mut self) -> io::Result<()> {
         match self {
             Self::Tcp(fd) => Ok(rustix::net::shutdown(&*fd, rustix::net::Shutdown::Write)?),
-            Self::Tls(tls) => tls.shutdown_write(),
+            Self::Tls(tls) => tls.stream.shutdown_write(),
         }
     }
 
-    fn fd(&self) -> &OwnedFd {
+    fn fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Tcp(fd) => fd,
-            Self::Tls(tls) => tls.fd(),
+            Self::Tcp(fd) => fd.as_fd(),
+            Self::Tls(tls) => tls.stream.as_fd(),
         }
     }
 }

@@ -92,7 +92,7 @@ impl TlsSettings {
         let builder = match &self.clients {
             ClientCertificates::None => builder.with_no_client_auth(),
             ClientCertificates::Optional(ca) | ClientCertificates::Required(ca) => {
-                let roots = Arc::new(ca.roots()?);
+                let roots = Arc::new(trusted_roots(&ca.ca)?);
                 let crls = ca.revocations()?;
                 let mut verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
                     .with_crls(crls)
@@ -117,10 +117,19 @@ impl TlsSettings {
 }
 
 impl CertificateFiles {
-    fn load(&self) -> Result<Served, TlsError> {
-        let chain: Vec<CertificateDer<'static>> = read_pem(&self.chain, "certificate")?;
+    /// Reads both.
+    ///
+    /// # Errors
+    /// What is wrong with which file.
+    pub fn read(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+        let chain = read_pem(&self.chain, "certificate")?;
         let key = PrivateKeyDer::from_pem_file(&self.key)
             .map_err(|error| wrong(&self.key, pem_message(&error, "private key")))?;
+        Ok((chain, key))
+    }
+
+    fn load(&self) -> Result<Served, TlsError> {
+        let (chain, key) = self.read()?;
         let names = chain.first().map(|first| dns_names(first)).unwrap_or_default();
         let key = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(
             |error| wrong(&self.key, format!("does not go with the certificate: {error}")),
@@ -129,15 +138,19 @@ impl CertificateFiles {
     }
 }
 
-impl ClientCa {
-    fn roots(&self) -> Result<RootCertStore, TlsError> {
-        let mut roots = RootCertStore::empty();
-        for certificate in read_pem(&self.ca, "certificate")? {
-            roots.add(certificate).map_err(|error| wrong(&self.ca, error))?;
-        }
-        Ok(roots)
+/// The CAs in a PEM file; at least one.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn trusted_roots(ca: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_pem(ca, "certificate")? {
+        roots.add(certificate).map_err(|error| wrong(ca, error))?;
     }
+    Ok(roots)
+}
 
+impl ClientCa {
     fn revocations(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
         match &self.crl {
             Some(path) => read_pem(path, "CRL"),

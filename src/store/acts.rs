@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 
 use crate::mqtt::PacketId;
 use crate::session::Change;
@@ -49,10 +49,22 @@ fn subject(change: &Change) -> Option<Subject> {
     }
 }
 
+/// The client whose session's own record a change is of. Only its home makes such changes.
+fn client(change: &Change) -> Option<&str> {
+    match change {
+        Change::Session(record) => Some(&record.client_id),
+        Change::Ended { client_id } => Some(client_id),
+        _ => None,
+    }
+}
+
 /// The acts that are not complete.
 #[derive(Debug, Default)]
 pub(super) struct Acts {
     open: BTreeMap<ActId, Act>,
+    /// The last act that changes the record of a client's session: later changes go behind it, or else
+    /// the end of a session would take the next one with it.
+    clients: HashMap<Box<str>, ActId>,
     /// By shard where they begin, then by shard: how far it has done its share.
     done: BTreeMap<(u8, u8), u64>,
     aside: HashSet<Subject>,
@@ -75,7 +87,12 @@ impl Acts {
     ) {
         let mut kept = Vec::new();
         for change in changes {
-            kept.extend(self.reconcile(change));
+            if let Some(client) = client(&change) {
+                self.clients.insert(client.into(), id);
+                kept.push(change);
+            } else {
+                kept.extend(self.reconcile(change));
+            }
         }
         self.aside.extend(kept.iter().filter_map(subject));
         let act = self.open.entry(id).or_default();
@@ -87,6 +104,13 @@ impl Acts {
     /// Applies a change to what it is about, if that is set aside. Gives it back if it has to be made
     /// all the same.
     pub(super) fn reconcile(&mut self, change: Change) -> Option<Change> {
+        if !self.clients.is_empty()
+            && let Some(client) = client(&change)
+            && let Some(act) = self.clients.get(client).and_then(|id| self.open.get_mut(id))
+        {
+            act.changes.push(change);
+            return None;
+        }
         if self.aside.is_empty() {
             return Some(change);
         }
@@ -130,7 +154,7 @@ impl Acts {
     /// Takes out what is complete.
     pub(super) fn complete(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
-        let done = &self.done;
+        let (done, clients) = (&self.done, &mut self.clients);
         let complete = |id: &ActId, act: &Act| {
             let mut with = act.with;
             while with != 0 {
@@ -147,6 +171,11 @@ impl Acts {
             if held_up & 1 << id.0 != 0 || !complete(id, act) {
                 held_up |= 1 << id.0;
                 return true;
+            }
+            for client in act.changes.iter().filter_map(client) {
+                if clients.get(client) == Some(id) {
+                    clients.remove(client);
+                }
             }
             changes.append(&mut act.changes);
             false

@@ -308,3 +308,23 @@ fn a_stop_in_good_order_loses_nothing_either() {
     broker.restart();
     lasting(&broker, V5, "client").0.expect("t", "x");
 }
+
+/// [MQTT-3.1.2-4] A session that takes the place of another is stored, and the other is gone.
+#[test]
+fn a_session_begun_anew() {
+    let mut broker = Broker::start("fjall", 2);
+    let anew = Connect::new(V5, "client").with(session_expiry(100));
+    for filter in ["old", "new"] {
+        let (mut client, connack) = broker.connect_with(&anew);
+        assert!(!connack.session_present);
+        client.subscribe(filter, 1);
+    }
+    broker.restart();
+    let mut publisher = broker.connect(V5, "publisher");
+    publisher.publish("old", "x", 1);
+    publisher.publish("new", "y", 1);
+    let (mut client, present) = lasting(&broker, V5, "client");
+    assert!(present);
+    client.expect("new", "y");
+    client.expect_nothing();
+}

@@ -167,6 +167,29 @@ fn a_later_retained_message_is_not_undone_by_an_act() {
 }
 
 #[test]
+fn the_end_of_a_session_does_not_take_the_next_one_of_its_client() {
+    let mut bench = Bench::new(2);
+    bench.commit(1, vec![session("a", 1)]);
+    let ended = || Change::Ended { client_id: "a".into() };
+    for (turn, with) in [(2, 0b10), (3, 0)] {
+        bench.links[0].submit(Turn {
+            shard: 0,
+            turn,
+            changes: vec![ended(), session("a", turn)],
+            parts: vec![Part { first: 0, end: 1, act: (0, turn), with }],
+            done: Vec::new(),
+        });
+    }
+    bench.writer.step();
+    assert_eq!((bench.count(Table::Sessions), bench.links[0].committed()), (1, 1));
+    bench.links[1].submit(Turn { shard: 1, turn: 1, done: vec![(0, 2)], ..Turn::default() });
+    bench.writer.step();
+    assert_eq!(bench.links[0].committed(), 3);
+    let bench = bench.restart();
+    assert_eq!(bench.recovered.sessions[0].record.session, 3);
+}
+
+#[test]
 fn a_store_that_fails_keeps_what_it_was_handed_and_goes_on() {
     let mut bench = Bench::new(1);
     let brief = message("brief");

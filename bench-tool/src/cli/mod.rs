@@ -2,17 +2,20 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 use sluice::mqtt::{QoS, Version};
 
-use crate::engine::{Login, MAX_WINDOW, MIN_PAYLOAD};
+use crate::engine::{Carrier, Endpoint, Login, MAX_WINDOW, MIN_PAYLOAD};
 use crate::scenario::{Parameters, ScenarioName};
 
 mod load;
+mod transport;
 
 pub(crate) use load::{ClientArgs, ConnArgs, PubArgs, SubArgs};
+pub(crate) use transport::TlsArgs;
 
 /// Loads, measures and compares MQTT brokers.
 #[derive(Debug, Parser)]
@@ -78,9 +81,11 @@ pub(crate) struct BrokerArgs {
     /// The broker's host name or address.
     #[arg(short = 'h', long, default_value = "127.0.0.1")]
     pub(crate) host: String,
-    /// The broker's port.
-    #[arg(short, long, default_value_t = 1883)]
-    pub(crate) port: u16,
+    /// The broker's port [default: 1883, with TLS 8883].
+    #[arg(short, long)]
+    port: Option<u16>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// A process of the broker, on this machine, to measure with its descendants; may be repeated.
     #[arg(long)]
     pub(crate) pid: Vec<u32>,
@@ -223,8 +228,23 @@ impl BrokerArgs {
         }
     }
 
-    pub(crate) fn address(&self) -> Result<SocketAddr, String> {
-        resolve(&self.host, self.port)
+    fn carrier(&self) -> Carrier {
+        if self.tls.options().is_some() { Carrier::Tls } else { Carrier::Tcp }
+    }
+
+    fn port(&self) -> u16 {
+        self.port.unwrap_or_else(|| self.carrier().usual_port())
+    }
+
+    pub(crate) fn endpoint(&self) -> Result<Endpoint, String> {
+        let address = resolve(&self.host, self.port())?;
+        let tls = self.tls.options().map(|options| options.load(&self.host)).transpose()?;
+        Ok(Endpoint { address, tls: tls.map(Arc::new) })
+    }
+
+    /// The broker, as it was named.
+    pub(crate) fn shown(&self) -> String {
+        format!("{}:{}", self.host, self.port())
     }
 }
 
@@ -304,7 +324,7 @@ mod tests {
         let cli =
             Cli::try_parse_from(["sluice-bench", "run", "p2p", "-h", "::1", "-p", "1", "-q", "2"]);
         let Command::Run(run) = cli.unwrap().command else { panic!("not run") };
-        assert_eq!(run.broker.address().unwrap(), "[::1]:1".parse().unwrap());
+        assert_eq!(run.broker.endpoint().unwrap().address, "[::1]:1".parse().unwrap());
         let parameters = run.parameters.apply(run.scenario.defaults()).unwrap();
         assert_eq!(parameters.qos, QoS::ExactlyOnce);
     }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use sluice::mqtt::Version;
 
 use crate::cli::CompareArgs;
-use crate::engine::{Login, Monitor, make_room_for};
+use crate::engine::{Endpoint, Login, Monitor, make_room_for};
 use crate::live::Live;
 use crate::measure::wait_until_quiet;
 use crate::report::{Problem, Report, Status, write_files};
@@ -126,7 +126,7 @@ fn run_once(
     wait_until_quiet(Duration::from_secs_f64(pace.quiet_within));
     let monitor = Arc::new(Monitor::default());
     let setup = Setup {
-        target: running.address(),
+        endpoint: Endpoint::plain(running.address()),
         login: login(scenario.version),
         id_prefix: "bench".into(),
         connect_burst: 64,

@@ -16,7 +16,7 @@ use sluice::mqtt::Version;
 
 use super::config::{Comparison, Source, TargetPlan};
 use crate::cli;
-use crate::engine::{ClientSpec, EngineOptions, Fleet};
+use crate::engine::{ClientSpec, Endpoint, EngineOptions, Fleet};
 use crate::measure::ProcessGroup;
 use crate::signals;
 
@@ -181,7 +181,7 @@ impl Running {
 /// Connects one client and disconnects it.
 fn probe(address: SocketAddr, stop: &Arc<AtomicBool>) -> Result<(), crate::Error> {
     let options = EngineOptions {
-        target: address,
+        endpoint: Endpoint::plain(address),
         login: super::login(Version::V311),
         connect_burst: 1,
         spin: false,

@@ -157,12 +157,30 @@ impl Connection {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
-            Err(error) => return Err(Failure::Socket(error)),
+            Err(error) => return Err(error.into()),
         };
         self.pinging = false;
         front.copy_from_slice(&self.kept);
         self.kept.clear();
         Ok(Some((kept + count, count < space.len())))
+    }
+
+    /// Whether anything is to be written.
+    #[inline]
+    pub(crate) fn has_output(&self) -> bool {
+        !self.out.is_empty() || self.has_pending()
+    }
+
+    #[inline]
+    fn has_pending(&self) -> bool {
+        self.transport.as_ref().is_some_and(Transport::has_pending)
+    }
+
+    /// Says that nothing more will be written.
+    pub(crate) fn finish(&mut self) {
+        if let Some(transport) = &mut self.transport {
+            transport.finish();
+        }
     }
 
     /// Keeps a part of a packet for the next read.
@@ -176,7 +194,7 @@ impl Connection {
         let written = self.write_some(bytes)?;
         self.out.clear();
         self.out.extend_from_slice(bytes.get(written..).unwrap_or_default());
-        self.blocked = !self.out.is_empty();
+        self.blocked = self.has_output();
         Ok(())
     }
 
@@ -186,7 +204,7 @@ impl Connection {
         let written = self.write_some(&out);
         self.out = out;
         self.out.drain(..written?);
-        self.blocked = !self.out.is_empty();
+        self.blocked = self.has_output();
         Ok(())
     }
 
@@ -198,7 +216,7 @@ impl Connection {
                 Ok(written)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            Err(error) => Err(Failure::Socket(error)),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -4,10 +4,10 @@ use std::io::{self, Read};
 use std::net::{self, IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use mio::net::TcpStream;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::endpoint::Endpoint;
 use super::transport::Transport;
 
 /// Connections from one source address: well below the 28,000 ports that Linux gives out by default.
@@ -19,7 +19,8 @@ const SPARE_DESCRIPTORS: u64 = 64;
 /// Starts connecting; the socket becomes writable when it is done.
 ///
 /// Connection number `index` to a loopback address comes from 127.0.0.(1 + index / 10,000).
-pub(crate) fn dial(target: SocketAddr, index: u32) -> io::Result<Transport> {
+pub(crate) fn dial(endpoint: &Endpoint, index: u32) -> io::Result<Transport> {
+    let target = endpoint.address;
     let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
@@ -34,7 +35,7 @@ pub(crate) fn dial(target: SocketAddr, index: u32) -> io::Result<Transport> {
         Err(error) if error.raw_os_error() == Some(IN_PROGRESS) => {}
         Err(error) => return Err(error),
     }
-    Ok(Transport::Tcp(TcpStream::from_std(socket.into())))
+    Transport::new(socket, endpoint)
 }
 
 /// Whether somebody lets connections in at the target.

@@ -254,7 +254,7 @@ impl Fleet {
 
     /// Whether nobody is let in any more since every connection was closed.
     pub(crate) fn broker_is_gone(&self) -> bool {
-        let target = self.engines.first().map(|engine| engine.options.target);
+        let target = self.engines.first().map(|engine| engine.options.endpoint.address);
         self.is_abandoned() && !target.is_some_and(dial::is_listening)
     }
 

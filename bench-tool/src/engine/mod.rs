@@ -6,6 +6,7 @@
 mod connection;
 mod counters;
 mod dial;
+mod endpoint;
 mod fleet;
 mod flow;
 mod intake;
@@ -15,12 +16,12 @@ mod payload;
 mod peers;
 mod stream;
 mod timer;
+mod tls;
 mod transport;
 mod turn;
 mod wire;
 
 use std::io;
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,16 +42,18 @@ use timer::Timer;
 pub(crate) use connection::{Phase, Session, Subscription};
 pub(crate) use counters::Counters;
 pub(crate) use dial::make_room_for;
+pub(crate) use endpoint::{Carrier, Endpoint};
 pub(crate) use fleet::Fleet;
 pub(crate) use flow::{FlowSpec, LATE_NS, MAX_WINDOW};
 pub(crate) use monitor::{Monitor, Snapshot, Stage};
 pub(crate) use payload::HEAD_LEN as MIN_PAYLOAD;
+pub(crate) use tls::{TlsOptions, TlsVersion};
 pub(crate) use wire::{Login, numbered};
 
 /// How all clients of an engine connect.
 #[derive(Clone, Debug)]
 pub(crate) struct EngineOptions {
-    pub(crate) target: SocketAddr,
+    pub(crate) endpoint: Endpoint,
     pub(crate) login: Login,
     /// Clients that are connecting at the same time, at most.
     pub(crate) connect_burst: usize,
@@ -108,7 +111,13 @@ pub(crate) struct Behind {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error("{0}")]
-    Socket(#[from] io::Error),
+    Socket(io::Error),
+    #[error("TLS: {}", tls::describe(.0))]
+    Tls(rustls::Error),
+    #[error("closed by the broker in the middle of the TLS handshake")]
+    ClosedInHandshake,
+    #[error("the broker answers with TLS, which was not asked for (--tls)")]
+    SpeaksTls,
     #[error("closed by the broker")]
     ClosedByBroker,
     #[error("connection refused by the broker: {}", .0.name())]
@@ -127,6 +136,15 @@ pub(crate) enum Failure {
     QosNotSupported(QoS),
     #[error("the broker does not take retained messages")]
     RetainNotSupported,
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.downcast() {
+            Ok(error) => Self::Tls(error),
+            Err(error) => Self::Socket(error),
+        }
+    }
 }
 
 /// Why a run cannot go on.

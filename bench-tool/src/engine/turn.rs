@@ -18,6 +18,9 @@ pub(crate) const READ_CHUNK: usize = 64 * 1024;
 /// Messages written at once to one socket, in bytes, unless one is larger.
 const WRITE_CHUNK: usize = 256 * 1024;
 
+/// What a TLS server says to a client that speaks MQTT: the head of an alert.
+const TLS_ALERT: [u8; 2] = [21, 3];
+
 /// A QoS 0 window is opened again when nothing of it has come for this many stall checks.
 const STALLED_CHECKS: u32 = 4;
 const STALL_CHECK_NS: u64 = 250_000_000;
@@ -113,12 +116,12 @@ impl Engine {
             let index = self.next_to_dial;
             self.next_to_dial += 1;
             self.connecting += 1;
-            match dial::dial(self.options.target, self.peers.publisher(index as u32)) {
+            match dial::dial(&self.options.endpoint, self.peers.publisher(index as u32)) {
                 Ok(mut transport) => {
                     transport.register(self.poll.registry(), Token(index))?;
                     connection.open(transport, monotonic_ns());
                 }
-                Err(error) => self.fail(index, &Failure::Socket(error)),
+                Err(error) => self.fail(index, &error.into()),
             }
         }
         let is_paced = interval_ns > 0 && self.next_to_dial < self.connections.len();
@@ -134,8 +137,10 @@ impl Engine {
             return;
         }
         wire::disconnect(version, &mut connection.out);
-        if connection.flush().is_err() {
-            connection.close();
+        match connection.flush() {
+            Err(_) => connection.close(),
+            Ok(()) if !connection.blocked => connection.finish(),
+            Ok(()) => {}
         }
     }
 
@@ -162,7 +167,10 @@ impl Engine {
         let Some(connection) = self.connections.get_mut(index) else { return };
         let Some(transport) = connection.transport() else { return };
         match transport.establish() {
-            Err(error) => return self.fail(index, &Failure::Socket(error)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return self.fail(index, &Failure::ClosedInHandshake);
+            }
+            Err(error) => return self.fail(index, &error.into()),
             Ok(false) => return,
             Ok(true) => {}
         }
@@ -180,6 +188,9 @@ impl Engine {
         while let Some(connection) = self.connections.get_mut(index) {
             if connection.stalled && !self.closing {
                 return;
+            }
+            if connection.phase == Phase::Dialling {
+                return self.on_dialled(index);
             }
             let was_connecting = connection.phase != Phase::Ready;
             let needed = connection.kept() + READ_CHUNK;
@@ -209,6 +220,9 @@ impl Engine {
             };
             match intake.take_in(bytes) {
                 Ok(used) => connection.keep(bytes.get(used..).unwrap_or_default()),
+                Err(Failure::Codec(_)) if bytes.starts_with(&TLS_ALERT) && was_connecting => {
+                    return self.fail(index, &Failure::SpeaksTls);
+                }
                 Err(failure) => return self.fail(index, &failure),
             }
             if was_connecting && connection.phase == Phase::Ready {
@@ -264,7 +278,7 @@ impl Engine {
             let index = index as usize;
             let Some(connection) = self.connections.get_mut(index) else { continue };
             connection.touched = false;
-            if connection.out.is_empty() || connection.blocked {
+            if connection.blocked || !connection.has_output() {
                 continue;
             }
             if let Err(failure) = connection.flush() {

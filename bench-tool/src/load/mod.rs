@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::cli::ClientArgs;
 use crate::engine::{
-    Engine, EngineError, EngineOptions, Fleet, Monitor, Session, Stage, make_room_for,
+    Endpoint, Engine, EngineError, EngineOptions, Fleet, Monitor, Session, Stage, make_room_for,
 };
 use crate::live::Live;
 use crate::measure::{ProcessGroup, Reading, Spent};
@@ -27,6 +27,7 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
 struct Load<'a> {
     args: &'a ClientArgs,
     engine: Fleet,
+    endpoint: Endpoint,
     broker: ProcessGroup,
     monitor: Arc<Monitor>,
     /// Of the broker, before the first client.
@@ -73,8 +74,9 @@ impl<'a> Load<'a> {
         if args.seconds.is_some_and(|seconds| !(is_positive(seconds) && seconds < 1e9)) {
             return Err("seconds: at least 0".into());
         }
+        let endpoint = args.broker.endpoint()?;
         let options = EngineOptions {
-            target: args.broker.address()?,
+            endpoint: endpoint.clone(),
             login: args.broker.login(),
             connect_burst: args.broker.connect_burst.max(1),
             connect_interval: interval,
@@ -88,7 +90,7 @@ impl<'a> Load<'a> {
             return Err(format!("process {pid} is not there").into());
         }
         let resident_before = broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
-        Ok(Self { args, engine, broker, monitor, resident_before, problems: Vec::new() })
+        Ok(Self { args, engine, endpoint, broker, monitor, resident_before, problems: Vec::new() })
     }
 
     /// Client `index`, counted from 0; `kind` is a letter that tells its command.
@@ -164,8 +166,9 @@ impl<'a> Load<'a> {
         self.engine.disconnect_all()?;
         self.problems.append(&mut outcome.problems);
         outcome.problems = self.problems;
-        let broker = &self.args.broker;
-        crate::tell(&outcome, &format!("{}:{}", broker.host, broker.port), self.args.out.as_deref())
+        outcome.carrier = self.endpoint.carrier();
+        outcome.remarks.extend(self.endpoint.remark());
+        crate::tell(&outcome, &self.args.broker.shown(), self.args.out.as_deref())
     }
 }
 

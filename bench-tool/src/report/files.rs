@@ -84,6 +84,7 @@ fn run_json(entry: &Entry<'_>, run: &Outcome) -> Value {
         "target": entry.target,
         "parameters": run.label,
         "version": run.version.map(|version| format!("{version:?}")),
+        "carrier": run.carrier.name(),
         "qos": run.parameters.map(|one| one.qos.as_u8()),
         "clients": run.parameters.map(|one| one.clients),
         "publishers": run.parameters.map(|one| one.publishers),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use sluice::mqtt::Version;
 
 use super::Problem;
+use crate::engine::Carrier;
 use crate::measure::{Latencies, QUIET_CORES, StreamFaults};
 use crate::scenario::{Parameters, ScenarioName};
 
@@ -39,6 +40,7 @@ pub(crate) struct Outcome {
     pub(crate) scenario: ScenarioName,
     pub(crate) label: String,
     pub(crate) version: Option<Version>,
+    pub(crate) carrier: Carrier,
     /// Of a scenario.
     pub(crate) parameters: Option<Parameters>,
     /// What else is worth knowing, by name.
@@ -75,6 +77,7 @@ impl Default for Outcome {
             scenario: ScenarioName::P2p,
             label: String::new(),
             version: None,
+            carrier: Carrier::Tcp,
             parameters: None,
             remarks: Vec::new(),
             work: Work::Messages(0),

@@ -7,7 +7,6 @@ mod stored;
 pub(crate) use steady::describe_behind;
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -17,7 +16,8 @@ use serde::Deserialize;
 use sluice::mqtt::QoS;
 
 use crate::engine::{
-    EngineError, EngineOptions, Fleet, FlowSpec, Login, MAX_WINDOW, Monitor, make_room_for,
+    Endpoint, EngineError, EngineOptions, Fleet, FlowSpec, Login, MAX_WINDOW, Monitor,
+    make_room_for,
 };
 use crate::measure::ProcessGroup;
 use crate::report::{Outcome, Problem, Status};
@@ -82,7 +82,7 @@ pub(crate) struct Parameters {
 /// Against what, and how, a scenario is run.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
-    pub(crate) target: SocketAddr,
+    pub(crate) endpoint: Endpoint,
     pub(crate) login: Login,
     pub(crate) id_prefix: String,
     pub(crate) connect_burst: usize,
@@ -224,6 +224,8 @@ impl ScenarioName {
         outcome.label = self.label(parameters);
         outcome.version = Some(setup.login.version);
         outcome.parameters = Some(*parameters);
+        outcome.carrier = setup.endpoint.carrier();
+        outcome.remarks.extend(setup.endpoint.remark());
         if let Some(pid) = setup.broker.vanished() {
             let text = RunError::BrokerDied(pid).to_string();
             outcome.problems.push(Problem::new(Status::BrokerDied, text));
@@ -262,7 +264,7 @@ impl Setup {
     fn engine(&self, clients: usize) -> Result<Fleet, RunError> {
         make_room_for(clients)?;
         let options = EngineOptions {
-            target: self.target,
+            endpoint: self.endpoint.clone(),
             login: self.login.clone(),
             connect_burst: self.connect_burst.max(1),
             spin: self.spin,
