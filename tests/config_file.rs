@@ -36,8 +36,9 @@ fn what_it_says_are_the_defaults() {
 fn it_has_every_key() {
     let table: toml::Value = toml::from_str(&uncommented()).expect("the file is TOML");
     for key in Config::keys() {
-        if key.starts_with("mqtt.retry.") || key.starts_with("listener[0].tls.") {
-            continue; // Absent by default: see their examples.
+        let absent = ["mqtt.retry.", "listener[0].tls.", "auth.jwt."];
+        if absent.iter().any(|section| key.starts_with(section)) {
+            continue; // By default: see their examples.
         }
         let path = key.replace("[0]", ".0");
         let found = path.split('.').try_fold(&table, |value, part| match part.parse::<usize>() {
@@ -69,6 +70,8 @@ fn its_long_examples_are_right() {
     let config = Config::parse("example", &example.join("\n"), []).expect("the example is right");
     let tls = config.listeners[0].tls.as_ref().expect("it speaks TLS");
     assert_eq!(tls.client_certificates, ClientCertificates::Optional);
+    let jwt = config.auth.jwt.as_ref().expect("it takes tokens");
+    assert_eq!(jwt.audience, None);
     assert_eq!(config.acl.rules.len(), 3);
     assert_eq!(config.acl.groups.len(), 1);
 }

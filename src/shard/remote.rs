@@ -301,6 +301,7 @@ impl<S> Core<S> {
             let kept = self.deliver_to_group(parcel, group.theirs);
             return Reach { matched: true, kept, ..Reach::NONE };
         }
+        self.tell_news_of(group.theirs.index());
         let publisher = parcel.publisher;
         let message = parcel.message(self.now).clone();
         match awaited {

@@ -339,8 +339,8 @@ impl<S> Core<S> {
         if subscribed.interest {
             self.tell_all(filter.filter.len(), || Item::Interest(filter.filter.into()));
         }
-        let away = self.router.member_online(key, subscribed.handle, false);
-        self.tell_group(away.or(subscribed.group));
+        self.router.member_online(key, subscribed.handle, false);
+        self.tell_group(subscribed.group);
     }
 
     fn restored(&self, kept: Kept) -> Restored {

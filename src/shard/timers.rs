@@ -17,6 +17,8 @@ use super::settings::GiveUp;
 pub(super) enum Timer {
     /// CONNECT, keep alive or the last write of a connection.
     Connection(ConnId),
+    /// The end of a login that is valid for a time only.
+    Login(ConnId),
     /// The will or the end of an absent session, the redelivery of a present one.
     Session(SessionKey),
     /// A full receiver's patience.
@@ -42,6 +44,7 @@ impl<S> Core<S> {
         for timer in due.drain(..) {
             match timer {
                 Timer::Connection(id) => self.connection_due(id),
+                Timer::Login(id) => self.login_over(id),
                 Timer::Session(key) => self.session_due(key),
                 Timer::Patience(key) => self.patience_over(key),
                 Timer::Accept => self.accepting.resume = true,
