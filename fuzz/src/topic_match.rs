@@ -177,9 +177,9 @@ impl Pair {
         let gone = self.subscriptions.swap_remove(index);
         let stranger = SESSIONS as SessionKey;
         assert!(self.router.subscription(stranger, gone.handle).is_none());
-        let done = self.router.unsubscribe_handle(gone.session, gone.handle);
+        let done = self.router.unsubscribe_handle(gone.session, gone.handle).expect("its own");
         let last = gone.share.is_none() && !self.has_plain(&gone.filter);
-        assert_eq!(done.filter.as_deref(), last.then_some(&*gone.filter));
+        assert_eq!((&*done.filter, done.interest), (&*gone.filter, last));
         self.check_count(done.group.as_ref(), gone.share.as_deref(), &gone.filter);
     }
 

@@ -1,5 +1,7 @@
 //! Shared subscriptions: the groups, their members here, and how many there are on other shards.
 
+use std::collections::VecDeque;
+
 use hashbrown::{HashMap, HashTable};
 use smallvec::SmallVec;
 
@@ -56,6 +58,10 @@ pub(super) struct Group {
     pub(super) sticky_member: u32,
     pub(super) sticky_shard: u8,
     indexed: bool,
+    /// Waits in the list of those that the other shards have to be told of.
+    is_news: bool,
+    /// Members that were [taken out](Groups::take_out), and whose entries are still there.
+    leaving: u32,
     pub(super) members: SmallVec<[Member; 2]>,
     /// In order of shards.
     pub(super) remote: Box<[Remote]>,
@@ -79,6 +85,7 @@ pub(super) struct Remote {
 impl Vacant for Group {
     fn vacate(&mut self, next: u32) {
         self.generation = 0;
+        self.is_news = false;
         self.node = next;
         self.members = SmallVec::new();
         self.remote = Box::default();
@@ -95,6 +102,7 @@ pub(super) struct Groups {
     /// By node and share name.
     table: HashTable<u32>,
     shares: Shares,
+    news: VecDeque<u32>,
     last_generation: u32,
     seed: Seed,
 }
@@ -102,7 +110,14 @@ pub(super) struct Groups {
 impl Groups {
     pub(super) fn new(seed: Seed) -> Self {
         let shares = Shares { by_name: HashMap::default(), names: Vec::new(), free: Vec::new() };
-        Self { groups: Slab::new(), table: HashTable::new(), shares, last_generation: 0, seed }
+        Self {
+            groups: Slab::new(),
+            table: HashTable::new(),
+            shares,
+            news: VecDeque::new(),
+            last_generation: 0,
+            seed,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -133,6 +148,8 @@ impl Groups {
             sticky_member: NIL,
             sticky_shard: u8::MAX,
             indexed: false,
+            is_news: false,
+            leaving: 0,
             members: SmallVec::new(),
             remote: Box::default(),
         });
@@ -183,7 +200,7 @@ impl Groups {
     /// Nobody here and nobody elsewhere.
     pub(super) fn is_unused(&self, index: u32) -> bool {
         let group = &self.groups[index];
-        group.members.is_empty() && group.remote.is_empty()
+        group.members.is_empty() && group.remote.is_empty() && group.leaving == 0
     }
 
     pub(super) fn member(
@@ -226,6 +243,15 @@ impl Groups {
     }
 
     pub(super) fn leave(&mut self, subs: &mut Subscriptions, index: u32, entry: u32) {
+        if subs.position(entry) != NIL {
+            self.take_out(subs, index, entry);
+        }
+        self.groups[index].leaving -= 1;
+        subs.remove_member(entry);
+    }
+
+    /// Makes a member one no more, whose entry stays until it [leaves](Self::leave).
+    pub(super) fn take_out(&mut self, subs: &mut Subscriptions, index: u32, entry: u32) {
         self.set_online(subs, index, entry, false);
         let group = &mut self.groups[index];
         let position = subs.position(entry) as usize;
@@ -240,7 +266,41 @@ impl Groups {
             subs.index_remove(entry);
             group.indexed = !group.members.is_empty();
         }
-        subs.remove_member(entry);
+        group.leaving += 1;
+        subs.set_position(entry, NIL as usize);
+    }
+
+    /// The other shards have to be told of a group.
+    pub(super) fn add_news(&mut self, index: u32) {
+        let group = &mut self.groups[index];
+        if !std::mem::replace(&mut group.is_news, true) {
+            self.news.push_back(index);
+        }
+    }
+
+    pub(super) fn has_news(&self) -> bool {
+        !self.news.is_empty()
+    }
+
+    /// The next group that the other shards have to be told of.
+    pub(super) fn next_news(&mut self) -> Option<u32> {
+        while let Some(index) = self.news.pop_front() {
+            // One that is gone was told of when it went, and its place may be another's.
+            if self.take_news(index) {
+                return Some(index);
+            }
+        }
+        self.news = VecDeque::new();
+        None
+    }
+
+    /// Whether the other shards have to be told of a group; they are now.
+    pub(super) fn take_news(&mut self, index: u32) -> bool {
+        let news = self.get(index).is_some_and(|group| group.is_news);
+        if news {
+            self.groups[index].is_news = false;
+        }
+        news
     }
 
     /// Says whether a member is connected. Gives whether that is news.
@@ -291,7 +351,11 @@ impl Groups {
             spilled * size_of::<Member>() + group.remote.len() * size_of::<Remote>()
         };
         let each: usize = self.table.iter().map(|&index| one(&self.groups[index])).sum();
-        self.groups.heap_bytes() + self.table.allocation_size() + each + self.shares.heap_bytes()
+        let news = self.news.capacity() * size_of::<u32>();
+        news + self.groups.heap_bytes()
+            + self.table.allocation_size()
+            + each
+            + self.shares.heap_bytes()
     }
 }
 

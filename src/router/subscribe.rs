@@ -32,12 +32,16 @@ pub struct Unsubscribed {
     pub place: usize,
 }
 
-/// What the other shards have to be told when a subscription ends with its session.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A subscription that ended with its session.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// The filter, if this was the last plain subscription with it here.
-    pub filter: Option<String>,
-    /// The group, which has fewer members here.
+    /// The share name of a shared one.
+    pub share: Option<String>,
+    /// The topic filter.
+    pub filter: String,
+    /// The last plain subscription with this filter here: tell the other shards.
+    pub interest: bool,
+    /// The group has fewer members here: tell the other shards. `None` if there are none.
     pub group: Option<GroupCount>,
 }
 
@@ -97,20 +101,36 @@ impl Router {
         self.subs.set_place(handle.0, place);
     }
 
-    /// Ends a subscription when its session ends. A handle that is not the session's does nothing.
-    pub fn unsubscribe_handle(&mut self, session: SessionKey, handle: SubscriptionHandle) -> Ended {
-        match self.subs.get(session, handle) {
-            None => Ended::default(),
-            Some((Owner::Group(group), _)) => {
-                Ended { filter: None, group: self.leave_group(group, handle.0) }
+    /// Ends a subscription when its session ends; `None` if the handle is not the session's.
+    pub fn unsubscribe_handle(
+        &mut self,
+        session: SessionKey,
+        handle: SubscriptionHandle,
+    ) -> Option<Ended> {
+        match self.subs.get(session, handle)?.0 {
+            Owner::Group(group) => {
+                let share = Some(self.groups.share(group).to_owned());
+                let filter = self.trie.filter(self.groups.group(group).node);
+                let group = self.leave_group(group, handle.0);
+                Some(Ended { share, filter, interest: false, group })
             }
-            Some((Owner::Node(node), _)) => {
+            Owner::Node(node) => {
                 let filter = self.trie.filter(node);
                 let interest = self.remove_plain(node, handle.0);
                 self.invalidate(&filter);
                 self.trie.prune(node);
-                Ended { filter: interest.then_some(filter), group: None }
+                Some(Ended { share: None, filter, interest, group: None })
             }
+        }
+    }
+
+    /// If a session's subscription is shared: its group never chooses the session again. Costs little,
+    /// and [`unsubscribe_handle`](Self::unsubscribe_handle) has to follow. What that is to the other shards
+    /// waits in [`next_group_news`](Self::next_group_news).
+    pub fn leave_group_of(&mut self, session: SessionKey, handle: SubscriptionHandle) {
+        if let Some((Owner::Group(group), _)) = self.subs.get(session, handle) {
+            self.groups.take_out(&mut self.subs, group, handle.0);
+            self.group_changed(group);
         }
     }
 
@@ -131,17 +151,38 @@ impl Router {
         Some(Subscription { share, filter: self.trie.filter(node), options: granted.into() })
     }
 
-    /// Says whether the session of a shared subscription is connected. Gives the count to tell
-    /// the other shards, if that is news to them; always `None` for plain subscriptions.
-    pub fn member_online(
-        &mut self,
-        session: SessionKey,
-        handle: SubscriptionHandle,
-        online: bool,
-    ) -> Option<GroupCount> {
-        let (Owner::Group(group), _) = self.subs.get(session, handle)? else { return None };
-        let changed = self.groups.set_online(&mut self.subs, group, handle.0, online);
-        if changed { self.group_count_of(group) } else { None }
+    /// Says whether the session of a shared subscription is connected; plain ones do not mind. What that
+    /// is to the other shards waits in [`next_group_news`](Self::next_group_news).
+    pub fn member_online(&mut self, session: SessionKey, handle: SubscriptionHandle, online: bool) {
+        if let Some((Owner::Group(group), _)) = self.subs.get(session, handle)
+            && self.groups.set_online(&mut self.subs, group, handle.0, online)
+        {
+            self.group_changed(group);
+        }
+    }
+
+    fn group_changed(&mut self, group: u32) {
+        if self.shards > 1 {
+            self.groups.add_news(group);
+        }
+    }
+
+    /// Whether the other shards have to be told of a group.
+    #[must_use]
+    pub fn has_group_news(&self) -> bool {
+        self.groups.has_news()
+    }
+
+    /// The next group that the other shards have to be told of, as it is now.
+    pub fn next_group_news(&mut self) -> Option<GroupCount> {
+        let group = self.groups.next_news()?;
+        self.group_count_of(group)
+    }
+
+    /// If the other shards have to be told of the group with this [number](super::GroupId::index): it as it
+    /// is now.
+    pub fn group_news_of(&mut self, index: u32) -> Option<GroupCount> {
+        if self.groups.take_news(index) { self.group_count_of(index) } else { None }
     }
 
     fn subscribe_plain(

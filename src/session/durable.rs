@@ -168,6 +168,12 @@ impl Session {
         }));
     }
 
+    /// Its number, if it is stored.
+    #[must_use]
+    pub fn number(&self) -> Option<SessionNumber> {
+        self.durable.as_ref().map(|durable| durable.number)
+    }
+
     /// Whether it is stored.
     #[inline]
     #[must_use]

@@ -139,6 +139,11 @@ impl Admission {
         self.subscriptions.fetch_sub(1, Ordering::Relaxed);
     }
 
+    #[cfg(test)]
+    pub(super) fn subscriptions(&self) -> usize {
+        self.subscriptions.load(Ordering::Relaxed)
+    }
+
     pub(super) fn release(&self, listener: usize) {
         self.open.fetch_sub(1, Ordering::Relaxed);
         if let Some(open) = self.by_listener.get(listener) {
@@ -214,7 +219,9 @@ impl<S> Core<S> {
 
     /// Forgets a connection that the driver has closed.
     pub(super) fn drop_connection(&mut self, id: ConnId) {
-        self.authentication.forget(id);
+        if let Some(timer) = self.authentication.forget(id) {
+            self.timers.cancel(timer);
+        }
         if let Some(connection) = self.connections.remove(id) {
             debug_assert_eq!(connection.state, State::Closing);
             if let Some(timer) = connection.timer {

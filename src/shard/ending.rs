@@ -1,12 +1,13 @@
 //! How connections and sessions end.
 
-use crate::mqtt::{DecodeError, Disconnect, Packet, ReasonCode};
+use crate::mqtt::{DecodeError, Disconnect, Message, Packet, ReasonCode};
 use crate::net::{CloseMode, ConnId};
 use crate::router::SessionKey;
 use crate::session::{Departure, Will, WillDue};
 
 use super::Core;
 use super::connection::State;
+use super::ended::Remains;
 use super::input::{Reader, Then};
 use super::remote::Publisher;
 use super::sys::CLIENT_LOG;
@@ -206,43 +207,41 @@ impl<S> Core<S> {
     /// Publishes the will of a session.
     pub(super) fn publish_will(&mut self, key: SessionKey, will: Will) {
         let message = will.into_message(self.now);
-        if !self.sessions.get(key).is_none_or(|slot| slot.may_publish(&message)) {
-            return;
+        if self.sessions.get(key).is_none_or(|slot| slot.may_publish(&message)) {
+            self.route_will(key, &message);
         }
+    }
+
+    fn route_will(&mut self, key: SessionKey, will: &Message) {
         let publisher = Publisher { session: key, shard: self.id, ..Publisher::NOBODY };
         // A will has no acknowledgement to withhold.
-        self.publish_message(&message, publisher);
+        self.publish_message(will, publisher);
     }
 
     /// Ends a session: its subscriptions go, what it had of shared groups goes to other members.
     pub(super) fn end_session(&mut self, key: SessionKey) {
-        let Some(slot) = self.sessions.get_mut(key) else { return };
+        let Some(mut slot) = self.sessions.take(key) else { return };
         debug_assert!(slot.connection.is_none(), "a connected session ends with its connection");
-        slot.will_at = None;
+        self.shared.admission.release_session();
         if let Some(timer) = slot.timer.take() {
             self.timers.cancel(timer);
         }
         self.scans.forget(key);
         let act = self.begin_act();
-        let Some(slot) = self.sessions.get_mut(key) else { return };
-        let orphans = slot.session.take_for_redistribution();
-        let will = slot.session.take_will();
-        for handle in std::mem::take(&mut slot.subscriptions) {
-            self.remove_subscription(key, handle);
-        }
-        for orphan in orphans {
+        let mut remains = Remains::of(key, &mut slot);
+        self.begin_removal(&mut remains);
+        for orphan in slot.session.take_for_redistribution() {
+            // Or else another shard would send it back here.
+            self.tell_news_of(orphan.group);
             self.redistribute(orphan);
         }
-        if let Some(will) = will {
-            self.publish_will(key, will);
+        let will = slot.session.take_will().map(|will| will.into_message(self.now));
+        if let Some(will) = will.filter(|will| slot.may_publish(will)) {
+            self.route_will(key, &will);
         }
-        if let Some(slot) = self.sessions.get_mut(key) {
-            slot.session.note_ended();
-        }
+        slot.session.note_ended();
         self.end_act(act);
-        if self.sessions.remove(key).is_some() {
-            self.shared.admission.release_session();
-        }
+        self.go_on_removing(remains);
     }
 
     /// Ends the sessions whose queues overflowed under `overflow.offline = "end_session"`.

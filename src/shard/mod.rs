@@ -10,6 +10,7 @@ mod budget;
 mod connect;
 mod connection;
 mod distribute;
+mod ended;
 mod ending;
 mod flush;
 mod gate;
@@ -52,6 +53,7 @@ use self::accept::{Accepting, Admission};
 use self::authenticate::Authentication;
 use self::budget::{Allowance, Budget};
 use self::connection::Connections;
+use self::ended::EndedSessions;
 use self::flush::{flush, flush_output};
 use self::gate::Gate;
 use self::input::{Taken, Then};
@@ -167,6 +169,7 @@ struct Core<S> {
     clock: u64,
     /// Sessions to end when the turn ends, by key and serial.
     doomed: Vec<(crate::router::SessionKey, u32)>,
+    ended: EndedSessions,
     /// Sessions with a connection.
     connected: u64,
     accepting: Accepting,
@@ -249,6 +252,7 @@ impl<D: Driver> Shard<D> {
             topic: String::new(),
             clock: 0,
             doomed: Vec::new(),
+            ended: EndedSessions::default(),
             connected: 0,
             accepting: Accepting::default(),
             random: fastrand::Rng::with_seed(shared.seed ^ u64::from(id)),
@@ -295,6 +299,7 @@ impl<D: Driver> Shard<D> {
         self.core.scan_retained();
         self.core.accept_again(&mut self.driver);
         self.core.end_doomed();
+        self.core.remove_remains();
         self.core.check_stop(&mut self.driver);
         self.finish_turn();
         self.core.finish_stop();
@@ -430,6 +435,7 @@ impl<S> Core<S> {
     fn sleep(&mut self) -> Duration {
         if self.scans.are_ready()
             || self.expiring
+            || self.has_remains()
             || !self.resumed.is_empty()
             || !self.mailbox.may_sleep()
             || self.has_committed()

@@ -417,7 +417,8 @@ mod tests {
         let Shard { mut driver, mut core, .. } = shard();
         let (key, client) = session(&mut core);
         core.hold_publisher(&mut driver, client);
-        core.sessions.remove(key);
+        core.sessions.take(key);
+        core.sessions.free(key);
         let other = core.sessions.insert(Session::new("other"));
         assert_eq!(other, key, "the key is used again");
         core.connections.get_mut(CONN).expect("it was added").session = other;

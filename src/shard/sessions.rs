@@ -33,7 +33,9 @@ pub(super) struct Slot {
 /// Sessions by key and by client identifier.
 #[derive(Debug)]
 pub(super) struct Sessions {
-    slots: Slab<Slot>,
+    /// `None`: the session has ended, and its key is not free yet.
+    slots: Slab<Option<Slot>>,
+    ended: usize,
     by_client: HashTable<SessionKey>,
     hasher: foldhash::fast::FixedState,
     serial: u32,
@@ -43,6 +45,7 @@ impl Sessions {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             slots: Slab::new(),
+            ended: 0,
             by_client: HashTable::new(),
             hasher: foldhash::fast::FixedState::with_seed(seed),
             serial: 0,
@@ -56,17 +59,17 @@ impl Sessions {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.slots.len()
+        self.slots.len() - self.ended
     }
 
     #[inline]
     pub(super) fn get(&self, key: SessionKey) -> Option<&Slot> {
-        self.slots.get(key as usize)
+        self.slots.get(key as usize)?.as_ref()
     }
 
     #[inline]
     pub(super) fn get_mut(&mut self, key: SessionKey) -> Option<&mut Slot> {
-        self.slots.get_mut(key as usize)
+        self.slots.get_mut(key as usize)?.as_mut()
     }
 
     /// The session, unless it ended and another took its key.
@@ -75,20 +78,15 @@ impl Sessions {
     }
 
     pub(super) fn find(&self, client_id: &str) -> Option<SessionKey> {
-        let slots = &self.slots;
-        self.by_client
-            .find(self.hash(client_id), |&key| {
-                slots.get(key as usize).is_some_and(|slot| slot.session.client_id() == client_id)
-            })
-            .copied()
+        let is_it =
+            |&key: &SessionKey| self.get(key).is_some_and(|s| s.session.client_id() == client_id);
+        self.by_client.find(self.hash(client_id), is_it).copied()
     }
 
     /// The session of the client whose identifier [hashes](Self::hash) to `hash`.
     pub(super) fn find_hash(&self, hash: u64) -> Option<SessionKey> {
-        let slots = &self.slots;
         let is_it = |&key: &SessionKey| {
-            let slot = slots.get(key as usize);
-            slot.is_some_and(|slot| self.hash(slot.session.client_id()) == hash)
+            self.get(key).is_some_and(|slot| self.hash(slot.session.client_id()) == hash)
         };
         self.by_client.find(hash, is_it).copied()
     }
@@ -97,7 +95,7 @@ impl Sessions {
     pub(super) fn insert(&mut self, session: Session) -> SessionKey {
         let hash = self.hash(session.client_id());
         self.serial = self.serial.wrapping_add(1);
-        let index = self.slots.insert(Slot {
+        let index = self.slots.insert(Some(Slot {
             session,
             subscriptions: Vec::new(),
             connection: None,
@@ -106,13 +104,13 @@ impl Sessions {
             will_at: None,
             patience_until: None,
             identity: None,
-        });
+        }));
         #[expect(clippy::cast_possible_truncation, reason = "sessions are fewer than 2^32")]
         let key = index as SessionKey;
         let (slots, hasher) = (&self.slots, &self.hasher);
         self.by_client.insert_unique(hash, key, |&key| {
             let mut state = hasher.build_hasher();
-            if let Some(slot) = slots.get(key as usize) {
+            if let Some(Some(slot)) = slots.get(key as usize) {
                 state.write(slot.session.client_id().as_bytes());
             }
             state.finish()
@@ -120,13 +118,22 @@ impl Sessions {
         key
     }
 
-    pub(super) fn remove(&mut self, key: SessionKey) -> Option<Slot> {
-        let slot = self.slots.try_remove(key as usize)?;
+    /// Takes a session out. Its key stays taken until it is [freed](Self::free).
+    pub(super) fn take(&mut self, key: SessionKey) -> Option<Slot> {
+        let slot = self.slots.get_mut(key as usize)?.take()?;
+        self.ended += 1;
         let hash = self.hash(slot.session.client_id());
         if let Ok(entry) = self.by_client.find_entry(hash, |&other| other == key) {
             entry.remove();
         }
         Some(slot)
+    }
+
+    /// Frees the key of a session that was taken out.
+    pub(super) fn free(&mut self, key: SessionKey) {
+        debug_assert!(self.get(key).is_none(), "the session has not ended");
+        self.slots.try_remove(key as usize);
+        self.ended -= 1;
     }
 
     /// Messages queued and in flight in `most` places from `first` on; and where to go on, if there
@@ -135,7 +142,7 @@ impl Sessions {
         let places = self.slots.capacity();
         let end = first.saturating_add(most).min(places);
         let stored = (first..end)
-            .filter_map(|index| self.slots.get(index))
+            .filter_map(|index| self.slots.get(index)?.as_ref())
             .map(|slot| (slot.session.queued() + slot.session.in_flight()) as u64)
             .sum();
         (stored, (end < places).then_some(end))
@@ -143,6 +150,6 @@ impl Sessions {
 
     pub(super) fn keys(&self) -> impl Iterator<Item = SessionKey> + '_ {
         #[expect(clippy::cast_possible_truncation, reason = "sessions are fewer than 2^32")]
-        self.slots.iter().map(|(index, _)| index as SessionKey)
+        self.slots.iter().filter(|(_, slot)| slot.is_some()).map(|(index, _)| index as SessionKey)
     }
 }

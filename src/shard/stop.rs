@@ -67,7 +67,7 @@ impl<S> Core<S> {
     /// Ends the stop when everything has left, or at its deadline.
     pub(super) fn finish_stop(&mut self) {
         let late = self.now >= self.stopping.deadline;
-        if self.stopping.phase == Phase::Closing && (late || self.connections.open() == 0) {
+        if self.stopping.phase == Phase::Closing && (late || self.has_let_all_go()) {
             self.stopping.phase = Phase::Done;
         }
     }
@@ -84,8 +84,13 @@ impl<S> Core<S> {
             Phase::Running => self.shared.stop.load(Ordering::Acquire),
             Phase::Done => false,
             Phase::Quieting => self.others_are_quiet(),
-            Phase::Closing => self.connections.open() == 0,
+            Phase::Closing => self.has_let_all_go(),
         }
+    }
+
+    /// Whether nobody is connected any more, and nothing of an ended session is stored.
+    fn has_let_all_go(&self) -> bool {
+        self.connections.open() == 0 && !self.has_stored_remains()
     }
 
     /// Whether no other shard routes anything more. One that failed never will.

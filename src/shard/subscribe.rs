@@ -97,9 +97,14 @@ impl<S> Core<S> {
             retain_as_published: asked.retain_as_published || bridge,
             identifier: subscribe.subscription_identifier,
         };
+        let store_fails = self.store_fails();
         let Some(slot) = self.sessions.get_mut(key) else {
             return Ok(ReasonCode::UnspecifiedError);
         };
+        if slot.session.is_stored() && store_fails {
+            self.stats.refused_subscriptions.add(1);
+            return Ok(ReasonCode::QuotaExceeded);
+        }
         // A filter it holds already takes no further place, which only the router can tell.
         let admission = &self.shared.admission;
         let admitted = slot.subscriptions.len() < self.settings.max_subscriptions_per_client
@@ -218,32 +223,19 @@ impl<S> Core<S> {
         ReasonCode::Success
     }
 
-    /// Ends one subscription of a session that ends.
-    pub(super) fn remove_subscription(&mut self, key: SessionKey, handle: SubscriptionHandle) {
-        let stored = self.sessions.get(key).filter(|slot| slot.session.is_stored());
-        if let Some(slot) = stored
-            && let Some(gone) = self.router.subscription(key, handle)
-        {
-            slot.session.note_unsubscribed(|| full_filter(gone.share.as_deref(), &gone.filter));
-        }
-        let ended = self.router.unsubscribe_handle(key, handle);
-        self.shared.admission.release_subscription();
-        if let Some(filter) = ended.filter {
-            self.tell_all(filter.len(), || Item::NoInterest(filter.as_str().into()));
-        }
-        self.tell_group(ended.group);
-    }
-
-    /// Tells the other shards whether this session's shared subscriptions have somebody behind them.
+    /// Says whether this session's shared subscriptions have somebody behind them. Other shards are
+    /// told in [steps](Self::remove_remains).
     pub(super) fn set_members_online(&mut self, key: SessionKey, online: bool) {
         let Some(slot) = self.sessions.get(key) else { return };
-        let mut news = Vec::new();
         for handle in &slot.subscriptions {
-            news.extend(self.router.member_online(key, *handle, online));
+            self.router.member_online(key, *handle, online);
         }
-        for group in news {
-            self.tell_group(Some(group));
-        }
+    }
+
+    /// Tells the other shards of a group now, if they have to be told of it.
+    pub(super) fn tell_news_of(&mut self, group: u32) {
+        let news = self.router.group_news_of(group);
+        self.tell_group(news);
     }
 
     pub(super) fn tell_group(&mut self, group: Option<GroupCount>) {
@@ -286,7 +278,7 @@ impl<S> Core<S> {
 }
 
 /// A filter as a client writes it.
-fn full_filter(share: Option<&str>, filter: &str) -> Box<str> {
+pub(super) fn full_filter(share: Option<&str>, filter: &str) -> Box<str> {
     match share {
         Some(share) => format!("$share/{share}/{filter}").into(),
         None => filter.into(),
