@@ -11,6 +11,7 @@ pub use store::{Commit, Store, StoreError, Table, Write};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Who a connection is, once its CONNECT is read.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +24,8 @@ pub struct Client<'a> {
     pub certificate: Option<&'a str>,
     /// Where it connects from.
     pub peer: SocketAddr,
+    /// The listener it connects to, by its place in the configuration; `None` once it is let in.
+    pub listener: Option<u16>,
     /// The Protocol Version: 3 (MQTT 3.1), 4 (3.1.1) or 5.
     pub protocol_version: u8,
 }
@@ -67,10 +70,29 @@ pub enum Answer {
 pub enum Decision {
     /// Let in, as the user it says it is.
     Allow,
-    /// Let in, as another user than it says: one of a certificate, or nobody in particular.
-    AllowAs(Option<Arc<str>>),
+    /// Let in like this, whoever it says it is.
+    AllowAs(Login),
     /// Refused.
     Deny(Denial),
+}
+
+/// Who a client was found to be, and what follows from that alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Login {
+    /// Its user, that of a certificate or a token for example; `None`: nobody in particular.
+    pub user: Option<Arc<str>>,
+    /// What it may do, in place of what the [`Authorizer`] says; `None`: what that says.
+    pub rights: Option<Arc<Rights>>,
+    /// How long it may stay connected. Then it is disconnected with Maximum connect time (0xA0).
+    pub valid_for: Option<Duration>,
+}
+
+impl Login {
+    /// As this user, with the rights that it has, for as long as the client likes.
+    #[must_use]
+    pub fn user(user: Option<Arc<str>>) -> Self {
+        Self { user, ..Self::default() }
+    }
 }
 
 /// Says what a client may do.

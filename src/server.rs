@@ -380,7 +380,7 @@ mod tests {
         let hooks = Hooks { hook: Arc::new(Fuse), ..Hooks::default() };
         let broker = Broker::start_with(config, hooks).expect("a free port");
         let watch = broker.watch();
-        assert_eq!(answer(&broker, b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01a"), []);
+        assert_eq!(answer(&broker, b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01a"), Vec::<u8>::new());
         let failure = watch.wait().expect("it goes by itself");
         assert_eq!(failure.why, "panicked: no a");
         assert!(failure.to_string().starts_with(&format!("shard {} panicked", failure.shard)));
@@ -425,7 +425,7 @@ mod tests {
         for too_few in [len - 1, 5] {
             assert_eq!(answer(too_few), [0x20, 3, 0, 0x95, 0]);
         }
-        assert_eq!(answer(4), []);
+        assert_eq!(answer(4), Vec::<u8>::new());
     }
 
     /// Its own errors do not count: their reason codes are not DISCONNECT's [MQTT-3.1.0-2].

@@ -268,7 +268,7 @@ mod tests {
         }
         assert_eq!(wheel.next_deadline(), Some(Time(1000)));
         assert_eq!(fired(&mut wheel, 1000), [0]);
-        assert_eq!(fired(&mut wheel, 1000), []);
+        assert_eq!(fired(&mut wheel, 1000), Vec::<u32>::new());
         assert_eq!(fired(&mut wheel, 4999), [1, 2]);
         assert_eq!(fired(&mut wheel, 5000), [3, 4]);
         assert_eq!(fired(&mut wheel, u64::MAX), [5]);
@@ -294,7 +294,7 @@ mod tests {
     fn the_end_of_time_is_a_deadline_like_any_other() {
         let mut wheel = Wheel::new(Time(7));
         wheel.insert(Time(u64::MAX), 1);
-        assert_eq!(fired(&mut wheel, u64::MAX - 1), []);
+        assert_eq!(fired(&mut wheel, u64::MAX - 1), Vec::<u32>::new());
         assert_eq!(fired(&mut wheel, u64::MAX), [1]);
         wheel.insert(Time(0), 2);
         assert_eq!(fired(&mut wheel, u64::MAX), [2]);

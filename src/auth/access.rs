@@ -1,16 +1,19 @@
 //! The chain of those who decide about a client.
 
 use std::io;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use crate::hooks::{Answer, Asking, Authenticator, Authorizer, Client, Decision, Denial, Rights};
+use crate::hooks::{
+    Answer, Asking, Authenticator, Authorizer, Client, Decision, Denial, Login, Rights,
+};
 
-use super::acl::{Acl, AclFileError, AclSettings};
+use super::acl::{AclFileError, AclSettings};
 use super::ban::{BanSettings, Bans};
-use super::password_file::{PasswordFile, PasswordFileError};
+use super::chain::{Claim, Links, Verdict};
+use super::jwt::{JwtKeyError, JwtSettings};
+use super::password_file::PasswordFileError;
 use super::workers::Workers;
 
 /// Who may come in.
@@ -21,7 +24,9 @@ pub struct AccessSettings {
     pub anonymous: bool,
     /// The password file.
     pub password_file: Option<PathBuf>,
-    /// Threads that hash passwords; not changed by a reload.
+    /// How tokens are checked.
+    pub jwt: Option<JwtSettings>,
+    /// Threads that hash passwords and check signatures; not changed by a reload.
     pub threads: usize,
     /// Clients that wait for one of them. One more is refused with Server unavailable (0x88); not changed
     /// by a reload.
@@ -38,6 +43,9 @@ pub enum AccessError {
     /// The password file is no use.
     #[error(transparent)]
     PasswordFile(#[from] PasswordFileError),
+    /// The keys of tokens are no use.
+    #[error(transparent)]
+    JwtKey(#[from] JwtKeyError),
     /// The ACL file is no use.
     #[error(transparent)]
     AclFile(#[from] AclFileError),
@@ -54,23 +62,6 @@ pub struct Access {
     workers: OnceLock<Workers>,
     threads: usize,
     queue: usize,
-}
-
-/// The rules: what a reload replaces as a whole.
-#[derive(Debug)]
-struct Links {
-    anonymous: bool,
-    passwords: Option<PasswordFile>,
-    bans: BanSettings,
-    acl: Acl,
-}
-
-impl Links {
-    fn load(settings: &AccessSettings) -> Result<Self, AccessError> {
-        let passwords = settings.password_file.as_deref().map(PasswordFile::load).transpose()?;
-        let acl = Acl::load(&settings.acl)?;
-        Ok(Self { anonymous: settings.anonymous, passwords, bans: settings.bans.clone(), acl })
-    }
 }
 
 impl Access {
@@ -111,7 +102,8 @@ impl Access {
 
     /// Starts the threads once there is something for them to do.
     fn start_workers(&self, settings: &AccessSettings) -> Result<(), AccessError> {
-        if settings.password_file.is_some() && self.workers.get().is_none() {
+        let has_work = settings.password_file.is_some() || settings.jwt.is_some();
+        if has_work && self.workers.get().is_none() {
             let workers = Workers::start(self.threads, self.queue).map_err(AccessError::Thread)?;
             let _ = self.workers.set(workers);
         }
@@ -122,31 +114,31 @@ impl Access {
         self.links.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn check_password(&self, links: Arc<Links>, claim: Claim, asking: Asking<'_>) -> Answer {
+    /// Has a worker decide.
+    fn decide_later(&self, links: Arc<Links>, claim: Claim, asking: Asking<'_>) -> Answer {
         let Some(workers) = self.workers.get() else { return deny(Denial::ServerUnavailable) };
         let (reply, bans) = (asking.reply(), self.bans.clone());
         // If too many wait, the reply goes with the job, and says that the broker is busy.
         let _ = workers.run(move || {
-            let is_right = links
-                .passwords
-                .as_ref()
-                .is_some_and(|passwords| passwords.verify(&claim.user, &claim.password));
-            if is_right {
-                reply.decide(Decision::Allow);
-            } else {
-                bans.failed(&links.bans, claim.address, Some(&claim.user), Instant::now());
-                reply.decide(Decision::Deny(Denial::BadUserNameOrPassword));
-            }
+            let verdict = links.decide(&claim, SystemTime::now());
+            reply.decide(conclude(verdict, &links, &bans, &claim));
         });
         Answer::Later
     }
 }
 
-/// Who a client says it is.
-struct Claim {
-    user: Box<str>,
-    password: Box<[u8]>,
-    address: IpAddr,
+/// The decision that a verdict is; a guess that failed counts.
+fn conclude(verdict: Verdict, links: &Links, bans: &Bans, claim: &Claim) -> Decision {
+    match verdict {
+        Verdict::Allow(login) => Decision::AllowAs(login),
+        Verdict::Deny { denial, is_guess } => {
+            if is_guess {
+                bans.failed(&links.bans, claim.address, links.guessed_user(claim), Instant::now());
+            }
+            Decision::Deny(denial)
+        }
+        Verdict::Pass => Decision::Deny(Denial::NotAuthorized),
+    }
 }
 
 fn deny(denial: Denial) -> Answer {
@@ -161,29 +153,19 @@ impl Authenticator for Access {
         asking: Asking<'_>,
     ) -> Answer {
         let links = self.links();
-        let (address, now) = (client.peer.ip(), Instant::now());
         let user = client.certificate.or(client.username);
-        if self.bans.is_banned(&links.bans, address, user, now) {
+        if self.bans.is_banned(&links.bans, client.peer.ip(), user, Instant::now()) {
             return deny(Denial::Banned);
         }
         if let Some(user) = client.certificate {
-            return Answer::Now(Decision::AllowAs(Some(user.into())));
+            return Answer::Now(Decision::AllowAs(Login::user(Some(user.into()))));
         }
-        let denial = match (client.username, password) {
-            _ if links.passwords.is_none() => {
-                // Nobody checks who the client says it is.
-                return Answer::Now(Decision::AllowAs(None));
-            }
-            (Some(user), Some(password)) => {
-                let claim = Claim { user: user.into(), password: password.into(), address };
-                return self.check_password(links, claim, asking);
-            }
-            (None, _) if links.anonymous => return Answer::Now(Decision::AllowAs(None)),
-            (None, _) => Denial::NotAuthorized,
-            (Some(_), None) => Denial::BadUserNameOrPassword,
-        };
-        self.bans.failed(&links.bans, address, client.username, now);
-        deny(denial)
+        let claim = Claim::of(client, password);
+        if links.has_work(client, password) {
+            return self.decide_later(links, claim, asking);
+        }
+        let verdict = links.decide(&claim, SystemTime::now());
+        Answer::Now(conclude(verdict, &links, &self.bans, &claim))
     }
 }
 

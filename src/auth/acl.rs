@@ -96,7 +96,7 @@ impl Acl {
             Self::Rules(rules, otherwise) => {
                 let speaking = rules.iter().filter(|(rule, _)| rule.speaks_of(client));
                 let grants = speaking.filter_map(|(rule, topics)| {
-                    let topics = topics.of(client, rule.effect)?;
+                    let topics = topics.of(client.username, client.client_id, rule.effect)?;
                     let AclRule { effect, publish, subscribe, .. } = *rule;
                     Some(Grant { effect, publish, subscribe, topics })
                 });
@@ -139,20 +139,26 @@ pub(super) struct Topics {
 }
 
 impl Topics {
-    fn new(filters: &[impl AsRef<str>]) -> Self {
+    pub(super) fn new(filters: &[impl AsRef<str>]) -> Self {
         let filters: Arc<[Box<str>]> = filters.iter().map(|one| one.as_ref().into()).collect();
         let vary = filters.iter().any(|one| one.contains("%u") || one.contains("%c"));
         Self { filters, vary }
     }
 
     /// The filters as they are for this client; `None` if there are none.
-    fn of(&self, client: &Client<'_>, effect: Effect) -> Option<Arc<[Box<str>]>> {
+    pub(super) fn of(
+        &self,
+        user: Option<&str>,
+        client_id: &str,
+        effect: Effect,
+    ) -> Option<Arc<[Box<str>]>> {
         if !self.vary {
             return Some(self.filters.clone());
         }
         // A denial may well reach further.
         let check = effect != Effect::Deny;
-        let filters = self.filters.iter().filter_map(|filter| substitute(filter, client, check));
+        let filters =
+            self.filters.iter().filter_map(|filter| substitute(filter, user, client_id, check));
         let filters: Arc<[Box<str>]> = filters.collect();
         (!filters.is_empty()).then_some(filters)
     }
@@ -161,15 +167,15 @@ impl Topics {
 /// Puts the client's names in the place of `%u` and `%c`; not one that the client does not have. With
 /// `check`, a name that would change which topics the filter selects, by a wildcard or a level more, has no
 /// place in it either.
-fn substitute(filter: &str, client: &Client<'_>, check: bool) -> Option<Box<str>> {
+fn substitute(filter: &str, user: Option<&str>, client_id: &str, check: bool) -> Option<Box<str>> {
     let mut filled = String::with_capacity(filter.len());
     let mut rest = filter;
     while let Some(at) = rest.find('%') {
         let (before, from) = rest.split_at(at);
         filled.push_str(before);
         let name = match from.as_bytes().get(1) {
-            Some(b'u') => client.username?,
-            Some(b'c') => client.client_id,
+            Some(b'u') => user?,
+            Some(b'c') => client_id,
             _ => {
                 filled.push('%');
                 rest = &from[1..];
@@ -198,7 +204,7 @@ pub(super) mod tests {
         client_id: &'a str,
     ) -> Client<'a> {
         let peer = SocketAddr::from(([192, 0, 2, 1], 5));
-        Client { client_id, username, certificate: None, peer, protocol_version: 5 }
+        Client { client_id, username, certificate: None, peer, listener: None, protocol_version: 5 }
     }
 
     fn rule(effect: Effect, topics: &[&str]) -> AclRule {

@@ -30,6 +30,17 @@ enum Line {
     Other(Box<str>),
 }
 
+/// What a password file knows of a user and a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// This is the user's password.
+    Right,
+    /// It is not.
+    Wrong,
+    /// It does not have the user.
+    Not,
+}
+
 /// What is wrong with a password file.
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordFileError {
@@ -97,19 +108,22 @@ impl PasswordFile {
         self.by_user.len()
     }
 
-    /// Whether this is the user's password. For a user that it does not have it takes as long as for
+    /// Holds a password against the user's. For a user that it does not have it takes as long as for
     /// one that it has.
     #[must_use]
-    pub fn verify(&self, user: &str, password: &[u8]) -> bool {
+    pub fn check(&self, user: &str, password: &[u8]) -> Known {
         match self.by_user.get(user) {
-            Some(&place) => self.hash_at(place).is_some_and(|hash| hash.verify(password)),
+            Some(&place) if self.hash_at(place).is_some_and(|hash| hash.verify(password)) => {
+                Known::Right
+            }
+            Some(_) => Known::Wrong,
             None => {
                 // Always the same one, as it would be if the user were there.
                 let which = self.seed.hash_one(user) as usize % self.lines.len().max(1);
                 let places = (which..self.lines.len()).chain(0..which);
                 let decoy = places.filter_map(|place| self.hash_at(place)).next();
                 let _ = decoy.map(|hash| hash.verify(password));
-                false
+                Known::Not
             }
         }
     }
@@ -214,11 +228,11 @@ mod tests {
     fn a_file_of_mosquitto_is_read_as_it_is() {
         let file = PasswordFile::parse(&format!("# users\n\nbob:{BOB}\nanna b:{BOB}\n")).unwrap();
         assert_eq!(file.user_count(), 2);
-        assert!(file.verify("bob", b"sponge"));
-        assert!(file.verify("anna b", b"sponge"));
-        assert!(!file.verify("bob", b"wrong"));
-        assert!(!file.verify("eve", b"sponge"));
-        assert!(!PasswordFile::default().verify("eve", b"sponge"));
+        assert_eq!(file.check("bob", b"sponge"), Known::Right);
+        assert_eq!(file.check("anna b", b"sponge"), Known::Right);
+        assert_eq!(file.check("bob", b"wrong"), Known::Wrong);
+        assert_eq!(file.check("eve", b"sponge"), Known::Not);
+        assert_eq!(PasswordFile::default().check("eve", b"sponge"), Known::Not);
     }
 
     #[test]
@@ -253,7 +267,7 @@ mod tests {
         assert_eq!(written, format!("# first\nb:{bob}\nc:{bob}\n"));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let read = PasswordFile::load(&path).unwrap();
-        assert!(read.verify("c", b"sponge"));
+        assert_eq!(read.check("c", b"sponge"), Known::Right);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left over");
     }
 

@@ -3,13 +3,16 @@
 use crate::shard::MAX_SHARDS;
 
 use super::error::{ConfigError, Origin, Origins};
-use super::schema::{AclDefault, AclEffect, ClientCertificates, Config, ListenerTls, UserFrom};
+use super::schema::{
+    AclDefault, AclEffect, ClientCertificates, Config, ListenerTls, TokenPlace, UserFrom,
+};
 use super::value::{show_duration, show_size};
 
 /// Finds the first contradiction, and blames a key that somebody set.
 pub(super) fn check(config: &Config, origins: &Origins) -> Result<(), ConfigError> {
     let checker = Checker { origins };
     checker.listeners(config)?;
+    checker.tokens(config)?;
     checker.acl(config)?;
     checker.sizes(config)?;
     checker.connections(config)?;
@@ -33,7 +36,7 @@ impl Checker<'_> {
             if !listener.bind.ip().is_loopback() && !decided {
                 let message = format!(
                     "{} can be reached by other machines, but nobody is asked who they are; set \
-                     auth.password_file, or auth.anonymous = true to let everybody in",
+                     auth.password_file or auth.jwt, or auth.anonymous = true to let everybody in",
                     listener.bind
                 );
                 return Err(self.blame(&[&format!("listener[{index}].bind")], &message));
@@ -78,6 +81,20 @@ impl Checker<'_> {
         } else if tls.client_ca.is_none() {
             let message = "has no use without client_ca, the CA whose certificates are good";
             return Err(self.blame(&[&key("client_certificates")], message));
+        }
+        Ok(())
+    }
+
+    fn tokens(&self, config: &Config) -> Result<(), ConfigError> {
+        let Some(jwt) = &config.auth.jwt else { return Ok(()) };
+        if jwt.key_file.is_none() && jwt.jwks_file.is_none() {
+            let message = "tokens need a key; write the path of its file";
+            return Err(self.blame(&["auth.jwt.key_file", "auth.jwt"], message));
+        }
+        if jwt.must_be_user_name && (jwt.token == TokenPlace::UserName || jwt.user_claim.is_none())
+        {
+            let message = "needs token = \"password\" and a user_claim";
+            return Err(self.blame(&["auth.jwt.must_be_user_name"], message));
         }
         Ok(())
     }

@@ -2,19 +2,20 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use crate::auth::JwtAlgorithm;
 use crate::shard::MAX_SHARDS;
 
 use super::error::ConfigError;
 use super::reader::Reader;
 use super::schema::{
     Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, ClientCertificates,
-    Config, Durability, GiveUp, Limits, Listener, ListenerCertificate, ListenerTls, Log, LogFormat,
-    LogLevel, Mqtt, OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained, Retry,
-    SharedStrategy, Store, StoreEngine, TlsVersion, UserFrom, V3Publisher,
+    Config, Durability, GiveUp, Jwt, Limits, Listener, ListenerCertificate, ListenerTls, Log,
+    LogFormat, LogLevel, Mqtt, OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained, Retry,
+    SharedStrategy, Store, StoreEngine, TlsVersion, TokenPlace, UserFrom, V3Publisher,
 };
 use super::value::{
-    Address, AddressRange, Count, Directory, File, Flag, Keyword, List, Name, OrUnlimited, Size,
-    Span, TopicFilter, TopicPrefix, UserName, Word,
+    Address, AddressRange, Count, Directory, File, Flag, Keyword, List, Name, OrNone, OrUnlimited,
+    Size, Span, TopicFilter, TopicPrefix, UserName, Word,
 };
 
 const KIB: u64 = 1 << 10;
@@ -112,9 +113,28 @@ impl Auth {
         reader
             .key("anonymous", &mut self.anonymous, Flag)?
             .key("password_file", &mut self.password_file, File)?
+            .optional("jwt", &mut self.jwt, |r, jwt: &mut Jwt| jwt.read(r))?
             .key("threads", &mut self.threads, Count(0..=64))?
             .key("queue", &mut self.queue, Count(1..=65_536))?
             .section("ban", |r| self.ban.read(r))?;
+        Ok(())
+    }
+}
+
+impl Jwt {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        reader
+            .key("token", &mut self.token, Word)?
+            .key("algorithm", &mut self.algorithm, Word)?
+            .key("key_file", &mut self.key_file, File)?
+            .key("jwks_file", &mut self.jwks_file, File)?
+            .key("user_claim", &mut self.user_claim, OrNone(Name))?
+            .key("must_be_user_name", &mut self.must_be_user_name, Flag)?
+            .key("leeway", &mut self.leeway, Span::ms(0..=DAY_MS))?
+            .key("must_expire", &mut self.must_expire, Flag)?
+            .key("issuer", &mut self.issuer, OrNone(Name))?
+            .key("audience", &mut self.audience, OrNone(Name))?
+            .key("acl_claim", &mut self.acl_claim, OrNone(Name))?;
         Ok(())
     }
 }
@@ -327,6 +347,16 @@ impl Keyword for UserFrom {
 
 impl Keyword for TlsVersion {
     const WORDS: &'static [(&'static str, Self)] = &[("1.2", Self::Tls12), ("1.3", Self::Tls13)];
+}
+
+impl Keyword for TokenPlace {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("password", Self::Password), ("user_name", Self::UserName)];
+}
+
+impl Keyword for JwtAlgorithm {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("HS256", Self::Hs256), ("RS256", Self::Rs256), ("ES256", Self::Es256)];
 }
 
 impl Keyword for AclDefault {

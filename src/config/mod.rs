@@ -15,6 +15,7 @@ pub mod certs;
 pub mod cli;
 pub mod passwd;
 pub mod process;
+pub mod store_tool;
 
 mod check;
 mod error;
@@ -30,12 +31,13 @@ pub use error::{ConfigError, Origin};
 pub use reader::Change;
 pub use schema::{
     Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, ClientCertificates,
-    Config, Durability, GiveUp, Limits, Listener, ListenerCertificate, ListenerTls, Log, LogFormat,
-    LogLevel, Mailbox, Mqtt, OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained, Retry,
-    RouteCache, Shared, SharedStrategy, Shutdown, Store, StoreEngine, Sys, TlsVersion, UserFrom,
-    V3Publisher,
+    Config, Durability, GiveUp, Jwt, Limits, Listener, ListenerCertificate, ListenerTls, Log,
+    LogFormat, LogLevel, Mailbox, Mqtt, OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained,
+    Retry, RouteCache, Shared, SharedStrategy, Shutdown, Store, StoreEngine, Sys, TlsVersion,
+    TokenPlace, UserFrom, V3Publisher,
 };
 
+pub use crate::auth::JwtAlgorithm;
 use crate::shard::MAX_SHARDS;
 use error::Origins;
 use reader::{Reader, Seen};

@@ -190,6 +190,7 @@ impl Drop for Silence {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Known;
 
     #[test]
     fn changes_are_said_in_words() {
@@ -210,7 +211,8 @@ mod tests {
             assert_eq!(batch_line(&mut file, line, &mut changes), Err(wrong.to_owned()));
         }
         assert_eq!(batch_line(&mut file, "a:one:two", &mut changes), Ok(()));
-        assert!(file.verify("a", b"one:two"), "the password is all after the first ':'");
+        let all_of_it = file.check("a", b"one:two");
+        assert_eq!(all_of_it, Known::Right, "the password is all after the first ':'");
         assert_eq!(changes, Changes { added: 1, ..Changes::default() });
     }
 }

@@ -10,7 +10,9 @@ mod listener;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use access::{Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban};
+pub use access::{
+    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, Jwt, TokenPlace,
+};
 pub use listener::{
     ClientCertificates, Listener, ListenerCertificate, ListenerTls, TlsVersion, UserFrom,
 };

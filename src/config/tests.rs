@@ -80,10 +80,31 @@ fn other_machines_are_let_in_only_if_somebody_decides_about_clients() {
     for (bind, is_loopback) in [("127.9.9.9:1", true), ("[::1]:1", true), ("0.0.0.0:1", false)] {
         let text = format!("[[listener]]\nbind = \"{bind}\"\n");
         assert_eq!(parse(&text).is_ok(), is_loopback, "{bind}");
-        for link in ["anonymous = true", "password_file = \"users\""] {
+        let links = ["anonymous = true", "password_file = \"users\"", "jwt.key_file = \"key\""];
+        for link in links {
             assert!(parse(&format!("{text}[auth]\n{link}")).is_ok(), "{bind} {link}");
         }
     }
+}
+
+#[test]
+fn tokens_need_what_belongs_together() {
+    for (text, part) in [
+        ("[auth.jwt]\nissuer = \"us\"", "auth.jwt.key_file: tokens need a key"),
+        (
+            "[auth.jwt]\nkey_file = \"k\"\nmust_be_user_name = true\ntoken = \"user_name\"",
+            "sluice.toml:3: auth.jwt.must_be_user_name: needs token = \"password\"",
+        ),
+        (
+            "[auth.jwt]\nkey_file = \"k\"\nmust_be_user_name = true\nuser_claim = \"\"",
+            "and a user_claim",
+        ),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+    let jwt = parse("[auth.jwt]\njwks_file = \"k\"\nuser_claim = \"\"").unwrap().auth.jwt;
+    assert_eq!(jwt.map(|jwt| (jwt.user_claim, jwt.must_expire)), Some((None, true)));
 }
 
 #[test]

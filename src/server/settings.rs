@@ -4,7 +4,7 @@ use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::auth::{AccessSettings, AclRule, AclSettings, BanSettings};
+use crate::auth::{AccessSettings, AclRule, AclSettings, BanSettings, JwtSettings};
 use crate::config::{self, Config};
 use crate::hooks::Effect;
 use crate::mqtt::{Limits, QoS};
@@ -20,11 +20,12 @@ fn seconds(limit: Option<Duration>) -> u32 {
 /// Who may come in, by the configuration.
 #[must_use]
 pub fn access_settings(config: &Config) -> AccessSettings {
-    let config::Auth { anonymous, password_file, threads, queue, ban } = &config.auth;
+    let config::Auth { anonymous, password_file, jwt, threads, queue, ban } = &config.auth;
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     AccessSettings {
         anonymous: *anonymous,
         password_file: password_file.clone(),
+        jwt: jwt.as_ref().map(jwt_settings),
         threads: if *threads == 0 { cores.div_ceil(2) } else { usize::from(*threads) },
         queue: *queue as usize,
         bans: BanSettings {
@@ -37,6 +38,21 @@ pub fn access_settings(config: &Config) -> AccessSettings {
             exempt: ban.exempt.clone(),
         },
         acl: acl_settings(&config.acl),
+    }
+}
+
+fn jwt_settings(jwt: &config::Jwt) -> JwtSettings {
+    JwtSettings {
+        in_user_name: jwt.token == config::TokenPlace::UserName,
+        key: jwt.key_file.clone().map(|file| (file, jwt.algorithm)),
+        jwks: jwt.jwks_file.clone(),
+        user_claim: jwt.user_claim.clone(),
+        must_be_user_name: jwt.must_be_user_name,
+        leeway: jwt.leeway,
+        must_expire: jwt.must_expire,
+        issuer: jwt.issuer.clone(),
+        audience: jwt.audience.clone(),
+        acl_claim: jwt.acl_claim.clone(),
     }
 }
 

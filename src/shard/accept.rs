@@ -232,7 +232,9 @@ impl<S> Core<S> {
 
     /// Forgets a connection that the driver has closed.
     pub(super) fn drop_connection(&mut self, id: ConnId) {
-        self.authentication.forget(id);
+        if let Some(timer) = self.authentication.forget(id) {
+            self.timers.cancel(timer);
+        }
         if let Some(connection) = self.connections.remove(id) {
             debug_assert_eq!(connection.state, State::Closing);
             if let Some(timer) = connection.timer {

@@ -4,17 +4,21 @@
 //! decision comes, they are read again, and CONNECT finds it here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
 
-use crate::hooks::{Answer, Asking, Client, Decision, Inbox};
+use crate::hooks::{Answer, Asking, Client, Decision, Inbox, Login};
 use crate::mqtt::{Connect, ReasonCode};
 use crate::net::ConnId;
+use crate::timer::TimerKey;
 
 use super::Core;
 use super::connection::State;
+use super::ending::Ending;
 use super::mail::Bell;
+use super::timers::Timer;
 
 /// Where the decisions for the clients of one shard arrive.
 struct Delivery {
@@ -38,6 +42,8 @@ pub(super) struct Authentication {
     receiver: Receiver<(u64, Decision)>,
     waiting: HashMap<ConnId, Waiting, foldhash::fast::RandomState>,
     serial: u32,
+    /// When the logins of those who are connected end, if they do.
+    expiries: HashMap<ConnId, TimerKey, foldhash::fast::RandomState>,
 }
 
 /// A client that was asked about.
@@ -47,13 +53,10 @@ struct Waiting {
     decision: Option<Decision>,
 }
 
-/// The user that a client was let in as.
-pub(super) type User = Option<Arc<str>>;
-
 /// How far the authentication of a client has come.
 pub(super) enum Outcome {
-    /// It may come in, as this user.
-    In(User),
+    /// It may come in.
+    In(Login),
     Refused(ReasonCode),
     Waits,
 }
@@ -62,7 +65,13 @@ impl Authentication {
     pub(super) fn new(bell: Arc<Bell>) -> Self {
         let (sender, receiver) = crossbeam_channel::unbounded();
         let inbox = Arc::new(Delivery { sender, bell });
-        Self { inbox, receiver, waiting: HashMap::default(), serial: 0 }
+        Self {
+            inbox,
+            receiver,
+            waiting: HashMap::default(),
+            serial: 0,
+            expiries: HashMap::default(),
+        }
     }
 
     /// Whether a decision lies here that was not looked at. Asked before a sleep.
@@ -70,11 +79,12 @@ impl Authentication {
         !self.waiting.is_empty() && !self.receiver.is_empty()
     }
 
-    /// Forgets a client that has gone.
-    pub(super) fn forget(&mut self, id: ConnId) {
+    /// Forgets a client that has gone; gives its timer.
+    pub(super) fn forget(&mut self, id: ConnId) -> Option<TimerKey> {
         if !self.waiting.is_empty() {
             self.waiting.remove(&id);
         }
+        if self.expiries.is_empty() { None } else { self.expiries.remove(&id) }
     }
 }
 
@@ -94,6 +104,7 @@ impl<S> Core<S> {
                     username: connect.username,
                     certificate: connection.certificate.as_deref(),
                     peer: connection.peer,
+                    listener: Some(connection.listener),
                     protocol_version: connect.version as u8,
                 };
                 let asking = Asking::new(&authentication.inbox, ticket(id, serial));
@@ -114,13 +125,27 @@ impl<S> Core<S> {
             }
         };
         match decision {
-            Decision::Allow => Outcome::In(connect.username.map(Arc::from)),
-            Decision::AllowAs(user) => Outcome::In(user),
+            Decision::Allow => Outcome::In(Login::user(connect.username.map(Arc::from))),
+            Decision::AllowAs(login) => Outcome::In(login),
             Decision::Deny(denial) => {
                 let reason = ReasonCode::from_u8(denial as u8);
                 Outcome::Refused(reason.unwrap_or(ReasonCode::NotAuthorized))
             }
         }
+    }
+
+    /// A client that was let in may stay so long.
+    pub(super) fn limit_login(&mut self, id: ConnId, valid_for: Duration) {
+        let timer = self.timers.insert(self.now.plus(valid_for), Timer::Login(id));
+        if let Some(before) = self.authentication.expiries.insert(id, timer) {
+            self.timers.cancel(before);
+        }
+    }
+
+    /// The login of a client has ended.
+    pub(super) fn login_over(&mut self, id: ConnId) {
+        self.authentication.expiries.remove(&id);
+        self.end(id, Ending::Refused(ReasonCode::MaximumConnectTime, "its login has expired"));
     }
 
     /// Goes on with the clients about whom it is decided.

@@ -3,7 +3,7 @@
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
-use crate::hooks::Client;
+use crate::hooks::{Client, Login};
 use crate::mqtt::{
     ConnAck, Connect, ConnectError, FrameHead, Message, Packet, QoS, ReasonCode, Version,
     decode_connect, encode, topic,
@@ -13,9 +13,10 @@ use crate::router::SessionKey;
 use crate::session::{LinkParameters, STORE, Session, Will};
 
 use super::Core;
-use super::authenticate::{Outcome, User};
+use super::authenticate::Outcome;
 use super::connection::State;
 use super::ending::Ending;
+use super::gate::STORE_FAILS;
 use super::input::{PADDED, Then};
 use super::publish::SYS_PREFIX;
 use super::settings::Settings;
@@ -52,7 +53,7 @@ impl<S> Core<S> {
         let (reason, detail) = match self.check_connect(&connect) {
             Err(refusal) => refusal,
             Ok(()) => match self.authenticate(id, &connect) {
-                Outcome::In(user) => return self.admit(id, &connect, user),
+                Outcome::In(login) => return self.admit(id, &connect, &login),
                 Outcome::Waits => return Then::Hold,
                 Outcome::Refused(reason) => (reason, "refused by authentication"),
             },
@@ -133,16 +134,21 @@ impl<S> Core<S> {
     }
 
     /// Lets a client in.
-    fn admit(&mut self, id: ConnId, connect: &Connect<'_>, user: User) -> Then {
+    fn admit(&mut self, id: ConnId, connect: &Connect<'_>, login: &Login) -> Then {
         let assigned = connect.client_id.is_empty().then(|| self.assign_client_id());
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
         let Some(peer) = self.connections.get(id).map(|connection| connection.peer) else {
             return Then::Stop;
         };
-        let identity = self.identify(client_id, user.clone(), peer, connect);
+        let identity = self.identify(client_id, login, peer, connect);
         if !Self::will_is_allowed(identity.as_deref(), connect) {
             let detail = "a Will where it may not publish";
             self.refuse(id, Some(connect.version), ReasonCode::NotAuthorized, detail);
+            return Then::Stop;
+        }
+        if self.store_fails() && self.would_store(client_id, connect) {
+            let reason = ReasonCode::ServerUnavailable;
+            self.refuse(id, Some(connect.version), reason, STORE_FAILS);
             return Then::Stop;
         }
         let Some((key, session_present)) = self.open_session(client_id, connect.clean_start) else {
@@ -163,6 +169,9 @@ impl<S> Core<S> {
         if let Some(timer) = slot.timer.take() {
             self.timers.cancel(timer);
         }
+        if let Some(valid_for) = login.valid_for {
+            self.limit_login(id, valid_for);
+        }
         self.connected += 1;
         self.stats.connects.add(1);
         if !session_present && parameters.session_expiry_interval > 0 {
@@ -182,9 +191,10 @@ impl<S> Core<S> {
         self.send_connack(id, key, connect, assigned.as_deref(), keep_alive, session_present);
         let client = Client {
             client_id,
-            username: user.as_deref(),
+            username: login.user.as_deref(),
             certificate: None,
             peer,
+            listener: None,
             protocol_version: connect.version as u8,
         };
         tracing::debug!(
@@ -262,6 +272,13 @@ impl<S> Core<S> {
             return None;
         }
         Some((self.sessions.insert(Session::counted(client_id, self.allowance.account())), false))
+    }
+
+    /// Whether CONNECT changes what is stored.
+    fn would_store(&self, client_id: &str, connect: &Connect<'_>) -> bool {
+        let found = self.sessions.find(client_id).and_then(|key| self.sessions.get(key));
+        let ends_stored = found.is_some_and(|slot| slot.session.is_stored());
+        ends_stored || self.session_expiry(connect) > 0
     }
 
     /// The Keep Alive in force, in seconds; 0: none.

@@ -193,7 +193,10 @@ impl<S> Core<S> {
 
     /// Refuses a CONNECT that is too large, of which as much is there as says in which version.
     fn refuse_large_connect(&mut self, id: ConnId, body: &[u8]) {
-        let version = decode_connect(body, &self.settings.limits).err().and_then(|e| e.version);
+        let version = match decode_connect(body, &self.settings.limits) {
+            Ok(connect) => Some(connect.version),
+            Err(error) => error.version,
+        };
         let detail = "CONNECT is larger than limits.max_connect_size";
         self.refuse(id, version, ReasonCode::PacketTooLarge, detail);
     }

@@ -11,14 +11,13 @@ use std::sync::atomic::Ordering;
 
 use hashbrown::HashMap;
 
-use crate::hooks::{Client, PublishRights, Rights};
+use crate::hooks::{Client, Login, PublishRights, Rights};
 use crate::mqtt::topic::{self, Filter};
 use crate::mqtt::{Connect, Publish};
 use crate::router::{RouteId, SessionKey, SubscriptionHandle, SubscriptionOptions};
 use crate::session::IdentityRecord;
 
 use super::Core;
-use super::authenticate::User;
 use super::ended::{LEVELS_EACH, LEVELS_PER_TURN};
 use super::ending::Ending;
 use super::input::{Reader, Then};
@@ -33,11 +32,13 @@ const SESSIONS_PER_TURN: usize = 1024;
 /// Who the client of a session is, and what follows from that.
 #[derive(Debug)]
 pub(super) struct Identity {
-    user: User,
+    user: Option<Arc<str>>,
     peer: SocketAddr,
     protocol_version: u8,
     /// `None`: it may do everything.
     rights: Option<Arc<Rights>>,
+    /// The rights came with its login: the rules say nothing about it.
+    is_granted: bool,
     publish: HashMap<Box<str>, PublishRights, foldhash::fast::RandomState>,
 }
 
@@ -85,6 +86,7 @@ impl Identity {
             username: self.user.as_deref(),
             certificate: None,
             peer: self.peer,
+            listener: None,
             protocol_version: self.protocol_version,
         }
     }
@@ -93,8 +95,11 @@ impl Identity {
 impl Slot {
     /// Notes the session in its journal.
     pub(super) fn note(&self) {
+        // Rights that came with a login are not stored: what such a session has, it had by them, and
+        // what it may have next time its client brings along.
+        let by_rules = self.identity.as_ref().filter(|identity| !identity.is_granted);
         self.session.note_session(self.will_at, || {
-            self.identity.as_ref().map(|identity| IdentityRecord {
+            by_rules.map(|identity| IdentityRecord {
                 user: identity.user.as_deref().map(Into::into),
                 peer: identity.peer,
                 protocol_version: identity.protocol_version,
@@ -110,7 +115,8 @@ impl<S> Core<S> {
         let (Some(slot), Some(record)) = (self.sessions.get(key), record) else { return };
         let IdentityRecord { user, peer, protocol_version } = record;
         let (user, publish) = (user.map(Arc::from), HashMap::default());
-        let mut identity = Identity { user, peer, protocol_version, rights: None, publish };
+        let (rights, is_granted) = (None, false);
+        let mut identity = Identity { user, peer, protocol_version, rights, is_granted, publish };
         identity.rights = authorizer.rights(&identity.client(slot.session.client_id()));
         self.set_identity(key, Some(Box::new(identity)));
     }
@@ -119,15 +125,18 @@ impl<S> Core<S> {
     pub(super) fn identify(
         &self,
         client_id: &str,
-        user: User,
+        login: &Login,
         peer: SocketAddr,
         connect: &Connect<'_>,
     ) -> Option<Box<Identity>> {
-        let authorizer = self.shared.hooks.authorizer.as_ref()?;
-        let protocol_version = connect.version as u8;
-        let publish = HashMap::default();
-        let mut identity = Identity { user, peer, protocol_version, rights: None, publish };
-        identity.rights = authorizer.rights(&identity.client(client_id));
+        let Login { user, rights, .. } = login.clone();
+        let (protocol_version, publish) = (connect.version as u8, HashMap::default());
+        let is_granted = rights.is_some();
+        let mut identity = Identity { user, peer, protocol_version, rights, is_granted, publish };
+        if !is_granted {
+            let authorizer = self.shared.hooks.authorizer.as_ref()?;
+            identity.rights = authorizer.rights(&identity.client(client_id));
+        }
         Some(Box::new(identity))
     }
 
@@ -253,7 +262,9 @@ impl<S> Core<S> {
             }
             let Some(key) = self.rights_change.left.pop() else { return };
             let Some(slot) = self.sessions.get_mut(key) else { continue };
-            let Some(identity) = &mut slot.identity else { continue };
+            let Some(identity) = slot.identity.as_mut().filter(|one| !one.is_granted) else {
+                continue;
+            };
             let Some(authorizer) = &self.shared.hooks.authorizer else { return };
             let rights = authorizer.rights(&identity.client(slot.session.client_id()));
             if rights != identity.rights {

@@ -155,8 +155,11 @@ impl<S> Core<S> {
         filter: &Filter<'_>,
         options: SubscriptionOptions,
     ) -> Option<Subscribed> {
-        let has_bytes = self.has_subscription_bytes(filter);
+        let (has_bytes, store_fails) = (self.has_subscription_bytes(filter), self.store_fails());
         let slot = self.sessions.get_mut(key)?;
+        if slot.session.is_stored() && store_fails {
+            return None;
+        }
         // A filter it holds already takes no further place, which only the router can tell.
         let admission = &self.shared.admission;
         let admitted = has_bytes

@@ -17,6 +17,8 @@ use super::settings::GiveUp;
 pub(super) enum Timer {
     /// CONNECT, keep alive or the last write of a connection.
     Connection(ConnId),
+    /// The end of a login that is valid for a time only.
+    Login(ConnId),
     /// The will or the end of an absent session, the redelivery of a present one.
     Session(SessionKey),
     /// A full receiver's patience.
@@ -42,6 +44,7 @@ impl<S> Core<S> {
         for timer in due.drain(..) {
             match timer {
                 Timer::Connection(id) => self.connection_due(id),
+                Timer::Login(id) => self.login_over(id),
                 Timer::Session(key) => self.session_due(key),
                 Timer::Patience(key) => self.patience_over(key),
                 Timer::Accept => self.accepting.resume = true,
@@ -55,6 +58,7 @@ impl<S> Core<S> {
 
     fn sweep(&mut self) {
         self.expiring = true;
+        self.refuse_unstored();
         self.update_gauges();
         self.count_stored();
         self.timers.insert(self.now.plus(SWEEP_INTERVAL), Timer::Sweep);
@@ -63,7 +67,16 @@ impl<S> Core<S> {
     /// Removes some more of what is retained and expired.
     pub(super) fn expire_retained(&mut self) {
         if self.expiring {
-            self.expiring = self.router.expire_retained(self.now);
+            let mut expired = Vec::new();
+            let stores = self.store.is_some();
+            self.expiring = self.router.expire_retained(self.now, |topic, stamp| {
+                if stores {
+                    expired.push((topic.to_owned(), stamp));
+                }
+            });
+            for (topic, stamp) in expired {
+                self.note_retained(&topic, None, stamp);
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use crate::common::fixture::config;
 use crate::common::{Broker, Client, Connect, Version, Will, broker, code, wire};
 use crate::common::{V5, V31, V311};
 
-const BAD_USER_NAME_OR_PASSWORD: u8 = 0x86;
+pub(crate) const BAD_USER_NAME_OR_PASSWORD: u8 = 0x86;
 const SERVER_UNAVAILABLE: u8 = 0x88;
 const BANNED: u8 = 0x8A;
 
@@ -49,7 +49,7 @@ impl Passwords {
 }
 
 #[track_caller]
-fn refused(broker: &Broker, connect: &Connect, code: u8) {
+pub(crate) fn refused(broker: &Broker, connect: &Connect, code: u8) {
     let mut client = broker.open(connect.version);
     client.send(&connect.bytes());
     if connect.version.is_v5() {

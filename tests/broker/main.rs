@@ -28,4 +28,5 @@ mod subscriptions;
 mod sys_topics;
 mod tables;
 mod tls;
+mod tokens;
 mod will;

@@ -60,7 +60,7 @@ fn a_new_connection_is_no_way_out_of_a_hold() {
             let second = rig.connect(&connect);
             rig.send(second, &numbered("t", 101, 20, 3));
             rig.turns(10);
-            assert_eq!(rig.receive(second), [], "lasting {lasting}, home {home}");
+            assert_eq!(rig.receive(second), Vec::<u8>::new(), "lasting {lasting}, home {home}");
             let mut got = Vec::new();
             while got.last() != Some(&120) {
                 let more = numbers(&rig.take_all(receiver, V5));
@@ -153,7 +153,7 @@ fn a_message_passed_on_is_not_acknowledged_on_the_way() {
         rig.turns_of(0, 1);
     }
     let on_the_way = rig.take(publisher);
-    assert_eq!(on_the_way, [], "shard 2 has seen nothing yet");
+    assert_eq!(on_the_way, Vec::<u8>::new(), "shard 2 has seen nothing yet");
     let mut got = Vec::new();
     for _ in 0..4 {
         got.extend(numbers(&rig.take_all(staying, V5)));
@@ -202,13 +202,17 @@ fn lanes_are_released_one_by_one() {
     }
     rig.turns_of(0, 3);
     let (first, second) = (publishers[0].1, publishers[1].1);
-    assert_eq!([rig.take(first), rig.take(second)].concat(), [], "both lanes are full");
+    assert_eq!(
+        [rig.take(first), rig.take(second)].concat(),
+        Vec::<u8>::new(),
+        "both lanes are full"
+    );
     for _ in 0..6 {
         rig.turns_of(2, 1);
         rig.turns_of(0, 1);
     }
     assert_eq!(rig.take(second), [wire::PINGRESP, 0]);
-    assert_eq!(rig.take(first), [], "shard 1 still has taken nothing");
+    assert_eq!(rig.take(first), Vec::<u8>::new(), "shard 1 still has taken nothing");
     rig.turns(6);
     assert_eq!(rig.take(first), [wire::PINGRESP, 0]);
 }

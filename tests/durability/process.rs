@@ -22,7 +22,11 @@ pub(crate) struct Broker {
 
 impl Broker {
     pub(crate) fn start(engine: &'static str, shards: u8) -> Self {
-        let data = TempDir::new().expect("a directory");
+        Self::start_on(TempDir::new().expect("a directory"), engine, shards)
+    }
+
+    /// On what is in that directory.
+    pub(crate) fn start_on(data: TempDir, engine: &'static str, shards: u8) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut broker = Self { data, engine, shards, address, running: None, log: String::new() };
         broker.restart_with(shards);

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use sluice::hooks::Table;
+use sluice::store::{Directory, Engine};
+
 use crate::common::property::{
     MESSAGE_EXPIRY_INTERVAL, message_expiry, session_expiry, will_delay,
 };
@@ -221,6 +224,25 @@ fn what_expires_meanwhile() {
     assert_eq!(publish.payload, b"stays");
     let left = publish.properties.number(MESSAGE_EXPIRY_INTERVAL).expect("it has one");
     assert!((90..100).contains(&left), "{left} seconds left");
+}
+
+/// [MQTT-3.3.2-5] An expired retained message does not stay on disk until its topic has another.
+#[test]
+fn retained_messages_that_expire_are_removed() {
+    let mut broker = Broker::start("fjall", 2);
+    let mut publisher = broker.connect(V5, "publisher");
+    for n in 0..8 {
+        let brief = Message::new(&format!("brief/{n}"), "x").qos(1).retain();
+        publisher.deliver(brief.with(message_expiry(1)));
+    }
+    publisher.publish_retained("stays", "x", 1);
+    crate::common::let_pass(Duration::from_millis(2500));
+    broker.kill();
+    let directory = Directory::open(broker.data(), Engine::Fjall).expect("nobody has it");
+    let mut topics = Vec::new();
+    let mut note = |key: &[u8], _: &[u8]| topics.push(key.to_vec());
+    directory.records().expect("whole").scan(Table::Retained, &mut note).expect("whole");
+    assert_eq!(topics, [b"stays".to_vec()]);
 }
 
 /// A session that a client ended or began anew does not come back [MQTT-3.1.2-4].

@@ -54,7 +54,7 @@ impl Entries {
                 effect,
                 publish: entry.access != Access::Read,
                 subscribe: entry.access != Access::Write,
-                topics: entry.topics.of(client, effect)?,
+                topics: entry.topics.of(client.username, client.client_id, effect)?,
             })
         })
     }

@@ -3,24 +3,26 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::auth::Network;
+use crate::auth::{JwtAlgorithm, Network};
 
 use super::V3Publisher;
 
-/// Who comes in (`[auth]`). Without `anonymous` and `password_file` everybody does, and the broker must
-/// not listen beyond this machine.
+/// Who comes in (`[auth]`). Without `anonymous`, `password_file` and `[auth.jwt]` everybody does, and the
+/// broker must not listen beyond this machine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Auth {
-    /// Whether clients without a User Name come in (default false). Without a password file everybody
-    /// does, whatever they say; the user name they give counts for nothing.
+    /// Whether clients without a User Name come in (default false). Without a password file and tokens
+    /// everybody does, whatever they say; the user name they give counts for nothing.
     pub anonymous: bool,
     /// The file with the users and the hashes of their passwords (default none): `user:hash` a line,
     /// made by `sluice passwd` or `mosquitto_passwd`. Who is not in it is refused with Bad User Name or
     /// Password (0x86, in 3.x return code 4). Read again on SIGHUP.
     pub password_file: Option<PathBuf>,
-    /// Threads that check passwords; 0 (the default) is one for every two cores.
+    /// Tokens (default none).
+    pub jwt: Option<Jwt>,
+    /// Threads that check passwords and tokens; 0 (the default) is one for every two cores.
     pub threads: u8,
-    /// Clients that wait for their password to be checked. One more is refused with Server unavailable
+    /// Clients that wait for their password or token to be checked. One more is refused with Server unavailable
     /// (0x88, in 3.x return code 3). Default 1,024.
     pub queue: u32,
     /// Who is banned.
@@ -31,14 +33,82 @@ impl Auth {
     /// Whether somebody chose who comes in.
     #[must_use]
     pub fn decides(&self) -> bool {
-        self.anonymous || self.password_file.is_some()
+        self.anonymous || self.password_file.is_some() || self.jwt.is_some()
     }
 }
 
 impl Default for Auth {
     fn default() -> Self {
-        Self { anonymous: false, password_file: None, threads: 0, queue: 1024, ban: Ban::default() }
+        Self {
+            anonymous: false,
+            password_file: None,
+            jwt: None,
+            threads: 0,
+            queue: 1024,
+            ban: Ban::default(),
+        }
     }
+}
+
+/// JSON Web Tokens in place of passwords (`[auth.jwt]`). A password that is no token is for the password
+/// file. Who has one that is not good is refused: with Bad User Name or Password (0x86) for its signature,
+/// with Not authorized (0x87, in 3.x return code 5) for what it says. All of this is read again on SIGHUP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Jwt {
+    /// Where a client has its token (default the Password).
+    pub token: TokenPlace,
+    /// What the key in `key_file` is for (default RS256).
+    pub algorithm: JwtAlgorithm,
+    /// The file of a key (default none): a public one in PEM, or the secret of HS256 as it is.
+    pub key_file: Option<PathBuf>,
+    /// The file of a JWK Set (default none). A token names the key in it by `kid`.
+    pub jwks_file: Option<PathBuf>,
+    /// The claim that is the client's user name (default `sub`); a token has to have it. `None`: none is,
+    /// and the client is nobody in particular.
+    pub user_claim: Option<String>,
+    /// Whether that has to be the User Name in CONNECT (default false: what that says counts for nothing).
+    pub must_be_user_name: bool,
+    /// How far the clocks of those who make tokens may differ from this one (default 30 s): a token counts
+    /// so much before its `nbf` and after its `exp`.
+    pub leeway: Duration,
+    /// Whether a token has to have `exp` (default true). When it is over the client is disconnected with
+    /// Maximum connect time (0xA0).
+    pub must_expire: bool,
+    /// What the claim `iss` has to be (default anything).
+    pub issuer: Option<String>,
+    /// What the claim `aud` has to be, or contain (default anything).
+    pub audience: Option<String>,
+    /// The claim that says what the client may do (default `acl`), like
+    /// `{"publish": ["a/%u/#"], "subscribe": ["b/+"], "all": []}`. It may do that alone then, and `[acl]`
+    /// counts for nothing; without the claim `[acl]` counts. `None`: none says so.
+    pub acl_claim: Option<String>,
+}
+
+impl Default for Jwt {
+    fn default() -> Self {
+        Self {
+            token: TokenPlace::Password,
+            algorithm: JwtAlgorithm::Rs256,
+            key_file: None,
+            jwks_file: None,
+            user_claim: Some("sub".to_owned()),
+            must_be_user_name: false,
+            leeway: Duration::from_secs(30),
+            must_expire: true,
+            issuer: None,
+            audience: None,
+            acl_claim: Some("acl".to_owned()),
+        }
+    }
+}
+
+/// Where in CONNECT a token is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenPlace {
+    /// In the Password.
+    Password,
+    /// In the User Name.
+    UserName,
 }
 
 /// Who is banned (`[auth.ban]`): refused with Banned (0x8A, in 3.x return code 5), whatever the password.

@@ -1,0 +1,202 @@
+//! Tokens: JSON Web Tokens (RFC 7519) that say who a client is, and for how long.
+
+mod keys;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
+use serde_json::{Map, Value};
+
+use crate::hooks::{Denial, Effect, Grant, Login, Rights};
+use crate::mqtt::Limits;
+use crate::mqtt::topic::Filter;
+
+use super::acl::Topics;
+use super::chain::{Claim, Verdict};
+use keys::Key;
+pub use keys::{JwtAlgorithm, JwtKeyError};
+
+/// The longest time that a login is valid: beyond it, it is as good as forever.
+const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// How tokens are checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JwtSettings {
+    /// Whether the token is the User Name in CONNECT, or else the Password.
+    pub in_user_name: bool,
+    /// The file of a key, and what it is used with.
+    pub key: Option<(PathBuf, JwtAlgorithm)>,
+    /// The file of a JWK Set. A token names a key of it by `kid`.
+    pub jwks: Option<PathBuf>,
+    /// The claim that is the client's user. `None`: it is nobody in particular.
+    pub user_claim: Option<String>,
+    /// Whether that has to be the User Name in CONNECT.
+    pub must_be_user_name: bool,
+    /// How far the clocks of those who make tokens may differ from ours.
+    pub leeway: Duration,
+    /// Whether a token has to expire.
+    pub must_expire: bool,
+    /// What `iss` has to be.
+    pub issuer: Option<String>,
+    /// What `aud` has to be, or contain.
+    pub audience: Option<String>,
+    /// The claim that says what the client may do. `None`: none does.
+    pub acl_claim: Option<String>,
+}
+
+/// The tokens that count.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    settings: JwtSettings,
+    keys: Vec<Key>,
+}
+
+impl Tokens {
+    pub(super) fn load(settings: &JwtSettings) -> Result<Self, JwtKeyError> {
+        let mut keys = Vec::new();
+        if let Some((path, algorithm)) = &settings.key {
+            keys.push(keys::load_key(path, *algorithm)?);
+        }
+        if let Some(path) = &settings.jwks {
+            keys.extend(keys::load_set(path)?);
+        }
+        Ok(Self { settings: settings.clone(), keys })
+    }
+
+    /// Whether a client without a password may have a token all the same.
+    pub(super) fn are_user_names(&self) -> bool {
+        self.settings.in_user_name
+    }
+
+    /// Decides about a client that has a token, and passes others on.
+    pub(super) fn check(&self, claim: &Claim, now: SystemTime) -> Verdict {
+        let token = match self.settings.in_user_name {
+            true => claim.user.as_deref(),
+            false => claim.password.as_deref().and_then(|bytes| std::str::from_utf8(bytes).ok()),
+        };
+        let Some(token) = token else { return Verdict::Pass };
+        let Ok(header) = decode_header(token) else { return Verdict::Pass };
+        let claims = self.keys.iter().filter(|key| {
+            // A key without a name is for tokens that name none, or any.
+            let is_named = header.kid.is_none() || key.id.is_none() || key.id == header.kid;
+            is_named && key.algorithm == header.alg
+        });
+        let mut claims = claims.filter_map(|key| self.verified(token, &key.key, key));
+        match claims.next() {
+            Some(claims) => self.judge(claim, &claims, now),
+            None => Verdict::GUESS,
+        }
+    }
+
+    /// The claims of a token that was signed with a key.
+    fn verified(&self, token: &str, with: &DecodingKey, key: &Key) -> Option<Map<String, Value>> {
+        // Claims are looked at below, by the clock that is given.
+        let mut validation = Validation::new(key.algorithm);
+        validation.required_spec_claims.clear();
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
+        validation.validate_aud = false;
+        decode(token, with, &validation).ok().map(|token| token.claims)
+    }
+
+    fn judge(&self, claim: &Claim, claims: &Map<String, Value>, now: SystemTime) -> Verdict {
+        let settings = &self.settings;
+        let Ok(valid_for) = self.validity(claims, now) else {
+            // Nobody has guessed anything.
+            return Verdict::Deny { denial: Denial::NotAuthorized, is_guess: false };
+        };
+        let is_for_us = settings.issuer.as_ref().is_none_or(|issuer| is(claims, "iss", issuer))
+            && settings.audience.as_ref().is_none_or(|audience| is(claims, "aud", audience));
+        let user =
+            settings.user_claim.as_ref().map(|name| claims.get(name).and_then(Value::as_str));
+        let user = match user {
+            None => None,
+            Some(Some(user)) if !user.is_empty() => Some(user),
+            Some(_) => return Verdict::NOT_AUTHORIZED,
+        };
+        let is_own = !settings.must_be_user_name || user == claim.user.as_deref();
+        let rights = match settings.acl_claim.as_ref().and_then(|name| claims.get(name)) {
+            None => Ok(None),
+            Some(acl) => rights(acl, user, &claim.client_id).map(Some).ok_or(()),
+        };
+        match rights {
+            Ok(rights) if is_for_us && is_own => Verdict::Allow(Login {
+                user: user.map(Arc::from),
+                rights: rights.map(Arc::new),
+                valid_for,
+            }),
+            _ => Verdict::NOT_AUTHORIZED,
+        }
+    }
+
+    /// How long the token is valid yet; an error: it is not.
+    fn validity(
+        &self,
+        claims: &Map<String, Value>,
+        now: SystemTime,
+    ) -> Result<Option<Duration>, ()> {
+        let now = now.duration_since(UNIX_EPOCH).map_err(drop)?.as_secs_f64();
+        let leeway = self.settings.leeway.as_secs_f64();
+        let date = |name| match claims.get(name) {
+            None => Ok(None),
+            Some(date) => date.as_f64().map(Some).ok_or(()),
+        };
+        if date("nbf")?.is_some_and(|begin| now + leeway < begin) {
+            return Err(());
+        }
+        match date("exp")? {
+            None if self.settings.must_expire => Err(()),
+            None => Ok(None),
+            Some(end) if now < end + leeway => {
+                let left = Duration::try_from_secs_f64(end + leeway - now).unwrap_or(LONGEST);
+                Ok(Some(left.min(LONGEST)))
+            }
+            Some(_) => Err(()),
+        }
+    }
+}
+
+/// Whether a claim is this, or a list with this in it.
+fn is(claims: &Map<String, Value>, name: &str, wanted: &str) -> bool {
+    match claims.get(name) {
+        Some(Value::String(one)) => one == wanted,
+        Some(Value::Array(all)) => all.iter().any(|one| one.as_str() == Some(wanted)),
+        _ => false,
+    }
+}
+
+/// What a claim like `{"publish": ["a/#"], "subscribe": ["b/+"], "all": []}` allows: these topics and
+/// nothing else. `pub` and `sub` say the same. `None`: it is no such thing.
+pub(super) fn rights(acl: &Value, user: Option<&str>, client_id: &str) -> Option<Rights> {
+    let mut grants = Vec::new();
+    for (action, filters) in acl.as_object()? {
+        let (publish, subscribe) = match action.as_str() {
+            "publish" | "pub" => (true, false),
+            "subscribe" | "sub" => (false, true),
+            "all" => (true, true),
+            _ => return None,
+        };
+        let filters: Option<Vec<&str>> = filters.as_array()?.iter().map(Value::as_str).collect();
+        let filters = filters?;
+        let is_filter = |filter: &&str| {
+            let filter = Filter::parse(filter, &Limits::default());
+            filter.is_ok_and(|filter| filter.share.is_none())
+        };
+        if !filters.iter().all(is_filter) {
+            return None;
+        }
+        let topics = Topics::new(&filters).of(user, client_id, Effect::ALLOW);
+        grants.extend(topics.map(|topics| Grant {
+            effect: Effect::ALLOW,
+            publish,
+            subscribe,
+            topics,
+        }));
+    }
+    Some(Rights::new(grants, false, false))
+}
+
+#[cfg(test)]
+mod tests;

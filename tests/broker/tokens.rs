@@ -1,0 +1,171 @@
+//! Who is let in by a JSON Web Token, as whom, for how long, and with which rights.
+
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::authentication::{ALICE, BAD_USER_NAME_OR_PASSWORD, refused};
+use crate::common::{Connect, Message, V5, V31, V311, broker, code};
+
+const MAXIMUM_CONNECT_TIME: u8 = 0xA0;
+
+/// Makers of tokens, and the configuration that trusts one of them.
+struct Maker {
+    dir: TempDir,
+    key: EncodingKey,
+    algorithm: Algorithm,
+}
+
+impl Maker {
+    fn hs256(secret: &str) -> Self {
+        let key = EncodingKey::from_secret(secret.as_bytes()).unwrap();
+        Self::new(secret, key, Algorithm::HS256)
+    }
+
+    fn es256() -> Self {
+        let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let key = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap();
+        Self::new(&pair.public_key_pem(), key, Algorithm::ES256)
+    }
+
+    fn rs256() -> Self {
+        let pair = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+        let key = EncodingKey::from_rsa_pem(pair.serialize_pem().as_bytes()).unwrap();
+        Self::new(&pair.public_key_pem(), key, Algorithm::RS256)
+    }
+
+    fn new(key_file: &str, key: EncodingKey, algorithm: Algorithm) -> Self {
+        let dir = TempDir::new().unwrap();
+        fs::write(dir.path().join("key"), key_file).unwrap();
+        Self { dir, key, algorithm }
+    }
+
+    fn toml(&self, more: &str) -> String {
+        let (path, algorithm) = (self.dir.path().join("key"), self.algorithm);
+        format!("[auth.jwt]\nkey_file = {path:?}\nalgorithm = \"{algorithm:?}\"\n{more}")
+    }
+
+    fn token(&self, claims: &Value) -> String {
+        encode(&Header::new(self.algorithm), claims, &self.key).unwrap()
+    }
+
+    /// Good for an hour.
+    fn good(&self, user: &str) -> String {
+        self.token(&json!({"sub": user, "exp": now() + 3600.0}))
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+const SECRETS: [&str; 2] = ["0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"];
+/// What belongs to one's user name may be used.
+const OWN: &str =
+    "[acl]\ndefault = \"deny\"\n[[acl.rule]]\neffect = \"allow\"\ntopics = [\"%u/#\"]\n";
+
+#[test]
+fn a_token_says_who_a_client_is() {
+    for maker in [Maker::hs256(SECRETS[0]), Maker::es256(), Maker::rs256()] {
+        let broker = broker(&maker.toml(OWN));
+        for version in [V31, V311, V5] {
+            let connect = Connect::new(version, "c");
+            let token = maker.good("anna");
+            let mut client = broker.connect_with(&connect.clone().user("whoever", &token)).0;
+            client.subscribe("anna/x", 1);
+            client.publish("anna/x", "1", 1);
+            client.expect("anna/x", "1");
+            let expired = maker.token(&json!({"sub": "anna", "exp": now() - 60.0}));
+            refused(&broker, &connect.clone().user("anna", &expired), code::NOT_AUTHORIZED);
+            let forged = Maker::hs256(SECRETS[1]).good("anna");
+            let forged = connect.clone().user("anna", &forged);
+            refused(&broker, &forged, BAD_USER_NAME_OR_PASSWORD);
+            let other = connect.clone().user("anna", "secret");
+            refused(&broker, &other, BAD_USER_NAME_OR_PASSWORD);
+            refused(&broker, &connect, code::NOT_AUTHORIZED);
+        }
+        let alone = Connect { password: Some(maker.good("anna").into()), ..Connect::new(V5, "c") };
+        broker.connect_with(&alone);
+    }
+}
+
+#[test]
+fn tokens_and_passwords_go_together() {
+    let maker = Maker::hs256(SECRETS[0]);
+    let passwords = maker.dir.path().join("passwords");
+    fs::write(&passwords, ALICE).unwrap();
+    let broker = broker(&format!("[auth]\npassword_file = {passwords:?}\n{}", maker.toml("")));
+    broker.connect_with(&Connect::new(V5, "a").user("alice", "wonderland"));
+    broker.connect_with(&Connect::new(V5, "b").user("bob", &maker.good("bob")));
+    refused(&broker, &Connect::new(V5, "a").user("alice", "x"), BAD_USER_NAME_OR_PASSWORD);
+}
+
+#[test]
+fn a_connection_ends_with_its_token() {
+    let maker = Maker::hs256(SECRETS[0]);
+    let broker = broker(&maker.toml("leeway = \"0s\""));
+    for version in [V311, V5] {
+        let token = maker.token(&json!({"sub": "anna", "exp": now() + 0.3}));
+        let connect = Connect::new(version, "c").user("anna", &token);
+        let mut client = broker.connect_with(&connect).0;
+        if version.is_v5() {
+            client.expect_disconnect(&[MAXIMUM_CONNECT_TIME]);
+        } else {
+            client.expect_closed();
+        }
+        refused(&broker, &connect, code::NOT_AUTHORIZED);
+    }
+    // Who has left by then, and whoever comes by the same socket number, is left alone.
+    let token = maker.token(&json!({"sub": "anna", "exp": now() + 0.3}));
+    broker.connect_with(&Connect::new(V5, "c").user("anna", &token)).0.disconnect();
+    let mut other = broker.connect_with(&Connect::new(V5, "d").user("bob", &maker.good("bob"))).0;
+    crate::common::let_pass(std::time::Duration::from_millis(400));
+    assert!(other.survives());
+}
+
+#[test]
+fn a_token_says_what_a_client_may_do() {
+    let maker = Maker::hs256(SECRETS[0]);
+    let toml = maker.toml(OWN);
+    let broker = broker(&toml);
+    let acl = json!({"publish": ["out/%c"], "subscribe": ["in/#"]});
+    let token = maker.token(&json!({"sub": "anna", "exp": now() + 3600.0, "acl": acl}));
+    let mut client = broker.connect_with(&Connect::new(V5, "c").user("anna", &token)).0;
+    client.subscribe("in/#", 1);
+    let denied = |topic: &str| Message::new(topic, "x").qos(1);
+    let check = |client: &mut crate::common::Client| {
+        client.publish("out/c", "x", 1);
+        for topic in ["out/d", "in/x", "anna/x"] {
+            assert_eq!(client.try_publish(denied(topic)), code::NOT_AUTHORIZED, "{topic}");
+        }
+    };
+    check(&mut client);
+    // The rules are others; what the token says counts still.
+    broker.reload(&toml.replace("%u/#", "#")).unwrap();
+    let free = maker.good("bob");
+    let mut bob = broker.connect_with(&Connect::new(V5, "b").user("bob", &free)).0;
+    bob.publish("in/x", "1", 1);
+    client.expect("in/x", "1");
+    check(&mut client);
+}
+
+#[test]
+fn keys_are_read_again() {
+    let [maker, next] = SECRETS.map(Maker::hs256);
+    let broker = broker(&maker.toml(""));
+    let connect = |maker: &Maker| Connect::new(V5, "c").user("anna", &maker.good("anna"));
+    let mut before = broker.connect_with(&connect(&maker)).0;
+    fs::write(maker.dir.path().join("key"), "short").unwrap();
+    let error = broker.reload(&maker.toml("")).unwrap_err();
+    assert!(error.contains("at least 32 bytes"), "{error}");
+    assert!(before.survives());
+    broker.connect_with(&connect(&maker));
+    broker.reload(&next.toml("")).unwrap();
+    broker.connect_with(&connect(&next));
+    refused(&broker, &connect(&maker), BAD_USER_NAME_OR_PASSWORD);
+}
