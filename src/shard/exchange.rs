@@ -23,7 +23,7 @@ pub(super) struct Enhanced {
     method: Arc<str>,
     /// The exchange under way.
     exchange: Option<Box<dyn Exchange>>,
-    /// CONNECT, as long as it was not answered; at most as long as a packet may be.
+    /// CONNECT, as long as it was not answered.
     connect: Option<Box<[u8]>>,
     /// What CONNACK tells.
     last_word: Vec<u8>,
@@ -92,7 +92,7 @@ impl<S> Core<S> {
         let id = reader.id;
         loop {
             let rest = bytes.get(at..).unwrap_or_default();
-            let head = match frame_head(rest, self.settings.limits.max_packet_size) {
+            let head = match frame_head(rest, self.settings.max_connect_size) {
                 Ok(Some(head)) if head.is_minimal() => head,
                 Ok(None) => return Taken { consumed: at, frame_len: None, then: Then::Continue },
                 wrong => {
