@@ -16,6 +16,7 @@ use super::Core;
 use super::authenticate::Outcome;
 use super::connection::State;
 use super::ending::Ending;
+use super::gate::STORE_FAILS;
 use super::input::{PADDED, Then};
 use super::publish::SYS_PREFIX;
 use super::settings::Settings;
@@ -145,6 +146,11 @@ impl<S> Core<S> {
             self.refuse(id, Some(connect.version), ReasonCode::NotAuthorized, detail);
             return Then::Stop;
         }
+        if self.store_fails() && self.would_store(client_id, connect) {
+            let reason = ReasonCode::ServerUnavailable;
+            self.refuse(id, Some(connect.version), reason, STORE_FAILS);
+            return Then::Stop;
+        }
         let Some((key, session_present)) = self.open_session(client_id, connect.clean_start) else {
             let detail = "max_sessions is reached";
             self.refuse(id, Some(connect.version), ReasonCode::QuotaExceeded, detail);
@@ -266,6 +272,13 @@ impl<S> Core<S> {
             return None;
         }
         Some((self.sessions.insert(Session::counted(client_id, self.allowance.account())), false))
+    }
+
+    /// Whether CONNECT changes what is stored.
+    fn would_store(&self, client_id: &str, connect: &Connect<'_>) -> bool {
+        let found = self.sessions.find(client_id).and_then(|key| self.sessions.get(key));
+        let ends_stored = found.is_some_and(|slot| slot.session.is_stored());
+        ends_stored || self.session_expiry(connect) > 0
     }
 
     /// The Keep Alive in force, in seconds; 0: none.
