@@ -8,14 +8,16 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 use sluice::mqtt::{QoS, Version};
 
-use crate::engine::{self, Carrier, Endpoint, FlowSpec, Login, MAX_WINDOW, MIN_PAYLOAD};
+use crate::engine::{
+    self, Carrier, Endpoint, FlowSpec, Login, MAX_WINDOW, MIN_PAYLOAD, WebSocketTarget,
+};
 use crate::scenario::{Parameters, ScenarioName};
 
 mod load;
 mod transport;
 
 pub(crate) use load::{ClientArgs, ConnArgs, PubArgs, SubArgs};
-pub(crate) use transport::{TlsArgs, TlsVersionArg};
+pub(crate) use transport::{TlsArgs, TlsVersionArg, WebSocketArgs};
 
 /// Loads, measures and compares MQTT brokers.
 #[derive(Debug, Parser)]
@@ -81,11 +83,13 @@ pub(crate) struct BrokerArgs {
     /// The broker's host name or address.
     #[arg(short = 'h', long, default_value = "127.0.0.1")]
     pub(crate) host: String,
-    /// The broker's port [default: 1883, with TLS 8883].
+    /// The broker's port [default: 1883, with TLS 8883, with --ws 8083 and 8084].
     #[arg(short, long)]
     port: Option<u16>,
     #[command(flatten)]
     tls: TlsArgs,
+    #[command(flatten)]
+    web_socket: WebSocketArgs,
     /// A process of the broker, on this machine, to measure with its descendants; may be repeated.
     #[arg(long)]
     pub(crate) pid: Vec<u32>,
@@ -229,7 +233,7 @@ impl BrokerArgs {
     }
 
     fn carrier(&self) -> Carrier {
-        if self.tls.options().is_some() { Carrier::Tls } else { Carrier::Tcp }
+        Carrier::of(self.tls.options().is_some(), self.web_socket.path().is_some())
     }
 
     fn port(&self) -> u16 {
@@ -239,7 +243,9 @@ impl BrokerArgs {
     pub(crate) fn endpoint(&self) -> Result<Endpoint, String> {
         let address = resolve(&self.host, self.port())?;
         let tls = self.tls.options().map(|options| options.load(&self.host)).transpose()?;
-        Ok(Endpoint { address, tls: tls.map(Arc::new) })
+        let web_socket = self.web_socket.path();
+        let web_socket = web_socket.map(|path| WebSocketTarget { host: self.shown(), path });
+        Ok(Endpoint { address, tls: tls.map(Arc::new), web_socket })
     }
 
     /// The broker, as it was named.

@@ -5,6 +5,7 @@ mod compare;
 mod errors;
 mod load;
 mod tls;
+mod web_socket;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
