@@ -3,6 +3,7 @@
 mod broker;
 mod compare;
 mod load;
+mod torture;
 mod tls;
 
 use std::io::{BufRead, BufReader, Read};

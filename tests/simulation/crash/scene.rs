@@ -10,7 +10,7 @@ use sluice::shard::Settings;
 use sluice::store::Memory;
 
 use super::actor::{Actor, Role};
-use super::broker::Broker;
+use super::broker::{Broker, Confirms};
 use super::check;
 
 /// Steps in which everything has to end well, once nothing goes wrong any more.
@@ -25,11 +25,12 @@ pub(super) struct Scene {
     broker: Option<Broker>,
     rng: Rng,
     seed: u64,
+    confirms: Confirms,
     verbose: bool,
 }
 
 /// Plays a seed; gives how many messages were received.
-pub(super) fn play(seed: u64, verbose: bool) -> Result<u64, String> {
+pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, String> {
     let mut rng = Rng::with_seed(seed ^ 0xC8A5);
     let faults = match rng.u8(0..3) {
         0 => Faults::NONE,
@@ -45,7 +46,7 @@ pub(super) fn play(seed: u64, verbose: bool) -> Result<u64, String> {
         settings.receive_maximum = NonZeroU16::new(100).expect("not 0");
     }
     let mut actors = cast();
-    let mut scene = Scene { world, settings, broker: None, rng, seed, verbose };
+    let mut scene = Scene { world, settings, broker: None, rng, seed, confirms, verbose };
     scene.restart(&Memory::default());
     for actor in &mut actors {
         if !matches!(actor.role, Role::Publisher { .. }) {
@@ -64,14 +65,10 @@ pub(super) fn play(seed: u64, verbose: bool) -> Result<u64, String> {
     scene.drain(&mut actors)?;
     scene.crash();
     scene.drain(&mut actors)?;
-    check::check(&actors)?;
-    let topics: Vec<_> = actors.iter().filter(|actor| check::retains(actor)).collect();
     let mut late =
         Actor::new("late", Version::V5, Role::Subscriber { filter: "r/#", qos: QoS::AtLeastOnce });
     scene.drain(std::slice::from_mut(&mut late))?;
-    for publisher in topics {
-        check::retained(publisher, &late)?;
-    }
+    check::check(&actors, &late)?;
     Ok(actors.iter().flat_map(|actor| actor.received.values()).map(|list| list.len() as u64).sum())
 }
 
@@ -108,7 +105,8 @@ impl Scene {
     fn restart(&mut self, memory: &Memory) {
         let shards = self.rng.u8(1..=4);
         let seed = self.seed ^ self.rng.u64(..);
-        self.broker = Some(Broker::start(&self.world, memory, &self.settings, shards, seed));
+        let records = self.confirms.over(memory);
+        self.broker = Some(Broker::start(&self.world, records, &self.settings, shards, seed));
     }
 
     fn crash(&mut self) {
