@@ -4,8 +4,8 @@ mod broker;
 mod compare;
 mod errors;
 mod load;
-mod torture;
 mod tls;
+mod torture;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;

@@ -13,6 +13,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sluice::mqtt::Version;
+
 use self::broker::Confirms;
 use crate::variable;
 
@@ -76,4 +78,11 @@ fn what_is_acknowledged_outlives_the_machine() {
 fn a_gate_that_does_not_hold_is_found_out() {
     let found = (0..SEEDS_TOO_EARLY).find_map(|seed| play(seed, Confirms::TooEarly).err());
     assert!(found.is_some(), "nobody misses anything");
+}
+
+#[test]
+fn what_a_clean_start_has_ended_does_not_come_back() {
+    for version in [Version::V311, Version::V5] {
+        assert_eq!(scene::end_by_a_clean_start(version), Ok(()), "{version}");
+    }
 }
