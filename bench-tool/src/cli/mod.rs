@@ -14,9 +14,11 @@ use crate::engine::{
 use crate::scenario::{Parameters, ScenarioName};
 
 mod load;
+mod torture;
 mod transport;
 
 pub(crate) use load::{ClientArgs, ConnArgs, PubArgs, SubArgs};
+pub(crate) use torture::{TortureArgs, run as run_torture};
 pub(crate) use transport::{TlsArgs, TlsVersionArg, WebSocketArgs};
 
 /// Loads, measures and compares MQTT brokers.
@@ -42,6 +44,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Run scenarios against several brokers in turn and put the results side by side.
     Compare(CompareArgs),
+    /// Kill brokers again and again, and say what became of what they had acknowledged.
+    Torture(TortureArgs),
     /// Be the relay that does nothing but forward frames: the physical limit.
     Floor(FloorArgs),
 }
@@ -55,7 +59,7 @@ impl Command {
             Self::Sub(args) => args.clients.out.as_deref(),
             Self::Run(args) => args.out.as_deref(),
             Self::Compare(args) => args.out.as_deref(),
-            Self::Floor(_) => None,
+            Self::Torture(_) | Self::Floor(_) => None,
         }
     }
 }

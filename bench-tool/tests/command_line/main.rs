@@ -5,6 +5,7 @@ mod compare;
 mod errors;
 mod load;
 mod tls;
+mod torture;
 mod web_socket;
 
 use std::io::{BufRead, BufReader, Read};
