@@ -11,6 +11,7 @@ use sluice::mqtt::{QoS, Version};
 use crate::engine::{
     self, Carrier, Endpoint, FlowSpec, Login, MAX_WINDOW, MIN_PAYLOAD, WebSocketTarget,
 };
+use crate::measure;
 use crate::scenario::{Parameters, ScenarioName};
 
 mod load;
@@ -305,6 +306,7 @@ pub(crate) fn check(parameters: &Parameters) -> Result<(), String> {
     }
     let longest_topic = "-".repeat(LONGEST_TOPIC);
     FlowSpec::new(longest_topic, QoS::ExactlyOnce, payload_len, window).check_size(Version::V5)?;
+    measure::check_memory(parameters.publishers, payload_len)?;
     if parameters.publishers == 0 || parameters.subscribers == 0 || parameters.clients == 0 {
         return Err("publishers, subscribers and clients: at least 1".into());
     }

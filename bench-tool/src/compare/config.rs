@@ -494,6 +494,15 @@ window = 1
     }
 
     #[test]
+    fn so_is_the_one_for_web_socket() {
+        let comparison = check(include_str!("../../websocket.toml")).unwrap();
+        let runs_on = |target: &TargetPlan| {
+            comparison.scenarios.iter().all(|scenario| scenario.runs_on(target))
+        };
+        assert!(comparison.targets.iter().all(runs_on));
+    }
+
+    #[test]
     fn the_file_that_ships_is_good() {
         let comparison = shipped();
         assert_eq!(comparison.baseline, "mosquitto");
