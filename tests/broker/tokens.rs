@@ -8,7 +8,7 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::authentication::{ALICE, BAD_USER_NAME_OR_PASSWORD, refused};
+use crate::authentication::{ALICE, BAD_USER_NAME_OR_PASSWORD, BANNED, refused};
 use crate::common::{Connect, Message, V5, V31, V311, broker, code};
 
 const MAXIMUM_CONNECT_TIME: u8 = 0xA0;
@@ -168,4 +168,14 @@ fn keys_are_read_again() {
     broker.reload(&next.toml("")).unwrap();
     broker.connect_with(&connect(&next));
     refused(&broker, &connect(&maker), BAD_USER_NAME_OR_PASSWORD);
+}
+
+/// Who is banned as a user is so whatever CONNECT says.
+#[test]
+fn the_user_of_a_token_may_be_banned() {
+    let maker = Maker::hs256(SECRETS[0]);
+    let broker = broker(&maker.toml("[auth.ban]\nusers = [\"eve\"]"));
+    let connect = |user: &str| Connect::new(V5, "c").user("anna", &maker.good(user));
+    refused(&broker, &connect("eve"), BANNED);
+    broker.connect_with(&connect("anna"));
 }
