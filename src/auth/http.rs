@@ -248,3 +248,20 @@ fn verdict(answer: Answer, claim: &Claim, now: SystemTime) -> Verdict {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_server_is_told_of_now_and_then() {
+        let (silence, start) = (Silence::default(), Instant::now());
+        assert_eq!(silence.tell(start), Some(0));
+        for _ in 0..5 {
+            assert_eq!(silence.tell(start + LOG_INTERVAL / 2), None);
+        }
+        assert_eq!(silence.tell(start + LOG_INTERVAL), Some(5));
+        assert_eq!(silence.tell(start + LOG_INTERVAL), None);
+        assert_eq!(silence.tell(start + LOG_INTERVAL * 2), Some(1));
+    }
+}

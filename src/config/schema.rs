@@ -15,7 +15,8 @@ pub use access::{
     TokenPlace, WithoutAnswer,
 };
 pub use listener::{
-    ClientCertificates, Listener, ListenerCertificate, ListenerTls, TlsVersion, UserFrom,
+    ClientCertificates, Listener, ListenerCertificate, ListenerTls, ListenerWebSocket, TlsVersion,
+    UserFrom,
 };
 
 /// Everything that can be configured.

@@ -10,7 +10,7 @@ use toml::de::DeValue;
 
 pub(super) use text::{
     Address, AddressRange, Directory, File, HeaderValue, Name, TopicFilter, TopicPrefix, Url,
-    UserName,
+    UrlPath, UserName, WebOrigin,
 };
 
 /// A value as it was given.
