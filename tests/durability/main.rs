@@ -7,5 +7,6 @@ mod failing;
 mod history;
 mod killed;
 mod offline;
+mod paging;
 mod process;
 mod restart;

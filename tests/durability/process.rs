@@ -14,6 +14,8 @@ pub(crate) struct Broker {
     data: TempDir,
     engine: &'static str,
     shards: u8,
+    /// What it is told of its configuration beside.
+    settings: &'static [(&'static str, &'static str)],
     address: SocketAddr,
     running: Option<Child>,
     log: String,
@@ -27,8 +29,21 @@ impl Broker {
     /// On what is in that directory.
     pub(crate) fn start_on(data: TempDir, engine: &'static str, shards: u8) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut broker = Self { data, engine, shards, address, running: None, log: String::new() };
+        let (settings, running, log) = (&[][..], None, String::new());
+        let mut broker = Self { data, engine, shards, settings, address, running, log };
         broker.restart_with(shards);
+        broker
+    }
+
+    /// With some variables of its configuration.
+    pub(crate) fn start_with(
+        engine: &'static str,
+        shards: u8,
+        settings: &'static [(&'static str, &'static str)],
+    ) -> Self {
+        let mut broker = Self::start(engine, shards);
+        broker.settings = settings;
+        broker.restart();
         broker
     }
 
@@ -60,6 +75,8 @@ impl Broker {
             .arg(self.data.path())
             .env("SLUICE_STORE_ENGINE", self.engine)
             .env("SLUICE_SYS_INTERVAL", "0s")
+            .env("SLUICE_QUEUE_IN_MEMORY", "2")
+            .envs(self.settings.iter().copied())
             .stdin(Stdio::null())
             .stderr(Stdio::piped());
         command

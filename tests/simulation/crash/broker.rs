@@ -35,11 +35,8 @@ impl Broker {
         let open = Box::new(move || Ok(Box::new(records.clone()) as Box<dyn Store>));
         let (recovered, writer, links) =
             recover(open, Commit::Disk, epoch, shards).expect("its records are whole");
-        assert_eq!(
-            (recovered.report.damaged, recovered.report.stray),
-            (0, 0),
-            "nothing is left over"
-        );
+        // What sessions had queued that ended is removed in steps after their end.
+        assert_eq!(recovered.report.damaged, 0);
         let shared = Arc::new(Shared::new(settings.clone(), Hooks::default(), drivers.len(), seed));
         let shards = Shard::assemble_stored(drivers, &shared, Stored { links, recovered });
         let awake = vec![true; shards.len()];
