@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::hooks::PublishRights;
 use crate::mqtt::{
     AckKind, DecodeError, FrameHead, Packet, PacketType, ReasonCode, Version, check_flags, decode,
-    decode_ack, frame_head,
+    decode_ack, decode_connect, frame_head,
 };
 use crate::net::ConnId;
 use crate::router::{RouteId, SessionKey};
@@ -20,6 +20,10 @@ use super::runs::Run;
 /// What 5.0 calls malformed, and 3.x does not forbid [MQTT-1.5.5-1].
 pub(super) const PADDED: DecodeError =
     DecodeError::malformed("Remaining Length longer than need be");
+
+/// Bytes of a CONNECT after which its version is known: those of the longer Protocol Name, and the
+/// Protocol Version.
+const MAX_VERSION_LEN: usize = 2 + "MQIsdp".len() + 1;
 
 /// Where the bytes of an input lie.
 #[derive(Clone, Copy)]
@@ -120,7 +124,7 @@ impl<S> Core<S> {
         let (then, consumed, frame_len) = match self.first_frame(reader, bytes) {
             Ok(Some(len)) => (Then::Continue, len, None),
             Ok(None) => {
-                let head = frame_head(bytes, self.settings.limits.max_packet_size);
+                let head = frame_head(bytes, self.settings.max_connect_size);
                 let frame_len = head.ok().flatten().map(|head| head.frame_len());
                 return Taken { consumed: 0, frame_len, then: Then::Continue };
             }
@@ -153,7 +157,7 @@ impl<S> Core<S> {
         reader: &mut Reader<'_>,
         bytes: &[u8],
     ) -> Result<Option<usize>, (Then, usize, Option<usize>)> {
-        let head = match frame_head(bytes, self.settings.limits.max_packet_size) {
+        let head = match frame_head(bytes, u32::MAX) {
             Ok(Some(head)) => head,
             Ok(None) => return Ok(None),
             Err(error) => {
@@ -161,8 +165,16 @@ impl<S> Core<S> {
                 return Err((Then::Stop, 0, None));
             }
         };
-        if PacketType::from_first_byte(head.first_byte) != Some(PacketType::Connect) {
+        if head.packet_type() != Some(PacketType::Connect) {
             self.end(reader.id, Ending::Silent("the first packet is not CONNECT"));
+            return Err((Then::Stop, 0, None));
+        }
+        if head.frame_len() > self.settings.max_connect_size as usize {
+            let body = bytes.get(usize::from(head.head_len)..).unwrap_or_default();
+            if body.len() < MAX_VERSION_LEN {
+                return Ok(None);
+            }
+            self.refuse_large_connect(reader.id, body);
             return Err((Then::Stop, 0, None));
         }
         let Some(frame) = bytes.get(..head.frame_len()) else { return Ok(None) };
@@ -177,6 +189,16 @@ impl<S> Core<S> {
             Then::Hold => Err((then, 0, Some(frame.len()))),
             other => Err((other, 0, None)),
         }
+    }
+
+    /// Refuses a CONNECT that is too large, of which as much is there as says in which version.
+    fn refuse_large_connect(&mut self, id: ConnId, body: &[u8]) {
+        let version = match decode_connect(body, &self.settings.limits) {
+            Ok(connect) => Some(connect.version),
+            Err(error) => error.version,
+        };
+        let detail = "CONNECT is larger than limits.max_connect_size";
+        self.refuse(id, version, ReasonCode::PacketTooLarge, detail);
     }
 
     fn frames(

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::common::packet::ConnAck;
@@ -88,6 +89,13 @@ impl Broker {
             child.kill().expect("it is ours");
             child.wait().expect("it ends");
         }
+    }
+
+    /// Has it stop, and waits until it has.
+    pub(crate) fn stop(&mut self) {
+        let pid = Pid::from_child(self.process());
+        kill_process(pid, Signal::TERM).expect("it is ours");
+        assert!(self.wait().success());
     }
 
     /// Waits for its end.
