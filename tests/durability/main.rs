@@ -4,9 +4,10 @@
 mod common;
 
 mod failing;
-mod history;
 mod killed;
 mod offline;
+mod order;
 mod paging;
 mod process;
 mod restart;
+mod trace;

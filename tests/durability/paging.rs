@@ -65,7 +65,7 @@ fn a_long_queue_comes_back_in_order() {
 fn the_oldest_are_dropped() {
     let settings =
         &[("SLUICE_OVERFLOW_OFFLINE", "drop_oldest"), ("SLUICE_QUEUE_MAX_MESSAGES", "20")];
-    let mut broker = Broker::start_with("fjall", 1, settings);
+    let mut broker = Broker::start_set("fjall", 1, settings);
     away(&broker, "client", "t");
     let mut publisher = broker.connect(V5, "publisher");
     publish(&mut publisher, "t", 0..50, 1);
@@ -140,7 +140,7 @@ fn a_long_queue_takes_disk_and_not_memory() {
         ("SLUICE_QUEUE_MAX_BYTES", "1GiB"),
         ("SLUICE_QUEUE_IN_MEMORY", "100"),
     ];
-    let mut broker = Broker::start_with("sqlite", 1, settings);
+    let mut broker = Broker::start_set("sqlite", 1, settings);
     away(&broker, "client", "t");
     let mut publisher = broker.connect(V5, "publisher");
     publish(&mut publisher, "t", 0..1000, SIZE);

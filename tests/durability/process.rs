@@ -9,17 +9,20 @@ use tempfile::TempDir;
 
 use crate::common::packet::ConnAck;
 use crate::common::{Client, Connect, Version};
+use crate::trace::traced;
 
 /// A data directory, and a broker that uses it when it runs.
 pub(crate) struct Broker {
     data: TempDir,
     engine: &'static str,
+    durability: &'static str,
     shards: u8,
     /// What it is told of its configuration beside.
     settings: &'static [(&'static str, &'static str)],
     address: SocketAddr,
     running: Option<Child>,
     log: String,
+    trace: Option<TempDir>,
 }
 
 impl Broker {
@@ -30,14 +33,23 @@ impl Broker {
     /// On what is in that directory.
     pub(crate) fn start_on(data: TempDir, engine: &'static str, shards: u8) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (settings, running, log) = (&[][..], None, String::new());
-        let mut broker = Self { data, engine, shards, settings, address, running, log };
+        let mut broker = Self {
+            data,
+            engine,
+            durability: "os",
+            shards,
+            settings: &[],
+            address,
+            running: None,
+            log: String::new(),
+            trace: None,
+        };
         broker.restart_with(shards);
         broker
     }
 
     /// With some variables of its configuration.
-    pub(crate) fn start_with(
+    pub(crate) fn start_set(
         engine: &'static str,
         shards: u8,
         settings: &'static [(&'static str, &'static str)],
@@ -46,6 +58,27 @@ impl Broker {
         broker.settings = settings;
         broker.restart();
         broker
+    }
+
+    /// With another `--durability` than "os".
+    pub(crate) fn start_with(engine: &'static str, durability: &'static str, shards: u8) -> Self {
+        let mut broker = Self::start(engine, shards);
+        broker.durability = durability;
+        broker.restart();
+        broker
+    }
+
+    /// With its system calls written to [`trace`](Self::trace).
+    pub(crate) fn start_traced(engine: &'static str, durability: &'static str) -> Self {
+        let mut broker = Self::start(engine, 2);
+        broker.durability = durability;
+        broker.trace = Some(TempDir::new().expect("a directory"));
+        broker.restart();
+        broker
+    }
+
+    pub(crate) fn trace(&self) -> std::path::PathBuf {
+        self.trace.as_ref().expect("it is traced").path().join("trace")
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -71,15 +104,13 @@ impl Broker {
         command
             .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_sluice")])
             .args(["--bind", &self.address.to_string()])
-            .args(["--shards", &self.shards.to_string(), "--durability", "os"])
+            .args(["--shards", &self.shards.to_string(), "--durability", self.durability])
             .arg("--data")
             .arg(self.data.path())
             .env("SLUICE_STORE_ENGINE", self.engine)
             .env("SLUICE_SYS_INTERVAL", "0s")
             .env("SLUICE_QUEUE_IN_MEMORY", "2")
-            .envs(self.settings.iter().copied())
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped());
+            .envs(self.settings.iter().copied());
         command
     }
 
@@ -112,7 +143,14 @@ impl Broker {
     pub(crate) fn restart_with(&mut self, shards: u8) {
         self.kill();
         self.shards = shards;
-        let mut child = self.command().spawn().expect("the program starts");
+        let mut command = self.command();
+        if self.trace.is_some() {
+            command = traced(&command, &self.trace());
+        }
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        let spawned = command.spawn();
+        let mut child =
+            spawned.unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
         let mut log = BufReader::new(child.stderr.take().expect("its log is a pipe"));
         self.log.clear();
         while !self.log.contains(" listening on ") {
