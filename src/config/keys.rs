@@ -103,7 +103,8 @@ impl ListenerTls {
             .key("client_ca", &mut self.client_ca, File)?
             .key("client_crl", &mut self.client_crl, File)?
             .key("certificate_user", &mut self.certificate_user, Word)?
-            .key("min_version", &mut self.min_version, Word)?;
+            .key("min_version", &mut self.min_version, Word)?
+            .key("handshake_timeout", &mut self.handshake_timeout, Span::ms(100..=DAY_MS))?;
         Ok(())
     }
 }
@@ -222,7 +223,8 @@ impl Limits {
                 &mut self.connections_per_second_per_address,
                 rate(),
             )?
-            .key("connect_timeout", &mut self.connect_timeout, Span::ms(100..=DAY_MS))?;
+            .key("connect_timeout", &mut self.connect_timeout, Span::ms(100..=DAY_MS))?
+            .key("max_handshakes", &mut self.max_handshakes, Count(1..=U32))?;
         Ok(())
     }
 }

@@ -120,6 +120,9 @@ pub struct Limits {
     /// Time from the connection to the end of its CONNECT (default 10 s). Then it is closed
     /// [MQTT-3.1.0-1].
     pub connect_timeout: Duration,
+    /// TLS handshakes in progress on each shard (default 1,000). With so many of them, listeners of TLS
+    /// accept nobody: connections wait in their backlog.
+    pub max_handshakes: u32,
 }
 
 impl Default for Limits {
@@ -138,6 +141,7 @@ impl Default for Limits {
             connections_per_second: Some(10_000),
             connections_per_second_per_address: None,
             connect_timeout: Duration::from_secs(10),
+            max_handshakes: 1000,
         }
     }
 }

@@ -97,9 +97,15 @@ impl Acceptor {
         self.retry_at = None;
     }
 
-    /// Whether the next turn has connections to accept already.
-    pub(super) fn has_more(&self) -> bool {
-        !self.paused && self.retry_at.is_none() && self.listeners.iter().any(|l| l.ready)
+    /// Whether the next turn has connections to accept already; `tls`: whether any with TLS may come.
+    pub(super) fn has_more(&self, tls: bool) -> bool {
+        let waits = |listener: &Listener| listener.ready && (tls || listener.tls.is_none());
+        !self.paused && self.retry_at.is_none() && self.listeners.iter().any(waits)
+    }
+
+    /// Whether connections of a listener begin with a TLS handshake.
+    pub(super) fn has_tls(&self, index: usize) -> bool {
+        self.listeners.get(index).is_some_and(|listener| listener.tls.is_some())
     }
 
     /// When to look again although the poll says nothing.
@@ -107,12 +113,19 @@ impl Acceptor {
         self.retry_at.filter(|_| !self.paused)
     }
 
-    /// The next connection that this turn may take.
-    pub(super) fn accept(&mut self, now: Time) -> Option<(Transport, usize, SocketAddr)> {
+    /// The next connection that this turn may take; `tls`: whether any with TLS may come.
+    pub(super) fn accept(
+        &mut self,
+        now: Time,
+        tls: bool,
+    ) -> Option<(Transport, usize, SocketAddr)> {
         if self.paused || self.retry_at.is_some() {
             return None;
         }
         for (index, listener) in self.listeners.iter_mut().enumerate() {
+            if !tls && listener.tls.is_some() {
+                continue;
+            }
             while listener.ready && listener.accepted_this_turn < ACCEPTS_PER_TURN {
                 listener.accepted_this_turn += 1;
                 match tcp::accept(&listener.socket) {

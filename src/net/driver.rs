@@ -55,12 +55,12 @@ pub enum Completion {
         /// Who is at the other end.
         peer: SocketAddr,
     },
-    /// The other end has shown a certificate that names a user. Comes before anything is received.
-    Identified {
+    /// The handshake of a transport that has one is done. Comes before anything is received.
+    HandshakeDone {
         /// The connection.
         conn: ConnId,
-        /// The user.
-        user: Arc<str>,
+        /// The user that the other end's certificate names.
+        user: Option<Arc<str>>,
     },
     /// Bytes came in: those kept earlier first, then new ones. Never empty.
     Received {

@@ -130,6 +130,7 @@ pub fn settings(config: &Config) -> Settings {
             .iter()
             .map(|listener| ListenerSettings {
                 max_connections: listener.max_connections.map_or(usize::MAX, |max| max as usize),
+                handshake_timeout: listener.tls.as_ref().map(|tls| tls.handshake_timeout),
             })
             .collect(),
         max_connections: limits.max_connections as usize,

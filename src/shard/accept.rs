@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hashbrown::HashMap;
 
@@ -181,6 +182,35 @@ impl<S> Core<S> {
             return;
         }
         self.add_connection(id, listener, peer);
+        self.await_handshake(id, listener);
+    }
+
+    /// Gives a new connection time for its TLS handshake, if there is one to come.
+    fn await_handshake(&mut self, id: ConnId, listener: usize) {
+        let timeout = self.settings.listeners.get(listener).and_then(|one| one.handshake_timeout);
+        if let (Some(timeout), Some(connection)) = (timeout, self.connections.get_mut(id)) {
+            connection.state = State::Handshaking;
+            self.set_deadline(id, timeout);
+        }
+    }
+
+    /// A connection may begin with CONNECT now; its client's certificate may name a user.
+    pub(super) fn handshake_done(&mut self, id: ConnId, user: Option<Arc<str>>) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.certificate = user;
+        if connection.state == State::Handshaking {
+            connection.state = State::AwaitingConnect;
+            self.set_deadline(id, self.settings.connect_timeout);
+        }
+    }
+
+    /// Sets the timer of a connection anew.
+    fn set_deadline(&mut self, id: ConnId, timeout: Duration) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let timer = self.timers.insert(self.now.plus(timeout), Timer::Connection(id));
+        if let Some(before) = connection.timer.replace(timer) {
+            self.timers.cancel(before);
+        }
     }
 
     /// Stops accepting for the rest of a second in which enough have come.
@@ -211,10 +241,8 @@ impl<S> Core<S> {
     /// Makes the state of a connection that was admitted, here or by another shard.
     pub(super) fn add_connection(&mut self, id: ConnId, listener: usize, peer: SocketAddr) {
         let listener = u16::try_from(listener).unwrap_or(u16::MAX);
-        let mut connection = Connection::new(listener, peer, self.now);
-        let deadline = self.now.plus(self.settings.connect_timeout);
-        connection.timer = Some(self.timers.insert(deadline, Timer::Connection(id)));
-        self.connections.insert(id, connection);
+        self.connections.insert(id, Connection::new(listener, peer, self.now));
+        self.set_deadline(id, self.settings.connect_timeout);
     }
 
     /// Forgets a connection that the driver has closed.
@@ -245,7 +273,7 @@ mod tests {
 
     fn settings() -> Settings {
         Settings {
-            listeners: vec![ListenerSettings { max_connections: 2 }; 2],
+            listeners: vec![ListenerSettings { max_connections: 2, handshake_timeout: None }; 2],
             max_connections: 3,
             max_sessions: 2,
             connections_per_second_per_address: None,

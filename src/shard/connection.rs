@@ -16,6 +16,8 @@ use super::settings::Settings;
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
+    /// The TLS handshake is not done.
+    Handshaking,
     /// CONNECT has not been read.
     AwaitingConnect,
     /// CONNECT is read and kept; who the client is is being found out elsewhere.

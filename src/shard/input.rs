@@ -103,7 +103,9 @@ impl<S> Core<S> {
         let taken = match connection.state {
             State::Closing => Taken { consumed: 0, frame_len: None, then: Then::Stop },
             State::Authenticating => Taken { consumed: 0, frame_len: None, then: Then::Hold },
-            State::AwaitingConnect => self.first_frames(&mut reader, bytes, source),
+            State::Handshaking | State::AwaitingConnect => {
+                self.first_frames(&mut reader, bytes, source)
+            }
             State::Committing => Taken { consumed: 0, frame_len: None, then: Then::Hold },
             State::Connected => self.frames(&mut reader, bytes, 0, source),
         };

@@ -318,11 +318,7 @@ impl<D: Driver> Shard<D> {
                 Completion::Accepted { conn, listener, peer } => {
                     self.core.accepted(&mut self.driver, conn, listener, peer);
                 }
-                Completion::Identified { conn, user } => {
-                    if let Some(connection) = self.core.connections.get_mut(conn) {
-                        connection.certificate = Some(user);
-                    }
-                }
+                Completion::HandshakeDone { conn, user } => self.core.handshake_done(conn, user),
                 Completion::Received { conn, mut range } => loop {
                     let start = range.start;
                     let bytes = self.arena.bytes(range.clone());

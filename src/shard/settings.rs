@@ -52,6 +52,8 @@ pub struct Retry {
 pub struct ListenerSettings {
     /// Most connections at a time through this listener, over all shards.
     pub max_connections: usize,
+    /// How long a TLS handshake may take; none if there is no TLS.
+    pub handshake_timeout: Option<Duration>,
 }
 
 /// Every value that a shard goes by. Made once, shared by all shards.

@@ -75,6 +75,7 @@ impl<S> Core<S> {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.timer = None;
         match connection.state {
+            State::Handshaking => self.end(id, Ending::Silent("no TLS handshake in time")),
             State::AwaitingConnect => self.end(id, Ending::Silent("no CONNECT in time")),
             State::Committing => {
                 self.end(id, Ending::Silent("its session could not be stored in time"));

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// One place where clients come in. Every shard listens on it.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,9 +26,9 @@ pub struct Listener {
     pub tls: Option<ListenerTls>,
 }
 
-/// TLS on a listener, 1.2 and 1.3. What is in it, and the files it names, is read again on SIGHUP, for
-/// new connections; a broken file leaves the old ones in force.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// TLS on a listener, 1.2 and 1.3. What is in it but `handshake_timeout`, and the files it names, is read
+/// again on SIGHUP, for new connections; a broken file leaves the old ones in force.
+#[derive(Clone, Debug, PartialEq)]
 pub struct ListenerTls {
     /// The certificate of the server, and those between it and its CA, in PEM. Required.
     pub certificate: Option<PathBuf>,
@@ -47,6 +48,25 @@ pub struct ListenerTls {
     pub certificate_user: UserFrom,
     /// The oldest version spoken (default 1.2).
     pub min_version: TlsVersion,
+    /// Time for the handshake (default 10 s). Then the connection is closed. The time for CONNECT
+    /// ([`connect_timeout`](super::Limits::connect_timeout)) begins when it is done.
+    pub handshake_timeout: Duration,
+}
+
+impl Default for ListenerTls {
+    fn default() -> Self {
+        Self {
+            certificate: None,
+            key: None,
+            more: Vec::new(),
+            client_certificates: ClientCertificates::None,
+            client_ca: None,
+            client_crl: None,
+            certificate_user: UserFrom::None,
+            min_version: TlsVersion::Tls12,
+            handshake_timeout: Duration::from_secs(10),
+        }
+    }
 }
 
 /// A further certificate.
