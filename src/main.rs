@@ -43,6 +43,11 @@ fn main() -> ExitCode {
             }
             Err(error) => failure(&error),
         },
+        Ok(Task::Store(tool)) => match tool.run(&mut std::io::stdout().lock()) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => failure(&*error),
+        },
         Ok(Task::Run(config, asked)) => {
             match sluice::run(*config, Hooks::default(), || asked.config()) {
                 Ok(()) => ExitCode::SUCCESS,

@@ -64,6 +64,10 @@ fn act(command: Command) -> Result<Status, Error> {
 fn run(args: &RunArgs, stop: Arc<std::sync::atomic::AtomicBool>) -> Result<Status, Error> {
     let parameters = args.parameters.apply(args.scenario.defaults())?;
     if let Some(core) = args.core {
+        let allowed = measure::allowed_cores();
+        if !allowed.contains(&core) {
+            return Err(measure::no_such_core(core, &allowed).into());
+        }
         pin_to(&[core])?;
     }
     let monitor = Arc::new(Monitor::default());

@@ -81,7 +81,7 @@ fn write(
 }
 
 fn expire(router: &mut Router, model: &mut BTreeMap<String, Last>, now: Time) {
-    while router.expire_retained(now) {}
+    while router.expire_retained(now, |_, _| {}) {}
     assert!(router.next_retained_expiry().is_none_or(|at| at > now));
     for last in model.values_mut() {
         last.message.take_if(|message| message.is_expired(now));
@@ -125,7 +125,7 @@ fn forget(router: &mut Router, model: &BTreeMap<String, Last>, now: Time) {
     }
     assert_eq!((router.retained_count(), router.retained_bytes()), (0, 0));
     assert_eq!(router.tombstone_count(), model.len());
-    while router.expire_retained(now.plus(Duration::from_secs(61))) {}
+    while router.expire_retained(now.plus(Duration::from_secs(61)), |_, _| {}) {}
     assert_eq!(router.tombstone_count(), 0);
     assert_eq!(router.next_retained_expiry(), None);
 }

@@ -13,6 +13,7 @@ use super::error::{ConfigError, Origin};
 use super::passwd::Passwd;
 use super::reader::Change;
 use super::schema::{Config, Listener};
+use super::store_tool::StoreTool;
 use super::value::{Address, Given, Kind};
 use super::{check, read};
 
@@ -32,6 +33,7 @@ Examples:
   sluice --data /var/lib/sluice     keep sessions and messages there
   sluice --durability memory        keep nothing over a restart
   sluice --config sluice.toml       take the settings from a file
+  sluice store check sluice-data    say what is in a data directory, and whether all is well
   sluice check sluice.toml          say whether that file is right and what it changes, and end
   sluice --log debug                also tell of each client that comes and goes
   SLUICE_QUEUE_MAX_MESSAGES=500 sluice
@@ -101,6 +103,9 @@ pub enum Command {
     Passwd(Passwd),
     /// Make certificates to try TLS with: a CA, and a server and a client of it
     Certs(Certs),
+    /// Look at a data directory that no broker runs on, write it out as text, fill one, or move it
+    #[command(subcommand)]
+    Store(StoreTool),
 }
 
 /// What is to be done, everything read and checked.
@@ -114,6 +119,8 @@ pub enum Task {
     Passwd(Passwd),
     /// Make certificates.
     Certs(Certs),
+    /// Do something with a data directory.
+    Store(StoreTool),
 }
 
 impl CommandLine {
@@ -125,12 +132,15 @@ impl CommandLine {
     /// The first thing that is wrong in any of them, on one line.
     pub fn task() -> Result<Task, Box<dyn Error>> {
         let asked = Self::try_parse().map_err(|error| match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => error.exit(),
+            ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
             _ => one_line(&error),
         })?;
         match asked.command {
             Some(Command::Passwd(passwd)) => Ok(Task::Passwd(passwd)),
             Some(Command::Certs(certs)) => Ok(Task::Certs(certs)),
+            Some(Command::Store(tool)) => Ok(Task::Store(tool)),
             Some(Command::Check { file }) => {
                 let variables = variables(env::vars_os())?;
                 let (config, changes) = load(Some(&file), variables, &Flags::default())?;

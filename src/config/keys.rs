@@ -204,6 +204,7 @@ impl Limits {
         let rate = || OrUnlimited(Count(1..=10_000_000));
         reader
             .key("max_packet_size", &mut self.max_packet_size, Size(64..=255 * MIB))?
+            .key("max_connect_size", &mut self.max_connect_size, Size(64..=255 * MIB))?
             .key("max_topic_bytes", &mut self.max_topic_bytes, Size(1..=U16))?
             .key("max_topic_levels", &mut self.max_topic_levels, Count(1..=U16))?
             .key("max_user_properties", &mut self.max_user_properties, Count(0..=U16))?
@@ -215,6 +216,7 @@ impl Limits {
                 Count(1..=U32),
             )?
             .key("max_subscriptions", &mut self.max_subscriptions, Count(1..=U32))?
+            .key("max_subscription_bytes", &mut self.max_subscription_bytes, Size(KIB..=TIB))?
             .key("max_connections", &mut self.max_connections, Count(1..=U32))?
             .key("max_sessions", &mut self.max_sessions, Count(1..=U32))?
             .key("connections_per_second", &mut self.connections_per_second, rate())?

@@ -15,6 +15,7 @@ pub mod certs;
 pub mod cli;
 pub mod passwd;
 pub mod process;
+pub mod store_tool;
 
 mod check;
 mod error;

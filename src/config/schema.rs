@@ -85,6 +85,10 @@ pub struct Limits {
     /// connection with Packet too large (0x95) as soon as its length is seen [MQTT-3.2.2-15]. At most
     /// 255 MiB: with what the broker adds, it must not pass the protocol's 256.
     pub max_packet_size: u32,
+    /// Bytes of CONNECT (default 256 KiB; never more than `max_packet_size`): what is taken in from
+    /// somebody of whom nothing is known yet. A larger one ends its connection with Packet too large
+    /// (0x95), in 3.x without a word, as soon as its length and version are seen.
+    pub max_connect_size: u32,
     /// Bytes of a topic name or filter (default 4 KiB). A longer one is answered with Topic Name
     /// invalid (0x90) or Topic Filter invalid (0x8F).
     pub max_topic_bytes: u16,
@@ -105,6 +109,9 @@ pub struct Limits {
     /// Subscriptions of all sessions together (default 10,000,000). One more is refused as above,
     /// and counted.
     pub max_subscriptions: u32,
+    /// Bytes of memory that the filters of all these take (default 2 GiB), by the number and length of
+    /// their levels; what filters begin with alike counts once. One more is refused as above.
+    pub max_subscription_bytes: u64,
     /// Connections over all shards and listeners (default 100,000). One more is closed at once and
     /// counted. Lowered at start to what the limit on open files can serve.
     pub max_connections: u32,
@@ -129,6 +136,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_packet_size: 1024 * 1024,
+            max_connect_size: 256 * 1024,
             max_topic_bytes: 4 * 1024,
             max_topic_levels: 128,
             max_user_properties: 128,
@@ -136,6 +144,7 @@ impl Default for Limits {
             max_client_id_bytes: 1024,
             max_subscriptions_per_client: 10_000,
             max_subscriptions: 10_000_000,
+            max_subscription_bytes: 2 * 1024 * 1024 * 1024,
             max_connections: 100_000,
             max_sessions: 1_000_000,
             connections_per_second: Some(10_000),

@@ -145,8 +145,12 @@ impl Foreign {
         shards
     }
 
+    /// About the bytes that its entries take.
+    pub(super) fn counted_bytes(&self) -> usize {
+        self.len() * 2 * size_of::<u64>()
+    }
+
     /// How many filters there are, counted for each shard that wants one.
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.shapes.iter().map(|(_, count)| count).sum()
     }

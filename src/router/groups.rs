@@ -109,7 +109,12 @@ pub(super) struct Groups {
 
 impl Groups {
     pub(super) fn new(seed: Seed) -> Self {
-        let shares = Shares { by_name: HashMap::default(), names: Vec::new(), free: Vec::new() };
+        let shares = Shares {
+            counted_bytes: 0,
+            by_name: HashMap::default(),
+            names: Vec::new(),
+            free: Vec::new(),
+        };
         Self {
             groups: Slab::new(),
             table: HashTable::new(),
@@ -345,6 +350,19 @@ impl Groups {
         *list = shards.into_boxed_slice();
     }
 
+    /// What a group takes, its name left out.
+    const GROUP_BYTES: usize = size_of::<Group>() + 2 * size_of::<u32>();
+
+    /// The most that a group of this name adds to [`counted_bytes`](Self::counted_bytes).
+    pub(super) fn most_bytes(share: &str) -> usize {
+        Self::GROUP_BYTES + Shares::bytes_of(share)
+    }
+
+    /// About the bytes that groups take, those of their members that do not stand in them left out.
+    pub(super) fn counted_bytes(&self) -> usize {
+        self.len() * Self::GROUP_BYTES + self.shares.counted_bytes
+    }
+
     pub(super) fn heap_bytes(&self) -> usize {
         let one = |group: &Group| {
             let spilled = if group.members.spilled() { group.members.capacity() } else { 0 };
@@ -366,6 +384,8 @@ fn hash(seed: Seed, node: u32, share: u32) -> u64 {
 /// The names of groups, each kept once however many filters it is used with.
 #[derive(Debug)]
 struct Shares {
+    /// About what the names take.
+    counted_bytes: usize,
     by_name: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
     names: Vec<Share>,
     free: Vec<u32>,
@@ -378,11 +398,17 @@ struct Share {
 }
 
 impl Shares {
+    /// What a name takes, which is there twice.
+    fn bytes_of(name: &str) -> usize {
+        2 * (name.len() + 2 * size_of::<Share>())
+    }
+
     fn acquire(&mut self, name: &str) -> u32 {
         if let Some(&index) = self.by_name.get(name) {
             self.names[index as usize].groups += 1;
             return index;
         }
+        self.counted_bytes += Self::bytes_of(name);
         let share = Share { name: name.into(), groups: 1 };
         let index = match self.free.pop() {
             Some(index) => {
@@ -402,6 +428,7 @@ impl Shares {
         let share = &mut self.names[index as usize];
         share.groups -= 1;
         if share.groups == 0 {
+            self.counted_bytes -= Self::bytes_of(&share.name);
             self.by_name.remove(&*std::mem::take(&mut share.name));
             self.free.push(index);
         }

@@ -34,6 +34,7 @@ pub use route::{Delivery, Route, Target};
 pub use subscribe::{Ended, Subscribed, Subscription, Unsubscribed};
 
 use crate::mqtt::QoS;
+use crate::mqtt::topic::Filter;
 
 /// Slab key of a session on this shard. The two highest values are reserved.
 pub type SessionKey = u32;
@@ -226,6 +227,26 @@ impl Router {
             + self.foreign.heap_bytes()
             + self.subs.heap_bytes()
             + self.groups.heap_bytes()
+    }
+
+    /// About the bytes that all this takes by number and length of what there is: for a limit, as this
+    /// costs nothing to ask.
+    #[must_use]
+    pub fn counted_subscription_bytes(&self) -> usize {
+        self.trie.counted_bytes()
+            + self.foreign.counted_bytes()
+            + self.subs.counted_bytes()
+            + self.groups.counted_bytes()
+    }
+
+    /// The most that a subscription adds to
+    /// [`counted_subscription_bytes`](Self::counted_subscription_bytes).
+    #[must_use]
+    pub fn most_subscription_bytes(filter: &Filter<'_>) -> usize {
+        let group = filter.share.map_or(0, groups::Groups::most_bytes);
+        // A group has an entry of its own in the list of its node.
+        let entries = 2 * subscriptions::Subscriptions::ENTRY_BYTES;
+        trie::Trie::most_bytes(filter.filter) + entries + group
     }
 
     /// Bytes on the heap for the route cache.

@@ -139,9 +139,10 @@ impl Router {
         self.retained.retain(topic, message, stamp, now)
     }
 
-    /// Removes what expired up to `now`, so many at a time. Gives whether there may be more to remove.
-    pub fn expire_retained(&mut self, now: Time) -> bool {
-        self.retained.expire(now)
+    /// Removes what expired up to `now`, so many at a time, and tells `expired` of each topic and its
+    /// stamp. Gives whether there may be more to remove.
+    pub fn expire_retained(&mut self, now: Time, expired: impl FnMut(&str, Stamp)) -> bool {
+        self.retained.expire(now, expired)
     }
 
     /// A moment before which [`expire_retained`](Self::expire_retained) finds nothing to do.
@@ -231,10 +232,13 @@ impl Retained {
         Ok(true)
     }
 
-    fn expire(&mut self, now: Time) -> bool {
+    fn expire(&mut self, now: Time, mut expired: impl FnMut(&str, Stamp)) -> bool {
         for _ in 0..EXPIRE_AT_MOST {
             match self.expiring.first() {
                 Some(&(at, slot)) if at <= now => {
+                    if let Some(message) = self.message(slot) {
+                        expired(message.topic(), self.slots[slot].stamp);
+                    }
                     // The stamp stays: an older value that comes late is not to appear again.
                     self.take(slot);
                     self.clear(slot, now);

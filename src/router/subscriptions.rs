@@ -121,6 +121,9 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
+    /// What an entry takes.
+    pub(super) const ENTRY_BYTES: usize = size_of::<Entry>() + 2 * size_of::<SubscriptionHandle>();
+
     pub(super) fn new(seed: Seed) -> Self {
         Self { entries: Slab::new(), index: HashTable::new(), links: 0, seed }
     }
@@ -279,6 +282,11 @@ impl Subscriptions {
         if let Ok(found) = self.index.find_entry(hash, |&other| other == entry) {
             found.remove();
         }
+    }
+
+    /// About the bytes that its entries take, and their handles with the sessions.
+    pub(super) fn counted_bytes(&self) -> usize {
+        self.entries.len() * Self::ENTRY_BYTES
     }
 
     pub(super) fn heap_bytes(&self) -> usize {

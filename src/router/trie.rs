@@ -4,6 +4,7 @@ use hashbrown::{HashMap, HashTable};
 
 use super::hash::{Seed, shrink_sparse, spread};
 use super::slab::{NIL, Slab, Vacant};
+use crate::mqtt::topic;
 
 /// The node all filters begin at; it never goes away.
 pub(super) const ROOT: u32 = 0;
@@ -80,16 +81,19 @@ impl Vacant for Node {
     }
 }
 
+/// The longest text without an allocation.
+const SHORT: usize = 14;
+
 /// A level's text in 16 bytes; short ones, which most are, without an allocation.
 #[derive(Debug)]
 enum Text {
-    Short(u8, [u8; 14]),
+    Short(u8, [u8; SHORT]),
     Long(Box<Box<[u8]>>),
 }
 
 impl Text {
     fn new(text: &[u8]) -> Self {
-        let mut bytes = [0; 14];
+        let mut bytes = [0; SHORT];
         match bytes.get_mut(..text.len()) {
             Some(place) => {
                 place.copy_from_slice(text);
@@ -110,9 +114,18 @@ impl Text {
     fn heap_bytes(&self) -> usize {
         match self {
             Self::Short(..) => 0,
-            // The fat pointer's own allocation, and the text in the allocator's granularity.
-            Self::Long(bytes) => 16 + bytes.len().next_multiple_of(16),
+            Self::Long(bytes) => Self::long_bytes(bytes.len()),
         }
+    }
+
+    /// What a text of this length takes on the heap.
+    fn bytes_of(len: usize) -> usize {
+        if len <= SHORT { 0 } else { Self::long_bytes(len) }
+    }
+
+    /// The fat pointer's own allocation, and the text in the allocator's granularity.
+    fn long_bytes(len: usize) -> usize {
+        16 + len.next_multiple_of(16)
     }
 }
 
@@ -284,6 +297,18 @@ impl Trie {
     pub(super) fn heap_bytes(&self) -> usize {
         let table: usize = self.table.iter().map(HashTable::allocation_size).sum();
         self.nodes.heap_bytes() + table + self.interest.allocation_size() + self.long_texts
+    }
+
+    /// About the bytes that its nodes take, however many were there before.
+    pub(super) fn counted_bytes(&self) -> usize {
+        self.node_count() * (size_of::<Node>() + 2 * size_of::<Key>()) + self.long_texts
+    }
+
+    /// The most that a filter adds to [`counted_bytes`](Self::counted_bytes).
+    pub(super) fn most_bytes(filter: &str) -> usize {
+        let one =
+            |level: &str| size_of::<Node>() + 2 * size_of::<Key>() + Text::bytes_of(level.len());
+        topic::levels(filter).map(one).sum()
     }
 
     /// How many nodes there are, the root left out.

@@ -138,6 +138,7 @@ pub fn settings(config: &Config) -> Settings {
         connections_per_second: limits.connections_per_second,
         connections_per_second_per_address: limits.connections_per_second_per_address,
         connect_timeout: limits.connect_timeout,
+        max_connect_size: limits.max_connect_size.min(limits.max_packet_size),
         receive_maximum: NonZeroU16::new(mqtt.receive_maximum).unwrap_or(NonZeroU16::MAX),
         maximum_qos: QoS::from_u8(mqtt.max_qos).unwrap_or(QoS::ExactlyOnce),
         topic_alias_maximum: mqtt.topic_alias_maximum,
@@ -155,6 +156,7 @@ pub fn settings(config: &Config) -> Settings {
         allow_zero_length_client_id: mqtt.allow_zero_length_client_id,
         max_subscriptions_per_client: limits.max_subscriptions_per_client as usize,
         max_subscriptions: limits.max_subscriptions as usize,
+        max_subscription_bytes: bytes(limits.max_subscription_bytes),
         max_total_queued_bytes: queue.max_total_bytes,
         session: SessionLimits {
             max_inflight: mqtt.max_inflight,

@@ -267,6 +267,21 @@ impl Session {
         }
     }
 
+    /// Has QoS 1 messages up to `turn` that are not confirmed answered as not stored. They are stored all the
+    /// same when that is possible again. Not QoS 2: who is told so may send the message once more.
+    pub fn give_up_storing(&mut self, turn: u64) {
+        let gate = self.active.as_mut().map(|active| &mut active.gate);
+        for pending in gate.into_iter().flatten().filter(|pending| pending.turn <= turn) {
+            if let What::Publish(publish) = &mut pending.what
+                && publish.qos == QoS::AtLeastOnce
+                && pending.waiting != 0
+            {
+                pending.waiting = 0;
+                publish.unstored = true;
+            }
+        }
+    }
+
     /// Records that the message of `packet_id` of `turn` was handed to a session of the
     /// publisher's own shard afterwards, and whether that has `kept` it.
     pub fn route_here(&mut self, turn: u64, packet_id: PacketId, kept: bool) {
@@ -276,23 +291,16 @@ impl Session {
         }
     }
 
-    /// Records that the message of `packet_id` of `turn` came back from shard `from`, and was
-    /// handed to shard `to` in the turn `again`. Gives the shards that have to confirm that turn;
+    /// Records that the message of `packet_id` of `turn` came back, and was handed to shard `to` in the
+    /// turn `again`. Gives the shards that have to confirm that turn, all that it waited for among them;
     /// 0 if nobody waits for the message.
-    pub fn route_again(
-        &mut self,
-        from: u8,
-        turn: u64,
-        packet_id: PacketId,
-        to: u8,
-        again: u64,
-    ) -> u64 {
-        let bit = |shard: u8| 1_u64.checked_shl(shard.into()).unwrap_or(0);
+    pub fn route_again(&mut self, turn: u64, packet_id: PacketId, to: u8, again: u64) -> u64 {
+        let bit = 1_u64.checked_shl(to.into()).unwrap_or(0);
         let mut to_confirm = 0;
         for (of_turn, waiting, publish) in self.pending_publishes(turn, packet_id) {
             *of_turn = again;
-            *waiting = *waiting & !bit(from) | bit(to);
-            publish.handed |= bit(to);
+            *waiting |= bit;
+            publish.handed |= bit;
             to_confirm |= *waiting & !STORE_BIT;
         }
         to_confirm

@@ -25,6 +25,8 @@ pub(crate) struct Admission {
     by_listener: Vec<AtomicUsize>,
     sessions: AtomicUsize,
     subscriptions: AtomicUsize,
+    /// What they take, by the count of each shard at the end of its last turn.
+    subscription_bytes: AtomicUsize,
     rate: Mutex<Rate>,
 }
 
@@ -58,6 +60,7 @@ impl Admission {
             open: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
             subscriptions: AtomicUsize::new(0),
+            subscription_bytes: AtomicUsize::new(0),
             by_listener: settings.listeners.iter().map(|_| AtomicUsize::new(0)).collect(),
             rate: Mutex::default(),
         }
@@ -129,6 +132,16 @@ impl Admission {
             self.release_subscription();
         }
         admitted
+    }
+
+    /// What subscriptions take, on all shards.
+    pub(super) fn subscription_bytes(&self) -> usize {
+        self.subscription_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What they take on one shard has changed.
+    pub(super) fn change_subscription_bytes(&self, from: usize, to: usize) {
+        self.subscription_bytes.fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
     }
 
     /// Counts a subscription that is there whatever the limit.

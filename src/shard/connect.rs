@@ -16,6 +16,7 @@ use super::Core;
 use super::authenticate::Outcome;
 use super::connection::State;
 use super::ending::Ending;
+use super::gate::STORE_FAILS;
 use super::input::{PADDED, Then};
 use super::publish::SYS_PREFIX;
 use super::settings::Settings;
@@ -49,8 +50,11 @@ impl<S> Core<S> {
             // A refusal keeps to it too [MQTT-3.1.2-24].
             connection.maximum_packet_size = maximum_packet_size(&connect);
         }
-        let (reason, detail) = match self.check_connect(&connect) {
+        let (reason, detail) = match self.check_connect(id, &connect) {
             Err(refusal) => refusal,
+            Ok(()) if connect.properties.authentication_method.is_some() => {
+                return self.begin_exchange(id, &connect, body);
+            }
             Ok(()) => match self.authenticate(id, &connect) {
                 Outcome::In(login) => return self.admit(id, &connect, &login),
                 Outcome::Waits => return Then::Hold,
@@ -66,7 +70,11 @@ impl<S> Core<S> {
         (self.sessions.hash(client_id) % u64::from(self.shards)) as u8
     }
 
-    fn check_connect(&self, connect: &Connect<'_>) -> Result<(), (ReasonCode, &'static str)> {
+    pub(super) fn check_connect(
+        &self,
+        id: ConnId,
+        connect: &Connect<'_>,
+    ) -> Result<(), (ReasonCode, &'static str)> {
         let v5 = connect.version.is_v5();
         if self.stopping.is_stopping() {
             return Err((ReasonCode::ServerUnavailable, "the broker stops"));
@@ -79,10 +87,6 @@ impl<S> Core<S> {
             if !may {
                 return Err((ReasonCode::ClientIdentifierNotValid, "no Client Identifier"));
             }
-        }
-        if connect.properties.authentication_method.is_some() {
-            let detail = "no Authentication Method is supported";
-            return Err((ReasonCode::BadAuthenticationMethod, detail));
         }
         if let Some(will) = &connect.will {
             if will.topic.as_bytes().starts_with(SYS_PREFIX) {
@@ -102,7 +106,7 @@ impl<S> Core<S> {
                 return Err((ReasonCode::PayloadFormatInvalid, detail));
             }
         }
-        if v5 && !self.connack_fits(connect) {
+        if v5 && !self.connack_fits(id, connect) {
             let detail = "its Maximum Packet Size has no room for CONNACK";
             return Err((ReasonCode::PacketTooLarge, detail));
         }
@@ -133,7 +137,7 @@ impl<S> Core<S> {
     }
 
     /// Lets a client in.
-    fn admit(&mut self, id: ConnId, connect: &Connect<'_>, login: &Login) -> Then {
+    pub(super) fn admit(&mut self, id: ConnId, connect: &Connect<'_>, login: &Login) -> Then {
         let assigned = connect.client_id.is_empty().then(|| self.assign_client_id());
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
         let Some(peer) = self.connections.get(id).map(|connection| connection.peer) else {
@@ -143,6 +147,11 @@ impl<S> Core<S> {
         if !Self::will_is_allowed(identity.as_deref(), connect) {
             let detail = "a Will where it may not publish";
             self.refuse(id, Some(connect.version), ReasonCode::NotAuthorized, detail);
+            return Then::Stop;
+        }
+        if self.store_fails() && self.would_store(client_id, connect) {
+            let reason = ReasonCode::ServerUnavailable;
+            self.refuse(id, Some(connect.version), reason, STORE_FAILS);
             return Then::Stop;
         }
         let Some((key, session_present)) = self.open_session(client_id, connect.clean_start) else {
@@ -163,9 +172,7 @@ impl<S> Core<S> {
         if let Some(timer) = slot.timer.take() {
             self.timers.cancel(timer);
         }
-        if let Some(valid_for) = login.valid_for {
-            self.limit_login(id, valid_for);
-        }
+        self.limit_login(id, login.valid_for);
         self.connected += 1;
         self.stats.connects.add(1);
         if !session_present && parameters.session_expiry_interval > 0 {
@@ -268,6 +275,13 @@ impl<S> Core<S> {
         Some((self.sessions.insert(Session::counted(client_id, self.allowance.account())), false))
     }
 
+    /// Whether CONNECT changes what is stored.
+    fn would_store(&self, client_id: &str, connect: &Connect<'_>) -> bool {
+        let found = self.sessions.find(client_id).and_then(|key| self.sessions.get(key));
+        let ends_stored = found.is_some_and(|slot| slot.session.is_stored());
+        ends_stored || self.session_expiry(connect) > 0
+    }
+
     /// The Keep Alive in force, in seconds; 0: none.
     fn keep_alive(&self, connect: &Connect<'_>) -> u16 {
         let (asked, max) = (connect.keep_alive, self.settings.max_keep_alive);
@@ -316,9 +330,14 @@ impl<S> Core<S> {
     ) {
         let (settings, expiry) = (self.settings.clone(), self.session_expiry(connect));
         let information = response_information(&settings, connect, assigned);
+        let authentication = self.authentication_of(id);
+        let (method, data) =
+            authentication.as_ref().map(|(method, data)| (&**method, &**data)).unzip();
         let packet = ConnAck {
             session_present,
             response_information: information.as_deref(),
+            authentication_method: method,
+            authentication_data: data.filter(|data: &&[u8]| !data.is_empty()),
             ..connack(&settings, connect, assigned, keep_alive, expiry)
         };
         let Some(mut out) = self.connections.out(id) else { return };
@@ -336,7 +355,7 @@ impl<S> Core<S> {
     }
 
     /// Whether the client takes packets as long as its CONNACK.
-    fn connack_fits(&self, connect: &Connect<'_>) -> bool {
+    fn connack_fits(&self, id: ConnId, connect: &Connect<'_>) -> bool {
         let max = maximum_packet_size(connect);
         if max == u32::MAX {
             return true;
@@ -345,8 +364,13 @@ impl<S> Core<S> {
         let assigned = assigned.as_deref();
         let (keep_alive, expiry) = (self.keep_alive(connect), self.session_expiry(connect));
         let information = response_information(&self.settings, connect, assigned);
+        let authentication = self.authentication_of(id);
+        let (method, data) =
+            authentication.as_ref().map(|(method, data)| (&**method, &**data)).unzip();
         let packet = ConnAck {
             response_information: information.as_deref(),
+            authentication_method: method,
+            authentication_data: data.filter(|data: &&[u8]| !data.is_empty()),
             ..connack(&self.settings, connect, assigned, keep_alive, expiry)
         };
         encode(connect.version, &Packet::ConnAck(packet), max, &mut Vec::new())

@@ -484,13 +484,16 @@ impl<S> Core<S> {
             limits.max_queued_messages = 0;
         }
         let sessions = &self.sessions;
-        let chosen = self.router.choose_member(group, &publisher, |key| match sessions.get(key) {
+        // One that may not receive the topic is about to lose its subscription.
+        let member = |key| sessions.get(key).filter(|slot| slot.may_receive(parcel.topic));
+        let chosen = self.router.choose_member(group, &publisher, |key| match member(key) {
             Some(slot) if slot.session.has_room(size, &limits) => slot.session.in_flight(),
             _ => usize::MAX,
         });
         // When every member is full, one of them suffers what its policy says.
+        let any = |key| if member(key).is_some() { 0 } else { usize::MAX };
         let Some((key, options)) =
-            chosen.or_else(|| self.router.choose_member(group, &publisher, |_| 0))
+            chosen.or_else(|| self.router.choose_member(group, &publisher, any))
         else {
             return false;
         };

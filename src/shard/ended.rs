@@ -16,10 +16,10 @@ use super::subscribe::full_filter;
 
 /// What is removed in one turn for sessions that end in it, and as much again for those that ended
 /// earlier; in levels of filters.
-const LEVELS_PER_TURN: usize = 2048;
+pub(super) const LEVELS_PER_TURN: usize = 2048;
 
 /// What it costs to remove a subscription, besides its levels.
-const LEVELS_EACH: usize = 4;
+pub(super) const LEVELS_EACH: usize = 4;
 
 /// What is left of a session that has ended.
 #[derive(Debug)]

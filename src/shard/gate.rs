@@ -1,7 +1,8 @@
 //! What of this shard's turns the other shards have confirmed, and which sessions wait for it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
+use crate::mqtt::ReasonCode;
 use crate::router::SessionKey;
 use crate::session::{STORE, Verdict};
 
@@ -13,6 +14,9 @@ use super::input::Reader;
 /// What one client may have in its session's gate before the next packet that would wait there is
 /// not read for a while.
 const MAX_PENDING: usize = 1024;
+
+/// Why a client with a session to be stored is not let in.
+pub(super) const STORE_FAILS: &str = "its session cannot be stored now";
 
 /// Confirmations, by shard; the last place is the store's.
 pub(super) struct Gate {
@@ -59,6 +63,13 @@ impl Gate {
     /// The last turn of this shard that the store has committed.
     pub(super) fn committed(&self) -> u64 {
         self.confirmed[STORE as usize]
+    }
+
+    /// Who waits for the confirmation of a turn up to `turn`.
+    fn waiting_until(&self, turn: u64) -> BTreeSet<(SessionKey, u32)> {
+        let old = |queue: &VecDeque<Waiting>| queue.partition_point(|one| one.turn <= turn);
+        let waiting = self.waiting.iter().flat_map(|queue| queue.iter().take(old(queue)));
+        waiting.map(|one| (one.session, one.serial)).collect()
     }
 
     /// A session waits for every shard in `mask` to confirm `turn`.
@@ -114,6 +125,29 @@ impl<S> Core<S> {
             self.end(id, Ending::NOT_KEPT);
         }
         self.go_on_stored(key);
+    }
+
+    /// While the store fails: refuses what has waited for it since the last call.
+    pub(super) fn refuse_unstored(&mut self) {
+        let turn = self.turn;
+        let Some(since) = self.store.as_mut().and_then(|store| store.fails_since(turn)) else {
+            return;
+        };
+        for (key, serial) in self.gate.waiting_until(since) {
+            let Some(slot) = self.sessions.get_serial(key, serial) else { continue };
+            let connection = slot.connection.and_then(|id| Some((id, self.connections.get(id)?)));
+            if let Some((id, connection)) = connection
+                && connection.state == State::Committing
+            {
+                let version = Some(connection.version);
+                // Who is not let in leaves no Will.
+                slot.session.set_will(None);
+                self.refuse(id, version, ReasonCode::ServerUnavailable, STORE_FAILS);
+                continue;
+            }
+            slot.session.give_up_storing(since);
+            self.let_out(key, serial);
+        }
     }
 
     /// Goes on with what a stored session waits for, beside what is in its gate.

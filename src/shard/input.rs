@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::hooks::PublishRights;
 use crate::mqtt::{
     AckKind, DecodeError, FrameHead, Packet, PacketType, ReasonCode, Version, check_flags, decode,
-    decode_ack, frame_head,
+    decode_ack, decode_connect, frame_head,
 };
 use crate::net::ConnId;
 use crate::router::{RouteId, SessionKey};
@@ -20,6 +20,10 @@ use super::runs::Run;
 /// What 5.0 calls malformed, and 3.x does not forbid [MQTT-1.5.5-1].
 pub(super) const PADDED: DecodeError =
     DecodeError::malformed("Remaining Length longer than need be");
+
+/// Bytes of a CONNECT after which its version is known: those of the longer Protocol Name, and the
+/// Protocol Version.
+const MAX_VERSION_LEN: usize = 2 + "MQIsdp".len() + 1;
 
 /// Where the bytes of an input lie.
 #[derive(Clone, Copy)]
@@ -106,6 +110,7 @@ impl<S> Core<S> {
             State::Handshaking | State::AwaitingConnect => {
                 self.first_frames(&mut reader, bytes, source)
             }
+            State::Exchanging => self.exchange_frames(&mut reader, bytes, 0, source),
             State::Committing => Taken { consumed: 0, frame_len: None, then: Then::Hold },
             State::Connected => self.frames(&mut reader, bytes, 0, source),
         };
@@ -122,7 +127,7 @@ impl<S> Core<S> {
         let (then, consumed, frame_len) = match self.first_frame(reader, bytes) {
             Ok(Some(len)) => (Then::Continue, len, None),
             Ok(None) => {
-                let head = frame_head(bytes, self.settings.limits.max_packet_size);
+                let head = frame_head(bytes, self.settings.max_connect_size);
                 let frame_len = head.ok().flatten().map(|head| head.frame_len());
                 return Taken { consumed: 0, frame_len, then: Then::Continue };
             }
@@ -131,14 +136,28 @@ impl<S> Core<S> {
         if then != Then::Continue {
             return Taken { consumed, frame_len, then };
         }
+        match self.connections.get(reader.id).map(|connection| connection.state) {
+            Some(State::Exchanging) => self.exchange_frames(reader, bytes, consumed, source),
+            _ => self.frames_after_connack(reader, bytes, consumed, source),
+        }
+    }
+
+    /// Handles what follows when CONNACK was sent.
+    pub(super) fn frames_after_connack(
+        &mut self,
+        reader: &mut Reader<'_>,
+        bytes: &[u8],
+        consumed: usize,
+        source: Source<'_>,
+    ) -> Taken {
         let Some(connection) = self.connections.get(reader.id) else {
-            return Taken { consumed, frame_len, then: Then::Stop };
+            return Taken { consumed, frame_len: None, then: Then::Stop };
         };
         reader.session = connection.session;
         reader.version = connection.version;
         if self.is_held_from_afar(reader.session) {
             // A new connection is no way out.
-            return Taken { consumed, frame_len, then: Then::Hold };
+            return Taken { consumed, frame_len: None, then: Then::Hold };
         }
         self.frames(reader, bytes, consumed, source)
     }
@@ -155,7 +174,7 @@ impl<S> Core<S> {
         reader: &mut Reader<'_>,
         bytes: &[u8],
     ) -> Result<Option<usize>, (Then, usize, Option<usize>)> {
-        let head = match frame_head(bytes, self.settings.limits.max_packet_size) {
+        let head = match frame_head(bytes, u32::MAX) {
             Ok(Some(head)) => head,
             Ok(None) => return Ok(None),
             Err(error) => {
@@ -163,8 +182,16 @@ impl<S> Core<S> {
                 return Err((Then::Stop, 0, None));
             }
         };
-        if PacketType::from_first_byte(head.first_byte) != Some(PacketType::Connect) {
+        if head.packet_type() != Some(PacketType::Connect) {
             self.end(reader.id, Ending::Silent("the first packet is not CONNECT"));
+            return Err((Then::Stop, 0, None));
+        }
+        if head.frame_len() > self.settings.max_connect_size as usize {
+            let body = bytes.get(usize::from(head.head_len)..).unwrap_or_default();
+            if body.len() < MAX_VERSION_LEN {
+                return Ok(None);
+            }
+            self.refuse_large_connect(reader.id, body);
             return Err((Then::Stop, 0, None));
         }
         let Some(frame) = bytes.get(..head.frame_len()) else { return Ok(None) };
@@ -179,6 +206,16 @@ impl<S> Core<S> {
             Then::Hold => Err((then, 0, Some(frame.len()))),
             other => Err((other, 0, None)),
         }
+    }
+
+    /// Refuses a CONNECT that is too large, of which as much is there as says in which version.
+    fn refuse_large_connect(&mut self, id: ConnId, body: &[u8]) {
+        let version = match decode_connect(body, &self.settings.limits) {
+            Ok(connect) => Some(connect.version),
+            Err(error) => error.version,
+        };
+        let detail = "CONNECT is larger than limits.max_connect_size";
+        self.refuse(id, version, ReasonCode::PacketTooLarge, detail);
     }
 
     fn frames(
@@ -302,10 +339,7 @@ impl<S> Core<S> {
                 Ok(Then::Continue)
             }
             Packet::Disconnect(disconnect) => self.client_disconnect(reader, &disconnect),
-            Packet::Auth(_) => Err(DecodeError::new(
-                ReasonCode::ProtocolError,
-                "AUTH without an Authentication Method in CONNECT",
-            )),
+            Packet::Auth(auth) => self.authenticate_again(reader.id, &auth),
             _ => Err(DecodeError::protocol("a packet that only a server sends")),
         }
     }

@@ -12,6 +12,7 @@ mod connection;
 mod distribute;
 mod ended;
 mod ending;
+mod exchange;
 mod flush;
 mod gate;
 mod input;
@@ -170,6 +171,8 @@ struct Core<S> {
     /// Sessions to end when the turn ends, by key and serial.
     doomed: Vec<(crate::router::SessionKey, u32)>,
     ended: EndedSessions,
+    /// What other shards know of the bytes that subscriptions take here.
+    subscription_bytes: usize,
     /// Sessions with a connection.
     connected: u64,
     accepting: Accepting,
@@ -253,6 +256,7 @@ impl<D: Driver> Shard<D> {
             clock: 0,
             doomed: Vec::new(),
             ended: EndedSessions::default(),
+            subscription_bytes: 0,
             connected: 0,
             accepting: Accepting::default(),
             random: fastrand::Rng::with_seed(shared.seed ^ u64::from(id)),
@@ -375,6 +379,7 @@ impl<D: Driver> Shard<D> {
         self.core.turn += 1;
         self.core.release_lanes();
         self.core.allowance.settle(&self.core.shared.budget);
+        self.core.settle_subscriptions();
         for conn in std::mem::take(&mut self.core.resumed) {
             if self.core.may_read(conn)
                 && let Some(connection) = self.core.connections.get_mut(conn)

@@ -7,6 +7,7 @@ use crate::mqtt::{Message, PacketId};
 use crate::net::{Arena, ConnId, Driver};
 use crate::router::{GroupCount, GroupId, SessionKey, ShardChoice, Stamp};
 use crate::session::{DropCause, Redistribution};
+use crate::store::ActId;
 
 use super::Core;
 use super::connection::Connection;
@@ -14,6 +15,7 @@ use super::distribute::{Parcel, Reach};
 use super::flush::flush_output;
 use super::mail::Batch;
 use super::runs::Run;
+use super::store::Keeper;
 
 /// Who sent a message: where its connection is slowed, where its acknowledgement waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +54,8 @@ pub(super) struct Routed {
     pub(super) awaited: Option<(PacketId, u64)>,
     /// The group that shall get it; else the plain subscribers.
     pub(super) group: Option<RoutedGroup>,
-    /// The turn of the sender's act that it is part of.
-    pub(super) act: Option<u64>,
+    /// The act that it is part of.
+    pub(super) act: Option<ActId>,
 }
 
 /// A shared group between two shards.
@@ -75,6 +77,8 @@ pub(super) struct Returned {
     turn: u64,
     /// By the id of the shard it returns to.
     group: GroupId,
+    /// The act that it is part of.
+    act: Option<ActId>,
 }
 
 impl Returned {
@@ -143,7 +147,7 @@ pub(super) enum Item<S> {
         message: Message,
         group: GroupId,
         hops: u8,
-        act: Option<u64>,
+        act: Option<ActId>,
     },
     /// The sender routes nothing more: it stops.
     Quiet,
@@ -204,9 +208,10 @@ impl<S> Core<S> {
                     self.run_from_mail(run, frames);
                 }
                 Item::Routed(routed) => {
-                    let first = self.noted();
+                    let act = self.join_act(routed.act);
                     self.take_routed(&routed, &mut refusals);
-                    acts |= self.took_part(first, from, routed.act);
+                    self.end_act(act);
+                    acts |= routed.act.is_some();
                 }
                 Item::Interest(filter) => self.router.add_interest(from, &filter),
                 Item::NoInterest(filter) => self.router.remove_interest(from, &filter),
@@ -226,16 +231,22 @@ impl<S> Core<S> {
                         }
                     }
                     for returned in returned {
-                        self.route_again(from, &returned);
+                        let act = self.join_act(returned.act);
+                        self.route_again(&returned);
+                        self.end_act(act);
+                        if let (Some(store), Some(act)) = (&mut self.store, returned.act) {
+                            store.has_back(act);
+                        }
                     }
                     self.confirmed(from, turn);
                 }
                 Item::Hold { client } => self.hold_publisher(driver, client),
                 Item::Release { client } => self.release_publisher(client),
                 Item::Orphan { message, group, hops, act } => {
-                    let first = self.noted();
+                    acts |= act.is_some();
+                    let act = self.join_act(act);
                     self.take_orphan(&message, group, hops);
-                    acts |= self.took_part(first, from, act);
+                    self.end_act(act);
                 }
                 Item::Quiet => self.stopping.peer_is_quiet(from),
             }
@@ -248,14 +259,6 @@ impl<S> Core<S> {
             let Refusals { refused, returned, .. } = refusals;
             self.confirm_to(from, turn, refused, returned, before);
         }
-    }
-
-    /// Notes that what came last was part of an act of another shard; says whether it was.
-    fn took_part(&mut self, first: usize, from: u8, act: Option<u64>) -> bool {
-        if let (Some(store), Some(turn)) = (&mut self.store, act) {
-            store.took_part(first, (from, turn));
-        }
-        act.is_some()
     }
 
     fn take_routed(&mut self, routed: &Routed, refusals: &mut Refusals) {
@@ -307,17 +310,19 @@ impl<S> Core<S> {
         match awaited {
             Some((packet_id, turn)) => {
                 let group = group.ours;
-                refusals.returned.push(Returned { message, publisher, packet_id, turn, group });
+                let act = self.store.as_mut().and_then(Keeper::gives_back);
+                let returned = Returned { message, publisher, packet_id, turn, group, act };
+                refusals.returned.push(returned);
             }
             None => self.take_orphan(&message, group.theirs, 0),
         }
         Reach::NONE
     }
 
-    /// Chooses again for a message that `from` had no member for. Its acknowledgement goes on
+    /// Chooses again for a message that another shard had no member for. Its acknowledgement goes on
     /// waiting, for whoever is handed it now.
-    fn route_again(&mut self, from: u8, returned: &Returned) {
-        let Returned { message, publisher, packet_id, turn, group } = returned;
+    fn route_again(&mut self, returned: &Returned) {
+        let Returned { message, publisher, packet_id, turn, group, .. } = returned;
         let mut parcel = Parcel::from_message(message, self.now, *publisher);
         let Some(choice) = self.router.choose_shard(*group, &parcel.router_publisher()) else {
             return;
@@ -341,9 +346,8 @@ impl<S> Core<S> {
             return;
         }
         let slot = self.sessions.get_serial(session, serial);
-        let waiting = slot.map_or(0, |slot| {
-            slot.session.route_again(from, *turn, *packet_id, choice.shard, self.turn)
-        });
+        let waiting = slot
+            .map_or(0, |slot| slot.session.route_again(*turn, *packet_id, choice.shard, self.turn));
         if waiting != 0 {
             parcel.packet_id = Some(*packet_id);
             self.mailbox.ask_confirmation(waiting);

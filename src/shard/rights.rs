@@ -4,6 +4,7 @@
 //! it makes a route, and a reader keeps how it may publish beside its last route: on the way of a
 //! message nobody looks anything up.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,12 +12,13 @@ use std::sync::atomic::Ordering;
 use hashbrown::HashMap;
 
 use crate::hooks::{Client, Login, PublishRights, Rights};
-use crate::mqtt::topic::Filter;
+use crate::mqtt::topic::{self, Filter};
 use crate::mqtt::{Connect, Publish};
-use crate::router::{RouteId, SessionKey, SubscriptionOptions};
+use crate::router::{RouteId, SessionKey, SubscriptionHandle, SubscriptionOptions};
 use crate::session::IdentityRecord;
 
 use super::Core;
+use super::ended::{LEVELS_EACH, LEVELS_PER_TURN};
 use super::ending::Ending;
 use super::input::{Reader, Then};
 use super::sessions::{Sessions, Slot};
@@ -46,20 +48,28 @@ pub(super) struct RightsChange {
     seen: u64,
     /// Sessions to look at.
     left: Vec<SessionKey>,
+    /// Sessions with other rights, and their subscriptions to look at.
+    reviews: BTreeMap<SessionKey, Vec<SubscriptionHandle>>,
+    /// What was looked at in this turn, in levels of filters.
+    reviewed: usize,
 }
 
 impl Sessions {
     /// Whether the session's client may be sent messages of a topic.
     pub(super) fn may_receive(&self, key: SessionKey, topic: &str) -> bool {
         // One that has ended may have subscriptions yet.
-        let Some(slot) = self.get(key) else { return false };
-        slot.rights().is_none_or(|rights| rights.receives(topic))
+        self.get(key).is_some_and(|slot| slot.may_receive(topic))
     }
 }
 
 impl Slot {
     pub(super) fn rights(&self) -> Option<&Rights> {
         self.identity.as_ref()?.rights.as_deref()
+    }
+
+    /// Whether its client may be sent messages of a topic.
+    pub(super) fn may_receive(&self, topic: &str) -> bool {
+        self.rights().is_none_or(|rights| rights.receives(topic))
     }
 
     /// Whether the will may be published.
@@ -143,31 +153,51 @@ impl<S> Core<S> {
         let old = std::mem::replace(&mut slot.identity, identity);
         let rights = slot.identity.as_ref().and_then(|identity| identity.rights.clone());
         if old.and_then(|old| old.rights) != rights {
-            self.rights_changed(key, rights);
+            self.rights_changed(key);
         }
     }
 
-    fn rights_changed(&mut self, key: SessionKey, rights: Option<Arc<Rights>>) {
+    /// A session is sent nothing from now on that it may not have. Subscriptions that it may not have are
+    /// taken from it in steps.
+    fn rights_changed(&mut self, key: SessionKey) {
         let Some(slot) = self.sessions.get(key) else { return };
-        let handles = slot.subscriptions.clone();
-        if handles.is_empty() {
+        if slot.subscriptions.is_empty() {
             return;
         }
+        self.rights_change.reviews.insert(key, slot.subscriptions.clone());
         self.router.forget_routes();
-        let Some(rights) = rights else { return };
-        for handle in handles {
-            let Some(one) = self.router.subscription(key, handle) else { continue };
-            let filter = Filter { share: one.share.as_deref(), filter: &one.filter };
-            match rights.subscribe(&one.filter, one.share.is_some()) {
-                None => {
-                    self.unsubscribe_one(key, &filter);
-                }
-                Some(qos) if qos < one.options.qos => {
-                    let options = SubscriptionOptions { qos, ..one.options };
-                    self.router.subscribe(key, &filter, options);
-                }
-                Some(_) => {}
+        self.review();
+    }
+
+    /// Looks at more subscriptions of sessions whose rights have changed: so many in a turn, while other
+    /// shards can be told.
+    fn review(&mut self) {
+        while self.rights_change.reviewed < LEVELS_PER_TURN
+            && self.mailbox.full() == 0
+            && let Some(mut first) = self.rights_change.reviews.first_entry()
+        {
+            let (key, handle) = (*first.key(), first.get_mut().pop());
+            match handle {
+                Some(handle) => self.review_one(key, handle),
+                None => drop(first.remove()),
             }
+        }
+    }
+
+    fn review_one(&mut self, key: SessionKey, handle: SubscriptionHandle) {
+        let Some(one) = self.router.subscription(key, handle) else { return };
+        self.rights_change.reviewed += LEVELS_EACH + topic::level_count(&one.filter);
+        let Some(rights) = self.sessions.get(key).and_then(Slot::rights) else { return };
+        let filter = Filter { share: one.share.as_deref(), filter: &one.filter };
+        match rights.subscribe(&one.filter, one.share.is_some()) {
+            None => {
+                self.unsubscribe_one(key, &filter);
+            }
+            Some(qos) if qos < one.options.qos => {
+                let options = SubscriptionOptions { qos, ..one.options };
+                self.router.subscribe(key, &filter, options);
+            }
+            Some(_) => {}
         }
     }
 
@@ -224,7 +254,12 @@ impl<S> Core<S> {
             self.rights_change.seen = now;
             self.rights_change.left = self.sessions.keys().collect();
         }
+        self.rights_change.reviewed = 0;
+        self.review();
         for _ in 0..SESSIONS_PER_TURN {
+            if !self.rights_change.reviews.is_empty() {
+                return;
+            }
             let Some(key) = self.rights_change.left.pop() else { return };
             let Some(slot) = self.sessions.get_mut(key) else { continue };
             let Some(identity) = slot.identity.as_mut().filter(|one| !one.is_granted) else {
@@ -237,14 +272,89 @@ impl<S> Core<S> {
                 identity.publish.clear();
                 // Readers keep how they may publish as long as their route is good.
                 self.router.forget_routes();
-                self.rights_changed(key, rights);
+                self.rights_changed(key);
             }
         }
     }
 
     /// Whether there are rights to find anew. Asked before a sleep.
     pub(super) fn has_new_rules(&self) -> bool {
-        !self.rights_change.left.is_empty()
+        let RightsChange { left, reviews, .. } = &self.rights_change;
+        (!(left.is_empty() && reviews.is_empty()) && self.mailbox.full() == 0)
             || self.rights_change.seen != self.shared.rules.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::super::settings::Settings;
+    use super::super::{Shard, Shared};
+    use super::*;
+    use crate::hooks::{Authorizer, Hooks};
+    use crate::net::sim::{Faults, SimDriver, SimOptions, World};
+
+    const COUNT: usize = 3000;
+
+    /// Everybody may do everything, or nothing.
+    #[derive(Default)]
+    struct Switch(AtomicBool);
+
+    impl Authorizer for Switch {
+        fn rights(&self, _: &Client<'_>) -> Option<Arc<Rights>> {
+            let off = self.0.load(Ordering::Relaxed);
+            off.then(|| Arc::new(Rights::new(Vec::new(), false, false)))
+        }
+    }
+
+    fn turn(shard: &mut Shard<SimDriver>) {
+        assert!(shard.turn(false).expect("a simulated driver does not fail"));
+    }
+
+    #[test]
+    fn subscriptions_are_taken_in_steps_and_none_is_served_meanwhile() {
+        let switch = Arc::new(Switch::default());
+        let hooks = Hooks { authorizer: Some(switch.clone()), ..Hooks::default() };
+        let shared = Arc::new(Shared::new(Settings::for_tests(), hooks, 1, 1));
+        let world = World::new(1, SimOptions { faults: Faults::NONE, buffer_bytes: 1 << 20 });
+        let mut shard = Shard::assemble(vec![world.add_driver()], &shared).remove(0);
+        let client = world.connect();
+        let mut sent = b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x01c".to_vec();
+        for number in 0..COUNT {
+            let share = if number % 2 == 0 { "" } else { "$share/g/" };
+            let filter = format!("{share}{number:04}");
+            sent.extend([0x82, filter.len() as u8 + 5, 0, 1, 0, filter.len() as u8]);
+            sent.extend([filter.as_bytes(), b"\x01"].concat());
+        }
+        assert_eq!(world.client_send(client, &sent).expect("it is open"), sent.len());
+        while shard.core.router.subscription_count() < COUNT {
+            turn(&mut shard);
+        }
+        let key = shard.core.sessions.find("c").expect("it is connected");
+        switch.0.store(true, Ordering::Relaxed);
+        shared.rules_changed();
+        let mut left = COUNT;
+        while left > 0 {
+            turn(&mut shard);
+            let now = shard.core.router.subscription_count();
+            let most = LEVELS_PER_TURN / (LEVELS_EACH + 1) + 1;
+            assert!((1..=most).contains(&(left - now)), "{} of {left}", left - now);
+            left = now;
+            assert_eq!(shard.core.has_new_rules(), left > 0);
+            for topic in ["0000", "0001"] {
+                let message = crate::mqtt::Message::new(
+                    topic,
+                    crate::mqtt::QoS::AtLeastOnce,
+                    false,
+                    b"x",
+                    &[],
+                    None,
+                    shard.core.now,
+                );
+                shard.core.publish_message(&message, super::super::remote::Publisher::NOBODY);
+            }
+            assert_eq!(shard.core.sessions.get(key).expect("it is there").session.in_flight(), 0);
+        }
     }
 }

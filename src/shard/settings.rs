@@ -73,6 +73,8 @@ pub struct Settings {
     pub connections_per_second_per_address: Option<u32>,
     /// A connection without a CONNECT for this long is closed.
     pub connect_timeout: Duration,
+    /// Bytes of CONNECT.
+    pub max_connect_size: u32,
     /// QoS 1 and 2 messages we take unacknowledged from one client.
     pub receive_maximum: NonZeroU16,
     /// The highest QoS offered.
@@ -103,6 +105,8 @@ pub struct Settings {
     pub max_subscriptions_per_client: usize,
     /// Subscriptions over all shards.
     pub max_subscriptions: usize,
+    /// Bytes that these take over all shards.
+    pub max_subscription_bytes: usize,
     /// Bytes queued for all sessions of all shards.
     pub max_total_queued_bytes: u64,
     /// Bounds of one session.
@@ -156,6 +160,7 @@ impl Settings {
             connections_per_second: None,
             connections_per_second_per_address: None,
             connect_timeout: Duration::from_secs(10),
+            max_connect_size: 1 << 20,
             receive_maximum: NonZeroU16::MAX,
             maximum_qos: QoS::ExactlyOnce,
             topic_alias_maximum: 0,
@@ -171,6 +176,7 @@ impl Settings {
             allow_zero_length_client_id: true,
             max_subscriptions_per_client: usize::MAX,
             max_subscriptions: usize::MAX,
+            max_subscription_bytes: usize::MAX,
             max_total_queued_bytes: u64::MAX,
             session: SessionLimits::default(),
             qos0_backlog_bytes: 1 << 20,

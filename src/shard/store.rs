@@ -31,16 +31,21 @@ pub(super) struct Keeper {
     link: Link,
     pub(super) journal: Journal,
     parts: Vec<Part>,
+    handed: Vec<(ActId, u64)>,
+    returned: Vec<ActId>,
+    taken_back: Vec<ActId>,
     done: Vec<ActId>,
     /// Confirmations that wait for the commit of a turn of this shard.
     deferred: VecDeque<Deferred>,
     next_session: u64,
     /// Session numbers between two of this shard's.
     stride: u64,
-    /// Shards that take part in what is being done, if that is an act.
-    act: Option<u64>,
+    /// What is being done, if that is an act or a part of one, and the shards that were handed a part.
+    act: Option<(ActId, u64)>,
     /// A session did not take a message because the store fails.
     refused: bool,
+    /// The turn in which the store was last seen to fail.
+    failed_at: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -48,8 +53,6 @@ struct Deferred {
     turn: u64,
     to: u8,
     of: u64,
-    refused: Vec<Refusal>,
-    returned: Vec<Returned>,
 }
 
 impl Keeper {
@@ -60,26 +63,45 @@ impl Keeper {
             link,
             journal,
             parts: Vec::new(),
+            handed: Vec::new(),
+            returned: Vec::new(),
+            taken_back: Vec::new(),
             done: Vec::new(),
             deferred: VecDeque::new(),
             next_session: recovered.next_session + 1 + u64::from(id),
             stride: shards.into(),
             act: None,
             refused: false,
+            failed_at: None,
         }
     }
 
-    /// Notes that what was noted since `first` is a part of an act of another shard.
-    pub(super) fn took_part(&mut self, first: usize, act: ActId) {
-        let end = self.journal.len();
-        if end > first {
-            self.parts.push(Part { first, end, act, with: 0 });
+    /// The turn up to which what waits for the store has done so for a while, and in vain.
+    pub(super) fn fails_since(&mut self, turn: u64) -> Option<u64> {
+        match self.link.is_failing() {
+            true => self.failed_at.replace(turn),
+            false => {
+                self.failed_at = None;
+                None
+            }
         }
     }
 
     /// Notes that all parts of another shard's acts up to a turn are done.
     pub(super) fn did_all(&mut self, acts: ActId) {
         self.done.push(acts);
+    }
+
+    /// Notes that the part at hand goes back to the shard where its act began, which stays open for it.
+    pub(super) fn gives_back(&mut self) -> Option<ActId> {
+        let (act, _) = self.act?;
+        self.returned.push(act);
+        Some(act)
+    }
+
+    /// Notes that this shard has back what another one [gave back](Self::gives_back).
+    pub(super) fn has_back(&mut self, act: ActId) {
+        self.taken_back.push(act);
     }
 }
 
@@ -168,9 +190,15 @@ impl<S> Core<S> {
     /// to be stored as one. Gives what [`end_act`](Self::end_act) needs.
     #[inline]
     pub(super) fn begin_act(&mut self) -> usize {
+        self.join_act(Some((self.id, self.turn)))
+    }
+
+    /// Goes on with an act that began earlier or on another shard, if what comes is part of one.
+    #[inline]
+    pub(super) fn join_act(&mut self, act: Option<ActId>) -> usize {
         match &mut self.store {
             Some(store) => {
-                store.act = Some(0);
+                store.act = act.map(|act| (act, 0));
                 store.journal.len()
             }
             None => 0,
@@ -180,49 +208,51 @@ impl<S> Core<S> {
     #[inline]
     pub(super) fn end_act(&mut self, first: usize) {
         if let Some(store) = &mut self.store
-            && let Some(with) = store.act.take()
+            && let Some((act, with)) = store.act.take()
         {
-            let (end, act) = (store.journal.len(), (self.id, self.turn));
+            let end = store.journal.len();
             if end > first {
-                store.parts.push(Part { first, end, act, with });
+                store.parts.push(Part { first, end, act });
+            }
+            if with != 0 {
+                store.handed.push((act, with));
             }
         }
     }
 
-    /// The turn of the act that handing a message to a shard belongs to.
+    /// The act that handing a message to a shard belongs to.
     #[inline]
-    pub(super) fn act_with(&mut self, shard: u8) -> Option<u64> {
-        let with = self.store.as_mut()?.act.as_mut()?;
+    pub(super) fn act_with(&mut self, shard: u8) -> Option<ActId> {
+        let (act, with) = self.store.as_mut()?.act.as_mut()?;
         *with |= 1 << shard;
-        Some(self.turn)
+        Some(*act)
     }
 
-    /// Confirms a turn of another shard: once what was noted since `first` is committed.
+    /// Confirms a turn of another shard: once what was noted since `first` is committed. What nobody
+    /// here keeps goes back at once: what is to be committed may wait for what becomes of it.
     pub(super) fn confirm_to(
         &mut self,
         to: u8,
         of: u64,
-        mut refused: Vec<Refusal>,
+        refused: Vec<Refusal>,
         returned: Vec<Returned>,
         first: usize,
     ) {
         let turn = self.turn;
-        if refused.iter().any(|one| one.unstored) {
-            // Their publishers are told now, not when the store works again.
-            let unstored = refused.extract_if(.., |one| one.unstored).collect();
-            let confirm = Item::Confirm { turn: 0, refused: unstored, returned: Vec::new() };
-            self.mailbox.push(to, 0, confirm);
-        }
+        let mut confirmed = of;
         if let Some(store) = &mut self.store {
             let last = store.deferred.back().map(|last| last.turn);
             let noted = (store.journal.len() > first).then_some(turn);
             if let Some(turn) = noted.or(last) {
-                store.deferred.push_back(Deferred { turn, to, of, refused, returned });
-                return;
+                store.deferred.push_back(Deferred { turn, to, of });
+                if refused.is_empty() && returned.is_empty() {
+                    return;
+                }
+                confirmed = 0;
             }
         }
         let weight = returned.iter().map(Returned::size).sum();
-        self.mailbox.push(to, weight, Item::Confirm { turn: of, refused, returned });
+        self.mailbox.push(to, weight, Item::Confirm { turn: confirmed, refused, returned });
     }
 
     /// Whether the writer has committed what somebody here may wait for.
@@ -243,9 +273,9 @@ impl<S> Core<S> {
         self.mailbox.set_store_full(store.link.is_full());
         let committed = store.link.committed();
         while let Some(deferred) = store.deferred.pop_front_if(|first| first.turn <= committed) {
-            let Deferred { to, of, refused, returned, .. } = deferred;
-            let weight = returned.iter().map(Returned::size).sum();
-            self.mailbox.push(to, weight, Item::Confirm { turn: of, refused, returned });
+            let Deferred { to, of, .. } = deferred;
+            let (refused, returned) = (Vec::new(), Vec::new());
+            self.mailbox.push(to, 0, Item::Confirm { turn: of, refused, returned });
         }
         #[expect(clippy::cast_possible_truncation, reason = "63")]
         self.confirmed(STORE as u8, committed);
@@ -257,7 +287,12 @@ impl<S> Core<S> {
         let Some(store) = &mut self.store else { return };
         let (mut changes, waiters) = store.journal.end_turn(self.turn + 1);
         // Who waits without a change of its own waits for those of earlier turns.
-        if changes.is_empty() && waiters.is_empty() && store.done.is_empty() {
+        if changes.is_empty()
+            && waiters.is_empty()
+            && store.done.is_empty()
+            && store.handed.is_empty()
+            && store.taken_back.is_empty()
+        {
             return;
         }
         for change in &mut changes {
@@ -272,6 +307,9 @@ impl<S> Core<S> {
             turn: self.turn,
             changes,
             parts: std::mem::take(&mut store.parts),
+            handed: std::mem::take(&mut store.handed),
+            returned: std::mem::take(&mut store.returned),
+            taken_back: std::mem::take(&mut store.taken_back),
             done: std::mem::take(&mut store.done),
         });
         self.mailbox.set_store_full(store.link.is_full());

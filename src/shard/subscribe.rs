@@ -5,7 +5,9 @@ use crate::mqtt::{
     DecodeError, Packet, Properties, QoS, ReasonCode, RetainHandling, SubAck, Subscribe,
     SubscribeFilter, UnsubAck, Unsubscribe, encode, topic, varint_len,
 };
-use crate::router::{GroupCount, SessionKey, SubscriptionHandle, SubscriptionOptions};
+use crate::router::{
+    GroupCount, Router, SessionKey, Subscribed, SubscriptionHandle, SubscriptionOptions,
+};
 use crate::session::{STORE, SubscriptionRecord};
 
 use super::Core;
@@ -82,46 +84,22 @@ impl<S> Core<S> {
         if let Some(refusal) = self.refuse_filter(&filter) {
             return Ok(refusal);
         }
-        // A bridge in 3.x cannot ask for what it needs: no echo, and RETAIN as it was.
-        let bridge = self.connections.get(reader.id).is_some_and(|one| one.bridge);
-        let key = reader.session;
-        let rights = self.sessions.get(key).and_then(|slot| slot.rights());
-        let granted = match rights {
-            Some(rights) => rights.subscribe(filter.filter, filter.share.is_some()),
-            None => Some(QoS::ExactlyOnce),
+        let Some(options) = self.granted(reader, subscribe, asked, &filter) else {
+            return Ok(ReasonCode::NotAuthorized);
         };
-        let Some(granted) = granted else { return Ok(ReasonCode::NotAuthorized) };
-        let options = SubscriptionOptions {
-            qos: asked.qos.min(self.settings.maximum_qos).min(granted),
-            no_local: asked.no_local || (bridge && filter.share.is_none()),
-            retain_as_published: asked.retain_as_published || bridge,
-            identifier: subscribe.subscription_identifier,
-        };
-        let Some(slot) = self.sessions.get_mut(key) else {
-            return Ok(ReasonCode::UnspecifiedError);
-        };
-        // A filter it holds already takes no further place, which only the router can tell.
-        let admission = &self.shared.admission;
-        let admitted = slot.subscriptions.len() < self.settings.max_subscriptions_per_client
-            && admission.admit_subscription(&self.settings);
-        if !admitted && !self.router.has_subscription(key, &filter) {
+        let Some(subscribed) = self.add_subscription(reader.session, &filter, options) else {
             self.stats.refused_subscriptions.add(1);
             return Ok(ReasonCode::QuotaExceeded);
+        };
+        if let Some(slot) = self.sessions.get(reader.session) {
+            slot.session.note_subscribed(|| SubscriptionRecord {
+                filter: asked.filter.into(),
+                qos: options.qos,
+                no_local: options.no_local,
+                retain_as_published: options.retain_as_published,
+                identifier: options.identifier.map_or(0, std::num::NonZeroU32::get),
+            });
         }
-        let subscribed = self.router.subscribe(key, &filter, options);
-        if !subscribed.existed {
-            self.router.set_place(subscribed.handle, slot.subscriptions.len());
-            slot.subscriptions.push(subscribed.handle);
-        } else if admitted {
-            admission.release_subscription();
-        }
-        slot.session.note_subscribed(|| SubscriptionRecord {
-            filter: asked.filter.into(),
-            qos: options.qos,
-            no_local: options.no_local,
-            retain_as_published: options.retain_as_published,
-            identifier: options.identifier.map_or(0, std::num::NonZeroU32::get),
-        });
         if subscribed.interest {
             self.tell_all(filter.filter.len(), || Item::Interest(filter.filter.into()));
         }
@@ -145,6 +123,77 @@ impl<S> Core<S> {
             QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
             QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
         })
+    }
+
+    /// The options that a client is granted; nothing if it may not subscribe.
+    fn granted(
+        &self,
+        reader: &Reader<'_>,
+        subscribe: &Subscribe<'_>,
+        asked: &SubscribeFilter<'_>,
+        filter: &Filter<'_>,
+    ) -> Option<SubscriptionOptions> {
+        // A bridge in 3.x cannot ask for what it needs: no echo, and RETAIN as it was.
+        let bridge = self.connections.get(reader.id).is_some_and(|one| one.bridge);
+        let rights = self.sessions.get(reader.session).and_then(|slot| slot.rights());
+        let granted = match rights {
+            Some(rights) => rights.subscribe(filter.filter, filter.share.is_some())?,
+            None => QoS::ExactlyOnce,
+        };
+        Some(SubscriptionOptions {
+            qos: asked.qos.min(self.settings.maximum_qos).min(granted),
+            no_local: asked.no_local || (bridge && filter.share.is_none()),
+            retain_as_published: asked.retain_as_published || bridge,
+            identifier: subscribe.subscription_identifier,
+        })
+    }
+
+    /// Adds a subscription or replaces its options; nothing if there is no room for another one.
+    fn add_subscription(
+        &mut self,
+        key: SessionKey,
+        filter: &Filter<'_>,
+        options: SubscriptionOptions,
+    ) -> Option<Subscribed> {
+        let (has_bytes, store_fails) = (self.has_subscription_bytes(filter), self.store_fails());
+        let slot = self.sessions.get_mut(key)?;
+        if slot.session.is_stored() && store_fails {
+            return None;
+        }
+        // A filter it holds already takes no further place, which only the router can tell.
+        let admission = &self.shared.admission;
+        let admitted = has_bytes
+            && slot.subscriptions.len() < self.settings.max_subscriptions_per_client
+            && admission.admit_subscription(&self.settings);
+        if !admitted && !self.router.has_subscription(key, filter) {
+            return None;
+        }
+        let subscribed = self.router.subscribe(key, filter, options);
+        if !subscribed.existed {
+            self.router.set_place(subscribed.handle, slot.subscriptions.len());
+            slot.subscriptions.push(subscribed.handle);
+        } else if admitted {
+            admission.release_subscription();
+        }
+        Some(subscribed)
+    }
+
+    /// Whether there is room for a filter, be none of its levels there yet.
+    fn has_subscription_bytes(&self, filter: &Filter<'_>) -> bool {
+        let others =
+            self.shared.admission.subscription_bytes().wrapping_sub(self.subscription_bytes);
+        let here = self.router.counted_subscription_bytes();
+        let wanted = others.wrapping_add(here) + Router::most_subscription_bytes(filter);
+        wanted <= self.settings.max_subscription_bytes
+    }
+
+    /// Lets the other shards know what subscriptions take here.
+    pub(super) fn settle_subscriptions(&mut self) {
+        let here = self.router.counted_subscription_bytes();
+        if here != self.subscription_bytes {
+            self.shared.admission.change_subscription_bytes(self.subscription_bytes, here);
+            self.subscription_bytes = here;
+        }
     }
 
     fn refuse_filter(&self, filter: &Filter<'_>) -> Option<ReasonCode> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::mqtt::ReasonCode;
+use crate::mqtt::{ReasonCode, Version};
 use crate::net::ConnId;
 use crate::router::SessionKey;
 use crate::session::RetryOutcome;
@@ -58,6 +58,7 @@ impl<S> Core<S> {
 
     fn sweep(&mut self) {
         self.expiring = true;
+        self.refuse_unstored();
         self.update_gauges();
         self.count_stored();
         self.timers.insert(self.now.plus(SWEEP_INTERVAL), Timer::Sweep);
@@ -66,7 +67,16 @@ impl<S> Core<S> {
     /// Removes some more of what is retained and expired.
     pub(super) fn expire_retained(&mut self) {
         if self.expiring {
-            self.expiring = self.router.expire_retained(self.now);
+            let mut expired = Vec::new();
+            let stores = self.store.is_some();
+            self.expiring = self.router.expire_retained(self.now, |topic, stamp| {
+                if stores {
+                    expired.push((topic.to_owned(), stamp));
+                }
+            });
+            for (topic, stamp) in expired {
+                self.note_retained(&topic, None, stamp);
+            }
         }
     }
 
@@ -79,6 +89,10 @@ impl<S> Core<S> {
             State::AwaitingConnect => self.end(id, Ending::Silent("no CONNECT in time")),
             State::Committing => {
                 self.end(id, Ending::Silent("its session could not be stored in time"));
+            }
+            State::Exchanging => {
+                let detail = "not authenticated in time";
+                self.refuse(id, Some(Version::V5), ReasonCode::NotAuthorized, detail);
             }
             State::Authenticating => {
                 let version = Some(connection.version);

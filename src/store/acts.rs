@@ -4,8 +4,9 @@
 //! must be stored together. With one of them missing after a crash, it would be lost or come twice. The
 //! same holds for what a session that ends leaves to members of its shared groups on other shards.
 //!
-//! The shard where it begins names its turn and the shards that take part. What they change by it is
-//! set aside until each has said that it did its share. The acts of a shard are committed in the order
+//! The shard where it begins names its turn and the shards that it handed a part to. What they change by
+//! it is set aside until each has said that it did its share. One that hands its part on names those it
+//! goes to; one that gives it back keeps the act open until the shard where it began has seen to it. The acts of a shard are committed in the order
 //! of its turns, so that none that needs no other shard overtakes: whoever sends again after a crash what
 //! was not acknowledged would send it behind.
 
@@ -21,8 +22,10 @@ pub type ActId = (u8, u64);
 
 #[derive(Debug, Default)]
 struct Act {
-    /// Shards that take part, beside the one where it begins.
-    with: u64,
+    /// Shards that were handed a part, by whom, and in which turn of that.
+    handed: Vec<(u64, u8, u64)>,
+    /// Parts on their way back.
+    returned: u32,
     changes: Vec<Change>,
     /// Turns of shards that are not committed before it.
     turns: Vec<(u8, u64)>,
@@ -65,23 +68,39 @@ pub(super) struct Acts {
     /// The last act that changes the record of a client's session: later changes go behind it, or else
     /// the end of a session would take the next one with it.
     clients: HashMap<Box<str>, ActId>,
-    /// By shard where they begin, then by shard: how far it has done its share.
+    /// By shard, then by shard: how far the second has done its share of what the first handed it.
     done: BTreeMap<(u8, u8), u64>,
     aside: HashSet<Subject>,
 }
 
 impl Acts {
-    /// `shard` has done its share of all acts of `id.0` up to `id.1`.
-    pub(super) fn done(&mut self, shard: u8, id: ActId) {
-        let done = self.done.entry((id.0, shard)).or_default();
-        *done = id.1.max(*done);
+    /// `shard` has done all parts that the other one handed it up to a turn.
+    pub(super) fn done(&mut self, shard: u8, (of, turn): (u8, u64)) {
+        let done = self.done.entry((of, shard)).or_default();
+        *done = turn.max(*done);
     }
 
-    /// Sets changes of `shard` in its `turn` aside; `with` are shards that take part.
+    /// A shard handed parts to the shards `with` in its turn.
+    pub(super) fn handed(&mut self, id: ActId, with: u64, (shard, turn): (u8, u64)) {
+        self.open.entry(id).or_default().handed.push((with, shard, turn));
+    }
+
+    /// A part is on its way back to where the act began.
+    pub(super) fn returned(&mut self, id: ActId) {
+        self.open.entry(id).or_default().returned += 1;
+    }
+
+    /// A part is back, and what became of it is said.
+    pub(super) fn taken_back(&mut self, id: ActId) {
+        if let Some(act) = self.open.get_mut(&id) {
+            act.returned -= 1;
+        }
+    }
+
+    /// Sets changes of `shard` in its `turn` aside.
     pub(super) fn add(
         &mut self,
         id: ActId,
-        with: u64,
         (shard, turn): (u8, u64),
         changes: impl Iterator<Item = Change>,
     ) {
@@ -96,7 +115,6 @@ impl Acts {
         }
         self.aside.extend(kept.iter().filter_map(subject));
         let act = self.open.entry(id).or_default();
-        act.with |= with;
         act.turns.push((shard, turn));
         act.changes.append(&mut kept);
     }
@@ -155,20 +173,18 @@ impl Acts {
     pub(super) fn complete(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
         let (done, clients) = (&self.done, &mut self.clients);
-        let complete = |id: &ActId, act: &Act| {
-            let mut with = act.with;
-            while with != 0 {
-                let shard = with.trailing_zeros() as u8;
-                with &= with - 1;
-                if done.get(&(id.0, shard)).is_none_or(|&turn| turn < id.1) {
-                    return false;
-                }
-            }
-            true
+        let has_done = |shard, by, turn| done.get(&(by, shard)).is_some_and(|&done| done >= turn);
+        let complete = |act: &Act| {
+            act.returned == 0
+                && act.handed.iter().all(|&(with, by, turn)| {
+                    (0..u64::BITS as u8)
+                        .filter(|shard| with & 1 << shard != 0)
+                        .all(|shard| has_done(shard, by, turn))
+                })
         };
         let mut held_up = 0_u64;
         self.open.retain(|id, act| {
-            if held_up & 1 << id.0 != 0 || !complete(id, act) {
+            if held_up & 1 << id.0 != 0 || !complete(act) {
                 held_up |= 1 << id.0;
                 return true;
             }

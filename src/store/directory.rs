@@ -27,12 +27,22 @@ impl Engine {
             Self::Sqlite => "sqlite",
         }
     }
+
+    /// By its [`name`](Self::name).
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Fjall, Self::Sqlite].into_iter().find(|engine| engine.name() == name)
+    }
 }
 
 /// The format that this version writes, and the only one it reads.
 const FORMAT: u32 = 1;
 const FORMAT_FILE: &str = "format";
 const LOCK_FILE: &str = "lock";
+/// Stands in place of the format until everything is there.
+const UNFINISHED: &str = "unfinished";
+/// What may be in a directory that counts as empty: a file system's own, and our lock.
+const NOTHING: [&str; 2] = ["lost+found", LOCK_FILE];
 
 /// A data directory that this process has to itself, until it is dropped.
 #[derive(Debug)]
@@ -72,6 +82,15 @@ pub enum DirectoryError {
         /// What was asked for.
         asked: Engine,
     },
+    /// There is none.
+    #[error("there is no data directory {}", .0.display())]
+    Missing(PathBuf),
+    /// It was to be filled, and that did not come to its end.
+    #[error("the data directory {} was being filled, and that did not end: fill it anew", .0.display())]
+    Unfinished(PathBuf),
+    /// There is something in a directory that was to be filled.
+    #[error("the directory {} is not empty", .0.display())]
+    NotEmpty(PathBuf),
     /// Its format cannot be told.
     #[error("{} does not say a format and an engine", .0.display())]
     NoFormat(PathBuf),
@@ -86,34 +105,48 @@ pub enum DirectoryError {
 }
 
 impl Directory {
+    /// The format of a directory that is in use.
+    pub const FORMAT: u32 = FORMAT;
+
     /// Takes a directory into use, and makes it if it is not there.
     ///
     /// # Errors
     /// See [`DirectoryError`].
     pub fn open(path: &Path, engine: Engine) -> Result<Self, DirectoryError> {
-        let failed = |error| DirectoryError::System { path: path.to_owned(), error };
-        let is_new = !path.exists();
-        fs::create_dir_all(path).map_err(failed)?;
-        if is_new && let Some(above) = path.parent() {
-            // Or else the machine could end without it.
-            let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
-            File::open(above).and_then(|above| above.sync_all()).map_err(failed)?;
-        }
-        let lock = File::create(path.join(LOCK_FILE)).map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(DirectoryError::InUse(path.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-        }
-        let format = path.join(FORMAT_FILE);
-        match fs::read_to_string(&format) {
-            Ok(text) => check_format(path, &text, engine)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                write_format(path, engine).map_err(failed)?;
+        make(path)?;
+        let lock = lock(path)?;
+        match read_format(path)? {
+            Some(found) if found == engine.name() => {}
+            Some(found) => {
+                return Err(DirectoryError::OtherEngine {
+                    path: path.into(),
+                    found,
+                    asked: engine,
+                });
             }
-            Err(error) => return Err(failed(error)),
+            None => write_format(path, &format!("{FORMAT} {}", engine.name()))?,
         }
         Ok(Self { path: path.to_owned(), engine, _lock: lock })
+    }
+
+    /// Takes a directory that is there, of whatever engine.
+    ///
+    /// # Errors
+    /// See [`DirectoryError`].
+    pub fn existing(path: &Path) -> Result<Self, DirectoryError> {
+        if !path.join(FORMAT_FILE).exists() {
+            return Err(DirectoryError::Missing(path.to_owned()));
+        }
+        let lock = lock(path)?;
+        let engine = read_format(path)?.as_deref().and_then(Engine::named);
+        let engine = engine.ok_or_else(|| DirectoryError::NoFormat(path.join(FORMAT_FILE)))?;
+        Ok(Self { path: path.to_owned(), engine, _lock: lock })
+    }
+
+    /// What keeps its records.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        self.engine
     }
 
     /// Opens its records: once, and again after they failed.
@@ -121,34 +154,161 @@ impl Directory {
     /// # Errors
     /// What the engine says.
     pub fn records(&self) -> Result<Box<dyn Store>, StoreError> {
+        let path = self.path.join(records_in(self.engine));
         Ok(match self.engine {
-            Engine::Fjall => Box::new(Lsm::open(&self.path.join("fjall"))?),
-            Engine::Sqlite => Box::new(Sqlite::open(&self.path.join("sluice.sqlite"))?),
+            Engine::Fjall => Box::new(Lsm::open(&path)?),
+            Engine::Sqlite => Box::new(Sqlite::open(&path)?),
         })
     }
 }
 
-/// The file is whole or not there: a crash leaves no half of it.
-fn write_format(path: &Path, engine: Engine) -> io::Result<()> {
-    let draft = path.join("format.new");
-    fs::write(&draft, format!("{FORMAT} {}\n", engine.name()))?;
-    File::open(&draft)?.sync_all()?;
-    fs::rename(&draft, path.join(FORMAT_FILE))?;
-    File::open(path)?.sync_all()
+/// An empty directory that is filled with records. Nobody can use it before that has come to its end;
+/// dropped before, it is empty again.
+#[derive(Debug)]
+pub struct Filling {
+    directory: Directory,
+    /// It was not there before.
+    is_new: bool,
+    is_finished: bool,
 }
 
-fn check_format(path: &Path, text: &str, engine: Engine) -> Result<(), DirectoryError> {
-    let mut words = text.split_whitespace();
-    let format = words.next().and_then(|word| word.parse::<u32>().ok());
-    let (Some(format), Some(found)) = (format, words.next()) else {
-        return Err(DirectoryError::NoFormat(path.join(FORMAT_FILE)));
-    };
-    if format > FORMAT {
-        return Err(DirectoryError::Newer { path: path.to_owned(), found: format });
+impl Filling {
+    /// Takes an empty directory, or makes one. One of which a filling did not end counts as empty.
+    ///
+    /// # Errors
+    /// See [`DirectoryError`].
+    pub fn new(path: &Path, engine: Engine) -> Result<Self, DirectoryError> {
+        let is_new = make(path)?;
+        is_nothing(path)?;
+        let lock = lock(path)?;
+        // It may have been filled just now.
+        is_nothing(path)?;
+        let directory = Directory { path: path.to_owned(), engine, _lock: lock };
+        let filling = Self { directory, is_new, is_finished: false };
+        filling.clear();
+        write_format(path, UNFINISHED)?;
+        Ok(filling)
     }
-    if found != engine.name() {
-        let (path, found) = (path.to_owned(), found.to_owned());
-        return Err(DirectoryError::OtherEngine { path, found, asked: engine });
+
+    /// Opens its records, once.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub fn records(&self) -> Result<Box<dyn Store>, StoreError> {
+        self.directory.records()
+    }
+
+    /// Everything is there, on disk.
+    ///
+    /// # Errors
+    /// The system refuses: then it is as if it had not been filled.
+    pub fn finish(mut self) -> Result<(), DirectoryError> {
+        let Directory { path, engine, .. } = &self.directory;
+        write_format(path, &format!("{FORMAT} {}", engine.name()))?;
+        self.is_finished = true;
+        Ok(())
+    }
+
+    /// Removes what was filled in, as far as that is possible: what stays is marked as unfinished.
+    fn clear(&self) {
+        let path = &self.directory.path;
+        let _ = fs::remove_dir_all(path.join(records_in(Engine::Fjall)));
+        let database = records_in(Engine::Sqlite);
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = fs::remove_file(path.join(format!("{database}{suffix}")));
+        }
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        if self.is_finished {
+            return;
+        }
+        self.clear();
+        let path = &self.directory.path;
+        let _ = fs::remove_file(path.join(FORMAT_FILE));
+        if self.is_new {
+            let _ = fs::remove_file(path.join(LOCK_FILE));
+            let _ = fs::remove_dir(path);
+        }
+    }
+}
+
+/// Where in a directory an engine has its records.
+const fn records_in(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Fjall => "fjall",
+        Engine::Sqlite => "sluice.sqlite",
+    }
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> DirectoryError {
+    |error| DirectoryError::System { path: path.to_owned(), error }
+}
+
+/// Makes a directory that is not there; says whether it did.
+fn make(path: &Path) -> Result<bool, DirectoryError> {
+    let is_new = !path.exists();
+    fs::create_dir_all(path).map_err(failed(path))?;
+    if is_new && let Some(above) = path.parent() {
+        // Or else the machine could end without it.
+        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        File::open(above).and_then(|above| above.sync_all()).map_err(failed(path))?;
+    }
+    Ok(is_new)
+}
+
+fn lock(path: &Path) -> Result<File, DirectoryError> {
+    let lock = File::create(path.join(LOCK_FILE)).map_err(failed(path))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(DirectoryError::InUse(path.to_owned())),
+        Err(TryLockError::Error(error)) => Err(failed(path)(error)),
+    }
+}
+
+/// Whether there is nothing in a directory, or what was not finished.
+fn is_nothing(path: &Path) -> Result<(), DirectoryError> {
+    if matches!(read_format(path), Err(DirectoryError::Unfinished(_))) {
+        return Ok(());
+    }
+    for entry in fs::read_dir(path).map_err(failed(path))? {
+        let name = entry.map_err(failed(path))?.file_name();
+        if !NOTHING.iter().any(|nothing| name == *nothing) {
+            return Err(DirectoryError::NotEmpty(path.to_owned()));
+        }
     }
     Ok(())
+}
+
+/// The file is whole or not there: a crash leaves no half of it.
+fn write_format(path: &Path, text: &str) -> Result<(), DirectoryError> {
+    let draft = path.join("format.new");
+    fs::write(&draft, format!("{text}\n"))
+        .and_then(|()| File::open(&draft)?.sync_all())
+        .and_then(|()| fs::rename(&draft, path.join(FORMAT_FILE)))
+        .and_then(|()| File::open(path)?.sync_all())
+        .map_err(failed(path))
+}
+
+/// The name of the engine, if a format has been written.
+fn read_format(path: &Path) -> Result<Option<String>, DirectoryError> {
+    let text = match fs::read_to_string(path.join(FORMAT_FILE)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(path)(error)),
+    };
+    let mut words = text.split_whitespace();
+    let format = words.next().unwrap_or_default();
+    if format == UNFINISHED {
+        return Err(DirectoryError::Unfinished(path.to_owned()));
+    }
+    match (format.parse::<u32>(), words.next()) {
+        (Ok(found), Some(_)) if found > FORMAT => {
+            Err(DirectoryError::Newer { path: path.to_owned(), found })
+        }
+        (Ok(_), Some(engine)) => Ok(Some(engine.to_owned())),
+        _ => Err(DirectoryError::NoFormat(path.join(FORMAT_FILE))),
+    }
 }

@@ -8,6 +8,7 @@ mod acts;
 mod directory;
 mod lsm;
 mod memory;
+pub mod offline;
 mod record;
 mod recovery;
 mod sqlite;
@@ -15,7 +16,7 @@ mod staging;
 mod writer;
 
 pub use acts::ActId;
-pub use directory::{Directory, DirectoryError, Engine};
+pub use directory::{Directory, DirectoryError, Engine, Filling};
 pub use memory::Memory;
 pub use record::Epoch;
 pub use recovery::{Kept, Recovered, Report, RetainedRecord, StoredSession, recover};

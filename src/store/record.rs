@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::hooks::Table;
 use crate::mqtt::{Message, PacketId, QoS};
-use crate::session::{IdentityRecord, SessionRecord, SubscriptionRecord, Will};
+use crate::session::{IdentityRecord, QueuedRecord, SessionRecord, SubscriptionRecord, Will};
 use crate::timer::Time;
 
 const CHECKSUM_LEN: usize = 4;
@@ -17,6 +17,11 @@ pub struct Epoch {
     /// The time of day, in milliseconds since 1970, at [`Time`] 0.
     pub unix_ms: u64,
 }
+
+/// A flight that waits for PUBACK or PUBREC.
+pub(super) const SENT: u8 = 0;
+/// A flight that waits for PUBCOMP.
+pub(super) const RELEASED: u8 = 1;
 
 /// Stands for no time.
 const NO_TIME: u64 = u64::MAX;
@@ -43,23 +48,23 @@ impl Encoder {
         Self { bytes: Vec::new(), epoch }
     }
 
-    pub(super) fn u8(&mut self, value: u8) {
+    fn u8(&mut self, value: u8) {
         self.bytes.push(value);
     }
 
-    pub(super) fn u16(&mut self, value: u16) {
+    fn u16(&mut self, value: u16) {
         self.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
-    pub(super) fn u32(&mut self, value: u32) {
+    fn u32(&mut self, value: u32) {
         self.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
-    pub(super) fn u64(&mut self, value: u64) {
+    fn u64(&mut self, value: u64) {
         self.bytes.extend_from_slice(&value.to_le_bytes());
     }
 
-    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+    fn bytes(&mut self, bytes: &[u8]) {
         self.u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         self.bytes.extend_from_slice(bytes);
     }
@@ -102,6 +107,34 @@ impl Encoder {
         self.u32(record.identifier);
     }
 
+    pub(super) fn queued(&mut self, fields: &QueuedFields) {
+        self.u64(fields.message);
+        self.u8(fields.qos.as_u8() | u8::from(fields.retain) << 2);
+        self.u16(fields.packet_id.map_or(0, |id| id.get()));
+        self.bytes(fields.share.as_deref().unwrap_or_default().as_bytes());
+        self.u16(u16::try_from(fields.identifiers.len()).unwrap_or(u16::MAX));
+        for &identifier in fields.identifiers.iter().take(usize::from(u16::MAX)) {
+            self.u32(identifier);
+        }
+    }
+
+    pub(super) fn in_flight(&mut self, packet_id: PacketId) {
+        self.u8(SENT);
+        self.u16(packet_id.get());
+    }
+
+    pub(super) fn released(&mut self, packet_id: PacketId, order: u64) {
+        self.u8(RELEASED);
+        self.u16(packet_id.get());
+        self.u64(order);
+    }
+
+    pub(super) fn retained(&mut self, stamp: (u64, u8), message: &Message) {
+        self.u64(stamp.0);
+        self.u8(stamp.1);
+        self.message(message);
+    }
+
     /// The record's value, checksum and all.
     pub(super) fn seal(mut self, table: Table, key: &[u8]) -> Vec<u8> {
         let checksum = checksum(table, key, &self.bytes);
@@ -116,6 +149,31 @@ fn checksum(table: Table, key: &[u8], value: &[u8]) -> u32 {
     hasher.update(key);
     hasher.update(value);
     hasher.finalize()
+}
+
+/// What is stored of a queued message, beside the message.
+#[derive(Debug)]
+pub(super) struct QueuedFields {
+    /// The message's number.
+    pub(super) message: u64,
+    pub(super) qos: QoS,
+    pub(super) retain: bool,
+    pub(super) packet_id: Option<PacketId>,
+    pub(super) share: Option<Box<str>>,
+    pub(super) identifiers: Box<[u32]>,
+}
+
+impl QueuedFields {
+    pub(super) fn new(message: u64, record: &QueuedRecord) -> Self {
+        let QueuedRecord { qos, retain, packet_id, .. } = *record;
+        let (share, identifiers) = (record.share.clone(), record.identifiers.clone());
+        Self { message, qos, retain, packet_id, share, identifiers }
+    }
+
+    pub(super) fn of(self, message: Message) -> QueuedRecord {
+        let Self { qos, retain, packet_id, share, identifiers, .. } = self;
+        QueuedRecord { message, qos, retain, identifiers, group: None, share, packet_id }
+    }
 }
 
 /// Reads the fields of a record; `None` for one that is not whole.
@@ -237,6 +295,19 @@ impl<'a> Decoder<'a> {
             retain_as_published: flags & 8 != 0,
             identifier: self.u32()?,
         })
+    }
+
+    pub(super) fn queued(&mut self) -> Option<QueuedFields> {
+        let message = self.u64()?;
+        let flags = self.u8()?;
+        let qos = QoS::from_u8(flags & 3)?;
+        let retain = flags & 4 != 0;
+        let packet_id = self.packet_id()?;
+        let share = self.text()?;
+        let share = (!share.is_empty()).then(|| share.into());
+        let count = self.u16()?;
+        let identifiers = (0..count).map(|_| self.u32()).collect::<Option<_>>()?;
+        Some(QueuedFields { message, qos, retain, packet_id, share, identifiers })
     }
 
     pub(super) fn packet_id(&mut self) -> Option<Option<PacketId>> {

@@ -2,11 +2,11 @@
 
 use hashbrown::HashMap;
 
-use super::record::{Decoder, Epoch, split_number};
-use super::staging::{Messages, RELEASED, SENT, Staging, Stored};
+use super::record::{Decoder, Epoch, RELEASED, SENT, split_number};
+use super::staging::{Messages, Staging, Stored};
 use super::writer::{Link, Open, Writer};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
-use crate::mqtt::{Message, PacketId, QoS};
+use crate::mqtt::{Message, PacketId};
 use crate::session::{QueuedRecord, SessionRecord, SubscriptionRecord};
 
 /// Records between two lines about the progress.
@@ -226,9 +226,10 @@ impl Reading {
     }
 
     fn queued(&mut self, key: &[u8], mut value: Decoder<'_>) -> Result<(), Unfit> {
-        let (number, fields) = queued_fields(&mut value).ok_or(Unfit::Damaged)?;
+        let fields = value.queued().ok_or(Unfit::Damaged)?;
+        let number = fields.message;
         let stored = self.messages.get(&number).ok_or(Unfit::Stray)?;
-        let record = Box::new(fields(stored.message.clone()));
+        let record = Box::new(fields.of(stored.message.clone()));
         let (session, rest) = self.of(key)?;
         let (place, _) = split_number(rest).ok_or(Unfit::Damaged)?;
         session.kept.push((place, Kept::Message { record, flew: false }));
@@ -289,21 +290,4 @@ impl Reading {
             false
         });
     }
-}
-
-/// The message's number, and how to make the record once the message is at hand.
-fn queued_fields(value: &mut Decoder<'_>) -> Option<(u64, impl FnOnce(Message) -> QueuedRecord)> {
-    let number = value.u64()?;
-    let flags = value.u8()?;
-    let qos = QoS::from_u8(flags & 3)?;
-    let retain = flags & 4 != 0;
-    let packet_id = value.packet_id()?;
-    let share = std::str::from_utf8(value.bytes()?).ok()?;
-    let share = (!share.is_empty()).then(|| share.into());
-    let count = value.u16()?;
-    let identifiers = (0..count).map(|_| value.u32()).collect::<Option<_>>()?;
-    let group = None;
-    let record =
-        move |message| QueuedRecord { message, qos, retain, identifiers, group, share, packet_id };
-    Some((number, record))
 }

@@ -2,15 +2,10 @@
 
 use hashbrown::HashMap;
 
-use super::record::{Encoder, Epoch, filter_key, inbound_key, place_key};
+use super::record::{Encoder, Epoch, QueuedFields, filter_key, inbound_key, place_key};
 use crate::hooks::{Table, Write};
 use crate::mqtt::Message;
 use crate::session::{Change, QueuedRecord};
-
-/// A flight that waits for PUBACK or PUBREC.
-pub(super) const SENT: u8 = 0;
-/// A flight that waits for PUBCOMP.
-pub(super) const RELEASED: u8 = 1;
 
 #[derive(Debug)]
 struct Staged {
@@ -69,15 +64,12 @@ impl Staging {
             Change::Queued(session, place, record) => self.queued(session, place, &record),
             Change::InFlight(session, place, packet_id) => {
                 let mut value = Encoder::new(self.epoch);
-                value.u8(SENT);
-                value.u16(packet_id.get());
+                value.in_flight(packet_id);
                 self.put(Table::Flights, place_key(session, place), value, true);
             }
             Change::Released { session, place, message, packet_id, order } => {
                 let mut value = Encoder::new(self.epoch);
-                value.u8(RELEASED);
-                value.u16(packet_id.get());
-                value.u64(order);
+                value.released(packet_id, order);
                 self.put(Table::Flights, place_key(session, place), value, false);
                 self.delete(Table::Queued, place_key(session, place));
                 self.release(&message);
@@ -101,9 +93,7 @@ impl Staging {
             }
             Change::Retained(topic, stamp, Some(message)) => {
                 let mut value = Encoder::new(self.epoch);
-                value.u64(stamp.0);
-                value.u8(stamp.1);
-                value.message(&message);
+                value.retained(stamp, &message);
                 self.put(Table::Retained, topic.as_bytes().into(), value, false);
             }
             Change::Retained(topic, _, None) => {
@@ -133,14 +123,7 @@ impl Staging {
     fn queued(&mut self, session: u64, place: u64, record: &QueuedRecord) {
         let number = self.reference(&record.message);
         let mut value = Encoder::new(self.epoch);
-        value.u64(number);
-        value.u8(record.qos.as_u8() | u8::from(record.retain) << 2);
-        value.u16(record.packet_id.map_or(0, |id| id.get()));
-        value.bytes(record.share.as_deref().unwrap_or_default().as_bytes());
-        value.u16(u16::try_from(record.identifiers.len()).unwrap_or(u16::MAX));
-        for &identifier in record.identifiers.iter().take(usize::from(u16::MAX)) {
-            value.u32(identifier);
-        }
+        value.queued(&QueuedFields::new(number, record));
         self.put(Table::Queued, place_key(session, place), value, true);
     }
 

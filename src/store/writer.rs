@@ -32,6 +32,13 @@ pub struct Turn {
     pub changes: Vec<Change>,
     /// Which of them are parts of acts; in their order, none in two.
     pub parts: Vec<Part>,
+    /// Acts that this shard handed a part of to the shards of a mask, in this turn.
+    pub handed: Vec<(ActId, u64)>,
+    /// Acts of which a part went back to the shard where they began, which has to
+    /// [take it back](Self::taken_back).
+    pub returned: Vec<ActId>,
+    /// Acts of which this shard took a part back, and did it or handed it to another shard.
+    pub taken_back: Vec<ActId>,
     /// Acts of other shards of which this one has done its share: up to that turn of each.
     pub done: Vec<ActId>,
 }
@@ -45,8 +52,6 @@ pub struct Part {
     pub end: usize,
     /// The act.
     pub act: ActId,
-    /// Other shards that take part, said by the one where it begins.
-    pub with: u64,
 }
 
 #[derive(Debug)]
@@ -212,7 +217,7 @@ impl Writer {
     }
 
     fn take(&mut self, turn: Turn) {
-        let Turn { shard, turn, changes, parts, done } = turn;
+        let Turn { shard, turn, changes, parts, handed, returned, taken_back, done } = turn;
         self.state.waiting.fetch_sub(changes.len(), Ordering::Relaxed);
         let mut changes = changes.into_iter().enumerate().peekable();
         let mut parts = parts.into_iter().peekable();
@@ -220,14 +225,23 @@ impl Writer {
             while parts.peek().is_some_and(|part| part.end <= index) {
                 parts.next();
             }
-            if let Some(Part { act, with, end, .. }) = parts.next_if(|part| part.first <= index) {
+            if let Some(Part { act, end, .. }) = parts.next_if(|part| part.first <= index) {
                 let own = std::iter::from_fn(|| changes.next_if(|(at, _)| *at < end));
-                self.acts.add(act, with, (shard, turn), own.map(|(_, change)| change));
+                self.acts.add(act, (shard, turn), own.map(|(_, change)| change));
             } else if let Some((_, change)) = changes.next()
                 && let Some(change) = self.acts.reconcile(change)
             {
                 self.staging.stage(change);
             }
+        }
+        for (act, with) in handed {
+            self.acts.handed(act, with, (shard, turn));
+        }
+        for act in returned {
+            self.acts.returned(act);
+        }
+        for act in taken_back {
+            self.acts.taken_back(act);
         }
         for act in done {
             self.acts.done(shard, act);

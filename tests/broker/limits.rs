@@ -35,22 +35,14 @@ fn packet_size(version: Version) {
 versions!(packet_size);
 
 /// The limit holds for CONNECT as well.
-#[test]
-fn packet_size_of_connect() {
+fn packet_size_of_connect(version: Version) {
     let broker = broker("[limits]\nmax_packet_size = \"8KiB\"");
-    for version in Version::ALL {
-        let mut client = broker.open(version);
-        client.send(&[wire::CONNECT, 0xFF, 0xFF, 0x7F]);
-        let answer = client.raw_until_close();
-        // Without a version there is no form to answer in.
-        assert!(answer.is_empty() || answer[0] == wire::CONNACK && answer[3] != 0);
-        let will = Will::new("w", &"x".repeat(9_000));
-        let mut client = broker.open(version);
-        client.send_lossy(&Connect::new(version, "c").will(will).bytes());
-        let answer = client.raw_until_close();
-        assert!(answer.is_empty() || answer[0] == wire::CONNACK && answer[3] != 0);
-    }
+    let will = Will::new("w", &"x".repeat(9_000));
+    let mut client = broker.open(version);
+    client.send_lossy(&Connect::new(version, "c").will(will).bytes());
+    client.expect_refused_connect(&[code::PACKET_TOO_LARGE]);
 }
+versions!(packet_size_of_connect);
 
 /// `max_topic_bytes` and `max_topic_levels`: 0x90 for a name, 0x8F (3.x: 0x80) for a filter.
 fn topics(version: Version) {
@@ -156,6 +148,48 @@ fn subscriptions_of_all(version: Version) {
     assert_eq!(again.subscribe_with(&[("b", 0), ("c", 0), ("d", 0)], &[]).codes, [0, 0, refusal]);
 }
 versions!(subscriptions_of_all, from 3.1.1);
+
+/// `max_subscription_bytes`: over all shards, 0x97 (3.x: 0x80) for a filter that might take more; a
+/// shorter one has room.
+fn subscription_bytes(version: Version) {
+    let broker = broker_with_shards(2, "[limits]\nmax_subscription_bytes = \"16KiB\"");
+    let refusal = if version.is_v5() { code::QUOTA_EXCEEDED } else { 0x80 };
+    let deep = |n| format!("{n}{}", "/level".repeat(100));
+    let mut clients: Vec<_> = (0..4).map(|n| broker.connect(version, &format!("c{n}"))).collect();
+    let codes: Vec<_> =
+        (0..8).map(|n| clients[n % 4].subscribe_with(&[(&deep(n), 1)], &[]).codes[0]).collect();
+    let granted = codes.iter().filter(|&&code| code == 1).count();
+    assert!((1..4).contains(&granted), "{codes:?}");
+    assert!(codes[granted..].iter().all(|&code| code == refusal), "{codes:?}");
+    // What it has already takes nothing more.
+    assert_eq!(clients[0].subscribe_with(&[(&deep(0), 2), ("short", 1)], &[]).codes, [2, 1]);
+    clients[0].unsubscribe(&[&deep(0)]);
+    assert_eq!(clients[0].subscribe_with(&[(&deep(9), 1)], &[]).codes, [1]);
+}
+versions!(subscription_bytes, from 3.1.1);
+
+/// `max_connect_size`: 0x95, without a word in 3.x; as soon as the length and the version are there.
+fn connect_size(version: Version) {
+    let broker = broker("[limits]\nmax_connect_size = \"200B\"");
+    let connect = |len: usize| {
+        let will = Will::new("will", &"x".repeat(len));
+        Connect::new(version, "client").will(will).bytes()
+    };
+    let most = (0..200).rfind(|&len| connect(len).len() <= 200).expect("small ones fit");
+    let mut client = broker.open(version);
+    client.send(&connect(most));
+    assert_eq!(client.connack().code, code::SUCCESS);
+    let larger = connect(most + 1);
+    for sent in [vec![&larger[..20]], larger.chunks(1).take(20).collect()] {
+        let mut client = broker.open(version);
+        for bytes in sent {
+            client.send_lossy(bytes);
+        }
+        client.expect_refused_connect(&[code::PACKET_TOO_LARGE]);
+    }
+    client.ping();
+}
+versions!(connect_size);
 
 /// `max_client_id_bytes`: 0x85, 3.x return code 2.
 fn client_ids(version: Version) {

@@ -9,6 +9,7 @@ mod acl;
 mod authentication;
 mod connect;
 mod ending;
+mod enhanced;
 mod flow_control;
 mod keep_alive;
 mod limits;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use crate::common::{Connect, Message, V5, V311, code, let_pass};
+use crate::common::{Client, Connect, Message, V5, V311, code, let_pass};
 use crate::process::Broker;
 
 /// Lets no file of the broker grow beyond that.
@@ -27,7 +27,7 @@ fn a_full_disk(engine: &'static str) {
         subscriber.expect("t", format!("before {n}"));
     }
     limit(&broker, Some(0));
-    // The first one is in the store's hands when it fails, and answered when it works again.
+    // The first one is in the store's hands when it fails.
     let first = publisher.start_publish(Message::new("t", "waits").qos(1));
     subscriber.expect("t", "waits");
     // Nor is what comes before the failure is known.
@@ -52,8 +52,17 @@ fn a_full_disk(engine: &'static str) {
         second.try_publish(Message::new("nobody", "x").qos(1)),
         code::NO_MATCHING_SUBSCRIBERS
     );
+    // What waits for the store is refused after a while, and those who want a session to be stored.
+    assert_eq!(publisher.wait_puback(first).code, code::QUOTA_EXCEEDED);
+    for version in [V5, V311] {
+        let (_, connack) = Client::connect(broker.address(), &Connect::lasting(version, "new"));
+        let unavailable = if version == V5 { code::SERVER_UNAVAILABLE } else { 3 };
+        assert_eq!((connack.code, connack.session_present), (unavailable, false));
+    }
     limit(&broker, None);
-    publisher.wait_puback(first);
+    while publisher.try_publish(Message::new("t", "probe").qos(1)) != code::SUCCESS {
+        let_pass(Duration::from_millis(5));
+    }
     assert_eq!(publisher.try_publish(Message::new("t", "after").qos(1)), code::SUCCESS);
     broker.restart();
     let (mut stored, connack) = broker.connect_with(&Connect::lasting(V5, "stored"));
@@ -63,7 +72,7 @@ fn a_full_disk(engine: &'static str) {
     }
     stored.expect("t", "waits");
     let mut next = stored.receive();
-    while next.payload == b"refused" {
+    while next.payload == b"refused" || next.payload == b"probe" {
         next = stored.receive();
     }
     assert_eq!(next.payload, b"after");

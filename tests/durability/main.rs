@@ -6,5 +6,6 @@ mod common;
 mod failing;
 mod history;
 mod killed;
+mod offline;
 mod process;
 mod restart;

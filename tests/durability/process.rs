@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::common::packet::ConnAck;
@@ -21,7 +22,11 @@ pub(crate) struct Broker {
 
 impl Broker {
     pub(crate) fn start(engine: &'static str, shards: u8) -> Self {
-        let data = TempDir::new().expect("a directory");
+        Self::start_on(TempDir::new().expect("a directory"), engine, shards)
+    }
+
+    /// On what is in that directory.
+    pub(crate) fn start_on(data: TempDir, engine: &'static str, shards: u8) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut broker = Self { data, engine, shards, address, running: None, log: String::new() };
         broker.restart_with(shards);
@@ -67,6 +72,13 @@ impl Broker {
             child.kill().expect("it is ours");
             child.wait().expect("it ends");
         }
+    }
+
+    /// Has it stop, and waits until it has.
+    pub(crate) fn stop(&mut self) {
+        let pid = Pid::from_child(self.process());
+        kill_process(pid, Signal::TERM).expect("it is ours");
+        assert!(self.wait().success());
     }
 
     /// Waits for its end.

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use sluice::hooks::Table;
+use sluice::store::{Directory, Engine};
+
 use crate::common::property::{
     MESSAGE_EXPIRY_INTERVAL, message_expiry, session_expiry, will_delay,
 };
 use crate::common::wire::{PUBACK, PUBREC, PUBREL};
-use crate::common::{Client, Connect, Message, V5, V31, V311, Version, Will};
+use crate::common::{Client, Connect, Message, V5, V31, V311, Version, Will, code};
 use crate::process::Broker;
 
 /// Runs a test for each engine and version.
@@ -223,6 +226,25 @@ fn what_expires_meanwhile() {
     assert!((90..100).contains(&left), "{left} seconds left");
 }
 
+/// [MQTT-3.3.2-5] An expired retained message does not stay on disk until its topic has another.
+#[test]
+fn retained_messages_that_expire_are_removed() {
+    let mut broker = Broker::start("fjall", 2);
+    let mut publisher = broker.connect(V5, "publisher");
+    for n in 0..8 {
+        let brief = Message::new(&format!("brief/{n}"), "x").qos(1).retain();
+        publisher.deliver(brief.with(message_expiry(1)));
+    }
+    publisher.publish_retained("stays", "x", 1);
+    crate::common::let_pass(Duration::from_millis(2500));
+    broker.kill();
+    let directory = Directory::open(broker.data(), Engine::Fjall).expect("nobody has it");
+    let mut topics = Vec::new();
+    let mut note = |key: &[u8], _: &[u8]| topics.push(key.to_vec());
+    directory.records().expect("whole").scan(Table::Retained, &mut note).expect("whole");
+    assert_eq!(topics, [b"stays".to_vec()]);
+}
+
 /// A session that a client ended or began anew does not come back [MQTT-3.1.2-4].
 #[test]
 fn an_ended_session_stays_ended() {
@@ -327,4 +349,39 @@ fn a_session_begun_anew() {
     assert!(present);
     client.expect("new", "y");
     client.expect_nothing();
+}
+
+/// What is left of a session that ended goes before the broker has stopped, and does not come back after a
+/// crash.
+#[test]
+fn many_subscriptions_of_a_session_that_ends() {
+    const FILTERS: usize = 4000;
+    let mut broker = Broker::start("fjall", 2);
+    let connect = Connect::lasting(V5, "client");
+    for crash in [false, true] {
+        let (mut client, _) = broker.connect_with(&connect);
+        for first in (0..FILTERS).step_by(1000) {
+            let filters: Vec<_> = (first..first + 1000).map(|n| format!("t/{n}")).collect();
+            let filters: Vec<_> = filters.iter().map(|filter| (filter.as_str(), 1)).collect();
+            client.subscribe_with(&filters, &[]);
+        }
+        let mut next = broker.connect_with(&Connect::new(V5, "client").with(session_expiry(100))).0;
+        next.subscribe("new", 1);
+        if crash {
+            broker.kill();
+        } else {
+            broker.stop();
+        }
+        broker.restart();
+        let stray = broker.log().contains("belonged to nothing");
+        assert!(crash || !stray, "{}", broker.log());
+        let mut publisher = broker.connect(V5, "publisher");
+        let codes =
+            ["t/0", "t/3999"].map(|topic| publisher.try_publish(Message::new(topic, "x").qos(1)));
+        assert_eq!(codes, [code::NO_MATCHING_SUBSCRIBERS; 2]);
+        publisher.publish("new", "x", 1);
+        let (mut client, present) = lasting(&broker, V5, "client");
+        assert!(present);
+        client.expect("new", "x");
+    }
 }

@@ -3,6 +3,7 @@
 mod contract;
 mod directory;
 mod engines;
+mod offline;
 mod recovery;
 mod turns;
 mod writer;

@@ -78,8 +78,9 @@ fn an_act_of_several_shards_is_committed_as_one() {
         shard: 0,
         turn: 2,
         changes: vec![session("5", 5), queued(1, 1, &message), Change::Held(4, id(9))],
-        parts: vec![Part { first: 1, end: 3, act, with: 0b110 }],
-        done: Vec::new(),
+        parts: vec![Part { first: 1, end: 3, act }],
+        handed: vec![(act, 0b110)],
+        ..Turn::default()
     });
     bench.writer.step();
     assert_eq!(bench.links[0].committed(), 1, "the turn is not whole");
@@ -88,8 +89,9 @@ fn an_act_of_several_shards_is_committed_as_one() {
         shard,
         turn: 7,
         changes: vec![queued(shard.into(), place, &message)],
-        parts: vec![Part { first: 0, end: 1, act, with: 0 }],
+        parts: vec![Part { first: 0, end: 1, act }],
         done: vec![act],
+        ..Turn::default()
     };
     bench.links[1].submit(share(1, 8));
     bench.writer.step();
@@ -106,6 +108,51 @@ fn an_act_of_several_shards_is_committed_as_one() {
     assert_eq!(committed, [3, 7, 7]);
 }
 
+/// Shard 1 has no member of the group any more: the message goes on to shard 2, and so does the act
+/// [MQTT-4.3.3-10].
+#[test]
+fn an_act_stays_open_for_a_part_that_came_back() {
+    let mut bench = Bench::new(3);
+    let message = message("routed again");
+    bench.commit(1, vec![session("a", 1), session("b", 2)]);
+    let act = (0, 2);
+    bench.links[0].submit(Turn {
+        shard: 0,
+        turn: 2,
+        changes: vec![Change::Held(1, id(9))],
+        parts: vec![Part { first: 0, end: 1, act }],
+        handed: vec![(act, 0b10)],
+        ..Turn::default()
+    });
+    let (returned, done) = (vec![act], vec![act]);
+    bench.links[1].submit(Turn { shard: 1, turn: 4, returned, done, ..Turn::default() });
+    // What shard 2 was handed earlier does not count for what it is handed now.
+    bench.links[2].submit(Turn { shard: 2, turn: 3, done: vec![(0, 2)], ..Turn::default() });
+    bench.writer.step();
+    assert_eq!((bench.count(Table::Inbound), bench.links[0].committed()), (0, 1));
+    bench.links[0].submit(Turn {
+        shard: 0,
+        turn: 3,
+        handed: vec![(act, 0b100)],
+        taken_back: vec![act],
+        ..Turn::default()
+    });
+    bench.writer.step();
+    assert_eq!((bench.count(Table::Inbound), bench.links[0].committed()), (0, 1));
+    bench.links[2].submit(Turn {
+        shard: 2,
+        turn: 5,
+        changes: vec![queued(2, 1, &message)],
+        parts: vec![Part { first: 0, end: 1, act }],
+        done: vec![(0, 3)],
+        ..Turn::default()
+    });
+    bench.writer.step();
+    assert_eq!((bench.count(Table::Inbound), bench.count(Table::Queued)), (1, 1));
+    let committed: Vec<_> = bench.links.iter().map(sluice::store::Link::committed).collect();
+    assert_eq!(committed, [3, 4, 5]);
+}
+
 #[test]
 fn a_crash_in_the_middle_of_an_act_leaves_nothing_of_it() {
     let mut bench = Bench::new(2);
@@ -114,8 +161,9 @@ fn a_crash_in_the_middle_of_an_act_leaves_nothing_of_it() {
         shard: 0,
         turn: 2,
         changes: vec![queued(1, 1, &message("half")), Change::Held(2, id(1))],
-        parts: vec![Part { first: 0, end: 2, act: (0, 2), with: 0b10 }],
-        done: Vec::new(),
+        parts: vec![Part { first: 0, end: 2, act: (0, 2) }],
+        handed: vec![((0, 2), 0b10)],
+        ..Turn::default()
     });
     bench.writer.step();
     let bench = bench.restart();
@@ -134,8 +182,9 @@ fn what_ends_before_its_act_is_whole_is_never_stored() {
         shard: 0,
         turn: 2,
         changes: vec![queued(1, 1, &message), Change::Held(1, id(1))],
-        parts: vec![Part { first: 0, end: 2, act: (0, 2), with: 0b10 }],
-        done: Vec::new(),
+        parts: vec![Part { first: 0, end: 2, act: (0, 2) }],
+        handed: vec![((0, 2), 0b10)],
+        ..Turn::default()
     });
     bench.commit(3, vec![removed(1, 1, &message), Change::Freed(1, id(1))]);
     bench.links[1].submit(Turn { shard: 1, turn: 1, done: vec![(0, 2)], ..Turn::default() });
@@ -155,8 +204,9 @@ fn a_later_retained_message_is_not_undone_by_an_act() {
         shard: 0,
         turn: 1,
         changes: vec![retained(1, "older")],
-        parts: vec![Part { first: 0, end: 1, act: (0, 1), with: 0b10 }],
-        done: Vec::new(),
+        parts: vec![Part { first: 0, end: 1, act: (0, 1) }],
+        handed: vec![((0, 1), 0b10)],
+        ..Turn::default()
     });
     bench.commit(2, vec![retained(2, "newer")]);
     bench.links[1].submit(Turn { shard: 1, turn: 1, done: vec![(0, 1)], ..Turn::default() });
@@ -176,8 +226,9 @@ fn the_end_of_a_session_does_not_take_the_next_one_of_its_client() {
             shard: 0,
             turn,
             changes: vec![ended(), session("a", turn)],
-            parts: vec![Part { first: 0, end: 1, act: (0, turn), with }],
-            done: Vec::new(),
+            parts: vec![Part { first: 0, end: 1, act: (0, turn) }],
+            handed: vec![((0, turn), with)],
+            ..Turn::default()
         });
     }
     bench.writer.step();

@@ -8,14 +8,14 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 use sluice::mqtt::{QoS, Version};
 
-use crate::engine::{Carrier, Endpoint, Login, MAX_WINDOW, MIN_PAYLOAD};
+use crate::engine::{self, Carrier, Endpoint, FlowSpec, Login, MAX_WINDOW, MIN_PAYLOAD};
 use crate::scenario::{Parameters, ScenarioName};
 
 mod load;
 mod transport;
 
 pub(crate) use load::{ClientArgs, ConnArgs, PubArgs, SubArgs};
-pub(crate) use transport::TlsArgs;
+pub(crate) use transport::{TlsArgs, TlsVersionArg};
 
 /// Loads, measures and compares MQTT brokers.
 #[derive(Debug, Parser)]
@@ -275,15 +275,16 @@ impl ParameterArgs {
     }
 }
 
+/// Bytes that the topics of all scenarios stay below.
+const LONGEST_TOPIC: usize = 64;
+
 /// What no scenario can do.
 pub(crate) fn check(parameters: &Parameters) -> Result<(), String> {
     let Parameters { window, payload_len, seconds, warm_up_seconds, .. } = *parameters;
     if !(1..=MAX_WINDOW).contains(&window) {
         return Err(format!("window {window}: 1 to {MAX_WINDOW}"));
     }
-    if parameters.rate.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
-        return Err("rate: above 0".into());
-    }
+    parameters.rate.map_or(Ok(()), engine::check_rate)?;
     if parameters.messages == 0 || parameters.topics == 0 {
         return Err("messages and topics: at least 1".into());
     }
@@ -292,6 +293,8 @@ pub(crate) fn check(parameters: &Parameters) -> Result<(), String> {
             "payload of {payload_len} bytes: at least {MIN_PAYLOAD}, which hold publisher, number and time"
         ));
     }
+    let longest_topic = "-".repeat(LONGEST_TOPIC);
+    FlowSpec::new(longest_topic, QoS::ExactlyOnce, payload_len, window).check_size(Version::V5)?;
     if parameters.publishers == 0 || parameters.subscribers == 0 || parameters.clients == 0 {
         return Err("publishers, subscribers and clients: at least 1".into());
     }

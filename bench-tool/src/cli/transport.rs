@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use serde::Deserialize;
 use sluice::net::CertificateFiles;
 
 use crate::engine::{TlsOptions, TlsVersion};
@@ -30,34 +31,41 @@ pub(crate) struct TlsArgs {
     servername: Option<String>,
     /// Speak this version alone: 1.2 or 1.3 (without it, both).
     #[arg(long, visible_alias = "ssl-version", value_name = "VERSION")]
-    tls_version: Option<VersionArg>,
+    tls_version: Option<TlsVersionArg>,
     /// Resume sessions of earlier connections; without it each handshake is a full one.
     #[arg(long)]
     tls_resume: bool,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum VersionArg {
+#[derive(Clone, Copy, Debug, Deserialize, ValueEnum)]
+pub(crate) enum TlsVersionArg {
     #[value(name = "1.2", alias = "tlsv1.2")]
+    #[serde(rename = "1.2")]
     V12,
     #[value(name = "1.3", alias = "tlsv1.3")]
+    #[serde(rename = "1.3")]
     V13,
+}
+
+impl From<TlsVersionArg> for TlsVersion {
+    fn from(version: TlsVersionArg) -> Self {
+        match version {
+            TlsVersionArg::V12 => Self::V12,
+            TlsVersionArg::V13 => Self::V13,
+        }
+    }
 }
 
 impl TlsArgs {
     /// `None` without TLS.
     pub(crate) fn options(&self) -> Option<TlsOptions> {
-        let version = self.tls_version.map(|version| match version {
-            VersionArg::V12 => TlsVersion::V12,
-            VersionArg::V13 => TlsVersion::V13,
-        });
         let certificate = self.cert.clone().zip(self.key.clone());
         let options = TlsOptions {
             ca: self.cafile.clone(),
             certificate: certificate.map(|(chain, key)| CertificateFiles { chain, key }),
             insecure: self.insecure,
             server_name: self.servername.clone(),
-            version,
+            version: self.tls_version.map(Into::into),
             resume: self.tls_resume,
         };
         (self.tls || options != TlsOptions::default()).then_some(options)

@@ -1,4 +1,4 @@
-//! The file of a comparison: what is compared, by which scenarios.
+//! The file of a comparison, read and checked.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,77 +6,15 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use sluice::mqtt::{QoS, Version};
+use sluice::mqtt::QoS;
 use toml::Spanned;
 
-use crate::cli::{self, VersionArg};
+use super::place;
+use super::plan::{Address, Comparison, Pace, ScenarioPlan, Source, TargetPlan};
+use crate::cli::{self, TlsVersionArg, VersionArg};
+use crate::engine::{Carrier, TlsOptions};
+use crate::measure;
 use crate::scenario::{Parameters, ScenarioName};
-
-/// A checked comparison.
-#[derive(Debug)]
-pub(crate) struct Comparison {
-    pub(crate) baseline: String,
-    pub(crate) tool_cores: Vec<usize>,
-    pub(crate) full: Pace,
-    pub(crate) quick: Pace,
-    pub(crate) targets: Vec<TargetPlan>,
-    pub(crate) scenarios: Vec<ScenarioPlan>,
-    /// Where the file lies: relative paths and `prepare` start from there.
-    pub(crate) directory: PathBuf,
-}
-
-/// How long and how often.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Pace {
-    pub(crate) repetitions: u32,
-    /// Measured in each run.
-    pub(crate) seconds: f64,
-    /// Before that.
-    pub(crate) warm_up: f64,
-    /// Seconds to wait, at most, until the rest of the machine is quiet.
-    pub(crate) quiet_within: f64,
-}
-
-#[derive(Debug)]
-pub(crate) struct TargetPlan {
-    pub(crate) name: String,
-    pub(crate) source: Source,
-    /// Done once before all runs, in the directory of the file.
-    pub(crate) prepare: Option<Vec<String>>,
-    /// Prints its version.
-    pub(crate) version: Option<Vec<String>>,
-}
-
-/// Where a target comes from.
-#[derive(Debug)]
-pub(crate) enum Source {
-    /// It is started for each run, and listens on the port that it is told.
-    Command {
-        command: Vec<String>,
-        cores: Vec<usize>,
-        /// Written to a directory of its own before each start.
-        files: BTreeMap<String, String>,
-        /// Environment variables.
-        env: BTreeMap<String, String>,
-        ready_within: f64,
-    },
-    /// It is running.
-    Address { host: String, port: u16, pids: Vec<u32> },
-}
-
-#[derive(Debug)]
-pub(crate) struct ScenarioPlan {
-    pub(crate) name: String,
-    pub(crate) run: ScenarioName,
-    pub(crate) version: Version,
-    pub(crate) parameters: Parameters,
-    /// Instead of the pace's.
-    pub(crate) seconds: Option<f64>,
-    /// Run with `--quick` too.
-    pub(crate) is_quick: bool,
-    /// Targets that cannot do this.
-    pub(crate) skip: Vec<String>,
-}
 
 /// What is wrong with the file, and on which line.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +29,7 @@ pub(crate) struct ConfigError {
 struct File {
     baseline: Spanned<String>,
     #[serde(default)]
-    tool_cores: Vec<usize>,
+    tool_cores: Vec<Spanned<usize>>,
     #[serde(default)]
     full: PaceFile,
     #[serde(default)]
@@ -115,19 +53,21 @@ struct PaceFile {
 #[serde(deny_unknown_fields)]
 struct TargetFile {
     name: Spanned<String>,
-    command: Option<Vec<String>>,
-    prepare: Option<Vec<String>>,
-    version: Option<Vec<String>>,
+    command: Option<Vec<Spanned<String>>>,
+    prepare: Option<Vec<Spanned<String>>>,
+    version: Option<Vec<Spanned<String>>>,
     #[serde(default)]
-    env: BTreeMap<String, String>,
+    env: BTreeMap<String, Spanned<String>>,
     #[serde(default)]
-    cores: Vec<usize>,
+    cores: Vec<Spanned<usize>>,
     #[serde(default)]
     files: BTreeMap<String, String>,
     ready_within: Option<Spanned<f64>>,
     address: Option<Spanned<String>>,
+    addresses: Option<Vec<Spanned<String>>>,
     #[serde(default)]
     pids: Vec<u32>,
+    ca: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -137,6 +77,10 @@ struct ScenarioFile {
     run: ScenarioName,
     #[serde(default)]
     version: VersionArg,
+    carrier: Option<Carrier>,
+    tls_version: Option<TlsVersionArg>,
+    #[serde(default)]
+    tls_resume: bool,
     clients: Option<u32>,
     publishers: Option<u32>,
     subscribers: Option<u32>,
@@ -161,12 +105,15 @@ pub(crate) fn load(path: &Path) -> Result<Comparison, ConfigError> {
         .map_err(|error| ConfigError { place: shown.clone(), message: error.to_string() })?;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new(".")).to_owned();
-    Checker { text: &text, path: &shown }.check(directory)
+    let cores = measure::allowed_cores();
+    Checker { text: &text, path: &shown, cores: &cores }.check(directory)
 }
 
 struct Checker<'a> {
     text: &'a str,
     path: &'a str,
+    /// That there are.
+    cores: &'a [usize],
 }
 
 impl Checker<'_> {
@@ -191,11 +138,12 @@ impl Checker<'_> {
                 return Err(self.error(skipped.span(), message));
             }
         }
-        let targets = file.targets.into_iter().map(|target| self.target(target));
+        let own_directory = directory.clone();
+        let targets = file.targets.into_iter().map(|target| self.target(target, &own_directory));
         let scenarios = file.scenarios.into_iter().map(|scenario| self.scenario(scenario));
         Ok(Comparison {
             baseline: file.baseline.into_inner(),
-            tool_cores: file.tool_cores,
+            tool_cores: self.cores(file.tool_cores)?,
             full,
             quick,
             targets: targets.collect::<Result<_, _>>()?,
@@ -250,34 +198,92 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn target(&self, file: TargetFile) -> Result<TargetPlan, ConfigError> {
+    fn target(&self, file: TargetFile, directory: &Path) -> Result<TargetPlan, ConfigError> {
         let name_at = file.name.span();
         let name = file.name.into_inner();
-        let source = match (file.command, file.address) {
-            (Some(command), None) if !command.is_empty() => Source::Command {
+        let command = self.words(file.command)?;
+        let addresses = match (file.address, file.addresses) {
+            (Some(one), None) => Some(vec![one]),
+            (None, several) => several.filter(|several| !several.is_empty()),
+            (Some(one), Some(_)) => {
+                let message = format!("target \"{name}\": either address or addresses");
+                return Err(self.error(one.span(), message));
+            }
+        };
+        let source = match (command, addresses) {
+            (Some(command), None) => Source::Command {
                 command,
-                cores: file.cores,
+                cores: self.cores(file.cores)?,
                 files: file.files,
-                env: file.env,
+                env: self.env(file.env)?,
                 ready_within: self.seconds(file.ready_within, 10.0, 0.1)?,
             },
-            (None, Some(address)) => {
-                let parts = address.get_ref().rsplit_once(':');
-                let Some((host, Ok(port))) = parts.map(|(host, port)| (host, port.parse())) else {
-                    let message = format!("address \"{}\" is not HOST:PORT", address.get_ref());
-                    return Err(self.error(address.span(), message));
-                };
-                let host = host.trim_matches(['[', ']']).to_owned();
-                Source::Address { host, port, pids: file.pids }
+            (None, Some(addresses)) => {
+                let addresses = addresses.iter().map(|address| self.address(address));
+                let addresses = addresses.collect::<Result<_, _>>()?;
+                Source::Addresses { addresses, pids: file.pids }
             }
             _ => {
                 let message = format!("target \"{name}\" needs either a command or an address");
                 return Err(self.error(name_at, message));
             }
         };
-        let words = |words: Option<Vec<String>>| words.filter(|words| !words.is_empty());
-        let (prepare, version) = (words(file.prepare), words(file.version));
-        Ok(TargetPlan { name, source, prepare, version })
+        let (prepare, version) = (self.words(file.prepare)?, self.words(file.version)?);
+        let ca = file.ca.map(|ca| directory.join(ca));
+        Ok(TargetPlan { name, source, prepare, version, ca })
+    }
+
+    /// A command; `None` if there is not one word.
+    fn words(
+        &self,
+        words: Option<Vec<Spanned<String>>>,
+    ) -> Result<Option<Vec<String>>, ConfigError> {
+        let words = words.unwrap_or_default().into_iter().map(|word| self.known(word));
+        let words: Vec<String> = words.collect::<Result<_, _>>()?;
+        Ok((!words.is_empty()).then_some(words))
+    }
+
+    fn env(
+        &self,
+        env: BTreeMap<String, Spanned<String>>,
+    ) -> Result<BTreeMap<String, String>, ConfigError> {
+        env.into_iter().map(|(name, value)| Ok((name, self.known(value)?))).collect()
+    }
+
+    /// A text in which every word in braces stands for something.
+    fn known(&self, text: Spanned<String>) -> Result<String, ConfigError> {
+        if let Some(unknown) = place::unknown(text.get_ref()) {
+            let known: Vec<String> =
+                place::NAMES.iter().map(|name| format!("{{{name}}}")).collect();
+            let message = format!("{unknown} stands for nothing: {}", known.join(", "));
+            return Err(self.error(text.span(), message));
+        }
+        Ok(text.into_inner())
+    }
+
+    fn cores(&self, cores: Vec<Spanned<usize>>) -> Result<Vec<usize>, ConfigError> {
+        if let Some(core) = cores.iter().find(|core| !self.cores.contains(core.get_ref())) {
+            let message = measure::no_such_core(*core.get_ref(), self.cores);
+            return Err(self.error(core.span(), message));
+        }
+        Ok(cores.into_iter().map(Spanned::into_inner).collect())
+    }
+
+    /// `HOST:PORT`, with a scheme in front if it is not plain TCP.
+    fn address(&self, text: &Spanned<String>) -> Result<Address, ConfigError> {
+        let whole = text.get_ref().as_str();
+        let (scheme, rest) = whole.split_once("://").unwrap_or(("tcp", whole));
+        let parts = rest.trim_end_matches('/').rsplit_once(':');
+        match (Carrier::of_scheme(scheme), parts.map(|(host, port)| (host, port.parse()))) {
+            (Some(carrier), Some((host, Ok(port)))) => {
+                let host = host.trim_matches(['[', ']']).to_owned();
+                Ok(Address { carrier, host, port })
+            }
+            _ => {
+                let message = format!("address \"{whole}\" is not [mqtt:// or mqtts://]HOST:PORT");
+                Err(self.error(text.span(), message))
+            }
+        }
     }
 
     fn scenario(&self, file: ScenarioFile) -> Result<ScenarioPlan, ConfigError> {
@@ -308,10 +314,17 @@ impl Checker<'_> {
             warm_up_seconds: defaults.warm_up_seconds,
         };
         cli::check(&parameters).map_err(fail)?;
+        let tls = TlsOptions {
+            version: file.tls_version.map(Into::into),
+            resume: file.tls_resume,
+            ..TlsOptions::default()
+        };
         Ok(ScenarioPlan {
             name: file.name.into_inner(),
             run: file.run,
             version: file.version.into(),
+            carrier: file.carrier,
+            tls,
             parameters,
             seconds: file.seconds,
             is_quick: file.quick.unwrap_or(true),
@@ -326,51 +339,12 @@ impl Checker<'_> {
     }
 }
 
-impl ScenarioPlan {
-    pub(crate) fn runs_on(&self, target: &TargetPlan) -> bool {
-        !self.skip.contains(&target.name)
-    }
-}
-
-impl Comparison {
-    /// Drops what was not asked for; empty lists ask for everything.
-    pub(crate) fn keep_only(
-        &mut self,
-        targets: &[String],
-        scenarios: &[String],
-    ) -> Result<(), String> {
-        for name in targets {
-            if !self.targets.iter().any(|target| target.name == *name) {
-                return Err(format!("there is no target \"{name}\""));
-            }
-        }
-        for name in scenarios {
-            if !self.scenarios.iter().any(|scenario| scenario.name == *name) {
-                return Err(format!("there is no scenario \"{name}\""));
-            }
-        }
-        self.targets.retain(|target| targets.is_empty() || targets.contains(&target.name));
-        self.scenarios.retain(|one| scenarios.is_empty() || scenarios.contains(&one.name));
-        Ok(())
-    }
-
-    /// Drops what takes long, unless it was asked for by its name.
-    pub(crate) fn keep_quick(&mut self, asked: &[String]) {
-        self.scenarios.retain(|one| one.is_quick || asked.contains(&one.name));
-    }
-
-    /// Connections in the largest scenario.
-    pub(crate) fn most_clients(&self) -> usize {
-        let clients = self.scenarios.iter().map(|one| one.parameters.connections(one.run));
-        clients.max().unwrap_or(0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::ValueEnum;
 
     use super::*;
+    use crate::engine::TlsVersion;
 
     const GOOD: &str = r#"
 baseline = "b"
@@ -387,7 +361,7 @@ window = 1
 "#;
 
     fn check(text: &str) -> Result<Comparison, String> {
-        let checker = Checker { text, path: "c.toml" };
+        let checker = Checker { text, path: "c.toml", cores: &[0, 1] };
         checker.check(PathBuf::from(".")).map_err(|error| error.to_string())
     }
 
@@ -404,8 +378,9 @@ window = 1
         let comparison = check(GOOD).unwrap();
         assert_eq!(comparison.scenarios[0].parameters.window, 1);
         assert_eq!(comparison.full.repetitions, 3);
-        let Source::Address { host, port, .. } = &comparison.targets[0].source else { panic!() };
-        assert_eq!((host.as_str(), *port), ("::1", 1883));
+        let Source::Addresses { addresses, .. } = &comparison.targets[0].source else { panic!() };
+        let expected = Address { carrier: Carrier::Tcp, host: "::1".into(), port: 1883 };
+        assert_eq!(*addresses, [expected]);
         assert!(comparison.most_clients() >= 100);
     }
 
@@ -428,7 +403,7 @@ window = 1
         assert_eq!(error("\"a\"", "\"b\""), "c.toml:7: two of the targets are named \"b\"");
         assert_eq!(
             error("address = \"[::1]:1883\"", "address = \"nowhere\""),
-            "c.toml:5: address \"nowhere\" is not HOST:PORT"
+            "c.toml:5: address \"nowhere\" is not [mqtt:// or mqtts://]HOST:PORT"
         );
         assert_eq!(
             error("address = \"[::1]:1883\"", ""),
@@ -442,6 +417,45 @@ window = 1
         assert_eq!(error("window = 1", "skip = [\"c\"]"), "c.toml:12: skip \"c\" is no target");
         let pace = error("[[scenario]]", "[full]\nseconds = -1.0\n[[scenario]]");
         assert_eq!(pace, "c.toml:10: -1 seconds: 0.1 to 3600");
+    }
+
+    #[test]
+    fn cores_and_words_in_braces_are_checked() {
+        let both = "this machine has cores 0, 1";
+        let tool = error("baseline = \"b\"", "baseline = \"b\"\ntool_cores = [1, 99]");
+        assert_eq!(tool, format!("c.toml:3: core 99: {both}"));
+        let broker = error("name = \"b\"", "name = \"b\"\ncores = [5000]");
+        assert_eq!(broker, format!("c.toml:8: core 5000: {both}"));
+        let known = "{port}, {tls_port}, {certs}, {files}, {here}, {self}, {beside}";
+        let place = error("{port}", "{prot}");
+        assert_eq!(place, format!("c.toml:8: {{prot}} stands for nothing: {known}"));
+        let version = error("name = \"b\"", "name = \"b\"\nversion = [\"b\", \"{tls}\"]");
+        assert_eq!(version, format!("c.toml:8: {{tls}} stands for nothing: {known}"));
+        check(&GOOD.replace("\"{port}\"", "\"{port}\", \"{}\", \"{ a: 1 }\"")).unwrap();
+    }
+
+    #[test]
+    fn a_scenario_runs_on_targets_that_have_its_carrier() {
+        let over_tls = GOOD.replace("window = 1", "carrier = \"tls\"\ntls_version = \"1.3\"");
+        let on = |text: &str| {
+            let comparison = check(text).unwrap();
+            let scenario = &comparison.scenarios[0];
+            assert_eq!(scenario.tls.version, Some(TlsVersion::V13));
+            let runs_on = |target: &&TargetPlan| scenario.runs_on(target);
+            let names = comparison.targets.iter().filter(runs_on).map(|one| one.name.clone());
+            names.collect::<Vec<_>>()
+        };
+        assert!(on(&over_tls).is_empty());
+        assert_eq!(on(&over_tls.replace("{port}", "{tls_port}")), ["b"]);
+        let address = "address = \"[::1]:1883\"";
+        assert_eq!(on(&over_tls.replace(address, "address = \"tls://h:1\"")), ["a"]);
+        let both = "addresses = [\"mqtt://h:1\", \"mqtts://h:2\"]";
+        assert_eq!(on(&over_tls.replace(address, both)), ["a"]);
+        assert_eq!(
+            error(address, &format!("{address}\n{both}")),
+            "c.toml:5: target \"a\": either address or addresses"
+        );
+        assert!(error(address, "address = \"http://h:1\"").contains("is not [mqtt://"));
     }
 
     #[test]
@@ -465,7 +479,8 @@ window = 1
     #[test]
     fn the_file_that_ships_is_good() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("compare.toml");
-        let comparison = load(&path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        let comparison = check(&text).unwrap();
         assert_eq!(comparison.baseline, "mosquitto");
         for name in ScenarioName::value_variants() {
             assert!(comparison.scenarios.iter().any(|one| one.run == *name), "{name:?}");

@@ -1,6 +1,10 @@
 //! Several brokers, the same scenarios, in turn: A B C A B C, medians, ratios against a baseline.
 
+mod certs;
 mod config;
+mod duration;
+mod place;
+mod plan;
 mod results;
 mod target;
 
@@ -13,12 +17,13 @@ use serde_json::{Map, Value, json};
 use sluice::mqtt::Version;
 
 use crate::cli::CompareArgs;
-use crate::engine::{Endpoint, Login, Monitor, make_room_for};
+use crate::engine::{Login, Monitor, make_room_for};
 use crate::live::Live;
 use crate::measure::wait_until_quiet;
 use crate::report::{Problem, Report, Status, write_files};
 use crate::scenario::Setup;
-use config::{Comparison, Pace, ScenarioPlan, TargetPlan};
+use certs::Certificates;
+use plan::{Comparison, Pace, ScenarioPlan, TargetPlan};
 use results::Results;
 use target::{Availability, Running};
 
@@ -37,11 +42,14 @@ pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Status, 
     if !comparison.tool_cores.is_empty() {
         crate::pin_to(&comparison.tool_cores)?;
     }
-    let targets = available(&comparison)?;
+    let certs = Certificates::make(&comparison)?;
+    let targets = available(&comparison, &certs)?;
     let mut results = Results::new(&comparison, &targets);
     let pairs =
         comparison.scenarios.iter().map(|one| targets.iter().filter(|t| one.runs_on(t)).count());
     let runs = pairs.sum::<usize>() * pace.repetitions as usize;
+    let takes = duration::expected(&comparison, &targets, &pace);
+    eprintln!("{runs} runs of {} targets, about {}", targets.len(), duration::show(takes));
     let mut done = 0;
     'all: for _ in 0..pace.repetitions {
         for (row, scenario) in comparison.scenarios.iter().enumerate() {
@@ -55,7 +63,7 @@ pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Status, 
                 }
                 done += 1;
                 let name = format!("[{done}/{runs}] {}, {}: ", scenario.name, target.name);
-                match run_once(&comparison, &pace, scenario, target, &name, stop) {
+                match run_once(&comparison, &certs, &pace, scenario, target, &name, stop) {
                     Ok(outcome) => {
                         eprintln!("{name}{}", results::brief(&outcome));
                         results.add(row, column, outcome);
@@ -73,7 +81,7 @@ pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Status, 
     if let Some(directory) = &args.out {
         let entries = &results.entries();
         let baseline = Some(comparison.baseline.as_str());
-        let setting = setting(&comparison, &targets, &args.file)?;
+        let setting = setting(&comparison, &certs, &targets, &args.file)?;
         write_files(directory, &Report { entries, baseline, text: &text, setting })?;
         eprintln!("written to {}", directory.display());
     }
@@ -82,10 +90,13 @@ pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Status, 
 }
 
 /// Those that can be started here; the others are named.
-fn available(comparison: &Comparison) -> Result<Vec<&TargetPlan>, crate::Error> {
+fn available<'c>(
+    comparison: &'c Comparison,
+    certs: &Certificates,
+) -> Result<Vec<&'c TargetPlan>, crate::Error> {
     let mut targets = Vec::new();
     for target in &comparison.targets {
-        match target::availability(target, comparison)? {
+        match target::availability(target, comparison, certs)? {
             Availability::Here => targets.push(target),
             Availability::Missing(what) => eprintln!("{}: skipped, {what}", target.name),
         }
@@ -99,11 +110,15 @@ fn available(comparison: &Comparison) -> Result<Vec<&TargetPlan>, crate::Error> 
 /// What it takes to repeat the comparison, besides the machine.
 fn setting(
     comparison: &Comparison,
+    certs: &Certificates,
     targets: &[&TargetPlan],
     file: &Path,
 ) -> Result<Map<String, Value>, crate::Error> {
     let version = |target: &&TargetPlan| {
-        (target.name.clone(), target::version(target, comparison).map_or(Value::Null, Value::from))
+        (
+            target.name.clone(),
+            target::version(target, comparison, certs).map_or(Value::Null, Value::from),
+        )
     };
     let versions: Map<String, Value> = targets.iter().map(version).collect();
     let mut setting = Map::new();
@@ -116,17 +131,18 @@ fn setting(
 
 fn run_once(
     comparison: &Comparison,
+    certs: &Certificates,
     pace: &Pace,
     scenario: &ScenarioPlan,
     target: &TargetPlan,
     name: &str,
     stop: &Arc<AtomicBool>,
 ) -> Result<crate::report::Outcome, crate::Error> {
-    let running = Running::start(target, comparison, stop)?;
+    let running = Running::start(target, scenario, comparison, certs, stop)?;
     wait_until_quiet(Duration::from_secs_f64(pace.quiet_within));
     let monitor = Arc::new(Monitor::default());
     let setup = Setup {
-        endpoint: Endpoint::plain(running.address()),
+        endpoint: running.endpoint()?,
         login: login(scenario.version),
         id_prefix: "bench".into(),
         connect_burst: 64,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::config::{Comparison, TargetPlan};
+use super::plan::{Comparison, TargetPlan};
 use crate::report::{
     Entry, Outcome, Problem, Status, Summary, median, status_of, table, thousands, times,
 };
@@ -151,16 +151,6 @@ pub(super) fn brief(outcome: &Outcome) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Work;
-
-    fn run(cpu_ns: u64, others_cores: f64) -> Outcome {
-        Outcome {
-            work: Work::Messages(1_000),
-            broker_cpu_ns: Some(cpu_ns),
-            others_cores: Some(others_cores),
-            ..Outcome::default()
-        }
-    }
 
     #[test]
     fn ratios_are_against_the_baseline() {
@@ -171,8 +161,8 @@ mod tests {
             outcomes: vec![vec![Vec::new(), Vec::new()]],
             notes: Vec::new(),
         };
-        results.add(0, 0, run(500_000, 0.0));
-        results.add(0, 1, run(5_000_000, 0.0));
+        results.add(0, 0, Outcome::costing(500_000, 0.0));
+        results.add(0, 1, Outcome::costing(5_000_000, 0.0));
         let rows = results.headline_rows();
         assert_eq!(rows[0], ["", "ours", "base", "base/ours"]);
         assert_eq!(rows[1], ["s", "0.500 µs", "5.00 µs", "10×"]);

@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use sluice::mqtt::Version;
 
-use super::config::{Comparison, Source, TargetPlan};
+use super::certs::Certificates;
+use super::place::{Places, Ports};
+use super::plan::{Address, Comparison, ScenarioPlan, Source, TargetPlan};
 use crate::cli;
-use crate::engine::{ClientSpec, Endpoint, EngineOptions, Fleet};
+use crate::engine::{Carrier, ClientSpec, Endpoint, EngineOptions, Fleet, TlsOptions};
 use crate::measure::ProcessGroup;
 use crate::signals;
 
@@ -38,7 +40,10 @@ pub(super) enum Availability {
 
 /// A target that answers.
 pub(super) struct Running {
+    host: String,
     address: SocketAddr,
+    /// If it is spoken.
+    tls: Option<TlsOptions>,
     pids: Vec<u32>,
     started: Option<Started>,
 }
@@ -53,14 +58,17 @@ struct Started {
 pub(super) fn availability(
     target: &TargetPlan,
     comparison: &Comparison,
+    certs: &Certificates,
 ) -> Result<Availability, crate::Error> {
     let command = match &target.source {
         Source::Command { command, .. } => command,
-        Source::Address { host, port, .. } => return Ok(is_answering(host, *port)),
+        Source::Addresses { addresses, .. } => return Ok(are_answering(addresses)),
     };
+    let places = Places::new(comparison, certs.directory(), Path::new(""), Ports::default())?;
     if let Some(prepare) = &target.prepare {
+        let prepare: Vec<String> = prepare.iter().map(|word| places.fill(word)).collect();
         eprintln!("{}: {}", target.name, prepare.join(" "));
-        let (program, arguments) = split(prepare);
+        let (program, arguments) = split(&prepare);
         let done =
             Command::new(program).args(arguments).current_dir(&comparison.directory).status();
         match done {
@@ -72,73 +80,82 @@ pub(super) fn availability(
         }
     }
     let (program, _) = split(command);
-    let program = Places::new(comparison, Path::new(""), 0)?.fill(program);
-    if is_installed(&program) {
-        return Ok(Availability::Here);
+    let program = places.fill(program);
+    match find_program(&program) {
+        Some(_) => Ok(Availability::Here),
+        None => Ok(Availability::Missing(format!("{program} is not installed"))),
     }
-    Ok(Availability::Missing(format!("{program} is not installed")))
 }
 
-/// Whether somebody listens there.
-fn is_answering(host: &str, port: u16) -> Availability {
-    let tried = cli::resolve(host, port).and_then(|address| {
-        TcpStream::connect_timeout(&address, ANSWER_PATIENCE).map_err(|error| error.to_string())
-    });
-    match tried {
-        Ok(_) => Availability::Here,
-        Err(error) => Availability::Missing(format!("nobody answers at {host}:{port}: {error}")),
+/// Whether somebody listens at each of them.
+fn are_answering(addresses: &[Address]) -> Availability {
+    for Address { host, port, .. } in addresses {
+        let tried = cli::resolve(host, *port).and_then(|address| {
+            TcpStream::connect_timeout(&address, ANSWER_PATIENCE).map_err(|error| error.to_string())
+        });
+        if let Err(error) = tried {
+            return Availability::Missing(format!("nobody answers at {host}:{port}: {error}"));
+        }
     }
+    Availability::Here
 }
 
 /// What the target says its version is: the first line that its command prints, whatever it ends with.
-pub(super) fn version(target: &TargetPlan, comparison: &Comparison) -> Option<String> {
-    let places = Places::new(comparison, Path::new(""), 0).ok()?;
+pub(super) fn version(
+    target: &TargetPlan,
+    comparison: &Comparison,
+    certs: &Certificates,
+) -> Option<String> {
+    let ports = Ports::default();
+    let places = Places::new(comparison, certs.directory(), Path::new(""), ports).ok()?;
     let words: Vec<String> = target.version.as_ref()?.iter().map(|one| places.fill(one)).collect();
-    let (program, arguments) = split(&words);
-    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().ok()?;
+    let output = command_of(&words).stdin(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);
     text.lines().next().map(|line| line.trim().to_owned())
 }
 
 impl Running {
-    /// Starts the target, if it is not one that runs anyway, and waits until it lets a client in.
+    /// Starts the target, if it is not one that runs anyway, and waits until it lets a client in the way that
+    /// the scenario wants.
     pub(super) fn start(
         target: &TargetPlan,
+        scenario: &ScenarioPlan,
         comparison: &Comparison,
+        certs: &Certificates,
         stop: &Arc<AtomicBool>,
     ) -> Result<Self, crate::Error> {
-        let (command, cores, files, env, ready_within) = match &target.source {
-            Source::Address { host, port, pids } => {
-                let address = cli::resolve(host, *port)?;
-                return Ok(Self { address, pids: pids.clone(), started: None });
-            }
-            Source::Command { command, cores, files, env, ready_within } => {
-                (command, cores, files, env, *ready_within)
-            }
-        };
-        let port = free_port()?;
-        let directory = fresh_directory()?;
-        let places = Places::new(comparison, &directory, port)?;
-        for (name, content) in files {
-            fs::write(directory.join(name), places.fill(content))?;
+        if let Source::Addresses { addresses, pids } = &target.source {
+            let is_wanted = |one: &&Address| scenario.carrier.is_none_or(|c| c == one.carrier);
+            let found = addresses.iter().find(is_wanted).ok_or("it has no such address")?;
+            let tls = TlsOptions { ca: target.ca.clone(), ..scenario.tls.clone() };
+            return Ok(Self {
+                address: cli::resolve(&found.host, found.port)?,
+                host: found.host.clone(),
+                tls: (found.carrier == Carrier::Tls).then_some(tls),
+                pids: pids.clone(),
+                started: None,
+            });
         }
-        let words: Vec<String> = command.iter().map(|word| places.fill(word)).collect();
-        let env: Vec<(&str, String)> =
-            env.iter().map(|(name, value)| (name.as_str(), places.fill(value))).collect();
-        let mut command = command_in(&words, &directory)?;
-        command.envs(env);
-        let child = spawn_on(cores, comparison, command)
-            .map_err(|error| format!("{}: {error}", words.join(" ")))?;
-        signals::adopt(Pid::from_child(&child));
-        let pids = vec![child.id()];
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut running = Self { address, pids, started: Some(Started { child, directory }) };
-        running.wait_until_ready(Duration::from_secs_f64(ready_within), stop)?;
+        let ports = Ports { tcp: free_port()?, tls: free_port()? };
+        let (started, ready_within) = Started::launch(target, comparison, certs, ports)?;
+        let carrier = scenario.carrier.unwrap_or_default();
+        let ca = Some(target.ca.clone().unwrap_or_else(|| certs.ca()));
+        let tls = TlsOptions { ca, ..scenario.tls.clone() };
+        let mut running = Self {
+            host: Ipv4Addr::LOCALHOST.to_string(),
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, ports.of(carrier))),
+            tls: (carrier == Carrier::Tls).then_some(tls),
+            pids: vec![started.child.id()],
+            started: Some(started),
+        };
+        running.wait_until_ready(ready_within, stop)?;
         Ok(running)
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
-        self.address
+    /// The way to it, on which nobody has gone yet.
+    pub(super) fn endpoint(&self) -> Result<Endpoint, String> {
+        let tls = self.tls.as_ref().map(|options| options.load(&self.host)).transpose()?;
+        Ok(Endpoint { address: self.address, tls: tls.map(Arc::new) })
     }
 
     pub(super) fn processes(&self) -> ProcessGroup {
@@ -161,7 +178,7 @@ impl Running {
     ) -> Result<(), crate::Error> {
         let started = Instant::now();
         loop {
-            let Err(error) = probe(self.address, stop) else { return Ok(()) };
+            let Err(error) = probe(self.endpoint()?, stop) else { return Ok(()) };
             let ended = self.started.as_mut().and_then(|started| started.child.try_wait().ok()?);
             let said = || self.said().unwrap_or_else(|| "nothing".into());
             if let Some(status) = ended {
@@ -178,10 +195,36 @@ impl Running {
     }
 }
 
+impl Started {
+    /// Runs a target's command on its cores. Returns how long it may take to let somebody in, too.
+    fn launch(
+        target: &TargetPlan,
+        comparison: &Comparison,
+        certs: &Certificates,
+        ports: Ports,
+    ) -> Result<(Self, Duration), crate::Error> {
+        let Source::Command { command, cores, files, env, ready_within } = &target.source else {
+            return Err("it has no command".into());
+        };
+        let directory = fresh_directory()?;
+        let places = Places::new(comparison, certs.directory(), &directory, ports)?;
+        for (name, content) in files {
+            fs::write(directory.join(name), places.fill(content))?;
+        }
+        let words: Vec<String> = command.iter().map(|word| places.fill(word)).collect();
+        let mut command = command_in(&words, &directory)?;
+        command.envs(env.iter().map(|(name, value)| (name, places.fill(value))));
+        let child = spawn_on(cores, comparison, command)
+            .map_err(|error| format!("{}: {error}", words.join(" ")))?;
+        signals::adopt(Pid::from_child(&child));
+        Ok((Self { child, directory }, Duration::from_secs_f64(*ready_within)))
+    }
+}
+
 /// Connects one client and disconnects it.
-fn probe(address: SocketAddr, stop: &Arc<AtomicBool>) -> Result<(), crate::Error> {
+fn probe(endpoint: Endpoint, stop: &Arc<AtomicBool>) -> Result<(), crate::Error> {
     let options = EngineOptions {
-        endpoint: Endpoint::plain(address),
+        endpoint,
         login: super::login(Version::V311),
         connect_burst: 1,
         spin: false,
@@ -194,32 +237,6 @@ fn probe(address: SocketAddr, stop: &Arc<AtomicBool>) -> Result<(), crate::Error
     engine.connect_all()?;
     engine.disconnect_all()?;
     Ok(())
-}
-
-/// What the words in braces stand for.
-struct Places {
-    values: Vec<(&'static str, String)>,
-}
-
-impl Places {
-    fn new(comparison: &Comparison, directory: &Path, port: u16) -> io::Result<Self> {
-        let this = std::env::current_exe()?;
-        let beside = this.parent().unwrap_or(Path::new("."));
-        Ok(Self {
-            values: vec![
-                ("{port}", port.to_string()),
-                ("{self}", this.display().to_string()),
-                ("{beside}", beside.display().to_string()),
-                ("{here}", comparison.directory.display().to_string()),
-                ("{files}", directory.display().to_string()),
-            ],
-        })
-    }
-
-    fn fill(&self, text: &str) -> String {
-        let filled = |text: String, (name, value): &(&str, String)| text.replace(name, value);
-        self.values.iter().fold(text.to_owned(), filled)
-    }
 }
 
 /// Starts a process pinned from its first instruction: it inherits this thread's cores.
@@ -240,10 +257,9 @@ fn spawn_on(cores: &[usize], comparison: &Comparison, mut command: Command) -> i
 /// A command whose output goes to a file of that directory.
 fn command_in(words: &[String], directory: &Path) -> io::Result<Command> {
     let output = File::create(directory.join("output"))?;
-    let (program, arguments) = split(words);
-    let mut command = Command::new(program);
+    let mut command = command_of(words);
     // Ctrl-C is for this tool, which still needs the broker to end a run.
-    command.args(arguments).stdin(Stdio::null()).process_group(0);
+    command.stdin(Stdio::null()).process_group(0);
     command.stdout(output.try_clone()?).stderr(output);
     Ok(command)
 }
@@ -252,22 +268,29 @@ fn split(words: &[String]) -> (&str, &[String]) {
     words.split_first().map_or(("", words), |(first, rest)| (first.as_str(), rest))
 }
 
-fn is_installed(program: &str) -> bool {
+fn command_of(words: &[String]) -> Command {
+    let (program, arguments) = split(words);
+    let mut command = Command::new(find_program(program).unwrap_or_else(|| program.into()));
+    command.args(arguments);
+    command
+}
+
+/// The file of a program.
+fn find_program(program: &str) -> Option<PathBuf> {
     if program.contains('/') {
-        return Path::new(program).is_file();
+        return Some(PathBuf::from(program)).filter(|path| path.is_file());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Debian puts servers where a user's PATH may not look.
-    std::env::split_paths(&path)
-        .chain([PathBuf::from("/usr/sbin")])
-        .any(|directory| directory.join(program).is_file())
+    let mut places = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    places.find_map(|place| Some(place.join(program)).filter(|path| path.is_file()))
 }
 
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-fn fresh_directory() -> io::Result<PathBuf> {
+pub(super) fn fresh_directory() -> io::Result<PathBuf> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let name = format!("sluice-bench-{}-{number}", std::process::id());

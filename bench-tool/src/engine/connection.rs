@@ -76,6 +76,8 @@ pub(crate) struct Connection {
     pub(crate) dialled_ns: u64,
     /// To be written: acknowledgements of this turn, or what the socket did not take.
     pub(crate) out: Vec<u8>,
+    /// How much of that is written already.
+    out_at: usize,
     /// In the engine's list of connections to flush in this turn.
     pub(crate) touched: bool,
     /// The socket is full; a writable event follows.
@@ -107,6 +109,7 @@ impl Connection {
             stream: None,
             dialled_ns: 0,
             out: Vec::new(),
+            out_at: 0,
             touched: false,
             blocked: false,
             wrote: false,
@@ -136,6 +139,7 @@ impl Connection {
         self.transport = None;
         self.phase = Phase::Closed;
         self.out = Vec::new();
+        self.out_at = 0;
         self.kept = Vec::new();
     }
 
@@ -168,7 +172,13 @@ impl Connection {
     /// Whether anything is to be written.
     #[inline]
     pub(crate) fn has_output(&self) -> bool {
-        !self.out.is_empty() || self.has_pending()
+        !self.output().is_empty() || self.has_pending()
+    }
+
+    /// What is to be written.
+    #[inline]
+    pub(crate) fn output(&self) -> &[u8] {
+        self.out.get(self.out_at..).unwrap_or_default()
     }
 
     #[inline]
@@ -189,10 +199,11 @@ impl Connection {
         self.kept.extend_from_slice(rest);
     }
 
-    /// Writes `bytes`, which must begin with all of `out`; what the socket does not take becomes `out`.
+    /// Writes `bytes`, which must begin with all of [`output`](Self::output); what the socket does not take becomes `out`.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let written = self.write_some(bytes)?;
         self.out.clear();
+        self.out_at = 0;
         self.out.extend_from_slice(bytes.get(written..).unwrap_or_default());
         self.blocked = self.has_output();
         Ok(())
@@ -201,9 +212,13 @@ impl Connection {
     /// Writes `out`.
     pub(crate) fn flush(&mut self) -> Result<(), Failure> {
         let out = std::mem::take(&mut self.out);
-        let written = self.write_some(&out);
+        let written = self.write_some(out.get(self.out_at..).unwrap_or_default());
         self.out = out;
-        self.out.drain(..written?);
+        self.out_at += written?;
+        if self.out_at == self.out.len() {
+            self.out.clear();
+            self.out_at = 0;
+        }
         self.blocked = self.has_output();
         Ok(())
     }

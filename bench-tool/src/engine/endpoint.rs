@@ -31,6 +31,15 @@ impl Carrier {
         }
     }
 
+    /// Of an address; those of mosquitto_pub and of emqtt_bench, too.
+    pub(crate) fn of_scheme(scheme: &str) -> Option<Self> {
+        match scheme {
+            "tcp" | "mqtt" => Some(Self::Tcp),
+            "tls" | "mqtts" | "ssl" => Some(Self::Tls),
+            _ => None,
+        }
+    }
+
     /// The port that brokers usually have for it.
     pub(crate) fn usual_port(self) -> u16 {
         match self {
@@ -41,11 +50,6 @@ impl Carrier {
 }
 
 impl Endpoint {
-    /// Plain TCP.
-    pub(crate) fn plain(address: SocketAddr) -> Self {
-        Self { address, tls: None }
-    }
-
     pub(crate) fn carrier(&self) -> Carrier {
         if self.tls.is_some() { Carrier::Tls } else { Carrier::Tcp }
     }

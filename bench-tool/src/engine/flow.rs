@@ -3,10 +3,11 @@
 use std::ops::Range;
 
 use super::Failure;
+use super::pace::Pace;
 use super::payload::{HEAD_LEN, PayloadHead, this_machine};
 use super::wire::{PublishTemplate, TOPIC_DIGITS, Welcome};
 use crate::measure::Seen;
-use sluice::mqtt::QoS;
+use sluice::mqtt::{MAX_REMAINING_LENGTH, QoS, Version};
 
 /// A message of an open loop that is sent later than this after its time is counted as late.
 pub(crate) const LATE_NS: u64 = 1_000_000;
@@ -58,28 +59,24 @@ impl FlowSpec {
             times_acknowledgements: false,
         }
     }
-}
 
-/// When the messages of an open loop are due.
-#[derive(Clone, Copy, Debug)]
-struct Pace {
-    interval_ns: f64,
-    origin_ns: u64,
-    sent_at_origin: u64,
-}
-
-impl Pace {
-    fn due_ns(&self, sequence: u64) -> u64 {
-        let number = sequence - self.sent_at_origin;
-        self.origin_ns + (number as f64 * self.interval_ns) as u64
-    }
-
-    /// Messages due by now, counted from sequence 0.
-    fn due_until(&self, now_ns: u64) -> u64 {
-        match now_ns.checked_sub(self.origin_ns) {
-            None => self.sent_at_origin,
-            Some(since) => self.sent_at_origin + (since as f64 / self.interval_ns) as u64 + 1,
+    /// Whether MQTT has a length for its largest packet.
+    ///
+    /// # Errors
+    /// How large a payload may be, in one line.
+    pub(crate) fn check_size(&self, version: Version) -> Result<(), String> {
+        let packet_id = if self.qos == QoS::AtMostOnce { 0 } else { 2 };
+        let number = if self.topics > 1 { 1 + TOPIC_DIGITS } else { 0 };
+        let no_properties = usize::from(version.is_v5());
+        let head = 2 + self.topic.len() + number + packet_id + no_properties;
+        let most = (MAX_REMAINING_LENGTH as usize).saturating_sub(head);
+        let longest = self.contents.iter().map(Vec::len).max().unwrap_or(self.payload_len);
+        if longest <= most {
+            return Ok(());
         }
+        Err(format!(
+            "payload of {longest} bytes: at most {most}, which is what MQTT has a length for"
+        ))
     }
 }
 
@@ -111,6 +108,8 @@ pub(crate) struct Flow {
     late: u64,
     /// In the engine's list of flows to refill in this turn.
     pub(crate) touched: bool,
+    /// In the engine's list of flows that wait for their time.
+    pub(crate) waiting: bool,
     completed_at_last_check: u64,
     stalled_checks: u32,
 }
@@ -136,11 +135,7 @@ impl Flow {
             window: u64::from(spec.window),
             limit: spec.limit.unwrap_or(u64::MAX),
             topics: u64::from(spec.topics.max(1)),
-            pace: spec.rate.map(|rate| Pace {
-                interval_ns: 1e9 / rate,
-                origin_ns: u64::MAX,
-                sent_at_origin: 0,
-            }),
+            pace: spec.rate.map(Pace::new),
             is_marked: spec.contents.is_empty() && spec.payload_len >= HEAD_LEN,
             sent: 0,
             completed: 0,
@@ -148,6 +143,7 @@ impl Flow {
             sent_times: spec.times_acknowledgements.then(|| vec![0; slots].into_boxed_slice()),
             late: 0,
             touched: false,
+            waiting: false,
             completed_at_last_check: 0,
             stalled_checks: 0,
         }
@@ -234,8 +230,7 @@ impl Flow {
     pub(crate) fn start(&mut self, now_ns: u64, share: f64) {
         let sent = self.sent;
         if let Some(pace) = &mut self.pace {
-            pace.origin_ns = now_ns + (pace.interval_ns * share) as u64;
-            pace.sent_at_origin = sent;
+            pace.start(now_ns, share, sent);
         }
     }
 
@@ -364,7 +359,6 @@ impl Flow {
 mod tests {
     use super::*;
     use crate::engine::wire;
-    use sluice::mqtt::Version;
 
     fn flow(qos: QoS, window: u32, receivers: u32) -> Flow {
         let spec = FlowSpec { receivers, ..FlowSpec::new("a/b".into(), qos, 64, window) };
@@ -493,6 +487,26 @@ mod tests {
         assert!(flow.heed(&Welcome { maximum_packet_size: most - 1, ..welcome() }).is_err());
         assert!(flow.heed(&Welcome { maximum_qos: QoS::AtMostOnce, ..welcome() }).is_err());
         assert!(flow.heed(&Welcome { retain_available: false, ..welcome() }).is_err());
+    }
+
+    /// A packet's length is four bytes at most `[MQTT-2.1.4]`.
+    #[test]
+    fn a_payload_has_to_fit_a_packet() {
+        for (version, qos, topics, head) in [
+            (Version::V311, QoS::AtMostOnce, 1, 5),
+            (Version::V5, QoS::AtLeastOnce, 1, 8),
+            (Version::V5, QoS::AtMostOnce, 2, 15),
+        ] {
+            let spec = FlowSpec { topics, ..FlowSpec::new("a/b".into(), qos, 0, 1) };
+            let most = MAX_REMAINING_LENGTH as usize - head;
+            FlowSpec { payload_len: most, ..spec.clone() }.check_size(version).unwrap();
+            let error = FlowSpec { payload_len: most + 1, ..spec }.check_size(version).unwrap_err();
+            assert!(error.contains(&format!("at most {most},")), "{error}");
+        }
+        let contents = vec![vec![0; 7], Vec::new()];
+        let spec = FlowSpec { contents, ..FlowSpec::new("a".into(), QoS::AtMostOnce, 0, 1) };
+        let templates = wire::publish_templates(Version::V5, &spec);
+        assert_eq!(templates[0].payload_at, 2 + 2 + 1 + 1);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod flow;
 mod intake;
 mod keep_alive;
 mod monitor;
+mod pace;
 mod payload;
 mod peers;
 mod stream;
@@ -35,6 +36,7 @@ use connection::Connection;
 use flow::Flow;
 use keep_alive::Round;
 use monitor::Board;
+use pace::Agenda;
 use peers::Peers;
 use stream::Stream;
 use timer::Timer;
@@ -46,6 +48,7 @@ pub(crate) use endpoint::{Carrier, Endpoint};
 pub(crate) use fleet::Fleet;
 pub(crate) use flow::{FlowSpec, LATE_NS, MAX_WINDOW};
 pub(crate) use monitor::{Monitor, Snapshot, Stage};
+pub(crate) use pace::check_rate;
 pub(crate) use payload::HEAD_LEN as MIN_PAYLOAD;
 pub(crate) use tls::{TlsOptions, TlsVersion};
 pub(crate) use wire::{Login, numbered};
@@ -176,8 +179,7 @@ pub(crate) struct Engine {
     /// When dialling began.
     first_dial_ns: Option<u64>,
     publishing: bool,
-    /// There is a flow with a rate.
-    is_paced: bool,
+    agenda: Agenda,
     timer: Timer,
     closing: bool,
     touched_flows: Vec<u32>,
@@ -197,6 +199,9 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
+    /// How long a broker may take to close after DISCONNECT.
+    const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
+
     /// Without progress for this long, connecting is given up.
     const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -221,7 +226,7 @@ impl Engine {
             connecting: 0,
             first_dial_ns: None,
             publishing: false,
-            is_paced: false,
+            agenda: Agenda::default(),
             timer,
             closing: false,
             touched_flows: Vec::new(),
@@ -261,7 +266,6 @@ impl Engine {
             let flow_index = self.flows.len() as u32;
             let publisher = self.peers.publisher(flow_index);
             connection.flow = Some(flow_index);
-            self.is_paced |= publishes.rate.is_some();
             let templates = wire::publish_templates(self.options.login.version, publishes);
             let flow = Flow::new(publishes, templates, index, self.run, publisher);
             self.make_room_for_frames_of(flow.frame_len());
@@ -320,7 +324,9 @@ impl Engine {
         self.publishing = publishing;
         let now_ns = monotonic_ns();
         let flows = self.flows.len() as f64;
+        self.agenda = Agenda::default();
         for (index, flow) in (0..).zip(&mut self.flows) {
+            flow.waiting = false;
             flow.start(now_ns, f64::from(index) / flows);
             intake::touch(flow, index, &mut self.touched_flows);
         }
@@ -442,15 +448,7 @@ impl Engine {
             }
             self.say_goodbye(index);
         }
-        let deadline_ns = monotonic_ns() + nanoseconds(Duration::from_secs(3));
-        let is_open = |engine: &Self| {
-            let mut clients = clients.iter().filter_map(|index| engine.connections.get(*index));
-            clients.any(Connection::is_open)
-        };
-        while is_open(self) && monotonic_ns() < deadline_ns {
-            self.turn(Duration::from_millis(5))?;
-        }
-        Ok(())
+        self.await_closed(clients.iter().copied())
     }
 
     /// Says DISCONNECT on every connection and waits a moment for the broker to close them.
@@ -460,10 +458,23 @@ impl Engine {
         for index in 0..self.connections.len() {
             self.say_goodbye(index);
         }
-        let deadline_ns = monotonic_ns() + nanoseconds(Duration::from_secs(3));
-        while self.connections.iter().any(Connection::is_open) && monotonic_ns() < deadline_ns {
-            for _ in 0..64 {
+        self.await_closed(0..self.connections.len())
+    }
+
+    /// Waits until the broker has closed these connections, for a moment at most.
+    fn await_closed(
+        &mut self,
+        mut clients: impl Iterator<Item = usize>,
+    ) -> Result<(), EngineError> {
+        let deadline_ns = monotonic_ns() + nanoseconds(Self::CLOSE_PATIENCE);
+        let mut next = clients.next();
+        while let Some(index) = next
+            && monotonic_ns() < deadline_ns
+        {
+            if self.connections.get(index).is_some_and(Connection::is_open) {
                 self.turn(Duration::from_millis(5))?;
+            } else {
+                next = clients.next();
             }
         }
         Ok(())

@@ -30,7 +30,7 @@ impl Engine {
     pub(super) fn turn(&mut self, wait: Duration) -> io::Result<()> {
         let is_busy = self.options.spin || !self.touched_flows.is_empty();
         let wait = if is_busy { Duration::ZERO } else { wait };
-        let wait = if self.is_paced && self.publishing { self.await_due(wait)? } else { wait };
+        let wait = self.await_due(wait)?;
         match self.poll.poll(&mut self.events, Some(wait.min(Duration::from_millis(100)))) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
@@ -81,26 +81,20 @@ impl Engine {
     /// Sees to it that the loop wakes when the next message of an open loop is due: to the microsecond, where
     /// a poll's own time limit would round to milliseconds. Returns how long to poll.
     fn await_due(&mut self, wait: Duration) -> io::Result<Duration> {
+        let Some(next_ns) = self.agenda.next_ns() else { return Ok(wait) };
         let now_ns = monotonic_ns();
-        let mut next_ns = u64::MAX;
-        for (index, flow) in (0..).zip(&mut self.flows) {
-            let Some(due_ns) = flow.next_due_ns() else { continue };
-            let connection = self.connections.get(flow.connection as usize);
-            if connection.is_none_or(|one| one.blocked || one.phase != Phase::Ready) {
-                continue;
+        if next_ns > now_ns {
+            if !wait.is_zero() {
+                self.timer.set(Duration::from_nanos(next_ns - now_ns))?;
             }
-            next_ns = next_ns.min(due_ns);
-            if due_ns <= now_ns {
-                touch(flow, index, &mut self.touched_flows);
-            }
+            return Ok(wait);
         }
-        if next_ns <= now_ns {
-            return Ok(Duration::ZERO);
+        while let Some(index) = self.agenda.take_due(now_ns) {
+            let Some(flow) = self.flows.get_mut(index as usize) else { continue };
+            flow.waiting = false;
+            touch(flow, index, &mut self.touched_flows);
         }
-        if next_ns < u64::MAX && !wait.is_zero() {
-            self.timer.set(Duration::from_nanos(next_ns - now_ns))?;
-        }
-        Ok(wait)
+        Ok(Duration::ZERO)
     }
 
     /// Dials until the burst is full, or nobody else is to be dialled yet. Returns how long to wait for events.
@@ -252,25 +246,41 @@ impl Engine {
         std::mem::swap(&mut self.touched_flows, &mut self.flushed_flows);
         for at in 0..self.flushed_flows.len() {
             let Some(&index) = self.flushed_flows.get(at) else { break };
-            let Some(flow) = self.flows.get_mut(index as usize) else { continue };
-            flow.touched = false;
-            let connection_index = flow.connection as usize;
-            let Some(connection) = self.connections.get_mut(connection_index) else { continue };
-            let now_ns = monotonic_ns();
-            if connection.blocked || connection.phase != Phase::Ready || flow.sendable(now_ns) == 0
-            {
-                continue;
-            }
-            self.write_buffer.clear();
-            self.write_buffer.extend_from_slice(&connection.out);
-            self.counters.sent += flow.fill(now_ns, WRITE_CHUNK, &mut self.write_buffer);
-            if let Err(failure) = connection.write(&self.write_buffer) {
-                self.fail(connection_index, &failure);
-            } else if flow.sendable(now_ns) > 0 && !connection.blocked {
-                touch(flow, index, &mut self.touched_flows);
-            }
+            self.fill_window(index);
         }
         self.flushed_flows.clear();
+    }
+
+    fn fill_window(&mut self, index: u32) {
+        let Some(flow) = self.flows.get_mut(index as usize) else { return };
+        flow.touched = false;
+        let connection_index = flow.connection as usize;
+        let Some(connection) = self.connections.get_mut(connection_index) else { return };
+        // Who is blocked, or not in yet, is touched again when that changes.
+        if connection.blocked || connection.phase != Phase::Ready {
+            return;
+        }
+        let now_ns = monotonic_ns();
+        if flow.sendable(now_ns) > 0 {
+            self.write_buffer.clear();
+            self.write_buffer.extend_from_slice(connection.output());
+            self.counters.sent += flow.fill(now_ns, WRITE_CHUNK, &mut self.write_buffer);
+            if let Err(failure) = connection.write(&self.write_buffer) {
+                return self.fail(connection_index, &failure);
+            }
+            if connection.blocked {
+                return;
+            }
+            if flow.sendable(now_ns) > 0 {
+                return touch(flow, index, &mut self.touched_flows);
+            }
+        }
+        if !flow.waiting
+            && let Some(due_ns) = flow.next_due_ns()
+        {
+            flow.waiting = true;
+            self.agenda.add(due_ns, index);
+        }
     }
 
     fn flush_touched(&mut self) {

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use sluice::mqtt::Version;
+
 use crate::cli::ClientArgs;
 use crate::engine::{
     Endpoint, Engine, EngineError, EngineOptions, Fleet, Monitor, Session, Stage, make_room_for,
@@ -105,6 +107,10 @@ impl<'a> Load<'a> {
         let username = username.map(|name| name.replace("%i", &number.to_string()));
         let username = username.map(|name| name.replace("%c", &id));
         Who { number, id, username }
+    }
+
+    fn version(&self) -> Version {
+        self.args.broker.login().version
     }
 
     fn session(&self) -> Session {

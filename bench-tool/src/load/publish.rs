@@ -9,7 +9,7 @@ use sluice::mqtt::{Limits, QoS, topic};
 
 use super::{DRAIN_PATIENCE, Load, outcome};
 use crate::cli::PubArgs;
-use crate::engine::{ClientSpec, FlowSpec, MAX_WINDOW, MIN_PAYLOAD, Stage};
+use crate::engine::{ClientSpec, FlowSpec, MAX_WINDOW, MIN_PAYLOAD, Stage, check_rate};
 use crate::measure::monotonic_ns;
 use crate::report::{Outcome, Problem, Status, Work};
 use crate::scenario::describe_behind;
@@ -39,6 +39,7 @@ pub(crate) fn run(args: &PubArgs, stop: &Arc<AtomicBool>) -> Result<Status, crat
             times_acknowledgements: qos != QoS::AtMostOnce,
             ..FlowSpec::new(topic, qos, args.size, window(args, qos, rate))
         };
+        spec.check_size(load.version())?;
         load.engine.add_client(ClientSpec {
             client_id: who.id,
             username: who.username,
@@ -82,7 +83,7 @@ fn rate(args: &PubArgs) -> Result<Option<f64>, String> {
         None if args.interval_of_msg == 0.0 => return Ok(None),
         None => 1e3 / args.interval_of_msg,
     };
-    if rate.is_finite() && rate > 0.0 { Ok(Some(rate)) } else { Err("rate: above 0".into()) }
+    check_rate(rate).map(|()| Some(rate))
 }
 
 /// What is published as it is.

@@ -34,6 +34,19 @@ pub(crate) fn wait_until_quiet(patience: Duration) -> bool {
     }
 }
 
+/// The cores that this process may use.
+pub(crate) fn allowed_cores() -> Vec<usize> {
+    let set = rustix::thread::sched_getaffinity(None);
+    let set = set.unwrap_or_else(|_| rustix::thread::CpuSet::new());
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect()
+}
+
+/// What to say of a core that is not among them.
+pub(crate) fn no_such_core(core: usize, allowed: &[usize]) -> String {
+    let allowed: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+    format!("core {core}: this machine has cores {}", allowed.join(", "))
+}
+
 /// The first line: user, nice, system, idle, iowait, irq, softirq, steal; guest time is in user already.
 fn parse_busy(stat: &str) -> Option<Duration> {
     let fields = stat.lines().next()?.strip_prefix("cpu ")?;

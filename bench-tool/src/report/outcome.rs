@@ -13,6 +13,9 @@ use crate::scenario::{Parameters, ScenarioName};
 /// A share of one core above which a thread counts as fully used.
 const BUSY: f64 = 0.92;
 
+/// In less time than this nothing shows who was busy.
+const LEAST_MEASURED: Duration = Duration::from_millis(200);
+
 /// What was done in the measured time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
@@ -140,7 +143,8 @@ impl Outcome {
         let share = |ns: u64| ns as f64 / self.elapsed.as_nanos().max(1) as f64;
         let own = share(self.own_busiest_ns.unwrap_or(self.own_cpu_ns));
         let broker = self.broker_busiest_ns.or(self.broker_cpu_ns).map(share);
-        own > BUSY && broker.is_none_or(|broker| broker < BUSY)
+        let is_measured = self.elapsed >= LEAST_MEASURED;
+        is_measured && own > BUSY && broker.is_none_or(|broker| broker < BUSY)
     }
 
     /// Whether other processes made every figure worse.
@@ -152,6 +156,19 @@ impl Outcome {
         match self.work {
             Work::Connections(_) => self.bytes_each().map(Headline::BytesEach),
             _ => self.broker_microseconds_each().map(Headline::CpuMicroseconds),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Outcome {
+    /// A thousand messages, which cost the broker this much in all.
+    pub(crate) fn costing(broker_cpu_ns: u64, others_cores: f64) -> Self {
+        Self {
+            work: Work::Messages(1_000),
+            broker_cpu_ns: Some(broker_cpu_ns),
+            others_cores: Some(others_cores),
+            ..Self::default()
         }
     }
 }
@@ -249,6 +266,17 @@ mod tests {
         assert!(!is_limit(5.0, 10.0, 5.0, 5.0));
         assert!(is_limit(9.9, 12.0, 5.0, 20.0));
         assert!(!is_limit(9.9, 9.9, 9.8, 9.8));
+    }
+
+    #[test]
+    fn nobody_is_a_bottleneck_for_a_moment() {
+        let is_limit = |milliseconds| {
+            let elapsed = Duration::from_millis(milliseconds);
+            let own_cpu_ns = elapsed.as_nanos() as u64;
+            Outcome { elapsed, own_cpu_ns, ..Outcome::default() }.tool_was_the_bottleneck()
+        };
+        assert!(!is_limit(10));
+        assert!(is_limit(1_000));
     }
 
     #[test]

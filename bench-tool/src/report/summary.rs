@@ -69,16 +69,6 @@ pub(crate) fn less(ratio: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Work;
-
-    fn run(cpu_ns: u64, others_cores: f64) -> Outcome {
-        Outcome {
-            work: Work::Messages(1_000),
-            broker_cpu_ns: Some(cpu_ns),
-            others_cores: Some(others_cores),
-            ..Outcome::default()
-        }
-    }
 
     #[test]
     fn the_median_of_even_and_odd_counts() {
@@ -89,16 +79,20 @@ mod tests {
 
     #[test]
     fn undisturbed_runs_speak_before_disturbed_ones() {
-        let runs = [run(1_000_000, 0.0), run(9_000_000, 1.0), run(1_200_000, 0.1)];
+        let runs = [
+            Outcome::costing(1_000_000, 0.0),
+            Outcome::costing(9_000_000, 1.0),
+            Outcome::costing(1_200_000, 0.1),
+        ];
         assert_eq!(Summary::of(&runs).unwrap().show(), "1.10 µs ±9%");
-        let runs = [run(9_000_000, 1.0)];
+        let runs = [Outcome::costing(9_000_000, 1.0)];
         assert_eq!(Summary::of(&runs).unwrap().show(), "~9.00 µs");
         assert!(Summary::of(&[]).is_none());
     }
 
     #[test]
     fn a_ratio_is_what_the_baseline_spends_more() {
-        let summary = |cpu_ns| Summary::of(&[run(cpu_ns, 0.0)]).unwrap();
+        let summary = |cpu_ns| Summary::of(&[Outcome::costing(cpu_ns, 0.0)]).unwrap();
         let ratio = |own, base| summary(own).ratio(&summary(base)).map(times);
         assert_eq!(ratio(500_000, 5_000_000).as_deref(), Some("10×"));
         assert_eq!(ratio(500_000, 750_000).as_deref(), Some("1.50×"));

@@ -16,8 +16,8 @@ use serde::Deserialize;
 use sluice::mqtt::QoS;
 
 use crate::engine::{
-    Endpoint, EngineError, EngineOptions, Fleet, FlowSpec, Login, MAX_WINDOW, Monitor,
-    make_room_for,
+    Endpoint, EngineError, EngineOptions, Fleet, FlowSpec, Login, MAX_WINDOW, Monitor, Snapshot,
+    Stage, make_room_for,
 };
 use crate::measure::ProcessGroup;
 use crate::report::{Outcome, Problem, Status};
@@ -104,6 +104,10 @@ pub(crate) enum RunError {
     Engine(#[from] EngineError),
     #[error("{0}")]
     Io(#[from] io::Error),
+    #[error("interrupted while {}, with {connected} of {clients} clients connected: there is no result", .stage.name())]
+    Interrupted { stage: Stage, connected: u64, clients: usize },
+    #[error("at {rate}/s of each of {publishers} publishers not one message is due in {seconds} s")]
+    NothingDue { rate: f64, publishers: u32, seconds: f64 },
     #[error("process {0} is not there")]
     NoProcess(u32),
     #[error("the broker's process {0} ended during the run")]
@@ -113,8 +117,11 @@ pub(crate) enum RunError {
 impl RunError {
     pub(crate) fn status(&self) -> Status {
         match self {
-            Self::Engine(EngineError::Interrupted) => Status::Interrupted,
-            Self::Engine(EngineError::Io(_)) | Self::Io(_) | Self::NoProcess(_) => Status::Error,
+            Self::Engine(EngineError::Interrupted) | Self::Interrupted { .. } => {
+                Status::Interrupted
+            }
+            Self::Engine(EngineError::Io(_)) | Self::Io(_) => Status::Error,
+            Self::NoProcess(_) | Self::NothingDue { .. } => Status::Error,
             Self::Engine(_) => Status::Connections,
             Self::BrokerDied(_) => Status::BrokerDied,
         }
@@ -214,12 +221,13 @@ impl ScenarioName {
         if let Some(pid) = setup.broker.vanished() {
             return Err(RunError::NoProcess(pid));
         }
-        let mut outcome = match self {
-            Self::Retained => stored::run_retained(setup, parameters)?,
-            Self::Persistent => stored::run_persistent(setup, parameters)?,
-            Self::Idle | Self::Storm => crowd::run(self, setup, parameters)?,
-            _ => steady::run(self, setup, parameters)?,
+        let outcome = match self {
+            Self::Retained => stored::run_retained(setup, parameters),
+            Self::Persistent => stored::run_persistent(setup, parameters),
+            Self::Idle | Self::Storm => crowd::run(self, setup, parameters),
+            _ => steady::run(self, setup, parameters),
         };
+        let mut outcome = outcome.map_err(|error| setup.explain(error))?;
         outcome.scenario = self;
         outcome.label = self.label(parameters);
         outcome.version = Some(setup.login.version);
@@ -261,6 +269,14 @@ impl Parameters {
 }
 
 impl Setup {
+    /// Says how far a run without a result has come.
+    fn explain(&self, error: RunError) -> RunError {
+        let RunError::Engine(EngineError::Interrupted) = error else { return error };
+        let Snapshot { stage, counters, clients, .. } = self.monitor.snapshot();
+        let connected = counters.ready.saturating_sub(counters.closed);
+        RunError::Interrupted { stage, connected, clients }
+    }
+
     fn engine(&self, clients: usize) -> Result<Fleet, RunError> {
         make_room_for(clients)?;
         let options = EngineOptions {

@@ -23,6 +23,11 @@ pub(super) fn run(
     setup: &Setup,
     parameters: &Parameters,
 ) -> Result<Outcome, RunError> {
+    let Parameters { publishers, seconds, .. } = *parameters;
+    let is_due = |rate: &f64| rate * f64::from(publishers) * seconds >= 1.0;
+    if let Some(rate) = parameters.rate.filter(|rate| !is_due(rate)) {
+        return Err(RunError::NothingDue { rate, publishers, seconds });
+    }
     let mut clients = clients(scenario, &setup.id_prefix, parameters);
     let first_stalled = clients.len();
     if scenario == ScenarioName::Slow {

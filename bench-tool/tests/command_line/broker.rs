@@ -10,14 +10,22 @@ use std::time::Duration;
 pub(crate) enum Manner {
     /// CONNACK with return code 5.
     Refuses,
+    /// Takes connections, and says nothing.
+    NeverAnswers,
     /// Answers CONNECT, and nothing else.
     NeverCloses,
+    /// Answers CONNECT, and closes.
+    ClosesAtOnce,
+    /// Takes subscriptions, and closes whoever publishes.
+    ClosesPublishers,
     /// 5.0: takes two messages unacknowledged, and acknowledges when it has both.
     TakesTwo,
 }
 
 const CONNECT: u8 = 1;
 const PUBLISH: u8 = 3;
+const SUBSCRIBE: u8 = 8;
+const DISCONNECT: u8 = 14;
 
 /// An address where nobody listens.
 pub(crate) fn nobody() -> SocketAddr {
@@ -56,7 +64,15 @@ fn serve(mut socket: TcpStream, manner: Manner, types: &Sender<u8>) -> io::Resul
         let _ = types.send(packet_type);
         match (packet_type, manner) {
             (CONNECT, Manner::Refuses) => socket.write_all(&[0x20, 2, 0, 5])?,
-            (CONNECT, Manner::NeverCloses) => socket.write_all(&[0x20, 2, 0, 0])?,
+            (CONNECT, Manner::NeverCloses | Manner::ClosesPublishers) => {
+                socket.write_all(&[0x20, 2, 0, 0])?;
+            }
+            (CONNECT, Manner::ClosesAtOnce) => return socket.write_all(&[0x20, 2, 0, 0]),
+            (SUBSCRIBE, Manner::ClosesPublishers) => {
+                let [high, low] = [packet.1[0], packet.1[1]];
+                socket.write_all(&[0x90, 3, high, low, 1])?;
+            }
+            (PUBLISH | DISCONNECT, Manner::ClosesPublishers) => return Ok(()),
             // Receive Maximum 2
             (CONNECT, Manner::TakesTwo) => socket.write_all(&[0x20, 6, 0, 0, 3, 0x21, 0, 2])?,
             (PUBLISH, Manner::TakesTwo) => {

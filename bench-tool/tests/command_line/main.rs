@@ -2,6 +2,7 @@
 
 mod broker;
 mod compare;
+mod errors;
 mod load;
 mod tls;
 

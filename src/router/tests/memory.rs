@@ -57,3 +57,36 @@ fn a_shared_subscription_takes_at_most_200_bytes() {
     println!("{each} a group of one each, {members} one group");
     assert!(each <= 200 && members <= 200);
 }
+
+/// What is counted is near what is taken, and never more than was said before it was added.
+#[test]
+fn what_subscriptions_take_is_counted() {
+    let deep = "/level".repeat(40);
+    let long = "x".repeat(200);
+    let filters: [(&str, &dyn Fn(u32) -> String); 4] = [
+        ("common", &|n| format!("site{}/device{n}/state", n % 1000)),
+        ("one filter", &|_| "one/for/all".to_owned()),
+        ("deep", &|n| format!("{n}{deep}")),
+        ("long", &|n| format!("{n}{long}")),
+    ];
+    for (name, filter) in filters {
+        for share in [None, Some("group")] {
+            let mut router = Router::new(0, 1, 1, RouterLimits::default());
+            let mut subscribed = Vec::new();
+            for n in 0..20_000 {
+                let (before, text) = (router.counted_subscription_bytes(), filter(n));
+                let filter = Filter { share, filter: &text };
+                subscribed.push(router.subscribe(n, &filter, options(QoS::AtMostOnce)).handle);
+                let added = router.counted_subscription_bytes() - before;
+                assert!(added <= Router::most_subscription_bytes(&filter), "{name}: {added}");
+            }
+            let (counted, taken) =
+                (router.counted_subscription_bytes(), router.subscription_bytes());
+            assert!((taken / 2..2 * taken).contains(&counted), "{name}: {counted} of {taken}");
+            for (session, handle) in (0..).zip(subscribed) {
+                router.unsubscribe_handle(session, handle);
+            }
+            assert_eq!(router.counted_subscription_bytes(), 0);
+        }
+    }
+}

@@ -53,7 +53,7 @@ fn the_last_writer_wins() {
     assert_eq!((router.tombstone_count(), router.retained_count()), (1, 1));
     let next = router.next_retained_expiry().unwrap();
     assert!(next.since(NOW) >= Duration::from_secs(60));
-    assert!(!router.expire_retained(next));
+    assert!(!router.expire_retained(next, |_, _| {}));
     assert_eq!(router.tombstone_count(), 0);
 }
 
@@ -66,13 +66,13 @@ fn messages_expire() {
     assert!(router.next_retained_expiry().unwrap() <= at);
     assert_eq!(found(&router, "#", 10, at), Vec::<String>::new());
     assert_eq!(found(&router, "a", 10, Time(at.0 - 1)), ["a"]);
-    router.expire_retained(Time(at.0 - 1));
+    router.expire_retained(Time(at.0 - 1), |_, _| {});
     assert_eq!(router.retained_count(), 1);
     // A new value in the meantime is not the one whose time has come.
     router.retain("a", Some(message("a", "y", Some(9), NOW)), Stamp(2, 0), NOW).unwrap();
-    router.expire_retained(at);
+    router.expire_retained(at, |_, _| {});
     assert_eq!(router.retained_count(), 1);
-    router.expire_retained(Time(at.0 + 5000));
+    router.expire_retained(Time(at.0 + 5000), |_, _| {});
     assert_eq!((router.retained_count(), router.retained_bytes()), (0, 0));
     assert_eq!(set(&mut router, "a", "late", 1), Ok(false));
 }
@@ -87,7 +87,7 @@ fn what_expires_at_once_goes_step_by_step() {
     }
     let at = NOW.plus(Duration::from_secs(5));
     let (mut calls, mut left) = (1, router.retained_count());
-    while router.expire_retained(at) {
+    while router.expire_retained(at, |_, _| {}) {
         assert!((left - 256..left).contains(&router.retained_count()), "bounded, and counted off");
         left = router.retained_count();
         calls += 1;
@@ -193,7 +193,8 @@ proptest! {
                 Step::Clear(name, stamp) => (name, None, stamp),
                 Step::Wait(ms) => {
                     now = now.plus(Duration::from_millis(ms));
-                    prop_assert!(!router.expire_retained(now));
+                    let more = router.expire_retained(now, |_, _| {});
+                    prop_assert!(!more);
                     for one in model.values_mut() {
                         if one.1.as_ref().is_some_and(|message| message.is_expired(now)) {
                             (one.1, one.2) = (None, now.plus(Duration::from_secs(60)));

@@ -117,14 +117,14 @@ fn a_message_routed_again_waits_for_where_it_goes() {
     let mut rig = Rig::new(Version::V5, 10);
     assert_eq!(rig.publish(AtLeastOnce, 1, handed(1, &[1, 2])), Verdict::Continue);
     rig.session.refuse(1, 1, id(1), false);
-    assert_eq!(rig.session.route_again(1, 1, id(1), 3, 5), 1 << 2 | 1 << 3);
+    assert_eq!(rig.session.route_again(1, id(1), 3, 5), 1 << 1 | 1 << 2 | 1 << 3);
     assert_eq!(rig.confirm(&[(1, 4), (2, 4)]), Verdict::Continue);
     assert!(rig.wire.take().is_empty());
     rig.session.refuse(2, 1, id(1), true);
     rig.session.refuse(3, 5, id(1), true);
-    assert_eq!(rig.confirm(&[(1, 4), (2, 5), (3, 5)]), Verdict::Continue);
+    assert_eq!(rig.confirm(&[(1, 5), (2, 5), (3, 5)]), Verdict::Continue);
     assert_eq!(rig.wire.take(), [ack(PubAck, 1, QuotaExceeded)]);
-    assert_eq!(rig.session.route_again(1, 1, id(1), 3, 6), 0, "nobody waits for it");
+    assert_eq!(rig.session.route_again(1, id(1), 3, 6), 0, "nobody waits for it");
 }
 
 /// One that comes back to a session of the publisher's own shard needs no more than that.

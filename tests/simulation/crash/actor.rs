@@ -166,7 +166,7 @@ impl Actor {
                 self.open.insert(number, (id, Half::Publish));
                 self.publish(number, id, false);
             }
-            Role::Deserter { .. } if self.subscribed && rng.u8(0..100) == 0 => {
+            Role::Deserter { .. } if self.subscribed && rng.u8(0..30) == 0 => {
                 let expiry = Some(0);
                 let reason = ReasonCode::Success;
                 let packet =

@@ -101,6 +101,7 @@ fn cast() -> Vec<Actor> {
         publisher("r/1", Version::V5, One),
         publisher("r/2", Version::V5, Two),
         publisher("d/1", Version::V5, One),
+        publisher("d/2", Version::V5, Two),
     ]
 }
 

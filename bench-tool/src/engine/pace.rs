@@ -1,0 +1,102 @@
+//! When the messages of open loops are due, and which of the flows is next.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// Messages a second of one publisher, at least: one in eleven days.
+const LEAST_RATE: f64 = 1e-6;
+
+/// Whether messages can be sent at this rate.
+///
+/// # Errors
+/// The least, in one line.
+pub(crate) fn check_rate(rate: f64) -> Result<(), String> {
+    match rate.is_finite() && rate >= LEAST_RATE {
+        true => Ok(()),
+        false => Err(format!("rate {rate}: at least {LEAST_RATE:.6} messages a second")),
+    }
+}
+
+/// When the messages of one flow are due.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    interval_ns: f64,
+    origin_ns: u64,
+    sent_at_origin: u64,
+}
+
+impl Pace {
+    /// So many messages a second, from [`start`](Self::start) on.
+    pub(crate) fn new(rate: f64) -> Self {
+        Self { interval_ns: 1e9 / rate, origin_ns: u64::MAX, sent_at_origin: 0 }
+    }
+
+    /// Message `sequence` is due after `share` (0 to 1) of the interval, and then one in each.
+    pub(crate) fn start(&mut self, now_ns: u64, share: f64, sequence: u64) {
+        self.origin_ns = now_ns + (self.interval_ns * share) as u64;
+        self.sent_at_origin = sequence;
+    }
+
+    pub(crate) fn due_ns(&self, sequence: u64) -> u64 {
+        let number = sequence - self.sent_at_origin;
+        self.origin_ns + (number as f64 * self.interval_ns) as u64
+    }
+
+    /// Messages due by now, counted from sequence 0.
+    pub(crate) fn due_until(&self, now_ns: u64) -> u64 {
+        match now_ns.checked_sub(self.origin_ns) {
+            None => self.sent_at_origin,
+            Some(since) => self.sent_at_origin + (since as f64 / self.interval_ns) as u64 + 1,
+        }
+    }
+}
+
+/// The flows that wait for nothing but the time, so that a turn costs what is due and not what there is.
+#[derive(Debug, Default)]
+pub(crate) struct Agenda(BinaryHeap<Reverse<(u64, u32)>>);
+
+impl Agenda {
+    pub(crate) fn add(&mut self, due_ns: u64, flow: u32) {
+        self.0.push(Reverse((due_ns, flow)));
+    }
+
+    /// When the next of them is due.
+    #[inline]
+    pub(crate) fn next_ns(&self) -> Option<u64> {
+        self.0.peek().map(|Reverse((due_ns, _))| *due_ns)
+    }
+
+    /// Takes out one that is due by now.
+    pub(crate) fn take_due(&mut self, now_ns: u64) -> Option<u32> {
+        self.next_ns().filter(|due_ns| *due_ns <= now_ns)?;
+        self.0.pop().map(|Reverse((_, flow))| flow)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_come_in_the_order_in_which_they_are_due() {
+        let mut agenda = Agenda::default();
+        for (due_ns, flow) in [(30, 1), (10, 2), (20, 3)] {
+            agenda.add(due_ns, flow);
+        }
+        assert_eq!(agenda.next_ns(), Some(10));
+        assert_eq!(agenda.take_due(9), None);
+        let due: Vec<u32> = std::iter::from_fn(|| agenda.take_due(25)).collect();
+        assert_eq!(due, [2, 3]);
+        assert_eq!(agenda.next_ns(), Some(30));
+    }
+
+    #[test]
+    fn messages_are_due_at_times_that_do_not_drift() {
+        let mut pace = Pace::new(3.0);
+        assert_eq!(pace.due_until(u64::MAX - 1), 0);
+        pace.start(1_000, 0.5, 7);
+        assert_eq!(pace.due_until(166_667_665), 7);
+        assert_eq!(pace.due_until(166_667_666), 8);
+        assert_eq!(pace.due_ns(7 + 3_000_000), 1_000 + 166_666_666 + 1_000_000_000_000_000);
+    }
+}

@@ -1,0 +1,93 @@
+//! What cannot be done, or does not get far, is one clear line.
+
+use rustix::process::Signal;
+
+use super::*;
+
+#[test]
+fn what_cannot_be_sent_is_refused_before_connecting() {
+    let address = broker::nobody();
+    let most = "which is what MQTT has a length for";
+    for (arguments, expected) in [
+        (
+            &["pub", "-t", "a", "-s", "300000000"][..],
+            format!("payload of 300000000 bytes: at most 268435452, {most}"),
+        ),
+        (
+            &["run", "p2p", "-s", "30000000000000"],
+            format!("payload of 30000000000000 bytes: at most 268435386, {most}"),
+        ),
+        (
+            &["run", "p2p", "--rate", "0.001", "-W", "2"],
+            "at 0.001/s of each of 50 publishers not one message is due in 2 s".into(),
+        ),
+        (&["run", "p2p", "--rate", "0"], "rate 0: at least 0.000001 messages a second".into()),
+        (
+            &["pub", "-t", "a", "--rate", "1e-300"],
+            format!("rate {}: at least 0.000001 messages a second", 1e-300),
+        ),
+    ] {
+        let (status, output, errors) = run_at(address, arguments);
+        assert_eq!(status, Some(ERROR), "{arguments:?}: {errors}");
+        assert_eq!(output, "");
+        assert_eq!(errors.trim(), format!("sluice-bench: {expected}"));
+    }
+}
+
+#[test]
+fn a_core_that_is_not_there_is_named() {
+    let (status, _, errors) = run_at(broker::nobody(), &["run", "p2p", "--core", "99999"]);
+    assert_eq!(status, Some(ERROR));
+    assert!(errors.starts_with("sluice-bench: core 99999: this machine has cores "), "{errors}");
+}
+
+#[test]
+fn who_is_closed_at_once_is_no_bottleneck() {
+    let address = broker::start(broker::Manner::ClosesAtOnce);
+    let (status, output, errors) = run_at(address, &["pub", "-t", "a", "-I", "0"]);
+    assert_eq!(status, Some(CONNECTIONS), "{output}{errors}");
+    assert!(output.contains("closed by the broker"), "{output}");
+    assert!(!output.contains("bottleneck"), "{output}");
+}
+
+/// Status and the line that says why there is no result.
+fn interrupt_while(address: SocketAddr, words: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut run = start_at(address, arguments);
+    run.wait_for(words);
+    run.signal(Signal::INT);
+    let line = run.wait_for("there is no result");
+    let (status, output, _) = run.end();
+    assert_eq!(output, "");
+    (status, line.trim().to_owned())
+}
+
+#[test]
+fn interrupted_before_anything_is_measured_it_says_so() {
+    let silent = broker::start(broker::Manner::NeverAnswers);
+    let pairs = ["run", "p2p", "--publishers", "2", "-W", "60"];
+    let (status, line) = interrupt_while(silent, "0/4 connected", &pairs);
+    assert_eq!(status, Some(INTERRUPTED));
+    let with = |stage, connected| {
+        format!(
+            "sluice-bench: interrupted while {stage}, with {connected} of 4 clients connected: there is no result"
+        )
+    };
+    assert_eq!(line, with("connecting", 0));
+    let (_floor, address) = floor();
+    let warm_up = [&pairs[..], &["--warm-up", "60"]].concat();
+    let (status, line) = interrupt_while(address, "warming up", &warm_up);
+    assert_eq!(status, Some(INTERRUPTED));
+    assert_eq!(line, with("warming up", 4));
+}
+
+#[test]
+fn queues_that_take_nothing_are_a_result() {
+    let address = broker::start(broker::Manner::ClosesPublishers);
+    let persistent = ["run", "persistent", "--publishers", "2", "--messages", "10", "-s", "28"];
+    let (status, output, errors) = run_at(address, &persistent);
+    assert_eq!(status, Some(CONNECTIONS), "{output}{errors}");
+    let told = "PROBLEM               the queues did not take 20 messages, and none was fetched: \
+                the broker closed publishers after ";
+    assert!(output.contains(told), "{output}");
+    assert!(output.contains("0 lost, 0 duplicates, 0 reordered"), "{output}");
+}

@@ -1,0 +1,169 @@
+//! `sluice store`: what can be done with a data directory while no broker runs on it.
+
+use std::error::Error;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Subcommand, ValueEnum};
+
+use crate::store::offline::{self, DumpError, RestoreError};
+use crate::store::{Directory, Engine, Filling};
+
+/// What to do with a data directory.
+#[derive(Clone, Debug, Subcommand)]
+pub enum StoreTool {
+    /// Say what is in it, and whether all of it can be read and fits together
+    ///
+    /// The exit status is 1 if anything is damaged, or was set aside as damaged when a broker started.
+    Check {
+        /// The data directory
+        dir: PathBuf,
+    },
+    /// Write every record to standard output, as a line of JSON
+    Dump {
+        /// The data directory
+        dir: PathBuf,
+    },
+    /// Fill an empty data directory with what `dump` wrote
+    Restore {
+        /// The data directory; made if it is not there
+        dir: PathBuf,
+        /// The dump (without it, standard input)
+        file: Option<PathBuf>,
+        /// What keeps the records
+        #[arg(long, value_enum, default_value_t)]
+        engine: EngineName,
+    },
+    /// Copy every record to an empty data directory, for another engine
+    Migrate {
+        /// The data directory, which stays as it is
+        from: PathBuf,
+        /// The new one; made if it is not there
+        to: PathBuf,
+        /// What keeps the records there (by default, the one that FROM is not of)
+        #[arg(long, value_enum)]
+        engine: Option<EngineName>,
+    },
+}
+
+/// What keeps the records of a data directory.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[allow(missing_docs)]
+pub enum EngineName {
+    #[default]
+    Fjall,
+    Sqlite,
+}
+
+impl From<EngineName> for Engine {
+    fn from(name: EngineName) -> Self {
+        match name {
+            EngineName::Fjall => Self::Fjall,
+            EngineName::Sqlite => Self::Sqlite,
+        }
+    }
+}
+
+impl StoreTool {
+    /// Does it, and writes what there is to say to `out`. Whether all is well.
+    ///
+    /// # Errors
+    /// A directory cannot be used, its records not be read or written, a line of a dump is wrong.
+    pub fn run(&self, out: &mut dyn Write) -> Result<bool, Box<dyn Error>> {
+        match self {
+            Self::Check { dir } => check(dir, out),
+            Self::Dump { dir } => dump(dir, out),
+            Self::Restore { dir, file, engine } => {
+                let count = match file {
+                    Some(path) => {
+                        let file = File::open(path).map_err(in_(path))?;
+                        restore(dir, path, &mut BufReader::new(file), *engine)?
+                    }
+                    None => {
+                        let name = Path::new("standard input");
+                        restore(dir, name, &mut io::stdin().lock(), *engine)?
+                    }
+                };
+                say(out, &format!("{}: {count} records\n", dir.display()))
+            }
+            Self::Migrate { from, to, engine } => {
+                let count = migrate(from, to, *engine)?;
+                say(out, &format!("{}: {count} records\n", to.display()))
+            }
+        }
+    }
+}
+
+fn check(dir: &Path, out: &mut dyn Write) -> Result<bool, Box<dyn Error>> {
+    let directory = Directory::existing(dir)?;
+    let findings = offline::check(&*directory.records().map_err(in_(dir))?);
+    let (dir, format, engine) = (dir.display(), Directory::FORMAT, directory.engine().name());
+    say(out, &format!("{dir}: format {format}, engine {engine}\n{findings}\n"))?;
+    Ok(findings.are_whole())
+}
+
+fn dump(dir: &Path, out: &mut dyn Write) -> Result<bool, Box<dyn Error>> {
+    let directory = Directory::existing(dir)?;
+    let store = directory.records().map_err(in_(dir))?;
+    let dumped = offline::dump(&*store, &mut BufWriter::new(out)).map_err(|error| match error {
+        DumpError::Io(error) => format!("cannot write the dump: {error}"),
+        DumpError::Store(_) => format!("{}: {error}", dir.display()),
+    })?;
+    if dumped.damaged > 0 {
+        let (dir, damaged) = (dir.display(), dumped.damaged);
+        eprintln!("sluice: {dir}: {damaged} of its records are damaged, and written as they are");
+    }
+    Ok(true)
+}
+
+fn restore(
+    dir: &Path,
+    name: &Path,
+    text: &mut dyn BufRead,
+    engine: EngineName,
+) -> Result<u64, Box<dyn Error>> {
+    let filling = Filling::new(dir, engine.into())?;
+    let mut store = filling.records().map_err(in_(dir))?;
+    let count = offline::restore(text, &mut *store).map_err(|error| match error {
+        RestoreError::Store(_) => in_(dir)(error),
+        _ => in_(name)(error),
+    })?;
+    drop(store);
+    filling.finish()?;
+    Ok(count)
+}
+
+fn migrate(from: &Path, to: &Path, engine: Option<EngineName>) -> Result<u64, Box<dyn Error>> {
+    let old = Directory::existing(from)?;
+    let engine = engine.map_or_else(|| other(old.engine()), Engine::from);
+    let filling = Filling::new(to, engine)?;
+    let source = old.records().map_err(in_(from))?;
+    let mut store = filling.records().map_err(in_(to))?;
+    let count = offline::copy(&*source, &mut *store)
+        .map_err(|error| format!("from {} to {}: {error}", from.display(), to.display()))?;
+    drop(store);
+    filling.finish()?;
+    Ok(count)
+}
+
+/// What went wrong, with where.
+fn in_<E: fmt::Display>(path: &Path) -> impl Fn(E) -> Box<dyn Error> {
+    move |error| format!("{}: {error}", path.display()).into()
+}
+
+fn other(engine: Engine) -> Engine {
+    match engine {
+        Engine::Fjall => Engine::Sqlite,
+        Engine::Sqlite => Engine::Fjall,
+    }
+}
+
+/// That nobody reads it to its end is no error.
+fn say(out: &mut dyn Write, text: &str) -> Result<bool, Box<dyn Error>> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(true),
+    }
+}

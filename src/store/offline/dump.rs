@@ -1,0 +1,162 @@
+//! A store as text, and back.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, Write};
+
+use super::copy::Batches;
+use super::line::{Line, VERSION, damaged_key};
+use crate::hooks::{Store, StoreError, Table};
+
+/// Why a store is not written out.
+#[derive(Debug, thiserror::Error)]
+pub enum DumpError {
+    /// It cannot be read.
+    #[error("cannot be read: {0}")]
+    Store(#[from] StoreError),
+    /// The text cannot be written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Why a store is not filled.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// A line is wrong.
+    #[error("line {number}: {wrong}")]
+    Line {
+        /// From 1 on.
+        number: u64,
+        /// What is wrong with it.
+        wrong: String,
+    },
+    /// The text cannot be read.
+    #[error("cannot read the dump: {0}")]
+    Io(#[from] io::Error),
+    /// The records cannot be written.
+    #[error("cannot be written: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// What was written out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dumped {
+    /// Records.
+    pub records: u64,
+    /// Those among them that are damaged.
+    pub damaged: u64,
+}
+
+/// Writes a line for each record, in the order of tables and keys, the damaged ones at the end.
+///
+/// # Errors
+/// What cannot be read or written.
+pub fn dump(store: &dyn Store, out: &mut dyn Write) -> Result<Dumped, DumpError> {
+    let mut done = Dumped::default();
+    // What was set aside, or would be: both are the same in the text.
+    let mut damaged = BTreeMap::new();
+    put(out, &Line::Dump { version: VERSION })?;
+    store
+        .scan(Table::Damaged, &mut |key, value| _ = damaged.insert(key.to_vec(), value.to_vec()))?;
+    for table in Table::ALL.into_iter().filter(|table| *table != Table::Damaged) {
+        let mut written = Ok(());
+        store.scan(table, &mut |key, value| match Line::of(table, key, value) {
+            _ if written.is_err() => {}
+            Line::Damaged { .. } => {
+                damaged.insert(damaged_key(table, key), value.to_vec());
+            }
+            line => {
+                done.records += 1;
+                written = put(out, &line);
+            }
+        })?;
+        written?;
+    }
+    for (key, value) in &damaged {
+        put(out, &Line::damaged(key, value))?;
+    }
+    put(out, &Line::End)?;
+    out.flush()?;
+    done.damaged = damaged.len() as u64;
+    done.records += done.damaged;
+    Ok(done)
+}
+
+fn put(out: &mut dyn Write, line: &Line) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, line)?;
+    out.write_all(b"\n")
+}
+
+/// Takes in what [`dump`] wrote; gives how many records that are. The store must be empty, and is of no
+/// use if this fails.
+///
+/// # Errors
+/// A line is wrong, or not in order; what cannot be read or written.
+pub fn restore(text: &mut dyn BufRead, store: &mut dyn Store) -> Result<u64, RestoreError> {
+    let mut batches = Batches::new(store);
+    let mut last: [Option<Vec<u8>>; Table::COUNT] = Default::default();
+    let mut lines = Lines { text, number: 0 };
+    match lines.next()? {
+        Line::Dump { version: VERSION } => {}
+        Line::Dump { version } => {
+            return Err(lines.wrong(format!("a dump of version {version}, not {VERSION}")));
+        }
+        _ => return Err(lines.wrong("not the first line of a dump".to_owned())),
+    }
+    loop {
+        let line = lines.next()?;
+        if matches!(line, Line::End) {
+            break;
+        }
+        let write = line.write().map_err(|wrong| lines.wrong(wrong))?;
+        let write = write.ok_or_else(|| lines.wrong("a second dump begins here".to_owned()))?;
+        let last = &mut last[write.table as usize];
+        if last.as_ref().is_some_and(|last| *last >= write.key) {
+            return Err(lines.wrong(format!(
+                "not in the order of {}: another with the same or a higher key stands before it",
+                write.table.name()
+            )));
+        }
+        *last = Some(write.key.clone());
+        batches.put(write)?;
+    }
+    lines.end()?;
+    Ok(batches.finish()?)
+}
+
+struct Lines<'a> {
+    text: &'a mut dyn BufRead,
+    number: u64,
+}
+
+impl Lines<'_> {
+    fn next(&mut self) -> Result<Line, RestoreError> {
+        self.number += 1;
+        let mut line = Vec::new();
+        if self.text.read_until(b'\n', &mut line)? == 0 {
+            return Err(self.wrong("missing: the dump was cut off".to_owned()));
+        }
+        serde_json::from_slice(line.trim_ascii_end()).map_err(|error| self.wrong(plain(&error)))
+    }
+
+    fn end(&mut self) -> Result<(), RestoreError> {
+        self.number += 1;
+        match self.text.fill_buf()? {
+            [] => Ok(()),
+            _ => Err(self.wrong("after the end".to_owned())),
+        }
+    }
+
+    fn wrong(&self, wrong: String) -> RestoreError {
+        RestoreError::Line { number: self.number, wrong }
+    }
+}
+
+/// What is wrong with a line, without its number within itself, which is always 1.
+fn plain(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" at line 1 column ") {
+        Some((what, column)) if column != "0" => format!("{what} at column {column}"),
+        Some((what, _)) => what.to_owned(),
+        None => text,
+    }
+}

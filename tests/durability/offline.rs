@@ -1,0 +1,154 @@
+//! `sluice store`, as a shell sees it, on directories of brokers that were killed.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::common::{Connect, V5};
+use crate::process::Broker;
+
+/// Exit status, standard output, standard error.
+fn store(arguments: &[&str], paths: &[&Path]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
+    command.arg("store").args(arguments).args(paths).stdin(Stdio::null());
+    let output = command.output().expect("the program starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+/// A broker with a session, a queue and a retained message, killed.
+fn killed(engine: &'static str) -> Broker {
+    let mut broker = Broker::start(engine, 2);
+    let (mut client, _) = broker.connect_with(&Connect::lasting(V5, "away"));
+    client.subscribe("t/#", 2);
+    client.disconnect();
+    let mut publisher = broker.connect(V5, "publisher");
+    for n in 0..10 {
+        publisher.publish("t/x", n.to_string(), 1 + n % 2);
+    }
+    publisher.publish_retained("r", "kept", 1);
+    broker.kill();
+    broker
+}
+
+fn has_everything(broker: &Broker) {
+    let (mut client, connack) = broker.connect_with(&Connect::lasting(V5, "away"));
+    assert!(connack.session_present);
+    for n in 0..10 {
+        client.expect("t/x", n.to_string());
+    }
+    let mut late = broker.connect(V5, "late");
+    late.subscribe("r", 1);
+    late.expect("r", "kept");
+}
+
+fn to_another_engine(from: &'static str, to: &'static str) {
+    let broker = killed(from);
+    let new = TempDir::new().expect("a directory");
+    let (_, before, _) = store(&["dump"], &[broker.data()]);
+    let (status, out, err) = store(&["migrate"], &[broker.data(), new.path()]);
+    assert_eq!(
+        (status, out, err.as_str()),
+        (0, format!("{}: 23 records\n", new.path().display()), "")
+    );
+    for directory in [broker.data(), new.path()] {
+        let (status, dump, err) = store(&["dump"], &[directory]);
+        assert_eq!((status, dump == before, err.as_str()), (0, true, ""), "{dump}");
+    }
+    let (status, out, err) = store(&["check"], &[new.path()]);
+    assert_eq!((status, err.as_str()), (0, ""), "{out}");
+    let head = format!("{}: format 1, engine {to}\n", new.path().display());
+    assert!(out.starts_with(&head), "{out}");
+    has_everything(&Broker::start_on(new, to, 3));
+}
+
+#[test]
+fn from_fjall_to_sqlite() {
+    to_another_engine("fjall", "sqlite");
+}
+
+#[test]
+fn from_sqlite_to_fjall() {
+    to_another_engine("sqlite", "fjall");
+}
+
+#[test]
+fn what_was_written_out_is_taken_in() {
+    let broker = killed("fjall");
+    let (_, dump, _) = store(&["dump"], &[broker.data()]);
+    let room = TempDir::new().expect("a directory");
+    let (file, data) = (room.path().join("dump.jsonl"), TempDir::new().expect("a directory"));
+    fs::write(&file, &dump).expect("written");
+    let (status, out, err) = store(&["restore", "--engine", "sqlite"], &[data.path(), &file]);
+    assert_eq!((status, err.as_str()), (0, ""));
+    assert_eq!(out, format!("{}: 23 records\n", data.path().display()));
+    assert_eq!(store(&["dump"], &[data.path()]), (0, dump.clone(), String::new()));
+    // It is not empty any more.
+    let (status, out, err) = store(&["restore"], &[data.path(), &file]);
+    let said = format!("sluice: the directory {} is not empty\n", data.path().display());
+    assert_eq!((status, out.as_str(), err), (1, "", said));
+    has_everything(&Broker::start_on(data, "sqlite", 1));
+    // A wrong line leaves nothing.
+    let line = dump.lines().position(|line| line.contains("\"queued\"")).expect("one") + 1;
+    fs::write(&file, dump.replacen("\"queued\"", "\"cow\"", 1)).expect("written");
+    let new = room.path().join("data");
+    let (status, out, err) = store(&["restore"], &[&new, &file]);
+    assert_eq!((status, out.as_str()), (1, ""));
+    let said = format!("sluice: {}: line {line}: unknown variant `cow`", file.display());
+    assert!(err.starts_with(&said) && err.lines().count() == 1, "{err}");
+    assert!(!new.exists());
+}
+
+#[test]
+fn a_directory_that_a_broker_uses_is_refused() {
+    let broker = Broker::start("fjall", 1);
+    let new = TempDir::new().expect("a directory");
+    let said =
+        format!("sluice: another process uses the data directory {}\n", broker.data().display());
+    for arguments in [["check"], ["dump"]] {
+        let (status, out, err) = store(&arguments, &[broker.data()]);
+        assert_eq!((status, out.as_str(), err), (1, "", said.clone()), "{arguments:?}");
+    }
+    let (status, _, err) = store(&["migrate"], &[broker.data(), new.path()]);
+    assert_eq!((status, err), (1, said));
+    let (status, _, err) = store(&["restore"], &[broker.data(), Path::new("/dev/null")]);
+    assert_eq!(status, 1);
+    assert!(err.ends_with("is not empty\n"), "{err}");
+    assert_eq!(fs::read_dir(new.path()).expect("a directory").count(), 0);
+}
+
+#[test]
+fn what_is_no_data_directory_is_refused() {
+    let new = TempDir::new().expect("a directory");
+    let nowhere = new.path().join("nowhere");
+    let said = format!("sluice: there is no data directory {}\n", nowhere.display());
+    for arguments in [["check"], ["dump"]] {
+        assert_eq!(store(&arguments, &[&nowhere]), (1, String::new(), said.clone()));
+    }
+    let (status, _, err) = store(&["migrate"], &[&nowhere, new.path()]);
+    assert_eq!((status, err), (1, said));
+}
+
+/// One byte of a record is another one than it was.
+#[test]
+fn damage_is_said_and_is_the_exit_status() {
+    let broker = killed("sqlite");
+    let database = broker.data().join("sluice.sqlite");
+    store(&["check"], &[broker.data()]);
+    let connection = rusqlite::Connection::open(&database).expect("a database");
+    let damaged = connection
+        .execute("update retained set value = x'00' || substr(value, 2)", [])
+        .expect("it can be changed");
+    assert_eq!(damaged, 1);
+    drop(connection);
+    let (status, out, err) = store(&["check"], &[broker.data()]);
+    assert_eq!((status, err.as_str()), (1, ""));
+    assert!(out.contains("damaged: retained \"r\"\n"), "{out}");
+    assert!(out.ends_with("1 damaged, 0 set aside as damaged earlier, 0 that belong to nothing\n"));
+    let (status, dump, err) = store(&["dump"], &[broker.data()]);
+    assert_eq!(status, 0);
+    assert!(err.ends_with("1 of its records are damaged, and written as they are\n"), "{err}");
+    assert!(dump.lines().any(|line| line.starts_with(r#"{"record":"damaged""#)), "{dump}");
+}
