@@ -6,6 +6,7 @@
 
 mod access;
 mod listener;
+mod rates;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,6 +17,8 @@ pub use access::{
 pub use listener::{
     ClientCertificates, Listener, ListenerCertificate, ListenerTls, TlsVersion, UserFrom,
 };
+
+pub use rates::{ListenerLimits, PublishLimits, Quota};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +34,8 @@ pub struct Config {
     pub acl: Acl,
     /// What one packet, client or address may ask for.
     pub limits: Limits,
+    /// What the clients of some users get (`[[quota]]`, default none).
+    pub quotas: Vec<Quota>,
     /// What the protocol leaves to the server.
     pub mqtt: Mqtt,
     /// What waits for a receiver.
@@ -63,6 +68,7 @@ impl Default for Config {
             auth: Auth::default(),
             acl: Acl::default(),
             limits: Limits::default(),
+            quotas: Vec::new(),
             mqtt: Mqtt::default(),
             queue: Queue::default(),
             overflow: Overflow::default(),
@@ -130,6 +136,16 @@ pub struct Limits {
     /// TLS handshakes in progress on each shard (default 1,000). With so many of them, listeners of TLS
     /// accept nobody: connections wait in their backlog.
     pub max_handshakes: u32,
+    /// PUBLISH packets a second from one client (default unlimited). A client that sends more is not read
+    /// until it may go on; nothing is dropped.
+    pub publish_messages_per_second: Option<u32>,
+    /// Bytes of PUBLISH packets a second from one client (default unlimited). Beyond it as
+    /// `publish_messages_per_second`; a packet begun within the limit is taken whole, and paid for
+    /// afterwards.
+    pub publish_bytes_per_second: Option<u64>,
+    /// How long a client may save up what it does not publish, and then send it at once (default 1 s): at
+    /// 100 messages a second and 2 s these are 200. A new connection has saved up all of it.
+    pub publish_burst: Duration,
 }
 
 impl Default for Limits {
@@ -151,6 +167,9 @@ impl Default for Limits {
             connections_per_second_per_address: None,
             connect_timeout: Duration::from_secs(10),
             max_handshakes: 1000,
+            publish_messages_per_second: None,
+            publish_bytes_per_second: None,
+            publish_burst: Duration::from_secs(1),
         }
     }
 }

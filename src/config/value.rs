@@ -197,6 +197,23 @@ impl<T, K: Kind<T>> Kind<Option<T>> for OrUnlimited<K> {
     }
 }
 
+/// `"inherited"`, or what `K` takes.
+pub(super) struct Inheritable<K>(pub(super) K);
+
+impl<T, K: Kind<T>> Kind<Option<T>> for Inheritable<K> {
+    fn take(&self, given: Given<'_>) -> Result<Option<T>, Wrong> {
+        if given.text() == Some("inherited") { Ok(None) } else { self.0.take(given).map(Some) }
+    }
+
+    fn allowed(&self) -> String {
+        format!("\"inherited\", {}", self.0.allowed())
+    }
+
+    fn show(&self, value: &Option<T>) -> String {
+        value.as_ref().map_or("\"inherited\"".to_owned(), |value| self.0.show(value))
+    }
+}
+
 /// `""` for none, or what `K` takes.
 pub(super) struct OrNone<K>(pub(super) K);
 

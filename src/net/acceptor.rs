@@ -45,6 +45,14 @@ struct Listener {
     /// The poll said so, and the queue has not been seen empty since.
     ready: bool,
     accepted_this_turn: usize,
+    paused: bool,
+}
+
+impl Listener {
+    /// Whether it has more to accept; `tls`: whether any with TLS may come.
+    fn waits(&self, tls: bool) -> bool {
+        self.ready && !self.paused && (tls || self.tls.is_none())
+    }
 }
 
 /// Accepts in bounded batches. Readiness is remembered, so pausing costs no system call and a full
@@ -69,7 +77,13 @@ impl Acceptor {
             socket.set_nonblocking(true)?;
             let token = Token(base - index);
             registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
-            listeners.push(Listener { socket, tls, ready: false, accepted_this_turn: 0 });
+            listeners.push(Listener {
+                socket,
+                tls,
+                ready: false,
+                accepted_this_turn: 0,
+                paused: false,
+            });
         }
         Ok(Self { listeners, paused: false, retry_at: None, warned_at: None })
     }
@@ -80,8 +94,21 @@ impl Acceptor {
         }
     }
 
-    pub(super) fn set_paused(&mut self, paused: bool) {
-        self.paused = paused;
+    pub(super) fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    pub(super) fn pause_listener(&mut self, index: usize) {
+        if let Some(listener) = self.listeners.get_mut(index) {
+            listener.paused = true;
+        }
+    }
+
+    pub(super) fn resume(&mut self) {
+        self.paused = false;
+        for listener in &mut self.listeners {
+            listener.paused = false;
+        }
     }
 
     pub(super) fn begin_turn(&mut self, now: Time) {
@@ -99,8 +126,8 @@ impl Acceptor {
 
     /// Whether the next turn has connections to accept already; `tls`: whether any with TLS may come.
     pub(super) fn has_more(&self, tls: bool) -> bool {
-        let waits = |listener: &Listener| listener.ready && (tls || listener.tls.is_none());
-        !self.paused && self.retry_at.is_none() && self.listeners.iter().any(waits)
+        let mut listeners = self.listeners.iter();
+        !self.paused && self.retry_at.is_none() && listeners.any(|listener| listener.waits(tls))
     }
 
     /// Whether connections of a listener begin with a TLS handshake.
@@ -123,10 +150,7 @@ impl Acceptor {
             return None;
         }
         for (index, listener) in self.listeners.iter_mut().enumerate() {
-            if !tls && listener.tls.is_some() {
-                continue;
-            }
-            while listener.ready && listener.accepted_this_turn < ACCEPTS_PER_TURN {
+            while listener.waits(tls) && listener.accepted_this_turn < ACCEPTS_PER_TURN {
                 listener.accepted_this_turn += 1;
                 match tcp::accept(&listener.socket) {
                     Ok((fd, peer)) => {

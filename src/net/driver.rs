@@ -209,6 +209,9 @@ pub trait Driver {
     /// Accepts nothing for now; who connects waits in the system's queue.
     fn pause_accepting(&mut self);
 
-    /// Accepts again.
+    /// Accepts nothing on one listener for now.
+    fn pause_listener(&mut self, listener: usize);
+
+    /// Accepts again, on all listeners.
     fn resume_accepting(&mut self);
 }

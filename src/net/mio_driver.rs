@@ -551,11 +551,15 @@ impl Driver for MioDriver {
     }
 
     fn pause_accepting(&mut self) {
-        self.acceptor.set_paused(true);
+        self.acceptor.pause();
+    }
+
+    fn pause_listener(&mut self, listener: usize) {
+        self.acceptor.pause_listener(listener);
     }
 
     fn resume_accepting(&mut self) {
-        self.acceptor.set_paused(false);
+        self.acceptor.resume();
     }
 }
 

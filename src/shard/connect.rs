@@ -19,7 +19,7 @@ use super::ending::Ending;
 use super::gate::STORE_FAILS;
 use super::input::{PADDED, Then};
 use super::publish::SYS_PREFIX;
-use super::settings::Settings;
+use super::settings::{Settings, Terms};
 use super::sys::CLIENT_LOG;
 use super::timers::Timer;
 
@@ -154,13 +154,23 @@ impl<S> Core<S> {
             self.refuse(id, Some(connect.version), reason, STORE_FAILS);
             return Then::Stop;
         }
+        let Ok(allotment) = self.allot(id, client_id, login) else {
+            let detail = "max_connections of its user's quota is reached";
+            self.refuse(id, Some(connect.version), ReasonCode::QuotaExceeded, detail);
+            return Then::Stop;
+        };
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.allotment = allotment;
+        }
         let Some((key, session_present)) = self.open_session(client_id, connect.clean_start) else {
+            self.release_user(id);
             let detail = "max_sessions is reached";
             self.refuse(id, Some(connect.version), ReasonCode::QuotaExceeded, detail);
             return Then::Stop;
         };
         self.set_identity(key, identity);
-        let keep_alive = self.keep_alive(connect);
+        let terms = self.terms(id);
+        let keep_alive = keep_alive(connect, terms);
         let parameters = self.link_parameters(connect);
         let now = self.now;
 
@@ -189,7 +199,7 @@ impl<S> Core<S> {
         connection.minds_frames = connection.singly || parameters.maximum_packet_size != u32::MAX;
         connection.patience_ms = u32::from(keep_alive) * 1500;
 
-        self.send_connack(id, key, connect, assigned.as_deref(), keep_alive, session_present);
+        self.send_connack(id, key, connect, assigned.as_deref(), terms, session_present);
         let client = Client {
             client_id,
             username: login.user.as_deref(),
@@ -282,11 +292,8 @@ impl<S> Core<S> {
         ends_stored || self.session_expiry(connect) > 0
     }
 
-    /// The Keep Alive in force, in seconds; 0: none.
-    fn keep_alive(&self, connect: &Connect<'_>) -> u16 {
-        let (asked, max) = (connect.keep_alive, self.settings.max_keep_alive);
-        // 3.x has no way to tell a client of another value than its own.
-        if max == 0 || !connect.version.is_v5() || (1..=max).contains(&asked) { asked } else { max }
+    fn terms(&self, id: ConnId) -> Terms {
+        self.settings.terms(self.connections.get(id).map_or(0, |connection| connection.listener))
     }
 
     fn session_expiry(&self, connect: &Connect<'_>) -> u32 {
@@ -325,7 +332,7 @@ impl<S> Core<S> {
         key: SessionKey,
         connect: &Connect<'_>,
         assigned: Option<&str>,
-        keep_alive: u16,
+        terms: Terms,
         session_present: bool,
     ) {
         let (settings, expiry) = (self.settings.clone(), self.session_expiry(connect));
@@ -338,7 +345,7 @@ impl<S> Core<S> {
             response_information: information.as_deref(),
             authentication_method: method,
             authentication_data: data.filter(|data: &&[u8]| !data.is_empty()),
-            ..connack(&settings, connect, assigned, keep_alive, expiry)
+            ..connack(&settings, terms, connect, assigned, expiry)
         };
         let Some(mut out) = self.connections.out(id) else { return };
         let Some(slot) = self.sessions.get_mut(key).filter(|slot| slot.session.is_stored()) else {
@@ -362,7 +369,7 @@ impl<S> Core<S> {
         }
         let assigned = connect.client_id.is_empty().then(|| assigned_client_id(0));
         let assigned = assigned.as_deref();
-        let (keep_alive, expiry) = (self.keep_alive(connect), self.session_expiry(connect));
+        let expiry = self.session_expiry(connect);
         let information = response_information(&self.settings, connect, assigned);
         let authentication = self.authentication_of(id);
         let (method, data) =
@@ -371,28 +378,36 @@ impl<S> Core<S> {
             response_information: information.as_deref(),
             authentication_method: method,
             authentication_data: data.filter(|data: &&[u8]| !data.is_empty()),
-            ..connack(&self.settings, connect, assigned, keep_alive, expiry)
+            ..connack(&self.settings, self.terms(id), connect, assigned, expiry)
         };
         encode(connect.version, &Packet::ConnAck(packet), max, &mut Vec::new())
     }
 }
 
+/// The Keep Alive in force, in seconds; 0: none.
+fn keep_alive(connect: &Connect<'_>, terms: Terms) -> u16 {
+    let (asked, max) = (connect.keep_alive, terms.max_keep_alive);
+    // 3.x has no way to tell a client of another value than its own.
+    if max == 0 || !connect.version.is_v5() || (1..=max).contains(&asked) { asked } else { max }
+}
+
 /// The CONNACK of one who is let in, but for its Response Information and Session Present.
 fn connack<'a>(
     settings: &Settings,
+    terms: Terms,
     connect: &Connect<'_>,
     assigned: Option<&'a str>,
-    keep_alive: u16,
     session_expiry: u32,
 ) -> ConnAck<'a> {
     let asked = connect.properties.session_expiry_interval.unwrap_or(0);
+    let keep_alive = keep_alive(connect, terms);
     let no = |available: bool| (!available).then_some(false);
     ConnAck {
         session_expiry_interval: (session_expiry != asked).then_some(session_expiry),
         receive_maximum: Some(settings.receive_maximum),
         maximum_qos: (settings.maximum_qos != QoS::ExactlyOnce).then_some(settings.maximum_qos),
         retain_available: no(settings.retain_available),
-        maximum_packet_size: NonZeroU32::new(settings.limits.max_packet_size),
+        maximum_packet_size: NonZeroU32::new(terms.max_packet_size),
         assigned_client_identifier: assigned,
         topic_alias_maximum: Some(settings.topic_alias_maximum),
         wildcard_subscription_available: no(settings.wildcard_subscription_available),

@@ -20,6 +20,7 @@ pub mod mail;
 mod outbox;
 mod pressure;
 mod publish;
+mod rate;
 mod remote;
 mod rights;
 mod runs;
@@ -40,7 +41,8 @@ use std::time::Duration;
 
 pub use self::mail::{Bell, MAX_SHARDS};
 pub use self::settings::{
-    GiveUp, ListenerSettings, OverflowOffline, OverflowOnline, Retry, Settings,
+    GiveUp, ListenerSettings, OverflowOffline, OverflowOnline, PublishRate, PublishRateChange,
+    Quota, Quotas, Retry, Settings, Terms,
 };
 pub use self::stats::{Counter, ShardStats};
 pub use self::store::Stored;
@@ -258,7 +260,7 @@ impl<D: Driver> Shard<D> {
             ended: EndedSessions::default(),
             subscription_bytes: 0,
             connected: 0,
-            accepting: Accepting::default(),
+            accepting: Accepting::new(settings.listeners.len()),
             random: fastrand::Rng::with_seed(shared.seed ^ u64::from(id)),
             settings,
             shared,

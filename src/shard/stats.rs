@@ -52,6 +52,8 @@ pub struct ShardStats {
     pub refused: Counter,
     /// Connections closed for an error of the client.
     pub client_errors: Counter,
+    /// Times that clients were not read because they had published enough.
+    pub rate_holds: Counter,
     /// Sessions with a connection now.
     pub connected: Counter,
     /// Sessions now.

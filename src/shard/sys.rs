@@ -97,7 +97,7 @@ const LOADS: [(&str, Value); 9] = [
 ];
 
 /// Topic below `$SYS/broker/`, and what it says.
-const VALUES: [(&str, Value); 21] = [
+const VALUES: [(&str, Value); 22] = [
     ("bytes/received", |s| s.bytes_received.value()),
     ("bytes/sent", |s| s.bytes_sent.value()),
     ("messages/received", |s| s.packets_received.value()),
@@ -114,6 +114,7 @@ const VALUES: [(&str, Value); 21] = [
     ("connections/accepted", |s| s.accepted.value()),
     ("connections/refused", |s| s.refused.value()),
     ("clients/errors", |s| s.client_errors.value()),
+    ("clients/held/rate", |s| s.rate_holds.value()),
     ("subscriptions/refused", |s| s.refused_subscriptions.value()),
     ("subscriptions/count", |s| s.subscriptions.value()),
     ("messages/stored", |s| s.stored_messages.value()),

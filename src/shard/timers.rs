@@ -21,6 +21,8 @@ pub(super) enum Timer {
     Login(ConnId),
     /// The will or the end of an absent session, the redelivery of a present one.
     Session(SessionKey),
+    /// A client may publish again.
+    Rate(ConnId),
     /// A full receiver's patience.
     Patience(SessionKey),
     /// Connections may be accepted again.
@@ -46,6 +48,7 @@ impl<S> Core<S> {
                 Timer::Connection(id) => self.connection_due(id),
                 Timer::Login(id) => self.login_over(id),
                 Timer::Session(key) => self.session_due(key),
+                Timer::Rate(id) => self.rate_due(id),
                 Timer::Patience(key) => self.patience_over(key),
                 Timer::Accept => self.accepting.resume = true,
                 Timer::Sys => self.publish_sys(),

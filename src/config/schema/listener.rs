@@ -4,6 +4,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::ListenerLimits;
+
 /// One place where clients come in. Every shard listens on it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
@@ -22,6 +24,8 @@ pub struct Listener {
     /// Connections on this listener, over all shards (default unlimited, but for
     /// [`max_connections`](super::Limits::max_connections)). One more is closed at once and counted.
     pub max_connections: Option<u32>,
+    /// Limits in place of those for all (`[listener.limits]`).
+    pub limits: ListenerLimits,
     /// TLS (`[listener.tls]`); without it the listener speaks plain TCP.
     pub tls: Option<ListenerTls>,
 }
@@ -131,6 +135,7 @@ impl Listener {
             nodelay: true,
             defer_accept: true,
             max_connections: None,
+            limits: ListenerLimits::default(),
             tls: None,
         }
     }

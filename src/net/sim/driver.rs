@@ -358,6 +358,11 @@ impl Driver for SimDriver {
         self.with(|shard| shard.paused = true);
     }
 
+    fn pause_listener(&mut self, _: usize) {
+        // It has one.
+        self.pause_accepting();
+    }
+
     fn resume_accepting(&mut self) {
         self.with(|shard| shard.paused = false);
     }
