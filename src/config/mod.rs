@@ -32,9 +32,10 @@ pub use reader::Change;
 pub use schema::{
     Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, ClientCertificates,
     Config, Durability, GiveUp, Jwt, Limits, Listener, ListenerCertificate, ListenerLimits,
-    ListenerTls, Log, LogFormat, LogLevel, Mailbox, Mqtt, OfflineOverflow, OnlineOverflow,
-    Overflow, PublishLimits, Queue, Quota, Retained, Retry, RouteCache, Shared, SharedStrategy,
-    Shutdown, Store, StoreEngine, Sys, TlsVersion, TokenPlace, UserFrom, V3Publisher,
+    ListenerTls, ListenerWebSocket, Log, LogFormat, LogLevel, Mailbox, Mqtt, OfflineOverflow,
+    OnlineOverflow, Overflow, PublishLimits, Queue, Quota, Retained, Retry, RouteCache, Shared,
+    SharedStrategy, Shutdown, Store, StoreEngine, Sys, TlsVersion, TokenPlace, UserFrom,
+    V3Publisher,
 };
 
 pub use crate::auth::JwtAlgorithm;

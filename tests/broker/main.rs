@@ -31,4 +31,5 @@ mod sys_topics;
 mod tables;
 mod tls;
 mod tokens;
+mod websocket;
 mod will;
