@@ -26,6 +26,15 @@ use super::timers::Timer;
 /// Identifiers given to clients that sent none begin with this.
 const ASSIGNED_PREFIX: &str = "sluice-";
 
+/// How a client comes in.
+struct Admission {
+    key: SessionKey,
+    session_present: bool,
+    /// For the store.
+    waits: bool,
+    terms: Terms,
+}
+
 impl<S> Core<S> {
     /// Handles a whole CONNECT.
     pub(super) fn connect(&mut self, id: ConnId, head: FrameHead, body: &[u8]) -> Then {
@@ -162,6 +171,7 @@ impl<S> Core<S> {
         if let Some(connection) = self.connections.get_mut(id) {
             connection.allotment = allotment;
         }
+        let ends_stored = connect.clean_start && self.has_stored(client_id);
         let Some((key, session_present)) = self.open_session(client_id, connect.clean_start) else {
             self.release_user(id);
             let detail = "max_sessions is reached";
@@ -189,6 +199,10 @@ impl<S> Core<S> {
             self.store_session(key);
         }
 
+        let is_stored = self.sessions.get(key).is_some_and(|slot| slot.session.is_stored());
+        // A stored session must not come back after its end was told [MQTT-3.1.2-4].
+        let waits = is_stored || ends_stored;
+
         let Some(connection) = self.connections.get_mut(id) else { return Then::Stop };
         connection.state = State::Committing;
         connection.version = connect.version;
@@ -199,7 +213,8 @@ impl<S> Core<S> {
         connection.minds_frames = connection.singly || parameters.maximum_packet_size != u32::MAX;
         connection.patience_ms = u32::from(keep_alive) * 1500;
 
-        self.send_connack(id, key, connect, assigned.as_deref(), terms, session_present);
+        let admission = Admission { key, session_present, waits, terms };
+        self.send_connack(id, &admission, connect, assigned.as_deref());
         let client = Client {
             client_id,
             username: login.user.as_deref(),
@@ -219,7 +234,7 @@ impl<S> Core<S> {
         );
         self.shared.hooks.hook.connected(&client, session_present);
         self.set_members_online(key, true);
-        if self.sessions.get(key).is_some_and(|slot| slot.session.is_stored()) {
+        if waits {
             // It is read when CONNACK has left.
             return Then::Hold;
         }
@@ -287,9 +302,12 @@ impl<S> Core<S> {
 
     /// Whether CONNECT changes what is stored.
     fn would_store(&self, client_id: &str, connect: &Connect<'_>) -> bool {
+        self.has_stored(client_id) || self.session_expiry(connect) > 0
+    }
+
+    fn has_stored(&self, client_id: &str) -> bool {
         let found = self.sessions.find(client_id).and_then(|key| self.sessions.get(key));
-        let ends_stored = found.is_some_and(|slot| slot.session.is_stored());
-        ends_stored || self.session_expiry(connect) > 0
+        found.is_some_and(|slot| slot.session.is_stored())
     }
 
     fn terms(&self, id: ConnId) -> Terms {
@@ -325,16 +343,15 @@ impl<S> Core<S> {
         }
     }
 
-    /// Sends CONNACK: at once, or when a session that is stored is committed.
+    /// Sends CONNACK: at once, or when what it says is committed.
     fn send_connack(
         &mut self,
         id: ConnId,
-        key: SessionKey,
+        admission: &Admission,
         connect: &Connect<'_>,
         assigned: Option<&str>,
-        terms: Terms,
-        session_present: bool,
     ) {
+        let Admission { key, session_present, waits, terms } = *admission;
         let (settings, expiry) = (self.settings.clone(), self.session_expiry(connect));
         let information = response_information(&settings, connect, assigned);
         let authentication = self.authentication_of(id);
@@ -348,7 +365,7 @@ impl<S> Core<S> {
             ..connack(&settings, terms, connect, assigned, expiry)
         };
         let Some(mut out) = self.connections.out(id) else { return };
-        let Some(slot) = self.sessions.get_mut(key).filter(|slot| slot.session.is_stored()) else {
+        let Some(slot) = self.sessions.get_mut(key).filter(|_| waits) else {
             out.packet(&Packet::ConnAck(packet));
             return;
         };
