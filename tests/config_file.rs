@@ -42,6 +42,7 @@ fn it_has_every_key() {
             "listener[0].websocket.",
             "listener[0].limits.",
             "auth.jwt.",
+            "auth.http.",
         ];
         if absent.iter().any(|section| key.starts_with(section)) {
             continue; // By default: see their examples.
@@ -80,6 +81,7 @@ fn its_long_examples_are_right() {
     let jwt = config.auth.jwt.as_ref().expect("it takes tokens");
     assert_eq!(jwt.audience, None);
     assert_eq!(config.quotas[0].max_connections, Some(10));
+    assert!(config.auth.http.is_some());
     assert_eq!(config.acl.rules.len(), 3);
     assert_eq!(config.acl.groups.len(), 1);
 }

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::ListenerLimits;
+use super::{AuthLink, ListenerLimits};
 
 /// One place where clients come in. Every shard listens on it.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +24,9 @@ pub struct Listener {
     /// Connections on this listener, over all shards (default unlimited, but for
     /// [`max_connections`](super::Limits::max_connections)). One more is closed at once and counted.
     pub max_connections: Option<u32>,
+    /// What of `[auth]` counts here (default all of it): a client of this listener comes in by one of
+    /// these links, or not at all. Read again on SIGHUP.
+    pub authentication: Option<Vec<AuthLink>>,
     /// Limits in place of those for all (`[listener.limits]`).
     pub limits: ListenerLimits,
     /// TLS (`[listener.tls]`); without it the listener speaks plain TCP.
@@ -169,6 +172,7 @@ impl Listener {
             nodelay: true,
             defer_accept: true,
             max_connections: None,
+            authentication: None,
             limits: ListenerLimits::default(),
             tls: None,
             websocket: None,
