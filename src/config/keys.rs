@@ -276,6 +276,8 @@ impl Limits {
             )?
             .key("connect_timeout", &mut self.connect_timeout, Span::ms(100..=DAY_MS))?
             .key("max_handshakes", &mut self.max_handshakes, Count(1..=U32))?
+            .key("max_turn", &mut self.max_turn, OrUnlimited(Span::ms(1..=DAY_MS)))?
+            .key("max_memory", &mut self.max_memory, OrUnlimited(Size(MIB..=TIB)))?
             .key(
                 "publish_messages_per_second",
                 &mut self.publish_messages_per_second,

@@ -138,6 +138,14 @@ pub struct Limits {
     /// TLS handshakes in progress on each shard (default 1,000). With so many of them, listeners of TLS
     /// accept nobody: connections wait in their backlog.
     pub max_handshakes: u32,
+    /// The mean time that a turn of a shard's loop takes, over about a second (default 500 ms). A shard beyond
+    /// it refuses new clients with Server busy (0x89, in 3.x return code 3), and closes those of TLS at
+    /// once, until turns take half as long.
+    pub max_turn: Option<Duration>,
+    /// Bytes of the process in memory (default unlimited), looked at once a second. Beyond it new clients are
+    /// refused with Quota exceeded (0x97, in 3.x return code 3), and those of TLS closed at once, until
+    /// there are a tenth less.
+    pub max_memory: Option<u64>,
     /// PUBLISH packets a second from one client (default unlimited). A client that sends more is not read
     /// until it may go on; nothing is dropped.
     pub publish_messages_per_second: Option<u32>,
@@ -169,6 +177,8 @@ impl Default for Limits {
             connections_per_second_per_address: None,
             connect_timeout: Duration::from_secs(10),
             max_handshakes: 1000,
+            max_turn: Some(Duration::from_millis(500)),
+            max_memory: None,
             publish_messages_per_second: None,
             publish_bytes_per_second: None,
             publish_burst: Duration::from_secs(1),

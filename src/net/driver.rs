@@ -143,6 +143,10 @@ pub trait Driver {
     /// The time when the present turn began. Costs nothing: the clock is read once a turn.
     fn now(&self) -> Time;
 
+    /// How long the turn before this one took, from the end of its [`wait`](Self::wait) to the beginning of
+    /// the next.
+    fn last_turn(&self) -> Duration;
+
     /// The time of day, read now.
     fn wall_clock(&self) -> SystemTime;
 

@@ -64,6 +64,9 @@ pub struct MioDriver {
     woken: bool,
     start: Instant,
     now: Time,
+    /// When the present turn began, after `start`, and how long the one before took.
+    began: Duration,
+    last_turn: Duration,
     acceptor: Acceptor,
     conns: Slots<Conn>,
     next_serial: u32,
@@ -103,7 +106,9 @@ impl MioDriver {
             waker,
             woken: false,
             start,
-            now: time_since(start),
+            now: time_of(start.elapsed()),
+            began: start.elapsed(),
+            last_turn: Duration::ZERO,
             acceptor,
             conns: Slots::new(),
             next_serial: 0,
@@ -375,8 +380,8 @@ impl MioDriver {
     }
 }
 
-fn time_since(start: Instant) -> Time {
-    Time(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX))
+fn time_of(since_start: Duration) -> Time {
+    Time(u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Driver for MioDriver {
@@ -388,6 +393,10 @@ impl Driver for MioDriver {
         self.now
     }
 
+    fn last_turn(&self) -> Duration {
+        self.last_turn
+    }
+
     fn wall_clock(&self) -> SystemTime {
         SystemTime::now()
     }
@@ -396,12 +405,14 @@ impl Driver for MioDriver {
         self.conns.end_turn();
         self.ready.extend(self.later.drain(..));
         let timeout = self.timeout(timeout);
+        self.last_turn = self.start.elapsed().saturating_sub(self.began);
         match self.poll.poll(&mut self.events, timeout) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.events.clear(),
             Err(error) => return Err(error),
         }
-        self.now = time_since(self.start);
+        self.began = self.start.elapsed();
+        self.now = time_of(self.began);
         self.handshakes_left = HANDSHAKES_PER_TURN;
         self.acceptor.begin_turn(self.now);
         if !self.lingering.is_empty() {

@@ -182,6 +182,8 @@ pub fn settings(config: &Config) -> Settings {
         max_sessions: limits.max_sessions as usize,
         connections_per_second: limits.connections_per_second,
         connections_per_second_per_address: limits.connections_per_second_per_address,
+        max_turn: limits.max_turn,
+        max_memory: limits.max_memory,
         connect_timeout: limits.connect_timeout,
         max_connect_size: limits.max_connect_size.min(limits.max_packet_size),
         receive_maximum: NonZeroU16::new(mqtt.receive_maximum).unwrap_or(NonZeroU16::MAX),

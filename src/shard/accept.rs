@@ -234,6 +234,16 @@ impl<S> Core<S> {
     ) {
         self.stats.accepted.add(1);
         self.count_accepted(driver, listener);
+        let of_listener = self.settings.listeners.get(listener);
+        let has_tls = of_listener.is_some_and(|listener| listener.handshake_timeout.is_some());
+        if has_tls && let Some((_, detail)) = self.overloaded() {
+            // An answer would cost a handshake.
+            self.stats.refused.add(1);
+            self.stats.overload_refusals.add(1);
+            self.log.client(self.now, peer, "", detail);
+            driver.close(id, CloseMode::Abort);
+            return;
+        }
         let admitted = self.shared.admission.admit(&self.settings, listener, peer.ip(), self.now);
         if let Err(refusal) = admitted {
             self.stats.refused.add(1);

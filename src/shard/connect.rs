@@ -49,6 +49,11 @@ impl<S> Core<S> {
             self.refuse(id, Some(connect.version), PADDED.reason, PADDED.detail);
             return Then::Stop;
         }
+        if let Some((reason, detail)) = self.overloaded() {
+            self.stats.overload_refusals.add(1);
+            self.refuse(id, Some(connect.version), reason, detail);
+            return Then::Stop;
+        }
         if !connect.client_id.is_empty() {
             let home = self.home(connect.client_id);
             if home != self.id {

@@ -18,6 +18,7 @@ mod gate;
 mod input;
 pub mod mail;
 mod outbox;
+mod overload;
 mod pressure;
 mod publish;
 mod rate;
@@ -60,6 +61,7 @@ use self::ended::EndedSessions;
 use self::flush::{flush, flush_output};
 use self::gate::Gate;
 use self::input::{Taken, Then};
+use self::overload::Overload;
 use self::pressure::Pressure;
 use self::remote::Item;
 use self::rights::RightsChange;
@@ -86,6 +88,7 @@ pub struct Shared {
     rules: AtomicU64,
     pub(crate) budget: Budget,
     stop: AtomicBool,
+    short_of_memory: AtomicBool,
     /// Shards that ended by themselves.
     failed: AtomicU64,
 }
@@ -105,6 +108,7 @@ impl Shared {
             rules: AtomicU64::new(0),
             budget,
             stop: AtomicBool::new(false),
+            short_of_memory: AtomicBool::new(false),
             failed: AtomicU64::new(0),
         }
     }
@@ -112,6 +116,14 @@ impl Shared {
     /// Says that what clients may do has changed: shards asleep have to be woken.
     pub fn rules_changed(&self) {
         self.rules.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn set_short_of_memory(&self, short: bool) {
+        self.short_of_memory.store(short, Ordering::Relaxed);
+    }
+
+    fn is_short_of_memory(&self) -> bool {
+        self.short_of_memory.load(Ordering::Relaxed)
     }
 
     /// Has every shard stop: those asleep have to be woken.
@@ -178,6 +190,7 @@ struct Core<S> {
     /// Sessions with a connection.
     connected: u64,
     accepting: Accepting,
+    overload: Overload,
     authentication: Authentication,
     rights_change: RightsChange,
     random: fastrand::Rng,
@@ -261,6 +274,7 @@ impl<D: Driver> Shard<D> {
             subscription_bytes: 0,
             connected: 0,
             accepting: Accepting::new(settings.listeners.len()),
+            overload: Overload::new(settings.max_turn, settings.max_memory, now),
             random: fastrand::Rng::with_seed(shared.seed ^ u64::from(id)),
             settings,
             shared,
@@ -295,6 +309,7 @@ impl<D: Driver> Shard<D> {
         self.core.mailbox.awake();
         waited?;
         self.core.now = self.driver.now();
+        self.core.measure_turn(self.driver.last_turn());
         self.core.take_committed();
         self.take_mail();
         self.core.take_decisions();

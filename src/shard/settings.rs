@@ -149,6 +149,10 @@ pub struct Settings {
     pub connections_per_second: Option<u32>,
     /// Most connections in a second from one address, over all shards; beyond it they are closed.
     pub connections_per_second_per_address: Option<u32>,
+    /// From which mean time of a turn on new clients are refused.
+    pub max_turn: Option<Duration>,
+    /// From which memory of the process on, in bytes, new clients are refused.
+    pub max_memory: Option<u64>,
     /// A connection without a CONNECT for this long is closed.
     pub connect_timeout: Duration,
     /// Bytes of CONNECT.
@@ -244,6 +248,8 @@ impl Settings {
             max_sessions: usize::MAX,
             connections_per_second: None,
             connections_per_second_per_address: None,
+            max_turn: None,
+            max_memory: None,
             connect_timeout: Duration::from_secs(10),
             max_connect_size: 1 << 20,
             receive_maximum: NonZeroU16::MAX,

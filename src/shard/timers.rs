@@ -63,6 +63,7 @@ impl<S> Core<S> {
         self.expiring = true;
         self.refuse_unstored();
         self.update_gauges();
+        self.measure_memory();
         self.count_stored();
         self.timers.insert(self.now.plus(SWEEP_INTERVAL), Timer::Sweep);
     }

@@ -134,16 +134,6 @@ fn a_user_has_its_own_rate() {
 fn a_user_has_so_many_connections() {
     let mut rig = Rig::new(3, "[[quota]]\nusers = [\"alice\", \"bob\"]\nmax_connections = 3");
     let of = |version: Version, name: String, user| Connect::new(version, &name).user(user, "p");
-    let answer = |rig: &mut Rig, connect: &Connect| {
-        let client = rig.world.connect();
-        rig.send(client, &connect.bytes());
-        rig.turns(4);
-        let bytes = rig.receive(client);
-        match packets(&bytes, connect.version).first() {
-            Some(Packet::ConnAck(connack)) => (client, connack.code),
-            other => panic!("CONNACK expected, got {other:?}"),
-        }
-    };
     let clients: Vec<_> = (0..3)
         .map(|n| answer(&mut rig, &of(V5, format!("alice-{n}"), "alice")))
         .inspect(|(_, code)| assert_eq!(*code, 0))
@@ -226,4 +216,53 @@ fn a_listener_has_its_own_connection_rate() {
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(900), "25 in {took:?} at 10 a second");
     assert!(fast < took, "40 others in {fast:?}");
+}
+
+/// What CONNECT is answered with.
+fn answer(rig: &mut Rig, connect: &Connect) -> (sluice::net::sim::ClientId, u8) {
+    let client = rig.world.connect();
+    rig.send(client, &connect.bytes());
+    rig.turns(4);
+    match packets(&rig.receive(client), connect.version).first() {
+        Some(Packet::ConnAck(connack)) => (client, connack.code),
+        other => panic!("CONNACK expected, got {other:?}"),
+    }
+}
+
+/// `max_turn`: a shard whose turns take too long refuses new clients with 0x89, in 3.x return code 3, and
+/// serves those it has; it lets them in again when turns take half as long.
+#[test]
+fn who_comes_is_refused_when_turns_take_long() {
+    let mut rig = Rig::new(2, "[limits]\nmax_turn = \"100ms\"");
+    let [publisher, subscriber] = pair(&mut rig, &Connect::new(V311, "publisher"));
+    let pass = |rig: &mut Rig, turn: u64| {
+        rig.world.set_turn(Duration::from_millis(turn));
+        rig.world.advance(Duration::from_millis(1500));
+        rig.turns(2);
+    };
+    for (turn, refused) in [(90, false), (120, true), (60, true), (40, false), (60, false)] {
+        pass(&mut rig, turn);
+        for (version, refusal) in [(V5, code::SERVER_BUSY), (V311, 3)] {
+            for n in 0..4 {
+                let connect = Connect::new(version, &format!("{turn}-{n}"));
+                assert_eq!(answer(&mut rig, &connect).1, if refused { refusal } else { 0 });
+            }
+        }
+        rig.send(publisher, &messages(3));
+        assert_eq!(came(&mut rig, subscriber), 3);
+    }
+}
+
+/// `max_memory`: when the process has more, new clients are refused with 0x97, in 3.x return code 3.
+#[test]
+fn who_comes_is_refused_when_memory_is_short() {
+    let mut rig = Rig::new(2, "[limits]\nmax_memory = \"1MiB\"");
+    let early = rig.connect(&Connect::new(V311, "early"));
+    rig.world.advance(Duration::from_secs(1));
+    rig.turns(2);
+    for (version, refusal) in [(V5, code::QUOTA_EXCEEDED), (V311, 3)] {
+        assert_eq!(answer(&mut rig, &Connect::new(version, "late")).1, refusal);
+    }
+    rig.send(early, &PING);
+    assert_eq!(rig.receive(early), [wire::PINGRESP, 0]);
 }

@@ -243,6 +243,10 @@ impl Driver for SimDriver {
         self.now
     }
 
+    fn last_turn(&self) -> Duration {
+        self.net().turn
+    }
+
     fn wall_clock(&self) -> SystemTime {
         let now = self.net().now;
         SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH_SECS) + Duration::from_millis(now.0)
