@@ -19,6 +19,7 @@ mod input;
 pub mod mail;
 mod outbox;
 mod overload;
+mod paging;
 mod pressure;
 mod publish;
 mod rate;
