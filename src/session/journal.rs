@@ -1,6 +1,7 @@
 //! What a store has to be told: the changes of sessions that outlive their connections.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::will::Will;
@@ -72,6 +73,40 @@ pub struct QueuedRecord {
     pub share: Option<Box<str>>,
     /// The identifier it is in flight under, if it never waited.
     pub packet_id: Option<PacketId>,
+    /// The number of the message in the store, if it was read from there; else 0.
+    pub number: u64,
+    /// Whether the session keeps it in the store only.
+    pub paged: bool,
+}
+
+/// What of a session's queue is in the store only, behind all that it has in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Paged {
+    /// The place from which on.
+    pub first: u64,
+    /// The place after the last.
+    pub end: u64,
+    /// How many messages.
+    pub messages: u32,
+    /// Their bytes, by [`Message::size`].
+    pub bytes: u64,
+    /// Whether some of them came by shared groups.
+    pub shared: bool,
+}
+
+/// Asks the store for the next part of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageRequest {
+    /// Whose.
+    pub session: SessionNumber,
+    /// The place from which on.
+    pub from: u64,
+    /// Messages, at most.
+    pub messages: u32,
+    /// Bytes, at most; but one message in any case.
+    pub bytes: u64,
+    /// Who it is for.
+    pub waiter: Waiter,
 }
 
 /// One change.
@@ -100,6 +135,8 @@ pub enum Change {
         place: u64,
         /// The message, which is needed no more.
         message: Message,
+        /// Its number, if it was read from the store; else 0.
+        number: u64,
         /// Its identifier.
         packet_id: PacketId,
         /// The order among the PUBRELs of the session.
@@ -115,9 +152,13 @@ pub enum Change {
         place: u64,
         /// The message.
         message: Message,
+        /// Its number, if it was read from the store; else 0.
+        number: u64,
         /// Whether it was told to be in flight after it was queued.
         flew: bool,
     },
+    /// All that is queued from a place on is not the session's any more. It has ended.
+    Forgotten(SessionNumber, u64),
     /// A QoS 2 message of the client has come: its identifier is taken.
     Held(SessionNumber, PacketId),
     /// The identifier is free again.
@@ -134,6 +175,7 @@ struct Notes {
     turn: u64,
     changes: Vec<Change>,
     waiters: Vec<Waiter>,
+    asked: Vec<PageRequest>,
 }
 
 /// The changes of one shard's turn, in their order. All clones are one.
@@ -141,16 +183,25 @@ struct Notes {
 /// Only the shard's thread uses it, so its lock is always free: it is one because each session that
 /// writes here moves between threads with its shard.
 #[derive(Clone, Debug, Default)]
-pub struct Journal(Arc<Mutex<Notes>>);
+pub struct Journal(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    notes: Mutex<Notes>,
+    /// Changes in `notes`: asked for with each message, which takes no lock for it.
+    count: AtomicUsize,
+}
 
 impl Journal {
     fn notes(&self) -> MutexGuard<'_, Notes> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a change.
     pub fn note(&self, change: Change) {
-        self.notes().changes.push(change);
+        let mut notes = self.notes();
+        notes.changes.push(change);
+        self.0.count.store(notes.changes.len(), Ordering::Relaxed);
     }
 
     /// Has a session told when this turn is committed; gives the turn.
@@ -162,10 +213,21 @@ impl Journal {
         notes.turn
     }
 
+    /// Asks for a part of a queue, which comes in a later turn.
+    pub fn ask(&self, request: PageRequest) {
+        self.notes().asked.push(request);
+    }
+
+    /// Takes what was asked for.
+    #[must_use]
+    pub fn take_asked(&self) -> Vec<PageRequest> {
+        std::mem::take(&mut self.notes().asked)
+    }
+
     /// How many changes there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.notes().changes.len()
+        self.0.count.load(Ordering::Relaxed)
     }
 
     /// Whether there are none.
@@ -179,6 +241,7 @@ impl Journal {
     pub fn end_turn(&self, next: u64) -> (Vec<Change>, Vec<Waiter>) {
         let mut notes = self.notes();
         notes.turn = next;
+        self.0.count.store(0, Ordering::Relaxed);
         (std::mem::take(&mut notes.changes), std::mem::take(&mut notes.waiters))
     }
 }

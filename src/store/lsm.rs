@@ -1,5 +1,7 @@
 //! Records in a log-structured merge tree (fjall).
 
+mod journal;
+
 use std::path::Path;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
@@ -33,8 +35,10 @@ impl From<fjall::Error> for StoreError {
 }
 
 impl Lsm {
-    /// Opens or makes it. A last commit that is there in part is cut off.
+    /// Opens or makes it. A last commit that is there in part is cut off, one that is damaged is set aside,
+    /// and the log tells of both.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        journal::mend(path)?;
         let database = Database::builder(path)
             .cache_size(CACHE_BYTES)
             .worker_threads(WORKERS)
@@ -67,11 +71,23 @@ impl Store for Lsm {
         Ok(batch.commit()?)
     }
 
-    fn scan(&self, table: Table, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(table) = self.tables.get(table as usize) else { return Ok(None) };
+        Ok(table.get(key)?.map(|value| value.to_vec()))
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
         let Some(table) = self.tables.get(table as usize) else { return Ok(()) };
-        for record in table.iter() {
+        for record in table.range(from..) {
             let (key, value) = record.into_inner()?;
-            each(&key, &value);
+            if !each(&key, &value) {
+                break;
+            }
         }
         Ok(())
     }

@@ -23,6 +23,9 @@ pub(super) const SENT: u8 = 0;
 /// A flight that waits for PUBCOMP.
 pub(super) const RELEASED: u8 = 1;
 
+/// Bytes of a record that its encoder has room for from the beginning: most have fewer.
+const ROOM: usize = 48;
+
 /// Stands for no time.
 const NO_TIME: u64 = u64::MAX;
 
@@ -45,7 +48,7 @@ pub(super) struct Encoder {
 
 impl Encoder {
     pub(super) fn new(epoch: Epoch) -> Self {
-        Self { bytes: Vec::new(), epoch }
+        Self { bytes: Vec::with_capacity(ROOM), epoch }
     }
 
     fn u8(&mut self, value: u8) {
@@ -74,6 +77,7 @@ impl Encoder {
     }
 
     pub(super) fn message(&mut self, message: &Message) {
+        self.bytes.reserve(message.size());
         self.u8(message.qos().as_u8() | u8::from(message.retain()) << 2);
         self.time(message.expires_at());
         self.bytes(message.topic_bytes());
@@ -171,8 +175,9 @@ impl QueuedFields {
     }
 
     pub(super) fn of(self, message: Message) -> QueuedRecord {
-        let Self { qos, retain, packet_id, share, identifiers, .. } = self;
-        QueuedRecord { message, qos, retain, identifiers, group: None, share, packet_id }
+        let Self { message: number, qos, retain, packet_id, share, identifiers } = self;
+        let (group, paged) = (None, false);
+        QueuedRecord { message, qos, retain, identifiers, group, share, packet_id, number, paged }
     }
 }
 
@@ -222,6 +227,14 @@ impl<'a> Decoder<'a> {
     fn time(&mut self) -> Option<Option<Time>> {
         let at = self.u64()?;
         Some((at != NO_TIME).then(|| self.epoch.to_time(at)))
+    }
+
+    /// What a message takes in memory, if it is whole; nothing is made of it.
+    pub(super) fn message_size(&mut self) -> Option<usize> {
+        QoS::from_u8(self.u8()? & 3)?;
+        self.time()?;
+        let (topic, properties) = (self.text()?, self.bytes()?);
+        Some(Message::size_of(topic.len(), properties.len(), self.bytes()?.len()))
     }
 
     pub(super) fn message(&mut self) -> Option<Message> {
@@ -312,6 +325,14 @@ impl<'a> Decoder<'a> {
 
     pub(super) fn packet_id(&mut self) -> Option<Option<PacketId>> {
         self.u16().map(PacketId::new)
+    }
+}
+
+/// The key under which a damaged record is set aside.
+pub(super) fn damaged_key(table: Table, key: &[u8]) -> Vec<u8> {
+    match table {
+        Table::Damaged => key.to_vec(),
+        _ => [table.name().as_bytes(), b"/", key].concat(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Records in an SQLite database, for those who want to open it with a tool they know.
 
+mod wal;
+
 use std::path::Path;
 
 use rusqlite::{Connection, params};
@@ -22,8 +24,16 @@ impl From<rusqlite::Error> for StoreError {
 }
 
 impl Sqlite {
-    /// Opens or makes it. A last commit that is there in part is cut off.
+    /// Opens or makes it. A last commit that is there in part is cut off, and the log tells of it.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let log = path.with_extension("sqlite-wal");
+        let torn = wal::torn_bytes(&log)?;
+        if torn > 0 {
+            tracing::warn!(
+                "{}: the last commit is there in part, {torn} bytes were cut off",
+                log.display()
+            );
+        }
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
@@ -63,16 +73,32 @@ impl Store for Sqlite {
         Ok(transaction.commit()?)
     }
 
-    fn scan(&self, table: Table, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let name = table.name();
-        let mut select =
-            self.connection.prepare(&format!("select key, value from {name} order by key"))?;
-        let mut rows = select.query([])?;
+        let select = format!("select value from {name} where key = ?");
+        let mut select = self.connection.prepare_cached(&select)?;
+        let mut rows = select.query([key])?;
+        Ok(match rows.next()? {
+            Some(row) => Some(row.get_ref(0)?.as_blob().unwrap_or_default().to_vec()),
+            None => None,
+        })
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        let name = table.name();
+        let select = format!("select key, value from {name} where key >= ? order by key");
+        let mut select = self.connection.prepare_cached(&select)?;
+        let mut rows = select.query([from])?;
         while let Some(row) = rows.next()? {
-            each(
-                row.get_ref(0)?.as_blob().unwrap_or_default(),
-                row.get_ref(1)?.as_blob().unwrap_or_default(),
-            );
+            let key = row.get_ref(0)?.as_blob().unwrap_or_default();
+            if !each(key, row.get_ref(1)?.as_blob().unwrap_or_default()) {
+                break;
+            }
         }
         Ok(())
     }

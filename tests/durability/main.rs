@@ -3,10 +3,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod damaged;
 mod failing;
 mod killed;
 mod offline;
 mod order;
+mod paging;
 mod process;
 mod restart;
 mod trace;
