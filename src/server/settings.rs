@@ -117,21 +117,8 @@ pub fn settings(config: &Config) -> Settings {
     let Config { limits, mqtt, queue, overflow, retained, .. } = config;
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     Settings {
-        limits: Limits {
-            max_packet_size: limits.max_packet_size,
-            max_topic_bytes: limits.max_topic_bytes,
-            max_topic_levels: limits.max_topic_levels,
-            max_user_properties: limits.max_user_properties,
-            max_filters_per_packet: limits.max_filters_per_packet,
-            max_client_id_bytes: limits.max_client_id_bytes,
-        },
-        listeners: config
-            .listeners
-            .iter()
-            .map(|listener| ListenerSettings {
-                max_connections: listener.max_connections.map_or(usize::MAX, |max| max as usize),
-            })
-            .collect(),
+        limits: packet_limits(limits),
+        listeners: config.listeners.iter().map(listener).collect(),
         max_connections: limits.max_connections as usize,
         max_sessions: limits.max_sessions as usize,
         connections_per_second: limits.connections_per_second,
@@ -157,32 +144,12 @@ pub fn settings(config: &Config) -> Settings {
         max_subscriptions: limits.max_subscriptions as usize,
         max_subscription_bytes: bytes(limits.max_subscription_bytes),
         max_total_queued_bytes: queue.max_total_bytes,
-        session: SessionLimits {
-            max_inflight: mqtt.max_inflight,
-            max_inflight_bytes: mqtt.max_inflight_bytes,
-            max_queued_messages: queue.max_messages,
-            max_queued_bytes: queue.max_bytes,
-            queue_qos0: queue.store_qos0_offline,
-        },
+        session: session_limits(mqtt, queue),
         qos0_backlog_bytes: bytes(queue.qos0_backlog_bytes),
-        retry: mqtt.retry.as_ref().map(|retry| Retry {
-            after: retry.after.clone(),
-            give_up: match retry.give_up {
-                config::GiveUp::Disconnect => GiveUp::Disconnect,
-                config::GiveUp::Never => GiveUp::Never,
-            },
-        }),
+        retry: mqtt.retry.as_ref().map(retry),
         patience: overflow.patience,
-        overflow_online: match overflow.online {
-            config::OnlineOverflow::Disconnect => OverflowOnline::Disconnect,
-            config::OnlineOverflow::DropOldest => OverflowOnline::DropOldest,
-            config::OnlineOverflow::DropNewest => OverflowOnline::DropNewest,
-        },
-        overflow_offline: match overflow.offline {
-            config::OfflineOverflow::DropNewest => OverflowOffline::DropNewest,
-            config::OfflineOverflow::DropOldest => OverflowOffline::DropOldest,
-            config::OfflineOverflow::EndSession => OverflowOffline::EndSession,
-        },
+        overflow_online: overflow_online(overflow.online),
+        overflow_offline: overflow_offline(overflow.offline),
         acknowledge_denied: config.acl.v3_publisher == config::V3Publisher::Acknowledge,
         acknowledge_unkept: overflow.v3_publisher == config::V3Publisher::Acknowledge,
         strategy: strategy(config.shared.strategy),
@@ -194,6 +161,56 @@ pub fn settings(config: &Config) -> Settings {
         shutdown_timeout: config.shutdown.timeout,
         shutdown_wills: config.shutdown.publish_wills,
         client_lines_per_second: config.log.client_lines_per_second,
+    }
+}
+
+fn packet_limits(limits: &config::Limits) -> Limits {
+    Limits {
+        max_packet_size: limits.max_packet_size,
+        max_topic_bytes: limits.max_topic_bytes,
+        max_topic_levels: limits.max_topic_levels,
+        max_user_properties: limits.max_user_properties,
+        max_filters_per_packet: limits.max_filters_per_packet,
+        max_client_id_bytes: limits.max_client_id_bytes,
+    }
+}
+
+fn session_limits(mqtt: &config::Mqtt, queue: &config::Queue) -> SessionLimits {
+    SessionLimits {
+        max_inflight: mqtt.max_inflight,
+        max_inflight_bytes: mqtt.max_inflight_bytes,
+        max_queued_messages: queue.max_messages,
+        max_queued_bytes: queue.max_bytes,
+        queue_qos0: queue.store_qos0_offline,
+    }
+}
+
+fn listener(listener: &config::Listener) -> ListenerSettings {
+    let max_connections = listener.max_connections.map_or(usize::MAX, |max| max as usize);
+    ListenerSettings { max_connections }
+}
+
+fn retry(retry: &config::Retry) -> Retry {
+    let give_up = match retry.give_up {
+        config::GiveUp::Disconnect => GiveUp::Disconnect,
+        config::GiveUp::Never => GiveUp::Never,
+    };
+    Retry { after: retry.after.clone(), give_up }
+}
+
+fn overflow_online(overflow: config::OnlineOverflow) -> OverflowOnline {
+    match overflow {
+        config::OnlineOverflow::Disconnect => OverflowOnline::Disconnect,
+        config::OnlineOverflow::DropOldest => OverflowOnline::DropOldest,
+        config::OnlineOverflow::DropNewest => OverflowOnline::DropNewest,
+    }
+}
+
+fn overflow_offline(overflow: config::OfflineOverflow) -> OverflowOffline {
+    match overflow {
+        config::OfflineOverflow::DropNewest => OverflowOffline::DropNewest,
+        config::OfflineOverflow::DropOldest => OverflowOffline::DropOldest,
+        config::OfflineOverflow::EndSession => OverflowOffline::EndSession,
     }
 }
 

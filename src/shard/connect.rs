@@ -159,35 +159,13 @@ impl<S> Core<S> {
         self.set_identity(key, identity);
         let keep_alive = self.keep_alive(connect);
         let parameters = self.link_parameters(connect);
-        let now = self.now;
-
-        let Some(slot) = self.sessions.get_mut(key) else { return Then::Stop };
-        slot.session.connect(&parameters, &self.settings.session, now);
-        slot.session.set_will(connect.will.as_ref().map(|will| make_will(will, now)));
-        slot.connection = Some(id);
-        slot.will_at = None;
-        if let Some(timer) = slot.timer.take() {
-            self.timers.cancel(timer);
-        }
+        self.attach(key, id, connect, &parameters, keep_alive);
         if let Some(valid_for) = login.valid_for {
             self.limit_login(id, valid_for);
         }
-        self.connected += 1;
-        self.stats.connects.add(1);
         if !session_present && parameters.session_expiry_interval > 0 {
             self.store_session(key);
         }
-
-        let Some(connection) = self.connections.get_mut(id) else { return Then::Stop };
-        connection.state = State::Committing;
-        connection.version = connect.version;
-        connection.bridge = connect.bridge;
-        connection.session = key;
-        connection.maximum_packet_size = parameters.maximum_packet_size;
-        connection.singly = parameters.topic_alias_maximum > 0 || self.settings.session.queue_qos0;
-        connection.minds_frames = connection.singly || parameters.maximum_packet_size != u32::MAX;
-        connection.patience_ms = u32::from(keep_alive) * 1500;
-
         self.send_connack(id, key, connect, assigned.as_deref(), keep_alive, session_present);
         let client = Client {
             client_id,
@@ -214,6 +192,40 @@ impl<S> Core<S> {
         }
         self.finish_admission(key, id);
         Then::Continue
+    }
+
+    /// Gives a session its connection.
+    fn attach(
+        &mut self,
+        key: SessionKey,
+        id: ConnId,
+        connect: &Connect<'_>,
+        parameters: &LinkParameters,
+        keep_alive: u16,
+    ) {
+        let now = self.now;
+        if let Some(slot) = self.sessions.get_mut(key) {
+            slot.session.connect(parameters, &self.settings.session, now);
+            slot.session.set_will(connect.will.as_ref().map(|will| make_will(will, now)));
+            slot.connection = Some(id);
+            slot.will_at = None;
+            if let Some(timer) = slot.timer.take() {
+                self.timers.cancel(timer);
+            }
+        }
+        self.connected += 1;
+        self.stats.connects.add(1);
+        if let Some(connection) = self.connections.get_mut(id) {
+            let singly = parameters.topic_alias_maximum > 0 || self.settings.session.queue_qos0;
+            connection.state = State::Committing;
+            connection.version = connect.version;
+            connection.bridge = connect.bridge;
+            connection.session = key;
+            connection.maximum_packet_size = parameters.maximum_packet_size;
+            connection.singly = singly;
+            connection.minds_frames = singly || parameters.maximum_packet_size != u32::MAX;
+            connection.patience_ms = u32::from(keep_alive) * 1500;
+        }
     }
 
     /// CONNACK has left: the session begins to send.

@@ -131,22 +131,7 @@ impl<S> Core<S> {
     ) -> Result<Then, DecodeError> {
         let departure = match disconnect.reason {
             ReasonCode::Success => Departure::Normal,
-            ReasonCode::ServerBusy
-            | ReasonCode::ServerShuttingDown
-            | ReasonCode::BadAuthenticationMethod
-            | ReasonCode::KeepAliveTimeout
-            | ReasonCode::SessionTakenOver
-            | ReasonCode::NotAuthorized
-            | ReasonCode::TopicFilterInvalid
-            | ReasonCode::RetainNotSupported
-            | ReasonCode::QoSNotSupported
-            | ReasonCode::UseAnotherServer
-            | ReasonCode::ServerMoved
-            | ReasonCode::SharedSubscriptionsNotSupported
-            | ReasonCode::ConnectionRateExceeded
-            | ReasonCode::MaximumConnectTime
-            | ReasonCode::SubscriptionIdentifiersNotSupported
-            | ReasonCode::WildcardSubscriptionsNotSupported => {
+            reason if reason.is_of_servers_only() => {
                 return Err(DecodeError::protocol("a Disconnect Reason Code of servers only"));
             }
             _ => Departure::WithWill,
