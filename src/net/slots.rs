@@ -1,19 +1,20 @@
 //! A slab whose keys rest for the remainder of the turn in which they were released.
 
 use super::driver::ConnId;
+use crate::chunks::Chunks;
 
 /// Values by [`ConnId`]. A plain slab would give out a key again at once, and what is still on its way
 /// to the old connection would reach the new one.
 #[derive(Debug)]
 pub(super) struct Slots<T> {
-    entries: Vec<Option<T>>,
+    entries: Chunks<Option<T>>,
     free: Vec<u32>,
     released: Vec<u32>,
 }
 
 impl<T> Slots<T> {
     pub(super) const fn new() -> Self {
-        Self { entries: Vec::new(), free: Vec::new(), released: Vec::new() }
+        Self { entries: Chunks::new(), free: Vec::new(), released: Vec::new() }
     }
 
     /// Stores `value`; gives it back if there are no ids left.

@@ -55,11 +55,30 @@ impl<S> Core<S> {
             Ok(()) => match self.authenticate(id, &connect) {
                 Outcome::In(login) => return self.admit(id, &connect, &login),
                 Outcome::Waits => return Then::Hold,
-                Outcome::Refused(reason) => (reason, "refused by authentication"),
+                Outcome::Refused(reason) => {
+                    self.refuse_login(id, &connect, reason);
+                    return Then::Stop;
+                }
             },
         };
         self.refuse(id, Some(connect.version), reason, detail);
         Then::Stop
+    }
+
+    /// Refuses a login. The log says who it was and why, which is more than the client is told.
+    fn refuse_login(&mut self, id: ConnId, connect: &Connect<'_>, reason: ReasonCode) {
+        self.send_refusal(id, Some(connect.version), reason, "refused by authentication");
+        let Some(connection) = self.connections.get(id) else { return };
+        let cause = match (reason, connect.username) {
+            (ReasonCode::BadUserNameOrPassword, _) => "wrong user name or password",
+            (ReasonCode::NotAuthorized, None) => "no user name",
+            (ReasonCode::Banned, _) => "banned",
+            (ReasonCode::ServerUnavailable, _) => "too many logins wait to be checked",
+            _ => "not authorized",
+        };
+        let user = connection.certificate.as_deref().or(connect.username);
+        self.log.login(self.now, connection.peer, connect.client_id, user, cause);
+        self.end(id, Ending::Logged);
     }
 
     /// The shard where a client's session lives.
@@ -119,6 +138,17 @@ impl<S> Core<S> {
         reason: ReasonCode,
         detail: &'static str,
     ) {
+        self.send_refusal(id, version, reason, detail);
+        self.end(id, Ending::Silent(detail));
+    }
+
+    fn send_refusal(
+        &mut self,
+        id: ConnId,
+        version: Option<Version>,
+        reason: ReasonCode,
+        detail: &'static str,
+    ) {
         self.stats.client_errors.add(1);
         if let Some(version) = version
             && (version.is_v5() || reason.connack_v3().is_some())
@@ -130,7 +160,6 @@ impl<S> Core<S> {
             out.packet(&Packet::ConnAck(packet));
             out.connection.close_mode = CloseMode::Graceful;
         }
-        self.end(id, Ending::Silent(detail));
     }
 
     /// Lets a client in.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::chunks::Chunks;
 use crate::hooks::PublishRights;
 use crate::mqtt::{
     AckKind, Message, Packet, PacketId, PublishOut, ReasonCode, Version, encode, encode_ack,
@@ -123,7 +124,7 @@ impl Connection {
 /// The connections of a shard, by the driver's id.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
-    slots: Vec<Option<Connection>>,
+    slots: Chunks<Option<Connection>>,
     pub(super) pool: Pool,
     /// To flush at the end of the turn.
     pub(super) touched: Vec<ConnId>,
@@ -184,8 +185,8 @@ impl Connections {
 
     pub(super) fn insert(&mut self, id: ConnId, connection: Connection) {
         let index = id.0 as usize;
-        if index >= self.slots.len() {
-            self.slots.resize_with(index + 1, || None);
+        while index >= self.slots.len() {
+            self.slots.push(None);
         }
         debug_assert!(self.slots[index].is_none(), "the driver reused an id");
         self.slots[index] = Some(connection);
