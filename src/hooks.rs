@@ -54,6 +54,31 @@ pub trait Authenticator: Send + Sync + 'static {
         password: Option<&[u8]>,
         asking: Asking<'_>,
     ) -> Answer;
+
+    /// Begins enhanced authentication by the Authentication Method that a client names, in CONNECT or, when
+    /// it is connected, in AUTH. `None`: the method is not supported. What the client is let in as is what
+    /// the exchange finds: the User Name and the Password in CONNECT are not looked at.
+    fn exchange(&self, client: &Client<'_>, method: &str) -> Option<Box<dyn Exchange>> {
+        let _ = (client, method);
+        None
+    }
+}
+
+/// Enhanced authentication of one client [MQTT-4.12.0-1].
+pub trait Exchange: Send {
+    /// Takes the client's next Authentication Data, and answers at once; it is empty if there was none.
+    fn step(&mut self, data: &[u8]) -> Step;
+}
+
+/// What an [`Exchange`] answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// This data; the client has to say more.
+    Continue(Vec<u8>),
+    /// Let in, and told this.
+    Done(Login, Vec<u8>),
+    /// Refused.
+    Deny(Denial),
 }
 
 /// What an [`Authenticator`] says at once.

@@ -18,7 +18,7 @@ pub use self::failure::{ShardFailure, Watch};
 pub use self::run::{RunError, run};
 pub use self::settings::{access_settings, settings};
 
-use self::settings::tls_settings;
+use self::settings::{tls_settings, ws_settings};
 use crate::auth::{Access, AccessError};
 use crate::config::{self, Config, ConfigError};
 use crate::hooks::{Hooks, StoreError};
@@ -193,7 +193,8 @@ impl Broker {
     pub fn reload(&self, config: &Config) -> Result<(), StartError> {
         config.check()?;
         let tls = self.tls.iter().zip(&config.listeners).filter_map(|(acceptor, listener)| {
-            Some((acceptor.as_ref()?, tls_settings(listener.tls.as_ref()?)))
+            let tls = tls_settings(listener.tls.as_ref()?, listener.websocket.as_ref());
+            Some((acceptor.as_ref()?, tls))
         });
         let tls = tls.map(|(acceptor, (settings, user))| Ok((acceptor, settings.load()?, user)));
         let tls: Vec<_> = tls.collect::<Result<_, TlsError>>()?;
@@ -275,15 +276,12 @@ fn why(address: SocketAddr, error: &io::Error) -> &'static str {
 
 /// What the TLS of each listener goes by.
 fn tls_acceptors(config: &Config) -> Result<Vec<Option<Arc<TlsAcceptor>>>, TlsError> {
-    let acceptor = |tls| {
-        let (settings, user) = tls_settings(tls);
-        Ok(TlsAcceptor::new(settings.load()?, user))
+    let acceptor = |listener: &config::Listener| {
+        let Some(tls) = &listener.tls else { return Ok(None) };
+        let (settings, user) = tls_settings(tls, listener.websocket.as_ref());
+        Ok(Some(TlsAcceptor::new(settings.load()?, user)))
     };
-    config
-        .listeners
-        .iter()
-        .map(|listener| listener.tls.as_ref().map(acceptor).transpose())
-        .collect()
+    config.listeners.iter().map(acceptor).collect()
 }
 
 /// A listener as far as it cannot change while the broker runs.
@@ -312,8 +310,9 @@ fn bind_all(
             .map_err(|error| StartError::Bind { address, error })?;
         let at = bound.first().map_or(Ok(address), TcpListener::local_addr);
         addresses.push(at.map_err(|error| StartError::Bind { address, error })?);
+        let ws = listener.websocket.as_ref().map(|websocket| Arc::new(ws_settings(websocket)));
         for (shard, socket) in by_shard.iter_mut().zip(bound) {
-            shard.push(Listening { socket, tls: tls.clone() });
+            shard.push(Listening { socket, tls: tls.clone(), ws: ws.clone() });
         }
     }
     Ok((by_shard, addresses))

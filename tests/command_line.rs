@@ -415,6 +415,10 @@ fn a_password_file_is_edited() {
     assert!(first.starts_with("alice:$argon2id$"), "{first}");
     assert!(done(passwd(&[path, "alice"], "other\n")).contains("1 user changed"));
     assert_ne!(fs::read_to_string(path).expect("the file is there"), first);
+    assert!(done(passwd(&[path, "sam", "--scram"], "secret\n")).contains("1 user added"));
+    let scram = fs::read_to_string(path).unwrap();
+    assert!(scram.contains("sam:$scram-sha-256$i=15000$"), "{scram}");
+    assert!(done(passwd(&[path, "sam", "--delete"], "")).contains("1 user removed"));
     let both = done(passwd(&[path, "--batch"], "bob:one\nalice:two\n"));
     assert!(both.contains("1 user added, 1 user changed"), "{both}");
     assert_eq!(users(), ["alice", "bob"]);

@@ -36,7 +36,7 @@ fn what_it_says_are_the_defaults() {
 fn it_has_every_key() {
     let table: toml::Value = toml::from_str(&uncommented()).expect("the file is TOML");
     for key in Config::keys() {
-        let absent = ["mqtt.retry.", "listener[0].tls.", "auth.jwt."];
+        let absent = ["mqtt.retry.", "listener[0].tls.", "listener[0].websocket.", "auth.jwt."];
         if absent.iter().any(|section| key.starts_with(section)) {
             continue; // By default: see their examples.
         }

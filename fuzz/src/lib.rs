@@ -8,5 +8,6 @@ pub mod decode;
 mod input;
 mod naive;
 pub mod retained;
+pub mod scram;
 pub mod topic_match;
 pub mod wheel;

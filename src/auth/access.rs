@@ -6,14 +6,16 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Instant, SystemTime};
 
 use crate::hooks::{
-    Answer, Asking, Authenticator, Authorizer, Client, Decision, Denial, Login, Rights,
+    Answer, Asking, Authenticator, Authorizer, Client, Decision, Denial, Exchange, Login, Rights,
 };
 
 use super::acl::{AclFileError, AclSettings};
 use super::ban::{BanSettings, Bans};
 use super::chain::{Claim, Links, Verdict};
+use super::enhanced::ScramExchange;
 use super::jwt::{JwtKeyError, JwtSettings};
 use super::password_file::PasswordFileError;
+use super::scram::SCRAM_SHA_256;
 use super::workers::Workers;
 
 /// Who may come in.
@@ -166,6 +168,14 @@ impl Authenticator for Access {
         }
         let verdict = links.decide(&claim, SystemTime::now());
         Answer::Now(conclude(verdict, &links, &self.bans, &claim))
+    }
+
+    fn exchange(&self, client: &Client<'_>, method: &str) -> Option<Box<dyn Exchange>> {
+        let links = self.links();
+        if method != SCRAM_SHA_256 || !links.speak_scram() {
+            return None;
+        }
+        Some(Box::new(ScramExchange::new(links, self.bans.clone(), client.peer.ip())))
     }
 }
 

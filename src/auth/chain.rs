@@ -10,6 +10,7 @@ use super::acl::Acl;
 use super::ban::BanSettings;
 use super::jwt::Tokens;
 use super::password_file::{Known, PasswordFile};
+use super::scram::Verifier;
 
 /// Who a client says it is.
 #[derive(Debug)]
@@ -84,6 +85,16 @@ impl Links {
         // A token is nobody's name.
         let is_token = self.tokens.as_ref().is_some_and(Tokens::are_user_names);
         claim.user.as_deref().filter(|_| !is_token)
+    }
+
+    /// Whether somebody can log in by SCRAM-SHA-256.
+    pub(super) fn speak_scram(&self) -> bool {
+        self.passwords.as_ref().is_some_and(PasswordFile::has_verifiers)
+    }
+
+    /// What SCRAM-SHA-256 needs of a user, and whether there is such a user.
+    pub(super) fn verifier(&self, user: &str) -> Option<(Verifier, bool)> {
+        self.passwords.as_ref()?.verifier(user)
     }
 
     /// Asks one link after the other.

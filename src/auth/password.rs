@@ -1,14 +1,17 @@
 //! How passwords are kept, and whether one is the right one.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use pbkdf2::pbkdf2_hmac;
-use sha2::{Digest, Sha512};
+use sha2::{Digest, Sha256, Sha512};
 use subtle::ConstantTimeEq;
+
+use super::scram::{self, KEY_LEN, Verifier};
 
 /// Base 64 without padding, which is ignored when read: Mosquitto writes it, PHC strings do not.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -31,10 +34,14 @@ const MAX_LANES: u32 = 16;
 const MAX_ROUNDS: u32 = 10_000_000;
 const MAX_HASH_LEN: usize = 128;
 
+/// The iterations that SCRAM-SHA-256 may have: clients compute them, and do not take fewer (RFC 7677, 4).
+pub const SCRAM_ITERATIONS: RangeInclusive<u32> = 4096..=MAX_ROUNDS;
+
 /// The hash of a password, in one of the forms that verify:
 /// - `$argon2id$v=19$m=…,t=…,p=…$salt$hash`, the form of new ones, and Mosquitto's newest;
 /// - `$7$rounds$salt$hash`, Mosquitto's PBKDF2 with HMAC-SHA512;
-/// - `$6$salt$hash`, Mosquitto's older SHA512.
+/// - `$6$salt$hash`, Mosquitto's older SHA512;
+/// - `$scram-sha-256$i=…$salt$stored key$server key`, with which SCRAM-SHA-256 works as well.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PasswordHash {
     kind: Kind,
@@ -44,9 +51,19 @@ pub struct PasswordHash {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Argon2id { memory_kib: u32, passes: u32, lanes: u32 },
-    Pbkdf2Sha512 { rounds: u32 },
+    Argon2id {
+        memory_kib: u32,
+        passes: u32,
+        lanes: u32,
+    },
+    Pbkdf2Sha512 {
+        rounds: u32,
+    },
     Sha512,
+    /// The hash is both keys, one behind the other.
+    Scram {
+        iterations: u32,
+    },
 }
 
 impl PasswordHash {
@@ -55,13 +72,25 @@ impl PasswordHash {
     /// # Errors
     /// The system has no random numbers or no memory.
     pub fn new(password: &[u8]) -> Result<Self, &'static str> {
+        let kind = Kind::Argon2id { memory_kib: MEMORY_KIB, passes: PASSES, lanes: 1 };
+        Self::compute(kind, password, HASH_LEN)
+    }
+
+    /// Makes what SCRAM-SHA-256 needs of a new password.
+    ///
+    /// # Errors
+    /// As [`PasswordHash::new`]; or the password is no text that can be one (RFC 4013).
+    pub fn new_scram(password: &[u8], iterations: u32) -> Result<Self, &'static str> {
+        Self::compute(Kind::Scram { iterations }, password, 2 * KEY_LEN)
+    }
+
+    fn compute(kind: Kind, password: &[u8], len: usize) -> Result<Self, &'static str> {
         let mut salt = [0; SALT_LEN];
         let filled = rustix::rand::getrandom(&mut salt, rustix::rand::GetRandomFlags::empty());
         if filled != Ok(SALT_LEN) {
             return Err("the system gives no random numbers");
         }
-        let kind = Kind::Argon2id { memory_kib: MEMORY_KIB, passes: PASSES, lanes: 1 };
-        let mut hash = [0; HASH_LEN];
+        let mut hash = vec![0; len];
         if !kind.compute(password, &salt, &mut hash) {
             return Err("the password cannot be hashed");
         }
@@ -88,16 +117,26 @@ impl PasswordHash {
                 Kind::Pbkdf2Sha512 { rounds: rounds.ok_or("has a wrong number of rounds")? }
             }
             "6" => Kind::Sha512,
+            "scram-sha-256" => {
+                let iterations = next()?.strip_prefix("i=").and_then(|text| text.parse().ok());
+                let iterations = iterations.filter(|number| SCRAM_ITERATIONS.contains(number));
+                Kind::Scram { iterations: iterations.ok_or("has a wrong number of iterations")? }
+            }
             _ => return Err("is of a kind that is not known"),
         };
         let mut decode = || BASE64.decode(next()?).map_err(|_| "is not base 64");
-        let (salt, hash) = (decode()?, decode()?);
+        let (salt, mut hash) = (decode()?, decode()?);
+        if matches!(kind, Kind::Scram { .. }) {
+            hash.extend(decode()?);
+        }
         if parts.next().is_some() {
             return Err("has more than a salt and a hash");
         }
         let lengths = match kind {
             Kind::Argon2id { .. } => salt.len() >= 8 && (16..=MAX_HASH_LEN).contains(&hash.len()),
-            Kind::Pbkdf2Sha512 { .. } | Kind::Sha512 => !salt.is_empty() && hash.len() == 64,
+            Kind::Pbkdf2Sha512 { .. } | Kind::Sha512 | Kind::Scram { .. } => {
+                !salt.is_empty() && hash.len() == 64
+            }
         };
         if !lengths {
             return Err("has a salt or a hash of a wrong length");
@@ -111,6 +150,18 @@ impl PasswordHash {
         let mut computed = vec![0; self.hash.len()];
         let done = self.kind.compute(password, &self.salt, &mut computed);
         done & bool::from(computed.ct_eq(&self.hash))
+    }
+
+    /// What SCRAM-SHA-256 needs, if this has it.
+    pub(super) fn verifier(&self) -> Option<Verifier> {
+        let Kind::Scram { iterations } = self.kind else { return None };
+        let (stored_key, server_key) = self.hash.split_at_checked(KEY_LEN)?;
+        Some(Verifier {
+            iterations,
+            salt: self.salt.to_vec(),
+            stored_key: stored_key.try_into().ok()?,
+            server_key: server_key.try_into().ok()?,
+        })
     }
 }
 
@@ -131,6 +182,16 @@ impl Kind {
             Self::Sha512 => {
                 let digest = Sha512::new().chain_update(password).chain_update(salt).finalize();
                 out.copy_from_slice(&digest);
+                true
+            }
+            Self::Scram { iterations } => {
+                let text = std::str::from_utf8(password).ok();
+                let text = text.and_then(|text| stringprep::saslprep(text).ok());
+                let Some(text) = text.filter(|text| !text.is_empty()) else { return false };
+                let mut salted = [0; KEY_LEN];
+                pbkdf2_hmac::<Sha256>(text.as_bytes(), salt, iterations, &mut salted);
+                let (stored_key, server_key) = scram::keys(&salted);
+                out.copy_from_slice(&[stored_key, server_key].concat());
                 true
             }
         }
@@ -159,6 +220,13 @@ impl fmt::Display for PasswordHash {
             }
             Kind::Pbkdf2Sha512 { rounds } => write!(f, "$7${rounds}")?,
             Kind::Sha512 => f.write_str("$6")?,
+            Kind::Scram { iterations } => {
+                write!(f, "$scram-sha-256$i={iterations}${}", BASE64.encode(&self.salt))?;
+                return self
+                    .hash
+                    .chunks(KEY_LEN)
+                    .try_for_each(|key| write!(f, "${}", BASE64.encode(key)));
+            }
         }
         write!(f, "${}${}", BASE64.encode(&self.salt), BASE64.encode(&self.hash))
     }
@@ -171,6 +239,7 @@ impl fmt::Debug for PasswordHash {
             Kind::Argon2id { .. } => "argon2id",
             Kind::Pbkdf2Sha512 { .. } => "PBKDF2-SHA512",
             Kind::Sha512 => "SHA512",
+            Kind::Scram { .. } => "SCRAM-SHA-256",
         };
         write!(f, "PasswordHash({kind})")
     }
@@ -252,6 +321,29 @@ mod tests {
         ] {
             assert!(PasswordHash::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn scram_has_its_keys_here() {
+        // RFC 7677, 3.
+        let salt = "W22ZaJ0SNY7soEsUEjb6gQ";
+        let made = PasswordHash::new_scram(b"pencil", 4096).unwrap();
+        assert!(made.to_string().starts_with("$scram-sha-256$i=4096$"));
+        assert_eq!(PasswordHash::parse(&made.to_string()).as_ref(), Ok(&made));
+        assert!(made.verify(b"pencil") && !made.verify(b"Pencil") && !made.verify(b""));
+        let keys = "WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY$wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU";
+        let hash = PasswordHash::parse(&format!("$scram-sha-256$i=4096${salt}${keys}")).unwrap();
+        assert!(hash.verify(b"pencil"));
+        // What looks the same is the same (RFC 4013).
+        let hash = PasswordHash::new_scram("I\u{AD}X \u{2168}".as_bytes(), 4096).unwrap();
+        assert!(hash.verify(b"IX IX"));
+        assert!(PasswordHash::new_scram(b"\x07", 4096).is_err());
+        for bad in ["i=4095", "i=99999999", "4096", "i="] {
+            let text = format!("$scram-sha-256${bad}${salt}${keys}");
+            assert!(PasswordHash::parse(&text).is_err(), "{bad}");
+        }
+        assert!(PasswordHash::parse(&format!("$scram-sha-256$i=4096${salt}$AAAA$AAAA")).is_err());
+        assert_eq!(PasswordHash::new(b"x").unwrap().verifier(), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use hashbrown::HashMap;
 
 use super::password::PasswordHash;
+use super::scram::{Verifier, hmac};
 
 /// The longest user name, in bytes: what CONNECT has room for.
 const MAX_USER_BYTES: usize = 65_535;
@@ -21,6 +22,8 @@ pub struct PasswordFile {
     by_user: HashMap<Box<str>, usize, foldhash::fast::RandomState>,
     /// Chooses whose hash an unknown user is held against.
     seed: foldhash::fast::RandomState,
+    /// The first user's who can log in by SCRAM-SHA-256: an unknown one looks like that.
+    like: Option<Verifier>,
 }
 
 #[derive(Debug)]
@@ -128,6 +131,28 @@ impl PasswordFile {
         }
     }
 
+    /// Whether somebody can log in by SCRAM-SHA-256.
+    pub(super) fn has_verifiers(&self) -> bool {
+        self.like.is_some()
+    }
+
+    /// What SCRAM-SHA-256 needs of a user, and whether it has the user. One that it does not have looks
+    /// like others: it has the costs of one of them, and a salt that stays the same for the same name,
+    /// after a restart, too. `None` if nobody can log in like this.
+    pub(super) fn verifier(&self, user: &str) -> Option<(Verifier, bool)> {
+        let known = self.by_user.get(user).and_then(|&place| self.hash_at(place)?.verifier());
+        if let Some(verifier) = known {
+            return Some((verifier, true));
+        }
+        let like = self.like.clone()?;
+        let secret = [like.stored_key, like.server_key].concat();
+        let mut salt = hmac(&secret, user.as_bytes()).to_vec();
+        salt.truncate(like.salt.len());
+        // Nobody has a password for it.
+        let key = hmac(&secret, &[user.as_bytes(), b" key"].concat());
+        Some((Verifier { salt, stored_key: key, server_key: key, ..like }, false))
+    }
+
     fn hash_at(&self, place: usize) -> Option<&PasswordHash> {
         match self.lines.get(place)? {
             Line::User(_, hash) => Some(hash),
@@ -137,6 +162,9 @@ impl PasswordFile {
 
     /// Adds a user, or replaces the hash of one; says whether the user was there.
     pub fn set(&mut self, user: &str, hash: PasswordHash) -> bool {
+        if self.like.is_none() {
+            self.like = hash.verifier();
+        }
         let line = Line::User(user.into(), hash);
         match self.by_user.get(user).and_then(|&place| self.lines.get_mut(place)) {
             Some(known) => {
@@ -156,6 +184,8 @@ impl PasswordFile {
         let Some(place) = self.by_user.remove(user) else { return false };
         self.lines.remove(place);
         self.by_user.values_mut().filter(|other| **other > place).for_each(|other| *other -= 1);
+        self.like = (0..self.lines.len())
+            .find_map(|place| self.hash_at(place).and_then(PasswordHash::verifier));
         true
     }
 
@@ -277,6 +307,26 @@ mod tests {
             assert!(check_user(bad).is_err(), "{bad:?}");
         }
         assert!(check_user("anna b/ü").is_ok());
+    }
+
+    #[test]
+    fn who_is_not_in_it_looks_as_if_he_were() {
+        let mut file = PasswordFile::parse(&format!("bob:{BOB}\n")).unwrap();
+        assert!(!file.has_verifiers() && file.verifier("eve").is_none());
+        file.set("anna", PasswordHash::new_scram(b"secret", 5000).unwrap());
+        let (anna, is_known) = file.verifier("anna").unwrap();
+        assert!(is_known);
+        let mut salts = vec![anna.salt.clone()];
+        // One with another kind of hash is no different from one that is not there.
+        for user in ["eve", "mallory", "bob"] {
+            let (verifier, is_known) = file.verifier(user).unwrap();
+            assert!(!is_known);
+            assert_eq!((verifier.iterations, verifier.salt.len()), (5000, anna.salt.len()));
+            assert!(!salts.contains(&verifier.salt));
+            salts.push(verifier.salt.clone());
+            file.set("new", PasswordHash::new_scram(b"other", 6000).unwrap());
+            assert_eq!(file.verifier(user).unwrap().0, verifier, "always the same");
+        }
     }
 
     #[test]

@@ -44,6 +44,15 @@ impl Checker<'_> {
             if let Some(tls) = &listener.tls {
                 self.tls(index, tls)?;
             }
+            if let Some(websocket) = &listener.websocket {
+                let key = format!("listener[{index}].websocket.max_frame_bytes");
+                self.not_above(
+                    ("limits.max_packet_size", Some(config.limits.max_packet_size)),
+                    (&key, Some(websocket.max_frame_bytes)),
+                    |bytes| show_size(u64::from(*bytes)),
+                    "but clients send a packet in one frame",
+                )?;
+            }
             let first = config.listeners.iter().position(|other| other.bind == listener.bind);
             if listener.bind.port() != 0 && first != Some(index) {
                 let message = format!("{} is bound by another listener already", listener.bind);

@@ -9,13 +9,14 @@ use super::error::ConfigError;
 use super::reader::Reader;
 use super::schema::{
     Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, ClientCertificates,
-    Config, Durability, GiveUp, Jwt, Limits, Listener, ListenerCertificate, ListenerTls, Log,
-    LogFormat, LogLevel, Mqtt, OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained, Retry,
-    SharedStrategy, Store, StoreEngine, TlsVersion, TokenPlace, UserFrom, V3Publisher,
+    Config, Durability, GiveUp, Jwt, Limits, Listener, ListenerCertificate, ListenerTls,
+    ListenerWebSocket, Log, LogFormat, LogLevel, Mqtt, OfflineOverflow, OnlineOverflow, Overflow,
+    Queue, Retained, Retry, SharedStrategy, Store, StoreEngine, TlsVersion, TokenPlace, UserFrom,
+    V3Publisher,
 };
 use super::value::{
     Address, AddressRange, Count, Directory, File, Flag, Keyword, List, Name, OrNone, OrUnlimited,
-    Size, Span, TopicFilter, TopicPrefix, UserName, Word,
+    Size, Span, TopicFilter, TopicPrefix, UrlPath, UserName, WebOrigin, Word,
 };
 
 const KIB: u64 = 1 << 10;
@@ -84,7 +85,10 @@ impl Listener {
             .key("nodelay", &mut self.nodelay, Flag)?
             .key("defer_accept", &mut self.defer_accept, Flag)?
             .key("max_connections", &mut self.max_connections, OrUnlimited(Count(1..=U32)))?
-            .optional("tls", &mut self.tls, |r, tls: &mut ListenerTls| tls.read(r))?;
+            .optional("tls", &mut self.tls, |r, tls: &mut ListenerTls| tls.read(r))?
+            .optional("websocket", &mut self.websocket, |r, ws: &mut ListenerWebSocket| {
+                ws.read(r)
+            })?;
         Ok(())
     }
 }
@@ -104,6 +108,17 @@ impl ListenerTls {
             .key("client_crl", &mut self.client_crl, File)?
             .key("certificate_user", &mut self.certificate_user, Word)?
             .key("min_version", &mut self.min_version, Word)?;
+        Ok(())
+    }
+}
+
+impl ListenerWebSocket {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        reader
+            .key("path", &mut self.path, UrlPath)?
+            .key("origins", &mut self.origins, List { of: WebOrigin, least: 0, most: 1024 })?
+            .key("max_head_bytes", &mut self.max_head_bytes, Size(512..=64 * KIB))?
+            .key("max_frame_bytes", &mut self.max_frame_bytes, Size(64..=U32))?;
         Ok(())
     }
 }

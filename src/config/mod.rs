@@ -31,10 +31,10 @@ pub use error::{ConfigError, Origin};
 pub use reader::Change;
 pub use schema::{
     Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, ClientCertificates,
-    Config, Durability, GiveUp, Jwt, Limits, Listener, ListenerCertificate, ListenerTls, Log,
-    LogFormat, LogLevel, Mailbox, Mqtt, OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained,
-    Retry, RouteCache, Shared, SharedStrategy, Shutdown, Store, StoreEngine, Sys, TlsVersion,
-    TokenPlace, UserFrom, V3Publisher,
+    Config, Durability, GiveUp, Jwt, Limits, Listener, ListenerCertificate, ListenerTls,
+    ListenerWebSocket, Log, LogFormat, LogLevel, Mailbox, Mqtt, OfflineOverflow, OnlineOverflow,
+    Overflow, Queue, Retained, Retry, RouteCache, Shared, SharedStrategy, Shutdown, Store,
+    StoreEngine, Sys, TlsVersion, TokenPlace, UserFrom, V3Publisher,
 };
 
 pub use crate::auth::JwtAlgorithm;

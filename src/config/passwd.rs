@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
-use crate::auth::{PasswordFile, PasswordFileError, PasswordHash, check_user};
+use crate::auth::{PasswordFile, PasswordFileError, PasswordHash, SCRAM_ITERATIONS, check_user};
 
 /// What to do with a password file.
 #[derive(Clone, Debug, Args)]
@@ -27,6 +27,19 @@ pub struct Passwd {
     /// Add the users that stand on standard input, "user:password" a line
     #[arg(long)]
     pub batch: bool,
+
+    /// Keep what clients need that log in by SCRAM-SHA-256 (and by their password as well)
+    #[arg(long, conflicts_with = "delete")]
+    pub scram: bool,
+
+    /// How many times such a client has to hash its password; more is safer, and takes it longer
+    #[arg(long, value_name = "N", requires = "scram", default_value_t = 15_000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(iterations()))]
+    pub iterations: u32,
+}
+
+fn iterations() -> std::ops::RangeInclusive<i64> {
+    i64::from(*SCRAM_ITERATIONS.start())..=i64::from(*SCRAM_ITERATIONS.end())
 }
 
 /// Why a password file was not changed.
@@ -87,7 +100,7 @@ impl Passwd {
                 for (number, line) in (1..).zip(io::stdin().lock().lines()) {
                     let line = line?;
                     if !line.is_empty() {
-                        batch_line(&mut file, &line, &mut changes).map_err(|wrong| {
+                        self.batch_line(&mut file, &line, &mut changes).map_err(|wrong| {
                             PasswdError::Input(format!("line {number} of the input {wrong}"))
                         })?;
                     }
@@ -103,7 +116,7 @@ impl Passwd {
                 check_user(user)
                     .map_err(|wrong| PasswdError::Input(format!("the user name {wrong}")))?;
                 let password = ask_password()?;
-                set(&mut file, user, password.as_bytes(), &mut changes)
+                self.set(&mut file, user, password.as_bytes(), &mut changes)
                     .map_err(|wrong| PasswdError::Input(format!("{user} {wrong}")))?;
             }
         }
@@ -112,28 +125,38 @@ impl Passwd {
         }
         Ok(changes)
     }
-}
 
-fn batch_line(file: &mut PasswordFile, line: &str, changes: &mut Changes) -> Result<(), String> {
-    let (user, password) = line.split_once(':').ok_or("has no ':'")?;
-    check_user(user).map_err(|wrong| format!("has a user name that {wrong}"))?;
-    set(file, user, password.as_bytes(), changes)
-}
+    fn batch_line(
+        &self,
+        file: &mut PasswordFile,
+        line: &str,
+        changes: &mut Changes,
+    ) -> Result<(), String> {
+        let (user, password) = line.split_once(':').ok_or("has no ':'")?;
+        check_user(user).map_err(|wrong| format!("has a user name that {wrong}"))?;
+        self.set(file, user, password.as_bytes(), changes)
+    }
 
-fn set(
-    file: &mut PasswordFile,
-    user: &str,
-    password: &[u8],
-    changes: &mut Changes,
-) -> Result<(), String> {
-    if password.is_empty() {
-        return Err("has an empty password".to_owned());
+    fn set(
+        &self,
+        file: &mut PasswordFile,
+        user: &str,
+        password: &[u8],
+        changes: &mut Changes,
+    ) -> Result<(), String> {
+        if password.is_empty() {
+            return Err("has an empty password".to_owned());
+        }
+        let hash = match self.scram {
+            true => PasswordHash::new_scram(password, self.iterations)?,
+            false => PasswordHash::new(password)?,
+        };
+        match file.set(user, hash) {
+            true => changes.replaced += 1,
+            false => changes.added += 1,
+        }
+        Ok(())
     }
-    match file.set(user, PasswordHash::new(password)?) {
-        true => changes.replaced += 1,
-        false => changes.added += 1,
-    }
-    Ok(())
 }
 
 /// Asks twice at a terminal; otherwise takes the first line of standard input.
@@ -203,14 +226,23 @@ mod tests {
     #[test]
     fn lines_of_a_batch() {
         let (mut file, mut changes) = (PasswordFile::default(), Changes::default());
+        let passwd = Passwd {
+            file: PathBuf::new(),
+            user: None,
+            delete: false,
+            batch: true,
+            scram: false,
+            iterations: 4096,
+        };
+        let mut batch_line = |file: &mut _, line| passwd.batch_line(file, line, &mut changes);
         for (line, wrong) in [
             ("a", "has no ':'"),
             (":x", "has a user name that is empty"),
             ("a:", "has an empty password"),
         ] {
-            assert_eq!(batch_line(&mut file, line, &mut changes), Err(wrong.to_owned()));
+            assert_eq!(batch_line(&mut file, line), Err(wrong.to_owned()));
         }
-        assert_eq!(batch_line(&mut file, "a:one:two", &mut changes), Ok(()));
+        assert_eq!(batch_line(&mut file, "a:one:two"), Ok(()));
         let all_of_it = file.check("a", b"one:two");
         assert_eq!(all_of_it, Known::Right, "the password is all after the first ':'");
         assert_eq!(changes, Changes { added: 1, ..Changes::default() });

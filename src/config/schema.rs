@@ -14,7 +14,8 @@ pub use access::{
     Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, Jwt, TokenPlace,
 };
 pub use listener::{
-    ClientCertificates, Listener, ListenerCertificate, ListenerTls, TlsVersion, UserFrom,
+    ClientCertificates, Listener, ListenerCertificate, ListenerTls, ListenerWebSocket, TlsVersion,
+    UserFrom,
 };
 
 /// Everything that can be configured.

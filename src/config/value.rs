@@ -428,6 +428,52 @@ impl Kind<String> for Name {
     }
 }
 
+/// The path of a URL, without a query.
+pub(super) struct UrlPath;
+
+impl Kind<String> for UrlPath {
+    fn take(&self, given: Given<'_>) -> Result<String, Wrong> {
+        let text = given.text().ok_or("is not text")?;
+        if !text.starts_with('/') || text.len() > 256 {
+            return Err("does not begin with / or is too long".to_owned());
+        }
+        if text.bytes().any(|byte| !byte.is_ascii_graphic() || b"?#".contains(&byte)) {
+            return Err("has something in it that a path cannot have".to_owned());
+        }
+        Ok(text.to_owned())
+    }
+
+    fn allowed(&self) -> String {
+        "a path like \"/mqtt\", without spaces, ? and #".to_owned()
+    }
+
+    fn show(&self, value: &String) -> String {
+        format!("{value:?}")
+    }
+}
+
+/// Where a page comes from, as browsers write it.
+pub(super) struct WebOrigin;
+
+impl Kind<String> for WebOrigin {
+    fn take(&self, given: Given<'_>) -> Result<String, Wrong> {
+        let text = given.text().ok_or("is not text")?;
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        if host.is_none_or(|host| host.is_empty() || host.contains(['/', ' '])) {
+            return Err("is no origin".to_owned());
+        }
+        Ok(text.to_owned())
+    }
+
+    fn allowed(&self) -> String {
+        "an origin like \"https://example.org\" or \"http://localhost:8000\"".to_owned()
+    }
+
+    fn show(&self, value: &String) -> String {
+        format!("{value:?}")
+    }
+}
+
 /// One of a few words.
 pub(super) trait Keyword: Copy + PartialEq + 'static {
     /// Each word and what it stands for.

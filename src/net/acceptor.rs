@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tracing::warn;
 use super::driver::ACCEPTS_PER_TURN;
 use super::tcp::{self, Transport};
 use super::tls::TlsAcceptor;
+use super::ws::{WsSettings, WsStream};
 use crate::timer::Time;
 
 /// How long to leave connections in the kernel's queue when descriptors or memory have run out.
@@ -29,12 +30,14 @@ pub struct Listening {
     pub socket: TcpListener,
     /// TLS; plain TCP without.
     pub tls: Option<Arc<TlsAcceptor>>,
+    /// WebSocket, over TLS if there is that, too; MQTT is spoken directly without.
+    pub ws: Option<Arc<WsSettings>>,
 }
 
 /// Plain TCP.
 impl From<TcpListener> for Listening {
     fn from(socket: TcpListener) -> Self {
-        Self { socket, tls: None }
+        Self { socket, tls: None, ws: None }
     }
 }
 
@@ -42,9 +45,24 @@ impl From<TcpListener> for Listening {
 struct Listener {
     socket: TcpListener,
     tls: Option<Arc<TlsAcceptor>>,
+    ws: Option<Arc<WsSettings>>,
     /// The poll said so, and the queue has not been seen empty since.
     ready: bool,
     accepted_this_turn: usize,
+}
+
+impl Listener {
+    /// What is spoken over a socket that was accepted.
+    fn transport(&self, fd: OwnedFd) -> io::Result<Transport> {
+        let transport = match &self.tls {
+            None => Transport::Tcp(fd),
+            Some(tls) => Transport::Tls(tls.accept(fd)?),
+        };
+        Ok(match &self.ws {
+            None => transport,
+            Some(ws) => Transport::Ws(Box::new(WsStream::new(transport, ws.clone()))),
+        })
+    }
 }
 
 /// Accepts in bounded batches. Readiness is remembered, so pausing costs no system call and a full
@@ -65,11 +83,11 @@ impl Acceptor {
         base: usize,
     ) -> io::Result<Self> {
         let mut listeners = Vec::with_capacity(sockets.len());
-        for (index, Listening { socket, tls }) in sockets.into_iter().enumerate() {
+        for (index, Listening { socket, tls, ws }) in sockets.into_iter().enumerate() {
             socket.set_nonblocking(true)?;
             let token = Token(base - index);
             registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
-            listeners.push(Listener { socket, tls, ready: false, accepted_this_turn: 0 });
+            listeners.push(Listener { socket, tls, ws, ready: false, accepted_this_turn: 0 });
         }
         Ok(Self { listeners, paused: false, retry_at: None, warned_at: None })
     }
@@ -117,11 +135,7 @@ impl Acceptor {
                 listener.accepted_this_turn += 1;
                 match tcp::accept(&listener.socket) {
                     Ok((fd, peer)) => {
-                        let transport = match &listener.tls {
-                            None => Ok(Transport::Tcp(fd)),
-                            Some(tls) => tls.accept(fd).map(Transport::Tls),
-                        };
-                        match transport {
+                        match listener.transport(fd) {
                             Ok(transport) => return Some((transport, index, peer)),
                             // Only a configuration that no client can use.
                             Err(error) => warn!(%error, "cannot begin TLS"),

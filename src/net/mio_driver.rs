@@ -230,7 +230,7 @@ impl MioDriver {
         if conn.has(flag::PAUSED | flag::CLOSED) || !conn.has(flag::READABLE | flag::REDELIVER) {
             return Step::Rest;
         }
-        if matches!(&conn.transport, Transport::Tls(tls) if tls.is_handshaking()) {
+        if conn.transport.is_handshaking() {
             return self.handshake(id);
         }
         let step = if conn.kept.as_ref().is_some_and(|kept| kept.is_frame()) {
@@ -273,7 +273,8 @@ impl MioDriver {
         };
         conn.clear(flag::REDELIVER);
         if len == 0 {
-            return Step::Rest;
+            let more = matches!(read, Read::Full(_)) && conn.has(flag::READABLE);
+            return if more { Step::Later } else { Step::Rest };
         }
         if let Some(kept) = conn.kept.take() {
             self.pool.give(kept);
@@ -301,6 +302,7 @@ impl MioDriver {
             (Some(frame), read) => after(read, conn, Completion::ReceivedFrame { conn: id, frame }),
             (None, Read::Nothing) => Step::Rest,
             (None, Read::End(cause)) => conn.tell_closed(id, cause),
+            (None, Read::Full(0)) => Step::Later,
             (None, Read::Full(_)) => Step::More(Completion::Receiving { conn: id }),
             (None, read) => after(read, conn, Completion::Receiving { conn: id }),
         }
@@ -458,8 +460,8 @@ impl Driver for MioDriver {
 
     fn close(&mut self, conn: ConnId, mode: CloseMode) {
         let Some(entry) = self.conn(conn) else { return };
-        let at_once = mode == CloseMode::Abort
-            || entry.has(flag::CLOSED | flag::BROKEN)
+        let unheard = mode == CloseMode::Abort || entry.has(flag::CLOSED | flag::BROKEN);
+        let at_once = (unheard && !entry.transport.has_last_words())
             || entry.transport.shutdown_write().is_err();
         if at_once {
             self.release(conn);
@@ -498,8 +500,7 @@ impl Driver for MioDriver {
             self.broken(id);
         }
         if let Some(conn) = self.conn(id) {
-            // TLS may have decrypted what no read has asked for: the socket will not tell of it.
-            let layered = matches!(conn.transport, Transport::Tls(_));
+            let layered = conn.transport.is_layered();
             if layered {
                 conn.set(flag::READABLE);
             }

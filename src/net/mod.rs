@@ -15,6 +15,7 @@ mod tcp;
 mod tls;
 mod tls_config;
 mod tls_stream;
+pub mod ws;
 
 pub use acceptor::Listening;
 pub use arena::Arena;
@@ -27,6 +28,7 @@ pub use mio_driver::{MioDriver, MioSocket, MioWaker};
 pub use tcp::{ListenOptions, bind, bind_group};
 pub use tls::TlsAcceptor;
 pub use tls_config::{
-    CertificateFiles, ClientCa, ClientCertificates, TlsError, TlsSettings, trusted_roots,
+    ALPN_HTTP, ALPN_MQTT, CertificateFiles, ClientCa, ClientCertificates, TlsError, TlsSettings,
+    trusted_roots,
 };
 pub use tls_stream::TlsStream;

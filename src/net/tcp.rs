@@ -8,7 +8,8 @@ use rustix::buffer::spare_capacity;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::tls::Tls;
+use super::tls::{Handshake, Tls};
+use super::ws::WsStream;
 
 /// How a listener, and every connection accepted from it, is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,18 +124,49 @@ pub(super) enum Transport {
     Tcp(OwnedFd),
     /// TLS over TCP.
     Tls(Box<Tls>),
+    /// WebSocket over one of the others.
+    Ws(Box<WsStream>),
 }
 
 /// No system call takes more (`IOV_MAX`).
 const MOST_BUFS: usize = 1024;
 
 impl Transport {
+    /// Whether something has to be agreed on before the first byte of MQTT.
+    #[inline]
+    pub(super) fn is_handshaking(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            Self::Tls(tls) => tls.is_handshaking(),
+            Self::Ws(ws) => ws.is_handshaking(),
+        }
+    }
+
+    /// Whether the next step of the handshake takes as long as hundreds of messages.
+    pub(super) fn is_handshake_costly(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            Self::Tls(tls) => tls.is_handshaking(),
+            Self::Ws(ws) => ws.inner().is_handshake_costly(),
+        }
+    }
+
+    /// Takes the handshake as far as it goes with what has come.
+    pub(super) fn handshake(&mut self) -> io::Result<Handshake> {
+        match self {
+            Self::Tcp(_) => Ok(Handshake::Done(None)),
+            Self::Tls(tls) => tls.handshake(),
+            Self::Ws(ws) => ws.handshake(),
+        }
+    }
+
     /// Receives into `buf`; 0 is the end.
     #[inline]
     pub(super) fn recv(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(fd) => recv_some(fd, buf),
             Self::Tls(tls) => tls.stream.recv(buf),
+            Self::Ws(ws) => ws.recv(buf),
         }
     }
 
@@ -143,6 +175,13 @@ impl Transport {
         let fd = match self {
             Self::Tcp(fd) => fd,
             Self::Tls(tls) => return tls.stream.recv_spare(buf, most),
+            Self::Ws(ws) => {
+                let start = buf.len();
+                buf.resize(start + most, 0);
+                let result = ws.recv(buf.get_mut(start..).unwrap_or_default());
+                buf.truncate(start + *result.as_ref().unwrap_or(&0));
+                return result;
+            }
         };
         loop {
             let result = if buf.capacity() - buf.len() <= most {
@@ -181,7 +220,24 @@ impl Transport {
         match self {
             Self::Tcp(fd) => send_slices(fd, bufs),
             Self::Tls(tls) => tls.stream.send(bufs),
+            Self::Ws(ws) => ws.send(bufs),
         }
+    }
+
+    /// Whether a read that fell short has left something to be read: a layer may stop in between.
+    #[inline]
+    pub(super) fn has_more(&self) -> bool {
+        matches!(self, Self::Ws(ws) if ws.has_more())
+    }
+
+    /// Whether reading has ended, but something is said that the peer should still read.
+    pub(super) fn has_last_words(&self) -> bool {
+        matches!(self, Self::Ws(ws) if ws.has_last_words())
+    }
+
+    /// Whether bytes may have come that no read has asked for, and the socket does not tell of.
+    pub(super) fn is_layered(&self) -> bool {
+        !matches!(self, Self::Tcp(_))
     }
 
     /// Whether something that was taken waits for room: it leaves with [`flush`](Self::flush).
@@ -190,6 +246,7 @@ impl Transport {
         match self {
             Self::Tcp(_) => false,
             Self::Tls(tls) => tls.stream.has_pending(),
+            Self::Ws(ws) => ws.has_pending(),
         }
     }
 
@@ -198,6 +255,7 @@ impl Transport {
         match self {
             Self::Tcp(_) => Ok(true),
             Self::Tls(tls) => tls.stream.flush(),
+            Self::Ws(ws) => ws.flush(),
         }
     }
 
@@ -207,6 +265,7 @@ impl Transport {
         match self {
             Self::Tcp(fd) => Ok(rustix::net::shutdown(&*fd, rustix::net::Shutdown::Write)?),
             Self::Tls(tls) => tls.stream.shutdown_write(),
+            Self::Ws(ws) => ws.shutdown_write(),
         }
     }
 
@@ -214,6 +273,7 @@ impl Transport {
         match self {
             Self::Tcp(fd) => fd.as_fd(),
             Self::Tls(tls) => tls.stream.as_fd(),
+            Self::Ws(ws) => ws.inner().fd(),
         }
     }
 }

@@ -25,7 +25,14 @@ pub struct TlsSettings {
     pub clients: ClientCertificates,
     /// Whether only TLS 1.3 is spoken; otherwise 1.2 is, too.
     pub only_1_3: bool,
+    /// What is spoken within: [`ALPN_MQTT`] or [`ALPN_HTTP`].
+    pub alpn: &'static [u8],
 }
+
+/// MQTT, to clients that ask what is spoken within TLS.
+pub const ALPN_MQTT: &[u8] = b"mqtt";
+/// HTTP, and WebSocket that begins with it.
+pub const ALPN_HTTP: &[u8] = b"http/1.1";
 
 /// A certificate and its key, in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +113,7 @@ impl TlsSettings {
             }
         };
         let mut config = builder.with_cert_resolver(Arc::new(certificates));
-        config.alpn_protocols = vec![b"mqtt".to_vec()];
+        config.alpn_protocols = vec![self.alpn.to_vec()];
         // Tickets are the client's to keep, so that any shard can resume. The keys are new with each load:
         // who was let in under other rules shows its certificate again.
         config.session_storage = Arc::new(NoServerSessionStorage {});

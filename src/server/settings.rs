@@ -8,7 +8,11 @@ use crate::auth::{AccessSettings, AclRule, AclSettings, BanSettings, JwtSettings
 use crate::config::{self, Config};
 use crate::hooks::Effect;
 use crate::mqtt::{Limits, QoS};
-use crate::net::{CertificateFiles, CertificateUser, ClientCa, ClientCertificates, TlsSettings};
+use crate::net::ws::WsSettings;
+use crate::net::{
+    ALPN_HTTP, ALPN_MQTT, CertificateFiles, CertificateUser, ClientCa, ClientCertificates,
+    TlsSettings,
+};
 use crate::router::Strategy;
 use crate::session::SessionLimits;
 use crate::shard::{GiveUp, ListenerSettings, OverflowOffline, OverflowOnline, Retry, Settings};
@@ -57,7 +61,10 @@ fn jwt_settings(jwt: &config::Jwt) -> JwtSettings {
 }
 
 /// The TLS of a listener, and which name in a certificate is a user.
-pub(super) fn tls_settings(tls: &config::ListenerTls) -> (TlsSettings, CertificateUser) {
+pub(super) fn tls_settings(
+    tls: &config::ListenerTls,
+    websocket: Option<&config::ListenerWebSocket>,
+) -> (TlsSettings, CertificateUser) {
     let files = |chain: &Option<PathBuf>, key: &Option<PathBuf>| CertificateFiles {
         chain: chain.clone().unwrap_or_default(),
         key: key.clone().unwrap_or_default(),
@@ -73,6 +80,7 @@ pub(super) fn tls_settings(tls: &config::ListenerTls) -> (TlsSettings, Certifica
             config::ClientCertificates::Required => ClientCertificates::Required(ca()),
         },
         only_1_3: tls.min_version == config::TlsVersion::Tls13,
+        alpn: if websocket.is_some() { ALPN_HTTP } else { ALPN_MQTT },
     };
     let user = match tls.certificate_user {
         config::UserFrom::None => CertificateUser::None,
@@ -80,6 +88,16 @@ pub(super) fn tls_settings(tls: &config::ListenerTls) -> (TlsSettings, Certifica
         config::UserFrom::SubjectAlternativeName => CertificateUser::SubjectAlternativeName,
     };
     (settings, user)
+}
+
+/// What the WebSocket of a listener goes by.
+pub(super) fn ws_settings(websocket: &config::ListenerWebSocket) -> WsSettings {
+    WsSettings {
+        path: websocket.path.clone(),
+        origins: websocket.origins.clone(),
+        max_head: websocket.max_head_bytes as usize,
+        max_frame: u64::from(websocket.max_frame_bytes),
+    }
 }
 
 fn acl_settings(acl: &config::Acl) -> AclSettings {

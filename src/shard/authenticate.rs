@@ -17,6 +17,7 @@ use crate::timer::TimerKey;
 use super::Core;
 use super::connection::State;
 use super::ending::Ending;
+use super::exchange::{Enhanced, reason_of};
 use super::mail::Bell;
 use super::timers::Timer;
 
@@ -44,6 +45,8 @@ pub(super) struct Authentication {
     serial: u32,
     /// When the logins of those who are connected end, if they do.
     expiries: HashMap<ConnId, TimerKey, foldhash::fast::RandomState>,
+    /// Those who named an Authentication Method.
+    pub(super) enhanced: HashMap<ConnId, Enhanced, foldhash::fast::RandomState>,
 }
 
 /// A client that was asked about.
@@ -71,6 +74,7 @@ impl Authentication {
             waiting: HashMap::default(),
             serial: 0,
             expiries: HashMap::default(),
+            enhanced: HashMap::default(),
         }
     }
 
@@ -83,6 +87,9 @@ impl Authentication {
     pub(super) fn forget(&mut self, id: ConnId) -> Option<TimerKey> {
         if !self.waiting.is_empty() {
             self.waiting.remove(&id);
+        }
+        if !self.enhanced.is_empty() {
+            self.enhanced.remove(&id);
         }
         if self.expiries.is_empty() { None } else { self.expiries.remove(&id) }
     }
@@ -127,18 +134,19 @@ impl<S> Core<S> {
         match decision {
             Decision::Allow => Outcome::In(Login::user(connect.username.map(Arc::from))),
             Decision::AllowAs(login) => Outcome::In(login),
-            Decision::Deny(denial) => {
-                let reason = ReasonCode::from_u8(denial as u8);
-                Outcome::Refused(reason.unwrap_or(ReasonCode::NotAuthorized))
-            }
+            Decision::Deny(denial) => Outcome::Refused(reason_of(denial)),
         }
     }
 
-    /// A client that was let in may stay so long.
-    pub(super) fn limit_login(&mut self, id: ConnId, valid_for: Duration) {
-        let timer = self.timers.insert(self.now.plus(valid_for), Timer::Login(id));
-        if let Some(before) = self.authentication.expiries.insert(id, timer) {
+    /// A client that was let in may stay so long, or as long as it likes.
+    pub(super) fn limit_login(&mut self, id: ConnId, valid_for: Option<Duration>) {
+        let expiries = &mut self.authentication.expiries;
+        if let Some(before) = expiries.remove(&id) {
             self.timers.cancel(before);
+        }
+        if let Some(valid_for) = valid_for {
+            let timer = self.timers.insert(self.now.plus(valid_for), Timer::Login(id));
+            expiries.insert(id, timer);
         }
     }
 

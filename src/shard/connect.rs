@@ -50,8 +50,11 @@ impl<S> Core<S> {
             // A refusal keeps to it too [MQTT-3.1.2-24].
             connection.maximum_packet_size = maximum_packet_size(&connect);
         }
-        let (reason, detail) = match self.check_connect(&connect) {
+        let (reason, detail) = match self.check_connect(id, &connect) {
             Err(refusal) => refusal,
+            Ok(()) if connect.properties.authentication_method.is_some() => {
+                return self.begin_exchange(id, &connect, body);
+            }
             Ok(()) => match self.authenticate(id, &connect) {
                 Outcome::In(login) => return self.admit(id, &connect, &login),
                 Outcome::Waits => return Then::Hold,
@@ -86,7 +89,11 @@ impl<S> Core<S> {
         (self.sessions.hash(client_id) % u64::from(self.shards)) as u8
     }
 
-    fn check_connect(&self, connect: &Connect<'_>) -> Result<(), (ReasonCode, &'static str)> {
+    pub(super) fn check_connect(
+        &self,
+        id: ConnId,
+        connect: &Connect<'_>,
+    ) -> Result<(), (ReasonCode, &'static str)> {
         let v5 = connect.version.is_v5();
         if self.stopping.is_stopping() {
             return Err((ReasonCode::ServerUnavailable, "the broker stops"));
@@ -99,10 +106,6 @@ impl<S> Core<S> {
             if !may {
                 return Err((ReasonCode::ClientIdentifierNotValid, "no Client Identifier"));
             }
-        }
-        if connect.properties.authentication_method.is_some() {
-            let detail = "no Authentication Method is supported";
-            return Err((ReasonCode::BadAuthenticationMethod, detail));
         }
         if let Some(will) = &connect.will {
             if will.topic.as_bytes().starts_with(SYS_PREFIX) {
@@ -122,7 +125,7 @@ impl<S> Core<S> {
                 return Err((ReasonCode::PayloadFormatInvalid, detail));
             }
         }
-        if v5 && !self.connack_fits(connect) {
+        if v5 && !self.connack_fits(id, connect) {
             let detail = "its Maximum Packet Size has no room for CONNACK";
             return Err((ReasonCode::PacketTooLarge, detail));
         }
@@ -163,7 +166,7 @@ impl<S> Core<S> {
     }
 
     /// Lets a client in.
-    fn admit(&mut self, id: ConnId, connect: &Connect<'_>, login: &Login) -> Then {
+    pub(super) fn admit(&mut self, id: ConnId, connect: &Connect<'_>, login: &Login) -> Then {
         let assigned = connect.client_id.is_empty().then(|| self.assign_client_id());
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
         let Some(peer) = self.connections.get(id).map(|connection| connection.peer) else {
@@ -189,9 +192,7 @@ impl<S> Core<S> {
         let keep_alive = self.keep_alive(connect);
         let parameters = self.link_parameters(connect);
         self.attach(key, id, connect, &parameters, keep_alive);
-        if let Some(valid_for) = login.valid_for {
-            self.limit_login(id, valid_for);
-        }
+        self.limit_login(id, login.valid_for);
         if !session_present && parameters.session_expiry_interval > 0 {
             self.store_session(key);
         }
@@ -370,9 +371,14 @@ impl<S> Core<S> {
     ) {
         let (settings, expiry) = (self.settings.clone(), self.session_expiry(connect));
         let information = response_information(&settings, connect, assigned);
+        let authentication = self.authentication_of(id);
+        let (method, data) =
+            authentication.as_ref().map(|(method, data)| (&**method, &**data)).unzip();
         let packet = ConnAck {
             session_present,
             response_information: information.as_deref(),
+            authentication_method: method,
+            authentication_data: data.filter(|data: &&[u8]| !data.is_empty()),
             ..connack(&settings, connect, assigned, keep_alive, expiry)
         };
         let Some(mut out) = self.connections.out(id) else { return };
@@ -390,7 +396,7 @@ impl<S> Core<S> {
     }
 
     /// Whether the client takes packets as long as its CONNACK.
-    fn connack_fits(&self, connect: &Connect<'_>) -> bool {
+    fn connack_fits(&self, id: ConnId, connect: &Connect<'_>) -> bool {
         let max = maximum_packet_size(connect);
         if max == u32::MAX {
             return true;
@@ -399,8 +405,13 @@ impl<S> Core<S> {
         let assigned = assigned.as_deref();
         let (keep_alive, expiry) = (self.keep_alive(connect), self.session_expiry(connect));
         let information = response_information(&self.settings, connect, assigned);
+        let authentication = self.authentication_of(id);
+        let (method, data) =
+            authentication.as_ref().map(|(method, data)| (&**method, &**data)).unzip();
         let packet = ConnAck {
             response_information: information.as_deref(),
+            authentication_method: method,
+            authentication_data: data.filter(|data: &&[u8]| !data.is_empty()),
             ..connack(&self.settings, connect, assigned, keep_alive, expiry)
         };
         encode(connect.version, &Packet::ConnAck(packet), max, &mut Vec::new())

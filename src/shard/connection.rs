@@ -23,6 +23,8 @@ pub(super) enum State {
     AwaitingConnect,
     /// CONNECT is read and kept; who the client is is being found out elsewhere.
     Authenticating,
+    /// CONNECT is read; AUTH goes back and forth.
+    Exchanging,
     /// A session is attached; CONNACK waits for it to be stored, and nothing goes before that.
     Committing,
     /// A session is attached.

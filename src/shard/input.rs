@@ -108,6 +108,7 @@ impl<S> Core<S> {
             State::Closing => Taken { consumed: 0, frame_len: None, then: Then::Stop },
             State::Authenticating => Taken { consumed: 0, frame_len: None, then: Then::Hold },
             State::AwaitingConnect => self.first_frames(&mut reader, bytes, source),
+            State::Exchanging => self.exchange_frames(&mut reader, bytes, 0, source),
             State::Committing => Taken { consumed: 0, frame_len: None, then: Then::Hold },
             State::Connected => self.frames(&mut reader, bytes, 0, source),
         };
@@ -133,14 +134,28 @@ impl<S> Core<S> {
         if then != Then::Continue {
             return Taken { consumed, frame_len, then };
         }
+        match self.connections.get(reader.id).map(|connection| connection.state) {
+            Some(State::Exchanging) => self.exchange_frames(reader, bytes, consumed, source),
+            _ => self.frames_after_connack(reader, bytes, consumed, source),
+        }
+    }
+
+    /// Handles what follows when CONNACK was sent.
+    pub(super) fn frames_after_connack(
+        &mut self,
+        reader: &mut Reader<'_>,
+        bytes: &[u8],
+        consumed: usize,
+        source: Source<'_>,
+    ) -> Taken {
         let Some(connection) = self.connections.get(reader.id) else {
-            return Taken { consumed, frame_len, then: Then::Stop };
+            return Taken { consumed, frame_len: None, then: Then::Stop };
         };
         reader.session = connection.session;
         reader.version = connection.version;
         if self.is_held_from_afar(reader.session) {
             // A new connection is no way out.
-            return Taken { consumed, frame_len, then: Then::Hold };
+            return Taken { consumed, frame_len: None, then: Then::Hold };
         }
         self.frames(reader, bytes, consumed, source)
     }
@@ -322,10 +337,7 @@ impl<S> Core<S> {
                 Ok(Then::Continue)
             }
             Packet::Disconnect(disconnect) => self.client_disconnect(reader, &disconnect),
-            Packet::Auth(_) => Err(DecodeError::new(
-                ReasonCode::ProtocolError,
-                "AUTH without an Authentication Method in CONNECT",
-            )),
+            Packet::Auth(auth) => self.authenticate_again(reader.id, &auth),
             _ => Err(DecodeError::protocol("a packet that only a server sends")),
         }
     }

@@ -12,6 +12,7 @@ mod connection;
 mod distribute;
 mod ended;
 mod ending;
+mod exchange;
 mod flush;
 mod gate;
 mod input;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::mqtt::ReasonCode;
+use crate::mqtt::{ReasonCode, Version};
 use crate::net::ConnId;
 use crate::router::SessionKey;
 use crate::session::RetryOutcome;
@@ -88,6 +88,10 @@ impl<S> Core<S> {
             State::AwaitingConnect => self.end(id, Ending::Silent("no CONNECT in time")),
             State::Committing => {
                 self.end(id, Ending::Silent("its session could not be stored in time"));
+            }
+            State::Exchanging => {
+                let detail = "not authenticated in time";
+                self.refuse(id, Some(Version::V5), ReasonCode::NotAuthorized, detail);
             }
             State::Authenticating => {
                 let version = Some(connection.version);

@@ -24,10 +24,10 @@ use crate::common::client::subscribe;
 use crate::common::{Broker, Connect, Message, Packet, V5, V311, fixture, wire};
 
 const TLS12: &SupportedProtocolVersion = &version::TLS12;
-const TLS13: &SupportedProtocolVersion = &version::TLS13;
+pub(crate) const TLS13: &SupportedProtocolVersion = &version::TLS13;
 
 /// A CA of the test's own, and a directory for what it signs.
-struct Ca {
+pub(crate) struct Ca {
     dir: TempDir,
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -91,7 +91,7 @@ impl Ca {
     }
 
     /// The keys of a listener with the certificate "server".
-    fn listener(&self, more: &str) -> String {
+    pub(crate) fn listener(&self, more: &str) -> String {
         let [certificate, key] = ["server.pem", "server.key"].map(|name| self.path(name));
         format!("[listener.tls]\ncertificate = {certificate:?}\nkey = {key:?}\n{more}")
     }
@@ -103,21 +103,21 @@ impl Ca {
 }
 
 /// A CA that has signed a certificate for the server.
-fn ca() -> Ca {
+pub(crate) fn ca() -> Ca {
     let mut ca = Ca::new();
     ca.sign("server", &["localhost"], false);
     ca
 }
 
 /// How a client goes about it.
-struct Tls {
-    config: ClientConfig,
+pub(crate) struct Tls {
+    pub(crate) config: ClientConfig,
     host: &'static str,
 }
 
 impl Tls {
     /// Trusts the CA; shows a certificate that was signed under this name.
-    fn new(
+    pub(crate) fn new(
         trusted: &Ca,
         version: &'static SupportedProtocolVersion,
         own: Option<(&Ca, &str)>,
@@ -139,7 +139,7 @@ impl Tls {
         Self { config, host: "localhost" }
     }
 
-    fn open(&self, broker: &Broker) -> Client {
+    pub(crate) fn open(&self, broker: &Broker) -> Client {
         let socket = TcpStream::connect(broker.address()).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let config = Arc::new(self.config.clone());
@@ -168,7 +168,7 @@ impl Tls {
 }
 
 /// A small client over TLS.
-struct Client(StreamOwned<ClientConnection, TcpStream>);
+pub(crate) struct Client(pub(crate) StreamOwned<ClientConnection, TcpStream>);
 
 impl Client {
     fn send(&mut self, bytes: &[u8]) {

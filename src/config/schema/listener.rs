@@ -23,6 +23,38 @@ pub struct Listener {
     pub max_connections: Option<u32>,
     /// TLS (`[listener.tls]`); without it the listener speaks plain TCP.
     pub tls: Option<ListenerTls>,
+    /// WebSocket (`[listener.websocket]`), over TLS if the listener has that, too; without it the listener
+    /// speaks MQTT directly.
+    pub websocket: Option<ListenerWebSocket>,
+}
+
+/// WebSocket on a listener (RFC 6455). The subprotocol `mqtt` (or, for MQTT 3.1, `mqttv3.1`) must be asked
+/// for, text is closed with 1003, and the handshake counts in
+/// [`connect_timeout`](super::Limits::connect_timeout). Of the pings of one read the last is answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenerWebSocket {
+    /// The path that is served (default `/mqtt`); others are not found (404).
+    pub path: String,
+    /// Origins whose pages may connect, like `https://example.org` (default none, which is any; at most
+    /// 1,024). Pages of others are refused (403). Who gives no origin is no browser, and is let in.
+    pub origins: Vec<String>,
+    /// Bytes of the head of the request (default 8 KiB). A longer one is refused (431).
+    pub max_head_bytes: u32,
+    /// Bytes of the payload of one frame (default 16 MiB, at least
+    /// [`max_packet_size`](super::Limits::max_packet_size)). A longer one is closed with 1009. None is
+    /// collected, so this is no memory.
+    pub max_frame_bytes: u32,
+}
+
+impl Default for ListenerWebSocket {
+    fn default() -> Self {
+        Self {
+            path: "/mqtt".to_owned(),
+            origins: Vec::new(),
+            max_head_bytes: 8 * 1024,
+            max_frame_bytes: 16 * 1024 * 1024,
+        }
+    }
 }
 
 /// TLS on a listener, 1.2 and 1.3. What is in it, and the files it names, is read again on SIGHUP, for
@@ -112,6 +144,7 @@ impl Listener {
             defer_accept: true,
             max_connections: None,
             tls: None,
+            websocket: None,
         }
     }
 }

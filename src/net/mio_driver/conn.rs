@@ -70,12 +70,13 @@ impl Conn {
             Ok(0) => Read::End(CloseCause::PeerClosed),
             Ok(len) if len == asked => Read::Full(len),
             Ok(len) => {
-                if !self.has(flag::FINISHING) {
+                if !self.has(flag::FINISHING) && !self.transport.has_more() {
                     self.clear(flag::READABLE);
                 }
                 Read::Short(len)
             }
             Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock if self.transport.has_more() => Read::Full(0),
                 io::ErrorKind::WouldBlock if self.has(flag::BROKEN) => Read::End(CloseCause::Reset),
                 io::ErrorKind::WouldBlock => {
                     self.clear(flag::READABLE);
@@ -109,7 +110,7 @@ pub(super) enum Step {
 
 /// What came of a read.
 pub(super) enum Read {
-    /// All that was asked for: there may be more.
+    /// All that was asked for, or all that a layer gives at once: there may be more.
     Full(usize),
     /// Some, and there is no more.
     Short(usize),

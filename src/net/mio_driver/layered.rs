@@ -1,11 +1,10 @@
-//! What transports with a layer of their own ask of the driver: TLS.
+//! What transports with a layer of their own ask of the driver: TLS, WebSocket.
 
 use std::io;
 
 use super::MioDriver;
 use super::conn::{Read, Step, flag};
 use crate::net::driver::{Completion, ConnId};
-use crate::net::tcp::Transport;
 use crate::net::tls::Handshake;
 
 /// Steps of TLS handshakes in one turn: each takes as long as hundreds of messages, and those who are
@@ -13,15 +12,16 @@ use crate::net::tls::Handshake;
 pub(super) const HANDSHAKES_PER_TURN: usize = 8;
 
 impl MioDriver {
-    /// Goes on with a TLS handshake.
+    /// Goes on with a handshake.
     pub(super) fn handshake(&mut self, id: ConnId) -> Step {
-        if self.handshakes_left == 0 {
-            return Step::Later;
-        }
-        self.handshakes_left -= 1;
         let Some(conn) = self.conns.get_mut(id) else { return Step::Rest };
-        let Transport::Tls(tls) = &mut conn.transport else { return Step::Rest };
-        let result = tls.handshake();
+        if conn.transport.is_handshake_costly() {
+            if self.handshakes_left == 0 {
+                return Step::Later;
+            }
+            self.handshakes_left -= 1;
+        }
+        let result = conn.transport.handshake();
         self.await_pending(id);
         let Some(conn) = self.conns.get_mut(id) else { return Step::Rest };
         match result {
@@ -43,7 +43,7 @@ impl MioDriver {
         }
     }
 
-    /// Waits for room if something that TLS has taken is not out.
+    /// Waits for room if something that a layer has taken is not out.
     pub(super) fn await_pending(&mut self, id: ConnId) {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let waits = conn.transport.has_pending() && !conn.has(flag::BLOCKED | flag::BROKEN);
