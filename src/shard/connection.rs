@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 
-use crate::chunks::Chunks;
 use crate::hooks::PublishRights;
 use crate::mqtt::{
     AckKind, Message, Packet, PacketId, PublishOut, ReasonCode, Version, encode, encode_ack,
@@ -123,10 +122,15 @@ impl Connection {
     }
 }
 
+/// Places that the tables of connections and sessions have from the start: up to that many, nothing is copied
+/// when they grow. Places that nobody has used take no memory. In chunks each message would have one more
+/// place to look at.
+pub(super) const PLACES_RESERVED: usize = 1 << 16;
+
 /// The connections of a shard, by the driver's id.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
-    slots: Chunks<Option<Connection>>,
+    slots: Vec<Option<Connection>>,
     pub(super) pool: Pool,
     /// To flush at the end of the turn.
     pub(super) touched: Vec<ConnId>,
@@ -187,8 +191,9 @@ impl Connections {
 
     pub(super) fn insert(&mut self, id: ConnId, connection: Connection) {
         let index = id.0 as usize;
-        while index >= self.slots.len() {
-            self.slots.push(None);
+        self.slots.reserve(PLACES_RESERVED.saturating_sub(self.slots.len()));
+        if index >= self.slots.len() {
+            self.slots.resize_with(index + 1, || None);
         }
         debug_assert!(self.slots[index].is_none(), "the driver reused an id");
         self.slots[index] = Some(connection);

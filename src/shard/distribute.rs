@@ -262,17 +262,15 @@ impl<S> Core<S> {
     ) -> bool {
         let retain = parcel.retain && share.retain_as_published;
         let Some(slot) = self.sessions.get_mut(key) else { return false };
-        let live = |id: &ConnId| {
-            self.connections.get(*id).is_some_and(|one| one.state == State::Connected)
-        };
-        let Some(id) = slot.connection.filter(live) else {
+        let connection = slot.connection.and_then(|id| Some((id, self.connections.get(id)?)));
+        let live = connection.filter(|(_, connection)| connection.state == State::Connected);
+        let Some((id, connection)) = live else {
             if self.settings.session.queue_qos0 {
                 return self.deliver(parcel, key, share);
             }
             self.count_drops(key, DropCause::Offline, 1);
             return true;
         };
-        let Some(connection) = self.connections.get(id) else { return true };
         let version = connection.version;
         if connection.is_slow(self.settings.qos0_backlog_bytes) {
             slot.session.count_drops(DropCause::SlowReader, 1);

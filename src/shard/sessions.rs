@@ -5,12 +5,12 @@ use std::hash::{BuildHasher, Hasher};
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use crate::chunks::Chunks;
 use crate::net::ConnId;
 use crate::router::{SessionKey, SubscriptionHandle};
 use crate::session::Session;
 use crate::timer::{Time, TimerKey};
 
+use super::connection::PLACES_RESERVED;
 use super::rights::Identity;
 
 /// A session and what the shard knows of it.
@@ -36,7 +36,7 @@ pub(super) struct Slot {
 #[derive(Debug)]
 pub(super) struct Sessions {
     /// `None`: the session has ended, and its key is not free yet.
-    slots: Chunks<Option<Slot>>,
+    slots: Vec<Option<Slot>>,
     free: Vec<SessionKey>,
     len: usize,
     by_client: HashTable<SessionKey>,
@@ -47,7 +47,7 @@ pub(super) struct Sessions {
 impl Sessions {
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            slots: Chunks::new(),
+            slots: Vec::with_capacity(PLACES_RESERVED),
             free: Vec::new(),
             len: 0,
             by_client: HashTable::new(),
