@@ -552,7 +552,7 @@ mod tests {
             session.connect(&parameters, &limits, core.now);
             let key = core.sessions.insert(session);
             let mut connection =
-                Connection::new(0, SocketAddr::from(([127, 0, 0, 1], 1)), core.now);
+                Connection::new(0, SocketAddr::from(([127, 0, 0, 1], 1)), 1 << 20, core.now);
             (connection.session, connection.state) = (key, state);
             core.connections.insert(ConnId(n), connection);
             let slot = core.sessions.get_mut(key).expect("it was added");

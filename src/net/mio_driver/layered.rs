@@ -25,10 +25,10 @@ impl MioDriver {
         self.await_pending(id);
         let Some(conn) = self.conns.get_mut(id) else { return Step::Rest };
         match result {
-            // What the client has sent already is read next.
-            Ok(Handshake::Done(None)) => Step::Later,
-            Ok(Handshake::Done(Some(user))) => {
-                Step::More(Completion::Identified { conn: id, user })
+            Ok(Handshake::Done(user)) => {
+                conn.end_handshake(&mut self.handshakes);
+                // What the client has sent already is read next.
+                Step::More(Completion::HandshakeDone { conn: id, user })
             }
             Ok(Handshake::Waits) => {
                 match conn.read_result(Err(io::ErrorKind::WouldBlock.into()), 0) {
