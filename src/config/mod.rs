@@ -30,7 +30,7 @@ use std::thread;
 pub use error::{ConfigError, Origin};
 pub use reader::Change;
 pub use schema::{
-    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, ClientCertificates,
+    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, Bind, ClientCertificates,
     Config, Durability, GiveUp, Jwt, Limits, Listener, ListenerCertificate, ListenerTls,
     ListenerWebSocket, Log, LogFormat, LogLevel, Mailbox, Mqtt, OfflineOverflow, OnlineOverflow,
     Overflow, Queue, Retained, Retry, RouteCache, Shared, SharedStrategy, Shutdown, Store,

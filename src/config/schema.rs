@@ -14,8 +14,8 @@ pub use access::{
     Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, Jwt, TokenPlace,
 };
 pub use listener::{
-    ClientCertificates, Listener, ListenerCertificate, ListenerTls, ListenerWebSocket, TlsVersion,
-    UserFrom,
+    Bind, ClientCertificates, Listener, ListenerCertificate, ListenerTls, ListenerWebSocket,
+    TlsVersion, UserFrom,
 };
 
 /// Everything that can be configured.

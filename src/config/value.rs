@@ -1,7 +1,8 @@
 //! What a value may be: the kinds of keys, each with the one form it is written in.
 
+mod listener;
+
 use std::fmt;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +12,8 @@ use toml::de::DeValue;
 use crate::auth::{NETWORK_FORM, Network, check_user};
 use crate::mqtt::Limits;
 use crate::mqtt::topic::Filter;
+
+pub(super) use listener::{Address, Permissions, UrlPath, WebOrigin};
 
 /// A value as it was given.
 #[derive(Clone, Copy)]
@@ -260,28 +263,6 @@ impl Kind<bool> for Flag {
     }
 }
 
-/// An IP address and a port.
-pub(super) struct Address;
-
-impl Kind<SocketAddr> for Address {
-    fn take(&self, given: Given<'_>) -> Result<SocketAddr, Wrong> {
-        let text = given.text().ok_or("is not text")?;
-        text.parse().map_err(|_| "is not an IP address and a port".to_owned())
-    }
-
-    fn allowed(&self) -> String {
-        ADDRESS_FORM.to_owned()
-    }
-
-    fn show(&self, value: &SocketAddr) -> String {
-        format!("\"{value}\"")
-    }
-}
-
-/// How an address is written.
-pub(super) const ADDRESS_FORM: &str =
-    "an IP address and a port, like \"127.0.0.1:1883\", \"0.0.0.0:1883\" or \"[::]:1883\"";
-
 /// The beginning of a topic name: no wildcards, no control characters; may be empty.
 pub(super) struct TopicPrefix;
 
@@ -421,52 +402,6 @@ impl Kind<String> for Name {
 
     fn allowed(&self) -> String {
         "1 to 65535 bytes of text".to_owned()
-    }
-
-    fn show(&self, value: &String) -> String {
-        format!("{value:?}")
-    }
-}
-
-/// The path of a URL, without a query.
-pub(super) struct UrlPath;
-
-impl Kind<String> for UrlPath {
-    fn take(&self, given: Given<'_>) -> Result<String, Wrong> {
-        let text = given.text().ok_or("is not text")?;
-        if !text.starts_with('/') || text.len() > 256 {
-            return Err("does not begin with / or is too long".to_owned());
-        }
-        if text.bytes().any(|byte| !byte.is_ascii_graphic() || b"?#".contains(&byte)) {
-            return Err("has something in it that a path cannot have".to_owned());
-        }
-        Ok(text.to_owned())
-    }
-
-    fn allowed(&self) -> String {
-        "a path like \"/mqtt\", without spaces, ? and #".to_owned()
-    }
-
-    fn show(&self, value: &String) -> String {
-        format!("{value:?}")
-    }
-}
-
-/// Where a page comes from, as browsers write it.
-pub(super) struct WebOrigin;
-
-impl Kind<String> for WebOrigin {
-    fn take(&self, given: Given<'_>) -> Result<String, Wrong> {
-        let text = given.text().ok_or("is not text")?;
-        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-        if host.is_none_or(|host| host.is_empty() || host.contains(['/', ' '])) {
-            return Err("is no origin".to_owned());
-        }
-        Ok(text.to_owned())
-    }
-
-    fn allowed(&self) -> String {
-        "an origin like \"https://example.org\" or \"http://localhost:8000\"".to_owned()
     }
 
     fn show(&self, value: &String) -> String {

@@ -4,14 +4,14 @@ use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::auth::{AccessSettings, AclRule, AclSettings, BanSettings, JwtSettings};
+use crate::auth::{AccessSettings, AclRule, AclSettings, BanSettings, JwtSettings, Network};
 use crate::config::{self, Config};
 use crate::hooks::Effect;
 use crate::mqtt::{Limits, QoS};
 use crate::net::ws::WsSettings;
 use crate::net::{
     ALPN_HTTP, ALPN_MQTT, CertificateFiles, CertificateUser, ClientCa, ClientCertificates,
-    TlsSettings,
+    KeepAlive, ListenOptions, TlsSettings,
 };
 use crate::router::Strategy;
 use crate::session::SessionLimits;
@@ -90,6 +90,33 @@ pub(super) fn tls_settings(
     (settings, user)
 }
 
+/// How the sockets of a listener are set up.
+pub(super) fn listen_options(listener: &config::Listener) -> ListenOptions {
+    let keep_alive = listener.keepalive.map(|idle| KeepAlive {
+        idle,
+        interval: listener.keepalive_interval,
+        probes: u32::from(listener.keepalive_probes),
+    });
+    ListenOptions {
+        only_v6: listener.v6only,
+        keep_alive,
+        nodelay: listener.nodelay,
+        defer_accept: listener.defer_accept,
+        receive_buffer: listener.receive_buffer.map(|size| size as usize),
+        send_buffer: listener.send_buffer.map(|size| size as usize),
+    }
+}
+
+/// The networks of the proxies in front of a listener, if there are any.
+fn proxies(listener: &config::Listener) -> Option<Vec<Network>> {
+    let proxies = match &listener.bind {
+        config::Bind::Ip(_) => listener.proxy_from.clone(),
+        // All count as 127.0.0.1; the file says who may connect.
+        config::Bind::Unix(_) => "127.0.0.1".parse().into_iter().collect(),
+    };
+    listener.proxy_protocol.then_some(proxies)
+}
+
 /// What the WebSocket of a listener goes by.
 pub(super) fn ws_settings(websocket: &config::ListenerWebSocket) -> WsSettings {
     WsSettings {
@@ -148,6 +175,7 @@ pub fn settings(config: &Config) -> Settings {
             .iter()
             .map(|listener| ListenerSettings {
                 max_connections: listener.max_connections.map_or(usize::MAX, |max| max as usize),
+                proxies: proxies(listener),
             })
             .collect(),
         max_connections: limits.max_connections as usize,

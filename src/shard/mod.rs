@@ -322,6 +322,9 @@ impl<D: Driver> Shard<D> {
                 Completion::Accepted { conn, listener, peer } => {
                     self.core.accepted(&mut self.driver, conn, listener, peer);
                 }
+                Completion::Relayed { conn, peer } => {
+                    self.core.relayed(&mut self.driver, conn, peer);
+                }
                 Completion::Identified { conn, user } => {
                     if let Some(connection) = self.core.connections.get_mut(conn) {
                         connection.certificate = Some(user);

@@ -3,6 +3,7 @@
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use crate::auth::Network;
 use crate::mqtt::{Limits, QoS};
 use crate::router::Strategy;
 use crate::session::SessionLimits;
@@ -52,6 +53,8 @@ pub struct Retry {
 pub struct ListenerSettings {
     /// Most connections at a time through this listener, over all shards.
     pub max_connections: usize,
+    /// Who brings the connections of others, and is believed whose they are; nobody else may connect then.
+    pub proxies: Option<Vec<Network>>,
 }
 
 /// Every value that a shard goes by. Made once, shared by all shards.

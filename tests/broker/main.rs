@@ -13,6 +13,7 @@ mod enhanced;
 mod flow_control;
 mod keep_alive;
 mod limits;
+mod listeners;
 mod malformed;
 mod ordering;
 mod pressure;

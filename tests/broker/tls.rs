@@ -140,7 +140,10 @@ impl Tls {
     }
 
     pub(crate) fn open(&self, broker: &Broker) -> Client {
-        let socket = TcpStream::connect(broker.address()).unwrap();
+        self.over(TcpStream::connect(broker.address()).unwrap())
+    }
+
+    pub(crate) fn over(&self, socket: TcpStream) -> Client {
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let config = Arc::new(self.config.clone());
         let session = ClientConnection::new(config, self.host.try_into().unwrap()).unwrap();

@@ -1,9 +1,9 @@
-//! What transports with a layer of their own ask of the driver: TLS, WebSocket.
+//! What transports with a layer of their own ask of the driver: TLS, WebSocket, the PROXY protocol.
 
 use std::io;
 
 use super::MioDriver;
-use super::conn::{Read, Step, flag};
+use super::conn::{Conn, Read, Step, flag};
 use crate::net::driver::{Completion, ConnId};
 use crate::net::tls::Handshake;
 
@@ -27,6 +27,14 @@ impl MioDriver {
         match result {
             // What the client has sent already is read next.
             Ok(Handshake::Done(None)) => Step::Later,
+            Ok(Handshake::Relayed(peer)) => {
+                self.conns
+                    .change(id, |conn| Conn { transport: conn.transport.unwrapped(), ..conn });
+                match peer {
+                    Some(peer) => Step::More(Completion::Relayed { conn: id, peer }),
+                    None => Step::Later,
+                }
+            }
             Ok(Handshake::Done(Some(user))) => {
                 Step::More(Completion::Identified { conn: id, user })
             }
