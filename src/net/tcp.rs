@@ -275,7 +275,8 @@ impl Transport {
         matches!(self, Self::Ws(ws) if ws.has_more())
     }
 
-    /// Whether reading has ended, but something is said that the peer should still read.
+    /// Whether something is said, or to be said, that the peer should still read, however the connection is
+    /// closed.
     pub(super) fn has_last_words(&self) -> bool {
         matches!(self, Self::Ws(ws) if ws.has_last_words())
     }

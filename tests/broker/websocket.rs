@@ -312,6 +312,10 @@ fn pings_are_answered_and_a_close_too() {
     let mut ws = Ws::connect(&broker, &Connect::new(V5, "p"));
     ws.frame(0x88, b"");
     ws.ends_with(0);
+    // The client says DISCONNECT first.
+    let mut ws = Ws::connect(&broker, &Connect::new(V5, "p"));
+    ws.send(b"\xE0\x00");
+    ws.ends_with(1000);
     // The broker ends it: DISCONNECT, then the close frame.
     let connect = Connect::new(V5, "p");
     let mut ws = Ws::connect(&broker, &connect);
