@@ -36,7 +36,13 @@ fn what_it_says_are_the_defaults() {
 fn it_has_every_key() {
     let table: toml::Value = toml::from_str(&uncommented()).expect("the file is TOML");
     for key in Config::keys() {
-        let absent = ["mqtt.retry.", "listener[0].tls.", "listener[0].websocket.", "auth.jwt."];
+        let absent = [
+            "mqtt.retry.",
+            "listener[0].tls.",
+            "listener[0].websocket.",
+            "auth.jwt.",
+            "auth.http.",
+        ];
         if absent.iter().any(|section| key.starts_with(section)) {
             continue; // By default: see their examples.
         }
@@ -72,6 +78,7 @@ fn its_long_examples_are_right() {
     assert_eq!(tls.client_certificates, ClientCertificates::Optional);
     let jwt = config.auth.jwt.as_ref().expect("it takes tokens");
     assert_eq!(jwt.audience, None);
+    assert!(config.auth.http.is_some());
     assert_eq!(config.acl.rules.len(), 3);
     assert_eq!(config.acl.groups.len(), 1);
 }

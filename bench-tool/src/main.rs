@@ -57,6 +57,7 @@ fn act(command: Command) -> Result<Status, Error> {
         Command::Sub(args) => load::run_sub(&args, &stop),
         Command::Run(args) => run(&args, stop),
         Command::Compare(args) => compare::run(&args, &stop),
+        Command::Torture(args) => cli::run_torture(&args, &stop),
         Command::Floor(_) => Ok(Status::Success),
     }
 }

@@ -6,13 +6,15 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Instant, SystemTime};
 
 use crate::hooks::{
-    Answer, Asking, Authenticator, Authorizer, Client, Decision, Denial, Exchange, Login, Rights,
+    Answer, Asking, Authenticator, Authorizer, Client, Decision, Denial, Exchange, Login, Reply,
+    Rights,
 };
 
 use super::acl::{AclFileError, AclSettings};
 use super::ban::{BanSettings, Bans};
-use super::chain::{Claim, Links, Verdict};
+use super::chain::{Claim, Link, Links, Verdict};
 use super::enhanced::ScramExchange;
+use super::http::{HttpError, HttpSettings};
 use super::jwt::{JwtKeyError, JwtSettings};
 use super::password_file::PasswordFileError;
 use super::scram::SCRAM_SHA_256;
@@ -28,6 +30,10 @@ pub struct AccessSettings {
     pub password_file: Option<PathBuf>,
     /// How tokens are checked.
     pub jwt: Option<JwtSettings>,
+    /// The server that is asked about clients whom nobody else knows.
+    pub http: Option<HttpSettings>,
+    /// The links of each listener; `None`: all of those above.
+    pub listeners: Vec<Option<Vec<Link>>>,
     /// Threads that hash passwords and check signatures; not changed by a reload.
     pub threads: usize,
     /// Clients that wait for one of them. One more is refused with Server unavailable (0x88); not changed
@@ -48,6 +54,9 @@ pub enum AccessError {
     /// The keys of tokens are no use.
     #[error(transparent)]
     JwtKey(#[from] JwtKeyError),
+    /// The server cannot be asked.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// The ACL file is no use.
     #[error(transparent)]
     AclFile(#[from] AclFileError),
@@ -60,10 +69,18 @@ pub enum AccessError {
 #[derive(Debug)]
 pub struct Access {
     links: RwLock<Arc<Links>>,
-    bans: Arc<Bans>,
+    desk: Desk,
     workers: OnceLock<Workers>,
     threads: usize,
     queue: usize,
+}
+
+/// What a decision needs wherever it is made.
+#[derive(Clone, Debug, Default)]
+struct Desk {
+    bans: Arc<Bans>,
+    /// Those who wait for the server.
+    askers: Arc<OnceLock<Workers>>,
 }
 
 impl Access {
@@ -74,7 +91,7 @@ impl Access {
     pub fn new(settings: &AccessSettings) -> Result<Self, AccessError> {
         let access = Self {
             links: RwLock::new(Arc::new(Links::load(settings)?)),
-            bans: Arc::default(),
+            desk: Desk::default(),
             workers: OnceLock::new(),
             threads: settings.threads,
             queue: settings.queue,
@@ -106,8 +123,14 @@ impl Access {
     fn start_workers(&self, settings: &AccessSettings) -> Result<(), AccessError> {
         let has_work = settings.password_file.is_some() || settings.jwt.is_some();
         if has_work && self.workers.get().is_none() {
-            let workers = Workers::start(self.threads, self.queue).map_err(AccessError::Thread)?;
-            let _ = self.workers.set(workers);
+            let workers = Workers::start("auth", self.threads, self.queue);
+            let _ = self.workers.set(workers.map_err(AccessError::Thread)?);
+        }
+        if let Some(http) = &settings.http
+            && self.desk.askers.get().is_none()
+        {
+            let askers = Workers::start("auth-http", http.threads, http.queue);
+            let _ = self.desk.askers.set(askers.map_err(AccessError::Thread)?);
         }
         Ok(())
     }
@@ -115,36 +138,42 @@ impl Access {
     fn links(&self) -> Arc<Links> {
         self.links.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
-
-    /// Has a worker decide.
-    fn decide_later(&self, links: Arc<Links>, claim: Claim, asking: Asking<'_>) -> Answer {
-        let Some(workers) = self.workers.get() else { return deny(Denial::ServerUnavailable) };
-        let (reply, bans) = (asking.reply(), self.bans.clone());
-        // If too many wait, the reply goes with the job, and says that the broker is busy.
-        let _ = workers.run(move || {
-            let verdict = links.decide(&claim, SystemTime::now());
-            reply.decide(conclude(verdict, &links, &bans, &claim));
-        });
-        Answer::Later
-    }
 }
 
-/// The decision that a verdict is; a guess that failed counts.
-fn conclude(verdict: Verdict, links: &Links, bans: &Bans, claim: &Claim) -> Decision {
-    match verdict {
-        Verdict::Allow(login) => Decision::AllowAs(login),
-        Verdict::Deny { denial, is_guess } => {
-            if is_guess {
-                bans.failed(&links.bans, claim.address, links.guessed_user(claim), Instant::now());
+impl Desk {
+    /// The decision that a verdict is; a guess that failed counts.
+    fn decision(&self, verdict: Verdict, links: &Links, claim: &Claim) -> Decision {
+        match verdict {
+            // A token may name another user than CONNECT does.
+            Verdict::Allow(Login { user: Some(user), .. })
+                if self.bans.is_banned(&links.bans, claim.address, Some(&user), Instant::now()) =>
+            {
+                Decision::Deny(Denial::Banned)
             }
-            Decision::Deny(denial)
+            Verdict::Allow(login) => Decision::AllowAs(login),
+            Verdict::Deny { denial, is_guess } => {
+                if is_guess {
+                    let user = links.guessed_user(claim);
+                    self.bans.failed(&links.bans, claim.address, user, Instant::now());
+                }
+                Decision::Deny(denial)
+            }
+            Verdict::Pass => Decision::Deny(Denial::NotAuthorized),
         }
-        Verdict::Pass => Decision::Deny(Denial::NotAuthorized),
     }
-}
 
-fn deny(denial: Denial) -> Answer {
-    Answer::Now(Decision::Deny(denial))
+    /// Goes by a verdict; if the client was passed on, the server is asked.
+    fn conclude(self, verdict: Verdict, links: Arc<Links>, claim: Claim, reply: Reply) {
+        if verdict != Verdict::Pass {
+            return reply.decide(self.decision(verdict, &links, &claim));
+        }
+        let Some(askers) = self.askers.get().cloned() else { return };
+        // If too many wait, the reply goes with the job, and says that the broker is busy.
+        let _ = askers.run(move || {
+            let verdict = links.ask(&claim);
+            reply.decide(self.decision(verdict, &links, &claim));
+        });
+    }
 }
 
 impl Authenticator for Access {
@@ -156,26 +185,40 @@ impl Authenticator for Access {
     ) -> Answer {
         let links = self.links();
         let user = client.certificate.or(client.username);
-        if self.bans.is_banned(&links.bans, client.peer.ip(), user, Instant::now()) {
-            return deny(Denial::Banned);
+        if self.desk.bans.is_banned(&links.bans, client.peer.ip(), user, Instant::now()) {
+            return Answer::Now(Decision::Deny(Denial::Banned));
         }
         if let Some(user) = client.certificate {
             return Answer::Now(Decision::AllowAs(Login::user(Some(user.into()))));
         }
-        let claim = Claim::of(client, password);
-        if links.has_work(client, password) {
-            return self.decide_later(links, claim, asking);
+        let (chain, claim) = (links.chain(client.listener), Claim::of(client, password));
+        let desk = self.desk.clone();
+        if !links.has_work(chain, client, password) {
+            let verdict = links.decide(chain, &claim, SystemTime::now());
+            if verdict != Verdict::Pass {
+                return Answer::Now(desk.decision(verdict, &links, &claim));
+            }
+            desk.conclude(verdict, links, claim, asking.reply());
+            return Answer::Later;
         }
-        let verdict = links.decide(&claim, SystemTime::now());
-        Answer::Now(conclude(verdict, &links, &self.bans, &claim))
+        let Some(workers) = self.workers.get() else {
+            return Answer::Now(Decision::Deny(Denial::ServerUnavailable));
+        };
+        let reply = asking.reply();
+        // If too many wait, the reply goes with the job, and says that the broker is busy.
+        let _ = workers.run(move || {
+            let verdict = links.decide(chain, &claim, SystemTime::now());
+            desk.conclude(verdict, links, claim, reply);
+        });
+        Answer::Later
     }
 
     fn exchange(&self, client: &Client<'_>, method: &str) -> Option<Box<dyn Exchange>> {
         let links = self.links();
-        if method != SCRAM_SHA_256 || !links.speak_scram() {
+        if method != SCRAM_SHA_256 || !links.speak_scram(links.chain(client.listener)) {
             return None;
         }
-        Some(Box::new(ScramExchange::new(links, self.bans.clone(), client.peer.ip())))
+        Some(Box::new(ScramExchange::new(links, self.desk.bans.clone(), client.peer.ip())))
     }
 }
 

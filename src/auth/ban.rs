@@ -1,5 +1,6 @@
 //! Bans: whoever fails too often has to wait, and whoever is listed never comes in.
 
+use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,6 +11,9 @@ use super::network::Network;
 
 /// Addresses, and users, whose failures are remembered at a time. Beyond it the oldest are forgotten.
 const MAX_REMEMBERED: usize = 65_536;
+
+/// Characters of a user name that the log shows.
+const MAX_SHOWN: usize = 100;
 
 /// Who is banned, and after what.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +32,8 @@ pub struct BanSettings {
     pub users: Vec<String>,
     /// Addresses that are not banned for failures, nor are the users they name.
     pub exempt: Vec<Network>,
+    /// Users that are not banned for failures; the address they come from may be.
+    pub exempt_users: Vec<String>,
 }
 
 /// The failures of one address or user.
@@ -54,7 +60,9 @@ type Table<K> = Mutex<HashMap<K, Failures, foldhash::fast::RandomState>>;
 #[derive(Debug, Default)]
 pub(super) struct Bans {
     by_address: Table<IpAddr>,
-    by_user: Table<Box<str>>,
+    /// By the hash of the name, which may be long, and is whatever somebody makes up.
+    by_user: Table<u64>,
+    names: foldhash::fast::RandomState,
 }
 
 impl Bans {
@@ -72,7 +80,10 @@ impl Bans {
             return listed;
         }
         is_banned(&self.by_address, &place(address), now)
-            || user.is_some_and(|user| is_banned(&self.by_user, user, now))
+            || user.is_some_and(|user| {
+                !is_exempt_user(settings, user)
+                    && is_banned(&self.by_user, &self.names.hash_one(user), now)
+            })
     }
 
     /// Counts a failure; whoever has had too many is banned.
@@ -93,10 +104,12 @@ impl Bans {
             let duration = settings.duration;
             tracing::warn!("{address} is banned for {duration:?} after {most} failures to log in");
         }
+        let user = user.filter(|user| !is_exempt_user(settings, user));
         if let (Some(most), Some(user)) = (settings.failures_by_user, user)
-            && count(&self.by_user, Box::from(user), most, settings, now)
+            && count(&self.by_user, self.names.hash_one(user), most, settings, now)
         {
             let duration = settings.duration;
+            let user: String = user.chars().take(MAX_SHOWN).collect();
             tracing::warn!(
                 "user {user:?} is banned for {duration:?} after {most} failures to log in, the last \
                  from {address}"
@@ -163,6 +176,10 @@ fn is_exempt(settings: &BanSettings, address: IpAddr) -> bool {
     settings.exempt.iter().any(|network| network.contains(address))
 }
 
+fn is_exempt_user(settings: &BanSettings, user: &str) -> bool {
+    settings.exempt_users.iter().any(|exempt| exempt == user)
+}
+
 /// What counts as one address: of IPv6 the first 64 bits, which one household has.
 fn place(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -186,6 +203,7 @@ mod tests {
             addresses: vec!["198.51.100.0/24".parse().unwrap()],
             users: vec!["mallory".to_owned()],
             exempt: vec!["10.0.0.0/8".parse().unwrap()],
+            exempt_users: vec!["pump".to_owned()],
         }
     }
 
@@ -217,6 +235,24 @@ mod tests {
         bans.failed(&settings, ip("192.0.2.2"), Some("a"), now + 9 * SECOND);
         assert!(bans.is_banned(&settings, ip("192.0.2.3"), Some("a"), now + 9 * SECOND));
         assert!(!bans.is_banned(&settings, ip("192.0.2.3"), Some("b"), now + 9 * SECOND));
+    }
+
+    #[test]
+    fn a_user_can_be_exempt_but_not_its_address() {
+        let (bans, settings, now) = (Bans::default(), settings(), Instant::now());
+        for _ in 0..3 {
+            assert!(!bans.is_banned(&settings, ip("192.0.2.1"), Some("pump"), now));
+            bans.failed(&settings, ip("192.0.2.1"), Some("pump"), now);
+        }
+        assert!(!bans.is_banned(&settings, ip("192.0.2.2"), Some("pump"), now));
+        assert!(bans.is_banned(&settings, ip("192.0.2.1"), Some("pump"), now));
+        // It lifts a ban, too.
+        for _ in 0..2 {
+            bans.failed(&settings, ip("192.0.2.3"), Some("a"), now);
+        }
+        assert!(bans.is_banned(&settings, ip("192.0.2.4"), Some("a"), now));
+        let lifted = BanSettings { exempt_users: vec!["a".to_owned()], ..settings };
+        assert!(!bans.is_banned(&lifted, ip("192.0.2.4"), Some("a"), now));
     }
 
     #[test]

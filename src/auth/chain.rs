@@ -8,9 +8,23 @@ use crate::hooks::{Client, Denial, Login};
 use super::access::{AccessError, AccessSettings};
 use super::acl::Acl;
 use super::ban::BanSettings;
+use super::http::Server;
 use super::jwt::Tokens;
 use super::password_file::{Known, PasswordFile};
 use super::scram::Verifier;
+
+/// A link that a listener may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// Clients without a User Name come in.
+    Anonymous,
+    /// The password file.
+    PasswordFile,
+    /// Tokens.
+    Jwt,
+    /// The server.
+    Http,
+}
 
 /// Who a client says it is.
 #[derive(Debug)]
@@ -55,29 +69,88 @@ impl Verdict {
 /// The rules: what a reload replaces as a whole.
 #[derive(Debug)]
 pub(super) struct Links {
-    anonymous: bool,
     passwords: Option<PasswordFile>,
     tokens: Option<Tokens>,
+    server: Option<Server>,
+    /// Of listeners that have one of their own.
+    chains: Vec<Option<Chain>>,
+    chain: Chain,
     pub(super) bans: BanSettings,
     pub(super) acl: Acl,
 }
 
+/// Which links count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Chain {
+    anonymous: bool,
+    passwords: bool,
+    tokens: bool,
+    server: bool,
+    /// Nobody checks who clients say they are.
+    open: bool,
+}
+
+impl Chain {
+    fn new(links: &[Link]) -> Self {
+        let has = |link| links.contains(&link);
+        Self {
+            anonymous: has(Link::Anonymous),
+            passwords: has(Link::PasswordFile),
+            tokens: has(Link::Jwt),
+            server: has(Link::Http),
+            open: links == [Link::Anonymous],
+        }
+    }
+}
+
 impl Links {
     pub(super) fn load(settings: &AccessSettings) -> Result<Self, AccessError> {
+        let all = [
+            (settings.anonymous, Link::Anonymous),
+            (settings.password_file.is_some(), Link::PasswordFile),
+            (settings.jwt.is_some(), Link::Jwt),
+            (settings.http.is_some(), Link::Http),
+        ];
+        let all = all.into_iter().filter_map(|(is_there, link)| is_there.then_some(link));
+        let all: Vec<Link> = all.collect();
+        let mut chain = Chain::new(&all);
+        chain.open |= all.is_empty();
+        let own = settings.listeners.iter();
         Ok(Self {
-            anonymous: settings.anonymous,
             passwords: settings.password_file.as_deref().map(PasswordFile::load).transpose()?,
             tokens: settings.jwt.as_ref().map(Tokens::load).transpose()?,
+            server: settings.http.as_ref().map(Server::new).transpose()?,
+            chains: own.map(|links| links.as_deref().map(Chain::new)).collect(),
+            chain,
             bans: settings.bans.clone(),
             acl: Acl::load(&settings.acl)?,
         })
     }
 
+    /// The chain of a listener.
+    pub(super) fn chain(&self, listener: Option<u16>) -> Chain {
+        let own = listener.and_then(|listener| *self.chains.get(usize::from(listener))?);
+        own.unwrap_or(self.chain)
+    }
+
+    fn passwords(&self, chain: Chain) -> Option<&PasswordFile> {
+        self.passwords.as_ref().filter(|_| chain.passwords)
+    }
+
+    fn tokens(&self, chain: Chain) -> Option<&Tokens> {
+        self.tokens.as_ref().filter(|_| chain.tokens)
+    }
+
     /// Whether a decision may take long: a hash or a signature has to be computed.
-    pub(super) fn has_work(&self, client: &Client<'_>, password: Option<&[u8]>) -> bool {
-        let user_name_is_token = self.tokens.as_ref().is_some_and(Tokens::are_user_names);
-        let asked = self.passwords.is_some() || self.tokens.is_some();
-        asked && (password.is_some() || (user_name_is_token && client.username.is_some()))
+    pub(super) fn has_work(
+        &self,
+        chain: Chain,
+        client: &Client<'_>,
+        password: Option<&[u8]>,
+    ) -> bool {
+        let user_name_is_token = self.tokens(chain).is_some_and(Tokens::are_user_names);
+        (chain.passwords || chain.tokens)
+            && (password.is_some() || (user_name_is_token && client.username.is_some()))
     }
 
     /// The user as whom a client failed to log in.
@@ -88,8 +161,8 @@ impl Links {
     }
 
     /// Whether somebody can log in by SCRAM-SHA-256.
-    pub(super) fn speak_scram(&self) -> bool {
-        self.passwords.as_ref().is_some_and(PasswordFile::has_verifiers)
+    pub(super) fn speak_scram(&self, chain: Chain) -> bool {
+        self.passwords(chain).is_some_and(PasswordFile::has_verifiers)
     }
 
     /// What SCRAM-SHA-256 needs of a user, and whether there is such a user.
@@ -97,19 +170,18 @@ impl Links {
         self.passwords.as_ref()?.verifier(user)
     }
 
-    /// Asks one link after the other.
-    pub(super) fn decide(&self, claim: &Claim, now: SystemTime) -> Verdict {
-        if self.passwords.is_none() && self.tokens.is_none() {
-            // Nobody checks who the client says it is.
+    /// Asks one link after the other, but for the server, to which it passes clients on.
+    pub(super) fn decide(&self, chain: Chain, claim: &Claim, now: SystemTime) -> Verdict {
+        if chain.open {
             return Verdict::Allow(Login::default());
         }
-        if let Some(tokens) = &self.tokens {
+        if let Some(tokens) = self.tokens(chain) {
             let verdict = tokens.check(claim, now);
             if verdict != Verdict::Pass {
                 return verdict;
             }
         }
-        if let Some(passwords) = &self.passwords
+        if let Some(passwords) = self.passwords(chain)
             && let (Some(user), Some(password)) = (&claim.user, &claim.password)
         {
             match passwords.check(user, password) {
@@ -121,9 +193,22 @@ impl Links {
             }
         }
         match &claim.user {
-            None if self.anonymous => Verdict::Allow(Login::default()),
-            None => Verdict::NOT_AUTHORIZED,
-            Some(_) => Verdict::GUESS,
+            None if chain.anonymous => Verdict::Allow(Login::default()),
+            _ if chain.server => Verdict::Pass,
+            _ => Self::nobody(claim),
         }
+    }
+
+    /// Asks the server, and waits for it.
+    pub(super) fn ask(&self, claim: &Claim) -> Verdict {
+        match self.server.as_ref().map_or(Verdict::Pass, |server| server.check(claim)) {
+            Verdict::Pass => Self::nobody(claim),
+            verdict => verdict,
+        }
+    }
+
+    /// What becomes of a client whom nobody knows.
+    fn nobody(claim: &Claim) -> Verdict {
+        if claim.user.is_some() { Verdict::GUESS } else { Verdict::NOT_AUTHORIZED }
     }
 }

@@ -149,13 +149,15 @@ impl Tokens {
         match date("exp")? {
             None if self.settings.must_expire => Err(()),
             None => Ok(None),
-            Some(end) if now < end + leeway => {
-                let left = Duration::try_from_secs_f64(end + leeway - now).unwrap_or(LONGEST);
-                Ok(Some(left.min(LONGEST)))
-            }
+            Some(end) if now < end + leeway => Ok(Some(longest(end + leeway - now))),
             Some(_) => Err(()),
         }
     }
+}
+
+/// A time in seconds, or the longest that counts.
+pub(super) fn longest(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(LONGEST).min(LONGEST)
 }
 
 /// Whether a claim is this, or a list with this in it.

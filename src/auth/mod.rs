@@ -1,7 +1,7 @@
 //! Who may come in, and what they may do.
 //!
 //! [`Access`] is a chain: each link allows a client, denies it, or passes it on to the next. First come
-//! the bans, then certificates that name a user, then tokens, the password file, and the clients
+//! the bans, then certificates that name a user, then tokens, the password file, the clients
 //! without a User Name. Hashing takes a few milliseconds by design, and so may a signature, so this is
 //! done by workers; shards go on meanwhile.
 //!
@@ -13,6 +13,7 @@ mod acl;
 mod ban;
 mod chain;
 mod enhanced;
+mod http;
 mod jwt;
 mod network;
 mod password;
@@ -23,6 +24,8 @@ mod workers;
 pub use access::{Access, AccessError, AccessSettings};
 pub use acl::{AclFileError, AclRule, AclSettings};
 pub use ban::BanSettings;
+pub use chain::Link;
+pub use http::{HttpError, HttpSettings};
 pub use jwt::{JwtAlgorithm, JwtKeyError, JwtSettings};
 pub(crate) use network::NETWORK_FORM;
 pub use network::Network;

@@ -6,7 +6,7 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// A few threads that do one thing after the other. They end when this is dropped and the queue is
 /// empty.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Workers {
     queue: Sender<Job>,
 }
@@ -16,13 +16,13 @@ pub(super) struct Workers {
 pub(super) struct Busy;
 
 impl Workers {
-    /// Starts `threads` of them, for whom `queue` jobs may wait.
-    pub(super) fn start(threads: usize, queue: usize) -> std::io::Result<Self> {
+    /// Starts `threads` of them, for whom `queue` jobs may wait. `name` is what they are called.
+    pub(super) fn start(name: &str, threads: usize, queue: usize) -> std::io::Result<Self> {
         let (sender, receiver) = crossbeam_channel::bounded::<Job>(queue);
         for number in 0..threads {
             let receiver = receiver.clone();
             let work = move || receiver.iter().for_each(|job| job());
-            std::thread::Builder::new().name(format!("auth-{number}")).spawn(work)?;
+            std::thread::Builder::new().name(format!("{name}-{number}")).spawn(work)?;
         }
         Ok(Self { queue: sender })
     }
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn the_queue_has_a_bound() {
-        let workers = Workers::start(1, 2).unwrap();
+        let workers = Workers::start("test", 1, 2).unwrap();
         let (started, has_started) = crossbeam_channel::bounded(1);
         let (release, released) = crossbeam_channel::bounded::<()>(0);
         let (done, is_done) = crossbeam_channel::unbounded();

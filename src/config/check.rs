@@ -4,16 +4,16 @@ use crate::shard::MAX_SHARDS;
 
 use super::error::{ConfigError, Origin, Origins};
 use super::schema::{
-    AclDefault, AclEffect, Bind, ClientCertificates, Config, Listener, ListenerTls, TokenPlace,
-    UserFrom,
+    AclDefault, AclEffect, AuthLink, Bind, ClientCertificates, Config, Listener, ListenerTls,
+    TokenPlace, UserFrom,
 };
-use super::value::{show_duration, show_size};
+use super::value::{Kind, Word, show_duration, show_size};
 
 /// Finds the first contradiction, and blames a key that somebody set.
 pub(super) fn check(config: &Config, origins: &Origins) -> Result<(), ConfigError> {
     let checker = Checker { origins };
     checker.listeners(config)?;
-    checker.tokens(config)?;
+    checker.links(config)?;
     checker.acl(config)?;
     checker.sizes(config)?;
     checker.connections(config)?;
@@ -33,11 +33,21 @@ impl Checker<'_> {
             return Err(self.blame(&["shards"], &format!("there may be at most {MAX_SHARDS}")));
         }
         for (index, listener) in config.listeners.iter().enumerate() {
-            let decided = config.auth.decides() || listener.demands_certificates();
+            let own = listener.authentication.as_deref();
+            let missing = own.and_then(|links| {
+                // It is the listener that says so.
+                links.iter().find(|link| **link != AuthLink::Anonymous && !config.auth.has(**link))
+            });
+            if let Some(missing) = missing {
+                let message = format!("[auth] has nothing for {}", Word.show(missing));
+                return Err(self.blame(&[&format!("listener[{index}].authentication")], &message));
+            }
+            let decides = own.map_or_else(|| config.auth.decides(), |_| true);
+            let decided = decides || listener.demands_certificates();
             if !listener.bind.is_local() && !decided {
                 let message = format!(
                     "{} can be reached by other machines, but nobody is asked who they are; set \
-                     auth.password_file or auth.jwt, or auth.anonymous = true to let everybody in",
+                     auth.password_file, auth.jwt or auth.http, or auth.anonymous = true to let everybody in",
                     listener.bind
                 );
                 return Err(self.blame(&[&format!("listener[{index}].bind")], &message));
@@ -111,7 +121,17 @@ impl Checker<'_> {
         Ok(())
     }
 
-    fn tokens(&self, config: &Config) -> Result<(), ConfigError> {
+    fn links(&self, config: &Config) -> Result<(), ConfigError> {
+        if let Some(http) = &config.auth.http {
+            if http.url.is_empty() {
+                let message = "there has to be a server to ask; write its URL";
+                return Err(self.blame(&["auth.http.url", "auth.http"], message));
+            }
+            if http.url.starts_with("https:") && http.ca_file.is_none() {
+                let message = "needs a ca_file, the CA of its certificate";
+                return Err(self.blame(&["auth.http.url"], message));
+            }
+        }
         let Some(jwt) = &config.auth.jwt else { return Ok(()) };
         if jwt.key_file.is_none() && jwt.jwks_file.is_none() {
             let message = "tokens need a key; write the path of its file";

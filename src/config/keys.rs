@@ -8,15 +8,16 @@ use crate::shard::MAX_SHARDS;
 use super::error::ConfigError;
 use super::reader::Reader;
 use super::schema::{
-    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, ClientCertificates,
-    Config, Durability, GiveUp, Jwt, Limits, Listener, ListenerCertificate, ListenerTls,
-    ListenerWebSocket, Log, LogFormat, LogLevel, Mqtt, OfflineOverflow, OnlineOverflow, Overflow,
-    Queue, Retained, Retry, SharedStrategy, Store, StoreEngine, TlsVersion, TokenPlace, UserFrom,
-    V3Publisher,
+    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, AuthLink, Ban,
+    ClientCertificates, Config, Durability, GiveUp, HttpAuth, Jwt, Limits, Listener,
+    ListenerCertificate, ListenerTls, ListenerWebSocket, Log, LogFormat, LogLevel, Mqtt,
+    OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained, Retry, SharedStrategy, Store,
+    StoreEngine, TlsVersion, TokenPlace, UserFrom, V3Publisher, WithoutAnswer,
 };
 use super::value::{
-    Address, AddressRange, Count, Directory, File, Flag, Keyword, List, Name, OrNone, OrUnlimited,
-    Permissions, Size, Span, TopicFilter, TopicPrefix, UrlPath, UserName, WebOrigin, Word,
+    Address, AddressRange, Count, Directory, File, Flag, HeaderValue, Keyword, List, Name,
+    OrInherit, OrNone, OrUnlimited, Permissions, Size, Span, TopicFilter, TopicPrefix, Url,
+    UrlPath, UserName, WebOrigin, Word,
 };
 
 const KIB: u64 = 1 << 10;
@@ -97,12 +98,18 @@ impl Listener {
             .key("proxy_protocol", &mut self.proxy_protocol, Flag)?
             .key("proxy_from", &mut self.proxy_from, proxies)?
             .key("max_connections", &mut self.max_connections, OrUnlimited(Count(1..=U32)))?
+            .key("authentication", &mut self.authentication, OrInherit(links()))?
             .optional("tls", &mut self.tls, |r, tls: &mut ListenerTls| tls.read(r))?
             .optional("websocket", &mut self.websocket, |r, ws: &mut ListenerWebSocket| {
                 ws.read(r)
             })?;
         Ok(())
     }
+}
+
+/// Links of a chain.
+fn links() -> List<Word> {
+    List { of: Word, least: 0, most: 4 }
 }
 
 impl ListenerTls {
@@ -141,6 +148,7 @@ impl Auth {
             .key("anonymous", &mut self.anonymous, Flag)?
             .key("password_file", &mut self.password_file, File)?
             .optional("jwt", &mut self.jwt, |r, jwt: &mut Jwt| jwt.read(r))?
+            .optional("http", &mut self.http, |r, http: &mut HttpAuth| http.read(r))?
             .key("threads", &mut self.threads, Count(0..=64))?
             .key("queue", &mut self.queue, Count(1..=65_536))?
             .section("ban", |r| self.ban.read(r))?;
@@ -166,18 +174,36 @@ impl Jwt {
     }
 }
 
+impl HttpAuth {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        reader
+            .key("url", &mut self.url, Url)?
+            .key("ca_file", &mut self.ca_file, File)?
+            .key("authorization", &mut self.authorization, OrNone(HeaderValue))?
+            .key("timeout", &mut self.timeout, Span::ms(10..=60_000))?
+            .key("threads", &mut self.threads, Count(1..=255))?
+            .key("queue", &mut self.queue, Count(1..=65_536))?
+            .key("cache_time", &mut self.cache_time, Span::ms(0..=DAY_MS))?
+            .key("cache_entries", &mut self.cache_entries, Count(1..=1_000_000))?
+            .key("without_answer", &mut self.without_answer, Word)?;
+        Ok(())
+    }
+}
+
 impl Ban {
     fn read(&mut self, reader: &mut Reader<'_>) -> Read {
         let failures = || OrUnlimited(Count(1..=U32));
         let addresses = || List { of: AddressRange, least: 0, most: 1024 };
+        let users = || List { of: UserName, least: 0, most: 1024 };
         reader
             .key("failures_by_address", &mut self.failures_by_address, failures())?
             .key("failures_by_user", &mut self.failures_by_user, failures())?
             .key("within", &mut self.within, Span::ms(1000..=DAY_MS))?
             .key("duration", &mut self.duration, Span::ms(1000..=DAY_MS))?
             .key("addresses", &mut self.addresses, addresses())?
-            .key("users", &mut self.users, List { of: UserName, least: 0, most: 1024 })?
-            .key("exempt", &mut self.exempt, addresses())?;
+            .key("users", &mut self.users, users())?
+            .key("exempt", &mut self.exempt, addresses())?
+            .key("exempt_users", &mut self.exempt_users, users())?;
         Ok(())
     }
 }
@@ -374,6 +400,19 @@ impl Keyword for UserFrom {
 
 impl Keyword for TlsVersion {
     const WORDS: &'static [(&'static str, Self)] = &[("1.2", Self::Tls12), ("1.3", Self::Tls13)];
+}
+
+impl Keyword for AuthLink {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("anonymous", Self::Anonymous),
+        ("password_file", Self::PasswordFile),
+        ("jwt", Self::Jwt),
+        ("http", Self::Http),
+    ];
+}
+
+impl Keyword for WithoutAnswer {
+    const WORDS: &'static [(&'static str, Self)] = &[("deny", Self::Deny), ("allow", Self::Allow)];
 }
 
 impl Keyword for TokenPlace {

@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use access::{
-    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, Ban, Jwt, TokenPlace,
+    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, AuthLink, Ban, HttpAuth, Jwt,
+    TokenPlace, WithoutAnswer,
 };
 pub use listener::{
     Bind, ClientCertificates, Listener, ListenerCertificate, ListenerTls, ListenerWebSocket,

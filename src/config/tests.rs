@@ -80,7 +80,12 @@ fn other_machines_are_let_in_only_if_somebody_decides_about_clients() {
     for (bind, is_loopback) in [("127.9.9.9:1", true), ("[::1]:1", true), ("0.0.0.0:1", false)] {
         let text = format!("[[listener]]\nbind = \"{bind}\"\n");
         assert_eq!(parse(&text).is_ok(), is_loopback, "{bind}");
-        let links = ["anonymous = true", "password_file = \"users\"", "jwt.key_file = \"key\""];
+        let links = [
+            "anonymous = true",
+            "password_file = \"users\"",
+            "jwt.key_file = \"key\"",
+            "http.url = \"http://a\"",
+        ];
         for link in links {
             assert!(parse(&format!("{text}[auth]\n{link}")).is_ok(), "{bind} {link}");
         }
@@ -105,6 +110,43 @@ fn tokens_need_what_belongs_together() {
     }
     let jwt = parse("[auth.jwt]\njwks_file = \"k\"\nuser_claim = \"\"").unwrap().auth.jwt;
     assert_eq!(jwt.map(|jwt| (jwt.user_claim, jwt.must_expire)), Some((None, true)));
+}
+
+#[test]
+fn a_listener_has_links_that_are_there() {
+    let listener = |bind: &str, links: &str| {
+        format!("[[listener]]\nbind = \"{bind}:1\"\nauthentication = {links}\n")
+    };
+    let read = |text: &str| parse(text).map(|config| config.listeners[0].authentication.clone());
+    assert_eq!(read(&listener("127.0.0.1", "\"inherit\"")), Ok(None));
+    assert_eq!(read(&listener("127.0.0.1", "[]")), Ok(Some(vec![])));
+    // It says who comes in, so others may reach it.
+    let everybody = read(&listener("0.0.0.0", "[\"anonymous\"]"));
+    assert_eq!(everybody, Ok(Some(vec![AuthLink::Anonymous])));
+    assert!(read(&listener("0.0.0.0", "\"inherit\"")).is_err());
+    for link in ["password_file", "jwt", "http"] {
+        let error = read(&listener("127.0.0.1", &format!("[{link:?}]"))).unwrap_err();
+        let expected =
+            format!("sluice.toml:3: listener[0].authentication: [auth] has nothing for {link:?}");
+        assert_eq!(error, expected);
+    }
+    assert!(read(&listener("127.0.0.1", "[\"scram\"]")).is_err());
+}
+
+#[test]
+fn a_server_to_ask_has_a_url() {
+    for (text, part) in [
+        ("[auth.http]\ntimeout = \"1s\"", "auth.http.url: there has to be a server"),
+        ("[auth.http]\nurl = \"ftp://a\"", "\"ftp://a\" is not a URL"),
+        ("[auth.http]\nurl = \"http://\"", "is not a URL"),
+        ("[auth.http]\nurl = \"https://a\"", "sluice.toml:2: auth.http.url: needs a ca_file"),
+        ("[auth.http]\nurl = \"http://a\"\nauthorization = \"a\\nb\"", "no header may have"),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+    let http = parse("[auth.http]\nurl = \"https://a\"\nca_file = \"ca\"").unwrap().auth.http;
+    assert_eq!(http.map(|http| http.without_answer), Some(WithoutAnswer::Deny));
 }
 
 #[test]

@@ -1,19 +1,19 @@
 //! What a value may be: the kinds of keys, each with the one form it is written in.
 
 mod listener;
+mod text;
 
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::de::DeValue;
 
-use crate::auth::{NETWORK_FORM, Network, check_user};
-use crate::mqtt::Limits;
-use crate::mqtt::topic::Filter;
-
-pub(super) use listener::{Address, Permissions, UrlPath, WebOrigin};
+pub(super) use listener::{Address, Permissions};
+pub(super) use text::{
+    AddressRange, Directory, File, HeaderValue, Name, TopicFilter, TopicPrefix, Url, UrlPath,
+    UserName, WebOrigin,
+};
 
 /// A value as it was given.
 #[derive(Clone, Copy)]
@@ -217,6 +217,23 @@ impl<T, K: Kind<T>> Kind<Option<T>> for OrNone<K> {
     }
 }
 
+/// `"inherit"`, or what `K` takes.
+pub(super) struct OrInherit<K>(pub(super) K);
+
+impl<T, K: Kind<T>> Kind<Option<T>> for OrInherit<K> {
+    fn take(&self, given: Given<'_>) -> Result<Option<T>, Wrong> {
+        if given.text() == Some("inherit") { Ok(None) } else { self.0.take(given).map(Some) }
+    }
+
+    fn allowed(&self) -> String {
+        format!("\"inherit\" or {}", self.0.allowed())
+    }
+
+    fn show(&self, value: &Option<T>) -> String {
+        value.as_ref().map_or("\"inherit\"".to_owned(), |value| self.0.show(value))
+    }
+}
+
 /// Several of what `K` takes.
 pub(super) struct List<K> {
     pub(super) of: K,
@@ -260,152 +277,6 @@ impl Kind<bool> for Flag {
 
     fn show(&self, value: &bool) -> String {
         value.to_string()
-    }
-}
-
-/// The beginning of a topic name: no wildcards, no control characters; may be empty.
-pub(super) struct TopicPrefix;
-
-impl Kind<String> for TopicPrefix {
-    fn take(&self, given: Given<'_>) -> Result<String, Wrong> {
-        let text = given.text().ok_or("is not text")?;
-        if text.len() > 1024 {
-            return Err("is too long".to_owned());
-        }
-        if text.contains(['+', '#']) || text.contains(char::is_control) {
-            return Err("cannot begin a topic".to_owned());
-        }
-        Ok(text.to_owned())
-    }
-
-    fn allowed(&self) -> String {
-        "up to 1024 bytes without +, # and control characters".to_owned()
-    }
-
-    fn show(&self, value: &String) -> String {
-        format!("{value:?}")
-    }
-}
-
-/// The path of a directory, from where the process was started if it is not absolute.
-pub(super) struct Directory;
-
-impl Kind<PathBuf> for Directory {
-    fn take(&self, given: Given<'_>) -> Result<PathBuf, Wrong> {
-        let text = given.text().ok_or("is not text")?;
-        if text.is_empty() || text.contains('\0') {
-            return Err("is not a path".to_owned());
-        }
-        Ok(text.into())
-    }
-
-    fn allowed(&self) -> String {
-        "the path of a directory".to_owned()
-    }
-
-    fn show(&self, value: &PathBuf) -> String {
-        format!("{value:?}")
-    }
-}
-
-/// The path of a file; "" is none.
-pub(super) struct File;
-
-impl Kind<Option<PathBuf>> for File {
-    fn take(&self, given: Given<'_>) -> Result<Option<PathBuf>, Wrong> {
-        let text = given.text().ok_or("is not text")?;
-        if text.contains('\0') {
-            return Err("is not a path".to_owned());
-        }
-        Ok((!text.is_empty()).then(|| text.into()))
-    }
-
-    fn allowed(&self) -> String {
-        "the path of a file, or \"\" for none".to_owned()
-    }
-
-    fn show(&self, value: &Option<PathBuf>) -> String {
-        format!("{:?}", value.as_deref().unwrap_or(Path::new("")))
-    }
-}
-
-/// An address or a range of addresses.
-pub(super) struct AddressRange;
-
-impl Kind<Network> for AddressRange {
-    fn take(&self, given: Given<'_>) -> Result<Network, Wrong> {
-        let text = given.text().ok_or("is not text")?;
-        text.parse().map_err(str::to_owned)
-    }
-
-    fn allowed(&self) -> String {
-        NETWORK_FORM.to_owned()
-    }
-
-    fn show(&self, value: &Network) -> String {
-        format!("\"{value}\"")
-    }
-}
-
-/// A user name as a password file has it.
-pub(super) struct UserName;
-
-impl Kind<String> for UserName {
-    fn take(&self, given: Given<'_>) -> Result<String, Wrong> {
-        let text = given.text().ok_or("is not text")?;
-        check_user(text)?;
-        Ok(text.to_owned())
-    }
-
-    fn allowed(&self) -> String {
-        "a user name without : and control characters".to_owned()
-    }
-
-    fn show(&self, value: &String) -> String {
-        format!("{value:?}")
-    }
-}
-
-/// A topic filter; `%` may stand in it.
-pub(super) struct TopicFilter;
-
-impl Kind<String> for TopicFilter {
-    fn take(&self, given: Given<'_>) -> Result<String, Wrong> {
-        let text = given.text().ok_or("is not text")?;
-        match Filter::parse(text, &Limits::default()) {
-            Ok(Filter { share: None, .. }) => Ok(text.to_owned()),
-            Ok(_) => Err("is a shared subscription".to_owned()),
-            Err(_) => Err("is not a topic filter".to_owned()),
-        }
-    }
-
-    fn allowed(&self) -> String {
-        "a topic filter, like \"a/b\", \"a/+/c\", \"a/#\" or \"users/%u/#\"".to_owned()
-    }
-
-    fn show(&self, value: &String) -> String {
-        format!("{value:?}")
-    }
-}
-
-/// Text of some length.
-pub(super) struct Name;
-
-impl Kind<String> for Name {
-    fn take(&self, given: Given<'_>) -> Result<String, Wrong> {
-        let text = given.text().ok_or("is not text")?;
-        if text.is_empty() || text.len() > usize::from(u16::MAX) {
-            return Err("is empty or too long".to_owned());
-        }
-        Ok(text.to_owned())
-    }
-
-    fn allowed(&self) -> String {
-        "1 to 65535 bytes of text".to_owned()
-    }
-
-    fn show(&self, value: &String) -> String {
-        format!("{value:?}")
     }
 }
 

@@ -4,7 +4,9 @@ use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::auth::{AccessSettings, AclRule, AclSettings, BanSettings, JwtSettings, Network};
+use crate::auth::{
+    AccessSettings, AclRule, AclSettings, BanSettings, HttpSettings, JwtSettings, Link, Network,
+};
 use crate::config::{self, Config};
 use crate::hooks::Effect;
 use crate::mqtt::{Limits, QoS};
@@ -24,12 +26,14 @@ fn seconds(limit: Option<Duration>) -> u32 {
 /// Who may come in, by the configuration.
 #[must_use]
 pub fn access_settings(config: &Config) -> AccessSettings {
-    let config::Auth { anonymous, password_file, jwt, threads, queue, ban } = &config.auth;
+    let config::Auth { anonymous, password_file, jwt, http, threads, queue, ban } = &config.auth;
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     AccessSettings {
         anonymous: *anonymous,
         password_file: password_file.clone(),
         jwt: jwt.as_ref().map(jwt_settings),
+        http: http.as_ref().map(http_settings),
+        listeners: config.listeners.iter().map(links).collect(),
         threads: if *threads == 0 { cores.div_ceil(2) } else { usize::from(*threads) },
         queue: *queue as usize,
         bans: BanSettings {
@@ -40,8 +44,34 @@ pub fn access_settings(config: &Config) -> AccessSettings {
             addresses: ban.addresses.clone(),
             users: ban.users.clone(),
             exempt: ban.exempt.clone(),
+            exempt_users: ban.exempt_users.clone(),
         },
         acl: acl_settings(&config.acl),
+    }
+}
+
+/// The links of a listener that has some of its own.
+fn links(listener: &config::Listener) -> Option<Vec<Link>> {
+    let link = |link: &config::AuthLink| match link {
+        config::AuthLink::Anonymous => Link::Anonymous,
+        config::AuthLink::PasswordFile => Link::PasswordFile,
+        config::AuthLink::Jwt => Link::Jwt,
+        config::AuthLink::Http => Link::Http,
+    };
+    listener.authentication.as_ref().map(|links| links.iter().map(link).collect())
+}
+
+fn http_settings(http: &config::HttpAuth) -> HttpSettings {
+    HttpSettings {
+        url: http.url.clone(),
+        ca: http.ca_file.clone(),
+        authorization: http.authorization.clone(),
+        timeout: http.timeout,
+        threads: usize::from(http.threads),
+        queue: http.queue as usize,
+        cache_time: http.cache_time,
+        cache_entries: http.cache_entries as usize,
+        allow_without_answer: http.without_answer == config::WithoutAnswer::Allow,
     }
 }
 

@@ -26,6 +26,15 @@ use super::timers::Timer;
 /// Identifiers given to clients that sent none begin with this.
 const ASSIGNED_PREFIX: &str = "sluice-";
 
+/// How a client comes in.
+struct Admission {
+    key: SessionKey,
+    session_present: bool,
+    /// For the store.
+    waits: bool,
+    keep_alive: u16,
+}
+
 impl<S> Core<S> {
     /// Handles a whole CONNECT.
     pub(super) fn connect(&mut self, id: ConnId, head: FrameHead, body: &[u8]) -> Then {
@@ -154,6 +163,7 @@ impl<S> Core<S> {
             self.refuse(id, Some(connect.version), reason, STORE_FAILS);
             return Then::Stop;
         }
+        let ends_stored = connect.clean_start && self.has_stored(client_id);
         let Some((key, session_present)) = self.open_session(client_id, connect.clean_start) else {
             let detail = "max_sessions is reached";
             self.refuse(id, Some(connect.version), ReasonCode::QuotaExceeded, detail);
@@ -179,6 +189,10 @@ impl<S> Core<S> {
             self.store_session(key);
         }
 
+        let is_stored = self.sessions.get(key).is_some_and(|slot| slot.session.is_stored());
+        // A stored session must not come back after its end was told [MQTT-3.1.2-4].
+        let waits = is_stored || ends_stored;
+
         let Some(connection) = self.connections.get_mut(id) else { return Then::Stop };
         connection.state = State::Committing;
         connection.version = connect.version;
@@ -189,7 +203,8 @@ impl<S> Core<S> {
         connection.minds_frames = connection.singly || parameters.maximum_packet_size != u32::MAX;
         connection.patience_ms = u32::from(keep_alive) * 1500;
 
-        self.send_connack(id, key, connect, assigned.as_deref(), keep_alive, session_present);
+        let admission = Admission { key, session_present, waits, keep_alive };
+        self.send_connack(id, &admission, connect, assigned.as_deref());
         let client = Client {
             client_id,
             username: login.user.as_deref(),
@@ -209,7 +224,7 @@ impl<S> Core<S> {
         );
         self.shared.hooks.hook.connected(&client, session_present);
         self.set_members_online(key, true);
-        if self.sessions.get(key).is_some_and(|slot| slot.session.is_stored()) {
+        if waits {
             // It is read when CONNACK has left.
             return Then::Hold;
         }
@@ -277,9 +292,12 @@ impl<S> Core<S> {
 
     /// Whether CONNECT changes what is stored.
     fn would_store(&self, client_id: &str, connect: &Connect<'_>) -> bool {
+        self.has_stored(client_id) || self.session_expiry(connect) > 0
+    }
+
+    fn has_stored(&self, client_id: &str) -> bool {
         let found = self.sessions.find(client_id).and_then(|key| self.sessions.get(key));
-        let ends_stored = found.is_some_and(|slot| slot.session.is_stored());
-        ends_stored || self.session_expiry(connect) > 0
+        found.is_some_and(|slot| slot.session.is_stored())
     }
 
     /// The Keep Alive in force, in seconds; 0: none.
@@ -318,16 +336,15 @@ impl<S> Core<S> {
         }
     }
 
-    /// Sends CONNACK: at once, or when a session that is stored is committed.
+    /// Sends CONNACK: at once, or when what it says is committed.
     fn send_connack(
         &mut self,
         id: ConnId,
-        key: SessionKey,
+        admission: &Admission,
         connect: &Connect<'_>,
         assigned: Option<&str>,
-        keep_alive: u16,
-        session_present: bool,
     ) {
+        let Admission { key, session_present, waits, keep_alive } = *admission;
         let (settings, expiry) = (self.settings.clone(), self.session_expiry(connect));
         let information = response_information(&settings, connect, assigned);
         let authentication = self.authentication_of(id);
@@ -341,7 +358,7 @@ impl<S> Core<S> {
             ..connack(&settings, connect, assigned, keep_alive, expiry)
         };
         let Some(mut out) = self.connections.out(id) else { return };
-        let Some(slot) = self.sessions.get_mut(key).filter(|slot| slot.session.is_stored()) else {
+        let Some(slot) = self.sessions.get_mut(key).filter(|_| waits) else {
             out.packet(&Packet::ConnAck(packet));
             return;
         };

@@ -150,11 +150,9 @@ impl<S> Core<S> {
         }
     }
 
-    /// Goes on with what a stored session waits for, beside what is in its gate.
+    /// Goes on with what a session waits for from the store, beside what is in its gate.
     fn go_on_stored(&mut self, key: SessionKey) {
-        let Some(slot) = self.sessions.get_mut(key).filter(|slot| slot.session.is_stored()) else {
-            return;
-        };
+        let Some(slot) = self.sessions.get_mut(key) else { return };
         let Some(id) = slot.connection else { return };
         let admitted = self.connections.get(id).is_some_and(|one| one.state == State::Committing);
         if admitted {
@@ -163,7 +161,9 @@ impl<S> Core<S> {
             }
             return;
         }
-        if let Some(mut out) = self.connections.live_out(id, &self.settings) {
+        if let Some(mut out) = self.connections.live_out(id, &self.settings)
+            && slot.session.is_stored()
+        {
             slot.session.send_committed(self.gate.committed(), self.now, &mut out);
             self.relieve(key);
         }

@@ -279,6 +279,20 @@ fn a_session_that_another_user_resumes_keeps_what_that_one_may() {
 }
 
 #[test]
+fn a_rule_may_be_for_addresses() {
+    for (addresses, may) in [("127.0.0.0/8", true), ("10.0.0.0/8", false)] {
+        let rules = format!(
+            "[acl]\ndefault = \"deny\"\n[[acl.rule]]\neffect = \"allow\"\ntopics = [\"t\"]\n\
+             addresses = [\"{addresses}\"]"
+        );
+        let broker = broker(&rules);
+        let mut client = broker.connect(V5, "c");
+        let granted = if may { 1 } else { code::NOT_AUTHORIZED };
+        assert_eq!(client.subscribe_with(&[("t", 1)], &[]).codes, [granted], "{addresses}");
+    }
+}
+
+#[test]
 fn a_file_of_mosquitto_is_read_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let (users, acl) = (dir.path().join("users"), dir.path().join("acl"));

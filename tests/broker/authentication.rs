@@ -13,8 +13,8 @@ use crate::common::{Broker, Client, Connect, Version, Will, broker, code, wire};
 use crate::common::{V5, V31, V311};
 
 pub(crate) const BAD_USER_NAME_OR_PASSWORD: u8 = 0x86;
-const SERVER_UNAVAILABLE: u8 = 0x88;
-const BANNED: u8 = 0x8A;
+pub(crate) const SERVER_UNAVAILABLE: u8 = 0x88;
+pub(crate) const BANNED: u8 = 0x8A;
 
 /// By `mosquitto_passwd`: "wonderland".
 pub(crate) const ALICE: &str = "alice:$7$101$1UgUSXaVnx0ngGbp$exXQbfMNxv27k5tV0k+TcukzjW0cv7GNEKMshu+e2gVulVkQh2Wsth7\

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use sluice::auth::{PasswordFile, PasswordHash};
 use tempfile::TempDir;
 
-use crate::authentication::{BAD_USER_NAME_OR_PASSWORD, refused};
+use crate::authentication::{BAD_USER_NAME_OR_PASSWORD, BANNED, refused};
 use crate::common::property::{
     AUTHENTICATION_DATA, AUTHENTICATION_METHOD, Properties, Property, binary, maximum_packet_size,
     text,
@@ -23,7 +23,6 @@ const METHOD: &str = "SCRAM-SHA-256";
 const SUCCESS: u8 = 0x00;
 const CONTINUE: u8 = 0x18;
 const RE_AUTHENTICATE: u8 = 0x19;
-const BANNED: u8 = 0x8A;
 
 /// A password file with anna's password "secret" and bob's "other".
 struct Users(TempDir);

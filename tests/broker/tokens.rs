@@ -8,8 +8,9 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::authentication::{ALICE, BAD_USER_NAME_OR_PASSWORD, refused};
-use crate::common::{Connect, Message, V5, V31, V311, broker, code};
+use crate::authentication::{ALICE, BAD_USER_NAME_OR_PASSWORD, BANNED, refused};
+use crate::common::fixture::config;
+use crate::common::{Broker, Connect, Message, V5, V31, V311, broker, code};
 
 const MAXIMUM_CONNECT_TIME: u8 = 0xA0;
 
@@ -168,4 +169,48 @@ fn keys_are_read_again() {
     broker.reload(&next.toml("")).unwrap();
     broker.connect_with(&connect(&next));
     refused(&broker, &connect(&maker), BAD_USER_NAME_OR_PASSWORD);
+}
+
+/// Who is banned as a user is so whatever CONNECT says.
+#[test]
+fn the_user_of_a_token_may_be_banned() {
+    let maker = Maker::hs256(SECRETS[0]);
+    let broker = broker(&maker.toml("[auth.ban]\nusers = [\"eve\"]"));
+    let connect = |user: &str| Connect::new(V5, "c").user("anna", &maker.good(user));
+    refused(&broker, &connect("eve"), BANNED);
+    broker.connect_with(&connect("anna"));
+}
+
+/// A stored session keeps what its token granted, though no rule would: what it may have next time its
+/// client brings along.
+#[test]
+fn what_a_token_granted_outlives_a_restart() {
+    let maker = Maker::hs256(SECRETS[0]);
+    let data = TempDir::new().unwrap();
+    let start = || {
+        let mut config = config(2, "", &maker.toml("[acl]\ndefault = \"deny\""));
+        config.store.durability = sluice::config::Durability::Os;
+        config.store.data = data.path().into();
+        Broker::of(sluice::Broker::start(config).unwrap())
+    };
+    let token =
+        |acl: Value| maker.token(&json!({"sub": "anna", "exp": now() + 3600.0, "acl": acl}));
+    let subscriber = token(json!({"subscribe": ["t"]}));
+    let connect = Connect::lasting(V5, "c").user("anna", &subscriber);
+    let broker = start();
+    let mut client = broker.connect_with(&connect).0;
+    client.subscribe("t", 1);
+    client.disconnect();
+    broker.stop();
+    let broker = start();
+    let publisher = Connect::new(V5, "p").user("anna", &token(json!({"publish": ["t"]})));
+    broker.connect_with(&publisher).0.publish("t", "1", 1);
+    let (mut client, connack) = broker.connect_with(&connect);
+    assert!(connack.session_present);
+    client.expect("t", "1");
+    // With a token that grants less it has less.
+    client.disconnect();
+    let less = Connect::lasting(V5, "c").user("anna", &token(json!({})));
+    let mut client = broker.connect_with(&less).0;
+    assert_eq!(client.unsubscribe(&["t"]).codes, [code::NO_SUBSCRIPTION_EXISTED]);
 }

@@ -69,6 +69,11 @@ impl Broker {
         self.address
     }
 
+    /// Where its other listeners are, by their place in the configuration.
+    pub(crate) fn address_of(&self, listener: usize) -> SocketAddr {
+        self.inner.as_ref().expect("it runs").addresses()[listener]
+    }
+
     /// A connection on which nothing was sent yet.
     pub(crate) fn open(&self, version: Version) -> Client {
         Client::open(self.address, version)

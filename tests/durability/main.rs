@@ -4,8 +4,9 @@
 mod common;
 
 mod failing;
-mod history;
 mod killed;
 mod offline;
+mod order;
 mod process;
 mod restart;
+mod trace;

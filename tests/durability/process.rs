@@ -9,15 +9,18 @@ use tempfile::TempDir;
 
 use crate::common::packet::ConnAck;
 use crate::common::{Client, Connect, Version};
+use crate::trace::traced;
 
 /// A data directory, and a broker that uses it when it runs.
 pub(crate) struct Broker {
     data: TempDir,
     engine: &'static str,
+    durability: &'static str,
     shards: u8,
     address: SocketAddr,
     running: Option<Child>,
     log: String,
+    trace: Option<TempDir>,
 }
 
 impl Broker {
@@ -28,9 +31,39 @@ impl Broker {
     /// On what is in that directory.
     pub(crate) fn start_on(data: TempDir, engine: &'static str, shards: u8) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut broker = Self { data, engine, shards, address, running: None, log: String::new() };
+        let mut broker = Self {
+            data,
+            engine,
+            durability: "os",
+            shards,
+            address,
+            running: None,
+            log: String::new(),
+            trace: None,
+        };
         broker.restart_with(shards);
         broker
+    }
+
+    /// With another `--durability` than "os".
+    pub(crate) fn start_with(engine: &'static str, durability: &'static str, shards: u8) -> Self {
+        let mut broker = Self::start(engine, shards);
+        broker.durability = durability;
+        broker.restart();
+        broker
+    }
+
+    /// With its system calls written to [`trace`](Self::trace).
+    pub(crate) fn start_traced(engine: &'static str, durability: &'static str) -> Self {
+        let mut broker = Self::start(engine, 2);
+        broker.durability = durability;
+        broker.trace = Some(TempDir::new().expect("a directory"));
+        broker.restart();
+        broker
+    }
+
+    pub(crate) fn trace(&self) -> std::path::PathBuf {
+        self.trace.as_ref().expect("it is traced").path().join("trace")
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -56,13 +89,11 @@ impl Broker {
         command
             .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_sluice")])
             .args(["--bind", &self.address.to_string()])
-            .args(["--shards", &self.shards.to_string(), "--durability", "os"])
+            .args(["--shards", &self.shards.to_string(), "--durability", self.durability])
             .arg("--data")
             .arg(self.data.path())
             .env("SLUICE_STORE_ENGINE", self.engine)
-            .env("SLUICE_SYS_INTERVAL", "0s")
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped());
+            .env("SLUICE_SYS_INTERVAL", "0s");
         command
     }
 
@@ -95,7 +126,14 @@ impl Broker {
     pub(crate) fn restart_with(&mut self, shards: u8) {
         self.kill();
         self.shards = shards;
-        let mut child = self.command().spawn().expect("the program starts");
+        let mut command = self.command();
+        if self.trace.is_some() {
+            command = traced(&command, &self.trace());
+        }
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        let spawned = command.spawn();
+        let mut child =
+            spawned.unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
         let mut log = BufReader::new(child.stderr.take().expect("its log is a pipe"));
         self.log.clear();
         while !self.log.contains(" listening on ") {

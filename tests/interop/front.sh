@@ -87,6 +87,27 @@ wait_for 'read again'
 allowed -u late -P secret
 refused . -u one -P 1
 
+begin "tokens signed by openssl"
+base64url() { openssl base64 -A | tr '+/' '-_' | tr -d '='; }
+openssl genrsa -out "$work/token.key" 2048 2>/dev/null
+openssl pkey -in "$work/token.key" -pubout -out "$work/token.pub"
+cat >>"$work/sluice.toml" <<END
+[auth.jwt]
+key_file = "$work/token.pub"
+END
+: >"$work/log"
+kill -HUP "$broker"
+wait_for 'read again'
+signed() {
+    local said
+    said=$(printf '{"alg":"RS256"}' | base64url).$(printf '{"sub":"t","exp":%s}' "$1" | base64url)
+    printf '%s.%s' "$said" "$(printf %s "$said" | openssl dgst -sha256 -sign "$work/token.key" | base64url)"
+}
+good=$(signed $(($(date +%s) + 600)))
+allowed -u t -P "$good"
+allowed -u new -P secret
+refused 'ot authori' -V mqttv5 -u t -P "$(signed $(($(date +%s) - 600)))"
+
 begin "who guesses is banned"
 for _ in 1 2 3 4; do refused . -u two -P guess; done
 refused '.' -V mqttv5 -u two -P 2

@@ -12,9 +12,11 @@ use crate::engine::{self, Carrier, Endpoint, FlowSpec, Login, MAX_WINDOW, MIN_PA
 use crate::scenario::{Parameters, ScenarioName};
 
 mod load;
+mod torture;
 mod transport;
 
 pub(crate) use load::{ClientArgs, ConnArgs, PubArgs, SubArgs};
+pub(crate) use torture::{TortureArgs, run as run_torture};
 pub(crate) use transport::{TlsArgs, TlsVersionArg};
 
 /// Loads, measures and compares MQTT brokers.
@@ -40,6 +42,8 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Run scenarios against several brokers in turn and put the results side by side.
     Compare(CompareArgs),
+    /// Kill brokers again and again, and say what became of what they had acknowledged.
+    Torture(TortureArgs),
     /// Be the relay that does nothing but forward frames: the physical limit.
     Floor(FloorArgs),
 }
@@ -53,7 +57,7 @@ impl Command {
             Self::Sub(args) => args.clients.out.as_deref(),
             Self::Run(args) => args.out.as_deref(),
             Self::Compare(args) => args.out.as_deref(),
-            Self::Floor(_) => None,
+            Self::Torture(_) | Self::Floor(_) => None,
         }
     }
 }

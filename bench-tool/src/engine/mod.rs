@@ -7,6 +7,7 @@ mod connection;
 mod counters;
 mod dial;
 mod endpoint;
+mod failure;
 mod fleet;
 mod flow;
 mod intake;
@@ -28,13 +29,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mio::{Events, Poll};
-use sluice::mqtt::{DecodeError, QoS, ReasonCode};
-
 use crate::measure::{Latencies, StreamFaults, monotonic_ns};
 use connection::Connection;
 use flow::Flow;
 use keep_alive::Round;
+use mio::{Events, Poll};
 use monitor::Board;
 use pace::Agenda;
 use peers::Peers;
@@ -45,6 +44,7 @@ pub(crate) use connection::{Phase, Session, Subscription};
 pub(crate) use counters::Counters;
 pub(crate) use dial::make_room_for;
 pub(crate) use endpoint::{Carrier, Endpoint};
+pub(crate) use failure::{EngineError, Failure};
 pub(crate) use fleet::Fleet;
 pub(crate) use flow::{FlowSpec, LATE_NS, MAX_WINDOW};
 pub(crate) use monitor::{Monitor, Snapshot, Stage};
@@ -108,59 +108,6 @@ pub(crate) struct Behind {
     pub(crate) late: u64,
     /// Due and not sent.
     pub(crate) unsent: u64,
-}
-
-/// Why a connection ended.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    #[error("{0}")]
-    Socket(io::Error),
-    #[error("TLS: {}", tls::describe(.0))]
-    Tls(rustls::Error),
-    #[error("closed by the broker in the middle of the TLS handshake")]
-    ClosedInHandshake,
-    #[error("the broker answers with TLS, which was not asked for (--tls)")]
-    SpeaksTls,
-    #[error("closed by the broker")]
-    ClosedByBroker,
-    #[error("connection refused by the broker: {}", .0.name())]
-    Refused(ReasonCode),
-    #[error("subscription refused with 0x{0:02x}")]
-    NotSubscribed(u8),
-    #[error("disconnected by the broker: {}", .0.name())]
-    Disconnected(ReasonCode),
-    #[error("the broker sent what is no MQTT: {0}")]
-    Codec(#[from] DecodeError),
-    #[error("PINGREQ was not answered in time")]
-    NoPingResp,
-    #[error("a PUBLISH of {frame} bytes, and the broker takes {most} at most")]
-    LargerThanMaximum { frame: usize, most: u32 },
-    #[error("the broker does not take QoS {}", .0.as_u8())]
-    QosNotSupported(QoS),
-    #[error("the broker does not take retained messages")]
-    RetainNotSupported,
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        match error.downcast() {
-            Ok(error) => Self::Tls(error),
-            Err(error) => Self::Socket(error),
-        }
-    }
-}
-
-/// Why a run cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum EngineError {
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    #[error("{failed} of {clients} clients could not connect, the first: {first}")]
-    NotConnected { failed: u64, clients: usize, first: String },
-    #[error("{missing} of {clients} clients were still not connected after {0} s without progress", .seconds)]
-    ConnectTimeout { missing: u64, clients: usize, seconds: u64 },
-    #[error("interrupted")]
-    Interrupted,
 }
 
 /// The load clients of one thread.

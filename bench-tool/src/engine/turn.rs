@@ -126,7 +126,8 @@ impl Engine {
     pub(super) fn say_goodbye(&mut self, index: usize) {
         let version = self.options.login.version;
         let Some(connection) = self.connections.get_mut(index) else { return };
-        if connection.phase != Phase::Ready {
+        // Who does not read would not see the broker close either.
+        if connection.phase != Phase::Ready || connection.stalled {
             connection.close();
             return;
         }

@@ -5,6 +5,7 @@ mod compare;
 mod errors;
 mod load;
 mod tls;
+mod torture;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;

@@ -7,11 +7,11 @@ use crate::auth::{JwtAlgorithm, Network};
 
 use super::V3Publisher;
 
-/// Who comes in (`[auth]`). Without `anonymous`, `password_file` and `[auth.jwt]` everybody does, and the
-/// broker must not listen beyond this machine.
+/// Who comes in (`[auth]`). Without `anonymous`, `password_file`, `[auth.jwt]` and `[auth.http]` everybody
+/// does, and the broker must not listen beyond this machine. A listener may have some of these only.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Auth {
-    /// Whether clients without a User Name come in (default false). Without a password file and tokens
+    /// Whether clients without a User Name come in (default false). Without anything else here
     /// everybody does, whatever they say; the user name they give counts for nothing.
     pub anonymous: bool,
     /// The file with the users and the hashes of their passwords (default none): `user:hash` a line,
@@ -20,6 +20,8 @@ pub struct Auth {
     pub password_file: Option<PathBuf>,
     /// Tokens (default none).
     pub jwt: Option<Jwt>,
+    /// A server that is asked (default none).
+    pub http: Option<HttpAuth>,
     /// Threads that check passwords and tokens; 0 (the default) is one for every two cores.
     pub threads: u8,
     /// Clients that wait for their password or token to be checked. One more is refused with Server unavailable
@@ -33,7 +35,19 @@ impl Auth {
     /// Whether somebody chose who comes in.
     #[must_use]
     pub fn decides(&self) -> bool {
-        self.anonymous || self.password_file.is_some() || self.jwt.is_some()
+        use AuthLink::{Anonymous, Http, Jwt, PasswordFile};
+        [Anonymous, PasswordFile, Jwt, Http].into_iter().any(|link| self.has(link))
+    }
+
+    /// Whether there is such a link.
+    #[must_use]
+    pub fn has(&self, link: AuthLink) -> bool {
+        match link {
+            AuthLink::Anonymous => self.anonymous,
+            AuthLink::PasswordFile => self.password_file.is_some(),
+            AuthLink::Jwt => self.jwt.is_some(),
+            AuthLink::Http => self.http.is_some(),
+        }
     }
 }
 
@@ -43,11 +57,80 @@ impl Default for Auth {
             anonymous: false,
             password_file: None,
             jwt: None,
+            http: None,
             threads: 0,
             queue: 1024,
             ban: Ban::default(),
         }
     }
+}
+
+/// What a listener may take of `[auth]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthLink {
+    /// Clients without a User Name come in; if this is all, everybody does.
+    Anonymous,
+    /// The password file.
+    PasswordFile,
+    /// Tokens.
+    Jwt,
+    /// The server that is asked.
+    Http,
+}
+
+/// A server that is asked over HTTP who a client is (`[auth.http]`): about those that have no token, and that the
+/// password file does not know. It gets a POST with the JSON object `clientid`, `username`, `password`,
+/// `peerhost`, and answers 200 with `{"result": "allow"}`, `"deny"` or `"ignore"` (which it is not for it to
+/// say), or 204 (allow), or 4xx (deny, but for 408 and 429). Beside `allow` may stand `is_superuser` (true: it may do everything), `acl` as
+/// in a token, and `expire_at` in seconds since 1970, when the client is disconnected. All of this but
+/// `threads` and `queue` is read again on SIGHUP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpAuth {
+    /// Where it is asked. Required; with `https://` it needs a `ca_file`.
+    pub url: String,
+    /// The CA of its certificate, or several, in PEM.
+    pub ca_file: Option<PathBuf>,
+    /// What it is sent in the header Authorization (default nothing).
+    pub authorization: Option<String>,
+    /// How long an answer may take (default 5 s); longer, and there is none.
+    pub timeout: Duration,
+    /// How many clients it is asked about at a time, each on a thread (default 8).
+    pub threads: u8,
+    /// Clients that wait for one of them. One more is refused with Server unavailable (0x88, in 3.x return
+    /// code 3). Default 1,024.
+    pub queue: u32,
+    /// How long an answer counts for those who say the same (default 30 s); 0: it is asked each time.
+    pub cache_time: Duration,
+    /// Answers that are remembered (default 10,000). Beyond it the oldest are forgotten.
+    pub cache_entries: u32,
+    /// What becomes of a client when it gives none (default deny: with Server unavailable, and
+    /// nobody is banned for it).
+    pub without_answer: WithoutAnswer,
+}
+
+impl Default for HttpAuth {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            ca_file: None,
+            authorization: None,
+            timeout: Duration::from_secs(5),
+            threads: 8,
+            queue: 1024,
+            cache_time: Duration::from_secs(30),
+            cache_entries: 10_000,
+            without_answer: WithoutAnswer::Deny,
+        }
+    }
+}
+
+/// What becomes of clients when the server that is asked gives no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithoutAnswer {
+    /// They are refused.
+    Deny,
+    /// They are let in, as who they say they are.
+    Allow,
 }
 
 /// JSON Web Tokens in place of passwords (`[auth.jwt]`). A password that is no token is for the password
@@ -128,8 +211,11 @@ pub struct Ban {
     /// Users that are banned always (default none, at most 1,024).
     pub users: Vec<String>,
     /// Addresses and networks that are never banned for failures, nor the users that come from there
-    /// (default none, at most 1,024).
+    /// (default none, at most 1,024). Put there, a ban is lifted.
     pub exempt: Vec<Network>,
+    /// Users that are never banned for failures, though the addresses they come from may be (default none,
+    /// at most 1,024). Put there, a ban is lifted.
+    pub exempt_users: Vec<String>,
 }
 
 impl Default for Ban {
@@ -142,6 +228,7 @@ impl Default for Ban {
             addresses: Vec::new(),
             users: Vec::new(),
             exempt: Vec::new(),
+            exempt_users: Vec::new(),
         }
     }
 }

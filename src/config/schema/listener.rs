@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crate::auth::Network;
 
+use super::AuthLink;
+
 /// One place where clients come in. Every shard listens on it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
@@ -53,6 +55,9 @@ pub struct Listener {
     /// Connections on this listener, over all shards (default unlimited, but for
     /// [`max_connections`](super::Limits::max_connections)). One more is closed at once and counted.
     pub max_connections: Option<u32>,
+    /// What of `[auth]` counts here (default all of it): a client of this listener comes in by one of
+    /// these links, or not at all. Read again on SIGHUP.
+    pub authentication: Option<Vec<AuthLink>>,
     /// TLS (`[listener.tls]`); without it the listener speaks plain TCP.
     pub tls: Option<ListenerTls>,
     /// WebSocket (`[listener.websocket]`), over TLS if the listener has that, too; without it the listener
@@ -225,6 +230,7 @@ impl Listener {
             proxy_protocol: false,
             proxy_from: Vec::new(),
             max_connections: None,
+            authentication: None,
             tls: None,
             websocket: None,
         }

@@ -23,6 +23,8 @@ pub(crate) enum Role {
     Subscriber { filter: &'static str, qos: QoS },
     /// A subscriber that ends its session now and then, and begins another.
     Deserter { filter: &'static str, qos: QoS },
+    /// Resumes its session or begins one that ends with the connection, by chance.
+    Beginner,
 }
 
 /// The state of a message that is under way.
@@ -43,6 +45,12 @@ pub(crate) struct Actor {
     admitted: bool,
     /// Its session is there, for all that the broker has said.
     was_here: bool,
+    /// A beginner's: whether it begins a session that ends with the connection.
+    clean: bool,
+    /// A beginner's: whether its session is there, if it knows.
+    there: Option<bool>,
+    /// A beginner's: what Session Present has to be.
+    expected: Option<bool>,
     /// DISCONNECT that ends the session was sent: it may be there or not.
     left: bool,
     /// SUBACK has come in this session.
@@ -69,6 +77,9 @@ impl Actor {
             input: Vec::new(),
             admitted: false,
             was_here: false,
+            clean: false,
+            there: Some(false),
+            expected: None,
             left: false,
             subscribed: false,
             open: BTreeMap::new(),
@@ -83,7 +94,8 @@ impl Actor {
 
     /// Whether nothing is owed in either direction.
     pub(crate) fn is_settled(&self) -> bool {
-        let ready = matches!(self.role, Role::Publisher { .. }) || self.subscribed;
+        let subscribes = matches!(self.role, Role::Subscriber { .. } | Role::Deserter { .. });
+        let ready = self.subscribed || !subscribes;
         self.admitted
             && ready
             && self.out.is_empty()
@@ -100,6 +112,9 @@ impl Actor {
         draining: bool,
     ) -> Result<(), String> {
         let Some(net) = self.net else {
+            if !draining {
+                self.clean = matches!(self.role, Role::Beginner) && rng.bool();
+            }
             self.connect(world);
             return Ok(());
         };
@@ -125,7 +140,8 @@ impl Actor {
         }
         input.drain(..at);
         self.input = input;
-        let leaves = !draining && self.admitted && rng.u16(0..400) == 0;
+        let patience = if matches!(self.role, Role::Beginner) { 2 } else { 400 };
+        let leaves = !draining && self.admitted && rng.u16(0..patience) == 0;
         if world.client_end(net).is_some() || leaves {
             self.forget(world, net);
         }
@@ -141,18 +157,30 @@ impl Actor {
         self.owed.clear();
     }
 
+    /// Ends its connection, if it has one, and begins another.
+    pub(crate) fn reconnect(&mut self, world: &World, clean: bool) {
+        if let Some(net) = self.net {
+            self.forget(world, net);
+        }
+        self.clean = clean;
+        self.connect(world);
+    }
+
     fn connect(&mut self, world: &World) {
         let hello = Hello {
             version: self.version,
             client_id: self.name.clone(),
-            clean_start: false,
-            session_expiry: 1_000_000,
+            clean_start: self.clean,
+            session_expiry: if self.clean { 0 } else { 1_000_000 },
             keep_alive: 0,
             receive_maximum: None,
             topic_alias_maximum: 0,
             will: None,
         };
         wire::put_connect(&hello, &mut self.out);
+        self.expected = if self.clean { Some(false) } else { self.there };
+        // Whether this comes to something, only CONNACK tells.
+        self.there = self.there.filter(|there| *there != self.clean);
         self.net = Some(world.connect());
     }
 
@@ -246,6 +274,9 @@ impl Actor {
     }
 
     fn admit(&mut self, present: bool) -> Result<(), String> {
+        if matches!(self.role, Role::Beginner) {
+            return self.begin(present);
+        }
         // A session that no CONNACK has told of may be there all the same.
         let promised = self.was_here && !self.left && self.version != Version::V31;
         if promised && !present {
@@ -273,6 +304,16 @@ impl Actor {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// What CONNACK has ended does not come back, nor goes what it has told of [MQTT-3.1.2-4]
+    /// [MQTT-3.2.2-2] [MQTT-3.2.2-3].
+    fn begin(&mut self, present: bool) -> Result<(), String> {
+        if self.expected.is_some_and(|expected| expected != present) {
+            return Err(format!("Session Present {present}, clean {}", self.clean));
+        }
+        (self.admitted, self.there) = (true, Some(!self.clean));
         Ok(())
     }
 

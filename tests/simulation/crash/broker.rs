@@ -3,11 +3,50 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use sluice::hooks::{Commit, Hooks, Store};
+use sluice::hooks::{Commit, Hooks, Store, StoreError, Table, Write};
 use sluice::net::Driver;
 use sluice::net::sim::{SimDriver, World};
 use sluice::shard::{Settings, Shard, Shared, Stored};
 use sluice::store::{Epoch, Memory, Writer, recover};
+
+/// When the store says that a commit is on disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Confirms {
+    /// When it is.
+    Truly,
+    /// One commit earlier: what a broker would do whose gate does not hold.
+    TooEarly,
+}
+
+impl Confirms {
+    pub(crate) fn over(self, memory: &Memory) -> Records {
+        Records { memory: memory.clone(), confirms: self }
+    }
+}
+
+/// The records as the writer sees them.
+#[derive(Clone)]
+pub(crate) struct Records {
+    memory: Memory,
+    confirms: Confirms,
+}
+
+impl Store for Records {
+    fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
+        match self.confirms {
+            Confirms::Truly => self.memory.commit(writes, commit),
+            Confirms::TooEarly => {
+                // What was said to be there before now is.
+                self.memory.commit(&[], commit)?;
+                self.memory.commit(writes, Commit::System)
+            }
+        }
+    }
+
+    fn scan(&self, table: Table, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        self.memory.scan(table, each)
+    }
+}
 
 pub(crate) struct Broker {
     world: World,
@@ -18,10 +57,10 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    /// Starts with what `memory` has.
+    /// Starts with what `records` have.
     pub(crate) fn start(
         world: &World,
-        memory: &Memory,
+        records: Records,
         settings: &Settings,
         shards: u8,
         seed: u64,
@@ -31,7 +70,7 @@ impl Broker {
         let since_1970 = since_1970.duration_since(SystemTime::UNIX_EPOCH).expect("later");
         let since_1970 = u64::try_from(since_1970.as_millis()).expect("not so late");
         let epoch = Epoch { unix_ms: since_1970 - world.now().0 };
-        let records = memory.clone();
+        let memory = records.memory.clone();
         let open = Box::new(move || Ok(Box::new(records.clone()) as Box<dyn Store>));
         let (recovered, writer, links) =
             recover(open, Commit::Disk, epoch, shards).expect("its records are whole");
@@ -43,7 +82,7 @@ impl Broker {
         let shared = Arc::new(Shared::new(settings.clone(), Hooks::default(), drivers.len(), seed));
         let shards = Shard::assemble_stored(drivers, &shared, Stored { links, recovered });
         let awake = vec![true; shards.len()];
-        Self { world: world.clone(), memory: memory.clone(), shards, writer, awake }
+        Self { world: world.clone(), memory, shards, writer, awake }
     }
 
     /// The machine stops: gives what it finds when it starts again.

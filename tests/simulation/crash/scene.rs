@@ -10,7 +10,7 @@ use sluice::shard::Settings;
 use sluice::store::Memory;
 
 use super::actor::{Actor, Role};
-use super::broker::Broker;
+use super::broker::{Broker, Confirms};
 use super::check;
 
 /// Steps in which everything has to end well, once nothing goes wrong any more.
@@ -25,11 +25,12 @@ pub(super) struct Scene {
     broker: Option<Broker>,
     rng: Rng,
     seed: u64,
+    confirms: Confirms,
     verbose: bool,
 }
 
 /// Plays a seed; gives how many messages were received.
-pub(super) fn play(seed: u64, verbose: bool) -> Result<u64, String> {
+pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, String> {
     let mut rng = Rng::with_seed(seed ^ 0xC8A5);
     let faults = match rng.u8(0..3) {
         0 => Faults::NONE,
@@ -45,10 +46,10 @@ pub(super) fn play(seed: u64, verbose: bool) -> Result<u64, String> {
         settings.receive_maximum = NonZeroU16::new(100).expect("not 0");
     }
     let mut actors = cast();
-    let mut scene = Scene { world, settings, broker: None, rng, seed, verbose };
+    let mut scene = Scene { world, settings, broker: None, rng, seed, confirms, verbose };
     scene.restart(&Memory::default());
     for actor in &mut actors {
-        if !matches!(actor.role, Role::Publisher { .. }) {
+        if matches!(actor.role, Role::Subscriber { .. } | Role::Deserter { .. }) {
             scene.until_settled(actor)?;
         }
     }
@@ -64,14 +65,10 @@ pub(super) fn play(seed: u64, verbose: bool) -> Result<u64, String> {
     scene.drain(&mut actors)?;
     scene.crash();
     scene.drain(&mut actors)?;
-    check::check(&actors)?;
-    let topics: Vec<_> = actors.iter().filter(|actor| check::retains(actor)).collect();
     let mut late =
         Actor::new("late", Version::V5, Role::Subscriber { filter: "r/#", qos: QoS::AtLeastOnce });
     scene.drain(std::slice::from_mut(&mut late))?;
-    for publisher in topics {
-        check::retained(publisher, &late)?;
-    }
+    check::check(&actors, &late)?;
     Ok(actors.iter().flat_map(|actor| actor.received.values()).map(|list| list.len() as u64).sum())
 }
 
@@ -93,6 +90,8 @@ fn cast() -> Vec<Actor> {
         subscriber("member b", Version::V311, "$share/g/t/#", Two),
         subscriber("stays", Version::V5, "$share/h/d/#", One),
         Actor::new("leaves", Version::V5, Role::Deserter { filter: "$share/h/d/#", qos: One }),
+        Actor::new("begins a", Version::V311, Role::Beginner),
+        Actor::new("begins b", Version::V5, Role::Beginner),
         publisher("t/1a", Version::V311, One),
         publisher("t/1b", Version::V5, One),
         publisher("t/2a", Version::V5, Two),
@@ -109,7 +108,8 @@ impl Scene {
     fn restart(&mut self, memory: &Memory) {
         let shards = self.rng.u8(1..=4);
         let seed = self.seed ^ self.rng.u64(..);
-        self.broker = Some(Broker::start(&self.world, memory, &self.settings, shards, seed));
+        let records = self.confirms.over(memory);
+        self.broker = Some(Broker::start(&self.world, records, &self.settings, shards, seed));
     }
 
     fn crash(&mut self) {
@@ -154,6 +154,31 @@ impl Scene {
         Err(format!("never settles: {actor:?}"))
     }
 
+    /// A beginner connects anew; the store commits when nothing else is to do.
+    fn until_begun(&mut self, actor: &mut Actor, clean: bool) -> Result<(), String> {
+        let Self { world, broker, rng, .. } = self;
+        let broker = broker.as_mut().expect("it runs");
+        actor.reconnect(world, clean);
+        for _ in 0..DRAIN_STEPS {
+            actor.step(world, rng, true)?;
+            if actor.is_settled() {
+                return Ok(());
+            }
+            match broker.ready().first() {
+                Some(&shard) => broker.turn(shard),
+                None => {
+                    // What is on its way arrives.
+                    world.advance_to(world.now().plus(Duration::from_millis(50)));
+                    actor.step(world, rng, true)?;
+                    if !actor.is_settled() && broker.ready().is_empty() {
+                        broker.commit();
+                    }
+                }
+            }
+        }
+        Err("it is never let in".to_owned())
+    }
+
     /// Nothing new is begun: what was begun has to end.
     fn drain(&mut self, actors: &mut [Actor]) -> Result<(), String> {
         let mut quiet = 0;
@@ -174,4 +199,20 @@ impl Scene {
         let unsettled = actors.iter().find(|actor| !actor.is_settled());
         Err(format!("never ends: {unsettled:?}"))
     }
+}
+
+/// A clean session takes the place of a stored one, and the machine stops as soon as that is said: the
+/// stored one must not come back [MQTT-3.1.2-4].
+pub(super) fn end_by_a_clean_start(version: Version) -> Result<(), String> {
+    let world = World::new(1, SimOptions { faults: Faults::NONE, ..SimOptions::default() });
+    let settings = sluice::server::settings(&sluice::Config::default());
+    let (rng, memory) = (Rng::with_seed(1), Memory::default());
+    let (broker, confirms) = (None, Confirms::Truly);
+    let mut scene = Scene { world, settings, broker, rng, seed: 1, confirms, verbose: false };
+    scene.restart(&memory);
+    let mut actor = Actor::new("begins", version, Role::Beginner);
+    scene.until_begun(&mut actor, false)?;
+    scene.until_begun(&mut actor, true)?;
+    scene.crash();
+    scene.until_begun(&mut actor, false)
 }

@@ -1,0 +1,60 @@
+//! Why a connection ended, and why a run cannot go on.
+
+use std::io;
+
+use sluice::mqtt::{DecodeError, QoS, ReasonCode};
+
+use super::tls;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{0}")]
+    Socket(io::Error),
+    #[error("TLS: {}", tls::describe(.0))]
+    Tls(rustls::Error),
+    #[error("closed by the broker in the middle of the TLS handshake")]
+    ClosedInHandshake,
+    #[error("the broker answers with TLS, which was not asked for (--tls)")]
+    SpeaksTls,
+    #[error("closed by the broker")]
+    ClosedByBroker,
+    #[error("connection refused by the broker: {}", .0.name())]
+    Refused(ReasonCode),
+    #[error("subscription refused with 0x{0:02x}")]
+    NotSubscribed(u8),
+    #[error("disconnected by the broker: {}", .0.name())]
+    Disconnected(ReasonCode),
+    #[error("the broker sent what is no MQTT: {0}")]
+    Codec(#[from] DecodeError),
+    #[error("PINGREQ was not answered in time")]
+    NoPingResp,
+    #[error("a PUBLISH of {frame} bytes, and the broker takes {most} at most")]
+    LargerThanMaximum { frame: usize, most: u32 },
+    #[error("the broker does not take QoS {}", .0.as_u8())]
+    QosNotSupported(QoS),
+    #[error("the broker does not take retained messages")]
+    RetainNotSupported,
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.downcast() {
+            Ok(error) => Self::Tls(error),
+            Err(error) => Self::Socket(error),
+        }
+    }
+}
+
+/// Why a run cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EngineError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{failed} of {clients} clients could not connect, the first: {first}")]
+    NotConnected { failed: u64, clients: usize, first: String },
+    #[error("{missing} of {clients} clients were still not connected after {0} s without progress", .seconds)]
+    ConnectTimeout { missing: u64, clients: usize, seconds: u64 },
+    #[error("interrupted")]
+    Interrupted,
+}
