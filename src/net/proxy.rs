@@ -192,6 +192,9 @@ fn parse_binary(bytes: &[u8]) -> Result<Parsed, ProxyError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn binary(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
@@ -255,6 +258,21 @@ mod tests {
             binary(0x21, 0x11, &[0; MAX_HEADER]),
         ] {
             assert!(parse(&wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    proptest! {
+        /// A header ends where it ends, whatever it says and whatever follows.
+        #[test]
+        fn no_part_of_a_header_is_one(begin in 0..3_usize, bytes in vec(any::<u8>(), 0..200)) {
+            let begin: &[u8] = [&b""[..], WORD, SIGNATURE][begin];
+            let bytes = [begin, &bytes].concat();
+            if let Ok(Parsed::Complete { len, peer }) = parse(&bytes) {
+                for part in 0..len {
+                    prop_assert_eq!(parse(&bytes[..part]), Ok(Parsed::Incomplete));
+                }
+                prop_assert_eq!(parse(&bytes[..len]), Ok(Parsed::Complete { len, peer }));
+            }
         }
     }
 }
