@@ -334,6 +334,8 @@ impl Queue {
         reader
             .key("max_messages", &mut self.max_messages, Count(1..=U32))?
             .key("max_bytes", &mut self.max_bytes, Size(KIB..=TIB))?
+            .key("in_memory", &mut self.in_memory, Count(1..=U32))?
+            .key("in_memory_bytes", &mut self.in_memory_bytes, Size(KIB..=TIB))?
             .key("max_total_bytes", &mut self.max_total_bytes, Size(KIB..=TIB))?
             .key("qos0_backlog_bytes", &mut self.qos0_backlog_bytes, Size(KIB..=GIB))?
             .key("store_qos0_offline", &mut self.store_qos0_offline, Flag)?;

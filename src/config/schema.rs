@@ -263,8 +263,14 @@ pub struct Queue {
     pub max_messages: u32,
     /// Bytes of the messages that wait for one session (default 16 MiB).
     pub max_bytes: u64,
+    /// Messages that wait for one stored session in memory (default 1,000). The rest of its queue is on
+    /// disk only, and read back as the client takes it.
+    pub in_memory: u32,
+    /// Bytes of those messages (default 1 MiB).
+    pub in_memory_bytes: u64,
     /// Bytes of the messages that wait for all sessions together (default 1 GiB), each counted for
-    /// every session that it waits for. Beyond it each queue counts as full: a message for an absent
+    /// every session that it waits for, and without those on disk only. Beyond it a stored session has
+    /// its messages on disk only, and the queue of each other one counts as full: a message for an absent
     /// session meets `overflow.offline`, one for a connected receiver slows its publishers.
     pub max_total_bytes: u64,
     /// Bytes that may wait to be written to one connection before QoS 0 messages to it are dropped
@@ -281,6 +287,8 @@ impl Default for Queue {
         Self {
             max_messages: 1000,
             max_bytes: 16 * 1024 * 1024,
+            in_memory: 1000,
+            in_memory_bytes: 1024 * 1024,
             max_total_bytes: 1024 * 1024 * 1024,
             qos0_backlog_bytes: 1024 * 1024,
             store_qos0_offline: false,

@@ -104,9 +104,32 @@ pub trait Store: Send {
     /// They may have been made or not. Made once more, they are as if made once.
     fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError>;
 
+    /// The value of a record, if it is there.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// The records of a table whose keys are not below `from`, in the order of the bytes of their keys,
+    /// until `each` answers false.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError>;
+
     /// Every record of a table, in the order of the bytes of their keys.
     ///
     /// # Errors
     /// What cannot be read.
-    fn scan(&self, table: Table, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError>;
+    fn scan(&self, table: Table, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        self.range(table, &[], &mut |key, value| {
+            each(key, value);
+            true
+        })
+    }
 }

@@ -276,12 +276,29 @@ impl Message {
         }
     }
 
+    /// What [`size`](Self::size) says of a message with so many bytes of topic, properties and payload.
+    #[must_use]
+    pub fn size_of(topic: usize, properties: usize, payload: usize) -> usize {
+        let head = HEAD_LEN + topic + properties;
+        let own = if payload < LARGE_PAYLOAD { 0 } else { size_of::<Large>() };
+        ARC_LEN + own + head + payload
+    }
+
     /// What tells it from every other message in memory while it is there.
     #[must_use]
     pub fn address(&self) -> usize {
         match &self.0 {
             Repr::Small(bytes) => Arc::as_ptr(bytes).cast::<u8>() as usize,
             Repr::Large(large) => Arc::as_ptr(large) as usize,
+        }
+    }
+
+    /// Whether nobody else holds it.
+    #[must_use]
+    pub fn is_unique(&self) -> bool {
+        match &self.0 {
+            Repr::Small(bytes) => Arc::strong_count(bytes) == 1,
+            Repr::Large(large) => Arc::strong_count(large) == 1,
         }
     }
 

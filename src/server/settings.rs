@@ -16,7 +16,7 @@ use crate::net::{
     KeepAlive, ListenOptions, TlsSettings,
 };
 use crate::router::Strategy;
-use crate::session::SessionLimits;
+use crate::session::{InMemory, SessionLimits};
 use crate::shard::{GiveUp, ListenerSettings, OverflowOffline, OverflowOnline, Retry, Settings};
 
 fn seconds(limit: Option<Duration>) -> u32 {
@@ -239,6 +239,7 @@ pub fn settings(config: &Config) -> Settings {
             max_queued_messages: queue.max_messages,
             max_queued_bytes: queue.max_bytes,
             queue_qos0: queue.store_qos0_offline,
+            in_memory: InMemory { messages: queue.in_memory, bytes: queue.in_memory_bytes },
         },
         qos0_backlog_bytes: bytes(queue.qos0_backlog_bytes),
         retry: mqtt.retry.as_ref().map(|retry| Retry {

@@ -9,14 +9,15 @@
 use std::collections::VecDeque;
 
 use super::journal::{
-    Change, IdentityRecord, Journal, QueuedRecord, SessionNumber, SessionRecord,
-    SubscriptionRecord, Waiter,
+    Change, IdentityRecord, Journal, PageRequest, Paged, QueuedRecord, SessionNumber,
+    SessionRecord, SubscriptionRecord, Waiter,
 };
-use super::outbound::{millis, write};
+use super::limits::InMemory;
+use super::outbound::{Delivery, millis, write};
 use super::queue::Entry;
 use super::window::{Release, Slot};
 use super::{Session, Sink};
-use crate::mqtt::{AckKind, PacketId, QoS, ReasonCode};
+use crate::mqtt::{AckKind, Message, PacketId, QoS, ReasonCode};
 use crate::timer::Time;
 
 #[derive(Debug)]
@@ -24,6 +25,7 @@ pub(super) struct Durable {
     number: SessionNumber,
     waiter: Waiter,
     journal: Journal,
+    in_memory: InMemory,
     next_place: u64,
     /// In the window and not sent: with the turn that has to be committed first.
     uncommitted: VecDeque<(u64, PacketId)>,
@@ -37,10 +39,14 @@ pub(super) type Noter = Option<Box<Durable>>;
 impl Durable {
     /// Notes a message that is new to the session, and gives it a place.
     fn queued(&mut self, entry: &mut Entry, packet_id: Option<PacketId>) {
+        let place = self.note(&entry.delivery(), packet_id, false);
+        entry.set_place(place);
+    }
+
+    /// Notes a message that is new to the session, and gives its place.
+    fn note(&mut self, delivery: &Delivery<'_>, packet_id: Option<PacketId>, paged: bool) -> u64 {
         let place = self.next_place;
         self.next_place += 1;
-        entry.set_place(place);
-        let delivery = entry.delivery();
         let record = QueuedRecord {
             message: delivery.message.clone(),
             qos: delivery.qos,
@@ -49,8 +55,33 @@ impl Durable {
             group: delivery.group,
             share: None,
             packet_id,
+            number: 0,
+            paged,
         };
         self.journal.note(Change::Queued(self.number, place, Box::new(record)));
+        place
+    }
+
+    /// Notes a message that the session keeps in the store only, and gives its place.
+    pub(super) fn page_out(&mut self, delivery: &Delivery<'_>) -> u64 {
+        self.note(delivery, None, true)
+    }
+
+    /// How much of the queue is in memory.
+    pub(super) fn in_memory(&self) -> InMemory {
+        self.in_memory
+    }
+
+    /// Asks for what comes next of the queue.
+    pub(super) fn ask_page(&self, from: u64, messages: u32, bytes: u64) {
+        let (session, waiter) = (self.number, self.waiter);
+        self.journal.ask(PageRequest { session, from, messages, bytes, waiter });
+    }
+
+    /// Notes that a message that was read is not the session's any more.
+    pub(super) fn removed(&self, place: u64, message: Message, number: u64) {
+        let (session, flew) = (self.number, false);
+        self.journal.note(Change::Removed { session, place, message, number, flew });
     }
 }
 
@@ -79,8 +110,8 @@ pub(super) fn note_removed(durable: &Noter, entry: &Entry) {
     if let Some(durable) = durable
         && let Some((place, flew)) = entry.place()
     {
-        let (session, message) = (durable.number, entry.message.clone());
-        durable.journal.note(Change::Removed { session, place, message, flew });
+        let (session, message, number) = (durable.number, entry.message.clone(), entry.number());
+        durable.journal.note(Change::Removed { session, place, message, number, flew });
     }
 }
 
@@ -104,8 +135,9 @@ pub(super) fn note_released(durable: &mut Noter, entry: &Entry, packet_id: Packe
     {
         let order = durable.next_place;
         durable.next_place += 1;
-        let (session, message) = (durable.number, entry.message.clone());
-        durable.journal.note(Change::Released { session, place, message, packet_id, order });
+        let (session, message, number) = (durable.number, entry.message.clone(), entry.number());
+        let released = Change::Released { session, place, message, number, packet_id, order };
+        durable.journal.note(released);
     }
 }
 
@@ -157,11 +189,18 @@ pub enum Restored {
 impl Session {
     /// Has the session stored from now on, under a number of its own. `waiter` is told to
     /// [send](Self::send_committed) what was committed.
-    pub fn store_as(&mut self, number: SessionNumber, waiter: Waiter, journal: Journal) {
+    pub fn store_as(
+        &mut self,
+        number: SessionNumber,
+        waiter: Waiter,
+        journal: Journal,
+        in_memory: InMemory,
+    ) {
         self.durable = Some(Box::new(Durable {
             number,
             waiter,
             journal,
+            in_memory,
             next_place: 1,
             uncommitted: VecDeque::new(),
             answers: VecDeque::new(),
@@ -224,6 +263,10 @@ impl Session {
             note_removed(&self.durable, entry);
         }
         if let Some(durable) = &self.durable {
+            // What others shall have of it is read before.
+            if let Some(disk) = active.queue.on_disk().filter(|disk| !disk.paged.shared) {
+                durable.journal.note(Change::Forgotten(durable.number, disk.paged.first));
+            }
             for id in active.held.ids() {
                 durable.journal.note(Change::Freed(durable.number, id));
             }
@@ -257,13 +300,14 @@ impl Session {
         self.pump(now, sink);
     }
 
-    /// Takes in what was stored, in the order of places. The session is as it was created, and
-    /// [stored](Self::store_as).
+    /// Takes in what was stored: what is in flight in the order of places, and that the rest is in the
+    /// store. The session is as it was created, and [stored](Self::store_as).
     pub fn restore(
         &mut self,
         record: SessionRecord,
         inbound: &[PacketId],
         kept: Vec<(u64, Restored)>,
+        paged: Paged,
         now: Time,
     ) {
         self.session_expiry_interval = record.session_expiry_interval;
@@ -300,8 +344,9 @@ impl Session {
             next_place = next_place.max(order + 1);
             active.window.order_release(id);
         }
+        active.queue.set_on_disk(paged);
         if let Some(durable) = &mut self.durable {
-            durable.next_place = next_place;
+            durable.next_place = next_place.max(paged.end);
         }
         self.shrink();
     }
@@ -332,8 +377,8 @@ impl Durable {
         if let Slot::Publish(entry) = window.remove(packet_id)
             && let Some((place, flew)) = entry.place()
         {
-            let (session, message) = (self.number, entry.message);
-            self.journal.note(Change::Removed { session, place, message, flew });
+            let (session, number, message) = (self.number, entry.number(), entry.message);
+            self.journal.note(Change::Removed { session, place, message, number, flew });
         }
     }
 

@@ -72,6 +72,40 @@ pub struct QueuedRecord {
     pub share: Option<Box<str>>,
     /// The identifier it is in flight under, if it never waited.
     pub packet_id: Option<PacketId>,
+    /// The number of the message in the store, if it was read from there; else 0.
+    pub number: u64,
+    /// Whether the session keeps it in the store only.
+    pub paged: bool,
+}
+
+/// What of a session's queue is in the store only, behind all that it has in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Paged {
+    /// The place from which on.
+    pub first: u64,
+    /// The place after the last.
+    pub end: u64,
+    /// How many messages.
+    pub messages: u32,
+    /// Their bytes, by [`Message::size`].
+    pub bytes: u64,
+    /// Whether some of them came by shared groups.
+    pub shared: bool,
+}
+
+/// Asks the store for the next part of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageRequest {
+    /// Whose.
+    pub session: SessionNumber,
+    /// The place from which on.
+    pub from: u64,
+    /// Messages, at most.
+    pub messages: u32,
+    /// Bytes, at most; but one message in any case.
+    pub bytes: u64,
+    /// Who it is for.
+    pub waiter: Waiter,
 }
 
 /// One change.
@@ -100,6 +134,8 @@ pub enum Change {
         place: u64,
         /// The message, which is needed no more.
         message: Message,
+        /// Its number, if it was read from the store; else 0.
+        number: u64,
         /// Its identifier.
         packet_id: PacketId,
         /// The order among the PUBRELs of the session.
@@ -115,9 +151,13 @@ pub enum Change {
         place: u64,
         /// The message.
         message: Message,
+        /// Its number, if it was read from the store; else 0.
+        number: u64,
         /// Whether it was told to be in flight after it was queued.
         flew: bool,
     },
+    /// All that is queued from a place on is not the session's any more. It has ended.
+    Forgotten(SessionNumber, u64),
     /// A QoS 2 message of the client has come: its identifier is taken.
     Held(SessionNumber, PacketId),
     /// The identifier is free again.
@@ -134,6 +174,7 @@ struct Notes {
     turn: u64,
     changes: Vec<Change>,
     waiters: Vec<Waiter>,
+    asked: Vec<PageRequest>,
 }
 
 /// The changes of one shard's turn, in their order. All clones are one.
@@ -160,6 +201,17 @@ impl Journal {
             notes.waiters.push(waiter);
         }
         notes.turn
+    }
+
+    /// Asks for a part of a queue, which comes in a later turn.
+    pub fn ask(&self, request: PageRequest) {
+        self.notes().asked.push(request);
+    }
+
+    /// Takes what was asked for.
+    #[must_use]
+    pub fn take_asked(&self) -> Vec<PageRequest> {
+        std::mem::take(&mut self.notes().asked)
     }
 
     /// How many changes there are.

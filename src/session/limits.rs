@@ -15,6 +15,17 @@ pub struct SessionLimits {
     pub max_queued_bytes: u64,
     /// Whether QoS 0 messages wait for an absent client, too.
     pub queue_qos0: bool,
+    /// What of the queue of a stored session is in memory; the rest is in the store only.
+    pub in_memory: InMemory,
+}
+
+/// How much of a queue is in memory, if the rest can be in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InMemory {
+    /// Messages.
+    pub messages: u32,
+    /// Bytes, by [`Message::size`](crate::mqtt::Message::size).
+    pub bytes: u64,
 }
 
 impl Default for SessionLimits {
@@ -25,6 +36,7 @@ impl Default for SessionLimits {
             max_queued_messages: 1000,
             max_queued_bytes: 16 * 1024 * 1024,
             queue_qos0: false,
+            in_memory: InMemory { messages: 1000, bytes: 1024 * 1024 },
         }
     }
 }

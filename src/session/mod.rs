@@ -23,6 +23,7 @@ mod journal;
 mod limits;
 mod link;
 mod outbound;
+mod paging;
 mod queue;
 mod retry;
 mod shared;
@@ -37,12 +38,13 @@ pub use durable::Restored;
 pub use gate::{PublishOutcome, STORE, Verdict};
 pub use inbound::Begin;
 pub use journal::{
-    Change, IdentityRecord, Journal, QueuedRecord, SessionNumber, SessionRecord,
-    SubscriptionRecord, Waiter,
+    Change, IdentityRecord, Journal, PageRequest, Paged, QueuedRecord, SessionNumber,
+    SessionRecord, SubscriptionRecord, Waiter,
 };
-pub use limits::{DropCause, DropCounts, SessionLimits};
+pub use limits::{DropCause, DropCounts, InMemory, SessionLimits};
 pub use link::LinkParameters;
 pub use outbound::{Acked, Delivered, Delivery, Direct};
+pub use paging::{PageOfQueue, PageTaken};
 pub use queue::QueuedBytes;
 pub use retry::RetryOutcome;
 pub use shared::Redistribution;

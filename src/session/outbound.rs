@@ -271,6 +271,11 @@ impl Session {
     }
 
     fn pump_waiting<S: Sink>(&mut self, now: Time, sink: &mut S) {
+        self.pump_memory(now, sink);
+        self.ask_page();
+    }
+
+    fn pump_memory<S: Sink>(&mut self, now: Time, sink: &mut S) {
         let Self { active, link, drops, durable, .. } = self;
         let Some(active) = active.as_mut() else { return };
         let mut drop_one = |sink: &mut S, cause| {
@@ -356,6 +361,9 @@ impl Session {
             self.drops.record(DropCause::QueueFull);
             dropped += 1;
         }
+        if !active.queue.has_room(size, limits) {
+            self.drop_from_disk();
+        }
         dropped
     }
 
@@ -370,6 +378,9 @@ impl Session {
             note_removed(&self.durable, &entry);
             self.drops.record(DropCause::QueueFull);
             dropped += 1;
+        }
+        if active.queue.exceeds(limits) {
+            self.drop_from_disk();
         }
         dropped
     }
@@ -424,8 +435,20 @@ impl Session {
         }
         let Self { active, durable, queued_bytes, .. } = self;
         let queue = &mut active.get_or_insert_with(|| Active::new(queued_bytes.clone())).queue;
-        if !queue.has_room(delivery.message.size(), limits) {
+        let size = delivery.message.size();
+        if !queue.has_room(size, limits) && !queue.takes_excess() {
             return Delivered::Full;
+        }
+        if let Some(durable) = durable
+            && queue.pages(size, limits.in_memory)
+        {
+            if delivery.qos == QoS::AtMostOnce {
+                // It is not stored, and memory is for what comes before.
+                return self.dropped(DropCause::QueueFull);
+            }
+            let place = durable.page_out(delivery);
+            queue.page_out(place, size, delivery.group.is_some());
+            return Delivered::Queued;
         }
         let mut entry = Entry::new(delivery, 0);
         note_queued(durable, &mut entry, None);

@@ -5,8 +5,8 @@ use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::journal::QueuedRecord;
-use super::limits::SessionLimits;
+use super::journal::{Paged, QueuedRecord};
+use super::limits::{InMemory, SessionLimits};
 use super::outbound::Delivery;
 use crate::mqtt::{Message, QoS};
 
@@ -75,9 +75,16 @@ impl Entry {
 
     /// As it was stored.
     pub(super) fn restore(record: &QueuedRecord) -> Self {
-        let QueuedRecord { message, qos, retain, identifiers, group, .. } = record;
+        let QueuedRecord { message, qos, retain, identifiers, group, number, .. } = record;
         let (qos, retain, group) = (*qos, *retain, *group);
-        Self::new(&Delivery { message, qos, retain, identifiers, group }, 0)
+        let mut entry = Self::new(&Delivery { message, qos, retain, identifiers, group }, 0);
+        entry.more.get_or_insert_default().number = *number;
+        entry
+    }
+
+    /// The number of its message, if that was read from the store; else 0.
+    pub(super) fn number(&self) -> u64 {
+        self.more.as_ref().map_or(0, |more| more.number)
     }
 
     /// Its place in the store, and whether it was noted to be in flight after it was queued.
@@ -105,6 +112,8 @@ struct More {
     identifiers: Box<[u32]>,
     /// 0: not stored.
     place: u64,
+    /// Of the message in the store; 0: it was not read from there.
+    number: u64,
     flew: bool,
 }
 
@@ -141,6 +150,19 @@ pub(super) struct Queue {
     total: QueuedBytes,
     /// How many of the entries are QoS 0.
     qos0: u32,
+    /// What is in the store only: it comes after all entries of QoS 1 and 2.
+    on_disk: Option<Box<OnDisk>>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct OnDisk {
+    pub(super) paged: Paged,
+    /// The next page was asked for.
+    pub(super) asked: bool,
+    /// Messages that were added since.
+    pub(super) since: u32,
+    /// There is too much, and what is oldest is to be dropped once it is read.
+    pub(super) excess: bool,
 }
 
 impl Drop for Queue {
@@ -151,20 +173,46 @@ impl Drop for Queue {
 
 impl Queue {
     pub(super) fn new(total: QueuedBytes) -> Self {
-        Self { entries: VecDeque::new(), bytes: 0, total, qos0: 0 }
+        Self { entries: VecDeque::new(), bytes: 0, total, qos0: 0, on_disk: None }
     }
 
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && self.on_disk.is_none()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.len() + self.on_disk.as_ref().map_or(0, |disk| disk.paged.messages as usize)
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes + self.on_disk.as_ref().map_or(0, |disk| disk.paged.bytes)
+    }
+
+    pub(super) fn on_disk(&self) -> Option<&OnDisk> {
+        self.on_disk.as_deref()
+    }
+
+    pub(super) fn set_on_disk(&mut self, paged: Paged) {
+        let disk = OnDisk { paged, ..OnDisk::default() };
+        self.on_disk = (paged.messages > 0).then(|| Box::new(disk));
+    }
+
+    pub(super) fn on_disk_mut(&mut self) -> &mut Option<Box<OnDisk>> {
+        &mut self.on_disk
+    }
+
+    /// Messages and bytes in memory.
+    pub(super) fn in_memory(&self) -> (usize, u64) {
+        (self.entries.len(), self.bytes)
+    }
+
+    /// Whether a message of QoS 1 or 2 has to go to the store only, if it can.
+    #[inline]
+    pub(super) fn pages(&self, size: usize, most: InMemory) -> bool {
+        self.on_disk.is_some()
+            || self.entries.len() >= most.messages as usize
+            || self.bytes + size as u64 > most.bytes
     }
 
     /// Whether a QoS 0 message waits, which a later one must not overtake.
@@ -178,8 +226,27 @@ impl Queue {
     }
 
     pub(super) fn has_room(&self, size: usize, limits: &SessionLimits) -> bool {
-        self.entries.len() < limits.max_queued_messages as usize
-            && self.bytes.saturating_add(size as u64) <= limits.max_queued_bytes
+        self.len() < limits.max_queued_messages as usize
+            && self.bytes().saturating_add(size as u64) <= limits.max_queued_bytes
+    }
+
+    /// Whether a full queue takes a message all the same, because its oldest ones are about to be dropped. How
+    /// far the store may be behind bounds how many.
+    pub(super) fn takes_excess(&self) -> bool {
+        self.on_disk.as_ref().is_some_and(|disk| disk.excess)
+    }
+
+    /// Counts a message that is in the store only.
+    pub(super) fn page_out(&mut self, place: u64, size: usize, shared: bool) {
+        let disk = self.on_disk.get_or_insert_with(|| {
+            let paged = Paged { first: place, ..Paged::default() };
+            Box::new(OnDisk { paged, ..OnDisk::default() })
+        });
+        disk.paged.end = place + 1;
+        disk.paged.messages += 1;
+        disk.paged.bytes += size as u64;
+        disk.paged.shared |= shared;
+        disk.since += 1;
     }
 
     pub(super) fn push(&mut self, entry: Entry) {

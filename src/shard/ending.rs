@@ -228,6 +228,7 @@ impl<S> Core<S> {
         }
         self.scans.forget(key);
         let act = self.begin_act();
+        let number = slot.session.number();
         let mut remains = Remains::of(key, &mut slot);
         self.begin_removal(&mut remains);
         for orphan in slot.session.take_for_redistribution() {
@@ -239,7 +240,11 @@ impl<S> Core<S> {
         if let Some(will) = will.filter(|will| slot.may_publish(will)) {
             self.route_will(key, &will);
         }
+        let paged = slot.session.paged().filter(|paged| paged.shared);
         slot.session.note_ended();
+        if let (Some(paged), Some(number)) = (paged, number) {
+            self.retire(number, paged.first);
+        }
         self.end_act(act);
         self.go_on_removing(remains);
     }

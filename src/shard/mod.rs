@@ -18,6 +18,7 @@ mod gate;
 mod input;
 pub mod mail;
 mod outbox;
+mod paging;
 mod pressure;
 mod publish;
 mod remote;

@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 use crate::mqtt::{QoS, ReasonCode};
 use crate::net::{ConnId, Driver};
 use crate::router::{GroupId, RouteId, SessionKey};
-use crate::session::{Delivery, DropCause, SessionLimits};
+use crate::session::{Delivery, DropCause, InMemory, SessionLimits};
 use crate::timer::TimerKey;
 
 use super::Core;
@@ -231,13 +231,17 @@ impl<S> Core<S> {
     }
 
     /// Bounds of a session whose message of `size` bytes may find no room among all that is queued;
-    /// nothing if there is room.
+    /// nothing if there is room. A stored session keeps it in the store only.
     #[inline]
     pub(super) fn tight_limits(&mut self, key: SessionKey, size: usize) -> Option<SessionLimits> {
         if self.allowance.has(size, &self.shared.budget) {
             return None;
         }
         let limits = &self.settings.session;
+        if self.sessions.get(key).is_some_and(|slot| slot.session.is_stored()) {
+            let in_memory = InMemory { messages: 0, bytes: 0 };
+            return Some(SessionLimits { in_memory, ..*limits });
+        }
         let queued = self.sessions.get(key).map_or(0, |slot| slot.session.queued_bytes());
         let max_queued_bytes = limits.max_queued_bytes.min(queued + self.allowance.free());
         Some(SessionLimits { max_queued_bytes, ..*limits })

@@ -12,6 +12,7 @@ use crate::session::{
 };
 use crate::store::{ActId, Kept, Link, Part, Recovered, StoredSession, Turn};
 
+use super::paging::{Paging, is_retired};
 use super::publish::SYS_PREFIX;
 use super::remote::{Item, Refusal, Returned};
 use super::{Core, Shard};
@@ -28,7 +29,7 @@ pub struct Stored {
 /// The store, as a shard has it.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    link: Link,
+    pub(super) link: Link,
     pub(super) journal: Journal,
     parts: Vec<Part>,
     handed: Vec<(ActId, u64)>,
@@ -46,6 +47,7 @@ pub(super) struct Keeper {
     refused: bool,
     /// The turn in which the store was last seen to fail.
     failed_at: Option<u64>,
+    pub(super) paging: Paging,
 }
 
 #[derive(Debug)]
@@ -73,6 +75,7 @@ impl Keeper {
             act: None,
             refused: false,
             failed_at: None,
+            paging: Paging::default(),
         }
     }
 
@@ -172,7 +175,8 @@ impl<S> Core<S> {
         let Some(slot) = self.sessions.get_mut(key) else { return };
         let number = store.next_session;
         store.next_session += store.stride;
-        slot.session.store_as(number, (key, slot.serial), store.journal.clone());
+        let (journal, in_memory) = (store.journal.clone(), self.settings.session.in_memory);
+        slot.session.store_as(number, (key, slot.serial), journal, in_memory);
     }
 
     /// Notes a change of a retained message: one shard does so for each topic, so that the changes
@@ -260,6 +264,7 @@ impl<S> Core<S> {
     pub(super) fn has_committed(&self) -> bool {
         self.store.as_ref().is_some_and(|store| {
             store.link.committed() > self.gate.committed()
+                || store.link.has_page()
                 || store.link.is_full() != self.mailbox.is_store_full()
         })
     }
@@ -269,6 +274,7 @@ impl<S> Core<S> {
         if !self.has_committed() {
             return;
         }
+        self.take_pages();
         let Some(store) = &mut self.store else { return };
         self.mailbox.set_store_full(store.link.is_full());
         let committed = store.link.committed();
@@ -286,12 +292,14 @@ impl<S> Core<S> {
     pub(super) fn hand_over(&mut self) {
         let Some(store) = &mut self.store else { return };
         let (mut changes, waiters) = store.journal.end_turn(self.turn + 1);
+        let asked = store.paging.ask(store.journal.take_asked());
         // Who waits without a change of its own waits for those of earlier turns.
         if changes.is_empty()
             && waiters.is_empty()
             && store.done.is_empty()
             && store.handed.is_empty()
             && store.taken_back.is_empty()
+            && asked.is_empty()
         {
             return;
         }
@@ -311,6 +319,7 @@ impl<S> Core<S> {
             returned: std::mem::take(&mut store.returned),
             taken_back: std::mem::take(&mut store.taken_back),
             done: std::mem::take(&mut store.done),
+            asked,
         });
         self.mailbox.set_store_full(store.link.is_full());
         for (session, serial) in waiters {
@@ -320,7 +329,10 @@ impl<S> Core<S> {
 
     /// Puts a session back that was stored.
     fn restore_session(&mut self, stored: StoredSession) {
-        let StoredSession { mut record, subscriptions, inbound, kept } = stored;
+        let StoredSession { mut record, subscriptions, inbound, kept, paged } = stored;
+        if is_retired(&record) {
+            return self.retire_again(record.session);
+        }
         let identity = record.identity.take();
         let now = self.now;
         let Some(store) = &self.store else { return };
@@ -330,7 +342,8 @@ impl<S> Core<S> {
         // One beyond a limit that is lower now than it was keeps its place.
         self.shared.admission.add_session();
         let Some(slot) = self.sessions.get_mut(key) else { return };
-        slot.session.store_as(record.session, (key, slot.serial), journal);
+        let in_memory = self.settings.session.in_memory;
+        slot.session.store_as(record.session, (key, slot.serial), journal, in_memory);
         for subscription in &subscriptions {
             self.restore_subscription(key, subscription);
         }
@@ -339,7 +352,7 @@ impl<S> Core<S> {
         let was_connected = record.disconnected_at.is_none();
         let will_at = record.will_at;
         let Some(slot) = self.sessions.get_mut(key) else { return };
-        slot.session.restore(record, &inbound, kept, now);
+        slot.session.restore(record, &inbound, kept, paged, now);
         slot.will_at = will_at;
         if was_connected {
             // Its connection ended with the process.
@@ -391,7 +404,7 @@ impl<S> Core<S> {
         }
     }
 
-    fn group_of(&self, share: &str) -> Option<u32> {
+    pub(super) fn group_of(&self, share: &str) -> Option<u32> {
         let filter = Filter::parse(share, &crate::mqtt::Limits::NONE).ok()?;
         self.router.group(filter.share?, filter.filter).map(GroupId::index)
     }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use hashbrown::{HashMap, HashSet};
 
 use crate::mqtt::PacketId;
-use crate::session::Change;
+use crate::session::{Change, SessionNumber};
 
 /// Names an act: the shard where it begins, and its turn.
 pub type ActId = (u8, u64);
@@ -200,6 +200,16 @@ impl Acts {
             self.aside.remove(&subject);
         }
         changes
+    }
+
+    /// The first place of a session where something waits for an act.
+    pub(super) fn first_place(&self, session: SessionNumber) -> Option<u64> {
+        let changes = self.open.values().flat_map(|act| &act.changes);
+        let places = changes.filter_map(|change| match change {
+            Change::Queued(of, place, _) if *of == session => Some(*place),
+            _ => None,
+        });
+        places.min()
     }
 
     /// The first turn of `shard` that waits for an act.

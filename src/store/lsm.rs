@@ -67,11 +67,23 @@ impl Store for Lsm {
         Ok(batch.commit()?)
     }
 
-    fn scan(&self, table: Table, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(table) = self.tables.get(table as usize) else { return Ok(None) };
+        Ok(table.get(key)?.map(|value| value.to_vec()))
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
         let Some(table) = self.tables.get(table as usize) else { return Ok(()) };
-        for record in table.iter() {
+        for record in table.range(from..) {
             let (key, value) = record.into_inner()?;
-            each(&key, &value);
+            if !each(&key, &value) {
+                break;
+            }
         }
         Ok(())
     }

@@ -55,10 +55,22 @@ impl Store for Memory {
         Ok(())
     }
 
-    fn scan(&self, table: Table, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.disk().tables.get(table as usize).and_then(|records| records.get(key).cloned()))
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
         let disk = self.disk();
-        for (key, value) in disk.tables.get(table as usize).into_iter().flatten() {
-            each(key, value);
+        let records = disk.tables.get(table as usize).into_iter();
+        for (key, value) in records.flat_map(|records| records.range(from.to_vec()..)) {
+            if !each(key, value) {
+                break;
+            }
         }
         Ok(())
     }

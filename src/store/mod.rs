@@ -8,7 +8,9 @@ mod acts;
 mod directory;
 mod lsm;
 mod memory;
+mod messages;
 pub mod offline;
+mod pages;
 mod record;
 mod recovery;
 mod sqlite;
@@ -20,7 +22,7 @@ pub use directory::{Directory, DirectoryError, Engine, Filling};
 pub use memory::Memory;
 pub use record::Epoch;
 pub use recovery::{Kept, Recovered, Report, RetainedRecord, StoredSession, recover};
-pub use writer::{Link, Open, Part, Turn, Writer};
+pub use writer::{Link, Open, Page, Part, Turn, Writer};
 
 /// Files that a store keeps open at most.
 pub const OPEN_FILES: usize = lsm::OPEN_FILES + 32;

@@ -171,8 +171,9 @@ impl QueuedFields {
     }
 
     pub(super) fn of(self, message: Message) -> QueuedRecord {
-        let Self { qos, retain, packet_id, share, identifiers, .. } = self;
-        QueuedRecord { message, qos, retain, identifiers, group: None, share, packet_id }
+        let Self { message: number, qos, retain, packet_id, share, identifiers } = self;
+        let (group, paged) = (None, false);
+        QueuedRecord { message, qos, retain, identifiers, group, share, packet_id, number, paged }
     }
 }
 
@@ -222,6 +223,14 @@ impl<'a> Decoder<'a> {
     fn time(&mut self) -> Option<Option<Time>> {
         let at = self.u64()?;
         Some((at != NO_TIME).then(|| self.epoch.to_time(at)))
+    }
+
+    /// What a message takes in memory, if it is whole; nothing is made of it.
+    pub(super) fn message_size(&mut self) -> Option<usize> {
+        QoS::from_u8(self.u8()? & 3)?;
+        self.time()?;
+        let (topic, properties) = (self.text()?, self.bytes()?);
+        Some(Message::size_of(topic.len(), properties.len(), self.bytes()?.len()))
     }
 
     pub(super) fn message(&mut self) -> Option<Message> {
@@ -312,6 +321,14 @@ impl<'a> Decoder<'a> {
 
     pub(super) fn packet_id(&mut self) -> Option<Option<PacketId>> {
         self.u16().map(PacketId::new)
+    }
+}
+
+/// The key under which a damaged record is set aside.
+pub(super) fn damaged_key(table: Table, key: &[u8]) -> Vec<u8> {
+    match table {
+        Table::Damaged => key.to_vec(),
+        _ => [table.name().as_bytes(), b"/", key].concat(),
     }
 }
 

@@ -2,12 +2,16 @@
 
 use hashbrown::HashMap;
 
-use super::record::{Decoder, Epoch, RELEASED, SENT, split_number};
-use super::staging::{Messages, Staging, Stored};
+use super::messages::Messages;
+use super::pages::message;
+use super::record::{
+    Decoder, Epoch, QueuedFields, RELEASED, SENT, damaged_key, place_key, split_number,
+};
+use super::staging::Staging;
 use super::writer::{Link, Open, Writer};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 use crate::mqtt::{Message, PacketId};
-use crate::session::{QueuedRecord, SessionRecord, SubscriptionRecord};
+use crate::session::{Paged, QueuedRecord, SessionRecord, SubscriptionRecord};
 
 /// Records between two lines about the progress.
 const PROGRESS_RECORDS: u64 = 250_000;
@@ -23,16 +27,18 @@ pub struct StoredSession {
     pub subscriptions: Vec<SubscriptionRecord>,
     /// Identifiers of QoS 2 messages that wait for PUBREL.
     pub inbound: Vec<PacketId>,
-    /// What it has to deliver, in the order of places.
+    /// What is in flight to it, in the order of places.
     pub kept: Vec<(u64, Kept)>,
+    /// What is queued for it: that is not read, but said how much it is.
+    pub paged: Paged,
 }
 
 /// What stands at a place of a session.
 #[derive(Debug)]
 pub enum Kept {
-    /// A message, queued or in flight.
+    /// A message that was sent and not acknowledged.
     Message {
-        /// As it was queued; with its identifier if it is in flight.
+        /// As it was queued, with its identifier.
         record: Box<QueuedRecord>,
         /// Whether it was told to be in flight after it was queued.
         flew: bool,
@@ -83,7 +89,8 @@ pub struct Recovered {
     pub report: Report,
 }
 
-/// Opens a store, reads everything, and gives the writer for it with a link for each shard.
+/// Opens a store, reads everything but what waits in queues, and gives the writer for it with a link for
+/// each shard.
 ///
 /// # Errors
 /// What cannot be opened or read.
@@ -94,33 +101,52 @@ pub fn recover(
     shards: u8,
 ) -> Result<(Recovered, Writer, Vec<Link>), StoreError> {
     let mut store = open()?;
-    let mut reading = Reading { epoch, ..Reading::default() };
-    reading.read(&*store)?;
-    let Reading { sessions, retained, messages, writes, report, next_session, .. } = reading;
-    for writes in writes.chunks(WRITES_PER_COMMIT) {
-        store.commit(writes, commit)?;
-    }
-    let next_message = messages.keys().max().map_or(1, |last| last + 1);
-    let messages: Messages =
-        messages.into_values().map(|stored| (stored.message.address(), stored)).collect();
-    let staging = Staging::new(epoch, messages, next_message);
+    let mut reading = Reading::new(epoch, commit);
+    reading.read(&mut *store)?;
+    let Reading { sessions, retained, messages, uses, report, next_session, .. } = reading;
+    let next_message = messages.last().map_or(1, |last| last + 1);
+    let references = uses.into_iter().map(|one| one.references);
+    let shared = messages.into_iter().zip(references).filter(|(_, references)| *references > 1);
+    let staging = Staging::new(epoch, Messages::new(shared, next_message));
     let (writer, links) = Writer::new(open, store, commit, staging, shards);
     Ok((Recovered { sessions, retained, next_session, report }, writer, links))
 }
 
-#[derive(Default)]
 struct Reading {
     epoch: Epoch,
+    commit: Commit,
     sessions: Vec<StoredSession>,
     /// Places in `sessions`, by number.
     numbers: HashMap<u64, usize>,
-    /// Flights in their second half, with the place of their session in `sessions`.
-    released: Vec<(usize, u64, Kept)>,
+    /// By session number and place: what is in flight, until it is found queued.
+    flights: HashMap<(u64, u64), PacketId>,
     retained: Vec<RetainedRecord>,
-    messages: HashMap<u64, Stored>,
+    /// The numbers of all messages, ascending.
+    messages: Vec<u64>,
+    /// What is known of each.
+    uses: Vec<Use>,
+    /// What is in flight, without the messages.
+    in_flight: Vec<InFlight>,
     writes: Vec<Write>,
     report: Report,
     next_session: u64,
+}
+
+/// A message that is stored.
+struct Use {
+    /// Its bytes in memory.
+    size: u32,
+    /// How many wait for it.
+    references: u32,
+}
+
+/// A message in flight to a session.
+struct InFlight {
+    /// The place of the session in [`Reading::sessions`].
+    index: usize,
+    place: u64,
+    fields: QueuedFields,
+    flew: bool,
 }
 
 /// Why a record is not taken.
@@ -130,60 +156,101 @@ enum Unfit {
     Stray,
 }
 
+type Take = fn(&mut Reading, &[u8], Decoder<'_>) -> Result<(), Unfit>;
+
 impl Reading {
-    fn read(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+    fn new(epoch: Epoch, commit: Commit) -> Self {
+        Self {
+            epoch,
+            commit,
+            sessions: Vec::new(),
+            numbers: HashMap::new(),
+            flights: HashMap::new(),
+            retained: Vec::new(),
+            messages: Vec::new(),
+            uses: Vec::new(),
+            in_flight: Vec::new(),
+            writes: Vec::new(),
+            report: Report::default(),
+            next_session: 0,
+        }
+    }
+
+    fn read(&mut self, store: &mut dyn Store) -> Result<(), StoreError> {
         self.table(store, Table::Messages, Self::message)?;
         self.table(store, Table::Sessions, Self::session)?;
         self.table(store, Table::Subscriptions, Self::subscription)?;
         self.table(store, Table::Inbound, Self::inbound)?;
-        self.table(store, Table::Queued, Self::queued)?;
         self.table(store, Table::Flights, Self::flight)?;
+        self.table(store, Table::Queued, Self::queued)?;
         self.table(store, Table::Retained, Self::retained)?;
-        for (at, place, kept) in std::mem::take(&mut self.released) {
-            if let Some(session) = self.sessions.get_mut(at) {
-                session.kept.push((place, kept));
-            }
-        }
+        self.drop_flights_of_nothing();
+        self.drop_unreferenced();
+        self.tidy(store)?;
+        self.fetch(store)?;
         for session in &mut self.sessions {
             session.kept.sort_by_key(|(place, _)| *place);
         }
-        self.drop_unreferenced();
         Ok(())
     }
 
-    fn table(
-        &mut self,
-        store: &dyn Store,
-        table: Table,
-        take: impl Fn(&mut Self, &[u8], Decoder<'_>) -> Result<(), Unfit>,
-    ) -> Result<(), StoreError> {
-        store.scan(table, &mut |key, value| {
-            self.report.records += 1;
-            if self.report.records.is_multiple_of(PROGRESS_RECORDS) {
-                tracing::info!("reading the store: {} records", self.report.records);
-            }
-            let taken = match Decoder::open(table, key, value, self.epoch) {
-                Some(decoder) => take(self, key, decoder),
-                None => Err(Unfit::Damaged),
-            };
-            match taken {
-                Ok(()) => return,
-                Err(Unfit::Stray) => self.report.stray += 1,
-                Err(Unfit::Damaged) => {
-                    self.report.damaged += 1;
-                    let aside = [table.name().as_bytes(), b"/", key].concat();
-                    let value = Some(value.to_vec());
-                    self.writes.push(Write { table: Table::Damaged, key: aside, value });
+    /// Reads a table, and removes from it what is damaged or stray.
+    fn table(&mut self, store: &mut dyn Store, table: Table, take: Take) -> Result<(), StoreError> {
+        let mut from = Some(Vec::new());
+        while let Some(first) = from.take() {
+            store.range(table, &first, &mut |key, value| {
+                if self.writes.len() >= WRITES_PER_COMMIT {
+                    from = Some(key.to_vec());
+                    return false;
                 }
+                self.record(table, key, value, take);
+                true
+            })?;
+            if from.is_some() {
+                self.tidy(store)?;
             }
-            self.writes.push(Write { table, key: key.to_vec(), value: None });
-        })
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, table: Table, key: &[u8], value: &[u8], take: Take) {
+        self.report.records += 1;
+        if self.report.records.is_multiple_of(PROGRESS_RECORDS) {
+            tracing::info!(
+                "reading the store: {} records, now {}",
+                self.report.records,
+                table.name()
+            );
+        }
+        let taken = match Decoder::open(table, key, value, self.epoch) {
+            Some(decoder) => take(self, key, decoder),
+            None => Err(Unfit::Damaged),
+        };
+        match taken {
+            Ok(()) => return,
+            Err(Unfit::Stray) => self.report.stray += 1,
+            Err(Unfit::Damaged) => {
+                self.report.damaged += 1;
+                let (aside, value) = (damaged_key(table, key), Some(value.to_vec()));
+                self.writes.push(Write { table: Table::Damaged, key: aside, value });
+            }
+        }
+        self.writes.push(Write { table, key: key.to_vec(), value: None });
+    }
+
+    /// Commits what tidies up.
+    fn tidy(&mut self, store: &mut dyn Store) -> Result<(), StoreError> {
+        for writes in std::mem::take(&mut self.writes).chunks(WRITES_PER_COMMIT) {
+            store.commit(writes, self.commit)?;
+        }
+        Ok(())
     }
 
     fn message(&mut self, key: &[u8], mut value: Decoder<'_>) -> Result<(), Unfit> {
         let (number, _) = split_number(key).ok_or(Unfit::Damaged)?;
-        let message = value.message().ok_or(Unfit::Damaged)?;
-        self.messages.insert(number, Stored { message, number, references: 0 });
+        let size = value.message_size().ok_or(Unfit::Damaged)?;
+        self.messages.push(number);
+        self.uses.push(Use { size: u32::try_from(size).unwrap_or(u32::MAX), references: 0 });
         self.report.messages += 1;
         Ok(())
     }
@@ -194,7 +261,8 @@ impl Reading {
         self.next_session = self.next_session.max(record.session + 1);
         self.numbers.insert(record.session, self.sessions.len());
         let (subscriptions, inbound, kept) = (Vec::new(), Vec::new(), Vec::new());
-        self.sessions.push(StoredSession { record, subscriptions, inbound, kept });
+        let paged = Paged::default();
+        self.sessions.push(StoredSession { record, subscriptions, inbound, kept, paged });
         Ok(())
     }
 
@@ -225,45 +293,76 @@ impl Reading {
         Ok(())
     }
 
-    fn queued(&mut self, key: &[u8], mut value: Decoder<'_>) -> Result<(), Unfit> {
-        let fields = value.queued().ok_or(Unfit::Damaged)?;
-        let number = fields.message;
-        let stored = self.messages.get(&number).ok_or(Unfit::Stray)?;
-        let record = Box::new(fields.of(stored.message.clone()));
-        let (session, rest) = self.of(key)?;
-        let (place, _) = split_number(rest).ok_or(Unfit::Damaged)?;
-        session.kept.push((place, Kept::Message { record, flew: false }));
-        if let Some(stored) = self.messages.get_mut(&number) {
-            stored.references += 1;
-        }
-        Ok(())
-    }
-
-    /// After all that are queued.
+    /// Before all that are queued.
     fn flight(&mut self, key: &[u8], mut value: Decoder<'_>) -> Result<(), Unfit> {
         let state = value.u8().ok_or(Unfit::Damaged)?;
-        let id = value.packet_id().flatten().ok_or(Unfit::Damaged)?;
-        let (at, rest) = self.place_of(key)?;
+        let packet_id = value.packet_id().flatten().ok_or(Unfit::Damaged)?;
+        let (session, rest) = self.of(key)?;
         let (place, _) = split_number(rest).ok_or(Unfit::Damaged)?;
         match state {
             RELEASED => {
                 let order = value.u64().ok_or(Unfit::Damaged)?;
-                self.released.push((at, place, Kept::Released { packet_id: id, order }));
-                Ok(())
+                session.kept.push((place, Kept::Released { packet_id, order }));
             }
             SENT => {
-                let session = self.sessions.get_mut(at).ok_or(Unfit::Stray)?;
-                let found = session.kept.binary_search_by_key(&place, |(place, _)| *place);
-                match found.ok().and_then(|index| session.kept.get_mut(index)) {
-                    Some((_, Kept::Message { record, flew })) => {
-                        record.packet_id = Some(id);
-                        *flew = true;
-                        Ok(())
-                    }
-                    _ => Err(Unfit::Stray),
-                }
+                let number = session.record.session;
+                self.flights.insert((number, place), packet_id);
             }
-            _ => Err(Unfit::Damaged),
+            _ => return Err(Unfit::Damaged),
+        }
+        Ok(())
+    }
+
+    /// What is in flight is taken in, of the rest it is said how much there is.
+    fn queued(&mut self, key: &[u8], mut value: Decoder<'_>) -> Result<(), Unfit> {
+        let mut fields = value.queued().ok_or(Unfit::Damaged)?;
+        let at = self.messages.binary_search(&fields.message).map_err(|_| Unfit::Stray)?;
+        let (index, rest) = self.place_of(key)?;
+        let (place, _) = split_number(rest).ok_or(Unfit::Damaged)?;
+        let session = self.sessions.get_mut(index).ok_or(Unfit::Stray)?;
+        let Some(Use { size, references }) = self.uses.get_mut(at) else { return Ok(()) };
+        *references += 1;
+        let flight = self.flights.remove(&(session.record.session, place));
+        if flight.is_some() || fields.packet_id.is_some() {
+            fields.packet_id = flight.or(fields.packet_id);
+            self.in_flight.push(InFlight { index, place, fields, flew: flight.is_some() });
+            return Ok(());
+        }
+        let paged = &mut session.paged;
+        if paged.messages == 0 {
+            paged.first = place;
+        }
+        paged.end = place + 1;
+        paged.messages += 1;
+        paged.bytes += u64::from(*size);
+        paged.shared |= fields.share.is_some();
+        Ok(())
+    }
+
+    /// Reads the messages in flight, those of several sessions once.
+    fn fetch(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        let mut messages: HashMap<u64, Message> = HashMap::new();
+        for InFlight { index, place, fields, flew } in std::mem::take(&mut self.in_flight) {
+            let message = match messages.get(&fields.message) {
+                Some(message) => message.clone(),
+                // Its record was whole a moment ago.
+                None => message(store, fields.message, self.epoch, &mut Vec::new())?
+                    .ok_or_else(|| StoreError("a message changes while it is read".to_owned()))?,
+            };
+            messages.insert(fields.message, message.clone());
+            if let Some(session) = self.sessions.get_mut(index) {
+                let record = Box::new(fields.of(message));
+                session.kept.push((place, Kept::Message { record, flew }));
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_flights_of_nothing(&mut self) {
+        for (session, place) in std::mem::take(&mut self.flights).into_keys() {
+            self.report.stray += 1;
+            let key = place_key(session, place);
+            self.writes.push(Write { table: Table::Flights, key, value: None });
         }
     }
 
@@ -279,15 +378,11 @@ impl Reading {
     }
 
     fn drop_unreferenced(&mut self) {
-        let Self { messages, writes, report, .. } = self;
-        messages.retain(|number, stored| {
-            if stored.references > 0 {
-                return true;
-            }
-            report.stray += 1;
+        let unused = self.messages.iter().zip(&self.uses).filter(|(_, one)| one.references == 0);
+        for (number, _) in unused {
+            self.report.stray += 1;
             let key = number.to_be_bytes().to_vec();
-            writes.push(Write { table: Table::Messages, key, value: None });
-            false
-        });
+            self.writes.push(Write { table: Table::Messages, key, value: None });
+        }
     }
 }

@@ -63,16 +63,32 @@ impl Store for Sqlite {
         Ok(transaction.commit()?)
     }
 
-    fn scan(&self, table: Table, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let name = table.name();
-        let mut select =
-            self.connection.prepare(&format!("select key, value from {name} order by key"))?;
-        let mut rows = select.query([])?;
+        let select = format!("select value from {name} where key = ?");
+        let mut select = self.connection.prepare_cached(&select)?;
+        let mut rows = select.query([key])?;
+        Ok(match rows.next()? {
+            Some(row) => Some(row.get_ref(0)?.as_blob().unwrap_or_default().to_vec()),
+            None => None,
+        })
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        let name = table.name();
+        let select = format!("select key, value from {name} where key >= ? order by key");
+        let mut select = self.connection.prepare_cached(&select)?;
+        let mut rows = select.query([from])?;
         while let Some(row) = rows.next()? {
-            each(
-                row.get_ref(0)?.as_blob().unwrap_or_default(),
-                row.get_ref(1)?.as_blob().unwrap_or_default(),
-            );
+            let key = row.get_ref(0)?.as_blob().unwrap_or_default();
+            if !each(key, row.get_ref(1)?.as_blob().unwrap_or_default()) {
+                break;
+            }
         }
         Ok(())
     }

@@ -2,9 +2,11 @@
 
 use hashbrown::HashMap;
 
-use super::record::{Encoder, Epoch, QueuedFields, filter_key, inbound_key, place_key};
+use super::messages::Messages;
+use super::record::{
+    Encoder, Epoch, QueuedFields, damaged_key, filter_key, inbound_key, place_key,
+};
 use crate::hooks::{Table, Write};
-use crate::mqtt::Message;
 use crate::session::{Change, QueuedRecord};
 
 #[derive(Debug)]
@@ -14,28 +16,24 @@ struct Staged {
     fresh: bool,
 }
 
-/// A message that somebody waits for.
-#[derive(Debug)]
-pub(super) struct Stored {
-    /// Kept, so that its address is nobody else's.
-    pub(super) message: Message,
-    pub(super) number: u64,
-    pub(super) references: u32,
-}
-
-/// Stored messages, by their addresses.
-pub(super) type Messages = HashMap<usize, Stored>;
-
 pub(super) struct Staging {
     epoch: Epoch,
     writes: HashMap<(Table, Vec<u8>), Staged>,
     messages: Messages,
-    next_message: u64,
 }
 
 impl Staging {
-    pub(super) fn new(epoch: Epoch, messages: Messages, next_message: u64) -> Self {
-        Self { epoch, writes: HashMap::new(), messages, next_message }
+    pub(super) fn new(epoch: Epoch, messages: Messages) -> Self {
+        Self { epoch, writes: HashMap::new(), messages }
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Lets go of messages that nobody holds in memory any more.
+    pub(super) fn forget_unheld(&mut self) {
+        self.messages.forget_unheld();
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -67,22 +65,26 @@ impl Staging {
                 value.in_flight(packet_id);
                 self.put(Table::Flights, place_key(session, place), value, true);
             }
-            Change::Released { session, place, message, packet_id, order } => {
+            Change::Released { session, place, message, number, packet_id, order } => {
                 let mut value = Encoder::new(self.epoch);
                 value.released(packet_id, order);
                 self.put(Table::Flights, place_key(session, place), value, false);
                 self.delete(Table::Queued, place_key(session, place));
-                self.release(&message);
+                let gone = self.messages.release(&message, number);
+                self.release(gone);
             }
+            // The writer sees to it.
+            Change::Forgotten(..) => {}
             Change::Completed(session, place) => {
                 self.delete(Table::Flights, place_key(session, place));
             }
-            Change::Removed { session, place, message, flew } => {
+            Change::Removed { session, place, message, number, flew } => {
                 self.delete(Table::Queued, place_key(session, place));
                 if flew {
                     self.delete(Table::Flights, place_key(session, place));
                 }
-                self.release(&message);
+                let gone = self.messages.release(&message, number);
+                self.release(gone);
             }
             Change::Held(session, packet_id) => {
                 let value = Encoder::new(self.epoch);
@@ -121,35 +123,33 @@ impl Staging {
     }
 
     fn queued(&mut self, session: u64, place: u64, record: &QueuedRecord) {
-        let number = self.reference(&record.message);
+        let (number, is_new) = self.messages.reference(&record.message, record.paged);
+        if is_new {
+            let mut value = Encoder::new(self.epoch);
+            value.message(&record.message);
+            self.put(Table::Messages, number.to_be_bytes().into(), value, true);
+        }
         let mut value = Encoder::new(self.epoch);
         value.queued(&QueuedFields::new(number, record));
         self.put(Table::Queued, place_key(session, place), value, true);
     }
 
-    /// One more waits for a message; gives its number.
-    fn reference(&mut self, message: &Message) -> u64 {
-        if let Some(stored) = self.messages.get_mut(&message.address()) {
-            stored.references += 1;
-            return stored.number;
-        }
-        let number = self.next_message;
-        self.next_message += 1;
-        let stored = Stored { message: message.clone(), number, references: 1 };
-        self.messages.insert(message.address(), stored);
-        let mut value = Encoder::new(self.epoch);
-        value.message(message);
-        self.put(Table::Messages, number.to_be_bytes().into(), value, true);
-        number
+    /// A queued record that nobody holds in memory is gone, with the message that it was of.
+    pub(super) fn forget(&mut self, key: Vec<u8>, message: u64) {
+        self.delete(Table::Queued, key);
+        let gone = self.messages.release_number(message);
+        self.release(gone);
     }
 
-    /// One less waits for a message. When it was the last one, the message goes.
-    fn release(&mut self, message: &Message) {
-        let Some(stored) = self.messages.get_mut(&message.address()) else { return };
-        stored.references -= 1;
-        if stored.references == 0 {
-            let number = stored.number;
-            self.messages.remove(&message.address());
+    /// A record that cannot be read is set aside.
+    pub(super) fn set_aside(&mut self, table: Table, key: &[u8], value: Vec<u8>) {
+        let aside = Staged { value: Some(value), fresh: false };
+        self.writes.insert((Table::Damaged, damaged_key(table, key)), aside);
+        self.delete(table, key.to_vec());
+    }
+
+    fn release(&mut self, message: Option<u64>) {
+        if let Some(number) = message {
             self.delete(Table::Messages, number.to_be_bytes().into());
         }
     }

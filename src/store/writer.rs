@@ -8,9 +8,11 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::acts::{ActId, Acts};
+use super::pages::{self, each_queued};
+use super::record::Decoder;
 use super::staging::Staging;
-use crate::hooks::{Commit, Store, StoreError};
-use crate::session::Change;
+use crate::hooks::{Commit, Store, StoreError, Table};
+use crate::session::{Change, PageOfQueue, PageRequest, SessionNumber, Waiter};
 
 /// How long after a failure the store is opened anew.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -20,6 +22,10 @@ const TURNS_PER_COMMIT: usize = 4096;
 
 /// Changes that may wait to be taken in. What would add to them and need not be answered has to wait.
 const MAX_WAITING: usize = 1 << 17;
+
+/// Messages read for pages, and records of ended sessions removed, between two commits: who waits for a
+/// commit is not to wait for long queues.
+const READ_PER_COMMIT: usize = 4096;
 
 /// What one turn of a shard changes.
 #[derive(Debug, Default)]
@@ -41,6 +47,19 @@ pub struct Turn {
     pub taken_back: Vec<ActId>,
     /// Acts of other shards of which this one has done its share: up to that turn of each.
     pub done: Vec<ActId>,
+    /// Parts of queues that it wants to have.
+    pub asked: Vec<PageRequest>,
+}
+
+/// The next part of a queue.
+#[derive(Debug)]
+pub struct Page {
+    /// Whose it is.
+    pub session: SessionNumber,
+    /// Who asked.
+    pub waiter: Waiter,
+    /// What was read.
+    pub page: PageOfQueue,
 }
 
 /// Changes that belong to an act.
@@ -68,6 +87,7 @@ struct State {
 pub struct Link {
     shard: u8,
     turns: Sender<Turn>,
+    pages: Receiver<Page>,
     state: Arc<State>,
 }
 
@@ -77,6 +97,18 @@ impl Link {
         self.state.waiting.fetch_add(turn.changes.len(), Ordering::Relaxed);
         // The writer goes when all links have gone.
         let _ = self.turns.send(turn);
+    }
+
+    /// A page that this shard asked for, if one has come.
+    #[must_use]
+    pub fn take_page(&self) -> Option<Page> {
+        self.pages.try_recv().ok()
+    }
+
+    /// Whether a page has come.
+    #[must_use]
+    pub fn has_page(&self) -> bool {
+        !self.pages.is_empty()
     }
 
     /// The last turn of this shard that is committed, as all before it are.
@@ -114,6 +146,12 @@ pub struct Writer {
     acts: Acts,
     /// By shard: the last turn taken in.
     taken: Vec<u64>,
+    /// By shard: where its pages go.
+    pages: Vec<Sender<Page>>,
+    /// What is to be read, with the shards that asked.
+    asked: VecDeque<(u8, PageRequest)>,
+    /// Sessions that have ended, and from which place on what they had queued is to be removed.
+    forgotten: VecDeque<(SessionNumber, u64)>,
 }
 
 impl std::fmt::Debug for Writer {
@@ -137,7 +175,12 @@ impl Writer {
             failing: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
         });
-        let link = |shard| Link { shard, turns: turns.clone(), state: state.clone() };
+        let mut pages = Vec::new();
+        let link = |shard| {
+            let (page, coming) = crossbeam_channel::unbounded();
+            pages.push(page);
+            Link { shard, turns: turns.clone(), pages: coming, state: state.clone() }
+        };
         let links = (0..shards).map(link).collect();
         let writer = Self {
             open,
@@ -149,6 +192,9 @@ impl Writer {
             staging,
             acts: Acts::default(),
             taken: vec![0; usize::from(shards)],
+            pages,
+            asked: VecDeque::new(),
+            forgotten: VecDeque::new(),
         };
         (writer, links)
     }
@@ -156,8 +202,10 @@ impl Writer {
     /// Writes until all links have gone and everything is written, or cannot be. `tell` is called after
     /// each commit, and when the store begins to fail or ends to.
     pub fn run(mut self, mut tell: impl FnMut()) {
+        let mut busy = false;
         loop {
             let gone = match self.state.failing.load(Ordering::Relaxed) {
+                false if busy => false,
                 false => self.inbox.recv().map(|turn| self.waiting.push_back(turn)).is_err(),
                 true => match self.inbox.recv_timeout(RETRY_AFTER) {
                     Ok(turn) => {
@@ -170,21 +218,117 @@ impl Writer {
                     Err(RecvTimeoutError::Disconnected) => true,
                 },
             };
-            self.step();
+            busy = self.step();
             tell();
-            if gone {
+            if gone && !busy {
                 return;
             }
         }
     }
 
-    /// Commits what has come by now.
-    pub fn step(&mut self) {
+    /// Commits what has come by now, then reads what was asked for. Says whether there is more to do.
+    pub fn step(&mut self) -> bool {
+        self.commit_turns();
+        let Some(store) = self.store.take() else { return false };
+        let mut budget = READ_PER_COMMIT;
+        let done = self
+            .forget_some(&*store, &mut budget)
+            .and_then(|()| self.read_pages(&*store, &mut budget));
+        match done {
+            Ok(held_up) => {
+                self.store = Some(store);
+                !self.staging.is_empty() || self.asked.len() > held_up
+            }
+            Err(error) => {
+                self.begin_to_fail(&error);
+                false
+            }
+        }
+    }
+
+    /// Removes what is left in the queues of sessions that have ended, so much at a time.
+    fn forget_some(&mut self, store: &dyn Store, budget: &mut usize) -> Result<(), StoreError> {
+        for _ in 0..self.forgotten.len() {
+            let Some(&(session, from)) = self.forgotten.front() else { break };
+            let (epoch, staging) = (self.staging.epoch(), &mut self.staging);
+            let mut next = None;
+            each_queued(store, session, from, |place, key, value| {
+                if *budget == 0 {
+                    next = Some(place);
+                    return false;
+                }
+                *budget -= 1;
+                let fields = Decoder::open(Table::Queued, key, value, epoch)
+                    .and_then(|mut decoder| decoder.queued());
+                match fields {
+                    Some(fields) => staging.forget(key.to_vec(), fields.message),
+                    None => staging.set_aside(Table::Queued, key, value.to_vec()),
+                }
+                true
+            })?;
+            self.forgotten.pop_front();
+            // What is not committed yet comes later.
+            let next = next.or(self.acts.first_place(session));
+            self.forgotten.extend(next.map(|next| (session, next)));
+            if *budget == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads pages, so much at a time. Gives how many have to wait for an act.
+    fn read_pages(&mut self, store: &dyn Store, budget: &mut usize) -> Result<usize, StoreError> {
+        let mut held_up = 0;
+        for _ in 0..self.asked.len() {
+            if *budget == 0 {
+                break;
+            }
+            let Some(&(shard, request)) = self.asked.front() else { break };
+            let until = self.acts.first_place(request.session);
+            let read = pages::read(store, &request, until, self.staging.epoch())?;
+            self.asked.pop_front();
+            let pages::Read { page, damaged, stray } = read;
+            if page.messages.is_empty() && page.lost == 0 && until.is_some() {
+                self.asked.push_back((shard, request));
+                held_up += 1;
+                continue;
+            }
+            if page.lost > 0 {
+                tracing::error!(
+                    "{} messages of a queue cannot be read, and were set aside",
+                    page.lost
+                );
+            }
+            for (table, key, value) in damaged {
+                self.staging.set_aside(table, &key, value);
+            }
+            for (key, message) in stray {
+                self.staging.forget(key, message);
+            }
+            *budget = budget.saturating_sub(page.messages.len() + 1);
+            let PageRequest { session, waiter, .. } = request;
+            if let Some(pages) = self.pages.get(usize::from(shard)) {
+                // A shard that is gone wants nothing.
+                let _ = pages.send(Page { session, waiter, page });
+            }
+        }
+        Ok(held_up)
+    }
+
+    fn begin_to_fail(&self, error: &StoreError) {
+        if !self.state.failing.swap(true, Ordering::Relaxed) {
+            tracing::error!("the store fails, nothing more is kept until it works again: {error}");
+        }
+    }
+
+    fn commit_turns(&mut self) {
         self.waiting.extend(self.inbox.try_iter().take(TURNS_PER_COMMIT));
         while let Some(turn) = self.waiting.pop_front() {
             self.take(turn);
         }
-        if self.staging.is_empty() {
+        self.staging.forget_unheld();
+        if self.staging.is_empty() && self.store.is_some() {
             self.publish();
             return;
         }
@@ -207,17 +351,13 @@ impl Writer {
             Err(error) => {
                 self.store = None;
                 self.staging.put_back(writes);
-                if !self.state.failing.swap(true, Ordering::Relaxed) {
-                    tracing::error!(
-                        "the store fails, nothing more is kept until it works again: {error}"
-                    );
-                }
+                self.begin_to_fail(&error);
             }
         }
     }
 
     fn take(&mut self, turn: Turn) {
-        let Turn { shard, turn, changes, parts, handed, returned, taken_back, done } = turn;
+        let Turn { shard, turn, changes, parts, handed, returned, taken_back, done, asked } = turn;
         self.state.waiting.fetch_sub(changes.len(), Ordering::Relaxed);
         let mut changes = changes.into_iter().enumerate().peekable();
         let mut parts = parts.into_iter().peekable();
@@ -231,7 +371,7 @@ impl Writer {
             } else if let Some((_, change)) = changes.next()
                 && let Some(change) = self.acts.reconcile(change)
             {
-                self.staging.stage(change);
+                self.stage(change);
             }
         }
         for (act, with) in handed {
@@ -247,10 +387,18 @@ impl Writer {
             self.acts.done(shard, act);
         }
         for change in self.acts.complete() {
-            self.staging.stage(change);
+            self.stage(change);
         }
+        self.asked.extend(asked.into_iter().map(|request| (shard, request)));
         if let Some(taken) = self.taken.get_mut(usize::from(shard)) {
             *taken = turn;
+        }
+    }
+
+    fn stage(&mut self, change: Change) {
+        match change {
+            Change::Forgotten(session, from) => self.forgotten.push_back((session, from)),
+            change => self.staging.stage(change),
         }
     }
 

@@ -7,6 +7,7 @@ mod failing;
 mod killed;
 mod offline;
 mod order;
+mod paging;
 mod process;
 mod restart;
 mod trace;

@@ -17,6 +17,8 @@ pub(crate) struct Broker {
     engine: &'static str,
     durability: &'static str,
     shards: u8,
+    /// What it is told of its configuration beside.
+    settings: &'static [(&'static str, &'static str)],
     address: SocketAddr,
     running: Option<Child>,
     log: String,
@@ -36,12 +38,25 @@ impl Broker {
             engine,
             durability: "os",
             shards,
+            settings: &[],
             address,
             running: None,
             log: String::new(),
             trace: None,
         };
         broker.restart_with(shards);
+        broker
+    }
+
+    /// With some variables of its configuration.
+    pub(crate) fn start_set(
+        engine: &'static str,
+        shards: u8,
+        settings: &'static [(&'static str, &'static str)],
+    ) -> Self {
+        let mut broker = Self::start(engine, shards);
+        broker.settings = settings;
+        broker.restart();
         broker
     }
 
@@ -93,7 +108,9 @@ impl Broker {
             .arg("--data")
             .arg(self.data.path())
             .env("SLUICE_STORE_ENGINE", self.engine)
-            .env("SLUICE_SYS_INTERVAL", "0s");
+            .env("SLUICE_SYS_INTERVAL", "0s")
+            .env("SLUICE_QUEUE_IN_MEMORY", "2")
+            .envs(self.settings.iter().copied());
         command
     }
 

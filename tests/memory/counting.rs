@@ -165,7 +165,7 @@ fn only_threads_of_shards_count() {
     shard.join().expect("no panic");
     let counted = watch.end();
     assert!((3..100).contains(&counted.allocations), "{}", counted.allocations);
-    // A thread that begins and ends has some bytes of its own.
-    assert!((9_000..11_000).contains(&counted.live_bytes), "{}", counted.live_bytes);
+    // A thread that begins and ends has some bytes of its own, and frees some that its starter made.
+    assert!((8_000..11_000).contains(&counted.live_bytes), "{}", counted.live_bytes);
     assert!(counted.first_stack.is_some());
 }

@@ -4,6 +4,7 @@ mod contract;
 mod directory;
 mod engines;
 mod offline;
+mod pages;
 mod recovery;
 mod turns;
 mod writer;

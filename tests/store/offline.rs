@@ -74,6 +74,8 @@ fn everything() -> Vec<Change> {
             group: None,
             share: share.map(Into::into),
             packet_id,
+            number: 0,
+            paged: false,
         };
         Change::Queued(number, place, Box::new(record))
     };
@@ -89,7 +91,14 @@ fn everything() -> Vec<Change> {
         place(8, 1, None, None),
         Change::InFlight(8, 1, id(1)),
         queued(8, 2, &released),
-        Change::Released { session: 8, place: 2, message: released, packet_id: id(2), order: 3 },
+        Change::Released {
+            session: 8,
+            place: 2,
+            message: released,
+            number: 0,
+            packet_id: id(2),
+            order: 3,
+        },
         queued(8, 3, &message("text \"\u{1F600}\"\r\n")),
         Change::Retained("r/1".into(), (4, 2), Some(rich("r/1"))),
         Change::Retained("r/2".into(), (5, 0), Some(bare("r/2"))),
@@ -291,10 +300,19 @@ impl Store for Unreadable {
         Err(StoreError("read only".to_owned()))
     }
 
-    fn scan(&self, table: Table, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.get(table, key)
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
         match table {
             Table::Retained => Err(StoreError("Input/output error".to_owned())),
-            _ => self.0.scan(table, each),
+            _ => self.0.range(table, from, each),
         }
     }
 }

@@ -3,7 +3,7 @@
 use sluice::hooks::Table;
 use sluice::mqtt::{Message, QoS};
 use sluice::session::{
-    Change, IdentityRecord, QueuedRecord, SessionRecord, SubscriptionRecord, Will,
+    Change, IdentityRecord, Paged, QueuedRecord, SessionRecord, SubscriptionRecord, Will,
 };
 use sluice::store::{Epoch, Kept, Memory};
 use sluice::timer::Time;
@@ -40,6 +40,8 @@ fn a_session_comes_back_with_all_that_belongs_to_it() {
         group: Some(3),
         share: Some("$share/g/a/#".into()),
         packet_id: None,
+        number: 0,
+        paged: false,
     };
     let identity = IdentityRecord {
         user: Some("alice".into()),
@@ -79,6 +81,7 @@ fn a_session_comes_back_with_all_that_belongs_to_it() {
                 session: 5,
                 place: 1,
                 message: released,
+                number: 0,
                 packet_id: id(10),
                 order: 77,
             },
@@ -104,13 +107,18 @@ fn a_session_comes_back_with_all_that_belongs_to_it() {
     let [
         (1, Kept::Released { packet_id, order: 77 }),
         (2, Kept::Message { record: second, flew: true }),
-        (3, Kept::Message { record: third, flew: false }),
     ] = &found.kept[..]
     else {
         unreachable!("{:?}", found.kept)
     };
     assert_eq!((*packet_id, second.packet_id), (id(10), Some(id(11))));
     assert_eq!(second.message.payload(), b"sent");
+    let paged = Paged { first: 3, end: 4, messages: 1, bytes: found.paged.bytes, shared: true };
+    assert_eq!(found.paged, paged);
+    let page = bench.page(1, 5, 3);
+    assert!(page.is_last && page.lost == 0 && page.end == 4);
+    let [(3, third)] = &page.messages[..] else { unreachable!("{page:?}") };
+    assert_eq!(third.message.size() as u64, paged.bytes);
     assert_eq!((third.qos, third.retain, third.packet_id), (QoS::ExactlyOnce, true, None));
     assert_eq!((&*third.identifiers, third.share.as_deref()), (&[7, 8][..], Some("$share/g/a/#")));
     assert_eq!(bench.count(Table::Messages), 2, "the one released needs no message");
@@ -155,10 +163,8 @@ fn messages_expire_by_the_clock_on_the_wall() {
             retained(expiring("there", 100)),
         ],
     );
-    let bench = bench.restart_at(Epoch { unix_ms: START.unix_ms + 60_000 });
-    let Kept::Message { record, .. } = &bench.recovered.sessions[0].kept[0].1 else {
-        unreachable!()
-    };
+    let mut bench = bench.restart_at(Epoch { unix_ms: START.unix_ms + 60_000 });
+    let (_, record) = bench.page(1, 1, 1).messages.remove(0);
     assert_eq!(record.message.message_expiry_interval(Time(0)), Some(41));
     let topics: Vec<_> = bench.recovered.retained.iter().map(|found| &*found.topic).collect();
     assert_eq!(topics, ["there"]);
@@ -209,7 +215,7 @@ fn damaged_records_are_set_aside_and_the_rest_comes_back() {
     // The place of "second"; the place of "third", whose session is damaged, and its message.
     assert_eq!(report.stray, 3);
     assert_eq!(bench.recovered.sessions.len(), 1);
-    assert_eq!(bench.recovered.sessions[0].kept.len(), 1);
+    assert_eq!(bench.recovered.sessions[0].paged.messages, 1);
     assert_eq!(bench.count(Table::Damaged), 2);
     assert_eq!((bench.count(Table::Messages), bench.count(Table::Queued)), (1, 1));
     // What was set aside stays there.

@@ -2,7 +2,7 @@
 
 use sluice::hooks::{Commit, Store, Table};
 use sluice::mqtt::{Message, PacketId, QoS};
-use sluice::session::{Change, QueuedRecord, SessionRecord};
+use sluice::session::{Change, PageOfQueue, PageRequest, QueuedRecord, SessionRecord};
 use sluice::store::{Epoch, Link, Memory, Recovered, Turn, Writer, recover};
 use sluice::timer::Time;
 
@@ -49,6 +49,21 @@ impl Bench {
         self.writer.step();
     }
 
+    /// What a session has queued from a place on, read in a turn of shard 0.
+    pub(crate) fn page(&mut self, turn: u64, session: u64, from: u64) -> PageOfQueue {
+        self.ask(turn, PageRequest { session, from, messages: 100, bytes: 1 << 20, waiter: (1, 1) })
+            .expect("at once")
+    }
+
+    pub(crate) fn ask(&mut self, turn: u64, request: PageRequest) -> Option<PageOfQueue> {
+        let asked = vec![request];
+        self.links[0].submit(Turn { turn, asked, ..Turn::default() });
+        self.writer.step();
+        let page = self.links[0].take_page()?;
+        assert_eq!((page.session, page.waiter), (request.session, request.waiter));
+        Some(page.page)
+    }
+
     pub(crate) fn count(&self, table: Table) -> usize {
         records(&self.memory, table).len()
     }
@@ -83,10 +98,23 @@ pub(crate) fn queued(session: u64, place: u64, message: &Message) -> Change {
         group: None,
         share: None,
         packet_id: None,
+        number: 0,
+        paged: false,
     };
     Change::Queued(session, place, Box::new(record))
 }
 
 pub(crate) fn removed(session: u64, place: u64, message: &Message) -> Change {
-    Change::Removed { session, place, message: message.clone(), flew: false }
+    Change::Removed { session, place, message: message.clone(), number: 0, flew: false }
+}
+
+/// As [`queued`], in the store only.
+pub(crate) fn paged(session: u64, place: u64, message: &Message) -> Change {
+    match queued(session, place, message) {
+        Change::Queued(session, place, mut record) => {
+            record.paged = true;
+            Change::Queued(session, place, record)
+        }
+        other => unreachable!("{other:?}"),
+    }
 }

@@ -1,7 +1,7 @@
 //! From turns to commits.
 
 use sluice::hooks::Table;
-use sluice::session::Change;
+use sluice::session::{Change, QueuedRecord};
 use sluice::store::{Part, Turn};
 
 use crate::turns::{Bench, id, message, queued, removed, session};
@@ -31,25 +31,24 @@ fn a_message_is_stored_once_whoever_waits_for_it() {
     assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (0, 0));
 }
 
+/// What is read back is told by its number.
+fn removed_again(session: u64, (place, record): &(u64, QueuedRecord)) -> Change {
+    let (place, message, number) = (*place, record.message.clone(), record.number);
+    Change::Removed { session, place, message, number, flew: false }
+}
+
 #[test]
 fn references_count_on_over_a_restart() {
     let mut bench = Bench::new(1);
     let shared = message("shared");
     bench.commit(1, vec![session("a", 1), queued(1, 1, &shared), queued(1, 2, &shared)]);
     let mut bench = bench.restart();
-    let found: Vec<_> = bench.recovered.sessions[0].kept.iter().map(kept_message).collect();
-    assert!(found[0].ptr_eq(&found[1]), "one in memory, too");
-    bench.commit(1, vec![removed(1, 1, &found[0])]);
+    let found = bench.page(1, 1, 1).messages;
+    assert!(found[0].1.message.ptr_eq(&found[1].1.message), "one in memory, too");
+    bench.commit(2, vec![removed_again(1, &found[0])]);
     assert_eq!(bench.count(Table::Messages), 1);
-    bench.commit(2, vec![removed(1, 2, &found[1]), queued(1, 3, &message("new"))]);
+    bench.commit(3, vec![removed_again(1, &found[1]), queued(1, 3, &message("new"))]);
     assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (1, 1));
-}
-
-fn kept_message((_, kept): &(u64, sluice::store::Kept)) -> sluice::mqtt::Message {
-    match kept {
-        sluice::store::Kept::Message { record, .. } => record.message.clone(),
-        other => unreachable!("{other:?}"),
-    }
 }
 
 #[test]
@@ -169,7 +168,7 @@ fn a_crash_in_the_middle_of_an_act_leaves_nothing_of_it() {
     let bench = bench.restart();
     assert_eq!(bench.recovered.sessions.len(), 2);
     for session in &bench.recovered.sessions {
-        assert!(session.kept.is_empty() && session.inbound.is_empty(), "{session:?}");
+        assert!(session.paged.messages == 0 && session.inbound.is_empty(), "{session:?}");
     }
 }
 

@@ -102,6 +102,7 @@ pub(super) const LIMITS: SessionLimits = SessionLimits {
     max_queued_messages: 1000,
     max_queued_bytes: 1 << 20,
     queue_qos0: false,
+    in_memory: InMemory { messages: 1000, bytes: 1 << 20 },
 };
 
 pub(super) const T0: Time = Time(1_000_000);

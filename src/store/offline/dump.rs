@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, Write};
 
 use super::copy::Batches;
-use super::line::{Line, VERSION, damaged_key};
+use super::line::{Line, VERSION};
 use crate::hooks::{Store, StoreError, Table};
+use crate::store::record::damaged_key;
 
 /// Why a store is not written out.
 #[derive(Debug, thiserror::Error)]

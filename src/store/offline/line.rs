@@ -12,7 +12,7 @@ use crate::hooks::{Table, Write};
 use crate::mqtt::topic::{Filter, check_name};
 use crate::mqtt::{Limits, Message, PacketId, Properties, PropertiesOf, Property, QoS};
 use crate::session::{IdentityRecord, SessionRecord, SubscriptionRecord, Will};
-use crate::store::record::QueuedFields;
+use crate::store::record::{QueuedFields, damaged_key};
 
 /// The version of the lines that are written, and the only one that is read.
 pub(super) const VERSION: u32 = 1;
@@ -256,14 +256,6 @@ impl Line {
             }
         };
         Ok(Some(entry.write()))
-    }
-}
-
-/// The key under which a damaged record is set aside.
-pub(super) fn damaged_key(table: Table, key: &[u8]) -> Vec<u8> {
-    match table {
-        Table::Damaged => key.to_vec(),
-        _ => [table.name().as_bytes(), b"/", key].concat(),
     }
 }
 

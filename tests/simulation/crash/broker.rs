@@ -43,8 +43,17 @@ impl Store for Records {
         }
     }
 
-    fn scan(&self, table: Table, each: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
-        self.memory.scan(table, each)
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.memory.get(table, key)
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        self.memory.range(table, from, each)
     }
 }
 
@@ -74,11 +83,8 @@ impl Broker {
         let open = Box::new(move || Ok(Box::new(records.clone()) as Box<dyn Store>));
         let (recovered, writer, links) =
             recover(open, Commit::Disk, epoch, shards).expect("its records are whole");
-        assert_eq!(
-            (recovered.report.damaged, recovered.report.stray),
-            (0, 0),
-            "nothing is left over"
-        );
+        // What sessions had queued that ended is removed in steps after their end.
+        assert_eq!(recovered.report.damaged, 0);
         let shared = Arc::new(Shared::new(settings.clone(), Hooks::default(), drivers.len(), seed));
         let shards = Shard::assemble_stored(drivers, &shared, Stored { links, recovered });
         let awake = vec![true; shards.len()];

@@ -45,6 +45,9 @@ pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, 
         settings.session.max_inflight = rng.u16(1..5);
         settings.receive_maximum = NonZeroU16::new(100).expect("not 0");
     }
+    if rng.u8(0..4) > 0 {
+        settings.session.in_memory.messages = rng.u32(0..4);
+    }
     let mut actors = cast();
     let mut scene = Scene { world, settings, broker: None, rng, seed, confirms, verbose };
     scene.restart(&Memory::default());

@@ -1,0 +1,173 @@
+//! Queues that are in the store in part: pages are asked for, and taken in when they come.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashSet;
+
+use crate::mqtt::topic::Filter;
+use crate::router::SessionKey;
+use crate::session::{
+    Change, DropCause, PageOfQueue, PageRequest, PageTaken, QueuedRecord, Redistribution,
+    SessionNumber, SessionRecord,
+};
+use crate::store::Page;
+
+use super::Core;
+
+/// Pages that a shard has asked for and not taken in, at most: so many are in memory beside the queues.
+const MAX_ASKED: usize = 32;
+
+/// Messages and bytes of a page of a session that has ended.
+const PAGE_MESSAGES: u32 = 256;
+const PAGE_BYTES: u64 = 1024 * 1024;
+
+/// No client's identifier has this in it: the store knows a session that has ended by it as long as others
+/// have not got what is theirs of its queue.
+const RETIRED: char = '\0';
+
+/// What a shard knows of queues in the store.
+#[derive(Debug, Default)]
+pub(super) struct Paging {
+    /// What is not asked for yet.
+    waiting: VecDeque<PageRequest>,
+    asked: usize,
+    /// Sessions that have ended and whose queues go to other members of their groups.
+    retired: HashSet<SessionNumber>,
+}
+
+impl Paging {
+    /// What to ask the store for now.
+    pub(super) fn ask(&mut self, wanted: Vec<PageRequest>) -> Vec<PageRequest> {
+        self.waiting.extend(wanted);
+        let count = self.waiting.len().min(MAX_ASKED - self.asked);
+        self.asked += count;
+        self.waiting.drain(..count).collect()
+    }
+}
+
+/// Whether a session has ended, and only its queue is left.
+pub(super) fn is_retired(record: &SessionRecord) -> bool {
+    record.client_id.starts_with(RETIRED)
+}
+
+fn retired_name(session: SessionNumber) -> Box<str> {
+    format!("{RETIRED}{session}").into()
+}
+
+impl<S> Core<S> {
+    /// Takes in the pages that have come.
+    pub(super) fn take_pages(&mut self) {
+        while let Some(store) = &mut self.store
+            && let Some(page) = store.link.take_page()
+        {
+            store.paging.asked -= 1;
+            let is_retired = store.paging.retired.contains(&page.session);
+            let Page { session, waiter: (key, serial), mut page } = page;
+            for (_, record) in &mut page.messages {
+                record.group = record.share.as_deref().and_then(|share| self.group_of(share));
+            }
+            self.stats.dropped[DropCause::StoreFailed as usize].add(page.lost.into());
+            if is_retired {
+                self.give_away(session, page);
+            } else {
+                self.take_page(key, serial, page);
+            }
+        }
+    }
+
+    fn take_page(&mut self, key: SessionKey, serial: u32, page: PageOfQueue) {
+        if self.sessions.get_serial(key, serial).is_none() {
+            return;
+        }
+        let act = self.begin_act();
+        let router = &self.router;
+        let Some(slot) = self.sessions.get_mut(key) else { return };
+        // A page is of few groups: the last answer is remembered.
+        let mut last: Option<(Box<str>, bool)> = None;
+        let has_left = |record: &QueuedRecord| {
+            let Some(share) = &record.share else { return false };
+            if let Some((of, left)) = &last
+                && of == share
+            {
+                return *left;
+            }
+            let filter = Filter::parse(share, &crate::mqtt::Limits::NONE);
+            let left = filter.is_ok_and(|filter| !router.has_subscription(key, &filter));
+            last = Some((share.clone(), left));
+            left
+        };
+        let taken = slot.session.take_page(page, &self.settings.session, has_left);
+        let PageTaken { given, orphaned, dropped } = taken;
+        self.stats.dropped[DropCause::QueueFull as usize].add(dropped.into());
+        self.stats.dropped[DropCause::Orphaned as usize].add(orphaned.into());
+        for orphan in given {
+            self.redistribute(orphan);
+        }
+        self.end_act(act);
+        let Some(slot) = self.sessions.get_mut(key) else { return };
+        if let Some(mut out) =
+            slot.connection.and_then(|id| self.connections.live_out(id, &self.settings))
+        {
+            slot.session.pump(self.now, &mut out);
+        }
+        self.relieve(key);
+    }
+
+    /// A session has ended, and others shall have what it had of shared groups: that is read first. The store
+    /// is told in the same act as of the end.
+    pub(super) fn retire(&mut self, session: SessionNumber, from: u64) {
+        let Some(store) = &mut self.store else { return };
+        let record = SessionRecord {
+            client_id: retired_name(session),
+            session,
+            session_expiry_interval: 0,
+            disconnected_at: Some(self.now),
+            will: None,
+            will_at: None,
+            identity: None,
+        };
+        store.journal.note(Change::Session(Box::new(record)));
+        self.read_retired(session, from);
+    }
+
+    /// The broker has begun anew before all of that was given away.
+    pub(super) fn retire_again(&mut self, session: SessionNumber) {
+        self.read_retired(session, 0);
+    }
+
+    fn read_retired(&mut self, session: SessionNumber, from: u64) {
+        let Some(store) = &mut self.store else { return };
+        store.paging.retired.insert(session);
+        let (messages, bytes, waiter) = (PAGE_MESSAGES, PAGE_BYTES, (SessionKey::MAX, 0));
+        store.journal.ask(PageRequest { session, from, messages, bytes, waiter });
+    }
+
+    /// Gives away what others shall have of the queue of a session that has ended.
+    fn give_away(&mut self, session: SessionNumber, page: PageOfQueue) {
+        let PageOfQueue { messages, end, is_last, .. } = page;
+        let act = self.begin_act();
+        for (place, record) in messages.into_iter().filter(|(_, record)| record.share.is_some()) {
+            let QueuedRecord { message, qos, group, number, .. } = record;
+            if let Some(store) = &self.store {
+                let (message, flew) = (message.clone(), false);
+                store.journal.note(Change::Removed { session, place, message, number, flew });
+            }
+            match group {
+                Some(group) => {
+                    self.tell_news_of(group);
+                    self.redistribute(Redistribution { group, message, qos, sent: false });
+                }
+                None => self.stats.dropped[DropCause::Orphaned as usize].add(1),
+            }
+        }
+        if is_last && let Some(store) = &mut self.store {
+            store.paging.retired.remove(&session);
+            store.journal.note(Change::Forgotten(session, 0));
+            store.journal.note(Change::Ended { client_id: retired_name(session) });
+        }
+        self.end_act(act);
+        if !is_last {
+            self.read_retired(session, end);
+        }
+    }
+}

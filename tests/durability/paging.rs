@@ -1,0 +1,159 @@
+//! Queues that are larger than what of them may be in memory: two messages here, if not said otherwise.
+
+use std::time::{Duration, Instant};
+
+use crate::common::property::{message_expiry, receive_maximum};
+use crate::common::wire::PUBACK;
+use crate::common::{Client, Connect, Message, V5, V311, let_pass};
+use crate::process::Broker;
+
+fn away(broker: &Broker, id: &str, filter: &str) {
+    let mut client = broker.connect_with(&Connect::lasting(V5, id)).0;
+    client.subscribe(filter, 2);
+    client.disconnect();
+}
+
+fn back(broker: &Broker, id: &str) -> Client {
+    let (client, connack) = broker.connect_with(&Connect::lasting(V5, id));
+    assert!(connack.session_present);
+    client
+}
+
+/// Publishes numbers, so many at a time.
+fn publish(publisher: &mut Client, topic: &str, numbers: std::ops::Range<u32>, size: usize) {
+    let numbers: Vec<_> = numbers.collect();
+    for some in numbers.chunks(100) {
+        let payload = |n: &u32| format!("{n:0size$}");
+        let message = |n| Message::new(topic, payload(n)).qos(1);
+        let ids: Vec<_> = some.iter().map(|n| publisher.start_publish(message(n))).collect();
+        for id in ids {
+            assert_eq!(publisher.wait_puback(id).code, 0);
+        }
+    }
+}
+
+/// [MQTT-4.6.0-6] [MQTT-3.3.2-5] In order, whatever is in memory, and what has expired does not come.
+#[test]
+fn a_long_queue_comes_back_in_order() {
+    for engine in ["fjall", "sqlite"] {
+        let mut broker = Broker::start(engine, 2);
+        away(&broker, "client", "t");
+        let mut publisher = broker.connect(V5, "publisher");
+        publish(&mut publisher, "t", 0..200, 1);
+        publisher.deliver(Message::new("t", "brief").qos(1).with(message_expiry(1)));
+        let_pass(Duration::from_millis(1100));
+        broker.restart_with(3);
+        let mut publisher = broker.connect(V311, "publisher");
+        publish(&mut publisher, "t", 200..300, 1);
+        let mut client = back(&broker, "client");
+        for n in 0..150 {
+            client.expect("t", n.to_string());
+        }
+        // What comes while the queue is read comes behind it.
+        publish(&mut publisher, "t", 300..310, 1);
+        for n in 150..310 {
+            client.expect("t", n.to_string());
+        }
+        client.expect_nothing();
+        publish(&mut publisher, "t", 310..311, 1);
+        client.expect("t", "310");
+    }
+}
+
+/// `overflow.offline = "drop_oldest"`: the newest stay, also if all of the queue was on disk.
+#[test]
+fn the_oldest_are_dropped() {
+    let settings =
+        &[("SLUICE_OVERFLOW_OFFLINE", "drop_oldest"), ("SLUICE_QUEUE_MAX_MESSAGES", "20")];
+    let mut broker = Broker::start_set("fjall", 1, settings);
+    away(&broker, "client", "t");
+    let mut publisher = broker.connect(V5, "publisher");
+    publish(&mut publisher, "t", 0..50, 1);
+    broker.restart();
+    let mut publisher = broker.connect(V5, "publisher");
+    publish(&mut publisher, "t", 50..90, 1);
+    let mut client = back(&broker, "client");
+    let mut next: u32 = client.receive().payload_text().parse().expect("a number");
+    assert!((50..=70).contains(&next), "begins with {next}");
+    while next < 89 {
+        next += 1;
+        client.expect("t", next.to_string());
+    }
+    client.expect_nothing();
+}
+
+/// [MQTT-4.8.2-5] What a member had queued goes to others when its session ends, and when it leaves the
+/// group and comes to it.
+#[test]
+fn what_a_member_leaves_behind_is_read_for_the_others() {
+    for leaves in ["session", "group", "session, after a restart"] {
+        let mut broker = Broker::start("fjall", 2);
+        away(&broker, "leaves", "$share/g/t");
+        let mut publisher = broker.connect(V5, "publisher");
+        publish(&mut publisher, "t", 0..60, 1);
+        let mut stays = broker.connect_with(&Connect::lasting(V5, "stays")).0;
+        stays.subscribe("$share/g/t", 1);
+        let mut left = None;
+        if leaves == "group" {
+            // The rest stays in its queue.
+            let connect = Connect::lasting(V5, "leaves").with(receive_maximum(1));
+            let mut client = broker.connect_with(&connect).0;
+            let first = client.take_publish();
+            client.unsubscribe(&["$share/g/t"]);
+            client.send_ack(PUBACK, first.id);
+            client.expect_nothing();
+            left = Some(client);
+        } else {
+            drop(broker.connect_with(&Connect::new(V5, "leaves")));
+        }
+        if leaves.ends_with("restart") {
+            stays.subscribe("commit", 0);
+            broker.restart();
+            stays = back(&broker, "stays");
+        }
+        let least = if leaves == "group" { 59 } else { 60 };
+        let mut found = Vec::new();
+        let begun = Instant::now();
+        while found.len() < least && begun.elapsed() < Duration::from_secs(20) {
+            found.push(stays.receive().payload_text().parse::<u32>().expect("a number"));
+        }
+        drop(left);
+        found.sort_unstable();
+        found.dedup();
+        assert!(found.iter().copied().eq(60 - least as u32..60), "{leaves}: {found:?}");
+    }
+}
+
+fn resident_bytes(broker: &Broker) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", broker.process().id()));
+    let status = status.expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it says so");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+}
+
+#[test]
+fn a_long_queue_takes_disk_and_not_memory() {
+    const COUNT: u32 = 20_000;
+    const SIZE: usize = 4096;
+    let settings = &[
+        ("SLUICE_QUEUE_MAX_MESSAGES", "1000000"),
+        ("SLUICE_QUEUE_MAX_BYTES", "1GiB"),
+        ("SLUICE_QUEUE_IN_MEMORY", "100"),
+    ];
+    let mut broker = Broker::start_set("sqlite", 1, settings);
+    away(&broker, "client", "t");
+    let mut publisher = broker.connect(V5, "publisher");
+    publish(&mut publisher, "t", 0..1000, SIZE);
+    let before = resident_bytes(&broker);
+    publish(&mut publisher, "t", 1000..COUNT, SIZE);
+    let most = before + u64::from(COUNT) * SIZE as u64 / 4;
+    let queued = resident_bytes(&broker);
+    assert!(queued < most, "{before} bytes before, {queued} after");
+    broker.restart();
+    let mut client = back(&broker, "client");
+    for n in 0..COUNT {
+        assert_eq!(client.receive().payload, format!("{n:0SIZE$}").into_bytes());
+    }
+    let read = resident_bytes(&broker);
+    assert!(read < most, "{before} bytes before, {read} with the queue read");
+}

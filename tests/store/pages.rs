@@ -1,0 +1,125 @@
+//! Queues that are in the store only.
+
+use std::cell::Cell;
+
+use sluice::hooks::Table;
+use sluice::session::{Change, PageRequest};
+use sluice::store::{Part, Turn};
+
+use crate::engines::{commit, put, records};
+use crate::turns::{Bench, message, paged, queued, removed, session};
+
+fn payloads(page: &sluice::session::PageOfQueue) -> Vec<String> {
+    let payload = |(_, record): &(u64, sluice::session::QueuedRecord)| {
+        String::from_utf8(record.message.payload().to_vec()).expect("text")
+    };
+    page.messages.iter().map(payload).collect()
+}
+
+#[test]
+fn a_queue_is_read_in_pages_of_so_many_messages_and_bytes() {
+    let mut bench = Bench::new(1);
+    let mut changes = vec![session("a", 1), session("b", 2)];
+    changes.extend((1..=10).map(|place| paged(1, place, &message(&place.to_string()))));
+    changes.push(paged(2, 1, &message("another's")));
+    bench.commit(1, changes);
+    let request = PageRequest { session: 1, from: 4, messages: 3, bytes: 1 << 20, waiter: (7, 7) };
+    let page = bench.ask(2, request).expect("at once");
+    assert_eq!((payloads(&page), page.end, page.is_last), (text(4..7), 7, false));
+    let size = page.messages[0].1.message.size() as u64;
+    let page = bench.ask(3, PageRequest { bytes: 2 * size, ..request }).expect("at once");
+    assert_eq!((payloads(&page), page.end, page.is_last), (text(4..6), 6, false));
+    let page = bench.ask(4, PageRequest { bytes: 0, ..request }).expect("at once");
+    assert_eq!(payloads(&page), text(4..5), "one in any case");
+    let page = bench.page(5, 1, 8);
+    assert_eq!((payloads(&page), page.end, page.is_last), (text(8..11), 11, true));
+}
+
+fn text(numbers: std::ops::Range<u32>) -> Vec<String> {
+    numbers.map(|number| number.to_string()).collect()
+}
+
+#[test]
+fn a_message_that_is_in_the_store_only_for_some_is_one() {
+    let mut bench = Bench::new(1);
+    let both = message("both");
+    let changes = vec![session("a", 1), session("b", 2), queued(1, 1, &both), paged(2, 1, &both)];
+    bench.commit(1, changes);
+    assert_eq!(bench.count(Table::Messages), 1);
+    let record = bench.page(2, 2, 1).messages.remove(0).1;
+    assert!(!record.message.ptr_eq(&both), "read anew");
+    bench.commit(3, vec![removed(1, 1, &both)]);
+    assert_eq!(bench.count(Table::Messages), 1);
+    drop(both);
+    let (message, number) = (record.message, record.number);
+    let gone = Change::Removed { session: 2, place: 1, message, number, flew: false };
+    bench.commit(4, vec![gone]);
+    assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (0, 0));
+}
+
+/// What belongs to an act is read when that is committed, and nothing behind it before.
+#[test]
+fn a_page_ends_before_what_is_not_committed() {
+    let mut bench = Bench::new(2);
+    bench.commit(1, vec![session("a", 1), paged(1, 1, &message("1"))]);
+    bench.links[0].submit(Turn {
+        shard: 0,
+        turn: 2,
+        changes: vec![paged(1, 2, &message("2")), paged(1, 3, &message("3"))],
+        parts: vec![Part { first: 0, end: 1, act: (0, 2) }],
+        handed: vec![((0, 2), 0b10)],
+        ..Turn::default()
+    });
+    let page = bench.page(3, 1, 1);
+    assert_eq!((payloads(&page), page.end, page.is_last), (text(1..2), 2, false));
+    let request = PageRequest { session: 1, from: 2, messages: 9, bytes: 1 << 20, waiter: (1, 1) };
+    assert!(bench.ask(4, request).is_none(), "nothing to read yet");
+    bench.links[1].submit(Turn { shard: 1, turn: 1, done: vec![(0, 2)], ..Turn::default() });
+    bench.writer.step();
+    let page = bench.links[0].take_page().expect("the act is complete").page;
+    assert_eq!((payloads(&page), page.is_last), (text(2..4), true));
+}
+
+#[test]
+fn the_queue_of_a_session_that_ended_goes_in_steps() {
+    const COUNT: u64 = 10_000;
+    let mut bench = Bench::new(1);
+    let shared = message("of both");
+    let mut changes = vec![session("a", 1), session("b", 2), paged(2, 1, &shared)];
+    changes.push(paged(1, 1, &shared));
+    changes.extend((2..=COUNT).map(|place| paged(1, place, &message("own"))));
+    bench.commit(1, changes);
+    bench.links[0].submit(Turn {
+        turn: 2,
+        changes: vec![Change::Forgotten(1, 1), Change::Ended { client_id: "a".into() }],
+        ..Turn::default()
+    });
+    let (most, left) = (Cell::new(0), Cell::new(bench.count(Table::Queued)));
+    while bench.writer.step() {
+        let now = bench.count(Table::Queued);
+        most.set(most.get().max(left.replace(now) - now));
+    }
+    assert!((1..=5000).contains(&most.get()), "{} at once", most.get());
+    assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (1, 1));
+    assert_eq!(bench.count(Table::Sessions), 1);
+}
+
+#[test]
+fn a_page_goes_past_what_cannot_be_read() {
+    let mut bench = Bench::new(1);
+    let mut changes = vec![session("a", 1)];
+    changes.extend((1..=5).map(|place| paged(1, place, &message(&place.to_string()))));
+    bench.commit(1, changes);
+    for (table, at) in [(Table::Queued, 1), (Table::Messages, 3)] {
+        let (key, mut value) = records(&bench.memory, table).remove(at);
+        value[0] ^= 1;
+        commit(&mut bench.memory.clone(), &[put(table, &key, &value)]);
+    }
+    let page = bench.page(2, 1, 1);
+    assert_eq!(
+        (payloads(&page), page.lost, page.end),
+        (["1", "3", "5"].map(String::from).to_vec(), 2, 6)
+    );
+    bench.writer.step();
+    assert_eq!((bench.count(Table::Damaged), bench.count(Table::Queued)), (2, 3));
+}
