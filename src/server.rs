@@ -126,7 +126,10 @@ impl Broker {
             directory.map(|directory| storage::open(directory, &config, epoch)).transpose()?;
         let drivers = listeners
             .into_iter()
-            .map(|listeners| MioDriver::new(listeners, start))
+            .map(|listeners| {
+                let driver = MioDriver::new(listeners, start)?;
+                Ok(driver.with_max_handshakes(config.limits.max_handshakes as usize))
+            })
             .collect::<io::Result<Vec<_>>>()
             .map_err(StartError::Shard)?;
         let shared = Arc::new(Shared::new(settings(&config), hooks, shards, random_seed()));
@@ -307,7 +310,10 @@ fn tls_acceptors(config: &Config) -> Result<Vec<Option<Arc<TlsAcceptor>>>, TlsEr
 
 /// A listener as far as it cannot change while the broker runs.
 fn as_started(listener: &config::Listener) -> config::Listener {
-    let tls = listener.tls.as_ref().map(|_| config::ListenerTls::default());
+    let tls = listener.tls.as_ref().map(|tls| config::ListenerTls {
+        handshake_timeout: tls.handshake_timeout,
+        ..config::ListenerTls::default()
+    });
     config::Listener { tls, authentication: None, ..listener.clone() }
 }
 

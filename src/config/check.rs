@@ -1,5 +1,7 @@
 //! What each key allows alone may still contradict another.
 
+use std::collections::HashSet;
+
 use crate::shard::MAX_SHARDS;
 
 use super::error::{ConfigError, Origin, Origins};
@@ -15,6 +17,7 @@ pub(super) fn check(config: &Config, origins: &Origins) -> Result<(), ConfigErro
     checker.listeners(config)?;
     checker.links(config)?;
     checker.acl(config)?;
+    checker.quotas(config)?;
     checker.sizes(config)?;
     checker.connections(config)?;
     checker.sessions(config)
@@ -52,6 +55,15 @@ impl Checker<'_> {
                 );
                 return Err(self.blame(&[&format!("listener[{index}].bind")], &message));
             }
+            self.not_above(
+                (
+                    &format!("listener[{index}].limits.max_packet_size"),
+                    listener.limits.max_packet_size,
+                ),
+                ("limits.max_packet_size", Some(config.limits.max_packet_size)),
+                |bytes| show_size(u64::from(*bytes)),
+                "which is the largest packet anywhere",
+            )?;
             if let Some(tls) = &listener.tls {
                 self.tls(index, tls)?;
             }
@@ -141,6 +153,17 @@ impl Checker<'_> {
         {
             let message = "needs token = \"password\" and a user_claim";
             return Err(self.blame(&["auth.jwt.must_be_user_name"], message));
+        }
+        Ok(())
+    }
+
+    fn quotas(&self, config: &Config) -> Result<(), ConfigError> {
+        let mut named = HashSet::new();
+        for (index, quota) in config.quotas.iter().enumerate() {
+            if let Some(user) = quota.users.iter().find(|user| !named.insert(user.as_str())) {
+                let message = format!("{user:?} has a quota already; name each user once");
+                return Err(self.blame(&[&format!("quota[{index}].users")], &message));
+            }
         }
         Ok(())
     }

@@ -91,9 +91,15 @@ struct Listener {
     /// The poll said so, and the queue has not been seen empty since.
     ready: bool,
     accepted_this_turn: usize,
+    paused: bool,
 }
 
 impl Listener {
+    /// Whether it has more to accept; `tls`: whether any with TLS may come.
+    fn waits(&self, tls: bool) -> bool {
+        self.ready && !self.paused && (tls || self.tls.is_none())
+    }
+
     /// What is spoken over a socket that was accepted.
     fn transport(&self, fd: OwnedFd) -> io::Result<Transport> {
         let transport = match &self.tls {
@@ -133,8 +139,15 @@ impl Acceptor {
             socket.set_nonblocking()?;
             let token = Token(base - index);
             registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
-            let (ready, accepted_this_turn) = (false, 0);
-            listeners.push(Listener { socket, proxied, tls, ws, ready, accepted_this_turn });
+            listeners.push(Listener {
+                socket,
+                proxied,
+                tls,
+                ws,
+                ready: false,
+                accepted_this_turn: 0,
+                paused: false,
+            });
         }
         Ok(Self { listeners, paused: false, retry_at: None, warned_at: None })
     }
@@ -145,8 +158,21 @@ impl Acceptor {
         }
     }
 
-    pub(super) fn set_paused(&mut self, paused: bool) {
-        self.paused = paused;
+    pub(super) fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    pub(super) fn pause_listener(&mut self, index: usize) {
+        if let Some(listener) = self.listeners.get_mut(index) {
+            listener.paused = true;
+        }
+    }
+
+    pub(super) fn resume(&mut self) {
+        self.paused = false;
+        for listener in &mut self.listeners {
+            listener.paused = false;
+        }
     }
 
     pub(super) fn begin_turn(&mut self, now: Time) {
@@ -162,9 +188,15 @@ impl Acceptor {
         self.retry_at = None;
     }
 
-    /// Whether the next turn has connections to accept already.
-    pub(super) fn has_more(&self) -> bool {
-        !self.paused && self.retry_at.is_none() && self.listeners.iter().any(|l| l.ready)
+    /// Whether the next turn has connections to accept already; `tls`: whether any with TLS may come.
+    pub(super) fn has_more(&self, tls: bool) -> bool {
+        let mut listeners = self.listeners.iter();
+        !self.paused && self.retry_at.is_none() && listeners.any(|listener| listener.waits(tls))
+    }
+
+    /// Whether connections of a listener begin with a TLS handshake.
+    pub(super) fn has_tls(&self, index: usize) -> bool {
+        self.listeners.get(index).is_some_and(|listener| listener.tls.is_some())
     }
 
     /// When to look again although the poll says nothing.
@@ -172,13 +204,17 @@ impl Acceptor {
         self.retry_at.filter(|_| !self.paused)
     }
 
-    /// The next connection that this turn may take.
-    pub(super) fn accept(&mut self, now: Time) -> Option<(Transport, usize, SocketAddr)> {
+    /// The next connection that this turn may take; `tls`: whether any with TLS may come.
+    pub(super) fn accept(
+        &mut self,
+        now: Time,
+        tls: bool,
+    ) -> Option<(Transport, usize, SocketAddr)> {
         if self.paused || self.retry_at.is_some() {
             return None;
         }
         for (index, listener) in self.listeners.iter_mut().enumerate() {
-            while listener.ready && listener.accepted_this_turn < ACCEPTS_PER_TURN {
+            while listener.waits(tls) && listener.accepted_this_turn < ACCEPTS_PER_TURN {
                 listener.accepted_this_turn += 1;
                 match listener.socket.accept() {
                     Ok((fd, peer)) => {

@@ -188,7 +188,7 @@ impl Transport {
     /// Takes the handshake as far as it goes with what has come.
     pub(super) fn handshake(&mut self) -> io::Result<Handshake> {
         match self {
-            Self::Plain(_) => Ok(Handshake::Done(None)),
+            Self::Plain(_) => Ok(Handshake::Upgraded),
             Self::Tls(tls) => tls.handshake(),
             Self::Ws(ws) => ws.handshake(),
             Self::Proxied(proxied) => Ok(Handshake::Relayed(proxied.read_header()?)),

@@ -59,6 +59,8 @@ pub(super) enum Handshake {
     Waits,
     /// It is done; the client's certificate names this user.
     Done(Option<Arc<str>>),
+    /// WebSocket has begun.
+    Upgraded,
     /// The header of the PROXY protocol has come; it names who connected, unless that is the proxy itself.
     Relayed(Option<SocketAddr>),
 }

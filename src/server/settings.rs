@@ -17,7 +17,10 @@ use crate::net::{
 };
 use crate::router::Strategy;
 use crate::session::{InMemory, SessionLimits};
-use crate::shard::{GiveUp, ListenerSettings, OverflowOffline, OverflowOnline, Retry, Settings};
+use crate::shard::{
+    GiveUp, ListenerSettings, OverflowOffline, OverflowOnline, PublishRate, PublishRateChange,
+    Quota, Quotas, Retry, Settings, Terms,
+};
 
 fn seconds(limit: Option<Duration>) -> u32 {
     limit.map_or(u32::MAX, |limit| u32::try_from(limit.as_secs()).unwrap_or(u32::MAX))
@@ -200,27 +203,20 @@ pub fn settings(config: &Config) -> Settings {
             max_filters_per_packet: limits.max_filters_per_packet,
             max_client_id_bytes: limits.max_client_id_bytes,
         },
-        listeners: config
-            .listeners
-            .iter()
-            .map(|listener| ListenerSettings {
-                max_connections: listener.max_connections.map_or(usize::MAX, |max| max as usize),
-                proxies: proxies(listener),
-            })
-            .collect(),
+        listeners: config.listeners.iter().map(|one| listener_settings(one, config)).collect(),
+        quotas: quotas(&config.quotas),
         max_connections: limits.max_connections as usize,
         max_sessions: limits.max_sessions as usize,
         connections_per_second: limits.connections_per_second,
         connections_per_second_per_address: limits.connections_per_second_per_address,
+        max_turn: limits.max_turn,
+        max_memory: limits.max_memory,
         connect_timeout: limits.connect_timeout,
         max_connect_size: limits.max_connect_size.min(limits.max_packet_size),
         receive_maximum: NonZeroU16::new(mqtt.receive_maximum).unwrap_or(NonZeroU16::MAX),
         maximum_qos: QoS::from_u8(mqtt.max_qos).unwrap_or(QoS::ExactlyOnce),
         topic_alias_maximum: mqtt.topic_alias_maximum,
         topic_alias_maximum_outbound: mqtt.topic_alias_maximum_outbound,
-        max_keep_alive: mqtt
-            .max_keep_alive
-            .map_or(0, |max| u16::try_from(max.as_secs()).unwrap_or(u16::MAX)),
         max_session_expiry: seconds(mqtt.max_session_expiry),
         persistent_session_expiry: seconds(mqtt.v3_session_expiry),
         retain_available: mqtt.retain_available,
@@ -272,6 +268,51 @@ pub fn settings(config: &Config) -> Settings {
         shutdown_wills: config.shutdown.publish_wills,
         client_lines_per_second: config.log.client_lines_per_second,
     }
+}
+
+fn listener_settings(listener: &config::Listener, config: &Config) -> ListenerSettings {
+    let (own, all) = (&listener.limits, &config.limits);
+    let max_keep_alive = own.max_keep_alive.unwrap_or(config.mqtt.max_keep_alive);
+    let publish_rate = PublishRate {
+        messages_per_second: all.publish_messages_per_second,
+        bytes_per_second: all.publish_bytes_per_second,
+        burst: all.publish_burst,
+    };
+    ListenerSettings {
+        max_connections: listener.max_connections.map_or(usize::MAX, |max| max as usize),
+        proxies: proxies(listener),
+        handshake_timeout: listener.tls.as_ref().map(|tls| tls.handshake_timeout),
+        connections_per_second: own.connections_per_second,
+        terms: Terms {
+            max_packet_size: own.max_packet_size.unwrap_or(all.max_packet_size),
+            max_keep_alive: max_keep_alive
+                .map_or(0, |max| u16::try_from(max.as_secs()).unwrap_or(u16::MAX)),
+        },
+        publish_rate: rate_change(&own.publish).over(publish_rate),
+    }
+}
+
+fn rate_change(publish: &config::PublishLimits) -> PublishRateChange {
+    PublishRateChange {
+        messages_per_second: publish.messages_per_second,
+        bytes_per_second: publish.bytes_per_second,
+        burst: publish.burst,
+    }
+}
+
+fn quotas(all: &[config::Quota]) -> Quotas {
+    let mut quotas = Quotas::default();
+    for one in all {
+        let quota =
+            Quota { max_connections: one.max_connections, publish_rate: rate_change(&one.publish) };
+        for user in &one.users {
+            match user.as_str() {
+                "*" => quotas.others = Some(quota),
+                user => _ = quotas.by_user.insert(user.to_owned(), quota),
+            }
+        }
+    }
+    quotas
 }
 
 fn strategy(strategy: config::SharedStrategy) -> Strategy {

@@ -19,7 +19,7 @@ use super::ending::Ending;
 use super::gate::STORE_FAILS;
 use super::input::{PADDED, Then};
 use super::publish::SYS_PREFIX;
-use super::settings::Settings;
+use super::settings::{Settings, Terms};
 use super::sys::CLIENT_LOG;
 use super::timers::Timer;
 
@@ -32,7 +32,7 @@ struct Admission {
     session_present: bool,
     /// For the store.
     waits: bool,
-    keep_alive: u16,
+    terms: Terms,
 }
 
 impl<S> Core<S> {
@@ -47,6 +47,11 @@ impl<S> Core<S> {
         };
         if connect.version.is_v5() && !head.is_minimal() {
             self.refuse(id, Some(connect.version), PADDED.reason, PADDED.detail);
+            return Then::Stop;
+        }
+        if let Some((reason, detail)) = self.overloaded() {
+            self.stats.overload_refusals.add(1);
+            self.refuse(id, Some(connect.version), reason, detail);
             return Then::Stop;
         }
         if !connect.client_id.is_empty() {
@@ -163,14 +168,24 @@ impl<S> Core<S> {
             self.refuse(id, Some(connect.version), reason, STORE_FAILS);
             return Then::Stop;
         }
+        let Ok(allotment) = self.allot(id, client_id, login) else {
+            let detail = "max_connections of its user's quota is reached";
+            self.refuse(id, Some(connect.version), ReasonCode::QuotaExceeded, detail);
+            return Then::Stop;
+        };
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.allotment = allotment;
+        }
         let ends_stored = connect.clean_start && self.has_stored(client_id);
         let Some((key, session_present)) = self.open_session(client_id, connect.clean_start) else {
+            self.release_user(id);
             let detail = "max_sessions is reached";
             self.refuse(id, Some(connect.version), ReasonCode::QuotaExceeded, detail);
             return Then::Stop;
         };
         self.set_identity(key, identity);
-        let keep_alive = self.keep_alive(connect);
+        let terms = self.terms(id);
+        let keep_alive = keep_alive(connect, terms);
         let parameters = self.link_parameters(connect);
         let now = self.now;
 
@@ -203,7 +218,7 @@ impl<S> Core<S> {
         connection.minds_frames = connection.singly || parameters.maximum_packet_size != u32::MAX;
         connection.patience_ms = u32::from(keep_alive) * 1500;
 
-        let admission = Admission { key, session_present, waits, keep_alive };
+        let admission = Admission { key, session_present, waits, terms };
         self.send_connack(id, &admission, connect, assigned.as_deref());
         let client = Client {
             client_id,
@@ -300,11 +315,8 @@ impl<S> Core<S> {
         found.is_some_and(|slot| slot.session.is_stored())
     }
 
-    /// The Keep Alive in force, in seconds; 0: none.
-    fn keep_alive(&self, connect: &Connect<'_>) -> u16 {
-        let (asked, max) = (connect.keep_alive, self.settings.max_keep_alive);
-        // 3.x has no way to tell a client of another value than its own.
-        if max == 0 || !connect.version.is_v5() || (1..=max).contains(&asked) { asked } else { max }
+    fn terms(&self, id: ConnId) -> Terms {
+        self.settings.terms(self.connections.get(id).map_or(0, |connection| connection.listener))
     }
 
     fn session_expiry(&self, connect: &Connect<'_>) -> u32 {
@@ -344,7 +356,7 @@ impl<S> Core<S> {
         connect: &Connect<'_>,
         assigned: Option<&str>,
     ) {
-        let Admission { key, session_present, waits, keep_alive } = *admission;
+        let Admission { key, session_present, waits, terms } = *admission;
         let (settings, expiry) = (self.settings.clone(), self.session_expiry(connect));
         let information = response_information(&settings, connect, assigned);
         let authentication = self.authentication_of(id);
@@ -355,7 +367,7 @@ impl<S> Core<S> {
             response_information: information.as_deref(),
             authentication_method: method,
             authentication_data: data.filter(|data: &&[u8]| !data.is_empty()),
-            ..connack(&settings, connect, assigned, keep_alive, expiry)
+            ..connack(&settings, terms, connect, assigned, expiry)
         };
         let Some(mut out) = self.connections.out(id) else { return };
         let Some(slot) = self.sessions.get_mut(key).filter(|_| waits) else {
@@ -379,7 +391,7 @@ impl<S> Core<S> {
         }
         let assigned = connect.client_id.is_empty().then(|| assigned_client_id(0));
         let assigned = assigned.as_deref();
-        let (keep_alive, expiry) = (self.keep_alive(connect), self.session_expiry(connect));
+        let expiry = self.session_expiry(connect);
         let information = response_information(&self.settings, connect, assigned);
         let authentication = self.authentication_of(id);
         let (method, data) =
@@ -388,28 +400,36 @@ impl<S> Core<S> {
             response_information: information.as_deref(),
             authentication_method: method,
             authentication_data: data.filter(|data: &&[u8]| !data.is_empty()),
-            ..connack(&self.settings, connect, assigned, keep_alive, expiry)
+            ..connack(&self.settings, self.terms(id), connect, assigned, expiry)
         };
         encode(connect.version, &Packet::ConnAck(packet), max, &mut Vec::new())
     }
 }
 
+/// The Keep Alive in force, in seconds; 0: none.
+fn keep_alive(connect: &Connect<'_>, terms: Terms) -> u16 {
+    let (asked, max) = (connect.keep_alive, terms.max_keep_alive);
+    // 3.x has no way to tell a client of another value than its own.
+    if max == 0 || !connect.version.is_v5() || (1..=max).contains(&asked) { asked } else { max }
+}
+
 /// The CONNACK of one who is let in, but for its Response Information and Session Present.
 fn connack<'a>(
     settings: &Settings,
+    terms: Terms,
     connect: &Connect<'_>,
     assigned: Option<&'a str>,
-    keep_alive: u16,
     session_expiry: u32,
 ) -> ConnAck<'a> {
     let asked = connect.properties.session_expiry_interval.unwrap_or(0);
+    let keep_alive = keep_alive(connect, terms);
     let no = |available: bool| (!available).then_some(false);
     ConnAck {
         session_expiry_interval: (session_expiry != asked).then_some(session_expiry),
         receive_maximum: Some(settings.receive_maximum),
         maximum_qos: (settings.maximum_qos != QoS::ExactlyOnce).then_some(settings.maximum_qos),
         retain_available: no(settings.retain_available),
-        maximum_packet_size: NonZeroU32::new(settings.limits.max_packet_size),
+        maximum_packet_size: NonZeroU32::new(terms.max_packet_size),
         assigned_client_identifier: assigned,
         topic_alias_maximum: Some(settings.topic_alias_maximum),
         wildcard_subscription_available: no(settings.wildcard_subscription_available),

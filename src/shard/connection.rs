@@ -11,11 +11,14 @@ use crate::session::{DropCause, Sink};
 use crate::timer::{Time, TimerKey};
 
 use super::outbox::{Outbox, Place, Pool};
+use super::rate::Allotment;
 use super::settings::Settings;
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
+    /// The TLS handshake is not done.
+    Handshaking,
     /// CONNECT has not been read.
     AwaitingConnect,
     /// CONNECT is read and kept; who the client is is being found out elsewhere.
@@ -64,6 +67,10 @@ pub(super) struct Connection {
     pub(super) singly: bool,
     /// Its subscriptions in 3.x are those of a bridge.
     pub(super) bridge: bool,
+    /// The largest packet taken from it.
+    pub(super) max_packet_size: u32,
+    /// What it is allotted, if that is limited.
+    pub(super) allotment: Option<Box<Allotment>>,
     pub(super) listener: u16,
     pub(super) peer: std::net::SocketAddr,
     /// The user that the client's certificate names.
@@ -71,7 +78,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(listener: u16, peer: std::net::SocketAddr, now: Time) -> Self {
+    pub(super) fn new(
+        listener: u16,
+        peer: std::net::SocketAddr,
+        max_packet_size: u32,
+        now: Time,
+    ) -> Self {
         Self {
             outbox: None,
             last_route: RouteId::NONE,
@@ -91,6 +103,8 @@ impl Connection {
             minds_frames: false,
             singly: false,
             bridge: false,
+            max_packet_size,
+            allotment: None,
             listener,
             peer,
             certificate: None,

@@ -107,6 +107,7 @@ impl<S> Core<S> {
                     out.connection.close_mode = CloseMode::Graceful;
                 }
             }
+            self.release_user(id);
             self.detach(key, ending);
         }
         if let Some(connection) = self.connections.get_mut(id)

@@ -18,9 +18,11 @@ mod gate;
 mod input;
 pub mod mail;
 mod outbox;
+mod overload;
 mod paging;
 mod pressure;
 mod publish;
+mod rate;
 mod remote;
 mod rights;
 mod runs;
@@ -41,7 +43,8 @@ use std::time::Duration;
 
 pub use self::mail::{Bell, MAX_SHARDS};
 pub use self::settings::{
-    GiveUp, ListenerSettings, OverflowOffline, OverflowOnline, Retry, Settings,
+    GiveUp, ListenerSettings, OverflowOffline, OverflowOnline, PublishRate, PublishRateChange,
+    Quota, Quotas, Retry, Settings, Terms,
 };
 pub use self::stats::{Counter, ShardStats};
 pub use self::store::Stored;
@@ -59,6 +62,7 @@ use self::ended::EndedSessions;
 use self::flush::{flush, flush_output};
 use self::gate::Gate;
 use self::input::{Taken, Then};
+use self::overload::Overload;
 use self::pressure::Pressure;
 use self::remote::Item;
 use self::rights::RightsChange;
@@ -85,6 +89,7 @@ pub struct Shared {
     rules: AtomicU64,
     pub(crate) budget: Budget,
     stop: AtomicBool,
+    short_of_memory: AtomicBool,
     /// Shards that ended by themselves.
     failed: AtomicU64,
 }
@@ -104,6 +109,7 @@ impl Shared {
             rules: AtomicU64::new(0),
             budget,
             stop: AtomicBool::new(false),
+            short_of_memory: AtomicBool::new(false),
             failed: AtomicU64::new(0),
         }
     }
@@ -111,6 +117,14 @@ impl Shared {
     /// Says that what clients may do has changed: shards asleep have to be woken.
     pub fn rules_changed(&self) {
         self.rules.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn set_short_of_memory(&self, short: bool) {
+        self.short_of_memory.store(short, Ordering::Relaxed);
+    }
+
+    fn is_short_of_memory(&self) -> bool {
+        self.short_of_memory.load(Ordering::Relaxed)
     }
 
     /// Has every shard stop: those asleep have to be woken.
@@ -177,6 +191,7 @@ struct Core<S> {
     /// Sessions with a connection.
     connected: u64,
     accepting: Accepting,
+    overload: Overload,
     authentication: Authentication,
     rights_change: RightsChange,
     random: fastrand::Rng,
@@ -259,7 +274,8 @@ impl<D: Driver> Shard<D> {
             ended: EndedSessions::default(),
             subscription_bytes: 0,
             connected: 0,
-            accepting: Accepting::default(),
+            accepting: Accepting::new(settings.listeners.len()),
+            overload: Overload::new(settings.max_turn, settings.max_memory, now),
             random: fastrand::Rng::with_seed(shared.seed ^ u64::from(id)),
             settings,
             shared,
@@ -294,6 +310,7 @@ impl<D: Driver> Shard<D> {
         self.core.mailbox.awake();
         waited?;
         self.core.now = self.driver.now();
+        self.core.measure_turn(self.driver.last_turn());
         self.core.take_committed();
         self.take_mail();
         self.core.take_decisions();
@@ -326,11 +343,7 @@ impl<D: Driver> Shard<D> {
                 Completion::Relayed { conn, peer } => {
                     self.core.relayed(&mut self.driver, conn, peer);
                 }
-                Completion::Identified { conn, user } => {
-                    if let Some(connection) = self.core.connections.get_mut(conn) {
-                        connection.certificate = Some(user);
-                    }
-                }
+                Completion::HandshakeDone { conn, user } => self.core.handshake_done(conn, user),
                 Completion::Received { conn, mut range } => loop {
                     let start = range.start;
                     let bytes = self.arena.bytes(range.clone());

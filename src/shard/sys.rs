@@ -97,7 +97,7 @@ const LOADS: [(&str, Value); 9] = [
 ];
 
 /// Topic below `$SYS/broker/`, and what it says.
-const VALUES: [(&str, Value); 21] = [
+const VALUES: [(&str, Value); 23] = [
     ("bytes/received", |s| s.bytes_received.value()),
     ("bytes/sent", |s| s.bytes_sent.value()),
     ("messages/received", |s| s.packets_received.value()),
@@ -113,7 +113,9 @@ const VALUES: [(&str, Value); 21] = [
     ("clients/expired", |s| s.expired_sessions.value()),
     ("connections/accepted", |s| s.accepted.value()),
     ("connections/refused", |s| s.refused.value()),
+    ("connections/refused/overload", |s| s.overload_refusals.value()),
     ("clients/errors", |s| s.client_errors.value()),
+    ("clients/held/rate", |s| s.rate_holds.value()),
     ("subscriptions/refused", |s| s.refused_subscriptions.value()),
     ("subscriptions/count", |s| s.subscriptions.value()),
     ("messages/stored", |s| s.stored_messages.value()),

@@ -20,6 +20,7 @@ mod ordering;
 mod pressure;
 mod properties_v5;
 mod qos;
+mod rates;
 mod retained;
 mod retry;
 mod rig;

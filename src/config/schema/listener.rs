@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::auth::Network;
 
-use super::AuthLink;
+use super::{AuthLink, ListenerLimits};
 
 /// One place where clients come in. Every shard listens on it.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +58,8 @@ pub struct Listener {
     /// What of `[auth]` counts here (default all of it): a client of this listener comes in by one of
     /// these links, or not at all. Read again on SIGHUP.
     pub authentication: Option<Vec<AuthLink>>,
+    /// Limits in place of those for all (`[listener.limits]`).
+    pub limits: ListenerLimits,
     /// TLS (`[listener.tls]`); without it the listener speaks plain TCP.
     pub tls: Option<ListenerTls>,
     /// WebSocket (`[listener.websocket]`), over TLS if the listener has that, too; without it the listener
@@ -67,7 +69,8 @@ pub struct Listener {
 
 /// WebSocket on a listener (RFC 6455). The subprotocol `mqtt` (or, for MQTT 3.1, `mqttv3.1`) must be asked
 /// for, text is closed with 1003, and the handshake counts in
-/// [`connect_timeout`](super::Limits::connect_timeout). Of the pings of one read the last is answered.
+/// [`connect_timeout`](super::Limits::connect_timeout), over TLS in
+/// [`handshake_timeout`](ListenerTls::handshake_timeout). Of the pings of one read the last is answered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenerWebSocket {
     /// The path that is served (default `/mqtt`); others are not found (404).
@@ -135,9 +138,9 @@ impl fmt::Display for Bind {
     }
 }
 
-/// TLS on a listener, 1.2 and 1.3. What is in it, and the files it names, is read again on SIGHUP, for
-/// new connections; a broken file leaves the old ones in force.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// TLS on a listener, 1.2 and 1.3. What is in it but `handshake_timeout`, and the files it names, is read
+/// again on SIGHUP, for new connections; a broken file leaves the old ones in force.
+#[derive(Clone, Debug, PartialEq)]
 pub struct ListenerTls {
     /// The certificate of the server, and those between it and its CA, in PEM. Required.
     pub certificate: Option<PathBuf>,
@@ -157,6 +160,26 @@ pub struct ListenerTls {
     pub certificate_user: UserFrom,
     /// The oldest version spoken (default 1.2).
     pub min_version: TlsVersion,
+    /// Time for the handshake, with that of WebSocket behind it (default 10 s). Then the connection is
+    /// closed. The time for CONNECT ([`connect_timeout`](super::Limits::connect_timeout)) begins when it
+    /// is done.
+    pub handshake_timeout: Duration,
+}
+
+impl Default for ListenerTls {
+    fn default() -> Self {
+        Self {
+            certificate: None,
+            key: None,
+            more: Vec::new(),
+            client_certificates: ClientCertificates::None,
+            client_ca: None,
+            client_crl: None,
+            certificate_user: UserFrom::None,
+            min_version: TlsVersion::Tls12,
+            handshake_timeout: Duration::from_secs(10),
+        }
+    }
 }
 
 /// A further certificate.
@@ -231,6 +254,7 @@ impl Listener {
             proxy_from: Vec::new(),
             max_connections: None,
             authentication: None,
+            limits: ListenerLimits::default(),
             tls: None,
             websocket: None,
         }

@@ -25,8 +25,6 @@ impl MioDriver {
         self.await_pending(id);
         let Some(conn) = self.conns.get_mut(id) else { return Step::Rest };
         match result {
-            // What the client has sent already is read next.
-            Ok(Handshake::Done(None)) => Step::Later,
             Ok(Handshake::Relayed(peer)) => {
                 self.conns
                     .change(id, |conn| Conn { transport: conn.transport.unwrapped(), ..conn });
@@ -35,8 +33,11 @@ impl MioDriver {
                     None => Step::Later,
                 }
             }
-            Ok(Handshake::Done(Some(user))) => {
-                Step::More(Completion::Identified { conn: id, user })
+            // What the client has sent already is read next.
+            Ok(Handshake::Upgraded) => Step::Later,
+            Ok(Handshake::Done(user)) => {
+                conn.end_handshake(&mut self.handshakes);
+                Step::More(Completion::HandshakeDone { conn: id, user })
             }
             Ok(Handshake::Waits) => {
                 match conn.read_result(Err(io::ErrorKind::WouldBlock.into()), 0) {

@@ -54,7 +54,7 @@ impl Rig {
                     Received(conn, self.arena.bytes(range).to_vec())
                 }
                 Completion::Receiving { .. }
-                | Completion::Identified { .. }
+                | Completion::HandshakeDone { .. }
                 | Completion::Relayed { .. } => continue,
                 Completion::ReceivedFrame { conn, frame } => Frame(conn, frame),
                 Completion::Sent { conn } => Sent(conn),

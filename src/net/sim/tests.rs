@@ -29,7 +29,7 @@ fn turn(driver: &mut SimDriver) -> Vec<Told> {
             Completion::Accepted { conn, .. } => Accepted(conn),
             Completion::Received { conn, range } => Received(conn, arena.bytes(range).to_vec()),
             Completion::Receiving { .. }
-            | Completion::Identified { .. }
+            | Completion::HandshakeDone { .. }
             | Completion::Relayed { .. } => continue,
             Completion::ReceivedFrame { conn, frame } => Frame(conn, frame.to_vec()),
             Completion::Sent { conn } => Sent(conn),

@@ -103,7 +103,7 @@ impl WsStream {
                     self.out = response;
                     self.state = State::Open;
                     self.flush()?;
-                    return Ok(Handshake::Done(None));
+                    return Ok(Handshake::Upgraded);
                 }
                 Answer::Refuse { response, why } => {
                     self.out = response;
