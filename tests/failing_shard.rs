@@ -39,7 +39,7 @@ fn main() -> ExitCode {
 /// What `main.rs` does with a configuration, but for the hook.
 fn broker() -> ExitCode {
     let store = Store { durability: Durability::Memory, ..Store::default() };
-    let listeners = vec![Listener::on(([127, 0, 0, 1], 0).into())];
+    let listeners = vec![Listener::on(std::net::SocketAddr::from(([127, 0, 0, 1], 0)))];
     let config = Config { shards: 3, listeners, store, ..Config::default() };
     let hooks = Hooks { hook: Arc::new(Fuse), ..Hooks::default() };
     match sluice::run(config.clone(), hooks, || Ok(config.clone())) {

@@ -40,6 +40,13 @@ impl<T> Slots<T> {
         self.entries.get_mut(id.index())?.as_mut()
     }
 
+    /// Makes another value of the one that is there.
+    pub(super) fn change(&mut self, id: ConnId, change: impl FnOnce(T) -> T) {
+        if let Some(entry) = self.entries.get_mut(id.index()) {
+            *entry = entry.take().map(change);
+        }
+    }
+
     pub(super) fn remove(&mut self, id: ConnId) -> Option<T> {
         let value = self.entries.get_mut(id.index())?.take()?;
         self.released.push(id.0);

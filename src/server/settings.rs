@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::auth::{
-    AccessSettings, AclRule, AclSettings, BanSettings, HttpSettings, JwtSettings, Link,
+    AccessSettings, AclRule, AclSettings, BanSettings, HttpSettings, JwtSettings, Link, Network,
 };
 use crate::config::{self, Config};
 use crate::hooks::Effect;
@@ -13,7 +13,7 @@ use crate::mqtt::{Limits, QoS};
 use crate::net::ws::WsSettings;
 use crate::net::{
     ALPN_HTTP, ALPN_MQTT, CertificateFiles, CertificateUser, ClientCa, ClientCertificates,
-    TlsSettings,
+    KeepAlive, ListenOptions, TlsSettings,
 };
 use crate::router::Strategy;
 use crate::session::{InMemory, SessionLimits};
@@ -121,6 +121,33 @@ pub(super) fn tls_settings(
         config::UserFrom::SubjectAlternativeName => CertificateUser::SubjectAlternativeName,
     };
     (settings, user)
+}
+
+/// How the sockets of a listener are set up.
+pub(super) fn listen_options(listener: &config::Listener) -> ListenOptions {
+    let keep_alive = listener.keepalive.map(|idle| KeepAlive {
+        idle,
+        interval: listener.keepalive_interval,
+        probes: u32::from(listener.keepalive_probes),
+    });
+    ListenOptions {
+        only_v6: listener.v6only,
+        keep_alive,
+        nodelay: listener.nodelay,
+        defer_accept: listener.defer_accept,
+        receive_buffer: listener.receive_buffer.map(|size| size as usize),
+        send_buffer: listener.send_buffer.map(|size| size as usize),
+    }
+}
+
+/// The networks of the proxies in front of a listener, if there are any.
+fn proxies(listener: &config::Listener) -> Option<Vec<Network>> {
+    let proxies = match &listener.bind {
+        config::Bind::Ip(_) => listener.proxy_from.clone(),
+        // All count as 127.0.0.1; the file says who may connect.
+        config::Bind::Unix(_) => "127.0.0.1".parse().into_iter().collect(),
+    };
+    listener.proxy_protocol.then_some(proxies)
 }
 
 /// What the WebSocket of a listener goes by.
@@ -271,6 +298,7 @@ fn listener_settings(listener: &config::Listener, config: &Config) -> ListenerSe
     };
     ListenerSettings {
         max_connections: listener.max_connections.map_or(usize::MAX, |max| max as usize),
+        proxies: proxies(listener),
         handshake_timeout: listener.tls.as_ref().map(|tls| tls.handshake_timeout),
         connections_per_second: own.connections_per_second,
         terms: Terms {

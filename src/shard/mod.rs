@@ -344,6 +344,9 @@ impl<D: Driver> Shard<D> {
                 Completion::Accepted { conn, listener, peer } => {
                     self.core.accepted(&mut self.driver, conn, listener, peer);
                 }
+                Completion::Relayed { conn, peer } => {
+                    self.core.relayed(&mut self.driver, conn, peer);
+                }
                 Completion::HandshakeDone { conn, user } => self.core.handshake_done(conn, user),
                 Completion::Received { conn, mut range } => loop {
                     let start = range.start;
