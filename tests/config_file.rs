@@ -40,6 +40,7 @@ fn it_has_every_key() {
             "mqtt.retry.",
             "listener[0].tls.",
             "listener[0].websocket.",
+            "listener[0].limits.",
             "auth.jwt.",
             "auth.http.",
         ];
@@ -74,10 +75,12 @@ fn its_long_examples_are_right() {
     let indented = text.lines().filter_map(|line| line.strip_prefix("#     "));
     let example: Vec<&str> = indented.filter(|line| !line.starts_with(' ')).collect();
     let config = Config::parse("example", &example.join("\n"), []).expect("the example is right");
-    let tls = config.listeners[0].tls.as_ref().expect("it speaks TLS");
+    assert_eq!(config.listeners[0].limits.max_packet_size, Some(16 * 1024));
+    let tls = config.listeners[1].tls.as_ref().expect("it speaks TLS");
     assert_eq!(tls.client_certificates, ClientCertificates::Optional);
     let jwt = config.auth.jwt.as_ref().expect("it takes tokens");
     assert_eq!(jwt.audience, None);
+    assert_eq!(config.quotas[0].max_connections, Some(10));
     assert!(config.auth.http.is_some());
     assert_eq!(config.acl.rules.len(), 3);
     assert_eq!(config.acl.groups.len(), 1);

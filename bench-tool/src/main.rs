@@ -2,6 +2,7 @@
 
 mod cli;
 mod compare;
+mod disk;
 mod engine;
 mod floor;
 mod live;
@@ -58,6 +59,7 @@ fn act(command: Command) -> Result<Status, Error> {
         Command::Run(args) => run(&args, stop),
         Command::Compare(args) => compare::run(&args, &stop),
         Command::Torture(args) => cli::run_torture(&args, &stop),
+        Command::Disk(args) => disk::run(&args, &stop),
         Command::Floor(_) => Ok(Status::Success),
     }
 }

@@ -1,10 +1,13 @@
 //! What each key allows alone may still contradict another.
 
+use std::collections::HashSet;
+
 use crate::shard::MAX_SHARDS;
 
 use super::error::{ConfigError, Origin, Origins};
 use super::schema::{
-    AclDefault, AclEffect, AuthLink, ClientCertificates, Config, ListenerTls, TokenPlace, UserFrom,
+    AclDefault, AclEffect, AuthLink, Bind, ClientCertificates, Config, Listener, ListenerTls,
+    TokenPlace, UserFrom,
 };
 use super::value::{Kind, Word, show_duration, show_size};
 
@@ -14,6 +17,7 @@ pub(super) fn check(config: &Config, origins: &Origins) -> Result<(), ConfigErro
     checker.listeners(config)?;
     checker.links(config)?;
     checker.acl(config)?;
+    checker.quotas(config)?;
     checker.sizes(config)?;
     checker.connections(config)?;
     checker.sessions(config)
@@ -43,7 +47,7 @@ impl Checker<'_> {
             }
             let decides = own.map_or_else(|| config.auth.decides(), |_| true);
             let decided = decides || listener.demands_certificates();
-            if !listener.bind.ip().is_loopback() && !decided {
+            if !listener.bind.is_local() && !decided {
                 let message = format!(
                     "{} can be reached by other machines, but nobody is asked who they are; set \
                      auth.password_file, auth.jwt or auth.http, or auth.anonymous = true to let everybody in",
@@ -51,6 +55,15 @@ impl Checker<'_> {
                 );
                 return Err(self.blame(&[&format!("listener[{index}].bind")], &message));
             }
+            self.not_above(
+                (
+                    &format!("listener[{index}].limits.max_packet_size"),
+                    listener.limits.max_packet_size,
+                ),
+                ("limits.max_packet_size", Some(config.limits.max_packet_size)),
+                |bytes| show_size(u64::from(*bytes)),
+                "which is the largest packet anywhere",
+            )?;
             if let Some(tls) = &listener.tls {
                 self.tls(index, tls)?;
             }
@@ -63,8 +76,9 @@ impl Checker<'_> {
                     "but clients send a packet in one frame",
                 )?;
             }
+            self.proxies(index, listener)?;
             let first = config.listeners.iter().position(|other| other.bind == listener.bind);
-            if listener.bind.port() != 0 && first != Some(index) {
+            if !listener.bind.is_open() && first != Some(index) {
                 let message = format!("{} is bound by another listener already", listener.bind);
                 return Err(self.blame(&[&format!("listener[{index}].bind")], &message));
             }
@@ -74,6 +88,21 @@ impl Checker<'_> {
                 |number| number.to_string(),
                 "so the lower limit alone would count",
             )?;
+        }
+        Ok(())
+    }
+
+    fn proxies(&self, index: usize, listener: &Listener) -> Result<(), ConfigError> {
+        let keys = ["proxy_protocol", "proxy_from"].map(|name| format!("listener[{index}].{name}"));
+        let [protocol, from] = &keys;
+        if !listener.proxy_from.is_empty() && !listener.proxy_protocol {
+            return Err(self.blame(&[from], "has no use without proxy_protocol = true"));
+        }
+        let over_ip = matches!(listener.bind, Bind::Ip(_));
+        if listener.proxy_protocol && listener.proxy_from.is_empty() && over_ip {
+            let message = "needs proxy_from, the addresses of the proxies: anybody else could say to be \
+                           anybody";
+            return Err(self.blame(&[protocol], message));
         }
         Ok(())
     }
@@ -124,6 +153,17 @@ impl Checker<'_> {
         {
             let message = "needs token = \"password\" and a user_claim";
             return Err(self.blame(&["auth.jwt.must_be_user_name"], message));
+        }
+        Ok(())
+    }
+
+    fn quotas(&self, config: &Config) -> Result<(), ConfigError> {
+        let mut named = HashSet::new();
+        for (index, quota) in config.quotas.iter().enumerate() {
+            if let Some(user) = quota.users.iter().find(|user| !named.insert(user.as_str())) {
+                let message = format!("{user:?} has a quota already; name each user once");
+                return Err(self.blame(&[&format!("quota[{index}].users")], &message));
+            }
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The schema as the reader sees it: one line a key, with what it takes.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 
 use crate::auth::JwtAlgorithm;
 use crate::shard::MAX_SHARDS;
@@ -10,14 +11,15 @@ use super::reader::Reader;
 use super::schema::{
     Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, AuthLink, Ban,
     ClientCertificates, Config, Durability, GiveUp, HttpAuth, Jwt, Limits, Listener,
-    ListenerCertificate, ListenerTls, ListenerWebSocket, Log, LogFormat, LogLevel, Mqtt,
-    OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained, Retry, SharedStrategy, Store,
-    StoreEngine, TlsVersion, TokenPlace, UserFrom, V3Publisher, WithoutAnswer,
+    ListenerCertificate, ListenerLimits, ListenerTls, ListenerWebSocket, Log, LogFormat, LogLevel,
+    Mqtt, OfflineOverflow, OnlineOverflow, Overflow, PublishLimits, Queue, Quota, Retained, Retry,
+    SharedStrategy, Store, StoreEngine, TlsVersion, TokenPlace, UserFrom, V3Publisher,
+    WithoutAnswer,
 };
 use super::value::{
     Address, AddressRange, Count, Directory, File, Flag, HeaderValue, Keyword, List, Name,
-    OrInherit, OrNone, OrUnlimited, Size, Span, TopicFilter, TopicPrefix, Url, UrlPath, UserName,
-    WebOrigin, Word,
+    OrInherit, OrNone, OrUnlimited, Permissions, Size, Span, TopicFilter, TopicPrefix, Url,
+    UrlPath, UserName, WebOrigin, Word,
 };
 
 const KIB: u64 = 1 << 10;
@@ -38,6 +40,7 @@ impl Config {
             .section("auth", |r| self.auth.read(r))?
             .section("acl", |r| self.acl.read(r))?
             .section("limits", |r| self.limits.read(r))?
+            .list("quota", &mut self.quotas, Quota::default, |r, quota, _| quota.read(r))?
             .section("mqtt", |r| self.mqtt.read(r))?
             .section("queue", |r| self.queue.read(r))?
             .section("overflow", |r| self.overflow.read(r))?
@@ -76,17 +79,30 @@ fn unbound() -> Listener {
 
 impl Listener {
     fn read(&mut self, reader: &mut Reader<'_>, new: bool) -> Read {
+        // What Linux takes at most.
+        let seconds = || Span::whole_seconds(1..=32_767);
+        let proxies = List { of: AddressRange, least: 0, most: 1024 };
         if new {
             reader.required("bind", &mut self.bind, Address)?;
         } else {
             reader.key("bind", &mut self.bind, Address)?;
         }
         reader
+            .key("socket_mode", &mut self.socket_mode, Permissions)?
+            .key("v6only", &mut self.v6only, Flag)?
             .key("backlog", &mut self.backlog, Count(1..=U16))?
             .key("nodelay", &mut self.nodelay, Flag)?
             .key("defer_accept", &mut self.defer_accept, Flag)?
+            .key("keepalive", &mut self.keepalive, OrUnlimited(seconds()))?
+            .key("keepalive_interval", &mut self.keepalive_interval, seconds())?
+            .key("keepalive_probes", &mut self.keepalive_probes, Count(1..=127))?
+            .key("receive_buffer", &mut self.receive_buffer, OrNone(Size(KIB..=GIB)))?
+            .key("send_buffer", &mut self.send_buffer, OrNone(Size(KIB..=GIB)))?
+            .key("proxy_protocol", &mut self.proxy_protocol, Flag)?
+            .key("proxy_from", &mut self.proxy_from, proxies)?
             .key("max_connections", &mut self.max_connections, OrUnlimited(Count(1..=U32)))?
             .key("authentication", &mut self.authentication, OrInherit(links()))?
+            .section("limits", |r| self.limits.read(r))?
             .optional("tls", &mut self.tls, |r, tls: &mut ListenerTls| tls.read(r))?
             .optional("websocket", &mut self.websocket, |r, ws: &mut ListenerWebSocket| {
                 ws.read(r)
@@ -114,7 +130,8 @@ impl ListenerTls {
             .key("client_ca", &mut self.client_ca, File)?
             .key("client_crl", &mut self.client_crl, File)?
             .key("certificate_user", &mut self.certificate_user, Word)?
-            .key("min_version", &mut self.min_version, Word)?;
+            .key("min_version", &mut self.min_version, Word)?
+            .key("handshake_timeout", &mut self.handshake_timeout, Span::ms(100..=DAY_MS))?;
         Ok(())
     }
 }
@@ -239,6 +256,10 @@ impl AclRule {
     }
 }
 
+const MESSAGE_RATE: OrUnlimited<Count> = OrUnlimited(Count(1..=10_000_000));
+const BYTE_RATE: OrUnlimited<Size> = OrUnlimited(Size(1..=GIB));
+const PUBLISH_BURST_MS: RangeInclusive<u64> = 1..=60 * 60 * 1000;
+
 impl Limits {
     fn read(&mut self, reader: &mut Reader<'_>) -> Read {
         let rate = || OrUnlimited(Count(1..=10_000_000));
@@ -265,8 +286,57 @@ impl Limits {
                 &mut self.connections_per_second_per_address,
                 rate(),
             )?
-            .key("connect_timeout", &mut self.connect_timeout, Span::ms(100..=DAY_MS))?;
+            .key("connect_timeout", &mut self.connect_timeout, Span::ms(100..=DAY_MS))?
+            .key("max_handshakes", &mut self.max_handshakes, Count(1..=U32))?
+            .key("max_turn", &mut self.max_turn, OrUnlimited(Span::ms(1..=DAY_MS)))?
+            .key("max_memory", &mut self.max_memory, OrUnlimited(Size(MIB..=TIB)))?
+            .key(
+                "publish_messages_per_second",
+                &mut self.publish_messages_per_second,
+                MESSAGE_RATE,
+            )?
+            .key("publish_bytes_per_second", &mut self.publish_bytes_per_second, BYTE_RATE)?
+            .key("publish_burst", &mut self.publish_burst, Span::ms(PUBLISH_BURST_MS))?;
         Ok(())
+    }
+}
+
+impl ListenerLimits {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        let keep_alive = OrInherit(OrUnlimited(Span::whole_seconds(1..=U16)));
+        reader
+            .key("max_packet_size", &mut self.max_packet_size, OrInherit(Size(64..=255 * MIB)))?
+            .key("max_keep_alive", &mut self.max_keep_alive, keep_alive)?
+            .key(
+                "connections_per_second",
+                &mut self.connections_per_second,
+                OrUnlimited(Count(1..=10_000_000)),
+            )?;
+        self.publish.read(reader)
+    }
+}
+
+impl PublishLimits {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        let (messages, bytes, burst) =
+            (&mut self.messages_per_second, &mut self.bytes_per_second, &mut self.burst);
+        reader
+            .key("publish_messages_per_second", messages, OrInherit(MESSAGE_RATE))?
+            .key("publish_bytes_per_second", bytes, OrInherit(BYTE_RATE))?
+            .key("publish_burst", burst, OrInherit(Span::ms(PUBLISH_BURST_MS)))?;
+        Ok(())
+    }
+}
+
+impl Quota {
+    fn read(&mut self, reader: &mut Reader<'_>) -> Read {
+        let users = List { of: UserName, least: 1, most: 65_536 };
+        reader.required("users", &mut self.users, users)?.key(
+            "max_connections",
+            &mut self.max_connections,
+            OrUnlimited(Count(1..=U32)),
+        )?;
+        self.publish.read(reader)
     }
 }
 

@@ -30,12 +30,12 @@ use std::thread;
 pub use error::{ConfigError, Origin};
 pub use reader::Change;
 pub use schema::{
-    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, AuthLink, Ban,
+    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, AuthLink, Ban, Bind,
     ClientCertificates, Config, Durability, GiveUp, HttpAuth, Jwt, Limits, Listener,
-    ListenerCertificate, ListenerTls, ListenerWebSocket, Log, LogFormat, LogLevel, Mailbox, Mqtt,
-    OfflineOverflow, OnlineOverflow, Overflow, Queue, Retained, Retry, RouteCache, Shared,
-    SharedStrategy, Shutdown, Store, StoreEngine, Sys, TlsVersion, TokenPlace, UserFrom,
-    V3Publisher, WithoutAnswer,
+    ListenerCertificate, ListenerLimits, ListenerTls, ListenerWebSocket, Log, LogFormat, LogLevel,
+    Mailbox, Mqtt, OfflineOverflow, OnlineOverflow, Overflow, PublishLimits, Queue, Quota,
+    Retained, Retry, RouteCache, Shared, SharedStrategy, Shutdown, Store, StoreEngine, Sys,
+    TlsVersion, TokenPlace, UserFrom, V3Publisher, WithoutAnswer,
 };
 
 pub use crate::auth::JwtAlgorithm;

@@ -6,6 +6,7 @@
 
 mod access;
 mod listener;
+mod rates;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,9 +16,11 @@ pub use access::{
     TokenPlace, WithoutAnswer,
 };
 pub use listener::{
-    ClientCertificates, Listener, ListenerCertificate, ListenerTls, ListenerWebSocket, TlsVersion,
-    UserFrom,
+    Bind, ClientCertificates, Listener, ListenerCertificate, ListenerTls, ListenerWebSocket,
+    TlsVersion, UserFrom,
 };
+
+pub use rates::{ListenerLimits, PublishLimits, Quota};
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +36,8 @@ pub struct Config {
     pub acl: Acl,
     /// What one packet, client or address may ask for.
     pub limits: Limits,
+    /// What the clients of some users get (`[[quota]]`, default none).
+    pub quotas: Vec<Quota>,
     /// What the protocol leaves to the server.
     pub mqtt: Mqtt,
     /// What waits for a receiver.
@@ -65,6 +70,7 @@ impl Default for Config {
             auth: Auth::default(),
             acl: Acl::default(),
             limits: Limits::default(),
+            quotas: Vec::new(),
             mqtt: Mqtt::default(),
             queue: Queue::default(),
             overflow: Overflow::default(),
@@ -129,6 +135,27 @@ pub struct Limits {
     /// Time from the connection to the end of its CONNECT (default 10 s). Then it is closed
     /// [MQTT-3.1.0-1].
     pub connect_timeout: Duration,
+    /// TLS handshakes in progress on each shard (default 1,000). With so many of them, listeners of TLS
+    /// accept nobody: connections wait in their backlog.
+    pub max_handshakes: u32,
+    /// The mean time that a turn of a shard's loop takes, over about a second (default 500 ms). A shard beyond
+    /// it refuses new clients with Server busy (0x89, in 3.x return code 3), and closes those of TLS at
+    /// once, until turns take half as long.
+    pub max_turn: Option<Duration>,
+    /// Bytes of the process in memory (default unlimited), looked at once a second. Beyond it new clients are
+    /// refused with Quota exceeded (0x97, in 3.x return code 3), and those of TLS closed at once, until
+    /// there are a tenth less.
+    pub max_memory: Option<u64>,
+    /// PUBLISH packets a second from one client (default unlimited). A client that sends more is not read
+    /// until it may go on; nothing is dropped.
+    pub publish_messages_per_second: Option<u32>,
+    /// Bytes of PUBLISH packets a second from one client (default unlimited). Beyond it as
+    /// `publish_messages_per_second`; a packet begun within the limit is taken whole, and paid for
+    /// afterwards.
+    pub publish_bytes_per_second: Option<u64>,
+    /// How long a client may save up what it does not publish, and then send it at once (default 1 s): at
+    /// 100 messages a second and 2 s these are 200. A new connection has saved up all of it.
+    pub publish_burst: Duration,
 }
 
 impl Default for Limits {
@@ -149,6 +176,12 @@ impl Default for Limits {
             connections_per_second: Some(10_000),
             connections_per_second_per_address: None,
             connect_timeout: Duration::from_secs(10),
+            max_handshakes: 1000,
+            max_turn: Some(Duration::from_millis(500)),
+            max_memory: None,
+            publish_messages_per_second: None,
+            publish_bytes_per_second: None,
+            publish_burst: Duration::from_secs(1),
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,10 @@ use rustix::io::Errno;
 use tracing::warn;
 
 use super::driver::ACCEPTS_PER_TURN;
+use super::proxy::Proxied;
 use super::tcp::{self, Transport};
 use super::tls::TlsAcceptor;
+use super::unix;
 use super::ws::{WsSettings, WsStream};
 use crate::timer::Time;
 
@@ -23,11 +26,49 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// The least time between two log lines about that.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
+/// A socket that listens.
+#[derive(Debug)]
+pub enum ListenSocket {
+    /// For TCP.
+    Tcp(TcpListener),
+    /// For this machine.
+    Unix(UnixListener),
+}
+
+impl ListenSocket {
+    /// The next waiting connection, non-blocking, and its peer.
+    fn accept(&self) -> io::Result<(OwnedFd, SocketAddr)> {
+        match self {
+            Self::Tcp(socket) => tcp::accept(socket),
+            Self::Unix(socket) => unix::accept(socket),
+        }
+    }
+
+    fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => socket.set_nonblocking(true),
+            Self::Unix(socket) => socket.set_nonblocking(true),
+        }
+    }
+}
+
+impl AsRawFd for ListenSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Self::Tcp(socket) => socket.as_raw_fd(),
+            Self::Unix(socket) => socket.as_raw_fd(),
+        }
+    }
+}
+
 /// A socket that listens, and what its connections speak.
 #[derive(Debug)]
 pub struct Listening {
     /// The socket.
-    pub socket: TcpListener,
+    pub socket: ListenSocket,
+    /// Whether each connection begins with a header of the PROXY protocol. Whose is believed is for the
+    /// one who is told of the connection to say.
+    pub proxied: bool,
     /// TLS; plain TCP without.
     pub tls: Option<Arc<TlsAcceptor>>,
     /// WebSocket, over TLS if there is that, too; MQTT is spoken directly without.
@@ -37,30 +78,41 @@ pub struct Listening {
 /// Plain TCP.
 impl From<TcpListener> for Listening {
     fn from(socket: TcpListener) -> Self {
-        Self { socket, tls: None, ws: None }
+        Self { socket: ListenSocket::Tcp(socket), proxied: false, tls: None, ws: None }
     }
 }
 
 #[derive(Debug)]
 struct Listener {
-    socket: TcpListener,
+    socket: ListenSocket,
+    proxied: bool,
     tls: Option<Arc<TlsAcceptor>>,
     ws: Option<Arc<WsSettings>>,
     /// The poll said so, and the queue has not been seen empty since.
     ready: bool,
     accepted_this_turn: usize,
+    paused: bool,
 }
 
 impl Listener {
+    /// Whether it has more to accept; `tls`: whether any with TLS may come.
+    fn waits(&self, tls: bool) -> bool {
+        self.ready && !self.paused && (tls || self.tls.is_none())
+    }
+
     /// What is spoken over a socket that was accepted.
     fn transport(&self, fd: OwnedFd) -> io::Result<Transport> {
         let transport = match &self.tls {
-            None => Transport::Tcp(fd),
+            None => Transport::Plain(fd),
             Some(tls) => Transport::Tls(tls.accept(fd)?),
         };
-        Ok(match &self.ws {
+        let transport = match &self.ws {
             None => transport,
             Some(ws) => Transport::Ws(Box::new(WsStream::new(transport, ws.clone()))),
+        };
+        Ok(match self.proxied {
+            false => transport,
+            true => Transport::Proxied(Box::new(Proxied::new(transport))),
         })
     }
 }
@@ -83,11 +135,19 @@ impl Acceptor {
         base: usize,
     ) -> io::Result<Self> {
         let mut listeners = Vec::with_capacity(sockets.len());
-        for (index, Listening { socket, tls, ws }) in sockets.into_iter().enumerate() {
-            socket.set_nonblocking(true)?;
+        for (index, Listening { socket, proxied, tls, ws }) in sockets.into_iter().enumerate() {
+            socket.set_nonblocking()?;
             let token = Token(base - index);
             registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
-            listeners.push(Listener { socket, tls, ws, ready: false, accepted_this_turn: 0 });
+            listeners.push(Listener {
+                socket,
+                proxied,
+                tls,
+                ws,
+                ready: false,
+                accepted_this_turn: 0,
+                paused: false,
+            });
         }
         Ok(Self { listeners, paused: false, retry_at: None, warned_at: None })
     }
@@ -98,8 +158,21 @@ impl Acceptor {
         }
     }
 
-    pub(super) fn set_paused(&mut self, paused: bool) {
-        self.paused = paused;
+    pub(super) fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    pub(super) fn pause_listener(&mut self, index: usize) {
+        if let Some(listener) = self.listeners.get_mut(index) {
+            listener.paused = true;
+        }
+    }
+
+    pub(super) fn resume(&mut self) {
+        self.paused = false;
+        for listener in &mut self.listeners {
+            listener.paused = false;
+        }
     }
 
     pub(super) fn begin_turn(&mut self, now: Time) {
@@ -115,9 +188,15 @@ impl Acceptor {
         self.retry_at = None;
     }
 
-    /// Whether the next turn has connections to accept already.
-    pub(super) fn has_more(&self) -> bool {
-        !self.paused && self.retry_at.is_none() && self.listeners.iter().any(|l| l.ready)
+    /// Whether the next turn has connections to accept already; `tls`: whether any with TLS may come.
+    pub(super) fn has_more(&self, tls: bool) -> bool {
+        let mut listeners = self.listeners.iter();
+        !self.paused && self.retry_at.is_none() && listeners.any(|listener| listener.waits(tls))
+    }
+
+    /// Whether connections of a listener begin with a TLS handshake.
+    pub(super) fn has_tls(&self, index: usize) -> bool {
+        self.listeners.get(index).is_some_and(|listener| listener.tls.is_some())
     }
 
     /// When to look again although the poll says nothing.
@@ -125,15 +204,19 @@ impl Acceptor {
         self.retry_at.filter(|_| !self.paused)
     }
 
-    /// The next connection that this turn may take.
-    pub(super) fn accept(&mut self, now: Time) -> Option<(Transport, usize, SocketAddr)> {
+    /// The next connection that this turn may take; `tls`: whether any with TLS may come.
+    pub(super) fn accept(
+        &mut self,
+        now: Time,
+        tls: bool,
+    ) -> Option<(Transport, usize, SocketAddr)> {
         if self.paused || self.retry_at.is_some() {
             return None;
         }
         for (index, listener) in self.listeners.iter_mut().enumerate() {
-            while listener.ready && listener.accepted_this_turn < ACCEPTS_PER_TURN {
+            while listener.waits(tls) && listener.accepted_this_turn < ACCEPTS_PER_TURN {
                 listener.accepted_this_turn += 1;
-                match tcp::accept(&listener.socket) {
+                match listener.socket.accept() {
                     Ok((fd, peer)) => {
                         match listener.transport(fd) {
                             Ok(transport) => return Some((transport, index, peer)),

@@ -52,15 +52,22 @@ pub enum Completion {
         conn: ConnId,
         /// Index of the listener it came through.
         listener: usize,
-        /// Who is at the other end.
+        /// Who is at the other end. One on a socket of this machine counts as 127.0.0.1, with port 0.
         peer: SocketAddr,
     },
-    /// The other end has shown a certificate that names a user. Comes before anything is received.
-    Identified {
+    /// A proxy says who is at the other end. Comes before anything else of the connection.
+    Relayed {
         /// The connection.
         conn: ConnId,
-        /// The user.
-        user: Arc<str>,
+        /// Who it is.
+        peer: SocketAddr,
+    },
+    /// The handshake of a transport that has one is done. Comes before anything is received.
+    HandshakeDone {
+        /// The connection.
+        conn: ConnId,
+        /// The user that the other end's certificate names.
+        user: Option<Arc<str>>,
     },
     /// Bytes came in: those kept earlier first, then new ones. Never empty.
     Received {
@@ -143,6 +150,10 @@ pub trait Driver {
     /// The time when the present turn began. Costs nothing: the clock is read once a turn.
     fn now(&self) -> Time;
 
+    /// How long the turn before this one took, from the end of its [`wait`](Self::wait) to the beginning of
+    /// the next.
+    fn last_turn(&self) -> Duration;
+
     /// The time of day, read now.
     fn wall_clock(&self) -> SystemTime;
 
@@ -209,6 +220,9 @@ pub trait Driver {
     /// Accepts nothing for now; who connects waits in the system's queue.
     fn pause_accepting(&mut self);
 
-    /// Accepts again.
+    /// Accepts nothing on one listener for now.
+    fn pause_listener(&mut self, listener: usize);
+
+    /// Accepts again, on all listeners.
     fn resume_accepting(&mut self);
 }

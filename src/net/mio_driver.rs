@@ -64,6 +64,9 @@ pub struct MioDriver {
     woken: bool,
     start: Instant,
     now: Time,
+    /// When the present turn began, after `start`, and how long the one before took.
+    began: Duration,
+    last_turn: Duration,
     acceptor: Acceptor,
     conns: Slots<Conn>,
     next_serial: u32,
@@ -77,6 +80,9 @@ pub struct MioDriver {
     scratch: Box<[u8]>,
     /// Steps of handshakes that this turn may still take.
     handshakes_left: usize,
+    /// TLS handshakes in progress, and how many there may be.
+    handshakes: usize,
+    max_handshakes: usize,
 }
 
 impl MioDriver {
@@ -100,7 +106,9 @@ impl MioDriver {
             waker,
             woken: false,
             start,
-            now: time_since(start),
+            now: time_of(start.elapsed()),
+            began: start.elapsed(),
+            last_turn: Duration::ZERO,
             acceptor,
             conns: Slots::new(),
             next_serial: 0,
@@ -110,7 +118,16 @@ impl MioDriver {
             lingering: VecDeque::new(),
             scratch: vec![0; READ_CHUNK].into_boxed_slice(),
             handshakes_left: HANDSHAKES_PER_TURN,
+            handshakes: 0,
+            max_handshakes: usize::MAX,
         })
+    }
+
+    /// Limits the TLS handshakes in progress. With `most` of them, nobody is accepted on listeners of TLS:
+    /// connections wait in the system's queue.
+    #[must_use]
+    pub fn with_max_handshakes(self, most: usize) -> Self {
+        Self { max_handshakes: most, ..self }
     }
 
     /// How many sockets it holds, those that linger after a graceful close included.
@@ -126,13 +143,17 @@ impl MioDriver {
     }
 
     fn timeout(&self, timeout: Option<Duration>) -> Option<Duration> {
-        if !self.ready.is_empty() || self.acceptor.has_more() {
+        if !self.ready.is_empty() || self.acceptor.has_more(self.may_handshake()) {
             return Some(Duration::ZERO);
         }
         let linger = self.lingering.front().map(|(deadline, ..)| *deadline);
         let own = linger.into_iter().chain(self.acceptor.retry_at()).min();
         let own = own.map(|at| at.since(self.now));
         own.into_iter().chain(timeout).min()
+    }
+
+    fn may_handshake(&self) -> bool {
+        self.handshakes < self.max_handshakes
     }
 
     /// Notes what the poll said.
@@ -184,7 +205,8 @@ impl MioDriver {
 
     /// Lets go of the socket.
     fn release(&mut self, id: ConnId) {
-        if let Some(conn) = self.conns.remove(id) {
+        if let Some(mut conn) = self.conns.remove(id) {
+            conn.end_handshake(&mut self.handshakes);
             if let Some(kept) = conn.kept {
                 self.pool.give(kept);
             }
@@ -338,9 +360,18 @@ impl MioDriver {
     }
 
     fn accept(&mut self) -> Option<Completion> {
-        let (transport, listener, peer) = self.acceptor.accept(self.now)?;
+        let may_handshake = self.may_handshake();
+        let (transport, listener, peer) = self.acceptor.accept(self.now, may_handshake)?;
         match self.watch(transport, None) {
-            Ok(conn) => Some(Completion::Accepted { conn, listener, peer }),
+            Ok(conn) => {
+                if self.acceptor.has_tls(listener)
+                    && let Some(entry) = self.conns.get_mut(conn)
+                {
+                    entry.set(flag::HANDSHAKES);
+                    self.handshakes += 1;
+                }
+                Some(Completion::Accepted { conn, listener, peer })
+            }
             Err(error) => {
                 self.acceptor.exhausted(self.now, &error);
                 None
@@ -349,8 +380,8 @@ impl MioDriver {
     }
 }
 
-fn time_since(start: Instant) -> Time {
-    Time(u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX))
+fn time_of(since_start: Duration) -> Time {
+    Time(u64::try_from(since_start.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Driver for MioDriver {
@@ -362,6 +393,10 @@ impl Driver for MioDriver {
         self.now
     }
 
+    fn last_turn(&self) -> Duration {
+        self.last_turn
+    }
+
     fn wall_clock(&self) -> SystemTime {
         SystemTime::now()
     }
@@ -370,12 +405,14 @@ impl Driver for MioDriver {
         self.conns.end_turn();
         self.ready.extend(self.later.drain(..));
         let timeout = self.timeout(timeout);
+        self.last_turn = self.start.elapsed().saturating_sub(self.began);
         match self.poll.poll(&mut self.events, timeout) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.events.clear(),
             Err(error) => return Err(error),
         }
-        self.now = time_since(self.start);
+        self.began = self.start.elapsed();
+        self.now = time_of(self.began);
         self.handshakes_left = HANDSHAKES_PER_TURN;
         self.acceptor.begin_turn(self.now);
         if !self.lingering.is_empty() {
@@ -468,8 +505,9 @@ impl Driver for MioDriver {
             return;
         }
         self.await_pending(conn);
-        let Some(entry) = self.conn(conn) else { return };
+        let Some(entry) = self.conns.get_mut(conn) else { return };
         entry.set(flag::LINGERS);
+        entry.end_handshake(&mut self.handshakes);
         let serial = entry.serial;
         if let Some(kept) = entry.kept.take() {
             self.pool.give(kept);
@@ -484,7 +522,9 @@ impl Driver for MioDriver {
 
     fn detach(&mut self, conn: ConnId) -> Option<MioSocket> {
         self.conn(conn)?;
-        let Conn { transport, flags, kept, .. } = self.conns.remove(conn)?;
+        let mut entry = self.conns.remove(conn)?;
+        entry.end_handshake(&mut self.handshakes);
+        let Conn { transport, flags, kept, .. } = entry;
         // A failure would mean that it was not watched.
         let _ = self.poll.registry().deregister(&mut SourceFd(&transport.as_raw_fd()));
         Some(MioSocket { transport, flags: flags & (flag::BLOCKED | flag::BROKEN), kept })
@@ -523,11 +563,15 @@ impl Driver for MioDriver {
     }
 
     fn pause_accepting(&mut self) {
-        self.acceptor.set_paused(true);
+        self.acceptor.pause();
+    }
+
+    fn pause_listener(&mut self, listener: usize) {
+        self.acceptor.pause_listener(listener);
     }
 
     fn resume_accepting(&mut self) {
-        self.acceptor.set_paused(false);
+        self.acceptor.resume();
     }
 }
 

@@ -154,6 +154,7 @@ struct Net {
     shards: Vec<Shard>,
     links: BTreeMap<u32, Link>,
     next_client: u32,
+    turn: Duration,
 }
 
 /// What the world knows of one driver.
@@ -237,6 +238,7 @@ impl World {
             shards: Vec::new(),
             links: BTreeMap::new(),
             next_client: 0,
+            turn: Duration::ZERO,
         };
         Self { net: Arc::new(Mutex::new(net)) }
     }
@@ -270,6 +272,11 @@ impl World {
     pub fn advance(&self, by: Duration) {
         let mut net = lock(&self.net);
         net.now = net.now.plus(by);
+    }
+
+    /// Has every turn say that it took so long; no time passes for it.
+    pub fn set_turn(&self, turn: Duration) {
+        lock(&self.net).turn = turn;
     }
 
     /// Lets time pass until `at`; never back.

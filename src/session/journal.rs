@@ -1,6 +1,7 @@
 //! What a store has to be told: the changes of sessions that outlive their connections.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::will::Will;
@@ -182,16 +183,25 @@ struct Notes {
 /// Only the shard's thread uses it, so its lock is always free: it is one because each session that
 /// writes here moves between threads with its shard.
 #[derive(Clone, Debug, Default)]
-pub struct Journal(Arc<Mutex<Notes>>);
+pub struct Journal(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    notes: Mutex<Notes>,
+    /// Changes in `notes`: asked for with each message, which takes no lock for it.
+    count: AtomicUsize,
+}
 
 impl Journal {
     fn notes(&self) -> MutexGuard<'_, Notes> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a change.
     pub fn note(&self, change: Change) {
-        self.notes().changes.push(change);
+        let mut notes = self.notes();
+        notes.changes.push(change);
+        self.0.count.store(notes.changes.len(), Ordering::Relaxed);
     }
 
     /// Has a session told when this turn is committed; gives the turn.
@@ -217,7 +227,7 @@ impl Journal {
     /// How many changes there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.notes().changes.len()
+        self.0.count.load(Ordering::Relaxed)
     }
 
     /// Whether there are none.
@@ -231,6 +241,7 @@ impl Journal {
     pub fn end_turn(&self, next: u64) -> (Vec<Change>, Vec<Waiter>) {
         let mut notes = self.notes();
         notes.turn = next;
+        self.0.count.store(0, Ordering::Relaxed);
         (std::mem::take(&mut notes.changes), std::mem::take(&mut notes.waiters))
     }
 }

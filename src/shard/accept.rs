@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hashbrown::HashMap;
 
@@ -26,6 +27,8 @@ pub(crate) struct Admission {
     subscriptions: AtomicUsize,
     /// What they take, by the count of each shard at the end of its last turn.
     subscription_bytes: AtomicUsize,
+    /// Connections of the users whose quotas limit them.
+    by_user: Mutex<HashMap<Arc<str>, u32, foldhash::fast::RandomState>>,
     rate: Mutex<Rate>,
 }
 
@@ -41,6 +44,7 @@ enum Refusal {
     Connections,
     ListenerConnections,
     AddressRate,
+    NoProxy,
 }
 
 impl Refusal {
@@ -49,6 +53,7 @@ impl Refusal {
             Self::Connections => "max_connections is reached",
             Self::ListenerConnections => "max_connections of the listener is reached",
             Self::AddressRate => "connections_per_second_per_address is reached",
+            Self::NoProxy => "is not in proxy_from of the listener",
         }
     }
 }
@@ -61,6 +66,7 @@ impl Admission {
             subscriptions: AtomicUsize::new(0),
             subscription_bytes: AtomicUsize::new(0),
             by_listener: settings.listeners.iter().map(|_| AtomicUsize::new(0)).collect(),
+            by_user: Mutex::default(),
             rate: Mutex::default(),
         }
     }
@@ -72,7 +78,12 @@ impl Admission {
         address: IpAddr,
         now: Time,
     ) -> Result<(), Refusal> {
-        self.check_rate(settings, address, now)?;
+        match settings.listeners.get(listener).and_then(|listener| listener.proxies.as_ref()) {
+            None => self.check_rate(settings, address, now)?,
+            // The rate is that of whom it brings.
+            Some(proxies) if proxies.iter().any(|network| network.contains(address)) => {}
+            Some(_) => return Err(Refusal::NoProxy),
+        }
         if self.open.fetch_add(1, Ordering::Relaxed) >= settings.max_connections {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::Connections);
@@ -152,6 +163,27 @@ impl Admission {
         self.subscriptions.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Counts one more connection of a user; false if there are enough, and it `replaces` none of them.
+    pub(super) fn admit_user(&self, user: &Arc<str>, most: u32, replaces: bool) -> bool {
+        let mut by_user = self.by_user.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = by_user.get(user).copied().unwrap_or(0);
+        let admitted = open < most || replaces;
+        if admitted {
+            by_user.insert(user.clone(), open + 1);
+        }
+        admitted
+    }
+
+    fn release_user(&self, user: &Arc<str>) {
+        let mut by_user = self.by_user.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = by_user.get_mut(user) {
+            *open -= 1;
+            if *open == 0 {
+                by_user.remove(user);
+            }
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn subscriptions(&self) -> usize {
         self.subscriptions.load(Ordering::Relaxed)
@@ -166,13 +198,36 @@ impl Admission {
 }
 
 /// How many connections this shard accepted in the present second.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Accepting {
     second: u64,
     count: u32,
+    by_listener: Vec<u32>,
     paused: bool,
     /// The pause is over.
     pub(super) resume: bool,
+}
+
+impl Accepting {
+    pub(super) fn new(listeners: usize) -> Self {
+        Self { second: 0, count: 0, by_listener: vec![0; listeners], paused: false, resume: false }
+    }
+
+    /// Counts one; gives how many that makes, in all and of its listener.
+    fn count(&mut self, listener: usize, now: Time) -> (u32, u32) {
+        let second = now.0 / 1000;
+        if self.second != second {
+            self.second = second;
+            self.count = 0;
+            self.by_listener.fill(0);
+        }
+        self.count += 1;
+        let of_listener = self.by_listener.get_mut(listener).map_or(0, |count| {
+            *count += 1;
+            *count
+        });
+        (self.count, of_listener)
+    }
 }
 
 impl<S> Core<S> {
@@ -185,7 +240,17 @@ impl<S> Core<S> {
         peer: SocketAddr,
     ) {
         self.stats.accepted.add(1);
-        self.count_accepted(driver);
+        self.count_accepted(driver, listener);
+        let of_listener = self.settings.listeners.get(listener);
+        let has_tls = of_listener.is_some_and(|listener| listener.handshake_timeout.is_some());
+        if has_tls && let Some((_, detail)) = self.overloaded() {
+            // An answer would cost a handshake.
+            self.stats.refused.add(1);
+            self.stats.overload_refusals.add(1);
+            self.log.client(self.now, peer, "", detail);
+            driver.close(id, CloseMode::Abort);
+            return;
+        }
         let admitted = self.shared.admission.admit(&self.settings, listener, peer.ip(), self.now);
         if let Err(refusal) = admitted {
             self.stats.refused.add(1);
@@ -194,21 +259,71 @@ impl<S> Core<S> {
             return;
         }
         self.add_connection(id, listener, peer);
+        self.await_handshake(id, listener);
+    }
+
+    /// Gives a new connection time for its TLS handshake, if there is one to come.
+    fn await_handshake(&mut self, id: ConnId, listener: usize) {
+        let timeout = self.settings.listeners.get(listener).and_then(|one| one.handshake_timeout);
+        if let (Some(timeout), Some(connection)) = (timeout, self.connections.get_mut(id)) {
+            connection.state = State::Handshaking;
+            self.set_deadline(id, timeout);
+        }
+    }
+
+    /// A connection may begin with CONNECT now; its client's certificate may name a user.
+    pub(super) fn handshake_done(&mut self, id: ConnId, user: Option<Arc<str>>) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.certificate = user;
+        if connection.state == State::Handshaking {
+            connection.state = State::AwaitingConnect;
+            self.set_deadline(id, self.settings.connect_timeout);
+        }
+    }
+
+    /// Sets the timer of a connection anew.
+    fn set_deadline(&mut self, id: ConnId, timeout: Duration) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let timer = self.timers.insert(self.now.plus(timeout), Timer::Connection(id));
+        if let Some(before) = connection.timer.replace(timer) {
+            self.timers.cancel(before);
+        }
+    }
+
+    /// A proxy has said whose connection this is.
+    pub(super) fn relayed<D: Driver<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        id: ConnId,
+        peer: SocketAddr,
+    ) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.peer = peer;
+        let admitted = self.shared.admission.check_rate(&self.settings, peer.ip(), self.now);
+        if let Err(refusal) = admitted {
+            self.stats.refused.add(1);
+            self.log.client(self.now, peer, "", refusal.text());
+            connection.state = State::Closing;
+            driver.close(id, CloseMode::Abort);
+            self.drop_connection(id);
+        }
     }
 
     /// Stops accepting for the rest of a second in which enough have come.
-    fn count_accepted<D: Driver<Socket = S>>(&mut self, driver: &mut D) {
-        let Some(most) = self.settings.connections_per_second else { return };
-        let second = self.now.0 / 1000;
-        if self.accepting.second != second {
-            self.accepting = Accepting { second, count: 0, ..self.accepting };
-        }
-        self.accepting.count += 1;
-        if self.accepting.count >= (most / u32::from(self.shards)).max(1) && !self.accepting.paused
-        {
-            self.accepting.paused = true;
+    fn count_accepted<D: Driver<Socket = S>>(&mut self, driver: &mut D, listener: usize) {
+        let (of_all, of_listener) = self.accepting.count(listener, self.now);
+        let shards = u32::from(self.shards);
+        let enough = |count, most: Option<u32>| most.is_some_and(|m| count >= (m / shards).max(1));
+        let most = self.settings.listeners.get(listener).and_then(|l| l.connections_per_second);
+        if enough(of_all, self.settings.connections_per_second) {
             driver.pause_accepting();
-            let next = Time((second + 1) * 1000);
+        } else if enough(of_listener, most) {
+            driver.pause_listener(listener);
+        } else {
+            return;
+        }
+        if !std::mem::replace(&mut self.accepting.paused, true) {
+            let next = Time((self.accepting.second + 1) * 1000);
             self.timers.insert(next, Timer::Accept);
         }
     }
@@ -224,10 +339,19 @@ impl<S> Core<S> {
     /// Makes the state of a connection that was admitted, here or by another shard.
     pub(super) fn add_connection(&mut self, id: ConnId, listener: usize, peer: SocketAddr) {
         let listener = u16::try_from(listener).unwrap_or(u16::MAX);
-        let mut connection = Connection::new(listener, peer, self.now);
-        let deadline = self.now.plus(self.settings.connect_timeout);
-        connection.timer = Some(self.timers.insert(deadline, Timer::Connection(id)));
+        let max_packet_size = self.settings.terms(listener).max_packet_size;
+        let connection = Connection::new(listener, peer, max_packet_size, self.now);
         self.connections.insert(id, connection);
+        self.set_deadline(id, self.settings.connect_timeout);
+    }
+
+    /// A connection counts no more among those of its user.
+    pub(super) fn release_user(&mut self, id: ConnId) {
+        let connection = self.connections.get_mut(id);
+        let allotment = connection.and_then(|connection| connection.allotment.as_mut());
+        if let Some(user) = allotment.and_then(|allotment| allotment.take_user()) {
+            self.shared.admission.release_user(&user);
+        }
     }
 
     /// Forgets a connection that the driver has closed.
@@ -237,7 +361,8 @@ impl<S> Core<S> {
         }
         if let Some(connection) = self.connections.remove(id) {
             debug_assert_eq!(connection.state, State::Closing);
-            if let Some(timer) = connection.timer {
+            let rate = connection.allotment.and_then(|mut allotment| allotment.take_timer());
+            for timer in connection.timer.into_iter().chain(rate) {
                 self.timers.cancel(timer);
             }
             self.shared.admission.release(usize::from(connection.listener));
@@ -247,7 +372,7 @@ impl<S> Core<S> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::settings::ListenerSettings;
+    use super::super::settings::{ListenerSettings, PublishRate, Terms};
     use super::*;
 
     const NOW: Time = Time(5_000);
@@ -257,8 +382,16 @@ mod tests {
     }
 
     fn settings() -> Settings {
+        let listener = ListenerSettings {
+            max_connections: 2,
+            proxies: None,
+            handshake_timeout: None,
+            connections_per_second: None,
+            terms: Terms { max_packet_size: 1 << 20, max_keep_alive: 0 },
+            publish_rate: PublishRate::default(),
+        };
         Settings {
-            listeners: vec![ListenerSettings { max_connections: 2 }; 2],
+            listeners: vec![listener; 2],
             max_connections: 3,
             max_sessions: 2,
             connections_per_second_per_address: None,
@@ -292,6 +425,24 @@ mod tests {
         assert_eq!(admitted, [true, true, false, false]);
         admission.release_session();
         assert!(admission.admit_session(&settings));
+    }
+
+    #[test]
+    fn connections_of_a_user_are_counted_down_again() {
+        let admission = Admission::new(&settings());
+        let [alice, bob] = ["alice", "bob"].map(Arc::from);
+        let admit = |replaces| admission.admit_user(&alice, 2, replaces);
+        assert_eq!([admit(false), admit(false), admit(false)], [true, true, false]);
+        assert!(admission.admit_user(&bob, 2, false));
+        assert!(admit(true), "it takes the place of another");
+        admission.release_user(&alice);
+        assert!(!admit(false));
+        admission.release_user(&alice);
+        assert!(admit(false));
+        for user in [&alice, &alice, &bob] {
+            admission.release_user(user);
+        }
+        assert!(admission.by_user.lock().unwrap().is_empty());
     }
 
     #[test]

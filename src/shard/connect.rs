@@ -19,7 +19,7 @@ use super::ending::Ending;
 use super::gate::STORE_FAILS;
 use super::input::{PADDED, Then};
 use super::publish::SYS_PREFIX;
-use super::settings::Settings;
+use super::settings::{Settings, Terms};
 use super::sys::CLIENT_LOG;
 use super::timers::Timer;
 
@@ -32,7 +32,7 @@ struct Admission {
     session_present: bool,
     /// For the store.
     waits: bool,
-    keep_alive: u16,
+    terms: Terms,
 }
 
 impl<S> Core<S> {
@@ -47,6 +47,11 @@ impl<S> Core<S> {
         };
         if connect.version.is_v5() && !head.is_minimal() {
             self.refuse(id, Some(connect.version), PADDED.reason, PADDED.detail);
+            return Then::Stop;
+        }
+        if let Some((reason, detail)) = self.overloaded() {
+            self.stats.overload_refusals.add(1);
+            self.refuse(id, Some(connect.version), reason, detail);
             return Then::Stop;
         }
         if !connect.client_id.is_empty() {
@@ -67,11 +72,30 @@ impl<S> Core<S> {
             Ok(()) => match self.authenticate(id, &connect) {
                 Outcome::In(login) => return self.admit(id, &connect, &login),
                 Outcome::Waits => return Then::Hold,
-                Outcome::Refused(reason) => (reason, "refused by authentication"),
+                Outcome::Refused(reason) => {
+                    self.refuse_login(id, &connect, reason);
+                    return Then::Stop;
+                }
             },
         };
         self.refuse(id, Some(connect.version), reason, detail);
         Then::Stop
+    }
+
+    /// Refuses a login. The log says who it was and why, which is more than the client is told.
+    fn refuse_login(&mut self, id: ConnId, connect: &Connect<'_>, reason: ReasonCode) {
+        self.send_refusal(id, Some(connect.version), reason, "refused by authentication");
+        let Some(connection) = self.connections.get(id) else { return };
+        let cause = match (reason, connect.username) {
+            (ReasonCode::BadUserNameOrPassword, _) => "wrong user name or password",
+            (ReasonCode::NotAuthorized, None) => "no user name",
+            (ReasonCode::Banned, _) => "banned",
+            (ReasonCode::ServerUnavailable, _) => "too many logins wait to be checked",
+            _ => "not authorized",
+        };
+        let user = connection.certificate.as_deref().or(connect.username);
+        self.log.login(self.now, connection.peer, connect.client_id, user, cause);
+        self.end(id, Ending::Logged);
     }
 
     /// The shard where a client's session lives.
@@ -131,6 +155,17 @@ impl<S> Core<S> {
         reason: ReasonCode,
         detail: &'static str,
     ) {
+        self.send_refusal(id, version, reason, detail);
+        self.end(id, Ending::Silent(detail));
+    }
+
+    fn send_refusal(
+        &mut self,
+        id: ConnId,
+        version: Option<Version>,
+        reason: ReasonCode,
+        detail: &'static str,
+    ) {
         self.stats.client_errors.add(1);
         if let Some(version) = version
             && (version.is_v5() || reason.connack_v3().is_some())
@@ -142,7 +177,6 @@ impl<S> Core<S> {
             out.packet(&Packet::ConnAck(packet));
             out.connection.close_mode = CloseMode::Graceful;
         }
-        self.end(id, Ending::Silent(detail));
     }
 
     /// Lets a client in.
@@ -163,47 +197,34 @@ impl<S> Core<S> {
             self.refuse(id, Some(connect.version), reason, STORE_FAILS);
             return Then::Stop;
         }
+        let Ok(allotment) = self.allot(id, client_id, login) else {
+            let detail = "max_connections of its user's quota is reached";
+            self.refuse(id, Some(connect.version), ReasonCode::QuotaExceeded, detail);
+            return Then::Stop;
+        };
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.allotment = allotment;
+        }
         let ends_stored = connect.clean_start && self.has_stored(client_id);
         let Some((key, session_present)) = self.open_session(client_id, connect.clean_start) else {
+            self.release_user(id);
             let detail = "max_sessions is reached";
             self.refuse(id, Some(connect.version), ReasonCode::QuotaExceeded, detail);
             return Then::Stop;
         };
         self.set_identity(key, identity);
-        let keep_alive = self.keep_alive(connect);
+        let terms = self.terms(id);
+        let keep_alive = keep_alive(connect, terms);
         let parameters = self.link_parameters(connect);
-        let now = self.now;
-
-        let Some(slot) = self.sessions.get_mut(key) else { return Then::Stop };
-        slot.session.connect(&parameters, &self.settings.session, now);
-        slot.session.set_will(connect.will.as_ref().map(|will| make_will(will, now)));
-        slot.connection = Some(id);
-        slot.will_at = None;
-        if let Some(timer) = slot.timer.take() {
-            self.timers.cancel(timer);
-        }
+        self.attach(key, id, connect, &parameters, keep_alive);
         self.limit_login(id, login.valid_for);
-        self.connected += 1;
-        self.stats.connects.add(1);
         if !session_present && parameters.session_expiry_interval > 0 {
             self.store_session(key);
         }
-
         let is_stored = self.sessions.get(key).is_some_and(|slot| slot.session.is_stored());
         // A stored session must not come back after its end was told [MQTT-3.1.2-4].
         let waits = is_stored || ends_stored;
-
-        let Some(connection) = self.connections.get_mut(id) else { return Then::Stop };
-        connection.state = State::Committing;
-        connection.version = connect.version;
-        connection.bridge = connect.bridge;
-        connection.session = key;
-        connection.maximum_packet_size = parameters.maximum_packet_size;
-        connection.singly = parameters.topic_alias_maximum > 0 || self.settings.session.queue_qos0;
-        connection.minds_frames = connection.singly || parameters.maximum_packet_size != u32::MAX;
-        connection.patience_ms = u32::from(keep_alive) * 1500;
-
-        let admission = Admission { key, session_present, waits, keep_alive };
+        let admission = Admission { key, session_present, waits, terms };
         self.send_connack(id, &admission, connect, assigned.as_deref());
         let client = Client {
             client_id,
@@ -230,6 +251,40 @@ impl<S> Core<S> {
         }
         self.finish_admission(key, id);
         Then::Continue
+    }
+
+    /// Gives a session its connection.
+    fn attach(
+        &mut self,
+        key: SessionKey,
+        id: ConnId,
+        connect: &Connect<'_>,
+        parameters: &LinkParameters,
+        keep_alive: u16,
+    ) {
+        let now = self.now;
+        if let Some(slot) = self.sessions.get_mut(key) {
+            slot.session.connect(parameters, &self.settings.session, now);
+            slot.session.set_will(connect.will.as_ref().map(|will| make_will(will, now)));
+            slot.connection = Some(id);
+            slot.will_at = None;
+            if let Some(timer) = slot.timer.take() {
+                self.timers.cancel(timer);
+            }
+        }
+        self.connected += 1;
+        self.stats.connects.add(1);
+        if let Some(connection) = self.connections.get_mut(id) {
+            let singly = parameters.topic_alias_maximum > 0 || self.settings.session.queue_qos0;
+            connection.state = State::Committing;
+            connection.version = connect.version;
+            connection.bridge = connect.bridge;
+            connection.session = key;
+            connection.maximum_packet_size = parameters.maximum_packet_size;
+            connection.singly = singly;
+            connection.minds_frames = singly || parameters.maximum_packet_size != u32::MAX;
+            connection.patience_ms = u32::from(keep_alive) * 1500;
+        }
     }
 
     /// CONNACK has left: the session begins to send.
@@ -300,11 +355,8 @@ impl<S> Core<S> {
         found.is_some_and(|slot| slot.session.is_stored())
     }
 
-    /// The Keep Alive in force, in seconds; 0: none.
-    fn keep_alive(&self, connect: &Connect<'_>) -> u16 {
-        let (asked, max) = (connect.keep_alive, self.settings.max_keep_alive);
-        // 3.x has no way to tell a client of another value than its own.
-        if max == 0 || !connect.version.is_v5() || (1..=max).contains(&asked) { asked } else { max }
+    fn terms(&self, id: ConnId) -> Terms {
+        self.settings.terms(self.connections.get(id).map_or(0, |connection| connection.listener))
     }
 
     fn session_expiry(&self, connect: &Connect<'_>) -> u32 {
@@ -344,7 +396,7 @@ impl<S> Core<S> {
         connect: &Connect<'_>,
         assigned: Option<&str>,
     ) {
-        let Admission { key, session_present, waits, keep_alive } = *admission;
+        let Admission { key, session_present, waits, terms } = *admission;
         let (settings, expiry) = (self.settings.clone(), self.session_expiry(connect));
         let information = response_information(&settings, connect, assigned);
         let authentication = self.authentication_of(id);
@@ -355,7 +407,7 @@ impl<S> Core<S> {
             response_information: information.as_deref(),
             authentication_method: method,
             authentication_data: data.filter(|data: &&[u8]| !data.is_empty()),
-            ..connack(&settings, connect, assigned, keep_alive, expiry)
+            ..connack(&settings, terms, connect, assigned, expiry)
         };
         let Some(mut out) = self.connections.out(id) else { return };
         let Some(slot) = self.sessions.get_mut(key).filter(|_| waits) else {
@@ -379,7 +431,7 @@ impl<S> Core<S> {
         }
         let assigned = connect.client_id.is_empty().then(|| assigned_client_id(0));
         let assigned = assigned.as_deref();
-        let (keep_alive, expiry) = (self.keep_alive(connect), self.session_expiry(connect));
+        let expiry = self.session_expiry(connect);
         let information = response_information(&self.settings, connect, assigned);
         let authentication = self.authentication_of(id);
         let (method, data) =
@@ -388,28 +440,36 @@ impl<S> Core<S> {
             response_information: information.as_deref(),
             authentication_method: method,
             authentication_data: data.filter(|data: &&[u8]| !data.is_empty()),
-            ..connack(&self.settings, connect, assigned, keep_alive, expiry)
+            ..connack(&self.settings, self.terms(id), connect, assigned, expiry)
         };
         encode(connect.version, &Packet::ConnAck(packet), max, &mut Vec::new())
     }
 }
 
+/// The Keep Alive in force, in seconds; 0: none.
+fn keep_alive(connect: &Connect<'_>, terms: Terms) -> u16 {
+    let (asked, max) = (connect.keep_alive, terms.max_keep_alive);
+    // 3.x has no way to tell a client of another value than its own.
+    if max == 0 || !connect.version.is_v5() || (1..=max).contains(&asked) { asked } else { max }
+}
+
 /// The CONNACK of one who is let in, but for its Response Information and Session Present.
 fn connack<'a>(
     settings: &Settings,
+    terms: Terms,
     connect: &Connect<'_>,
     assigned: Option<&'a str>,
-    keep_alive: u16,
     session_expiry: u32,
 ) -> ConnAck<'a> {
     let asked = connect.properties.session_expiry_interval.unwrap_or(0);
+    let keep_alive = keep_alive(connect, terms);
     let no = |available: bool| (!available).then_some(false);
     ConnAck {
         session_expiry_interval: (session_expiry != asked).then_some(session_expiry),
         receive_maximum: Some(settings.receive_maximum),
         maximum_qos: (settings.maximum_qos != QoS::ExactlyOnce).then_some(settings.maximum_qos),
         retain_available: no(settings.retain_available),
-        maximum_packet_size: NonZeroU32::new(settings.limits.max_packet_size),
+        maximum_packet_size: NonZeroU32::new(terms.max_packet_size),
         assigned_client_identifier: assigned,
         topic_alias_maximum: Some(settings.topic_alias_maximum),
         wildcard_subscription_available: no(settings.wildcard_subscription_available),

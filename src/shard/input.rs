@@ -63,6 +63,8 @@ pub(super) struct Reader<'a> {
     pub(super) id: ConnId,
     pub(super) session: SessionKey,
     pub(super) version: Version,
+    /// The largest packet taken from it.
+    pub(super) max_packet_size: u32,
     pub(super) route: RouteId,
     /// How it may publish on the topic of `route`.
     pub(super) rights: PublishRights,
@@ -94,6 +96,7 @@ impl<S> Core<S> {
             id,
             session: connection.session,
             version: connection.version,
+            max_packet_size: connection.max_packet_size,
             route: connection.last_route,
             rights: connection.last_rights,
             run: None,
@@ -107,10 +110,12 @@ impl<S> Core<S> {
         let taken = match connection.state {
             State::Closing => Taken { consumed: 0, frame_len: None, then: Then::Stop },
             State::Authenticating => Taken { consumed: 0, frame_len: None, then: Then::Hold },
-            State::AwaitingConnect => self.first_frames(&mut reader, bytes, source),
+            State::Handshaking | State::AwaitingConnect => {
+                self.first_frames(&mut reader, bytes, source)
+            }
             State::Exchanging => self.exchange_frames(&mut reader, bytes, 0, source),
             State::Committing => Taken { consumed: 0, frame_len: None, then: Then::Hold },
-            State::Connected => self.frames(&mut reader, bytes, 0, source),
+            State::Connected => self.frames_within_rate(&mut reader, bytes, 0, source),
         };
         self.flush_run(&mut reader);
         self.stats.bytes_received.add(taken.consumed as u64);
@@ -125,7 +130,8 @@ impl<S> Core<S> {
         let (then, consumed, frame_len) = match self.first_frame(reader, bytes) {
             Ok(Some(len)) => (Then::Continue, len, None),
             Ok(None) => {
-                let head = frame_head(bytes, self.settings.max_connect_size);
+                let most = self.settings.max_connect_size.min(reader.max_packet_size);
+                let head = frame_head(bytes, most);
                 let frame_len = head.ok().flatten().map(|head| head.frame_len());
                 return Taken { consumed: 0, frame_len, then: Then::Continue };
             }
@@ -157,7 +163,7 @@ impl<S> Core<S> {
             // A new connection is no way out.
             return Taken { consumed, frame_len: None, then: Then::Hold };
         }
-        self.frames(reader, bytes, consumed, source)
+        self.frames_within_rate(reader, bytes, consumed, source)
     }
 
     /// Whether CONNECT was handled, and its answer waits for the store.
@@ -184,7 +190,8 @@ impl<S> Core<S> {
             self.end(reader.id, Ending::Silent("the first packet is not CONNECT"));
             return Err((Then::Stop, 0, None));
         }
-        if head.frame_len() > self.settings.max_connect_size as usize {
+        let most = self.settings.max_connect_size.min(reader.max_packet_size);
+        if head.frame_len() > most as usize {
             let body = bytes.get(usize::from(head.head_len)..).unwrap_or_default();
             if body.len() < MAX_VERSION_LEN {
                 return Ok(None);
@@ -216,14 +223,15 @@ impl<S> Core<S> {
         self.refuse(id, version, ReasonCode::PacketTooLarge, detail);
     }
 
-    fn frames(
+    /// Handles the frames of `bytes` from `at` on.
+    pub(super) fn frames(
         &mut self,
         reader: &mut Reader<'_>,
         bytes: &[u8],
         mut at: usize,
         source: Source<'_>,
     ) -> Taken {
-        let max_packet_size = self.settings.limits.max_packet_size;
+        let max_packet_size = reader.max_packet_size;
         let mut packets = 0;
         let mut publishes = 0;
         let (frame_len, then) = loop {

@@ -18,9 +18,11 @@ mod gate;
 mod input;
 pub mod mail;
 mod outbox;
+mod overload;
 mod paging;
 mod pressure;
 mod publish;
+mod rate;
 mod remote;
 mod rights;
 mod runs;
@@ -41,7 +43,8 @@ use std::time::Duration;
 
 pub use self::mail::{Bell, MAX_SHARDS};
 pub use self::settings::{
-    GiveUp, ListenerSettings, OverflowOffline, OverflowOnline, Retry, Settings,
+    GiveUp, ListenerSettings, OverflowOffline, OverflowOnline, PublishRate, PublishRateChange,
+    Quota, Quotas, Retry, Settings, Terms,
 };
 pub use self::stats::{Counter, ShardStats};
 pub use self::store::Stored;
@@ -59,6 +62,7 @@ use self::ended::EndedSessions;
 use self::flush::{flush, flush_output};
 use self::gate::Gate;
 use self::input::{Taken, Then};
+use self::overload::Overload;
 use self::pressure::Pressure;
 use self::remote::Item;
 use self::rights::RightsChange;
@@ -85,6 +89,7 @@ pub struct Shared {
     rules: AtomicU64,
     pub(crate) budget: Budget,
     stop: AtomicBool,
+    short_of_memory: AtomicBool,
     /// Shards that ended by themselves.
     failed: AtomicU64,
 }
@@ -104,6 +109,7 @@ impl Shared {
             rules: AtomicU64::new(0),
             budget,
             stop: AtomicBool::new(false),
+            short_of_memory: AtomicBool::new(false),
             failed: AtomicU64::new(0),
         }
     }
@@ -111,6 +117,14 @@ impl Shared {
     /// Says that what clients may do has changed: shards asleep have to be woken.
     pub fn rules_changed(&self) {
         self.rules.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn set_short_of_memory(&self, short: bool) {
+        self.short_of_memory.store(short, Ordering::Relaxed);
+    }
+
+    fn is_short_of_memory(&self) -> bool {
+        self.short_of_memory.load(Ordering::Relaxed)
     }
 
     /// Has every shard stop: those asleep have to be woken.
@@ -159,6 +173,8 @@ struct Core<S> {
     stats: Arc<ShardStats>,
     /// Connections to read again.
     resumed: Vec<ConnId>,
+    /// Connections whose sessions have more to send as soon as what was written is gone.
+    pumping: Vec<ConnId>,
     /// Logs about clients, at a bounded rate.
     log: LogLimit,
     stopping: Stopping,
@@ -177,6 +193,7 @@ struct Core<S> {
     /// Sessions with a connection.
     connected: u64,
     accepting: Accepting,
+    overload: Overload,
     authentication: Authentication,
     rights_change: RightsChange,
     random: fastrand::Rng,
@@ -249,6 +266,7 @@ impl<D: Driver> Shard<D> {
             expiring: false,
             stats: shared.stats[usize::from(id)].clone(),
             resumed: Vec::new(),
+            pumping: Vec::new(),
             log: LogLimit::new(settings.client_lines_per_second),
             stopping: Stopping::default(),
             sys: sys::Sys::default(),
@@ -259,7 +277,8 @@ impl<D: Driver> Shard<D> {
             ended: EndedSessions::default(),
             subscription_bytes: 0,
             connected: 0,
-            accepting: Accepting::default(),
+            accepting: Accepting::new(settings.listeners.len()),
+            overload: Overload::new(settings.max_turn, settings.max_memory, now),
             random: fastrand::Rng::with_seed(shared.seed ^ u64::from(id)),
             settings,
             shared,
@@ -294,6 +313,7 @@ impl<D: Driver> Shard<D> {
         self.core.mailbox.awake();
         waited?;
         self.core.now = self.driver.now();
+        self.core.measure_turn(self.driver.last_turn());
         self.core.take_committed();
         self.take_mail();
         self.core.take_decisions();
@@ -301,7 +321,8 @@ impl<D: Driver> Shard<D> {
         self.take_completions();
         self.core.run_timers();
         self.core.expire_retained();
-        self.core.scan_retained();
+        self.scan_retained();
+        self.pump_on();
         self.core.accept_again(&mut self.driver);
         self.core.end_doomed();
         self.core.remove_remains();
@@ -323,17 +344,17 @@ impl<D: Driver> Shard<D> {
                 Completion::Accepted { conn, listener, peer } => {
                     self.core.accepted(&mut self.driver, conn, listener, peer);
                 }
-                Completion::Identified { conn, user } => {
-                    if let Some(connection) = self.core.connections.get_mut(conn) {
-                        connection.certificate = Some(user);
-                    }
+                Completion::Relayed { conn, peer } => {
+                    self.core.relayed(&mut self.driver, conn, peer);
                 }
+                Completion::HandshakeDone { conn, user } => self.core.handshake_done(conn, user),
                 Completion::Received { conn, mut range } => loop {
                     let start = range.start;
                     let bytes = self.arena.bytes(range.clone());
                     let taken = self.core.receive(conn, bytes, input::Source::Arena(start));
                     if taken.then != Then::Flush {
                         follow(&mut self.core, &mut self.driver, conn, bytes, taken);
+                        self.flush_if_much();
                         break;
                     }
                     flush_output(&mut self.core, &mut self.driver, &self.arena);
@@ -358,6 +379,30 @@ impl<D: Driver> Shard<D> {
                 Completion::ArenaFull => flush(&mut self.core, &mut self.driver, &mut self.arena),
                 Completion::Woken => {}
             }
+        }
+    }
+
+    /// Goes on with retained messages for new subscriptions, so many steps in a turn.
+    fn scan_retained(&mut self) {
+        for _ in 0..scans::STEPS_PER_TURN {
+            if !self.core.scan_on() {
+                return;
+            }
+            self.flush_if_much();
+        }
+    }
+
+    /// Goes on with queues of which as much was written in the last turn as one may hold.
+    fn pump_on(&mut self) {
+        for id in std::mem::take(&mut self.core.pumping) {
+            self.core.pump(id);
+            self.flush_if_much();
+        }
+    }
+
+    fn flush_if_much(&mut self) {
+        if self.core.connections.wants_flush() {
+            flush_output(&mut self.core, &mut self.driver, &self.arena);
         }
     }
 
@@ -443,6 +488,7 @@ impl<S> Core<S> {
             || self.expiring
             || self.has_remains()
             || !self.resumed.is_empty()
+            || !self.pumping.is_empty()
             || !self.mailbox.may_sleep()
             || self.has_committed()
             || self.authentication.has_news()

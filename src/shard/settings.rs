@@ -1,8 +1,10 @@
 //! What a shard is told: the configuration as plain values.
 
+use std::collections::HashMap;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use crate::auth::Network;
 use crate::mqtt::{Limits, QoS};
 use crate::router::Strategy;
 use crate::session::SessionLimits;
@@ -52,6 +54,85 @@ pub struct Retry {
 pub struct ListenerSettings {
     /// Most connections at a time through this listener, over all shards.
     pub max_connections: usize,
+    /// Who brings the connections of others, and is believed whose they are; nobody else may connect then.
+    pub proxies: Option<Vec<Network>>,
+    /// How long a TLS handshake may take; none if there is no TLS.
+    pub handshake_timeout: Option<Duration>,
+    /// Most connections accepted in a second, over all shards; beyond it they wait.
+    pub connections_per_second: Option<u32>,
+    /// What its clients are told.
+    pub terms: Terms,
+    /// How much one of its clients may publish.
+    pub publish_rate: PublishRate,
+}
+
+/// What the clients of a listener are told in CONNACK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// The largest packet taken from them, in bytes.
+    pub max_packet_size: u32,
+    /// The longest Keep Alive, in seconds; 0: any, none included.
+    pub max_keep_alive: u16,
+}
+
+/// How much one client may publish; without end if absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishRate {
+    /// PUBLISH packets.
+    pub messages_per_second: Option<u32>,
+    /// Bytes of PUBLISH packets.
+    pub bytes_per_second: Option<u64>,
+    /// What may be saved up.
+    pub burst: Duration,
+}
+
+/// What a user gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Most connections at a time, over all shards.
+    pub max_connections: Option<u32>,
+    /// How much one of the user's clients may publish.
+    pub publish_rate: PublishRateChange,
+}
+
+/// What takes the place of a [`PublishRate`], as far as it is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PublishRateChange {
+    /// As in [`PublishRate`].
+    pub messages_per_second: Option<Option<u32>>,
+    /// As in [`PublishRate`].
+    pub bytes_per_second: Option<Option<u64>>,
+    /// As in [`PublishRate`].
+    pub burst: Option<Duration>,
+}
+
+impl PublishRateChange {
+    /// The rate with this in its place.
+    #[must_use]
+    pub fn over(&self, rate: PublishRate) -> PublishRate {
+        PublishRate {
+            messages_per_second: self.messages_per_second.unwrap_or(rate.messages_per_second),
+            bytes_per_second: self.bytes_per_second.unwrap_or(rate.bytes_per_second),
+            burst: self.burst.unwrap_or(rate.burst),
+        }
+    }
+}
+
+/// The quotas of users.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Quotas {
+    /// Of those who are named.
+    pub by_user: HashMap<String, Quota>,
+    /// Of all other users.
+    pub others: Option<Quota>,
+}
+
+impl Quotas {
+    /// The quota of a user.
+    #[must_use]
+    pub fn of(&self, user: &str) -> Option<&Quota> {
+        self.by_user.get(user).or(self.others.as_ref())
+    }
 }
 
 /// Every value that a shard goes by. Made once, shared by all shards.
@@ -61,6 +142,8 @@ pub struct Settings {
     pub limits: Limits,
     /// By listener index.
     pub listeners: Vec<ListenerSettings>,
+    /// What users get.
+    pub quotas: Quotas,
     /// Most connections at a time over all shards and listeners.
     pub max_connections: usize,
     /// Most sessions at a time over all shards.
@@ -69,6 +152,10 @@ pub struct Settings {
     pub connections_per_second: Option<u32>,
     /// Most connections in a second from one address, over all shards; beyond it they are closed.
     pub connections_per_second_per_address: Option<u32>,
+    /// From which mean time of a turn on new clients are refused.
+    pub max_turn: Option<Duration>,
+    /// From which memory of the process on, in bytes, new clients are refused.
+    pub max_memory: Option<u64>,
     /// A connection without a CONNECT for this long is closed.
     pub connect_timeout: Duration,
     /// Bytes of CONNECT.
@@ -81,8 +168,6 @@ pub struct Settings {
     pub topic_alias_maximum: u16,
     /// Aliases we use towards a client, within its own maximum.
     pub topic_alias_maximum_outbound: u16,
-    /// The longest Keep Alive, in seconds; 0: any, none included.
-    pub max_keep_alive: u16,
     /// The longest Session Expiry Interval, in seconds; `u32::MAX`: without end.
     pub max_session_expiry: u32,
     /// Session expiry of 3.x clients without Clean Session, in seconds; `u32::MAX`: without end.
@@ -146,6 +231,14 @@ pub struct Settings {
     pub client_lines_per_second: u32,
 }
 
+impl Settings {
+    /// What the clients of a listener are told.
+    pub(super) fn terms(&self, listener: u16) -> Terms {
+        let any = Terms { max_packet_size: self.limits.max_packet_size, max_keep_alive: 0 };
+        self.listeners.get(usize::from(listener)).map_or(any, |listener| listener.terms)
+    }
+}
+
 #[cfg(test)]
 impl Settings {
     /// Nothing special: a test names what it is about.
@@ -153,17 +246,19 @@ impl Settings {
         Self {
             limits: Limits::default(),
             listeners: Vec::new(),
+            quotas: Quotas::default(),
             max_connections: usize::MAX,
             max_sessions: usize::MAX,
             connections_per_second: None,
             connections_per_second_per_address: None,
+            max_turn: None,
+            max_memory: None,
             connect_timeout: Duration::from_secs(10),
             max_connect_size: 1 << 20,
             receive_maximum: NonZeroU16::MAX,
             maximum_qos: QoS::ExactlyOnce,
             topic_alias_maximum: 0,
             topic_alias_maximum_outbound: 0,
-            max_keep_alive: 0,
             max_session_expiry: u32::MAX,
             persistent_session_expiry: u32::MAX,
             retain_available: true,

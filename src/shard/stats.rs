@@ -52,6 +52,10 @@ pub struct ShardStats {
     pub refused: Counter,
     /// Connections closed for an error of the client.
     pub client_errors: Counter,
+    /// Connections refused because the broker was overloaded.
+    pub overload_refusals: Counter,
+    /// Times that clients were not read because they had published enough.
+    pub rate_holds: Counter,
     /// Sessions with a connection now.
     pub connected: Counter,
     /// Sessions now.

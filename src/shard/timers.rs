@@ -21,6 +21,8 @@ pub(super) enum Timer {
     Login(ConnId),
     /// The will or the end of an absent session, the redelivery of a present one.
     Session(SessionKey),
+    /// A client may publish again.
+    Rate(ConnId),
     /// A full receiver's patience.
     Patience(SessionKey),
     /// Connections may be accepted again.
@@ -46,6 +48,7 @@ impl<S> Core<S> {
                 Timer::Connection(id) => self.connection_due(id),
                 Timer::Login(id) => self.login_over(id),
                 Timer::Session(key) => self.session_due(key),
+                Timer::Rate(id) => self.rate_due(id),
                 Timer::Patience(key) => self.patience_over(key),
                 Timer::Accept => self.accepting.resume = true,
                 Timer::Sys => self.publish_sys(),
@@ -60,6 +63,7 @@ impl<S> Core<S> {
         self.expiring = true;
         self.refuse_unstored();
         self.update_gauges();
+        self.measure_memory();
         self.count_stored();
         self.timers.insert(self.now.plus(SWEEP_INTERVAL), Timer::Sweep);
     }
@@ -85,6 +89,7 @@ impl<S> Core<S> {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.timer = None;
         match connection.state {
+            State::Handshaking => self.end(id, Ending::Silent("no TLS handshake in time")),
             State::AwaitingConnect => self.end(id, Ending::Silent("no CONNECT in time")),
             State::Committing => {
                 self.end(id, Ending::Silent("its session could not be stored in time"));

@@ -1,5 +1,7 @@
 //! Records in a log-structured merge tree (fjall).
 
+mod journal;
+
 use std::path::Path;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
@@ -33,8 +35,10 @@ impl From<fjall::Error> for StoreError {
 }
 
 impl Lsm {
-    /// Opens or makes it. A last commit that is there in part is cut off.
+    /// Opens or makes it. A last commit that is there in part is cut off, one that is damaged is set aside,
+    /// and the log tells of both.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        journal::mend(path)?;
         let database = Database::builder(path)
             .cache_size(CACHE_BYTES)
             .worker_threads(WORKERS)

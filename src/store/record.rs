@@ -23,6 +23,9 @@ pub(super) const SENT: u8 = 0;
 /// A flight that waits for PUBCOMP.
 pub(super) const RELEASED: u8 = 1;
 
+/// Bytes of a record that its encoder has room for from the beginning: most have fewer.
+const ROOM: usize = 48;
+
 /// Stands for no time.
 const NO_TIME: u64 = u64::MAX;
 
@@ -45,7 +48,7 @@ pub(super) struct Encoder {
 
 impl Encoder {
     pub(super) fn new(epoch: Epoch) -> Self {
-        Self { bytes: Vec::new(), epoch }
+        Self { bytes: Vec::with_capacity(ROOM), epoch }
     }
 
     fn u8(&mut self, value: u8) {
@@ -74,6 +77,7 @@ impl Encoder {
     }
 
     pub(super) fn message(&mut self, message: &Message) {
+        self.bytes.reserve(message.size());
         self.u8(message.qos().as_u8() | u8::from(message.retain()) << 2);
         self.time(message.expires_at());
         self.bytes(message.topic_bytes());

@@ -1,5 +1,7 @@
 //! Records in an SQLite database, for those who want to open it with a tool they know.
 
+mod wal;
+
 use std::path::Path;
 
 use rusqlite::{Connection, params};
@@ -22,8 +24,16 @@ impl From<rusqlite::Error> for StoreError {
 }
 
 impl Sqlite {
-    /// Opens or makes it. A last commit that is there in part is cut off.
+    /// Opens or makes it. A last commit that is there in part is cut off, and the log tells of it.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let log = path.with_extension("sqlite-wal");
+        let torn = wal::torn_bytes(&log)?;
+        if torn > 0 {
+            tracing::warn!(
+                "{}: the last commit is there in part, {torn} bytes were cut off",
+                log.display()
+            );
+        }
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;

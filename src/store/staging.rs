@@ -1,6 +1,7 @@
 //! The changes of many turns as the writes of one commit: what comes and goes in between is never written.
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 
 use super::messages::Messages;
 use super::record::{
@@ -161,11 +162,10 @@ impl Staging {
     }
 
     fn delete(&mut self, table: Table, key: Vec<u8>) {
-        let id = (table, key);
-        if self.writes.get(&id).is_some_and(|staged| staged.fresh) {
-            self.writes.remove(&id);
-        } else {
-            self.writes.insert(id, Staged { value: None, fresh: false });
+        match self.writes.entry((table, key)) {
+            Entry::Occupied(entry) if entry.get().fresh => _ = entry.remove(),
+            Entry::Occupied(mut entry) => entry.get_mut().value = None,
+            Entry::Vacant(entry) => _ = entry.insert(Staged { value: None, fresh: false }),
         }
     }
 }

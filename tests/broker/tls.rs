@@ -1,7 +1,7 @@
 //! TLS: the same broker behind it, who is let in by certificate, and what a reload changes.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ impl Ca {
     }
 
     /// Signs a certificate, writes it and its key to NAME.pem and NAME.key, and gives its serial.
-    fn sign(&mut self, name: &str, hosts: &[&str], expired: bool) -> u64 {
+    pub(crate) fn sign(&mut self, name: &str, hosts: &[&str], expired: bool) -> u64 {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         for host in hosts {
@@ -96,7 +96,7 @@ impl Ca {
         format!("[listener.tls]\ncertificate = {certificate:?}\nkey = {key:?}\n{more}")
     }
 
-    fn with_clients(&self, which: &str, more: &str) -> String {
+    pub(crate) fn with_clients(&self, which: &str, more: &str) -> String {
         let ca = self.path("ca.pem");
         self.listener(&format!("client_certificates = {which:?}\nclient_ca = {ca:?}\n{more}"))
     }
@@ -140,7 +140,10 @@ impl Tls {
     }
 
     pub(crate) fn open(&self, broker: &Broker) -> Client {
-        let socket = TcpStream::connect(broker.address()).unwrap();
+        self.over(TcpStream::connect(broker.address()).unwrap())
+    }
+
+    pub(crate) fn over(&self, socket: TcpStream) -> Client {
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let config = Arc::new(self.config.clone());
         let session = ClientConnection::new(config, self.host.try_into().unwrap()).unwrap();
@@ -428,13 +431,52 @@ fn who_is_refused_is_told() {
     assert_eq!(client.0.read(&mut [0; 1]).unwrap(), 0, "close_notify");
 }
 
-#[test]
-fn a_client_that_says_nothing_is_let_go() {
-    let ca = ca();
-    let toml = "[limits]\nconnect_timeout = \"200ms\"";
-    let broker = fixture::broker_with_listener(1, &ca.listener(""), toml);
+/// A connection that has begun a handshake and does not go on.
+fn half_a_handshake(broker: &Broker) -> TcpStream {
     let mut socket = TcpStream::connect(broker.address()).unwrap();
-    socket.write_all(&[0x16, 3, 1]).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let _ = socket.read_to_end(&mut Vec::new()).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    // The type of a handshake record.
+    socket.write_all(&[0x16]).unwrap();
+    socket
+}
+
+/// `handshake_timeout` is for the handshake alone: CONNECT has its own time after it.
+#[test]
+fn a_handshake_is_done_in_time() {
+    let ca = ca();
+    let listener = ca.listener("handshake_timeout = \"300ms\"");
+    let broker = fixture::broker_with_listener(2, &listener, "[limits]\nconnect_timeout = \"1h\"");
+    let mut done = Tls::new(&ca, TLS13, None).open(&broker);
+    while done.0.conn.is_handshaking() {
+        done.0.conn.complete_io(&mut done.0.sock).unwrap();
+    }
+    let mut half = half_a_handshake(&broker);
+    assert_eq!(half.read(&mut [0]).unwrap_or(0), 0, "closed");
+    let connect = Connect::new(V5, "c");
+    done.send(&connect.bytes());
+    assert!(matches!(done.packet(&connect), Some(Packet::ConnAck(connack)) if connack.code == 0));
+}
+
+/// `limits.max_handshakes`: who would begin one more waits; who is connected does not.
+#[test]
+fn handshakes_wait_for_others_to_end() {
+    let ca = ca();
+    let listener = ca.listener("handshake_timeout = \"500ms\"");
+    let broker = fixture::broker_with_listener(1, &listener, "[limits]\nmax_handshakes = 1");
+    let tls = Tls::new(&ca, TLS13, None);
+    let connect = Connect::new(V311, "connected");
+    let mut connected = tls.connect(&broker, &connect);
+    let mut half = half_a_handshake(&broker);
+    half.set_nonblocking(true).unwrap();
+    connected.send(&wire::packet(wire::PINGREQ, &[]));
+    assert!(matches!(connected.packet(&connect), Some(Packet::PingResp)));
+    tls.connect(&broker, &Connect::new(V311, "waits"));
+    let end = half.read(&mut [0]);
+    let still = end.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+    assert!(!still, "it was closed before: {end:?}");
+    // Those that failed and those that ended give room.
+    for n in 0..5 {
+        drop(half_a_handshake(&broker));
+        tls.connect(&broker, &Connect::new(V311, &format!("next-{n}")));
+    }
 }

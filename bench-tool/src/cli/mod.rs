@@ -8,6 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 use sluice::mqtt::{QoS, Version};
 
+use crate::disk::DiskArgs;
 use crate::engine::{self, Carrier, Endpoint, FlowSpec, Login, MAX_WINDOW, MIN_PAYLOAD};
 use crate::scenario::{Parameters, ScenarioName};
 
@@ -44,6 +45,8 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// Kill brokers again and again, and say what became of what they had acknowledged.
     Torture(TortureArgs),
+    /// Append and sync, and do nothing else: what this disk allows.
+    Disk(DiskArgs),
     /// Be the relay that does nothing but forward frames: the physical limit.
     Floor(FloorArgs),
 }
@@ -57,7 +60,7 @@ impl Command {
             Self::Sub(args) => args.clients.out.as_deref(),
             Self::Run(args) => args.out.as_deref(),
             Self::Compare(args) => args.out.as_deref(),
-            Self::Torture(_) | Self::Floor(_) => None,
+            Self::Torture(_) | Self::Disk(_) | Self::Floor(_) => None,
         }
     }
 }

@@ -103,7 +103,11 @@ fn torture(
     let verdict = check(&history);
     let said = format!("{}, killed {kills} times, --seed {}\n{verdict}", target.name, plan.seed);
     crate::print(&said)?;
-    Ok(Some(if verdict.is_right() { Status::Success } else { Status::Messages }))
+    if verdict.is_right() {
+        return Ok(Some(Status::Success));
+    }
+    eprintln!("{} said: {}", target.name, broker.said());
+    Ok(Some(Status::Messages))
 }
 
 fn watch(pid: Pid, runs: bool) {

@@ -110,6 +110,7 @@ pub fn play(
             if killed.is_err() {
                 break;
             }
+            stage.starts.fetch_add(1, Ordering::SeqCst);
             tell(kill);
         }
         stage.ended.store(true, Ordering::Relaxed);

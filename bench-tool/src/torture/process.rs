@@ -138,8 +138,9 @@ impl Process {
         self.directory.join("output")
     }
 
-    /// The end of what it said.
-    fn said(&self) -> String {
+    /// The end of what it said, on one line.
+    #[must_use]
+    pub fn said(&self) -> String {
         let output = fs::read(self.output()).unwrap_or_default();
         let end = output.get(output.len().saturating_sub(SAID_BYTES)..).unwrap_or_default();
         String::from_utf8_lossy(end).trim().replace('\n', " | ")

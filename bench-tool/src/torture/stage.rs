@@ -39,6 +39,8 @@ pub(super) struct Stage {
     /// Everybody goes once nothing comes any more.
     pub(super) drained: AtomicBool,
     pub(super) progress: Vec<Progress>,
+    /// How often the broker has been started again.
+    pub(super) starts: AtomicU32,
     notes: Mutex<Notes>,
 }
 
@@ -50,7 +52,8 @@ impl Stage {
             .map(|topic| Progress { topic, sent: sent(), acknowledged: acknowledged() })
             .collect();
         let (ended, drained) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { address, rate, ended, drained, progress, notes: Mutex::default() }
+        let starts = AtomicU32::new(0);
+        Self { address, rate, ended, drained, progress, starts, notes: Mutex::default() }
     }
 
     pub(super) fn notes(&self) -> MutexGuard<'_, Notes> {

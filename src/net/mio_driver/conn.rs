@@ -33,6 +33,8 @@ pub(super) mod flag {
     pub(in crate::net::mio_driver) const CLOSED: u16 = 1 << 9;
     /// Released by the shard, closed gracefully.
     pub(in crate::net::mio_driver) const LINGERS: u16 = 1 << 10;
+    /// Counts among the TLS handshakes in progress.
+    pub(in crate::net::mio_driver) const HANDSHAKES: u16 = 1 << 11;
 }
 
 /// A socket the driver watches.
@@ -61,6 +63,14 @@ impl Conn {
     #[inline]
     pub(super) fn clear(&mut self, flags: u16) {
         self.flags &= !flags;
+    }
+
+    /// Counts it out of the handshakes in progress.
+    pub(super) fn end_handshake(&mut self, handshakes: &mut usize) {
+        if self.has(flag::HANDSHAKES) {
+            self.clear(flag::HANDSHAKES);
+            *handshakes -= 1;
+        }
     }
 
     /// Judges a read that asked for `asked` bytes, and notes whether there may be more.

@@ -243,6 +243,10 @@ impl Driver for SimDriver {
         self.now
     }
 
+    fn last_turn(&self) -> Duration {
+        self.net().turn
+    }
+
     fn wall_clock(&self) -> SystemTime {
         let now = self.net().now;
         SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH_SECS) + Duration::from_millis(now.0)
@@ -356,6 +360,11 @@ impl Driver for SimDriver {
 
     fn pause_accepting(&mut self) {
         self.with(|shard| shard.paused = true);
+    }
+
+    fn pause_listener(&mut self, _: usize) {
+        // It has one.
+        self.pause_accepting();
     }
 
     fn resume_accepting(&mut self) {

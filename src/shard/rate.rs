@@ -1,0 +1,326 @@
+//! What each client is allotted: how much it may publish in a second, and its place among the connections
+//! of its user. Whoever publishes more is not read until it may go on; nothing is dropped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::hooks::Login;
+use crate::mqtt::{PacketType, frame_head};
+use crate::net::ConnId;
+use crate::timer::{Time, TimerKey};
+
+use super::Core;
+use super::input::{Reader, Source, Taken, Then};
+use super::settings::PublishRate;
+use super::timers::Timer;
+
+const SECOND: u64 = 1_000_000_000;
+const MILLISECOND: u64 = 1_000_000;
+
+/// What a client is allotted, if that is limited.
+#[derive(Debug)]
+pub(super) struct Allotment {
+    buckets: Buckets,
+    /// Reads it again.
+    timer: Option<TimerKey>,
+    /// The log knows that it publishes too much.
+    told: bool,
+    /// Counted among the connections of this user.
+    user: Option<Arc<str>>,
+}
+
+impl Allotment {
+    /// Gives up its timer.
+    pub(super) fn take_timer(&mut self) -> Option<TimerKey> {
+        self.timer.take()
+    }
+
+    /// Gives up its place among those of its user.
+    pub(super) fn take_user(&mut self) -> Option<Arc<str>> {
+        self.user.take()
+    }
+}
+
+/// The token buckets of a client. What may be taken at once is what `burst` brings.
+#[derive(Clone, Copy, Debug)]
+struct Buckets {
+    messages: Option<Bucket>,
+    bytes: Option<Bucket>,
+    burst: u64,
+}
+
+/// One bucket, kept as the time when it is full again: full buckets need no filling.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    per_second: u64,
+    /// In nanoseconds.
+    full_at: u64,
+}
+
+impl Bucket {
+    fn new(per_second: u64) -> Self {
+        Self { per_second, full_at: 0 }
+    }
+
+    /// When there is a token in it, if nothing is taken before. Then something may be taken, however much:
+    /// what is missing is waited for afterwards.
+    fn ready_at(&self, burst: u64) -> u64 {
+        // A burst of less than one token has to do.
+        self.full_at.saturating_add(self.time_for(1).min(burst)).saturating_sub(burst)
+    }
+
+    fn take(&mut self, count: u64, now: u64) {
+        self.full_at = self.full_at.max(now).saturating_add(self.time_for(count));
+    }
+
+    /// How long it takes to fill in so many tokens.
+    fn time_for(&self, count: u64) -> u64 {
+        count.saturating_mul(SECOND) / self.per_second
+    }
+}
+
+impl Buckets {
+    fn new(rate: &PublishRate) -> Self {
+        Self {
+            messages: rate.messages_per_second.map(|rate| Bucket::new(rate.into())),
+            bytes: rate.bytes_per_second.map(Bucket::new),
+            burst: u64::try_from(rate.burst.as_nanos()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn each(&self) -> impl Iterator<Item = &Bucket> {
+        self.messages.iter().chain(&self.bytes)
+    }
+
+    /// Pays for the frames of `bytes` as far as that goes. Gives where it ends, and the length of the frame
+    /// there that has to wait, if one does. What is no whole frame costs nothing.
+    fn pay(&mut self, bytes: &[u8], max_packet_size: u32, now: Time) -> (usize, Option<usize>) {
+        if self.each().next().is_none() {
+            return (bytes.len(), None);
+        }
+        let now = now.0.saturating_mul(MILLISECOND);
+        let mut at = 0;
+        loop {
+            let rest = bytes.get(at..).unwrap_or_default();
+            let Ok(Some(head)) = frame_head(rest, max_packet_size) else { break };
+            let len = head.frame_len();
+            if rest.len() < len {
+                break;
+            }
+            if head.packet_type() == Some(PacketType::Publish) {
+                if self.each().any(|bucket| bucket.ready_at(self.burst) > now) {
+                    return (at, Some(len));
+                }
+                if let Some(messages) = &mut self.messages {
+                    messages.take(1, now);
+                }
+                if let Some(bytes) = &mut self.bytes {
+                    bytes.take(len as u64, now);
+                }
+            }
+            at += len;
+        }
+        (bytes.len(), None)
+    }
+
+    /// When there is something in all of them.
+    fn ready_at(&self) -> Time {
+        let last = self.each().map(|bucket| bucket.ready_at(self.burst)).max().unwrap_or(0);
+        Time(last.div_ceil(MILLISECOND))
+    }
+}
+
+impl<S> Core<S> {
+    /// Allots a client what its listener and the quota of its user give; nothing of its own if nothing is
+    /// limited. An error if its user has enough connections.
+    pub(super) fn allot(
+        &self,
+        id: ConnId,
+        client_id: &str,
+        login: &Login,
+    ) -> Result<Option<Box<Allotment>>, ()> {
+        let settings = &self.settings;
+        let listener = self.connections.get(id).map_or(0, |connection| connection.listener);
+        let rate = settings.listeners.get(usize::from(listener)).map(|one| one.publish_rate);
+        let mut rate = rate.unwrap_or_default();
+        let mut user = None;
+        if let Some(name) = &login.user
+            && let Some(quota) = settings.quotas.of(name)
+        {
+            rate = quota.publish_rate.over(rate);
+            if let Some(most) = quota.max_connections {
+                let replaces = self.takes_over_own(client_id, name);
+                if !self.shared.admission.admit_user(name, most, replaces) {
+                    return Err(());
+                }
+                user = Some(name.clone());
+            }
+        }
+        if user.is_none() && rate.is_unlimited() {
+            return Ok(None);
+        }
+        let buckets = Buckets::new(&rate);
+        Ok(Some(Box::new(Allotment { buckets, timer: None, told: false, user })))
+    }
+
+    /// Whether a connection of the same client is counted for this user, and ends when the new one comes.
+    fn takes_over_own(&self, client_id: &str, user: &str) -> bool {
+        let session = self.sessions.find(client_id).and_then(|key| self.sessions.get(key));
+        let old = session.and_then(|slot| self.connections.get(slot.connection?));
+        let allotment = old.and_then(|old| old.allotment.as_ref());
+        allotment.is_some_and(|allotment| allotment.user.as_deref() == Some(user))
+    }
+
+    /// Handles the frames of `bytes` from `at` on, as far as the client may publish them now.
+    #[inline]
+    pub(super) fn frames_within_rate(
+        &mut self,
+        reader: &mut Reader<'_>,
+        bytes: &[u8],
+        at: usize,
+        source: Source<'_>,
+    ) -> Taken {
+        let connection = self.connections.get(reader.id);
+        match connection.and_then(|connection| connection.allotment.as_ref()) {
+            None => self.frames(reader, bytes, at, source),
+            Some(allotment) => {
+                let buckets = allotment.buckets;
+                self.limited_frames(reader, bytes, at, source, buckets)
+            }
+        }
+    }
+
+    fn limited_frames(
+        &mut self,
+        reader: &mut Reader<'_>,
+        bytes: &[u8],
+        at: usize,
+        source: Source<'_>,
+        before: Buckets,
+    ) -> Taken {
+        let (now, max) = (self.now, reader.max_packet_size);
+        let mut buckets = before;
+        let (affords, waits) = buckets.pay(bytes.get(at..).unwrap_or_default(), max, now);
+        let end = at + affords;
+        let taken = self.frames(reader, bytes.get(..end).unwrap_or_default(), at, source);
+        if taken.consumed < end {
+            // What was not taken after all is not paid for.
+            buckets = before;
+            buckets.pay(bytes.get(at..taken.consumed).unwrap_or_default(), max, now);
+        }
+        let connection = self.connections.get_mut(reader.id);
+        let allotment = connection.and_then(|connection| connection.allotment.as_mut());
+        let Some(allotment) = allotment else { return taken };
+        allotment.buckets = buckets;
+        if taken.then != Then::Continue || waits.is_none() {
+            return taken;
+        }
+        self.hold_for_rate(reader.id);
+        Taken { frame_len: waits, then: Then::Hold, ..taken }
+    }
+
+    /// Has a client that is not read any more be read again when it may publish.
+    fn hold_for_rate(&mut self, id: ConnId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let Some(allotment) = &mut connection.allotment else { return };
+        if allotment.timer.is_none() {
+            self.stats.rate_holds.add(1);
+            let at = allotment.buckets.ready_at();
+            allotment.timer = Some(self.timers.insert(at, Timer::Rate(id)));
+        }
+        if !std::mem::replace(&mut allotment.told, true) {
+            let client = self.sessions.get(connection.session);
+            let client_id = client.map_or("", |slot| slot.session.client_id());
+            let detail = "publishes more than it may: it is read no faster than that";
+            self.log.offence(self.now, connection.peer, client_id, detail);
+        }
+    }
+
+    /// A client may publish again.
+    pub(super) fn rate_due(&mut self, id: ConnId) {
+        let connection = self.connections.get_mut(id);
+        if let Some(allotment) = connection.and_then(|connection| connection.allotment.as_mut()) {
+            allotment.timer = None;
+            self.resumed.push(id);
+        }
+    }
+}
+
+impl PublishRate {
+    /// Whether it limits nothing.
+    fn is_unlimited(&self) -> bool {
+        self.messages_per_second.is_none() && self.bytes_per_second.is_none()
+    }
+}
+
+impl Default for PublishRate {
+    fn default() -> Self {
+        Self { messages_per_second: None, bytes_per_second: None, burst: Duration::from_secs(1) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: u32 = 1 << 20;
+
+    fn buckets(messages: Option<u32>, bytes: Option<u64>) -> Buckets {
+        let burst = Duration::from_secs(1);
+        Buckets::new(&PublishRate { messages_per_second: messages, bytes_per_second: bytes, burst })
+    }
+
+    /// So many PUBLISH packets of 10 bytes.
+    fn publishes(count: usize) -> Vec<u8> {
+        b"\x30\x08\x00\x01t12345".repeat(count)
+    }
+
+    #[test]
+    fn a_full_bucket_gives_its_burst_and_then_its_rate() {
+        let mut buckets = buckets(Some(10), None);
+        let bytes = publishes(30);
+        assert_eq!(buckets.pay(&bytes, MAX, Time(5_000)), (100, Some(10)));
+        assert_eq!(buckets.pay(&bytes, MAX, Time(5_000)), (0, Some(10)));
+        let ready = buckets.ready_at();
+        assert_eq!(ready, Time(5_100));
+        assert_eq!(buckets.pay(&bytes, MAX, Time(5_099)), (0, Some(10)));
+        assert_eq!(buckets.pay(&bytes, MAX, ready), (10, Some(10)));
+        assert_eq!(buckets.ready_at(), Time(5_200));
+        assert_eq!(buckets.pay(&bytes, MAX, Time(60_000)), (100, Some(10)), "no more than a burst");
+    }
+
+    #[test]
+    fn bytes_are_paid_for_afterwards() {
+        let mut buckets = buckets(None, Some(25));
+        let bytes = publishes(5);
+        assert_eq!(buckets.pay(&bytes, MAX, Time(1_000)), (30, Some(10)));
+        let ready = buckets.ready_at();
+        assert_eq!(
+            ready,
+            Time(1_240),
+            "5 bytes are missing, and one has to be there, of 25 a second"
+        );
+        assert_eq!(buckets.pay(&bytes, MAX, ready), (10, Some(10)));
+    }
+
+    #[test]
+    fn a_burst_of_less_than_a_token_lets_one_pass() {
+        let burst = Duration::from_millis(1);
+        let rate = PublishRate { messages_per_second: Some(2), bytes_per_second: None, burst };
+        let mut buckets = Buckets::new(&rate);
+        assert_eq!(buckets.pay(&publishes(2), MAX, Time(7)), (10, Some(10)));
+        assert_eq!(buckets.ready_at(), Time(507));
+    }
+
+    #[test]
+    fn only_whole_publishes_cost() {
+        let mut buckets = buckets(Some(1), Some(1));
+        let mut bytes = b"\xc0\x00".repeat(9);
+        assert_eq!(buckets.pay(&bytes, MAX, Time(0)), (18, None));
+        bytes.extend(&publishes(1)[..9]);
+        assert_eq!(buckets.pay(&bytes, MAX, Time(0)), (27, None));
+        bytes.extend(b"5");
+        assert_eq!(buckets.pay(&bytes, MAX, Time(0)), (28, None));
+        assert_eq!(buckets.pay(&bytes, MAX, Time(0)), (18, Some(10)));
+    }
+}
