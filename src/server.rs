@@ -1,12 +1,13 @@
 //! Start and stop: listeners, shards and the threads they run on.
 
+mod bind;
 mod failure;
 mod run;
 mod settings;
 mod storage;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -18,18 +19,21 @@ pub use self::failure::{ShardFailure, Watch};
 pub use self::run::{RunError, run};
 pub use self::settings::{access_settings, settings};
 
-use self::settings::{tls_settings, ws_settings};
+use self::bind::{Bound, bind_all};
+use self::settings::tls_settings;
 use crate::auth::{Access, AccessError};
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Bind, Config, ConfigError};
 use crate::hooks::{Hooks, StoreError};
-use crate::net::{ListenOptions, Listening, MioDriver, TlsAcceptor, TlsError, bind_group};
+use crate::net::{MioDriver, SocketFile, TlsAcceptor, TlsError};
 use crate::shard::{Bell, Shard, ShardStats, Shared};
 use crate::store::DirectoryError;
 
 /// A running broker. Dropped, it stops as by [`Broker::stop`].
 #[derive(Debug)]
 pub struct Broker {
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Bind>,
+    /// Removed when it has stopped.
+    files: Vec<SocketFile>,
     shared: Arc<Shared>,
     bells: Vec<Arc<Bell>>,
     threads: Vec<JoinHandle<Result<(), ShardFailure>>>,
@@ -51,10 +55,10 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {}{error}", why(*address, error))]
+    #[error("cannot listen on {address}: {}{error}", bind::why(address, error))]
     Bind {
         /// The address.
-        address: SocketAddr,
+        address: Bind,
         /// What the system says.
         error: io::Error,
     },
@@ -115,7 +119,7 @@ impl Broker {
         let tls = tls_acceptors(&config)?;
         // A second broker on the directory must not listen even for a moment.
         let directory = storage::directory(&config.store)?;
-        let (listeners, addresses) = bind_all(&config, shards, &tls)?;
+        let Bound { by_shard: listeners, addresses, files } = bind_all(&config, shards, &tls)?;
         let start = Instant::now();
         let epoch = storage::epoch();
         let storage =
@@ -141,6 +145,7 @@ impl Broker {
         let (tell, failures) = crossbeam_channel::unbounded();
         let mut broker = Self {
             addresses,
+            files,
             shared,
             bells,
             threads: Vec::new(),
@@ -170,9 +175,19 @@ impl Broker {
         Ok(broker)
     }
 
-    /// Where it listens, in the order of the configuration.
+    /// The addresses of IP where it listens, in the order of the configuration.
     #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let ip = |bind: &Bind| match bind {
+            Bind::Ip(address) => Some(*address),
+            Bind::Unix(_) => None,
+        };
+        self.addresses.iter().filter_map(ip).collect()
+    }
+
+    /// Where it listens, in the order of the configuration: with the ports that the system chose.
+    #[must_use]
+    pub fn listeners(&self) -> &[Bind] {
         &self.addresses
     }
 
@@ -266,6 +281,7 @@ impl Broker {
         // A panic is caught within the thread.
         let failures =
             self.threads.drain(..).filter_map(|thread| thread.join().ok()?.err()).collect();
+        self.files.clear();
         if let Some(writer) = self.writer.take() {
             // It has said what went wrong.
             let _ = writer.join();
@@ -279,18 +295,6 @@ impl Drop for Broker {
         for failure in self.join() {
             tracing::error!("{failure}");
         }
-    }
-}
-
-/// What the system means when it does not let us listen.
-fn why(address: SocketAddr, error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "a program listens there already: ",
-        io::ErrorKind::AddrNotAvailable => "this machine does not have that address: ",
-        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
-            "ports below 1024 are for root, or who has CAP_NET_BIND_SERVICE: "
-        }
-        _ => "",
     }
 }
 
@@ -311,34 +315,6 @@ fn as_started(listener: &config::Listener) -> config::Listener {
         ..config::ListenerTls::default()
     });
     config::Listener { tls, authentication: None, ..listener.clone() }
-}
-
-/// Listens on every address once for each shard; gives the listeners by shard.
-fn bind_all(
-    config: &Config,
-    shards: usize,
-    tls: &[Option<Arc<TlsAcceptor>>],
-) -> Result<(Vec<Vec<Listening>>, Vec<SocketAddr>), StartError> {
-    let mut by_shard: Vec<Vec<Listening>> = (0..shards).map(|_| Vec::new()).collect();
-    let mut addresses = Vec::new();
-    for (listener, tls) in config.listeners.iter().zip(tls) {
-        let address = listener.bind;
-        let options = ListenOptions {
-            nodelay: listener.nodelay,
-            defer_accept: listener.defer_accept,
-            ..ListenOptions::default()
-        };
-        let backlog = i32::try_from(listener.backlog).unwrap_or(i32::MAX);
-        let bound = bind_group(address, shards, backlog, &options)
-            .map_err(|error| StartError::Bind { address, error })?;
-        let at = bound.first().map_or(Ok(address), TcpListener::local_addr);
-        addresses.push(at.map_err(|error| StartError::Bind { address, error })?);
-        let ws = listener.websocket.as_ref().map(|websocket| Arc::new(ws_settings(websocket)));
-        for (shard, socket) in by_shard.iter_mut().zip(bound) {
-            shard.push(Listening { socket, tls: tls.clone(), ws: ws.clone() });
-        }
-    }
-    Ok((by_shard, addresses))
 }
 
 /// Clients must not be able to tell which hash they meet.

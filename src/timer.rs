@@ -3,6 +3,8 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::chunks::Chunks;
+
 /// A moment on the broker's monotonic clock, in milliseconds since an arbitrary start.
 ///
 /// Only the event loop reads the clock; everything else is handed a `Time`.
@@ -53,7 +55,7 @@ pub struct Wheel<T> {
     /// One bit a slot that holds anything, for each level.
     occupied: [u64; LEVELS],
     lists: Box<[List]>,
-    entries: Vec<Entry<T>>,
+    entries: Chunks<Entry<T>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +88,7 @@ impl<T> Wheel<T> {
             levels: 0,
             occupied: [0; LEVELS],
             lists: vec![EMPTY; LEVELS * SLOTS].into_boxed_slice(),
-            entries: Vec::new(),
+            entries: Chunks::new(),
         }
     }
 

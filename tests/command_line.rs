@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
@@ -84,16 +85,19 @@ impl Running {
 
     /// The exit status and the rest of the log.
     fn end(mut self) -> (Option<i32>, String) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("its status can be asked") {
-                break status;
+        // The log ends with the process.
+        let pid = Pid::from_child(&self.child);
+        let (ended, is_ended) = mpsc::channel::<()>();
+        let watchdog = thread::spawn(move || {
+            if is_ended.recv_timeout(Duration::from_secs(20)) == Err(RecvTimeoutError::Timeout) {
+                kill_process(pid, Signal::KILL).expect("it is ours");
             }
-            assert!(Instant::now() < deadline, "it does not end");
-            thread::sleep(Duration::from_millis(10));
-        };
+        });
         let mut rest = String::new();
         self.log.read_to_string(&mut rest).expect("its log can be read");
+        let status = self.child.wait().expect("its status can be asked");
+        drop(ended);
+        watchdog.join().expect("it ends");
         (status.code(), rest)
     }
 }
@@ -217,6 +221,16 @@ fn what_is_wrong_is_said_before_anything_is_bound() {
     let (status, _, err) = ends(sluice().args(twice));
     assert_eq!(status, 2);
     assert!(err.starts_with("sluice: --bind: 127.0.0.1:2 is bound by another"), "{err}");
+
+    let bind = ["--bind", "127.0.0.1:2", "--bind", "127.0.0.1:2"];
+    let (status, _, err) = ends(sluice().args(bind).env("SLUICE_LISTENER_0_BACKLOG", "5"));
+    assert_eq!(status, 2);
+    let begin =
+        "sluice: SLUICE_LISTENER_0_BACKLOG: has no effect, because --bind replaces every listener";
+    assert!(err.starts_with(begin), "{err}");
+    // Where it listens is overridden, as by any flag.
+    let (_, _, err) = ends(sluice().args(bind).env("SLUICE_LISTENER_0_BIND", "127.0.0.1:3"));
+    assert!(err.starts_with("sluice: --bind: 127.0.0.1:2 is bound by another"), "{err}");
 }
 
 /// Whatever is wrong is one line that begins alike, names who said it, and says what to write.
@@ -312,6 +326,42 @@ fn a_hang_up_has_it_read_its_settings_again() {
     broker.signal(Signal::TERM);
     let (status, log) = broker.end();
     assert_eq!(status, Some(0), "{log}");
+}
+
+/// The log names who was refused, from where, and why; the client is told no more than the code.
+#[test]
+fn a_refused_login_is_in_the_log() {
+    let (dir, path) = file("");
+    let passwords = dir.path().join("passwords").display().to_string();
+    fs::write(&passwords, "").expect("the file is written");
+    fs::write(&path, format!("[auth]\npassword_file = {passwords:?}\n")).expect("it is written");
+    let mut command = sluice();
+    command
+        .args(["--config", &path, "--bind", "127.0.0.1:0", "--shards", "1"])
+        .env("NO_COLOR", "1");
+    let mut broker = Running::start(&mut command);
+    let address = broker.addresses().remove(0);
+    let cases: [(&[u8], _, &str); 2] = [
+        (b"\x10\x0f\0\x04MQTT\x04\x02\0\0\0\x03dev", 5, "refused: no user name"),
+        (
+            b"\x10\x16\0\x04MQTT\x04\xc2\0\0\0\x03dev\0\x03eve\0\0",
+            4,
+            "refused: wrong user name or password",
+        ),
+    ];
+    for (connect, code, cause) in cases {
+        let mut client = TcpStream::connect(&address).expect("it listens");
+        client.write_all(connect).expect("it is open");
+        let peer = client.local_addr().expect("it has one").to_string();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).expect("a close");
+        assert_eq!(answer, [0x20, 2, 0, code]);
+        let line = broker.line();
+        assert!(line.contains(cause) && line.contains(&peer) && line.contains("dev"), "{line}");
+        assert_eq!(line.contains("eve"), code == 4, "{line}");
+    }
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().0, Some(0));
 }
 
 /// Runs `sluice passwd` with this on its standard input.
@@ -471,6 +521,7 @@ fn a_second_signal_ends_the_stop() {
     broker.signal(Signal::TERM);
     while broker.child.try_wait().expect("its status can be asked").is_none() {
         assert!(first.elapsed() < Duration::from_secs(20), "it does not end");
+        // What is tried is that one too early does nothing, and a later one does.
         thread::sleep(Duration::from_millis(50));
         broker.signal(Signal::TERM);
     }

@@ -165,8 +165,8 @@ impl Topics {
 }
 
 /// Puts the client's names in the place of `%u` and `%c`; not one that the client does not have. With
-/// `check`, a name that would change which topics the filter selects, by a wildcard or a level more, has no
-/// place in it either.
+/// `check`, a name that would change which topics the filter selects, by a wildcard, a level more or a `$`
+/// at the very beginning, has no place in it either.
 fn substitute(filter: &str, user: Option<&str>, client_id: &str, check: bool) -> Option<Box<str>> {
     let mut filled = String::with_capacity(filter.len());
     let mut rest = filter;
@@ -182,7 +182,9 @@ fn substitute(filter: &str, user: Option<&str>, client_id: &str, check: bool) ->
                 continue;
             }
         };
-        if check && (name.is_empty() || name.contains(['+', '#', '/'])) {
+        let reaches_further =
+            name.contains(['+', '#', '/']) || filled.is_empty() && name.starts_with('$');
+        if check && (name.is_empty() || reaches_further) {
             return None;
         }
         filled.push_str(name);
@@ -283,6 +285,15 @@ pub(super) mod tests {
             assert!(!may(&rules, &client, "u/bob/x") || name != "+");
             assert!(may(&rules, &client, "u/bob/y"));
         }
+    }
+
+    /// A filter that begins with a name selects ordinary topics, not those of the broker [MQTT-4.7.2-1].
+    #[test]
+    fn a_name_that_begins_with_a_dollar_does_not_reach_sys() {
+        let rules = [rule(Effect::ALLOW, &["%c/#", "%u/#", "u/%u"])];
+        let client = client(Some("$SYS"), "$SYS");
+        assert!(!may(&rules, &client, "$SYS/broker/version"));
+        assert!(may(&rules, &client, "u/$SYS"), "further on it is a name like any other");
     }
 
     #[test]

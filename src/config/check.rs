@@ -6,7 +6,8 @@ use crate::shard::MAX_SHARDS;
 
 use super::error::{ConfigError, Origin, Origins};
 use super::schema::{
-    AclDefault, AclEffect, AuthLink, ClientCertificates, Config, ListenerTls, TokenPlace, UserFrom,
+    AclDefault, AclEffect, AuthLink, Bind, ClientCertificates, Config, Listener, ListenerTls,
+    TokenPlace, UserFrom,
 };
 use super::value::{Kind, Word, show_duration, show_size};
 
@@ -46,7 +47,7 @@ impl Checker<'_> {
             }
             let decides = own.map_or_else(|| config.auth.decides(), |_| true);
             let decided = decides || listener.demands_certificates();
-            if !listener.bind.ip().is_loopback() && !decided {
+            if !listener.bind.is_local() && !decided {
                 let message = format!(
                     "{} can be reached by other machines, but nobody is asked who they are; set \
                      auth.password_file, auth.jwt or auth.http, or auth.anonymous = true to let everybody in",
@@ -75,8 +76,9 @@ impl Checker<'_> {
                     "but clients send a packet in one frame",
                 )?;
             }
+            self.proxies(index, listener)?;
             let first = config.listeners.iter().position(|other| other.bind == listener.bind);
-            if listener.bind.port() != 0 && first != Some(index) {
+            if !listener.bind.is_open() && first != Some(index) {
                 let message = format!("{} is bound by another listener already", listener.bind);
                 return Err(self.blame(&[&format!("listener[{index}].bind")], &message));
             }
@@ -86,6 +88,21 @@ impl Checker<'_> {
                 |number| number.to_string(),
                 "so the lower limit alone would count",
             )?;
+        }
+        Ok(())
+    }
+
+    fn proxies(&self, index: usize, listener: &Listener) -> Result<(), ConfigError> {
+        let keys = ["proxy_protocol", "proxy_from"].map(|name| format!("listener[{index}].{name}"));
+        let [protocol, from] = &keys;
+        if !listener.proxy_from.is_empty() && !listener.proxy_protocol {
+            return Err(self.blame(&[from], "has no use without proxy_protocol = true"));
+        }
+        let over_ip = matches!(listener.bind, Bind::Ip(_));
+        if listener.proxy_protocol && listener.proxy_from.is_empty() && over_ip {
+            let message = "needs proxy_from, the addresses of the proxies: anybody else could say to be \
+                           anybody";
+            return Err(self.blame(&[protocol], message));
         }
         Ok(())
     }

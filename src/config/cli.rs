@@ -9,7 +9,7 @@ use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use super::certs::Certs;
-use super::error::{ConfigError, Origin};
+use super::error::{ConfigError, Origin, Origins};
 use super::passwd::Passwd;
 use super::reader::Change;
 use super::schema::{Config, Listener};
@@ -223,6 +223,7 @@ fn load(
         reader.flag("--log", "log.level", flags.log.clone());
     })?;
     if !flags.bind.is_empty() {
+        check_variables_of_listeners(&seen.origins)?;
         config.listeners =
             flags.bind.iter().map(|text| listener(text)).collect::<Result<_, _>>()?;
         seen.origins.retain(|key, _| !key.starts_with("listener["));
@@ -232,6 +233,18 @@ fn load(
     }
     check::check(&config, &seen.origins)?;
     Ok((config, seen.changes))
+}
+
+/// `--bind` stands for all listeners, and overrides where they bind as any flag does a variable. What else
+/// a variable says of one would count for nothing.
+fn check_variables_of_listeners(origins: &Origins) -> Result<(), ConfigError> {
+    let is_idle = |key: &str| key.starts_with("listener[") && !key.ends_with("].bind");
+    let idle =
+        origins.iter().find(|(key, origin)| is_idle(key) && matches!(origin, Origin::Variable(_)));
+    idle.map_or(Ok(()), |(_, origin)| {
+        let message = "has no effect, because --bind replaces every listener; take one of them out";
+        Err(ConfigError::new(origin.clone(), "", message.to_owned()))
+    })
 }
 
 /// The listener of one `--bind`.

@@ -18,8 +18,8 @@ use super::schema::{
 };
 use super::value::{
     Address, AddressRange, Count, Directory, File, Flag, HeaderValue, Keyword, List, Name,
-    OrInherit, OrNone, OrUnlimited, Size, Span, TopicFilter, TopicPrefix, Url, UrlPath, UserName,
-    WebOrigin, Word,
+    OrInherit, OrNone, OrUnlimited, Permissions, Size, Span, TopicFilter, TopicPrefix, Url,
+    UrlPath, UserName, WebOrigin, Word,
 };
 
 const KIB: u64 = 1 << 10;
@@ -79,15 +79,27 @@ fn unbound() -> Listener {
 
 impl Listener {
     fn read(&mut self, reader: &mut Reader<'_>, new: bool) -> Read {
+        // What Linux takes at most.
+        let seconds = || Span::whole_seconds(1..=32_767);
+        let proxies = List { of: AddressRange, least: 0, most: 1024 };
         if new {
             reader.required("bind", &mut self.bind, Address)?;
         } else {
             reader.key("bind", &mut self.bind, Address)?;
         }
         reader
+            .key("socket_mode", &mut self.socket_mode, Permissions)?
+            .key("v6only", &mut self.v6only, Flag)?
             .key("backlog", &mut self.backlog, Count(1..=U16))?
             .key("nodelay", &mut self.nodelay, Flag)?
             .key("defer_accept", &mut self.defer_accept, Flag)?
+            .key("keepalive", &mut self.keepalive, OrUnlimited(seconds()))?
+            .key("keepalive_interval", &mut self.keepalive_interval, seconds())?
+            .key("keepalive_probes", &mut self.keepalive_probes, Count(1..=127))?
+            .key("receive_buffer", &mut self.receive_buffer, OrNone(Size(KIB..=GIB)))?
+            .key("send_buffer", &mut self.send_buffer, OrNone(Size(KIB..=GIB)))?
+            .key("proxy_protocol", &mut self.proxy_protocol, Flag)?
+            .key("proxy_from", &mut self.proxy_from, proxies)?
             .key("max_connections", &mut self.max_connections, OrUnlimited(Count(1..=U32)))?
             .key("authentication", &mut self.authentication, OrInherit(links()))?
             .section("limits", |r| self.limits.read(r))?

@@ -30,7 +30,7 @@ use std::thread;
 pub use error::{ConfigError, Origin};
 pub use reader::Change;
 pub use schema::{
-    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, AuthLink, Ban,
+    Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, AuthLink, Ban, Bind,
     ClientCertificates, Config, Durability, GiveUp, HttpAuth, Jwt, Limits, Listener,
     ListenerCertificate, ListenerLimits, ListenerTls, ListenerWebSocket, Log, LogFormat, LogLevel,
     Mailbox, Mqtt, OfflineOverflow, OnlineOverflow, Overflow, PublishLimits, Queue, Quota,

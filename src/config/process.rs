@@ -43,7 +43,7 @@ pub fn start_log(log: &Log) {
 /// in who gives no user name.
 pub fn warn_about(listeners: &[Listener], anonymous: bool) {
     for listener in listeners {
-        if !listener.bind.ip().is_loopback() && anonymous {
+        if !listener.bind.is_local() && anonymous {
             tracing::warn!(
                 "{} can be reached by other machines, and auth.anonymous lets in whoever gives no user \
                  name",

@@ -16,8 +16,8 @@ pub use access::{
     TokenPlace, WithoutAnswer,
 };
 pub use listener::{
-    ClientCertificates, Listener, ListenerCertificate, ListenerTls, ListenerWebSocket, TlsVersion,
-    UserFrom,
+    Bind, ClientCertificates, Listener, ListenerCertificate, ListenerTls, ListenerWebSocket,
+    TlsVersion, UserFrom,
 };
 
 pub use rates::{ListenerLimits, PublishLimits, Quota};

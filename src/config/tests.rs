@@ -23,7 +23,7 @@ fn nothing_is_the_default() {
     assert_eq!(parse(""), Ok(Config::default()));
     assert_eq!(Config::default().check(), Ok(()));
     let config = Config::default();
-    assert!(config.listeners.iter().all(|listener| listener.bind.ip().is_loopback()));
+    assert!(config.listeners.iter().all(|listener| listener.bind.is_local()));
     assert!(config.shard_count() >= 1);
 }
 
@@ -238,7 +238,8 @@ fn wrong_values_are_refused() {
             "[[listener]]\nbind = \"localhost:1883\"",
             "sluice.toml:2: listener[0].bind: \"localhost:1883\" is not an IP address and a port; \
              write an IP address and a port, like \"127.0.0.1:1883\", \"0.0.0.0:1883\" or \
-             \"[::]:1883\"",
+             \"[::]:1883\", \
+             or \"unix:PATH\"",
         ),
         (
             "[auth.ban]\naddresses = [\"10.0.0.0/40\"]",
@@ -260,7 +261,8 @@ fn wrong_shapes_are_refused() {
         (
             "\n[[listener]]\nnodelay = true",
             "sluice.toml:2: listener[0].bind: is missing, and has no default here; write an IP \
-             address and a port, like \"127.0.0.1:1883\", \"0.0.0.0:1883\" or \"[::]:1883\"",
+             address and a port, like \"127.0.0.1:1883\", \"0.0.0.0:1883\" or \"[::]:1883\", \
+             or \"unix:PATH\"",
         ),
         (
             "listener = []",
@@ -318,6 +320,25 @@ fn contradictions_are_refused() {
             "sluice.toml:4: listener[1].bind: 127.0.0.1:1 is bound by another listener already",
         ),
     ]);
+    for (keys, wanted) in [
+        ("bind = \"unix:\"", "bind: \"unix:\" is not a path of 1 to 107 bytes"),
+        (
+            "bind = \"unix:/a\"\nsocket_mode = \"660\"",
+            "socket_mode: \"660\" is not four octal digits",
+        ),
+        ("bind = \"127.0.0.1:1\"\nproxy_protocol = true", "proxy_protocol: needs proxy_from"),
+        ("bind = \"127.0.0.1:1\"\nproxy_from = [\"10.0.0.0/8\"]", "proxy_from: has no use without"),
+        (
+            "bind = \"unix:/a\"\n[[listener]]\nbind = \"unix:/a\"",
+            "bind: unix:/a is bound by another",
+        ),
+    ] {
+        let error = parse(&format!("[[listener]]\n{keys}")).expect_err(keys).to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
+    // Nobody else reaches it, so nobody has to be asked.
+    let socket = parse("[[listener]]\nbind = \"unix:/a\"\nproxy_protocol = true").unwrap();
+    assert_eq!(socket.listeners[0].bind.to_string(), "unix:/a");
     let several_chosen_by_the_system = "[[listener]]\nbind = \"127.0.0.1:0\"\n".repeat(2);
     assert_eq!(parse(&several_chosen_by_the_system).unwrap().listeners.len(), 2);
     let off = "[mqtt]\nretain_available = false\n[retained]\nmax_bytes = \"1KiB\"";
@@ -375,7 +396,8 @@ fn wrong_variables_are_refused() {
         (
             ("SLUICE_LISTENER_1_NODELAY", "true"),
             "SLUICE_LISTENER_1_BIND: is missing, and has no default here; write an IP \
-             address and a port, like \"127.0.0.1:1883\", \"0.0.0.0:1883\" or \"[::]:1883\"",
+             address and a port, like \"127.0.0.1:1883\", \"0.0.0.0:1883\" or \"[::]:1883\", \
+             or \"unix:PATH\"",
         ),
         (
             ("SLUICE_QUEUE_MAX_BYTES", "1KiB"),

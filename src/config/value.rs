@@ -1,5 +1,6 @@
 //! What a value may be: the kinds of keys, each with the one form it is written in.
 
+mod listener;
 mod text;
 
 use std::fmt;
@@ -8,9 +9,10 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+pub(super) use listener::{Address, Permissions};
 pub(super) use text::{
-    Address, AddressRange, Directory, File, HeaderValue, Name, TopicFilter, TopicPrefix, Url,
-    UrlPath, UserName, WebOrigin,
+    AddressRange, Directory, File, HeaderValue, Name, TopicFilter, TopicPrefix, Url, UrlPath,
+    UserName, WebOrigin,
 };
 
 /// A value as it was given.

@@ -93,14 +93,8 @@ impl<'a> PublishProperties<'a> {
         Properties::forwardable(self.forward)
     }
 
-    /// The forwardable ones as one slice, if they stand together, as they nearly always do.
-    #[inline]
-    #[must_use]
-    pub fn forwardable_slice(&self) -> Option<&'a [u8]> {
-        (!self.scattered).then_some(self.forward)
-    }
-
-    /// The forwardable ones as one slice; `scratch` is overwritten if it takes copying.
+    /// The forwardable ones as one slice; `scratch` is overwritten if it takes copying, because they do
+    /// not stand together, as they nearly always do.
     #[inline]
     pub fn forwardable_in<'s>(&self, scratch: &'s mut Vec<u8>) -> &'s [u8]
     where

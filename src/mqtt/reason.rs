@@ -321,6 +321,30 @@ impl ReasonCode {
             _ => false,
         }
     }
+
+    /// Whether only a server may give it in DISCONNECT (table 3-10).
+    #[must_use]
+    pub const fn is_of_servers_only(self) -> bool {
+        matches!(
+            self,
+            Self::BadAuthenticationMethod
+                | Self::ServerBusy
+                | Self::ServerShuttingDown
+                | Self::KeepAliveTimeout
+                | Self::SessionTakenOver
+                | Self::NotAuthorized
+                | Self::TopicFilterInvalid
+                | Self::RetainNotSupported
+                | Self::QoSNotSupported
+                | Self::UseAnotherServer
+                | Self::ServerMoved
+                | Self::SharedSubscriptionsNotSupported
+                | Self::ConnectionRateExceeded
+                | Self::MaximumConnectTime
+                | Self::SubscriptionIdentifiersNotSupported
+                | Self::WildcardSubscriptionsNotSupported
+        )
+    }
 }
 
 impl fmt::Display for ReasonCode {

@@ -2,7 +2,8 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,10 @@ use rustix::io::Errno;
 use tracing::warn;
 
 use super::driver::ACCEPTS_PER_TURN;
+use super::proxy::Proxied;
 use super::tcp::{self, Transport};
 use super::tls::TlsAcceptor;
+use super::unix;
 use super::ws::{WsSettings, WsStream};
 use crate::timer::Time;
 
@@ -23,11 +26,49 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// The least time between two log lines about that.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
+/// A socket that listens.
+#[derive(Debug)]
+pub enum ListenSocket {
+    /// For TCP.
+    Tcp(TcpListener),
+    /// For this machine.
+    Unix(UnixListener),
+}
+
+impl ListenSocket {
+    /// The next waiting connection, non-blocking, and its peer.
+    fn accept(&self) -> io::Result<(OwnedFd, SocketAddr)> {
+        match self {
+            Self::Tcp(socket) => tcp::accept(socket),
+            Self::Unix(socket) => unix::accept(socket),
+        }
+    }
+
+    fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => socket.set_nonblocking(true),
+            Self::Unix(socket) => socket.set_nonblocking(true),
+        }
+    }
+}
+
+impl AsRawFd for ListenSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Self::Tcp(socket) => socket.as_raw_fd(),
+            Self::Unix(socket) => socket.as_raw_fd(),
+        }
+    }
+}
+
 /// A socket that listens, and what its connections speak.
 #[derive(Debug)]
 pub struct Listening {
     /// The socket.
-    pub socket: TcpListener,
+    pub socket: ListenSocket,
+    /// Whether each connection begins with a header of the PROXY protocol. Whose is believed is for the
+    /// one who is told of the connection to say.
+    pub proxied: bool,
     /// TLS; plain TCP without.
     pub tls: Option<Arc<TlsAcceptor>>,
     /// WebSocket, over TLS if there is that, too; MQTT is spoken directly without.
@@ -37,13 +78,14 @@ pub struct Listening {
 /// Plain TCP.
 impl From<TcpListener> for Listening {
     fn from(socket: TcpListener) -> Self {
-        Self { socket, tls: None, ws: None }
+        Self { socket: ListenSocket::Tcp(socket), proxied: false, tls: None, ws: None }
     }
 }
 
 #[derive(Debug)]
 struct Listener {
-    socket: TcpListener,
+    socket: ListenSocket,
+    proxied: bool,
     tls: Option<Arc<TlsAcceptor>>,
     ws: Option<Arc<WsSettings>>,
     /// The poll said so, and the queue has not been seen empty since.
@@ -61,12 +103,16 @@ impl Listener {
     /// What is spoken over a socket that was accepted.
     fn transport(&self, fd: OwnedFd) -> io::Result<Transport> {
         let transport = match &self.tls {
-            None => Transport::Tcp(fd),
+            None => Transport::Plain(fd),
             Some(tls) => Transport::Tls(tls.accept(fd)?),
         };
-        Ok(match &self.ws {
+        let transport = match &self.ws {
             None => transport,
             Some(ws) => Transport::Ws(Box::new(WsStream::new(transport, ws.clone()))),
+        };
+        Ok(match self.proxied {
+            false => transport,
+            true => Transport::Proxied(Box::new(Proxied::new(transport))),
         })
     }
 }
@@ -89,12 +135,13 @@ impl Acceptor {
         base: usize,
     ) -> io::Result<Self> {
         let mut listeners = Vec::with_capacity(sockets.len());
-        for (index, Listening { socket, tls, ws }) in sockets.into_iter().enumerate() {
-            socket.set_nonblocking(true)?;
+        for (index, Listening { socket, proxied, tls, ws }) in sockets.into_iter().enumerate() {
+            socket.set_nonblocking()?;
             let token = Token(base - index);
             registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
             listeners.push(Listener {
                 socket,
+                proxied,
                 tls,
                 ws,
                 ready: false,
@@ -169,7 +216,7 @@ impl Acceptor {
         for (index, listener) in self.listeners.iter_mut().enumerate() {
             while listener.waits(tls) && listener.accepted_this_turn < ACCEPTS_PER_TURN {
                 listener.accepted_this_turn += 1;
-                match tcp::accept(&listener.socket) {
+                match listener.socket.accept() {
                     Ok((fd, peer)) => {
                         match listener.transport(fd) {
                             Ok(transport) => return Some((transport, index, peer)),

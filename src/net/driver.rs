@@ -52,7 +52,14 @@ pub enum Completion {
         conn: ConnId,
         /// Index of the listener it came through.
         listener: usize,
-        /// Who is at the other end.
+        /// Who is at the other end. One on a socket of this machine counts as 127.0.0.1, with port 0.
+        peer: SocketAddr,
+    },
+    /// A proxy says who is at the other end. Comes before anything else of the connection.
+    Relayed {
+        /// The connection.
+        conn: ConnId,
+        /// Who it is.
         peer: SocketAddr,
     },
     /// The handshake of a transport that has one is done. Comes before anything is received.

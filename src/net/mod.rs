@@ -9,15 +9,17 @@ mod certificate;
 mod driver;
 mod kept;
 mod mio_driver;
+pub mod proxy;
 pub mod sim;
 mod slots;
 mod tcp;
 mod tls;
 mod tls_config;
 mod tls_stream;
+mod unix;
 pub mod ws;
 
-pub use acceptor::Listening;
+pub use acceptor::{ListenSocket, Listening};
 pub use arena::Arena;
 pub use certificate::CertificateUser;
 pub use driver::{
@@ -25,10 +27,11 @@ pub use driver::{
     Wake,
 };
 pub use mio_driver::{MioDriver, MioSocket, MioWaker};
-pub use tcp::{ListenOptions, bind, bind_group};
+pub use tcp::{KeepAlive, ListenOptions, bind, bind_group};
 pub use tls::TlsAcceptor;
 pub use tls_config::{
     ALPN_HTTP, ALPN_MQTT, CertificateFiles, ClientCa, ClientCertificates, TlsError, TlsSettings,
     trusted_roots,
 };
 pub use tls_stream::TlsStream;
+pub use unix::{SocketFile, bind_unix};

@@ -1,19 +1,20 @@
 //! A slab whose keys rest for the remainder of the turn in which they were released.
 
 use super::driver::ConnId;
+use crate::chunks::Chunks;
 
 /// Values by [`ConnId`]. A plain slab would give out a key again at once, and what is still on its way
 /// to the old connection would reach the new one.
 #[derive(Debug)]
 pub(super) struct Slots<T> {
-    entries: Vec<Option<T>>,
+    entries: Chunks<Option<T>>,
     free: Vec<u32>,
     released: Vec<u32>,
 }
 
 impl<T> Slots<T> {
     pub(super) const fn new() -> Self {
-        Self { entries: Vec::new(), free: Vec::new(), released: Vec::new() }
+        Self { entries: Chunks::new(), free: Vec::new(), released: Vec::new() }
     }
 
     /// Stores `value`; gives it back if there are no ids left.
@@ -37,6 +38,13 @@ impl<T> Slots<T> {
     #[inline]
     pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut T> {
         self.entries.get_mut(id.index())?.as_mut()
+    }
+
+    /// Makes another value of the one that is there.
+    pub(super) fn change(&mut self, id: ConnId, change: impl FnOnce(T) -> T) {
+        if let Some(entry) = self.entries.get_mut(id.index()) {
+            *entry = entry.take().map(change);
+        }
     }
 
     pub(super) fn remove(&mut self, id: ConnId) -> Option<T> {

@@ -3,17 +3,34 @@
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
+use super::proxy::Proxied;
 use super::tls::{Handshake, Tls};
 use super::ws::WsStream;
+
+/// When the kernel asks a silent peer whether it is there (`SO_KEEPALIVE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// After so long without a word, in whole seconds.
+    pub idle: Duration,
+    /// And then again after so long, in whole seconds.
+    pub interval: Duration,
+    /// The connection is gone when so many got no answer.
+    pub probes: u32,
+}
 
 /// How a listener, and every connection accepted from it, is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenOptions {
+    /// Whether an address of IPv6 is for IPv6 alone; otherwise `[::]` is for IPv4, too.
+    pub only_v6: bool,
+    /// Whether and when silent peers are asked.
+    pub keep_alive: Option<KeepAlive>,
     /// Send small packets at once (`TCP_NODELAY`).
     pub nodelay: bool,
     /// Leave a connection to the kernel until its client has sent something, for at most about a
@@ -27,7 +44,14 @@ pub struct ListenOptions {
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        Self { nodelay: true, defer_accept: false, receive_buffer: None, send_buffer: None }
+        Self {
+            only_v6: false,
+            keep_alive: None,
+            nodelay: true,
+            defer_accept: false,
+            receive_buffer: None,
+            send_buffer: None,
+        }
     }
 }
 
@@ -38,7 +62,7 @@ impl Default for ListenOptions {
 /// # Errors
 /// What the system says to the address.
 pub fn bind(addr: SocketAddr, backlog: i32, options: &ListenOptions) -> io::Result<TcpListener> {
-    let socket = listening_socket(addr)?;
+    let socket = listening_socket(addr, options)?;
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(options.nodelay)?;
     if let Some(size) = options.receive_buffer {
@@ -46,6 +70,10 @@ pub fn bind(addr: SocketAddr, backlog: i32, options: &ListenOptions) -> io::Resu
     }
     if let Some(size) = options.send_buffer {
         socket.set_send_buffer_size(size)?;
+    }
+    if let Some(KeepAlive { idle, interval, probes }) = options.keep_alive {
+        let parameters = TcpKeepalive::new().with_time(idle).with_interval(interval);
+        socket.set_tcp_keepalive(&parameters.with_retries(probes))?;
     }
     if options.defer_accept {
         defer_accept(&socket)?;
@@ -67,7 +95,7 @@ pub fn bind_group(
     options: &ListenOptions,
 ) -> io::Result<Vec<TcpListener>> {
     if addr.port() != 0 {
-        listening_socket(addr)?.bind(&addr.into())?;
+        listening_socket(addr, options)?.bind(&addr.into())?;
     }
     let mut listeners: Vec<TcpListener> = Vec::with_capacity(count);
     for _ in 0..count {
@@ -80,11 +108,14 @@ pub fn bind_group(
     Ok(listeners)
 }
 
-fn listening_socket(addr: SocketAddr) -> io::Result<Socket> {
+fn listening_socket(addr: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     // A restarted broker need not wait for the old connections' TIME_WAIT.
     socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(options.only_v6)?;
+    }
     Ok(socket)
 }
 
@@ -120,12 +151,14 @@ pub(super) fn accept(listener: &TcpListener) -> io::Result<(OwnedFd, SocketAddr)
 /// connection stays small.
 #[derive(Debug)]
 pub(super) enum Transport {
-    /// Plain TCP.
-    Tcp(OwnedFd),
+    /// A socket of TCP, or of this machine, and nothing over it.
+    Plain(OwnedFd),
     /// TLS over TCP.
     Tls(Box<Tls>),
     /// WebSocket over one of the others.
     Ws(Box<WsStream>),
+    /// One of the others, before the header of the PROXY protocol has come.
+    Proxied(Box<Proxied>),
 }
 
 /// No system call takes more (`IOV_MAX`).
@@ -136,16 +169,17 @@ impl Transport {
     #[inline]
     pub(super) fn is_handshaking(&self) -> bool {
         match self {
-            Self::Tcp(_) => false,
+            Self::Plain(_) => false,
             Self::Tls(tls) => tls.is_handshaking(),
             Self::Ws(ws) => ws.is_handshaking(),
+            Self::Proxied(_) => true,
         }
     }
 
     /// Whether the next step of the handshake takes as long as hundreds of messages.
     pub(super) fn is_handshake_costly(&self) -> bool {
         match self {
-            Self::Tcp(_) => false,
+            Self::Plain(_) | Self::Proxied(_) => false,
             Self::Tls(tls) => tls.is_handshaking(),
             Self::Ws(ws) => ws.inner().is_handshake_costly(),
         }
@@ -154,9 +188,18 @@ impl Transport {
     /// Takes the handshake as far as it goes with what has come.
     pub(super) fn handshake(&mut self) -> io::Result<Handshake> {
         match self {
-            Self::Tcp(_) => Ok(Handshake::Done(None)),
+            Self::Plain(_) => Ok(Handshake::Upgraded),
             Self::Tls(tls) => tls.handshake(),
             Self::Ws(ws) => ws.handshake(),
+            Self::Proxied(proxied) => Ok(Handshake::Relayed(proxied.read_header()?)),
+        }
+    }
+
+    /// What is spoken behind the header of the PROXY protocol.
+    pub(super) fn unwrapped(self) -> Self {
+        match self {
+            Self::Proxied(proxied) => proxied.inner,
+            other => other,
         }
     }
 
@@ -164,16 +207,17 @@ impl Transport {
     #[inline]
     pub(super) fn recv(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(fd) => recv_some(fd, buf),
+            Self::Plain(fd) => recv_some(fd, buf),
             Self::Tls(tls) => tls.stream.recv(buf),
             Self::Ws(ws) => ws.recv(buf),
+            Self::Proxied(proxied) => proxied.inner.recv(buf),
         }
     }
 
     /// Receives at most `most` bytes into the spare capacity of `buf`, which is not zeroed first.
     pub(super) fn recv_spare(&mut self, buf: &mut Vec<u8>, most: usize) -> io::Result<usize> {
         let fd = match self {
-            Self::Tcp(fd) => fd,
+            Self::Plain(fd) => fd,
             Self::Tls(tls) => return tls.stream.recv_spare(buf, most),
             Self::Ws(ws) => {
                 let start = buf.len();
@@ -182,6 +226,7 @@ impl Transport {
                 buf.truncate(start + *result.as_ref().unwrap_or(&0));
                 return result;
             }
+            Self::Proxied(proxied) => return proxied.inner.recv_spare(buf, most),
         };
         loop {
             let result = if buf.capacity() - buf.len() <= most {
@@ -202,8 +247,7 @@ impl Transport {
         }
     }
 
-    /// Drops up to `scratch.len()` received bytes. The kernel does not copy them; `scratch` is neither
-    /// read nor written.
+    /// Drops up to `scratch.len()` received bytes, which TCP does not even copy.
     pub(super) fn discard(&mut self, scratch: &mut [u8]) -> io::Result<usize> {
         loop {
             match rustix::net::recv(self.fd(), &mut *scratch, RecvFlags::TRUNC) {
@@ -218,9 +262,10 @@ impl Transport {
     #[inline]
     pub(super) fn send(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Self::Tcp(fd) => send_slices(fd, bufs),
+            Self::Plain(fd) => send_slices(fd, bufs),
             Self::Tls(tls) => tls.stream.send(bufs),
             Self::Ws(ws) => ws.send(bufs),
+            Self::Proxied(proxied) => proxied.inner.send(bufs),
         }
     }
 
@@ -230,32 +275,35 @@ impl Transport {
         matches!(self, Self::Ws(ws) if ws.has_more())
     }
 
-    /// Whether reading has ended, but something is said that the peer should still read.
+    /// Whether something is said, or to be said, that the peer should still read, however the connection is
+    /// closed.
     pub(super) fn has_last_words(&self) -> bool {
         matches!(self, Self::Ws(ws) if ws.has_last_words())
     }
 
     /// Whether bytes may have come that no read has asked for, and the socket does not tell of.
     pub(super) fn is_layered(&self) -> bool {
-        !matches!(self, Self::Tcp(_))
+        !matches!(self, Self::Plain(_))
     }
 
     /// Whether something that was taken waits for room: it leaves with [`flush`](Self::flush).
     #[inline]
     pub(super) fn has_pending(&self) -> bool {
         match self {
-            Self::Tcp(_) => false,
+            Self::Plain(_) => false,
             Self::Tls(tls) => tls.stream.has_pending(),
             Self::Ws(ws) => ws.has_pending(),
+            Self::Proxied(proxied) => proxied.inner.has_pending(),
         }
     }
 
     /// Sends what waits for room; whether that is all of it.
     pub(super) fn flush(&mut self) -> io::Result<bool> {
         match self {
-            Self::Tcp(_) => Ok(true),
+            Self::Plain(_) => Ok(true),
             Self::Tls(tls) => tls.stream.flush(),
             Self::Ws(ws) => ws.flush(),
+            Self::Proxied(proxied) => proxied.inner.flush(),
         }
     }
 
@@ -263,17 +311,19 @@ impl Transport {
     /// called again when there is room.
     pub(super) fn shutdown_write(&mut self) -> io::Result<()> {
         match self {
-            Self::Tcp(fd) => Ok(rustix::net::shutdown(&*fd, rustix::net::Shutdown::Write)?),
+            Self::Plain(fd) => Ok(rustix::net::shutdown(&*fd, rustix::net::Shutdown::Write)?),
             Self::Tls(tls) => tls.stream.shutdown_write(),
             Self::Ws(ws) => ws.shutdown_write(),
+            Self::Proxied(proxied) => proxied.inner.shutdown_write(),
         }
     }
 
-    fn fd(&self) -> BorrowedFd<'_> {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Tcp(fd) => fd.as_fd(),
+            Self::Plain(fd) => fd.as_fd(),
             Self::Tls(tls) => tls.stream.as_fd(),
             Self::Ws(ws) => ws.inner().fd(),
+            Self::Proxied(proxied) => proxied.inner.fd(),
         }
     }
 }
@@ -330,7 +380,7 @@ fn send_some(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpStream;
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
 
     use super::*;
 
@@ -340,7 +390,13 @@ mod tests {
 
     #[test]
     fn accepted_connections_inherit_the_options() {
-        let options = ListenOptions { send_buffer: Some(20_000), ..ListenOptions::default() };
+        let (idle, interval) = (Duration::from_secs(77), Duration::from_secs(9));
+        let options = ListenOptions {
+            keep_alive: Some(KeepAlive { idle, interval, probes: 3 }),
+            receive_buffer: Some(30_000),
+            send_buffer: Some(20_000),
+            ..ListenOptions::default()
+        };
         let listener = bind(loopback(), 16, &options).unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (fd, _) = accept(&listener).unwrap();
@@ -348,6 +404,24 @@ mod tests {
         assert!(rustix::net::sockopt::tcp_nodelay(&fd).unwrap());
         let size = rustix::net::sockopt::socket_send_buffer_size(&fd).unwrap();
         assert!((20_000..=40_000).contains(&size), "{size}");
+        let size = rustix::net::sockopt::socket_recv_buffer_size(&fd).unwrap();
+        assert!((30_000..=60_000).contains(&size), "{size}");
+        assert!(rustix::net::sockopt::socket_keepalive(&fd).unwrap());
+        assert_eq!(rustix::net::sockopt::tcp_keepidle(&fd).unwrap(), idle);
+        assert_eq!(rustix::net::sockopt::tcp_keepintvl(&fd).unwrap(), interval);
+        assert_eq!(rustix::net::sockopt::tcp_keepcnt(&fd).unwrap(), 3);
+    }
+
+    #[test]
+    fn an_address_of_ipv6_is_for_ipv4_unless_it_says_otherwise() {
+        for only_v6 in [false, true] {
+            let options = ListenOptions { only_v6, ..ListenOptions::default() };
+            let listener = bind((Ipv6Addr::UNSPECIFIED, 0).into(), 16, &options).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let connects = |address: IpAddr| TcpStream::connect((address, port)).is_ok();
+            assert!(connects(Ipv6Addr::LOCALHOST.into()));
+            assert_eq!(connects(Ipv4Addr::LOCALHOST.into()), !only_v6);
+        }
     }
 
     /// Who speaks comes in with what it said; who is silent comes in all the same, later.

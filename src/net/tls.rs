@@ -1,6 +1,7 @@
 //! The server's side of TLS: what a listener goes by, and whom a client's certificate names.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -58,6 +59,10 @@ pub(super) enum Handshake {
     Waits,
     /// It is done; the client's certificate names this user.
     Done(Option<Arc<str>>),
+    /// WebSocket has begun.
+    Upgraded,
+    /// The header of the PROXY protocol has come; it names who connected, unless that is the proxy itself.
+    Relayed(Option<SocketAddr>),
 }
 
 impl Tls {

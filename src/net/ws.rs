@@ -41,7 +41,7 @@ pub use frame::{
     Control, Decoder, Header, MAX_CONTROL_PAYLOAD, Opcode, Role, Violation, append_frame,
     apply_mask,
 };
-pub use handshake::{ClientHandshake, HandshakeError, WsSettings};
+pub use handshake::{Answer, ClientHandshake, HandshakeError, WsSettings, answer};
 
 pub(super) use stream::WsStream;
 

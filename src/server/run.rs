@@ -39,7 +39,7 @@ pub fn run(
     let (listeners, anonymous) = (config.listeners.clone(), config.auth.anonymous);
     let broker = Broker::start_with(config, hooks)?;
     warn_about(&listeners, anonymous);
-    let addresses: Vec<String> = broker.addresses().iter().map(ToString::to_string).collect();
+    let addresses: Vec<String> = broker.listeners().iter().map(ToString::to_string).collect();
     tracing::info!(
         "sluice {} listening on {} with {shards} shard{}",
         env!("CARGO_PKG_VERSION"),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::auth::{
-    AccessSettings, AclRule, AclSettings, BanSettings, HttpSettings, JwtSettings, Link,
+    AccessSettings, AclRule, AclSettings, BanSettings, HttpSettings, JwtSettings, Link, Network,
 };
 use crate::config::{self, Config};
 use crate::hooks::Effect;
@@ -13,7 +13,7 @@ use crate::mqtt::{Limits, QoS};
 use crate::net::ws::WsSettings;
 use crate::net::{
     ALPN_HTTP, ALPN_MQTT, CertificateFiles, CertificateUser, ClientCa, ClientCertificates,
-    TlsSettings,
+    KeepAlive, ListenOptions, TlsSettings,
 };
 use crate::router::Strategy;
 use crate::session::{InMemory, SessionLimits};
@@ -123,6 +123,33 @@ pub(super) fn tls_settings(
     (settings, user)
 }
 
+/// How the sockets of a listener are set up.
+pub(super) fn listen_options(listener: &config::Listener) -> ListenOptions {
+    let keep_alive = listener.keepalive.map(|idle| KeepAlive {
+        idle,
+        interval: listener.keepalive_interval,
+        probes: u32::from(listener.keepalive_probes),
+    });
+    ListenOptions {
+        only_v6: listener.v6only,
+        keep_alive,
+        nodelay: listener.nodelay,
+        defer_accept: listener.defer_accept,
+        receive_buffer: listener.receive_buffer.map(|size| size as usize),
+        send_buffer: listener.send_buffer.map(|size| size as usize),
+    }
+}
+
+/// The networks of the proxies in front of a listener, if there are any.
+fn proxies(listener: &config::Listener) -> Option<Vec<Network>> {
+    let proxies = match &listener.bind {
+        config::Bind::Ip(_) => listener.proxy_from.clone(),
+        // All count as 127.0.0.1; the file says who may connect.
+        config::Bind::Unix(_) => "127.0.0.1".parse().into_iter().collect(),
+    };
+    listener.proxy_protocol.then_some(proxies)
+}
+
 /// What the WebSocket of a listener goes by.
 pub(super) fn ws_settings(websocket: &config::ListenerWebSocket) -> WsSettings {
     WsSettings {
@@ -168,14 +195,7 @@ pub fn settings(config: &Config) -> Settings {
     let Config { limits, mqtt, queue, overflow, retained, .. } = config;
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     Settings {
-        limits: Limits {
-            max_packet_size: limits.max_packet_size,
-            max_topic_bytes: limits.max_topic_bytes,
-            max_topic_levels: limits.max_topic_levels,
-            max_user_properties: limits.max_user_properties,
-            max_filters_per_packet: limits.max_filters_per_packet,
-            max_client_id_bytes: limits.max_client_id_bytes,
-        },
+        limits: packet_limits(limits),
         listeners: config.listeners.iter().map(|one| listener_settings(one, config)).collect(),
         quotas: quotas(&config.quotas),
         max_connections: limits.max_connections as usize,
@@ -202,33 +222,12 @@ pub fn settings(config: &Config) -> Settings {
         max_subscriptions: limits.max_subscriptions as usize,
         max_subscription_bytes: bytes(limits.max_subscription_bytes),
         max_total_queued_bytes: queue.max_total_bytes,
-        session: SessionLimits {
-            max_inflight: mqtt.max_inflight,
-            max_inflight_bytes: mqtt.max_inflight_bytes,
-            max_queued_messages: queue.max_messages,
-            max_queued_bytes: queue.max_bytes,
-            queue_qos0: queue.store_qos0_offline,
-            in_memory: InMemory { messages: queue.in_memory, bytes: queue.in_memory_bytes },
-        },
+        session: session_limits(mqtt, queue),
         qos0_backlog_bytes: bytes(queue.qos0_backlog_bytes),
-        retry: mqtt.retry.as_ref().map(|retry| Retry {
-            after: retry.after.clone(),
-            give_up: match retry.give_up {
-                config::GiveUp::Disconnect => GiveUp::Disconnect,
-                config::GiveUp::Never => GiveUp::Never,
-            },
-        }),
+        retry: mqtt.retry.as_ref().map(retry),
         patience: overflow.patience,
-        overflow_online: match overflow.online {
-            config::OnlineOverflow::Disconnect => OverflowOnline::Disconnect,
-            config::OnlineOverflow::DropOldest => OverflowOnline::DropOldest,
-            config::OnlineOverflow::DropNewest => OverflowOnline::DropNewest,
-        },
-        overflow_offline: match overflow.offline {
-            config::OfflineOverflow::DropNewest => OverflowOffline::DropNewest,
-            config::OfflineOverflow::DropOldest => OverflowOffline::DropOldest,
-            config::OfflineOverflow::EndSession => OverflowOffline::EndSession,
-        },
+        overflow_online: overflow_online(overflow.online),
+        overflow_offline: overflow_offline(overflow.offline),
         acknowledge_denied: config.acl.v3_publisher == config::V3Publisher::Acknowledge,
         acknowledge_unkept: overflow.v3_publisher == config::V3Publisher::Acknowledge,
         strategy: strategy(config.shared.strategy),
@@ -243,6 +242,52 @@ pub fn settings(config: &Config) -> Settings {
     }
 }
 
+fn packet_limits(limits: &config::Limits) -> Limits {
+    Limits {
+        max_packet_size: limits.max_packet_size,
+        max_topic_bytes: limits.max_topic_bytes,
+        max_topic_levels: limits.max_topic_levels,
+        max_user_properties: limits.max_user_properties,
+        max_filters_per_packet: limits.max_filters_per_packet,
+        max_client_id_bytes: limits.max_client_id_bytes,
+    }
+}
+
+fn session_limits(mqtt: &config::Mqtt, queue: &config::Queue) -> SessionLimits {
+    SessionLimits {
+        max_inflight: mqtt.max_inflight,
+        max_inflight_bytes: mqtt.max_inflight_bytes,
+        max_queued_messages: queue.max_messages,
+        max_queued_bytes: queue.max_bytes,
+        queue_qos0: queue.store_qos0_offline,
+        in_memory: InMemory { messages: queue.in_memory, bytes: queue.in_memory_bytes },
+    }
+}
+
+fn retry(retry: &config::Retry) -> Retry {
+    let give_up = match retry.give_up {
+        config::GiveUp::Disconnect => GiveUp::Disconnect,
+        config::GiveUp::Never => GiveUp::Never,
+    };
+    Retry { after: retry.after.clone(), give_up }
+}
+
+fn overflow_online(overflow: config::OnlineOverflow) -> OverflowOnline {
+    match overflow {
+        config::OnlineOverflow::Disconnect => OverflowOnline::Disconnect,
+        config::OnlineOverflow::DropOldest => OverflowOnline::DropOldest,
+        config::OnlineOverflow::DropNewest => OverflowOnline::DropNewest,
+    }
+}
+
+fn overflow_offline(overflow: config::OfflineOverflow) -> OverflowOffline {
+    match overflow {
+        config::OfflineOverflow::DropNewest => OverflowOffline::DropNewest,
+        config::OfflineOverflow::DropOldest => OverflowOffline::DropOldest,
+        config::OfflineOverflow::EndSession => OverflowOffline::EndSession,
+    }
+}
+
 fn listener_settings(listener: &config::Listener, config: &Config) -> ListenerSettings {
     let (own, all) = (&listener.limits, &config.limits);
     let max_keep_alive = own.max_keep_alive.unwrap_or(config.mqtt.max_keep_alive);
@@ -253,6 +298,7 @@ fn listener_settings(listener: &config::Listener, config: &Config) -> ListenerSe
     };
     ListenerSettings {
         max_connections: listener.max_connections.map_or(usize::MAX, |max| max as usize),
+        proxies: proxies(listener),
         handshake_timeout: listener.tls.as_ref().map(|tls| tls.handshake_timeout),
         connections_per_second: own.connections_per_second,
         terms: Terms {

@@ -57,7 +57,8 @@ impl Session {
     /// identifier is unknown and the client speaks 5.0. `Ok` says whether it was known.
     ///
     /// # Errors
-    /// 0x82 for an identifier whose PUBREC has not been sent.
+    /// 0x82 for an identifier whose PUBREC has not been sent: it is known, so 0x92 would not be true
+    /// (3.7.2.1), and what is to follow PUBREC does not come before it (4.3.3, 4.13.1).
     #[inline]
     pub fn pubrel<S: Sink>(
         &mut self,

@@ -91,8 +91,8 @@ impl DropCause {
 }
 
 /// Drops by cause; each count stops at `u32::MAX`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DropCounts([u32; DropCause::COUNT]);
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DropCounts(Option<Box<[u32; DropCause::COUNT]>>);
 
 impl DropCounts {
     /// Counts one more.
@@ -104,7 +104,8 @@ impl DropCounts {
     /// Counts so many more.
     #[inline]
     pub fn add(&mut self, cause: DropCause, more: u32) {
-        if let Some(count) = self.0.get_mut(cause as usize) {
+        // Most sessions never drop anything.
+        if let Some(count) = self.0.get_or_insert_default().get_mut(cause as usize) {
             *count = count.saturating_add(more);
         }
     }
@@ -112,12 +113,12 @@ impl DropCounts {
     /// How many were dropped for `cause`.
     #[must_use]
     pub fn get(&self, cause: DropCause) -> u32 {
-        self.0.get(cause as usize).copied().unwrap_or(0)
+        self.0.as_ref().and_then(|counts| counts.get(cause as usize)).copied().unwrap_or(0)
     }
 
     /// How many were dropped for any cause.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.0.iter().map(|&count| u64::from(count)).sum()
+        self.0.iter().flat_map(|counts| counts.iter()).map(|&count| u64::from(count)).sum()
     }
 }

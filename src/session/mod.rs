@@ -77,6 +77,12 @@ pub trait Sink {
         true
     }
 
+    /// Whether the queue may be sent on. If not, though there is room, [`Session::pump`] is called
+    /// when what was written is gone.
+    fn may_pump(&mut self) -> bool {
+        self.has_room()
+    }
+
     /// Told of a message that was dropped while the queue was being sent; it is in the session's
     /// own counts already. [`Session::deliver`] tells its drops by what it returns.
     fn dropped(&mut self, cause: DropCause) {

@@ -282,7 +282,7 @@ impl Session {
             drops.record(cause);
             sink.dropped(cause);
         };
-        while sink.has_room()
+        while sink.may_pump()
             && let Some(packet_id) = active.window.next_resend(link.window)
         {
             let Some(Slot::Publish(p)) = active.window.get_mut(packet_id) else { continue };
@@ -295,7 +295,7 @@ impl Session {
         while let Some(front) = active.queue.front() {
             let qos0 = front.qos == QoS::AtMostOnce;
             let size = front.message.size();
-            if !sink.has_room() || !(qos0 || active.window.has_room(size, link.window)) {
+            if !(qos0 || active.window.has_room(size, link.window)) || !sink.may_pump() {
                 return;
             }
             let Some(mut entry) = active.queue.pop() else { return };

@@ -57,12 +57,6 @@ impl Session {
         self.will = will.map(Box::new);
     }
 
-    /// Whether there is a Will, due or not.
-    #[must_use]
-    pub fn has_will(&self) -> bool {
-        self.will.is_some()
-    }
-
     /// Gives the Will away to be published: at the time told by [`WillDue::At`], when the
     /// session is ended early (clean start, administration), or at the server's stop.
     pub fn take_will(&mut self) -> Option<Will> {

@@ -44,6 +44,7 @@ enum Refusal {
     Connections,
     ListenerConnections,
     AddressRate,
+    NoProxy,
 }
 
 impl Refusal {
@@ -52,6 +53,7 @@ impl Refusal {
             Self::Connections => "max_connections is reached",
             Self::ListenerConnections => "max_connections of the listener is reached",
             Self::AddressRate => "connections_per_second_per_address is reached",
+            Self::NoProxy => "is not in proxy_from of the listener",
         }
     }
 }
@@ -76,7 +78,12 @@ impl Admission {
         address: IpAddr,
         now: Time,
     ) -> Result<(), Refusal> {
-        self.check_rate(settings, address, now)?;
+        match settings.listeners.get(listener).and_then(|listener| listener.proxies.as_ref()) {
+            None => self.check_rate(settings, address, now)?,
+            // The rate is that of whom it brings.
+            Some(proxies) if proxies.iter().any(|network| network.contains(address)) => {}
+            Some(_) => return Err(Refusal::NoProxy),
+        }
         if self.open.fetch_add(1, Ordering::Relaxed) >= settings.max_connections {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::Connections);
@@ -283,6 +290,25 @@ impl<S> Core<S> {
         }
     }
 
+    /// A proxy has said whose connection this is.
+    pub(super) fn relayed<D: Driver<Socket = S>>(
+        &mut self,
+        driver: &mut D,
+        id: ConnId,
+        peer: SocketAddr,
+    ) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.peer = peer;
+        let admitted = self.shared.admission.check_rate(&self.settings, peer.ip(), self.now);
+        if let Err(refusal) = admitted {
+            self.stats.refused.add(1);
+            self.log.client(self.now, peer, "", refusal.text());
+            connection.state = State::Closing;
+            driver.close(id, CloseMode::Abort);
+            self.drop_connection(id);
+        }
+    }
+
     /// Stops accepting for the rest of a second in which enough have come.
     fn count_accepted<D: Driver<Socket = S>>(&mut self, driver: &mut D, listener: usize) {
         let (of_all, of_listener) = self.accepting.count(listener, self.now);
@@ -358,6 +384,7 @@ mod tests {
     fn settings() -> Settings {
         let listener = ListenerSettings {
             max_connections: 2,
+            proxies: None,
             handshake_timeout: None,
             connections_per_second: None,
             terms: Terms { max_packet_size: 1 << 20, max_keep_alive: 0 },

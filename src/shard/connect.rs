@@ -72,11 +72,30 @@ impl<S> Core<S> {
             Ok(()) => match self.authenticate(id, &connect) {
                 Outcome::In(login) => return self.admit(id, &connect, &login),
                 Outcome::Waits => return Then::Hold,
-                Outcome::Refused(reason) => (reason, "refused by authentication"),
+                Outcome::Refused(reason) => {
+                    self.refuse_login(id, &connect, reason);
+                    return Then::Stop;
+                }
             },
         };
         self.refuse(id, Some(connect.version), reason, detail);
         Then::Stop
+    }
+
+    /// Refuses a login. The log says who it was and why, which is more than the client is told.
+    fn refuse_login(&mut self, id: ConnId, connect: &Connect<'_>, reason: ReasonCode) {
+        self.send_refusal(id, Some(connect.version), reason, "refused by authentication");
+        let Some(connection) = self.connections.get(id) else { return };
+        let cause = match (reason, connect.username) {
+            (ReasonCode::BadUserNameOrPassword, _) => "wrong user name or password",
+            (ReasonCode::NotAuthorized, None) => "no user name",
+            (ReasonCode::Banned, _) => "banned",
+            (ReasonCode::ServerUnavailable, _) => "too many logins wait to be checked",
+            _ => "not authorized",
+        };
+        let user = connection.certificate.as_deref().or(connect.username);
+        self.log.login(self.now, connection.peer, connect.client_id, user, cause);
+        self.end(id, Ending::Logged);
     }
 
     /// The shard where a client's session lives.
@@ -136,6 +155,17 @@ impl<S> Core<S> {
         reason: ReasonCode,
         detail: &'static str,
     ) {
+        self.send_refusal(id, version, reason, detail);
+        self.end(id, Ending::Silent(detail));
+    }
+
+    fn send_refusal(
+        &mut self,
+        id: ConnId,
+        version: Option<Version>,
+        reason: ReasonCode,
+        detail: &'static str,
+    ) {
         self.stats.client_errors.add(1);
         if let Some(version) = version
             && (version.is_v5() || reason.connack_v3().is_some())
@@ -147,7 +177,6 @@ impl<S> Core<S> {
             out.packet(&Packet::ConnAck(packet));
             out.connection.close_mode = CloseMode::Graceful;
         }
-        self.end(id, Ending::Silent(detail));
     }
 
     /// Lets a client in.
@@ -187,37 +216,14 @@ impl<S> Core<S> {
         let terms = self.terms(id);
         let keep_alive = keep_alive(connect, terms);
         let parameters = self.link_parameters(connect);
-        let now = self.now;
-
-        let Some(slot) = self.sessions.get_mut(key) else { return Then::Stop };
-        slot.session.connect(&parameters, &self.settings.session, now);
-        slot.session.set_will(connect.will.as_ref().map(|will| make_will(will, now)));
-        slot.connection = Some(id);
-        slot.will_at = None;
-        if let Some(timer) = slot.timer.take() {
-            self.timers.cancel(timer);
-        }
+        self.attach(key, id, connect, &parameters, keep_alive);
         self.limit_login(id, login.valid_for);
-        self.connected += 1;
-        self.stats.connects.add(1);
         if !session_present && parameters.session_expiry_interval > 0 {
             self.store_session(key);
         }
-
         let is_stored = self.sessions.get(key).is_some_and(|slot| slot.session.is_stored());
         // A stored session must not come back after its end was told [MQTT-3.1.2-4].
         let waits = is_stored || ends_stored;
-
-        let Some(connection) = self.connections.get_mut(id) else { return Then::Stop };
-        connection.state = State::Committing;
-        connection.version = connect.version;
-        connection.bridge = connect.bridge;
-        connection.session = key;
-        connection.maximum_packet_size = parameters.maximum_packet_size;
-        connection.singly = parameters.topic_alias_maximum > 0 || self.settings.session.queue_qos0;
-        connection.minds_frames = connection.singly || parameters.maximum_packet_size != u32::MAX;
-        connection.patience_ms = u32::from(keep_alive) * 1500;
-
         let admission = Admission { key, session_present, waits, terms };
         self.send_connack(id, &admission, connect, assigned.as_deref());
         let client = Client {
@@ -245,6 +251,40 @@ impl<S> Core<S> {
         }
         self.finish_admission(key, id);
         Then::Continue
+    }
+
+    /// Gives a session its connection.
+    fn attach(
+        &mut self,
+        key: SessionKey,
+        id: ConnId,
+        connect: &Connect<'_>,
+        parameters: &LinkParameters,
+        keep_alive: u16,
+    ) {
+        let now = self.now;
+        if let Some(slot) = self.sessions.get_mut(key) {
+            slot.session.connect(parameters, &self.settings.session, now);
+            slot.session.set_will(connect.will.as_ref().map(|will| make_will(will, now)));
+            slot.connection = Some(id);
+            slot.will_at = None;
+            if let Some(timer) = slot.timer.take() {
+                self.timers.cancel(timer);
+            }
+        }
+        self.connected += 1;
+        self.stats.connects.add(1);
+        if let Some(connection) = self.connections.get_mut(id) {
+            let singly = parameters.topic_alias_maximum > 0 || self.settings.session.queue_qos0;
+            connection.state = State::Committing;
+            connection.version = connect.version;
+            connection.bridge = connect.bridge;
+            connection.session = key;
+            connection.maximum_packet_size = parameters.maximum_packet_size;
+            connection.singly = singly;
+            connection.minds_frames = singly || parameters.maximum_packet_size != u32::MAX;
+            connection.patience_ms = u32::from(keep_alive) * 1500;
+        }
     }
 
     /// CONNACK has left: the session begins to send.

@@ -1,5 +1,7 @@
 //! The connections of a shard, and how the rest of it writes to them.
 
+use bytes::Bytes;
+
 use crate::hooks::PublishRights;
 use crate::mqtt::{
     AckKind, Message, Packet, PacketId, PublishOut, ReasonCode, Version, encode, encode_ack,
@@ -56,6 +58,8 @@ pub(super) struct Connection {
     pub(super) touched: bool,
     /// The kernel's buffer is full: a completion follows when there is room.
     pub(super) blocked: bool,
+    /// Its session has more to send when what was written is gone.
+    pub(super) pumps: bool,
     /// Not read: a receiver or a shard behind it is full, or see `held_for_itself`.
     pub(super) held: bool,
     /// Held because too much of its own is under way: answers that it does not read, or that wait in
@@ -98,6 +102,7 @@ impl Connection {
             close_mode: CloseMode::Abort,
             touched: false,
             blocked: false,
+            pumps: false,
             held: false,
             held_for_itself: false,
             minds_frames: false,
@@ -131,6 +136,11 @@ impl Connection {
     }
 }
 
+/// Places that the tables of connections and sessions have from the start: up to that many, nothing is copied
+/// when they grow. Places that nobody has used take no memory. In chunks each message would have one more
+/// place to look at.
+pub(super) const PLACES_RESERVED: usize = 1 << 16;
+
 /// The connections of a shard, by the driver's id.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
@@ -153,10 +163,36 @@ pub(super) struct Written {
     pub(super) publishes: u64,
     /// Messages that sessions dropped while sending their queues.
     pub(super) dropped: [u64; DropCause::COUNT],
+    /// A small message with its payload as one that is referenced: see [`share`](Self::share).
+    shared: Option<(Message, Bytes)>,
+}
+
+impl Written {
+    /// The payload of a message to be referenced, not copied. One message may go to very many receivers
+    /// before there is a flush: then a small one is referenced, too.
+    #[cold]
+    fn share(&mut self, message: &Message) -> Option<Bytes> {
+        if let Some(payload) = message.payload_shared() {
+            return Some(payload);
+        }
+        if message.payload().len() < SHARED_PAYLOAD {
+            return None;
+        }
+        match &self.shared {
+            Some((known, payload)) if known.ptr_eq(message) => Some(payload.clone()),
+            _ => {
+                let payload = Bytes::copy_from_slice(message.payload());
+                self.shared = Some((message.clone(), payload.clone()));
+                Some(payload)
+            }
+        }
+    }
 }
 
 /// Memory that output may take before it is flushed in the middle of a turn.
 pub(super) const MAX_UNFLUSHED: usize = 1024 * 1024;
+/// The smallest payload that is referenced when output takes more than that.
+const SHARED_PAYLOAD: usize = 128;
 /// About what a reference to bytes elsewhere takes.
 const REFERENCE: usize = 32;
 
@@ -169,6 +205,7 @@ impl Connections {
 
     pub(super) fn insert(&mut self, id: ConnId, connection: Connection) {
         let index = id.0 as usize;
+        self.slots.reserve(PLACES_RESERVED.saturating_sub(self.slots.len()));
         if index >= self.slots.len() {
             self.slots.resize_with(index + 1, || None);
         }
@@ -281,13 +318,13 @@ impl Out<'_> {
     }
 
     /// Writes a payload whose head was written before.
-    pub(super) fn shared(&mut self, payload: bytes::Bytes) {
+    pub(super) fn shared(&mut self, payload: Bytes) {
         self.outbox().push_shared(payload);
     }
 
     /// Writes a PUBLISH whose payload may be referenced instead of copied.
     #[inline]
-    pub(super) fn publish_from(&mut self, publish: &PublishOut<'_>, large: Option<bytes::Bytes>) {
+    pub(super) fn publish_from(&mut self, publish: &PublishOut<'_>, large: Option<Bytes>) {
         let version = self.connection.version;
         self.written.packets += 1;
         self.written.publishes += 1;
@@ -311,7 +348,11 @@ impl Out<'_> {
 impl Sink for Out<'_> {
     #[inline]
     fn publish(&mut self, publish: &PublishOut<'_>, message: &Message) {
-        self.publish_from(publish, message.payload_shared());
+        let shared = match self.written.bytes < MAX_UNFLUSHED {
+            true => message.payload_shared(),
+            false => self.written.share(message),
+        };
+        self.publish_from(publish, shared);
     }
 
     #[inline]
@@ -329,6 +370,15 @@ impl Sink for Out<'_> {
     #[inline]
     fn has_room(&self) -> bool {
         !self.connection.is_slow(self.backlog_limit)
+    }
+
+    /// However much the kernel may take: as much as may wait, and then others have their turn.
+    fn may_pump(&mut self) -> bool {
+        if !self.has_room() {
+            return false;
+        }
+        self.connection.pumps = self.connection.backlog() >= self.backlog_limit;
+        !self.connection.pumps
     }
 
     fn dropped(&mut self, cause: DropCause) {

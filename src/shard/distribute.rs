@@ -4,14 +4,16 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::mqtt::{
-    LARGE_PAYLOAD, Message, PacketId, Publish, PublishOut, QoS, ReasonCode, encode_publish,
-    encode_publish_head, publish_len,
+    LARGE_PAYLOAD, Message, PacketId, Publish, PublishOut, QoS, ReasonCode, Version,
+    encode_publish, encode_publish_head, publish_len,
 };
 use crate::router::{
     GroupId, RouteId, SessionKey, ShardChoice, Stamp, SubscriptionOptions, stable_hash,
 };
 use crate::session::{AliasUse, Delivered, Delivery, Direct, DropCause};
 use crate::timer::Time;
+
+use crate::net::ConnId;
 
 use super::Core;
 use super::connection::State;
@@ -260,18 +262,16 @@ impl<S> Core<S> {
     ) -> bool {
         let retain = parcel.retain && share.retain_as_published;
         let Some(slot) = self.sessions.get_mut(key) else { return false };
-        let Some(id) = slot.connection else {
+        let connection = slot.connection.and_then(|id| Some((id, self.connections.get(id)?)));
+        let live = connection.filter(|(_, connection)| connection.state == State::Connected);
+        let Some((id, connection)) = live else {
             if self.settings.session.queue_qos0 {
                 return self.deliver(parcel, key, share);
             }
             self.count_drops(key, DropCause::Offline, 1);
             return true;
         };
-        let Some(connection) = self.connections.get(id) else { return true };
         let version = connection.version;
-        if connection.state != State::Connected {
-            return true;
-        }
         if connection.is_slow(self.settings.qos0_backlog_bytes) {
             slot.session.count_drops(DropCause::SlowReader, 1);
             self.stats.dropped[DropCause::SlowReader as usize].add(1);
@@ -286,23 +286,8 @@ impl<S> Core<S> {
         };
         match direct {
             Direct::Plain if share.identifiers.is_empty() => {
-                let v5 = version.is_v5();
-                let index = usize::from(v5) << 1 | usize::from(retain);
-                let large = parcel.large(self.now);
-                let (start, end) = *forms.0[index].get_or_insert_with(|| {
-                    let scratch = &mut self.connections.scratch;
-                    let start = scratch.len();
-                    match large {
-                        Some(_) => encode_publish_head(version, &publish, scratch),
-                        None => encode_publish(version, &publish, scratch),
-                    }
-                    (start, scratch.len())
-                });
-                let Some(mut out) = self.connections.out(id) else { return true };
-                out.frames(Place::Scratch, start, end, 1);
-                if let Some(payload) = large {
-                    out.shared(payload);
-                }
+                let index = usize::from(version.is_v5()) << 1 | usize::from(retain);
+                self.write_form(parcel, id, (version, &publish), &mut forms.0[index]);
             }
             Direct::Plain | Direct::Alias(_) => {
                 match direct {
@@ -322,6 +307,32 @@ impl<S> Core<S> {
             Direct::Deliver => return self.deliver(parcel, key, share),
         }
         true
+    }
+
+    /// Writes a QoS 0 message to a connection in a form that is encoded when it is first needed.
+    #[inline]
+    fn write_form(
+        &mut self,
+        parcel: &mut Parcel<'_>,
+        id: ConnId,
+        (version, publish): (Version, &PublishOut<'_>),
+        form: &mut Option<(usize, usize)>,
+    ) {
+        let large = parcel.large(self.now);
+        let (start, end) = *form.get_or_insert_with(|| {
+            let scratch = &mut self.connections.scratch;
+            let start = scratch.len();
+            match large {
+                Some(_) => encode_publish_head(version, publish, scratch),
+                None => encode_publish(version, publish, scratch),
+            }
+            (start, scratch.len())
+        });
+        let Some(mut out) = self.connections.out(id) else { return };
+        out.frames(Place::Scratch, start, end, 1);
+        if let Some(payload) = large {
+            out.shared(payload);
+        }
     }
 
     /// Hands a session an owned message; says whether it has it.
@@ -513,5 +524,74 @@ impl Parcel<'_> {
     /// The payload, to be written by reference, if it is large.
     fn large(&mut self, now: Time) -> Option<Bytes> {
         if self.payload.len() < LARGE_PAYLOAD { None } else { self.message(now).payload_shared() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::super::connection::{Connection, MAX_UNFLUSHED};
+    use super::super::settings::Settings;
+    use super::super::{Shard, Shared};
+    use super::*;
+    use crate::hooks::Hooks;
+    use crate::mqtt::topic::Filter;
+    use crate::net::sim::{Faults, SimDriver, SimOptions, World};
+    use crate::session::{LinkParameters, Session};
+
+    /// A shard with so many clients that are subscribed to `t`.
+    fn shard(clients: u32, state: State) -> Shard<SimDriver> {
+        let shared = Shared::new(Settings::for_tests(), Hooks::default(), 1, 1).into();
+        let world = World::new(1, SimOptions { faults: Faults::NONE, buffer_bytes: 1 });
+        let mut shard = Shard::assemble(vec![world.add_driver()], &shared).remove(0);
+        let core = &mut shard.core;
+        for n in 0..clients {
+            let mut session = Session::new(&n.to_string());
+            let (parameters, limits) = (LinkParameters::new(Version::V311), core.settings.session);
+            session.connect(&parameters, &limits, core.now);
+            let key = core.sessions.insert(session);
+            let mut connection =
+                Connection::new(0, SocketAddr::from(([127, 0, 0, 1], 1)), 1 << 20, core.now);
+            (connection.session, connection.state) = (key, state);
+            core.connections.insert(ConnId(n), connection);
+            let slot = core.sessions.get_mut(key).expect("it was added");
+            slot.connection = Some(ConnId(n));
+            if state == State::Connected {
+                let mut out = core.connections.out(ConnId(n)).expect("it was added");
+                slot.session.resume(core.now, &mut out);
+            }
+            let options = SubscriptionOptions { qos: QoS::AtLeastOnce, ..Default::default() };
+            core.router.subscribe(key, &Filter { share: None, filter: "t" }, options);
+        }
+        shard
+    }
+
+    fn publish(shard: &mut Shard<SimDriver>, qos: QoS, payload: &[u8]) {
+        let message = Message::new("t", qos, false, payload, &[], None, shard.core.now);
+        shard.core.publish_message(&message, Publisher::NOBODY);
+    }
+
+    #[test]
+    fn what_comes_before_connack_has_left_is_counted() {
+        let mut shard = shard(3, State::Committing);
+        publish(&mut shard, QoS::AtMostOnce, b"x");
+        assert_eq!(shard.core.stats.dropped[DropCause::Offline as usize].value(), 3);
+        publish(&mut shard, QoS::AtLeastOnce, b"x");
+        let session = &shard.core.sessions.get(0).expect("it is there").session;
+        assert_eq!((session.queued(), session.drops().get(DropCause::Offline)), (1, 1));
+    }
+
+    #[test]
+    fn one_message_is_not_copied_for_each_of_very_many() {
+        const PAYLOAD: usize = 4_000;
+        const CLIENTS: u32 = 2_000;
+        let mut shard = shard(CLIENTS, State::Connected);
+        publish(&mut shard, QoS::AtLeastOnce, &[b'.'; PAYLOAD]);
+        let written = &shard.core.connections.written;
+        assert_eq!(written.publishes, u64::from(CLIENTS));
+        assert!(written.bytes < MAX_UNFLUSHED + CLIENTS as usize * 50, "{} bytes", written.bytes);
+        let backlog = |n| shard.core.connections.get(ConnId(n)).map(Connection::backlog);
+        assert_eq!(backlog(CLIENTS - 1), backlog(0), "all of it");
     }
 }

@@ -32,7 +32,7 @@ pub(super) struct Remains {
 
 impl Remains {
     pub(super) fn of(key: SessionKey, slot: &mut Slot) -> Self {
-        let handles = std::mem::take(&mut slot.subscriptions);
+        let handles = std::mem::take(&mut slot.subscriptions).into_vec();
         Self { key, handles, number: slot.session.number() }
     }
 }

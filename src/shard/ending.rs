@@ -21,6 +21,8 @@ pub(super) enum Ending {
     Lost,
     /// The broker closes without a packet.
     Silent(&'static str),
+    /// The same, and the log says why already.
+    Logged,
     /// The broker closes; a 5.0 client is told why.
     Refused(ReasonCode, &'static str),
     /// Another connection took the session over [MQTT-3.1.4-3].
@@ -37,7 +39,7 @@ impl Ending {
     /// What DISCONNECT says, and why; nothing if none is sent.
     fn packet(self) -> Option<(ReasonCode, &'static str)> {
         match self {
-            Self::Left(_) | Self::Lost | Self::Silent(_) => None,
+            Self::Left(_) | Self::Lost | Self::Silent(_) | Self::Logged => None,
             Self::Refused(reason, detail) => Some((reason, detail)),
             Self::TakenOver => Some((ReasonCode::SessionTakenOver, "another connection took over")),
             Self::Stopping => Some((ReasonCode::ServerShuttingDown, "the broker stops")),
@@ -57,6 +59,7 @@ impl Ending {
             Self::Left(Departure::Normal) => "it said goodbye",
             Self::Left(_) => "it said goodbye and asked for its will",
             Self::Lost => "the connection was lost",
+            Self::Logged => "it was refused",
             Self::Silent(detail) | Self::Refused(_, detail) => detail,
             Self::TakenOver => "another connection took over",
             Self::Stopping => "the broker stops",
@@ -132,22 +135,7 @@ impl<S> Core<S> {
     ) -> Result<Then, DecodeError> {
         let departure = match disconnect.reason {
             ReasonCode::Success => Departure::Normal,
-            ReasonCode::ServerBusy
-            | ReasonCode::ServerShuttingDown
-            | ReasonCode::BadAuthenticationMethod
-            | ReasonCode::KeepAliveTimeout
-            | ReasonCode::SessionTakenOver
-            | ReasonCode::NotAuthorized
-            | ReasonCode::TopicFilterInvalid
-            | ReasonCode::RetainNotSupported
-            | ReasonCode::QoSNotSupported
-            | ReasonCode::UseAnotherServer
-            | ReasonCode::ServerMoved
-            | ReasonCode::SharedSubscriptionsNotSupported
-            | ReasonCode::ConnectionRateExceeded
-            | ReasonCode::MaximumConnectTime
-            | ReasonCode::SubscriptionIdentifiersNotSupported
-            | ReasonCode::WildcardSubscriptionsNotSupported => {
+            reason if reason.is_of_servers_only() => {
                 return Err(DecodeError::protocol("a Disconnect Reason Code of servers only"));
             }
             _ => Departure::WithWill,

@@ -61,13 +61,22 @@ pub(super) fn drained<D: Driver>(
         connection.held_for_itself = false;
         core.resumed.push(id);
     }
-    let key = connection.session;
-    if !connection.blocked
-        && let Some(slot) = core.sessions.get_mut(key)
-        && let Some(mut out) = core.connections.live_out(id, &core.settings)
-    {
-        slot.session.pump(core.now, &mut out);
-        core.relieve(key);
+    if !connection.blocked {
+        core.pump(id);
+    }
+}
+
+impl<S> Core<S> {
+    /// Has the session of a connection send what it kept back.
+    pub(super) fn pump(&mut self, id: ConnId) {
+        if let Some(mut out) = self.connections.live_out(id, &self.settings) {
+            let key = out.connection.session;
+            out.connection.pumps = false;
+            if let Some(slot) = self.sessions.get_mut(key) {
+                slot.session.pump(self.now, &mut out);
+                self.relieve(key);
+            }
+        }
     }
 }
 
@@ -92,6 +101,9 @@ fn flush_one<D: Driver>(core: &mut Core<D::Socket>, driver: &mut D, arena: &Aren
         }
         if outbox.is_empty() || broken {
             freed = Some(outbox);
+            if connection.pumps {
+                core.pumping.push(id);
+            }
         } else {
             outbox.settle(turn);
             connection.outbox = Some(outbox);

@@ -173,6 +173,8 @@ struct Core<S> {
     stats: Arc<ShardStats>,
     /// Connections to read again.
     resumed: Vec<ConnId>,
+    /// Connections whose sessions have more to send as soon as what was written is gone.
+    pumping: Vec<ConnId>,
     /// Logs about clients, at a bounded rate.
     log: LogLimit,
     stopping: Stopping,
@@ -264,6 +266,7 @@ impl<D: Driver> Shard<D> {
             expiring: false,
             stats: shared.stats[usize::from(id)].clone(),
             resumed: Vec::new(),
+            pumping: Vec::new(),
             log: LogLimit::new(settings.client_lines_per_second),
             stopping: Stopping::default(),
             sys: sys::Sys::default(),
@@ -318,7 +321,8 @@ impl<D: Driver> Shard<D> {
         self.take_completions();
         self.core.run_timers();
         self.core.expire_retained();
-        self.core.scan_retained();
+        self.scan_retained();
+        self.pump_on();
         self.core.accept_again(&mut self.driver);
         self.core.end_doomed();
         self.core.remove_remains();
@@ -340,6 +344,9 @@ impl<D: Driver> Shard<D> {
                 Completion::Accepted { conn, listener, peer } => {
                     self.core.accepted(&mut self.driver, conn, listener, peer);
                 }
+                Completion::Relayed { conn, peer } => {
+                    self.core.relayed(&mut self.driver, conn, peer);
+                }
                 Completion::HandshakeDone { conn, user } => self.core.handshake_done(conn, user),
                 Completion::Received { conn, mut range } => loop {
                     let start = range.start;
@@ -347,6 +354,7 @@ impl<D: Driver> Shard<D> {
                     let taken = self.core.receive(conn, bytes, input::Source::Arena(start));
                     if taken.then != Then::Flush {
                         follow(&mut self.core, &mut self.driver, conn, bytes, taken);
+                        self.flush_if_much();
                         break;
                     }
                     flush_output(&mut self.core, &mut self.driver, &self.arena);
@@ -371,6 +379,30 @@ impl<D: Driver> Shard<D> {
                 Completion::ArenaFull => flush(&mut self.core, &mut self.driver, &mut self.arena),
                 Completion::Woken => {}
             }
+        }
+    }
+
+    /// Goes on with retained messages for new subscriptions, so many steps in a turn.
+    fn scan_retained(&mut self) {
+        for _ in 0..scans::STEPS_PER_TURN {
+            if !self.core.scan_on() {
+                return;
+            }
+            self.flush_if_much();
+        }
+    }
+
+    /// Goes on with queues of which as much was written in the last turn as one may hold.
+    fn pump_on(&mut self) {
+        for id in std::mem::take(&mut self.core.pumping) {
+            self.core.pump(id);
+            self.flush_if_much();
+        }
+    }
+
+    fn flush_if_much(&mut self) {
+        if self.core.connections.wants_flush() {
+            flush_output(&mut self.core, &mut self.driver, &self.arena);
         }
     }
 
@@ -456,6 +488,7 @@ impl<S> Core<S> {
             || self.expiring
             || self.has_remains()
             || !self.resumed.is_empty()
+            || !self.pumping.is_empty()
             || !self.mailbox.may_sleep()
             || self.has_committed()
             || self.authentication.has_news()

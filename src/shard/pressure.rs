@@ -9,6 +9,8 @@
 //! would wait for each other. What it publishes meanwhile is queued beyond the limit, too. That
 //! has a limit of its own: twice the bytes of a queue, and what mailboxes hold.
 
+use std::collections::BTreeSet;
+
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
@@ -35,13 +37,13 @@ pub(super) struct Pressure {
     /// often. Not by session: who connects anew, or begins a new session, is still held.
     held: HashMap<u64, u32, foldhash::fast::RandomState>,
     /// Connections that wait for the lanes to other shards, and which.
-    lanes: Vec<(ConnId, u64)>,
+    lanes: HashMap<ConnId, u64, foldhash::fast::RandomState>,
 }
 
 /// A full receiver.
 #[derive(Debug, Default)]
 struct Full {
-    waiting: Vec<ConnId>,
+    waiting: BTreeSet<ConnId>,
     /// Held publishers of other shards: the shard, and the client.
     afar: Vec<(u8, u64)>,
     patience: Option<TimerKey>,
@@ -92,7 +94,7 @@ impl<S> Core<S> {
     /// Holds the reader until these lanes have room.
     pub(super) fn hold_for_lanes(&mut self, reader: &mut Reader<'_>, lanes: u64) -> Then {
         self.flush_run(reader);
-        self.pressure.lanes.push((reader.id, lanes));
+        self.pressure.lanes.insert(reader.id, lanes);
         Then::Hold
     }
 
@@ -102,10 +104,10 @@ impl<S> Core<S> {
             return;
         }
         let (full, resumed) = (self.mailbox.full(), &mut self.resumed);
-        self.pressure.lanes.retain(|&(id, lanes)| {
-            let waits = lanes & full != 0;
+        self.pressure.lanes.retain(|id, lanes| {
+            let waits = *lanes & full != 0;
             if !waits {
-                resumed.push(id);
+                resumed.push(*id);
             }
             waits
         });
@@ -133,7 +135,7 @@ impl<S> Core<S> {
         for key in &full {
             self.start_patience(*key);
             if let Some(full) = self.pressure.full.get_mut(key) {
-                full.waiting.push(reader.id);
+                full.waiting.insert(reader.id);
             }
         }
         !full.is_empty()
@@ -451,7 +453,7 @@ mod tests {
         let (key, _) = session(&mut core);
         core.became_full(key);
         core.start_patience(key);
-        core.pressure.full.get_mut(&key).expect("full").waiting.push(ConnId(7));
+        core.pressure.full.get_mut(&key).expect("full").waiting.insert(ConnId(7));
         assert!(core.pressure.slows(key));
         core.patience_over(key);
         assert!(!core.pressure.any(), "it was disconnected, which the default is");

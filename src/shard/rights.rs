@@ -164,7 +164,7 @@ impl<S> Core<S> {
         if slot.subscriptions.is_empty() {
             return;
         }
-        self.rights_change.reviews.insert(key, slot.subscriptions.clone());
+        self.rights_change.reviews.insert(key, slot.subscriptions.to_vec());
         self.router.forget_routes();
         self.review();
     }

@@ -18,7 +18,7 @@ use super::timers::Timer;
 const RETAINED_PER_STEP: usize = 64;
 
 /// Steps in one turn of the loop: sockets want theirs.
-const STEPS_PER_TURN: usize = 64;
+pub(super) const STEPS_PER_TURN: usize = 64;
 
 /// How soon a scan goes on whose connected subscriber had no room.
 const SCAN_PAUSE: Duration = Duration::from_millis(10);
@@ -115,18 +115,13 @@ impl<S> Core<S> {
         scan: RetainedScan,
     ) {
         self.scans.remove(session, handle);
-        self.do_step(session, handle, scan);
+        self.scans.insert(session, handle, scan);
+        self.scans.resume(session);
     }
 
-    /// Goes on with the scans, so many steps in a turn.
-    pub(super) fn scan_retained(&mut self) {
-        for _ in 0..self.scans.ready.len().min(STEPS_PER_TURN) {
-            let Some((session, handle, scan)) = self.scans.take_next() else { return };
-            self.do_step(session, handle, scan);
-        }
-    }
-
-    fn do_step(&mut self, session: SessionKey, handle: SubscriptionHandle, scan: RetainedScan) {
+    /// Takes the next step of a scan; false if none is to be taken now.
+    pub(super) fn scan_on(&mut self) -> bool {
+        let Some((session, handle, scan)) = self.scans.take_next() else { return false };
         let step = self.scan_step(session, scan);
         let scans = &mut self.scans;
         match step {
@@ -147,6 +142,7 @@ impl<S> Core<S> {
                 }
             }
         }
+        true
     }
 
     /// Hands on some retained messages.

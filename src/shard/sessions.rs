@@ -3,20 +3,22 @@
 use std::hash::{BuildHasher, Hasher};
 
 use hashbrown::HashTable;
-use slab::Slab;
+use smallvec::SmallVec;
 
 use crate::net::ConnId;
 use crate::router::{SessionKey, SubscriptionHandle};
 use crate::session::Session;
 use crate::timer::{Time, TimerKey};
 
+use super::connection::PLACES_RESERVED;
 use super::rights::Identity;
 
 /// A session and what the shard knows of it.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) session: Session,
-    pub(super) subscriptions: Vec<SubscriptionHandle>,
+    /// Most have few.
+    pub(super) subscriptions: SmallVec<[SubscriptionHandle; 4]>,
     pub(super) connection: Option<ConnId>,
     /// Tells this session from an earlier one under the same key.
     pub(super) serial: u32,
@@ -34,8 +36,9 @@ pub(super) struct Slot {
 #[derive(Debug)]
 pub(super) struct Sessions {
     /// `None`: the session has ended, and its key is not free yet.
-    slots: Slab<Option<Slot>>,
-    ended: usize,
+    slots: Vec<Option<Slot>>,
+    free: Vec<SessionKey>,
+    len: usize,
     by_client: HashTable<SessionKey>,
     hasher: foldhash::fast::FixedState,
     serial: u32,
@@ -44,8 +47,9 @@ pub(super) struct Sessions {
 impl Sessions {
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            slots: Slab::new(),
-            ended: 0,
+            slots: Vec::with_capacity(PLACES_RESERVED),
+            free: Vec::new(),
+            len: 0,
             by_client: HashTable::new(),
             hasher: foldhash::fast::FixedState::with_seed(seed),
             serial: 0,
@@ -59,7 +63,7 @@ impl Sessions {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.slots.len() - self.ended
+        self.len
     }
 
     #[inline]
@@ -95,18 +99,23 @@ impl Sessions {
     pub(super) fn insert(&mut self, session: Session) -> SessionKey {
         let hash = self.hash(session.client_id());
         self.serial = self.serial.wrapping_add(1);
-        let index = self.slots.insert(Some(Slot {
+        let slot = Some(Slot {
             session,
-            subscriptions: Vec::new(),
+            subscriptions: SmallVec::new(),
             connection: None,
             serial: self.serial,
             timer: None,
             will_at: None,
             patience_until: None,
             identity: None,
-        }));
+        });
         #[expect(clippy::cast_possible_truncation, reason = "sessions are fewer than 2^32")]
-        let key = index as SessionKey;
+        let key = self.free.pop().unwrap_or(self.slots.len() as SessionKey);
+        match self.slots.get_mut(key as usize) {
+            Some(place) => *place = slot,
+            None => self.slots.push(slot),
+        }
+        self.len += 1;
         let (slots, hasher) = (&self.slots, &self.hasher);
         self.by_client.insert_unique(hash, key, |&key| {
             let mut state = hasher.build_hasher();
@@ -121,7 +130,7 @@ impl Sessions {
     /// Takes a session out. Its key stays taken until it is [freed](Self::free).
     pub(super) fn take(&mut self, key: SessionKey) -> Option<Slot> {
         let slot = self.slots.get_mut(key as usize)?.take()?;
-        self.ended += 1;
+        self.len -= 1;
         let hash = self.hash(slot.session.client_id());
         if let Ok(entry) = self.by_client.find_entry(hash, |&other| other == key) {
             entry.remove();
@@ -132,14 +141,13 @@ impl Sessions {
     /// Frees the key of a session that was taken out.
     pub(super) fn free(&mut self, key: SessionKey) {
         debug_assert!(self.get(key).is_none(), "the session has not ended");
-        self.slots.try_remove(key as usize);
-        self.ended -= 1;
+        self.free.push(key);
     }
 
     /// Messages queued and in flight in `most` places from `first` on; and where to go on, if there
     /// are more places.
     pub(super) fn stored_messages(&self, first: usize, most: usize) -> (u64, Option<usize>) {
-        let places = self.slots.capacity();
+        let places = self.slots.len();
         let end = first.saturating_add(most).min(places);
         let stored = (first..end)
             .filter_map(|index| self.slots.get(index)?.as_ref())
@@ -149,7 +157,8 @@ impl Sessions {
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = SessionKey> + '_ {
+        let keys = self.slots.iter().enumerate().filter(|(_, slot)| slot.is_some());
         #[expect(clippy::cast_possible_truncation, reason = "sessions are fewer than 2^32")]
-        self.slots.iter().filter(|(_, slot)| slot.is_some()).map(|(index, _)| index as SessionKey)
+        keys.map(|(index, _)| index as SessionKey)
     }
 }

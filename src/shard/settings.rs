@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use crate::auth::Network;
 use crate::mqtt::{Limits, QoS};
 use crate::router::Strategy;
 use crate::session::SessionLimits;
@@ -53,6 +54,8 @@ pub struct Retry {
 pub struct ListenerSettings {
     /// Most connections at a time through this listener, over all shards.
     pub max_connections: usize,
+    /// Who brings the connections of others, and is believed whose they are; nobody else may connect then.
+    pub proxies: Option<Vec<Network>>,
     /// How long a TLS handshake may take; none if there is no TLS.
     pub handshake_timeout: Option<Duration>,
     /// Most connections accepted in a second, over all shards; beyond it they wait.

@@ -246,7 +246,7 @@ impl<S> Core<S> {
                 self.router.set_place(*moved, gone.place);
             }
             if slot.subscriptions.len() * 4 < slot.subscriptions.capacity() {
-                slot.subscriptions.shrink_to(slot.subscriptions.len() * 2);
+                slot.subscriptions.shrink_to_fit();
             }
         }
         let act = self.begin_act();

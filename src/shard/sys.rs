@@ -18,6 +18,9 @@ use super::timers::Timer;
 /// debug.
 pub(super) const CLIENT_LOG: &str = "sluice::client";
 
+/// Characters of a user name in the log.
+const MAX_USER_CHARS: usize = 64;
+
 /// Bounds what clients can make a shard write to its log.
 #[derive(Debug)]
 pub(super) struct LogLimit {
@@ -42,7 +45,30 @@ impl LogLimit {
         self.line(now, peer, client_id, format_args!("{detail}"));
     }
 
+    /// Logs why somebody was not let in.
+    pub(super) fn login(
+        &mut self,
+        now: Time,
+        peer: SocketAddr,
+        client_id: &str,
+        user: Option<&str>,
+        cause: &str,
+    ) {
+        if self.has_room(now) {
+            // Nobody has checked how long it is.
+            let user = user.map(|user| user.chars().take(MAX_USER_CHARS).collect::<String>());
+            info!(target: CLIENT_LOG, %peer, client_id, user, "refused: {cause}");
+        }
+    }
+
     fn line(&mut self, now: Time, peer: SocketAddr, client_id: &str, text: Arguments<'_>) {
+        if self.has_room(now) {
+            info!(target: CLIENT_LOG, %peer, client_id, "{text}");
+        }
+    }
+
+    /// Whether there may be another line in this second; it counts.
+    fn has_room(&mut self, now: Time) -> bool {
         let second = now.0 / 1000;
         if second != self.second {
             if self.suppressed > 0 {
@@ -53,10 +79,10 @@ impl LogLimit {
         }
         if self.lines >= self.per_second {
             self.suppressed += 1;
-            return;
+            return false;
         }
         self.lines += 1;
-        info!(target: CLIENT_LOG, %peer, client_id, "{text}");
+        true
     }
 }
 

@@ -33,5 +33,6 @@ mod sys_topics;
 mod tables;
 mod tls;
 mod tokens;
+mod transports;
 mod websocket;
 mod will;

@@ -7,8 +7,8 @@ use crate::common::client::subscribe;
 use crate::common::connect::Connect;
 use crate::common::message::Message;
 use crate::common::wire;
-use crate::common::{V5, V311};
-use crate::rig::Rig;
+use crate::common::{Packet, V5, V311};
+use crate::rig::{Rig, packets};
 
 /// A client that sends and does not read makes the broker hold a bounded number of answers; it is
 /// not read until it reads, and then goes on where it was.
@@ -114,4 +114,65 @@ fn retained_messages_wait_for_an_absent_client() {
         rig.world.advance(Duration::from_millis(10));
     }
     assert_eq!(received.len(), 100);
+}
+
+/// One SUBSCRIBE with many filters that each match many retained messages is not served in one turn.
+#[test]
+fn retained_messages_of_many_filters_come_in_steps() {
+    const LEVELS: u32 = 9;
+    const COUNT: usize = 64;
+    let mut rig = Rig::with_buffers(16 << 20, 1, "");
+    let publisher = rig.connect(&Connect::new(V311, "p"));
+    for n in 0..COUNT {
+        let topic = format!("{}{n}", "a/".repeat(LEVELS as usize));
+        rig.send(publisher, &Message::new(&topic, "x").retain().bytes(V311));
+    }
+    let filters: Vec<String> = (0..1_u32 << LEVELS)
+        .map(|bits| (0..LEVELS).map(|n| if bits & 1 << n == 0 { "a/" } else { "+/" }).collect())
+        .map(|levels: String| levels + "+")
+        .collect();
+    let filters: Vec<_> = filters.iter().map(|filter| (filter.as_str(), 0)).collect();
+    let client = rig.connect(&Connect::new(V311, "s"));
+    rig.world.client_send(client, &subscribe(V311, 1, &filters, &[])).expect("it is open");
+    let mut received = Vec::new();
+    while received.iter().sum::<usize>() < COUNT * filters.len() {
+        rig.turns(1);
+        let bytes = rig.take(client);
+        let publishes =
+            packets(&bytes, V311).iter().filter(|p| matches!(p, Packet::Publish(_))).count();
+        received.push(publishes);
+        assert!(publishes <= 64 * 64, "{received:?}");
+        assert!(received.len() < 100, "{received:?}");
+    }
+    assert_eq!(received.iter().sum::<usize>(), COUNT * filters.len());
+}
+
+/// A long queue is not written to its client at once, however much the network takes.
+#[test]
+fn a_long_queue_is_sent_in_steps() {
+    let toml = "[queue]\nstore_qos0_offline = true\nqos0_backlog_bytes = \"64KiB\"\n\
+                [limits]\nmax_packet_size = \"32KiB\"";
+    let mut rig = Rig::with_buffers(64 << 20, 1, toml);
+    let subscriber = Connect::lasting(V311, "s");
+    let client = rig.connect(&subscriber);
+    rig.send(client, &subscribe(V311, 1, &[("t", 1)], &[]));
+    rig.world.client_close(client);
+    let publisher = rig.connect(&Connect::new(V311, "p"));
+    let payload = "x".repeat(4_000);
+    for qos in [0, 1].repeat(200) {
+        rig.send(publisher, &Message::new("t", &payload).qos(qos).id(1).bytes(V311));
+    }
+    let client = rig.world.connect();
+    rig.world.client_send(client, &subscriber.bytes()).expect("it is open");
+    let mut received = 0;
+    for turn in 0.. {
+        rig.turns(1);
+        let bytes = rig.take(client).len();
+        received += bytes;
+        assert!(bytes <= 64 * 1024 + 4_100, "{bytes} bytes in one turn");
+        if received > 400 * 4_000 {
+            break;
+        }
+        assert!(turn < 100, "{received} bytes came");
+    }
 }

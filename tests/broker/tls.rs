@@ -52,7 +52,7 @@ impl Ca {
     }
 
     /// Signs a certificate, writes it and its key to NAME.pem and NAME.key, and gives its serial.
-    fn sign(&mut self, name: &str, hosts: &[&str], expired: bool) -> u64 {
+    pub(crate) fn sign(&mut self, name: &str, hosts: &[&str], expired: bool) -> u64 {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         for host in hosts {
@@ -96,7 +96,7 @@ impl Ca {
         format!("[listener.tls]\ncertificate = {certificate:?}\nkey = {key:?}\n{more}")
     }
 
-    fn with_clients(&self, which: &str, more: &str) -> String {
+    pub(crate) fn with_clients(&self, which: &str, more: &str) -> String {
         let ca = self.path("ca.pem");
         self.listener(&format!("client_certificates = {which:?}\nclient_ca = {ca:?}\n{more}"))
     }
@@ -140,7 +140,10 @@ impl Tls {
     }
 
     pub(crate) fn open(&self, broker: &Broker) -> Client {
-        let socket = TcpStream::connect(broker.address()).unwrap();
+        self.over(TcpStream::connect(broker.address()).unwrap())
+    }
+
+    pub(crate) fn over(&self, socket: TcpStream) -> Client {
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let config = Arc::new(self.config.clone());
         let session = ClientConnection::new(config, self.host.try_into().unwrap()).unwrap();

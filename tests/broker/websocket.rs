@@ -312,6 +312,10 @@ fn pings_are_answered_and_a_close_too() {
     let mut ws = Ws::connect(&broker, &Connect::new(V5, "p"));
     ws.frame(0x88, b"");
     ws.ends_with(0);
+    // The client says DISCONNECT first.
+    let mut ws = Ws::connect(&broker, &Connect::new(V5, "p"));
+    ws.send(b"\xE0\x00");
+    ws.ends_with(1000);
     // The broker ends it: DISCONNECT, then the close frame.
     let connect = Connect::new(V5, "p");
     let mut ws = Ws::connect(&broker, &connect);
@@ -488,4 +492,20 @@ fn the_same_over_tls() {
         ws.frame(0x81, b"x");
         ws.ends_with(1003);
     }
+}
+
+/// The certificate that was shown below WebSocket still says who the client is.
+#[test]
+fn a_certificate_names_the_user_over_websocket() {
+    let mut ca = ca();
+    ca.sign("ann", &[], false);
+    let listener = ca.with_clients("required", "certificate_user = \"common_name\"");
+    let toml = "[acl]\ndefault = \"deny\"\n[[acl.rule]]\neffect = \"allow\"\ntopics = [\"t\"]\nusers = [\"ann\"]";
+    let broker = broker_with_listener(2, &format!("{LISTENER}\n{listener}"), toml);
+    let connect = Connect::new(V5, "c");
+    let mut ws = Ws::open(Tls::new(&ca, TLS13, Some((&ca, "ann"))).open(&broker).0);
+    ws.send(&connect.bytes());
+    assert!(matches!(ws.packet(&connect), Some(Packet::ConnAck(ack)) if ack.code == 0));
+    ws.send(&subscribe(V5, 1, &[("t", 0)], &[]));
+    assert!(matches!(ws.packet(&connect), Some(Packet::SubAck(codes)) if codes.codes == [0]));
 }

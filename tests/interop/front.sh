@@ -187,4 +187,67 @@ done
 kill -TERM "$broker"
 wait "$broker"
 broker=""
+
+begin "a socket of this machine"
+socket=$work/mqtt.sock
+cat >"$work/sluice.toml" <<END
+[[listener]]
+bind = "unix:$socket"
+[[listener]]
+bind = "unix:$socket.proxied"
+proxy_protocol = true
+END
+for round in first second; do
+    : >"$work/log"
+    start
+    for mqtt in mqttv31 mqttv311 mqttv5; do
+        : >"$work/got"
+        timeout 20 mosquitto_sub --unix "$socket" -V $mqtt -d -t unix -F '%p' -C 1 >"$work/got" 2>&1 &
+        sub=$!
+        for _ in $(seq 200); do if grep -q '^Subscribed' "$work/got"; then break; fi; sleep 0.05; done
+        timeout 20 mosquitto_pub --unix "$socket" -V $mqtt -q 2 -t unix -m "$mqtt here"
+        wait "$sub"
+        grep -q "^$mqtt here$" "$work/got"
+    done
+    if [ $round = second ]; then break; fi
+    # What a broker that is killed leaves is no hindrance to the next.
+    kill -KILL "$broker"
+    wait "$broker" || true
+    test -S "$socket"
+done
+kill -TERM "$broker"
+wait "$broker"
+broker=""
+test ! -e "$socket"
+
+begin "WebSocket and the PROXY protocol, as curl sees them"
+cat >"$work/sluice.toml" <<END
+[[listener]]
+bind = "127.0.0.1:0"
+[listener.websocket]
+[[listener]]
+bind = "127.0.0.1:0"
+proxy_protocol = true
+proxy_from = ["127.0.0.1"]
+[listener.websocket]
+[listener.tls]
+certificate = "$work/certs/server.pem"
+key = "$work/certs/server.key"
+END
+: >"$work/log"
+start
+status() { curl -s -o "$work/said" -w '%{http_code}' --max-time 20 "$@" || true; }
+upgrade=(-H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Sec-WebSocket-Version: 13'
+    -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==' --http1.1)
+test "$(status "http://localhost:${ports[0]}/mqtt")" = 426
+test "$(status "${upgrade[@]}" "http://localhost:${ports[0]}/other")" = 404
+test "$(status "${upgrade[@]}" "http://localhost:${ports[0]}/mqtt")" = 400
+grep -q 'subprotocol' "$work/said"
+proxied=(--haproxy-protocol --cacert "$work/certs/ca.pem" "https://localhost:${ports[1]}/mqtt")
+test "$(status "${upgrade[@]}" "${proxied[@]}")" = 400
+test "$(status "${upgrade[@]}" "${proxied[@]:1}")" = 000
+
+kill -TERM "$broker"
+wait "$broker"
+broker=""
 echo "front: all right"

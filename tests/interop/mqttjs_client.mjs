@@ -1,9 +1,9 @@
-// MQTT.js against a broker: node mqttjs_client.mjs HOST PORT, with the package "mqtt" in NODE_MODULES.
+// MQTT.js against a broker: node mqttjs_client.mjs HOST PORT [mqtt | ws], with the package "mqtt" in NODE_MODULES.
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 
-const [host, port] = [process.argv[2], Number(process.argv[3])];
+const [host, port, protocol] = [process.argv[2], Number(process.argv[3]), process.argv[4] ?? 'mqtt'];
 const require = createRequire(path.join(process.env.NODE_MODULES, 'here.js'));
 const mqtt = require('mqtt');
 
@@ -24,7 +24,7 @@ class Client {
     const client = new Client();
     client.messages = [];
     client.mqtt = mqtt.connect({
-      host, port, protocolId, protocolVersion, reconnectPeriod: 0, connectTimeout: WAIT,
+      host, port, protocol, path: '/mqtt', protocolId, protocolVersion, reconnectPeriod: 0, connectTimeout: WAIT,
       clientId: `js${serial++}${run}`.slice(0, 23), ...options,
     });
     client.mqtt.on('message', (topic, payload, packet) => client.messages.push(packet));
@@ -212,7 +212,7 @@ async function main() {
     console.log(`mqtt.js: ${test.name}`);
     await test(VERSIONS[2]);
   }
-  console.log('mqtt.js: all right');
+  console.log(`mqtt.js: all right over ${protocol}`);
 }
 
 main().then(() => process.exit(0), (error) => {

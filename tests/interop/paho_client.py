@@ -1,4 +1,4 @@
-"""Paho's client for Python against a broker: paho_client.py HOST PORT"""
+"""Paho's client for Python against a broker: paho_client.py HOST PORT [tcp | websockets]"""
 
 import queue
 import socket
@@ -11,6 +11,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 HOST, PORT = sys.argv[1], int(sys.argv[2])
+TRANSPORT = sys.argv[3] if len(sys.argv) > 3 else "tcp"
 RUN = f"{time.time_ns():x}"
 WAIT = 10
 NAMES = {mqtt.MQTTv31: "3.1", mqtt.MQTTv311: "3.1.1", mqtt.MQTTv5: "5"}
@@ -29,7 +30,7 @@ class Client:
             client_id = "" if v5 else f"c{time.time_ns() % 10**15:x}"
         session = {} if v5 else {"clean_session": clean}
         self.paho = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=client_id,
-                                protocol=version, **session)
+                                protocol=version, transport=TRANSPORT, **session)
         self.paho.on_connect = lambda c, u, flags, reason, p: self.connacks.put((flags, reason, p))
         self.paho.on_message = lambda c, u, message: self.messages.put(message)
         self.paho.on_publish = lambda c, u, mid, reason, p: self.acks.put((mid, reason))
@@ -97,6 +98,7 @@ class Client:
         """Ends the connection without a DISCONNECT, for good."""
         self.paho.on_disconnect = None
         raw = self.paho.socket()
+        raw = getattr(raw, "_socket", raw)  # beneath WebSocket
         self.paho._thread_terminate = True
         raw.shutdown(socket.SHUT_RDWR)
         self.paho.loop_stop()
@@ -347,7 +349,7 @@ def main():
                  receive_maximum_holds_messages_back, maximum_packet_size_is_kept):
         print(f"paho: {test.__name__.replace('_', ' ')}", flush=True)
         test()
-    print("paho: all right")
+    print(f"paho: all right over {TRANSPORT}")
 
 
 main()

@@ -4,7 +4,7 @@
 #   tests/interop/run.sh                 a release build of Sluice, once with one shard, once with three
 #   tests/interop/run.sh HOST:PORT       a broker that is running already
 #
-# Needs mosquitto-clients, python3 with venv, node and npm. Puts what it fetches into target/interop.
+# Needs mosquitto-clients, python3 with venv, node, npm and chromium. Puts what it fetches into target/interop.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -38,6 +38,14 @@ clients() {
         NODE_MODULES="$cache" timeout 300 node tests/interop/mqttjs_client.mjs "$host" "$port"
 }
 
+# The same over WebSocket: whose clients have it, and a real browser.
+websockets() {
+    local host=${1%:*} port=${1##*:}
+    timeout 300 "$venv/bin/python" tests/interop/paho_client.py "$host" "$port" websockets &&
+        NODE_MODULES="$cache" timeout 300 node tests/interop/mqttjs_client.mjs "$host" "$port" ws &&
+        NODE_MODULES="$cache" timeout 120 node tests/interop/browser.mjs "ws://$host:$port/mqtt"
+}
+
 if [ $# -gt 0 ]; then
     clients "$1"
     exit
@@ -46,22 +54,24 @@ fi
 cargo build --release --bin sluice
 for shards in 1 3; do
     log=$cache/broker-$shards.log
-    target/release/sluice --bind 127.0.0.1:0 --shards "$shards" --durability memory 2>"$log" </dev/null &
+    printf '[[listener]]\nbind = "127.0.0.1:0"\n%s' '' '[listener.websocket]' >"$cache/broker.toml"
+    target/release/sluice --config "$cache/broker.toml" --shards "$shards" --durability memory \
+        2>"$log" </dev/null &
     broker=$!
-    address=""
+    address="" websocket=""
     for _ in $(seq 100); do
-        address=$(sed -n 's/.* listening on \([0-9.:]*\) with .*/\1/p' "$log")
-        if [ -n "$address" ]; then break; fi
+        read -r address websocket < <(sed -n 's/.* listening on \([0-9.:]*\), \([0-9.:]*\) with .*/\1 \2/p' "$log") || true
+        if [ -n "$websocket" ]; then break; fi
         if ! kill -0 "$broker" 2>/dev/null; then break; fi
         sleep 0.1
     done
-    if [ -z "$address" ]; then
+    if [ -z "$websocket" ]; then
         echo "interop: the broker did not start" >&2
         cat "$log" >&2
         exit 1
     fi
     echo "interop: a broker on $address with $shards shard(s)"
-    if ! clients "$address"; then
+    if ! { clients "$address" && websockets "$websocket"; }; then
         echo "interop: FAILED; the log of the broker:" >&2
         tail -n 50 "$log" >&2
         exit 1

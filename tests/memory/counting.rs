@@ -151,14 +151,18 @@ unsafe impl GlobalAlloc for Counting {
 fn only_threads_of_shards_count() {
     let alone = alone();
     let (start, started) = std::sync::mpsc::channel::<()>();
+    let (run, runs) = std::sync::mpsc::channel::<()>();
     let named = std::thread::Builder::new().name("shard-7".into());
     let shard = named.spawn(move || {
+        run.send(()).expect("it waits");
         started.recv().expect("told to start");
         let mut text = String::from("a");
         text.push_str("and more");
         std::hint::black_box(vec![0_u8; 10_000].leak());
     });
     let shard = shard.expect("a thread");
+    // A thread that allocates before it has its name is taken for another for good.
+    runs.recv().expect("it begins");
     let watch = Watch::begin(&alone, true);
     std::hint::black_box(vec![0_u8; 1_000_000].leak());
     start.send(()).expect("it lives");

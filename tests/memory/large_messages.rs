@@ -71,7 +71,7 @@ fn held_once(shards: u16, version: Version, qos: u8) {
     assert_eq!(broker.stop(), Ok(()));
 }
 
-/// What the shards hold, once that no longer changes.
+/// What the shards hold, once that no longer changes. Nobody tells when the last of it is freed.
 fn settled(watch: &Watch<'_>) -> usize {
     let mut last = watch.live_bytes();
     let mut since = Instant::now();

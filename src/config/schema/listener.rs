@@ -1,16 +1,26 @@
 //! Where clients come in.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::auth::Network;
 
 use super::{AuthLink, ListenerLimits};
 
 /// One place where clients come in. Every shard listens on it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
-    /// Address and port; port 0 takes one the system chooses. Required in a configured listener.
-    pub bind: SocketAddr,
+    /// Address and port, where port 0 takes one the system chooses; or the path of a socket for programs
+    /// of this machine. Required in a configured listener.
+    pub bind: Bind,
+    /// The permissions of that socket (default 0660): who may write to it may connect. Its clients count as
+    /// 127.0.0.1.
+    pub socket_mode: u32,
+    /// Whether an address of IPv6 is for IPv6 alone (`IPV6_V6ONLY`, default false): `[::]` is for IPv4, too,
+    /// then.
+    pub v6only: bool,
     /// Connections the system may hold for each shard before they are accepted (default 1,024; the
     /// system may cut it, see `net.core.somaxconn`). Beyond it the system lets clients try again.
     pub backlog: u32,
@@ -21,6 +31,27 @@ pub struct Listener {
     /// nothing the broker learns about a second later: until then it counts in no limit, is not
     /// turned away, and [`connect_timeout`](super::Limits::connect_timeout) does not run.
     pub defer_accept: bool,
+    /// How long a client is silent before the system asks whether it is there (`SO_KEEPALIVE`, default
+    /// unlimited: never), in whole seconds. Meant for clients whose MQTT has no Keep Alive.
+    pub keepalive: Option<Duration>,
+    /// How long the system then waits between two questions (default 15 s), in whole seconds.
+    pub keepalive_interval: Duration,
+    /// Questions without an answer after which it closes the connection (default 4).
+    pub keepalive_probes: u8,
+    /// What the system holds of a connection's input, in bytes (`SO_RCVBUF`, default none: it finds out by
+    /// itself). A client that sends more waits.
+    pub receive_buffer: Option<u32>,
+    /// What the system holds of a connection's output, in bytes (`SO_SNDBUF`, default none: it finds out by
+    /// itself). More waits in the broker.
+    pub send_buffer: Option<u32>,
+    /// Whether each connection begins with a header of the PROXY protocol, version 1 or 2, in front of
+    /// whatever else is spoken (default false). The address in it counts for bans, rules, limits and the
+    /// log. A connection without one, or with one of more than 4 KiB, is closed.
+    pub proxy_protocol: bool,
+    /// The proxies that are believed (at most 1,024; none by default, and then `proxy_protocol` needs some).
+    /// A connection from elsewhere is closed and counted. On a socket of this machine who may connect is
+    /// believed.
+    pub proxy_from: Vec<Network>,
     /// Connections on this listener, over all shards (default unlimited, but for
     /// [`max_connections`](super::Limits::max_connections)). One more is closed at once and counted.
     pub max_connections: Option<u32>,
@@ -62,6 +93,47 @@ impl Default for ListenerWebSocket {
             origins: Vec::new(),
             max_head_bytes: 8 * 1024,
             max_frame_bytes: 16 * 1024 * 1024,
+        }
+    }
+}
+
+/// What a listener listens on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bind {
+    /// An address and a port of TCP.
+    Ip(SocketAddr),
+    /// A socket of this machine; the file is made, and removed when the broker stops.
+    Unix(PathBuf),
+}
+
+impl Bind {
+    /// Whether only this machine reaches it.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Ip(address) => address.ip().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+
+    /// Whether the system chooses what it is.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self, Self::Ip(address) if address.port() == 0)
+    }
+}
+
+impl From<SocketAddr> for Bind {
+    fn from(address: SocketAddr) -> Self {
+        Self::Ip(address)
+    }
+}
+
+/// As it is written in the configuration.
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
@@ -165,12 +237,21 @@ impl Listener {
 impl Listener {
     /// A listener on `bind`, everything else at its default.
     #[must_use]
-    pub fn on(bind: SocketAddr) -> Self {
+    pub fn on(bind: impl Into<Bind>) -> Self {
         Self {
-            bind,
+            bind: bind.into(),
+            socket_mode: 0o660,
+            v6only: false,
             backlog: 1024,
             nodelay: true,
             defer_accept: true,
+            keepalive: None,
+            keepalive_interval: Duration::from_secs(15),
+            keepalive_probes: 4,
+            receive_buffer: None,
+            send_buffer: None,
+            proxy_protocol: false,
+            proxy_from: Vec::new(),
             max_connections: None,
             authentication: None,
             limits: ListenerLimits::default(),

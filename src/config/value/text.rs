@@ -1,6 +1,5 @@
 //! Values that are text of some form.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::auth::{NETWORK_FORM, Network, check_user};
@@ -8,28 +7,6 @@ use crate::mqtt::Limits;
 use crate::mqtt::topic::Filter;
 
 use super::{Given, Kind, Wrong};
-
-/// An IP address and a port.
-pub(in crate::config) struct Address;
-
-impl Kind<SocketAddr> for Address {
-    fn take(&self, given: Given<'_>) -> Result<SocketAddr, Wrong> {
-        let text = given.text().ok_or("is not text")?;
-        text.parse().map_err(|_| "is not an IP address and a port".to_owned())
-    }
-
-    fn allowed(&self) -> String {
-        ADDRESS_FORM.to_owned()
-    }
-
-    fn show(&self, value: &SocketAddr) -> String {
-        format!("\"{value}\"")
-    }
-}
-
-/// How an address is written.
-const ADDRESS_FORM: &str =
-    "an IP address and a port, like \"127.0.0.1:1883\", \"0.0.0.0:1883\" or \"[::]:1883\"";
 
 /// The beginning of a topic name: no wildcards, no control characters; may be empty.
 pub(in crate::config) struct TopicPrefix;

@@ -1,9 +1,9 @@
-//! What transports with a layer of their own ask of the driver: TLS, WebSocket.
+//! What transports with a layer of their own ask of the driver: TLS, WebSocket, the PROXY protocol.
 
 use std::io;
 
 use super::MioDriver;
-use super::conn::{Read, Step, flag};
+use super::conn::{Conn, Read, Step, flag};
 use crate::net::driver::{Completion, ConnId};
 use crate::net::tls::Handshake;
 
@@ -25,9 +25,18 @@ impl MioDriver {
         self.await_pending(id);
         let Some(conn) = self.conns.get_mut(id) else { return Step::Rest };
         match result {
+            Ok(Handshake::Relayed(peer)) => {
+                self.conns
+                    .change(id, |conn| Conn { transport: conn.transport.unwrapped(), ..conn });
+                match peer {
+                    Some(peer) => Step::More(Completion::Relayed { conn: id, peer }),
+                    None => Step::Later,
+                }
+            }
+            // What the client has sent already is read next.
+            Ok(Handshake::Upgraded) => Step::Later,
             Ok(Handshake::Done(user)) => {
                 conn.end_handshake(&mut self.handshakes);
-                // What the client has sent already is read next.
                 Step::More(Completion::HandshakeDone { conn: id, user })
             }
             Ok(Handshake::Waits) => {

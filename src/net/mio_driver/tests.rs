@@ -53,7 +53,9 @@ impl Rig {
                     assert!(range.len() <= READ_CHUNK);
                     Received(conn, self.arena.bytes(range).to_vec())
                 }
-                Completion::Receiving { .. } | Completion::HandshakeDone { .. } => continue,
+                Completion::Receiving { .. }
+                | Completion::HandshakeDone { .. }
+                | Completion::Relayed { .. } => continue,
                 Completion::ReceivedFrame { conn, frame } => Frame(conn, frame),
                 Completion::Sent { conn } => Sent(conn),
                 Completion::Closed { conn, cause } => Closed(conn, cause),

@@ -28,7 +28,9 @@ fn turn(driver: &mut SimDriver) -> Vec<Told> {
         told.push(match completion {
             Completion::Accepted { conn, .. } => Accepted(conn),
             Completion::Received { conn, range } => Received(conn, arena.bytes(range).to_vec()),
-            Completion::Receiving { .. } | Completion::HandshakeDone { .. } => continue,
+            Completion::Receiving { .. }
+            | Completion::HandshakeDone { .. }
+            | Completion::Relayed { .. } => continue,
             Completion::ReceivedFrame { conn, frame } => Frame(conn, frame.to_vec()),
             Completion::Sent { conn } => Sent(conn),
             Completion::Closed { conn, cause } => Closed(conn, cause),

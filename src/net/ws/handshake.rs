@@ -37,14 +37,24 @@ impl Default for WsSettings {
 }
 
 /// What the server has to say to what it has of a head.
-#[derive(Debug, PartialEq, Eq)]
-pub(in crate::net) enum Answer {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
     /// Its end has not come.
     Incomplete,
-    /// The response that begins WebSocket, and the length of the head.
-    Accept { response: Vec<u8>, head_len: usize },
-    /// The response after which the connection ends, and why.
-    Refuse { response: Vec<u8>, why: &'static str },
+    /// It begins WebSocket.
+    Accept {
+        /// What is sent.
+        response: Vec<u8>,
+        /// The length of the head; what follows is for the [`Decoder`](super::Decoder).
+        head_len: usize,
+    },
+    /// It does not.
+    Refuse {
+        /// What is sent before the connection ends.
+        response: Vec<u8>,
+        /// Why.
+        why: &'static str,
+    },
 }
 
 /// Why a handshake is refused: status, its phrase, fields it needs, words.
@@ -55,7 +65,8 @@ const TOO_LARGE: Refusal =
     ("431 Request Header Fields Too Large", "", "the head of the request is too large");
 
 /// Judges the head of a request as far as it has come.
-pub(in crate::net) fn answer(head: &[u8], settings: &WsSettings) -> Answer {
+#[must_use]
+pub fn answer(head: &[u8], settings: &WsSettings) -> Answer {
     let mut fields = [EMPTY_HEADER; MAX_FIELDS];
     let mut request = Request::new(&mut fields);
     let within = head.get(..settings.max_head).unwrap_or(head);

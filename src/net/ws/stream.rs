@@ -103,7 +103,7 @@ impl WsStream {
                     self.out = response;
                     self.state = State::Open;
                     self.flush()?;
-                    return Ok(Handshake::Done(None));
+                    return Ok(Handshake::Upgraded);
                 }
                 Answer::Refuse { response, why } => {
                     self.out = response;
@@ -264,9 +264,15 @@ impl WsStream {
         }
     }
 
-    /// Whether reading has ended, but something is said that the peer should still read.
+    /// Whether something is said, or to be said, that the peer should still read, however the connection is
+    /// closed. Whoever does not read has heard enough.
     pub(in crate::net) fn has_last_words(&self) -> bool {
-        self.state == State::Failed || (self.state == State::Closing && self.has_pending())
+        match self.state {
+            State::Handshake => false,
+            State::Open => self.frame_left == 0 && !self.has_pending(),
+            State::Closing => self.has_pending(),
+            State::Failed => true,
+        }
     }
 
     /// Says that nothing more will be sent, by a close frame if none was. If something is

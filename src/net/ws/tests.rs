@@ -1,3 +1,6 @@
+use proptest::collection::vec;
+use proptest::prelude::*;
+
 use super::*;
 
 const KEY: [u8; 4] = [0xA1, 0x02, 0xF3, 0x44];
@@ -112,5 +115,39 @@ fn headers_of_all_lengths() {
     for (len, header_len) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
         assert_eq!(Header::new(Opcode::Binary, len, None).len(), header_len);
         assert_eq!(Header::new(Opcode::Binary, len, Some(KEY)).len(), header_len + 4);
+    }
+}
+
+/// Bytes that often are frames: first bytes and lengths that are right as often as wrong.
+fn nearly_frames() -> impl Strategy<Value = Vec<u8>> {
+    let first =
+        prop_oneof![Just(0x82), Just(0x02), Just(0x80), Just(0x89), Just(0x88), any::<u8>()];
+    let second = prop_oneof![0x80..=0xFF_u8, any::<u8>()];
+    let frame = (first, second, vec(any::<u8>(), 0..200)).prop_map(|(first, second, rest)| {
+        let mut frame = vec![first, second];
+        frame.extend(rest);
+        // As often as not the length is that of what follows.
+        if frame.len() > 6 && second & 1 == 0 {
+            frame.truncate(6 + 125);
+            frame[1] = 0x80 | (frame.len() - 6) as u8;
+        }
+        frame
+    });
+    vec(frame, 1..6).prop_map(|frames| frames.concat())
+}
+
+proptest! {
+    /// Whatever comes, in whatever pieces, is the same.
+    #[test]
+    fn pieces_make_no_difference(bytes in nearly_frames(), step in 1..50_usize) {
+        let code = |decoded: Result<_, Violation>| decoded.map_err(|violation| violation.code);
+        prop_assert_eq!(code(decode(&bytes, &[step])), code(decode(&bytes, &[usize::MAX])));
+    }
+
+    #[test]
+    fn any_bytes_are_a_handshake_or_none(bytes in vec(any::<u8>(), 0..600)) {
+        let settings = WsSettings { max_head: 512, ..WsSettings::default() };
+        let taken = matches!(answer(&bytes, &settings), Answer::Accept { .. });
+        prop_assert!(!taken, "without a key");
     }
 }

@@ -26,7 +26,7 @@ fn after(seconds: u64) -> Time {
 fn no_will_after_normal_disconnection() {
     let mut rig = with_will(0, 100);
     assert!(matches!(due(&mut rig, Departure::Normal), WillDue::Never));
-    assert!(!rig.session.has_will());
+    assert!(rig.session.take_will().is_none());
 }
 
 /// [MQTT-3.1.2-8] Any other end publishes it: once.
@@ -63,7 +63,7 @@ fn will_is_cancelled_by_resume() {
     let mut rig = with_will(10, 100);
     assert!(matches!(due(&mut rig, Departure::WithWill), WillDue::At(_)));
     rig.connect(&parameters(Version::V5, 10));
-    assert!(!rig.session.has_will());
+    assert!(rig.session.take_will().is_none());
 }
 
 /// [MQTT-3.3.2-6] 3.1.3.2.4: the expiry of a Will counts from its publication.
