@@ -168,9 +168,10 @@ impl Desk {
             return reply.decide(self.decision(verdict, &links, &claim));
         }
         let Some(askers) = self.askers.get().cloned() else { return };
+        let since = Instant::now();
         // If too many wait, the reply goes with the job, and says that the broker is busy.
         let _ = askers.run(move || {
-            let verdict = links.ask(&claim);
+            let verdict = links.ask(&claim, since);
             reply.decide(self.decision(verdict, &links, &claim));
         });
     }

@@ -1,7 +1,7 @@
 //! The links of the chain, and what each says of a client.
 
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use crate::hooks::{Client, Denial, Login};
 
@@ -199,9 +199,9 @@ impl Links {
         }
     }
 
-    /// Asks the server, and waits for it.
-    pub(super) fn ask(&self, claim: &Claim) -> Verdict {
-        match self.server.as_ref().map_or(Verdict::Pass, |server| server.check(claim)) {
+    /// Asks the server about a client that waits since then, and waits for it.
+    pub(super) fn ask(&self, claim: &Claim, since: Instant) -> Verdict {
+        match self.server.as_ref().map_or(Verdict::Pass, |server| server.check(claim, since)) {
             Verdict::Pass => Self::nobody(claim),
             verdict => verdict,
         }

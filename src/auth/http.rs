@@ -127,8 +127,9 @@ impl Server {
         })
     }
 
-    /// Decides about a client; waits for the server, unless it said the same thing lately.
-    pub(super) fn check(&self, claim: &Claim) -> Verdict {
+    /// Decides about a client that has waited for its turn since then; waits for the server, unless it said
+    /// the same thing lately.
+    pub(super) fn check(&self, claim: &Claim, since: Instant) -> Verdict {
         let password = claim.password.as_deref().map(std::str::from_utf8).transpose();
         let Ok(password) = password else { return Verdict::GUESS };
         let question = json!({
@@ -142,6 +143,10 @@ impl Server {
         let known = cache().get(question.as_bytes(), Instant::now());
         let answer = match known {
             Some(answer) => answer,
+            // Or else all who come would wait for a server that is down, one after the other.
+            None if since.elapsed() >= self.settings.timeout => {
+                return self.without_answer(claim, "it is slower than clients come");
+            }
             None => match self.ask(&question, claim) {
                 Ok(answer) => {
                     cache().insert(question.as_bytes(), answer.clone(), Instant::now());

@@ -251,6 +251,20 @@ fn waiting_for_it_has_limits() {
     broker.connect_with(&connect("u"));
 }
 
+/// Nobody waits for the time-outs of all who came before.
+#[test]
+fn a_server_that_is_down_does_not_hold_up_the_queue() {
+    let (server, hold) = held();
+    let _guard = hold.lock().unwrap();
+    let broker = broker(&format!("[auth]\n{}", server.toml("threads = 1\ntimeout = \"300ms\"")));
+    let clients: Vec<Client> = (0..8).map(|n| begin(&broker, &format!("w{n}"))).collect();
+    for mut client in clients {
+        client.expect_refused_connect(&[SERVER_UNAVAILABLE]);
+    }
+    let asked = server.asked().len();
+    assert!((1..=4).contains(&asked), "asked about {asked} of 8");
+}
+
 #[test]
 fn it_is_asked_about_those_whom_nobody_else_knows() {
     let server = Server::by_user();

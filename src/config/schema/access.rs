@@ -92,7 +92,8 @@ pub struct HttpAuth {
     pub ca_file: Option<PathBuf>,
     /// What it is sent in the header Authorization (default nothing).
     pub authorization: Option<String>,
-    /// How long an answer may take (default 5 s); longer, and there is none.
+    /// How long an answer may take (default 5 s), and how long a client may wait until it is asked about;
+    /// longer, and there is none.
     pub timeout: Duration,
     /// How many clients it is asked about at a time, each on a thread (default 8).
     pub threads: u8,
