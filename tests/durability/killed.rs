@@ -36,7 +36,7 @@ fn play(broker: Broker, shards: u8, seed: u64) -> Verdict {
     let history = torture::play(&mut killed, &plan, &AtomicBool::new(false), |_| {});
     let history = history.expect("it starts again");
     for published in &history.published {
-        assert!(published.acknowledged.len() > 20, "it got on: {published:?}");
+        assert!(published.acknowledged.len() > 5, "it got on: {published:?}");
     }
     check(&history)
 }

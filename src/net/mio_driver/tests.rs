@@ -358,9 +358,10 @@ fn every_reader_gets_its_share_of_a_turn() {
     let mut rig = Rig::new();
     let (flood, a) = rig.connect();
     let (mut calm, b) = rig.connect();
-    let writer = thread::spawn(move || (&flood).write_all(&[1; 4_000_000]).map(|()| flood));
+    // What is written is there for the other side at once: both have something when the turn begins.
+    (&flood).write_all(&[1; 100_000]).unwrap();
     calm.write_all(b"x").unwrap();
-    thread::sleep(Duration::from_millis(50));
+    let writer = thread::spawn(move || (&flood).write_all(&[1; 3_900_000]).map(|()| flood));
     let told = rig.turn(SOON);
     assert!(told.contains(&Received(b, b"x".to_vec())));
     assert_eq!(told.len(), 2);
@@ -389,7 +390,6 @@ fn a_full_arena_says_so_and_goes_on() {
     let (mut two, b) = rig.connect();
     one.write_all(b"1").unwrap();
     two.write_all(b"2").unwrap();
-    thread::sleep(Duration::from_millis(20));
     rig.arena.reset();
     rig.driver.wait(SOON).unwrap();
     let mut seen = Vec::new();
