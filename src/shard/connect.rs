@@ -187,14 +187,15 @@ impl<S> Core<S> {
             return Then::Stop;
         };
         let identity = self.identify(client_id, login, peer, connect);
-        if !Self::will_is_allowed(identity.as_deref(), connect) {
-            let detail = "a Will where it may not publish";
-            self.refuse(id, Some(connect.version), ReasonCode::NotAuthorized, detail);
-            return Then::Stop;
-        }
-        if self.store_fails() && self.would_store(client_id, connect) {
-            let reason = ReasonCode::ServerUnavailable;
-            self.refuse(id, Some(connect.version), reason, STORE_FAILS);
+        let refusal = if !Self::will_is_allowed(identity.as_deref(), connect) {
+            Some((ReasonCode::NotAuthorized, "a Will where it may not publish"))
+        } else if self.store_fails() && self.would_store(client_id, connect) {
+            Some((ReasonCode::ServerUnavailable, STORE_FAILS))
+        } else {
+            None
+        };
+        if let Some((reason, detail)) = refusal {
+            self.refuse(id, Some(connect.version), reason, detail);
             return Then::Stop;
         }
         let Ok(allotment) = self.allot(id, client_id, login) else {
