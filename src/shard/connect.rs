@@ -19,6 +19,7 @@ use super::ending::Ending;
 use super::gate::STORE_FAILS;
 use super::input::{PADDED, Then};
 use super::publish::SYS_PREFIX;
+use super::rights::Identity;
 use super::settings::{Settings, Terms};
 use super::sys::CLIENT_LOG;
 use super::timers::Timer;
@@ -187,14 +188,7 @@ impl<S> Core<S> {
             return Then::Stop;
         };
         let identity = self.identify(client_id, login, peer, connect);
-        let refusal = if !Self::will_is_allowed(identity.as_deref(), connect) {
-            Some((ReasonCode::NotAuthorized, "a Will where it may not publish"))
-        } else if self.store_fails() && self.would_store(client_id, connect) {
-            Some((ReasonCode::ServerUnavailable, STORE_FAILS))
-        } else {
-            None
-        };
-        if let Some((reason, detail)) = refusal {
+        if let Some((reason, detail)) = self.forbids(identity.as_deref(), client_id, connect) {
             self.refuse(id, Some(connect.version), reason, detail);
             return Then::Stop;
         }
@@ -344,6 +338,20 @@ impl<S> Core<S> {
             return None;
         }
         Some((self.sessions.insert(Session::counted(client_id, self.allowance.account())), false))
+    }
+
+    /// Why a client that was let in may not have what its CONNECT asks for, if so.
+    fn forbids(
+        &self,
+        identity: Option<&Identity>,
+        client_id: &str,
+        connect: &Connect<'_>,
+    ) -> Option<(ReasonCode, &'static str)> {
+        if !Self::will_is_allowed(identity, connect) {
+            return Some((ReasonCode::NotAuthorized, "a Will where it may not publish"));
+        }
+        let fails = self.store_fails() && self.would_store(client_id, connect);
+        fails.then_some((ReasonCode::ServerUnavailable, STORE_FAILS))
     }
 
     /// Whether CONNECT changes what is stored.
