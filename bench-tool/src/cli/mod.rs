@@ -9,7 +9,10 @@ use serde::Deserialize;
 use sluice::mqtt::{QoS, Version};
 
 use crate::disk::DiskArgs;
-use crate::engine::{self, Carrier, Endpoint, FlowSpec, Login, MAX_WINDOW, MIN_PAYLOAD};
+use crate::engine::{
+    self, Carrier, Endpoint, FlowSpec, Login, MAX_WINDOW, MIN_PAYLOAD, WebSocketTarget,
+};
+use crate::measure;
 use crate::scenario::{Parameters, ScenarioName};
 
 mod load;
@@ -18,7 +21,7 @@ mod transport;
 
 pub(crate) use load::{ClientArgs, ConnArgs, PubArgs, SubArgs};
 pub(crate) use torture::{TortureArgs, run as run_torture};
-pub(crate) use transport::{TlsArgs, TlsVersionArg};
+pub(crate) use transport::{TlsArgs, TlsVersionArg, WebSocketArgs};
 
 /// Loads, measures and compares MQTT brokers.
 #[derive(Debug, Parser)]
@@ -88,11 +91,13 @@ pub(crate) struct BrokerArgs {
     /// The broker's host name or address.
     #[arg(short = 'h', long, default_value = "127.0.0.1")]
     pub(crate) host: String,
-    /// The broker's port [default: 1883, with TLS 8883].
+    /// The broker's port [default: 1883, with TLS 8883, with --ws 8083 and 8084].
     #[arg(short, long)]
     port: Option<u16>,
     #[command(flatten)]
     tls: TlsArgs,
+    #[command(flatten)]
+    web_socket: WebSocketArgs,
     /// A process of the broker, on this machine, to measure with its descendants; may be repeated.
     #[arg(long)]
     pub(crate) pid: Vec<u32>,
@@ -236,7 +241,7 @@ impl BrokerArgs {
     }
 
     fn carrier(&self) -> Carrier {
-        if self.tls.options().is_some() { Carrier::Tls } else { Carrier::Tcp }
+        Carrier::of(self.tls.options().is_some(), self.web_socket.path().is_some())
     }
 
     fn port(&self) -> u16 {
@@ -246,7 +251,9 @@ impl BrokerArgs {
     pub(crate) fn endpoint(&self) -> Result<Endpoint, String> {
         let address = resolve(&self.host, self.port())?;
         let tls = self.tls.options().map(|options| options.load(&self.host)).transpose()?;
-        Ok(Endpoint { address, tls: tls.map(Arc::new) })
+        let web_socket = self.web_socket.path();
+        let web_socket = web_socket.map(|path| WebSocketTarget { host: self.shown(), path });
+        Ok(Endpoint { address, tls: tls.map(Arc::new), web_socket })
     }
 
     /// The broker, as it was named.
@@ -302,6 +309,7 @@ pub(crate) fn check(parameters: &Parameters) -> Result<(), String> {
     }
     let longest_topic = "-".repeat(LONGEST_TOPIC);
     FlowSpec::new(longest_topic, QoS::ExactlyOnce, payload_len, window).check_size(Version::V5)?;
+    measure::check_memory(parameters.publishers, payload_len)?;
     if parameters.publishers == 0 || parameters.subscribers == 0 || parameters.clients == 0 {
         return Err("publishers, subscribers and clients: at least 1".into());
     }

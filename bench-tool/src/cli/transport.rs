@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use sluice::net::CertificateFiles;
 
-use crate::engine::{TlsOptions, TlsVersion};
+use crate::engine::{TlsOptions, TlsVersion, USUAL_PATH};
 
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "TLS")]
@@ -35,6 +35,25 @@ pub(crate) struct TlsArgs {
     /// Resume sessions of earlier connections; without it each handshake is a full one.
     #[arg(long)]
     tls_resume: bool,
+}
+
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "WebSocket")]
+pub(crate) struct WebSocketArgs {
+    /// Speak WebSocket.
+    #[arg(long)]
+    ws: bool,
+    /// The path that is asked for [default: /mqtt].
+    #[arg(long, value_name = "PATH")]
+    ws_path: Option<String>,
+}
+
+impl WebSocketArgs {
+    /// `None` without WebSocket.
+    pub(crate) fn path(&self) -> Option<String> {
+        let usual = self.ws.then(|| USUAL_PATH.to_owned());
+        self.ws_path.clone().or(usual)
+    }
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, ValueEnum)]

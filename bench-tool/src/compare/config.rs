@@ -12,7 +12,7 @@ use toml::Spanned;
 use super::place;
 use super::plan::{Address, Comparison, Pace, ScenarioPlan, Source, TargetPlan};
 use crate::cli::{self, TlsVersionArg, VersionArg};
-use crate::engine::{Carrier, TlsOptions};
+use crate::engine::{Carrier, TlsOptions, USUAL_PATH};
 use crate::measure;
 use crate::scenario::{Parameters, ScenarioName};
 
@@ -273,14 +273,18 @@ impl Checker<'_> {
     fn address(&self, text: &Spanned<String>) -> Result<Address, ConfigError> {
         let whole = text.get_ref().as_str();
         let (scheme, rest) = whole.split_once("://").unwrap_or(("tcp", whole));
-        let parts = rest.trim_end_matches('/').rsplit_once(':');
-        match (Carrier::of_scheme(scheme), parts.map(|(host, port)| (host, port.parse()))) {
+        let (place, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        let path = if path.is_empty() { USUAL_PATH } else { path }.to_owned();
+        let parts = place.rsplit_once(':').map(|(host, port)| (host, port.parse()));
+        match (Carrier::of_scheme(scheme), parts) {
             (Some(carrier), Some((host, Ok(port)))) => {
                 let host = host.trim_matches(['[', ']']).to_owned();
-                Ok(Address { carrier, host, port })
+                Ok(Address { carrier, host, port, path })
             }
             _ => {
-                let message = format!("address \"{whole}\" is not [mqtt:// or mqtts://]HOST:PORT");
+                let message = format!(
+                    "address \"{whole}\" is not [mqtt://, mqtts://, ws:// or wss://]HOST:PORT"
+                );
                 Err(self.error(text.span(), message))
             }
         }
@@ -386,7 +390,8 @@ window = 1
         assert_eq!(comparison.scenarios[0].parameters.window, 1);
         assert_eq!(comparison.full.repetitions, 3);
         let Source::Addresses { addresses, .. } = &comparison.targets[0].source else { panic!() };
-        let expected = Address { carrier: Carrier::Tcp, host: "::1".into(), port: 1883 };
+        let path = USUAL_PATH.into();
+        let expected = Address { carrier: Carrier::Tcp, host: "::1".into(), port: 1883, path };
         assert_eq!(*addresses, [expected]);
         assert!(comparison.most_clients() >= 100);
     }
@@ -410,7 +415,7 @@ window = 1
         assert_eq!(error("\"a\"", "\"b\""), "c.toml:7: two of the targets are named \"b\"");
         assert_eq!(
             error("address = \"[::1]:1883\"", "address = \"nowhere\""),
-            "c.toml:5: address \"nowhere\" is not [mqtt:// or mqtts://]HOST:PORT"
+            "c.toml:5: address \"nowhere\" is not [mqtt://, mqtts://, ws:// or wss://]HOST:PORT"
         );
         assert_eq!(
             error("address = \"[::1]:1883\"", ""),
@@ -433,7 +438,8 @@ window = 1
         assert_eq!(tool, format!("c.toml:3: core 99: {both}"));
         let broker = error("name = \"b\"", "name = \"b\"\ncores = [5000]");
         assert_eq!(broker, format!("c.toml:8: core 5000: {both}"));
-        let known = "{port}, {tls_port}, {certs}, {files}, {here}, {self}, {beside}";
+        let known =
+            "{port}, {tls_port}, {ws_port}, {wss_port}, {certs}, {files}, {here}, {self}, {beside}";
         let place = error("{port}", "{prot}");
         assert_eq!(place, format!("c.toml:8: {{prot}} stands for nothing: {known}"));
         let version = error("name = \"b\"", "name = \"b\"\nversion = [\"b\", \"{tls}\"]");
@@ -456,6 +462,10 @@ window = 1
         assert_eq!(on(&over_tls.replace("{port}", "{tls_port}")), ["b"]);
         let address = "address = \"[::1]:1883\"";
         assert_eq!(on(&over_tls.replace(address, "address = \"tls://h:1\"")), ["a"]);
+        let web_socket = "address = \"ws://h:1/path\"";
+        assert!(on(&over_tls.replace(address, web_socket)).is_empty());
+        let over_web_socket = over_tls.replace("\"tls\"", "\"ws\"");
+        assert_eq!(on(&over_web_socket.replace(address, web_socket)), ["a"]);
         let both = "addresses = [\"mqtt://h:1\", \"mqtts://h:2\"]";
         assert_eq!(on(&over_tls.replace(address, both)), ["a"]);
         assert_eq!(
@@ -481,6 +491,15 @@ window = 1
         assert_eq!(comparison.targets.len(), 1);
         assert_eq!(comparison.scenarios.len(), 1);
         assert!(comparison.keep_only(&[], &["x".into()]).is_err());
+    }
+
+    #[test]
+    fn so_is_the_one_for_web_socket() {
+        let comparison = check(include_str!("../../websocket.toml")).unwrap();
+        let runs_on = |target: &TargetPlan| {
+            comparison.scenarios.iter().all(|scenario| scenario.runs_on(target))
+        };
+        assert!(comparison.targets.iter().all(runs_on));
     }
 
     #[test]

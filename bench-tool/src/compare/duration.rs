@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::plan::{Comparison, Pace, ScenarioPlan, TargetPlan};
-use crate::engine::Carrier;
 use crate::scenario::ScenarioName;
 
 /// Around what is measured: a broker is started and ended, a moment of quiet is waited for, clients connect and
@@ -40,7 +39,7 @@ fn of_one_run(scenario: &ScenarioPlan, pace: &Pace) -> f64 {
     let clients = f64::from(parameters.clients);
     let messages = f64::from(parameters.messages);
     let logins_a_second = match scenario.carrier {
-        Some(Carrier::Tls) => LOGINS_OVER_TLS_A_SECOND,
+        Some(carrier) if carrier.is_tls() => LOGINS_OVER_TLS_A_SECOND,
         _ => LOGINS_A_SECOND,
     };
     AROUND_S

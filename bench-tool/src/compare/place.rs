@@ -7,8 +7,8 @@ use super::plan::Comparison;
 use crate::engine::Carrier;
 
 /// All of them, without their braces.
-pub(super) const NAMES: [&str; 7] =
-    ["port", "tls_port", "certs", "files", "here", "self", "beside"];
+pub(super) const NAMES: [&str; 9] =
+    ["port", "tls_port", "ws_port", "wss_port", "certs", "files", "here", "self", "beside"];
 
 /// What they stand for, in the same order.
 pub(super) struct Places {
@@ -20,6 +20,8 @@ pub(super) struct Places {
 pub(super) struct Ports {
     pub(super) tcp: u16,
     pub(super) tls: u16,
+    pub(super) ws: u16,
+    pub(super) wss: u16,
 }
 
 impl Ports {
@@ -27,6 +29,8 @@ impl Ports {
         match carrier {
             Carrier::Tcp => self.tcp,
             Carrier::Tls => self.tls,
+            Carrier::Ws => self.ws,
+            Carrier::Wss => self.wss,
         }
     }
 }
@@ -37,6 +41,8 @@ impl Carrier {
         match self {
             Self::Tcp => "port",
             Self::Tls => "tls_port",
+            Self::Ws => "ws_port",
+            Self::Wss => "wss_port",
         }
     }
 }
@@ -56,6 +62,8 @@ impl Places {
             values: [
                 ports.tcp.to_string(),
                 ports.tls.to_string(),
+                ports.ws.to_string(),
+                ports.wss.to_string(),
                 show(certs),
                 show(files),
                 show(&comparison.directory),

@@ -68,6 +68,8 @@ pub(crate) struct Address {
     pub(crate) carrier: Carrier,
     pub(crate) host: String,
     pub(crate) port: u16,
+    /// Of WebSocket.
+    pub(crate) path: String,
 }
 
 #[derive(Debug)]

@@ -18,7 +18,9 @@ use super::certs::Certificates;
 use super::place::{Places, Ports};
 use super::plan::{Address, Comparison, ScenarioPlan, Source, TargetPlan};
 use crate::cli;
-use crate::engine::{Carrier, ClientSpec, Endpoint, EngineOptions, Fleet, TlsOptions};
+use crate::engine::{
+    ClientSpec, Endpoint, EngineOptions, Fleet, TlsOptions, USUAL_PATH, WebSocketTarget,
+};
 use crate::measure::ProcessGroup;
 use crate::signals;
 
@@ -44,6 +46,8 @@ pub(super) struct Running {
     address: SocketAddr,
     /// If it is spoken.
     tls: Option<TlsOptions>,
+    /// Of WebSocket, if that is.
+    path: Option<String>,
     pids: Vec<u32>,
     started: Option<Started>,
 }
@@ -131,12 +135,14 @@ impl Running {
             return Ok(Self {
                 address: cli::resolve(&found.host, found.port)?,
                 host: found.host.clone(),
-                tls: (found.carrier == Carrier::Tls).then_some(tls),
+                tls: found.carrier.is_tls().then_some(tls),
+                path: found.carrier.is_web_socket().then(|| found.path.clone()),
                 pids: pids.clone(),
                 started: None,
             });
         }
-        let ports = Ports { tcp: free_port()?, tls: free_port()? };
+        let [tcp, tls, ws, wss] = free_ports()?;
+        let ports = Ports { tcp, tls, ws, wss };
         let (started, ready_within) = Started::launch(target, comparison, certs, ports)?;
         let carrier = scenario.carrier.unwrap_or_default();
         let ca = Some(target.ca.clone().unwrap_or_else(|| certs.ca()));
@@ -144,7 +150,8 @@ impl Running {
         let mut running = Self {
             host: Ipv4Addr::LOCALHOST.to_string(),
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, ports.of(carrier))),
-            tls: (carrier == Carrier::Tls).then_some(tls),
+            tls: carrier.is_tls().then_some(tls),
+            path: carrier.is_web_socket().then(|| USUAL_PATH.to_owned()),
             pids: vec![started.child.id()],
             started: Some(started),
         };
@@ -155,7 +162,9 @@ impl Running {
     /// The way to it, on which nobody has gone yet.
     pub(super) fn endpoint(&self) -> Result<Endpoint, String> {
         let tls = self.tls.as_ref().map(|options| options.load(&self.host)).transpose()?;
-        Ok(Endpoint { address: self.address, tls: tls.map(Arc::new) })
+        let host = format!("{}:{}", self.host, self.address.port());
+        let web_socket = self.path.clone().map(|path| WebSocketTarget { host, path });
+        Ok(Endpoint { address: self.address, tls: tls.map(Arc::new), web_socket })
     }
 
     pub(super) fn processes(&self) -> ProcessGroup {
@@ -286,8 +295,14 @@ fn find_program(program: &str) -> Option<PathBuf> {
     places.find_map(|place| Some(place.join(program)).filter(|path| path.is_file()))
 }
 
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+/// Ports that nobody listens on, each another.
+fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
+    let held = [(); N].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+    let mut ports = [0; N];
+    for (port, listener) in ports.iter_mut().zip(held) {
+        *port = listener?.local_addr()?.port();
+    }
+    Ok(ports)
 }
 
 pub(super) fn fresh_directory() -> io::Result<PathBuf> {

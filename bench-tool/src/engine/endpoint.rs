@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::tls::TlsClient;
+use super::web_socket::WebSocketTarget;
 
 /// What carries MQTT.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -14,6 +15,10 @@ pub(crate) enum Carrier {
     #[default]
     Tcp,
     Tls,
+    /// WebSocket over TCP.
+    Ws,
+    /// WebSocket over TLS.
+    Wss,
 }
 
 /// How to reach a broker.
@@ -21,6 +26,7 @@ pub(crate) enum Carrier {
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     pub(crate) tls: Option<Arc<TlsClient>>,
+    pub(crate) web_socket: Option<WebSocketTarget>,
 }
 
 impl Carrier {
@@ -28,6 +34,8 @@ impl Carrier {
         match self {
             Self::Tcp => "tcp",
             Self::Tls => "tls",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
         }
     }
 
@@ -36,6 +44,8 @@ impl Carrier {
         match scheme {
             "tcp" | "mqtt" => Some(Self::Tcp),
             "tls" | "mqtts" | "ssl" => Some(Self::Tls),
+            "ws" => Some(Self::Ws),
+            "wss" => Some(Self::Wss),
             _ => None,
         }
     }
@@ -45,13 +55,33 @@ impl Carrier {
         match self {
             Self::Tcp => 1883,
             Self::Tls => 8883,
+            Self::Ws => 8083,
+            Self::Wss => 8084,
         }
+    }
+
+    /// What these two make together.
+    pub(crate) fn of(is_tls: bool, is_web_socket: bool) -> Self {
+        match (is_tls, is_web_socket) {
+            (false, false) => Self::Tcp,
+            (true, false) => Self::Tls,
+            (false, true) => Self::Ws,
+            (true, true) => Self::Wss,
+        }
+    }
+
+    pub(crate) fn is_tls(self) -> bool {
+        matches!(self, Self::Tls | Self::Wss)
+    }
+
+    pub(crate) fn is_web_socket(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
     }
 }
 
 impl Endpoint {
     pub(crate) fn carrier(&self) -> Carrier {
-        if self.tls.is_some() { Carrier::Tls } else { Carrier::Tcp }
+        Carrier::of(self.tls.is_some(), self.web_socket.is_some())
     }
 
     /// What there is to tell of the connections, by name.

@@ -3,6 +3,7 @@
 use std::io;
 
 use sluice::mqtt::{DecodeError, QoS, ReasonCode};
+use sluice::net::ws;
 
 use super::tls;
 
@@ -13,7 +14,9 @@ pub(crate) enum Failure {
     Socket(io::Error),
     #[error("TLS: {}", tls::describe(.0))]
     Tls(rustls::Error),
-    #[error("closed by the broker in the middle of the TLS handshake")]
+    #[error("WebSocket: {0}")]
+    WebSocket(String),
+    #[error("closed by the broker in the middle of the handshake")]
     ClosedInHandshake,
     #[error("the broker answers with TLS, which was not asked for (--tls)")]
     SpeaksTls,
@@ -39,6 +42,12 @@ pub(crate) enum Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
+        let is_web_socket = error
+            .get_ref()
+            .is_some_and(|inner| inner.is::<ws::HandshakeError>() || inner.is::<ws::Violation>());
+        if is_web_socket {
+            return Self::WebSocket(error.to_string());
+        }
         match error.downcast() {
             Ok(error) => Self::Tls(error),
             Err(error) => Self::Socket(error),

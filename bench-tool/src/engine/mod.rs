@@ -21,6 +21,7 @@ mod timer;
 mod tls;
 mod transport;
 mod turn;
+mod web_socket;
 mod wire;
 
 use std::io;
@@ -51,6 +52,7 @@ pub(crate) use monitor::{Monitor, Snapshot, Stage};
 pub(crate) use pace::check_rate;
 pub(crate) use payload::HEAD_LEN as MIN_PAYLOAD;
 pub(crate) use tls::{TlsOptions, TlsVersion};
+pub(crate) use web_socket::{USUAL_PATH, WebSocketTarget};
 pub(crate) use wire::{Login, numbered};
 
 /// How all clients of an engine connect.

@@ -1,5 +1,5 @@
 //! How bytes reach the broker. Everything above reads and writes through this type alone, so that what lies
-//! between it and the socket (TLS) has one place.
+//! between it and the socket (TLS, WebSocket) has one place.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
@@ -15,11 +15,13 @@ use socket2::Socket;
 
 use super::endpoint::Endpoint;
 use super::tls::TlsClient;
+use super::web_socket::WebSocket;
 
 #[derive(Debug)]
 pub(crate) enum Transport {
     Tcp(TcpStream),
     Tls(Box<Tls>),
+    WebSocket(Box<WebSocket>),
 }
 
 #[derive(Debug)]
@@ -32,9 +34,17 @@ pub(crate) struct Tls {
 impl Transport {
     /// On a socket that is connecting.
     pub(crate) fn new(socket: Socket, endpoint: &Endpoint) -> io::Result<Self> {
-        let Some(client) = &endpoint.tls else {
-            return Ok(Self::Tcp(TcpStream::from_std(socket.into())));
+        let inner = match &endpoint.tls {
+            None => Self::Tcp(TcpStream::from_std(socket.into())),
+            Some(client) => Self::tls(socket, client)?,
         };
+        Ok(match &endpoint.web_socket {
+            None => inner,
+            Some(target) => Self::WebSocket(Box::new(WebSocket::new(inner, target.clone()))),
+        })
+    }
+
+    fn tls(socket: Socket, client: &Arc<TlsClient>) -> io::Result<Self> {
         let client = Arc::clone(client);
         let (config, name) = (Arc::clone(&client.config), client.name.clone());
         let stream = TlsStream::client(socket.into(), config, name)?;
@@ -47,6 +57,7 @@ impl Transport {
         match self {
             Self::Tcp(socket) => is_connected(socket),
             Self::Tls(tls) => tls.establish(),
+            Self::WebSocket(web_socket) => web_socket.establish(),
         }
     }
 
@@ -56,6 +67,7 @@ impl Transport {
         match self {
             Self::Tcp(socket) => socket.read(space),
             Self::Tls(tls) => tls.read(space),
+            Self::WebSocket(web_socket) => web_socket.read(space),
         }
     }
 
@@ -65,6 +77,7 @@ impl Transport {
         match self {
             Self::Tcp(socket) => socket.write(bytes),
             Self::Tls(tls) => tls.stream.send(&[IoSlice::new(bytes)]),
+            Self::WebSocket(web_socket) => web_socket.write(bytes),
         }
     }
 
@@ -74,14 +87,17 @@ impl Transport {
         match self {
             Self::Tcp(_) => false,
             Self::Tls(tls) => tls.stream.has_pending(),
+            Self::WebSocket(web_socket) => web_socket.has_pending(),
         }
     }
 
     /// Says that this was the last, where there is a word for it beneath MQTT.
     pub(crate) fn finish(&mut self) {
-        if let Self::Tls(tls) = self {
-            // A peer that has closed already does not hear it.
-            let _ = tls.stream.shutdown_write();
+        // A peer that has closed already does not hear it.
+        match self {
+            Self::Tcp(_) => {}
+            Self::Tls(tls) => drop(tls.stream.shutdown_write()),
+            Self::WebSocket(web_socket) => drop(web_socket.finish()),
         }
     }
 
@@ -90,6 +106,7 @@ impl Transport {
         match self {
             Self::Tcp(socket) => socket.register(registry, token, interest),
             Self::Tls(tls) => SourceFd(&tls.stream.as_raw_fd()).register(registry, token, interest),
+            Self::WebSocket(web_socket) => web_socket.inner().register(registry, token),
         }
     }
 }

@@ -10,7 +10,7 @@ use sluice::mqtt::{Limits, QoS, topic};
 use super::{DRAIN_PATIENCE, Load, outcome};
 use crate::cli::PubArgs;
 use crate::engine::{ClientSpec, FlowSpec, MAX_WINDOW, MIN_PAYLOAD, Stage, check_rate};
-use crate::measure::monotonic_ns;
+use crate::measure::{check_memory, monotonic_ns};
 use crate::report::{Outcome, Problem, Status, Work};
 use crate::scenario::describe_behind;
 
@@ -24,6 +24,8 @@ pub(crate) fn run(args: &PubArgs, stop: &Arc<AtomicBool>) -> Result<Status, crat
     let qos = QoS::from_u8(args.qos).ok_or("QoS: 0 to 2")?;
     let rate = rate(args)?;
     let contents = contents(args)?;
+    let payloads = contents.iter().map(Vec::len).sum::<usize>().max(args.size);
+    check_memory(args.count, payloads)?;
     let mut load = Load::new(&args.clients, args.count, stop)?;
     for index in 0..args.count {
         let who = load.who('p', index);

@@ -34,6 +34,29 @@ pub(crate) fn wait_until_quiet(patience: Duration) -> bool {
     }
 }
 
+/// Whether this machine has memory for so many payloads.
+///
+/// # Errors
+/// What they take and what there is, in one line.
+pub(crate) fn check_memory(publishers: u32, payload_len: usize) -> Result<(), String> {
+    let takes = u64::from(publishers).saturating_mul(payload_len as u64);
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    match parse_available(&text).filter(|available| takes > *available) {
+        None => Ok(()),
+        Some(available) => Err(format!(
+            "{publishers} publishers with {payload_len} bytes each take {} MiB, and {} MiB are available",
+            takes >> 20,
+            available >> 20
+        )),
+    }
+}
+
+fn parse_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1024)
+}
+
 /// The cores that this process may use.
 pub(crate) fn allowed_cores() -> Vec<usize> {
     let set = rustix::thread::sched_getaffinity(None);
@@ -68,6 +91,17 @@ mod tests {
         assert_eq!(parse_busy(stat), Some(Duration::from_millis(1600)));
         assert_eq!(parse_busy("cpu  1 2"), None);
         assert_eq!(parse_busy(""), None);
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_not_taken() {
+        assert_eq!(parse_available("MemFree: 1 kB\nMemAvailable:    20 kB\n"), Some(20 * 1024));
+        assert!(check_memory(50, 1 << 10).is_ok());
+        let error = check_memory(1 << 30, 1 << 20).unwrap_err();
+        assert!(
+            error.starts_with("1073741824 publishers with 1048576 bytes each take "),
+            "{error}"
+        );
     }
 
     #[test]

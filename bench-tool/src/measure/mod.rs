@@ -10,6 +10,8 @@ mod reading;
 pub(crate) use clock::{monotonic_ns, own_cpu_ns, thread_cpu_ns};
 pub(crate) use detector::{Seen, SequenceTracker, StreamFaults};
 pub(crate) use latency::Latencies;
-pub(crate) use machine::{QUIET_CORES, allowed_cores, machine_cpu, no_such_core, wait_until_quiet};
+pub(crate) use machine::{
+    QUIET_CORES, allowed_cores, check_memory, machine_cpu, no_such_core, wait_until_quiet,
+};
 pub(crate) use process::{ProcessGroup, Usage};
 pub(crate) use reading::{Reading, Spent};

@@ -18,7 +18,7 @@ const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCA
 fn setup(target: SocketAddr, version: Version) -> Setup {
     let login = Login { version, keep_alive_seconds: 0, username: None, password: None };
     Setup {
-        endpoint: Endpoint { address: target, tls: None },
+        endpoint: Endpoint { address: target, tls: None, web_socket: None },
         login,
         id_prefix: "test".into(),
         connect_burst: 8,

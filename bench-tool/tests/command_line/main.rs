@@ -6,6 +6,7 @@ mod errors;
 mod load;
 mod tls;
 mod torture;
+mod web_socket;
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;

@@ -14,24 +14,26 @@ use tempfile::TempDir;
 use super::*;
 
 /// A CA, a server and a client of it, each a .pem and a .key.
-fn certificates() -> TempDir {
+pub(crate) fn certificates() -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().to_owned();
     Certs { out, host: Vec::new(), client: "client".into() }.run().unwrap();
     directory
 }
 
-fn path(directory: &TempDir, name: &str) -> String {
+pub(crate) fn path(directory: &TempDir, name: &str) -> String {
     directory.path().join(name).to_str().unwrap().to_owned()
 }
 
-/// A broker with one listener, of TLS by a certificate of this name; `more` are further keys.
-fn broker(directory: &TempDir, name: &str, more: &str) -> (Broker, SocketAddr) {
-    let certificate = path(directory, &format!("{name}.pem"));
-    let key = path(directory, &format!("{name}.key"));
+/// A broker with a listener, of TLS if there is a certificate of a name; `more` are further keys.
+pub(crate) fn broker(directory: &TempDir, name: Option<&str>, more: &str) -> (Broker, SocketAddr) {
+    let tls = name.map_or_else(String::new, |name| {
+        let certificate = path(directory, &format!("{name}.pem"));
+        let key = path(directory, &format!("{name}.key"));
+        format!("[listener.tls]\ncertificate = {certificate:?}\nkey = {key:?}\n")
+    });
     let text = format!(
-        "[[listener]]\nbind = \"127.0.0.1:0\"\n[listener.tls]\ncertificate = {certificate:?}\n\
-         key = {key:?}\n{more}\n[store]\ndurability = \"memory\"\n"
+        "[[listener]]\nbind = \"127.0.0.1:0\"\n{tls}{more}\n[store]\ndurability = \"memory\"\n"
     );
     let config = Config::parse("test", &text, []).unwrap();
     let broker = Broker::start(config).unwrap();
@@ -42,13 +44,13 @@ fn broker(directory: &TempDir, name: &str, more: &str) -> (Broker, SocketAddr) {
 fn requires_certificates(directory: &TempDir) -> (Broker, SocketAddr) {
     let ca = path(directory, "ca.pem");
     let more = format!("client_certificates = \"required\"\nclient_ca = {ca:?}");
-    broker(directory, "server", &more)
+    broker(directory, Some("server"), &more)
 }
 
 #[test]
 fn messages_pass_over_both_versions() {
     let directory = certificates();
-    let (_broker, address) = broker(&directory, "server", "");
+    let (_broker, address) = broker(&directory, Some("server"), "");
     let ca = path(&directory, "ca.pem");
     for (version, shown) in [("1.2", "TLS 1.2"), ("tlsv1.3", "TLS 1.3")] {
         for size in ["64", "300000"] {
@@ -67,7 +69,7 @@ fn messages_pass_over_both_versions() {
 #[test]
 fn pub_and_sub_take_the_options_of_emqtt_bench() {
     let directory = certificates();
-    let (_broker, address) = broker(&directory, "server", "");
+    let (_broker, address) = broker(&directory, Some("server"), "");
     let ca = path(&directory, "ca.pem");
     let mut sub = start_at(address, &["sub", "-S", "--insecure", "-t", "text", "-L", "3"]);
     sub.wait_for("1/1 connected");
@@ -82,7 +84,7 @@ fn pub_and_sub_take_the_options_of_emqtt_bench() {
 #[test]
 fn sessions_are_resumed_if_that_is_asked_for() {
     let directory = certificates();
-    let (_broker, address) = broker(&directory, "server", "");
+    let (_broker, address) = broker(&directory, Some("server"), "");
     let ca = path(&directory, "ca.pem");
     for version in ["1.2", "1.3"] {
         let storm = ["run", "storm", "-c", "20", "--connect-burst", "1", "--tls-resume"];
@@ -108,7 +110,7 @@ fn sign_expired(directory: &TempDir) {
 }
 
 /// One line, and the status of connections that were refused.
-fn assert_refused(address: SocketAddr, tls: &[&str], expected: &str) {
+pub(crate) fn assert_refused(address: SocketAddr, tls: &[&str], expected: &str) {
     let command = [&["conn", "-c", "2", "-i", "0"][..], tls].concat();
     let (status, output, errors) = run_at(address, &command);
     assert_eq!(status, Some(CONNECTIONS), "{tls:?}: {errors}");
@@ -122,8 +124,8 @@ fn assert_refused(address: SocketAddr, tls: &[&str], expected: &str) {
 fn a_broker_that_is_not_trusted_is_one_line() {
     let (ours, others) = (certificates(), certificates());
     sign_expired(&ours);
-    let (_broker, address) = broker(&ours, "server", "");
-    let (_expired_broker, expired) = broker(&ours, "expired", "");
+    let (_broker, address) = broker(&ours, Some("server"), "");
+    let (_expired_broker, expired) = broker(&ours, Some("expired"), "");
     let (ca, other_ca) = (path(&ours, "ca.pem"), path(&others, "ca.pem"));
     let unknown = "the broker's certificate is of no CA that is trusted (--cafile)";
     assert_refused(address, &["--cafile", &other_ca], unknown);
@@ -157,11 +159,11 @@ fn a_client_certificate_is_shown_and_one_that_is_refused_is_one_line() {
 #[test]
 fn tls_on_one_side_only_is_told() {
     let directory = certificates();
-    let (_broker, address) = broker(&directory, "server", "");
+    let (_broker, address) = broker(&directory, Some("server"), "");
     let told = "the broker answers with TLS, which was not asked for (--tls)";
     assert_refused(address, &[], told);
     let (_floor, plain) = floor();
-    let told = "closed by the broker in the middle of the TLS handshake";
+    let told = "closed by the broker in the middle of the handshake";
     assert_refused(plain, &["--insecure"], told);
 }
 
