@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
+use jsonwebtoken::{Validation, decode, decode_header};
 use serde_json::{Map, Value};
 
 use crate::hooks::{Denial, Effect, Grant, Login, Rights};
@@ -83,22 +83,11 @@ impl Tokens {
             let is_named = header.kid.is_none() || key.id.is_none() || key.id == header.kid;
             is_named && key.algorithm == header.alg
         });
-        let mut claims = claims.filter_map(|key| self.verified(token, &key.key, key));
+        let mut claims = claims.filter_map(|key| verified(token, key));
         match claims.next() {
             Some(claims) => self.judge(claim, &claims, now),
             None => Verdict::GUESS,
         }
-    }
-
-    /// The claims of a token that was signed with a key.
-    fn verified(&self, token: &str, with: &DecodingKey, key: &Key) -> Option<Map<String, Value>> {
-        // Claims are looked at below, by the clock that is given.
-        let mut validation = Validation::new(key.algorithm);
-        validation.required_spec_claims.clear();
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        validation.validate_aud = false;
-        decode(token, with, &validation).ok().map(|token| token.claims)
     }
 
     fn judge(&self, claim: &Claim, claims: &Map<String, Value>, now: SystemTime) -> Verdict {
@@ -153,6 +142,17 @@ impl Tokens {
             Some(_) => Err(()),
         }
     }
+}
+
+/// The claims of a token that was signed with a key.
+fn verified(token: &str, key: &Key) -> Option<Map<String, Value>> {
+    // Claims are looked at in `Tokens::judge`, by the clock that is given.
+    let mut validation = Validation::new(key.algorithm);
+    validation.required_spec_claims.clear();
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    decode(token, &key.key, &validation).ok().map(|token| token.claims)
 }
 
 /// A time in seconds, or the longest that counts.

@@ -147,7 +147,8 @@ pub trait Driver {
     /// The handle by which other threads wake this driver.
     type Waker: Wake + Clone;
 
-    /// The time when the present turn began. Costs nothing: the clock is read once a turn.
+    /// The time when the present turn began. Costs nothing: the clock is read where turns
+    /// begin and end.
     fn now(&self) -> Time;
 
     /// How long the turn before this one took, from the end of its [`wait`](Self::wait) to the beginning of

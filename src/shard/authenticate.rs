@@ -145,7 +145,9 @@ impl<S> Core<S> {
             self.timers.cancel(before);
         }
         if let Some(valid_for) = valid_for {
-            let timer = self.timers.insert(self.now.plus(valid_for), Timer::Login(id));
+            // The clock has whole milliseconds: rounded up, lest it ends before its time.
+            let end = self.now.plus(valid_for + Duration::from_millis(1));
+            let timer = self.timers.insert(end, Timer::Login(id));
             expiries.insert(id, timer);
         }
     }

@@ -348,9 +348,10 @@ impl Out<'_> {
 impl Sink for Out<'_> {
     #[inline]
     fn publish(&mut self, publish: &PublishOut<'_>, message: &Message) {
-        let shared = match self.written.bytes < MAX_UNFLUSHED {
-            true => message.payload_shared(),
-            false => self.written.share(message),
+        let shared = if self.written.bytes < MAX_UNFLUSHED {
+            message.payload_shared()
+        } else {
+            self.written.share(message)
         };
         self.publish_from(publish, shared);
     }

@@ -7,13 +7,12 @@ use crate::mqtt::{
     LARGE_PAYLOAD, Message, PacketId, Publish, PublishOut, QoS, ReasonCode, Version,
     encode_publish, encode_publish_head, publish_len,
 };
+use crate::net::ConnId;
 use crate::router::{
     GroupId, RouteId, SessionKey, ShardChoice, Stamp, SubscriptionOptions, stable_hash,
 };
 use crate::session::{AliasUse, Delivered, Delivery, Direct, DropCause};
 use crate::timer::Time;
-
-use crate::net::ConnId;
 
 use super::Core;
 use super::connection::State;

@@ -11,8 +11,8 @@ use crate::timer::Time;
 
 use super::Core;
 
-/// The time over which turns are averaged, in milliseconds.
-const WINDOW_MS: i64 = 1000;
+/// The time over which turns are averaged, in microseconds.
+const WINDOW_US: i64 = 1_000_000;
 
 /// The least time between two log lines that say a limit is passed.
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
@@ -61,14 +61,21 @@ impl Overload {
         }
     }
 
-    /// Takes the time of the turn that ended at `now` into the mean; each counts for as long as it is
-    /// since the one before.
+    /// Takes the turn before the one that begins at `now` into the mean. It counts for as long as it took, and
+    /// the sleep after it as turns that take no time.
     fn take_turn(&mut self, turn: Duration, now: Time) {
-        let since = i64::try_from(now.since(self.measured).as_millis()).unwrap_or(i64::MAX);
+        let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
+        let (turn, since) = (micros(turn), micros(now.since(self.measured)));
         self.measured = now;
-        let turn_us = i64::try_from(turn.as_micros()).unwrap_or(i64::MAX / WINDOW_MS);
-        let weight = since.min(WINDOW_MS);
-        self.mean_us += (turn_us - self.mean_us).saturating_mul(weight) / WINDOW_MS;
+        let busy = turn.min(since);
+        self.approach(turn, busy);
+        self.approach(0, since - busy);
+    }
+
+    /// Moves the mean to a value that holds for so many microseconds.
+    fn approach(&mut self, value: i64, time: i64) {
+        let weight = time.min(WINDOW_US);
+        self.mean_us += (value - self.mean_us).saturating_mul(weight) / WINDOW_US;
     }
 
     fn may_warn(&mut self, now: Time) -> bool {
@@ -164,7 +171,8 @@ mod tests {
         assert_eq!(mean(200, 400), 72);
         assert_eq!(mean(0, 401), 71);
         assert_eq!(mean(0, 1401), 0, "after a second nothing is left of it");
-        assert_eq!(mean(5_000, 9_000), 5_000);
+        assert_eq!(mean(5_000, 6_401), 5_000);
+        assert_eq!(mean(5_000, 12_401), 0, "it was long ago");
     }
 
     #[test]

@@ -218,26 +218,8 @@ impl<S> Core<S> {
                 Item::Group(count) => self.router.set_group_online(from, &count),
                 Item::Connection(handoff) => self.take_connection(driver, *handoff),
                 Item::Confirm { turn, refused, returned } => {
-                    for refusal in refused {
-                        let Refusal { session, serial, packet_id, turn, matched, unstored } =
-                            refusal;
-                        if let Some(slot) = self.sessions.get_serial(session, serial) {
-                            if unstored {
-                                slot.session.refuse_unstored(from, turn, packet_id);
-                                self.let_out(session, serial);
-                                continue;
-                            }
-                            slot.session.refuse(from, turn, packet_id, matched);
-                        }
-                    }
-                    for returned in returned {
-                        let act = self.join_act(returned.act);
-                        self.route_again(&returned);
-                        self.end_act(act);
-                        if let (Some(store), Some(act)) = (&mut self.store, returned.act) {
-                            store.has_back(act);
-                        }
-                    }
+                    self.take_refused(from, refused);
+                    self.take_returned(returned);
                     self.confirmed(from, turn);
                 }
                 Item::Hold { client } => self.hold_publisher(driver, client),
@@ -258,6 +240,31 @@ impl<S> Core<S> {
             refusals.settle();
             let Refusals { refused, returned, .. } = refusals;
             self.confirm_to(from, turn, refused, returned, before);
+        }
+    }
+
+    /// Takes in which messages another shard had no receiver for, or could not store.
+    fn take_refused(&mut self, from: u8, refused: Vec<Refusal>) {
+        for Refusal { session, serial, packet_id, turn, matched, unstored } in refused {
+            let Some(slot) = self.sessions.get_serial(session, serial) else { continue };
+            if unstored {
+                slot.session.refuse_unstored(from, turn, packet_id);
+                self.let_out(session, serial);
+            } else {
+                slot.session.refuse(from, turn, packet_id, matched);
+            }
+        }
+    }
+
+    /// Takes back messages that another shard had no member of a group for.
+    fn take_returned(&mut self, returned: Vec<Returned>) {
+        for returned in returned {
+            let act = self.join_act(returned.act);
+            self.route_again(&returned);
+            self.end_act(act);
+            if let (Some(store), Some(act)) = (&mut self.store, returned.act) {
+                store.has_back(act);
+            }
         }
     }
 

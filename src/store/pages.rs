@@ -94,10 +94,9 @@ pub(super) fn each_queued(
     mut each: impl FnMut(u64, &[u8], &[u8]) -> bool,
 ) -> Result<(), StoreError> {
     store.range(Table::Queued, &place_key(session, from), &mut |key, value| {
-        let Some((of, rest)) = split_number(key).filter(|(of, _)| *of == session) else {
+        let Some((_, rest)) = split_number(key).filter(|(of, _)| *of == session) else {
             return false;
         };
-        debug_assert_eq!(of, session);
         // A key that is no place has been set aside at the start.
         split_number(rest).is_none_or(|(place, _)| each(place, key, value))
     })

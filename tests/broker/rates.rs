@@ -236,9 +236,12 @@ fn who_comes_is_refused_when_turns_take_long() {
     let mut rig = Rig::new(2, "[limits]\nmax_turn = \"100ms\"");
     let [publisher, subscriber] = pair(&mut rig, &Connect::new(V311, "publisher"));
     let pass = |rig: &mut Rig, turn: u64| {
-        rig.world.set_turn(Duration::from_millis(turn));
-        rig.world.advance(Duration::from_millis(1500));
-        rig.turns(2);
+        let turn = Duration::from_millis(turn);
+        rig.world.set_turn(turn);
+        for _ in 0..40 {
+            rig.world.advance(turn);
+            rig.turns(1);
+        }
     };
     for (turn, refused) in [(90, false), (120, true), (60, true), (40, false), (60, false)] {
         pass(&mut rig, turn);
