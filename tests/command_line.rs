@@ -443,6 +443,26 @@ fn a_password_file_is_edited() {
 }
 
 #[test]
+fn who_edits_a_password_file_at_the_same_time_loses_nobody() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let path = dir.path().join("passwords");
+    let path = path.to_str().expect("it is text");
+    let users: Vec<String> = (0..8).map(|number| format!("user{number}")).collect();
+    thread::scope(|scope| {
+        for user in &users {
+            scope.spawn(move || {
+                let (status, said, err) = passwd(&[path, user], "secret\n");
+                assert!(status == 0 && said.contains("1 user added"), "{said}{err}");
+            });
+        }
+    });
+    let text = fs::read_to_string(path).expect("the file is there");
+    let mut there: Vec<&str> = text.lines().filter_map(|line| line.split(':').next()).collect();
+    there.sort_unstable();
+    assert_eq!(there, users);
+}
+
+#[test]
 fn a_flag_goes_before_a_variable_and_a_variable_before_the_file() {
     let (_dir, path) = file("shards = 1\n[[listener]]\nbind = \"127.0.0.2:0\"\n");
     let from_file = Running::start(sluice().args(["--config", &path]));

@@ -189,13 +189,24 @@ impl PasswordFile {
         true
     }
 
+    /// Waits until nobody else changes a file at `path`, and keeps others from it until what it returns is
+    /// dropped. The lock (flock(2)) is on the directory, since the file is another one after each change.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn lock(path: &Path) -> io::Result<File> {
+        let dir = directory(&resolve(path))?;
+        dir.lock()?;
+        Ok(dir)
+    }
+
     /// Writes it in the place of `path`: at no time is there half a file. Only its owner may read it;
     /// who owns it stays so.
     ///
     /// # Errors
     /// What the system says.
     pub fn save(&self, path: &Path) -> io::Result<()> {
-        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let path = resolve(path);
         let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);
@@ -206,8 +217,7 @@ impl PasswordFile {
             let _ = fs::remove_file(&new);
             return saved;
         }
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-        File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
+        directory(&path)?.sync_all()
     }
 
     fn write_new(&self, new: &Path, old: &Path) -> io::Result<()> {
@@ -227,6 +237,17 @@ impl PasswordFile {
         file.write_all(text.as_bytes())?;
         file.sync_all()
     }
+}
+
+/// The file that a link leads to.
+fn resolve(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// The directory that a file is in.
+fn directory(path: &Path) -> io::Result<File> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    File::open(dir.unwrap_or(Path::new(".")))
 }
 
 /// Checks that a user name can stand in the file; says what is wrong with it.

@@ -81,69 +81,71 @@ impl fmt::Display for Changes {
 }
 
 impl Passwd {
-    /// Changes the file, as a whole or not at all.
+    /// Changes the file, as a whole or not at all. Others who do so at the same time lose nothing by it.
     ///
     /// # Errors
     /// The file, what was typed, or the system is at fault.
     pub fn run(&self) -> Result<Changes, PasswdError> {
-        let mut file = match PasswordFile::load(&self.file) {
-            Err(PasswordFileError::Unread { error, .. })
-                if error.kind() == io::ErrorKind::NotFound && !self.delete =>
-            {
-                PasswordFile::default()
-            }
-            loaded => loaded?,
-        };
+        // Nobody types a password for a file that is wrong.
+        self.load()?;
+        // To ask and to hash take long, and others need not wait for that.
+        let edits = self.edits()?;
         let mut changes = Changes::default();
-        match &self.user {
-            None => {
-                for (number, line) in (1..).zip(io::stdin().lock().lines()) {
-                    let line = line?;
-                    if !line.is_empty() {
-                        self.batch_line(&mut file, &line, &mut changes).map_err(|wrong| {
-                            PasswdError::Input(format!("line {number} of the input {wrong}"))
-                        })?;
-                    }
-                }
-            }
-            Some(user) if self.delete => {
-                if !file.remove(user) {
-                    return Err(PasswdError::Unknown(user.clone()));
-                }
-                changes.removed = 1;
-            }
-            Some(user) => {
-                check_user(user)
-                    .map_err(|wrong| PasswdError::Input(format!("the user name {wrong}")))?;
-                let password = ask_password()?;
-                self.set(&mut file, user, password.as_bytes(), &mut changes)
-                    .map_err(|wrong| PasswdError::Input(format!("{user} {wrong}")))?;
-            }
+        if edits.is_empty() {
+            return Ok(changes);
         }
-        if changes != Changes::default() {
-            file.save(&self.file)?;
+        let _lock = PasswordFile::lock(&self.file)?;
+        let mut file = self.load()?;
+        for edit in edits {
+            edit.apply(&mut file, &mut changes)?;
         }
+        file.save(&self.file)?;
         Ok(changes)
     }
 
-    fn batch_line(
-        &self,
-        file: &mut PasswordFile,
-        line: &str,
-        changes: &mut Changes,
-    ) -> Result<(), String> {
-        let (user, password) = line.split_once(':').ok_or("has no ':'")?;
-        check_user(user).map_err(|wrong| format!("has a user name that {wrong}"))?;
-        self.set(file, user, password.as_bytes(), changes)
+    fn load(&self) -> Result<PasswordFile, PasswordFileError> {
+        match PasswordFile::load(&self.file) {
+            Err(PasswordFileError::Unread { error, .. })
+                if error.kind() == io::ErrorKind::NotFound && !self.delete =>
+            {
+                Ok(PasswordFile::default())
+            }
+            loaded => loaded,
+        }
     }
 
-    fn set(
-        &self,
-        file: &mut PasswordFile,
-        user: &str,
-        password: &[u8],
-        changes: &mut Changes,
-    ) -> Result<(), String> {
+    /// What is to be changed.
+    fn edits(&self) -> Result<Vec<Edit>, PasswdError> {
+        let Some(user) = &self.user else { return self.batch(io::stdin().lock()) };
+        if self.delete {
+            return Ok(vec![Edit::Remove(user.clone())]);
+        }
+        check_user(user).map_err(|wrong| PasswdError::Input(format!("the user name {wrong}")))?;
+        let password = ask_password()?;
+        let edit = self.set(user, password.as_bytes());
+        Ok(vec![edit.map_err(|wrong| PasswdError::Input(format!("{user} {wrong}")))?])
+    }
+
+    fn batch(&self, input: impl BufRead) -> Result<Vec<Edit>, PasswdError> {
+        let mut edits = Vec::new();
+        for (number, line) in (1..).zip(input.lines()) {
+            let line = line?;
+            if !line.is_empty() {
+                edits.push(self.batch_line(&line).map_err(|wrong| {
+                    PasswdError::Input(format!("line {number} of the input {wrong}"))
+                })?);
+            }
+        }
+        Ok(edits)
+    }
+
+    fn batch_line(&self, line: &str) -> Result<Edit, String> {
+        let (user, password) = line.split_once(':').ok_or("has no ':'")?;
+        check_user(user).map_err(|wrong| format!("has a user name that {wrong}"))?;
+        self.set(user, password.as_bytes())
+    }
+
+    fn set(&self, user: &str, password: &[u8]) -> Result<Edit, String> {
         if password.is_empty() {
             return Err("has an empty password".to_owned());
         }
@@ -151,9 +153,25 @@ impl Passwd {
             true => PasswordHash::new_scram(password, self.iterations)?,
             false => PasswordHash::new(password)?,
         };
-        match file.set(user, hash) {
-            true => changes.replaced += 1,
-            false => changes.added += 1,
+        Ok(Edit::Set(user.to_owned(), hash))
+    }
+}
+
+/// One change.
+enum Edit {
+    Set(String, PasswordHash),
+    Remove(String),
+}
+
+impl Edit {
+    fn apply(self, file: &mut PasswordFile, changes: &mut Changes) -> Result<(), PasswdError> {
+        match self {
+            Self::Set(user, hash) => match file.set(&user, hash) {
+                true => changes.replaced += 1,
+                false => changes.added += 1,
+            },
+            Self::Remove(user) if file.remove(&user) => changes.removed += 1,
+            Self::Remove(user) => return Err(PasswdError::Unknown(user)),
         }
         Ok(())
     }
@@ -225,7 +243,6 @@ mod tests {
 
     #[test]
     fn lines_of_a_batch() {
-        let (mut file, mut changes) = (PasswordFile::default(), Changes::default());
         let passwd = Passwd {
             file: PathBuf::new(),
             user: None,
@@ -234,15 +251,16 @@ mod tests {
             scram: false,
             iterations: 4096,
         };
-        let mut batch_line = |file: &mut _, line| passwd.batch_line(file, line, &mut changes);
         for (line, wrong) in [
             ("a", "has no ':'"),
             (":x", "has a user name that is empty"),
             ("a:", "has an empty password"),
         ] {
-            assert_eq!(batch_line(&mut file, line), Err(wrong.to_owned()));
+            assert_eq!(passwd.batch_line(line).err(), Some(wrong.to_owned()));
         }
-        assert_eq!(batch_line(&mut file, "a:one:two"), Ok(()));
+        let (mut file, mut changes) = (PasswordFile::default(), Changes::default());
+        let edit = passwd.batch_line("a:one:two").expect("the line is right");
+        edit.apply(&mut file, &mut changes).expect("it can be added");
         let all_of_it = file.check("a", b"one:two");
         assert_eq!(all_of_it, Known::Right, "the password is all after the first ':'");
         assert_eq!(changes, Changes { added: 1, ..Changes::default() });

@@ -1,9 +1,11 @@
 //! The data directory: who has it, which format and engine it is of.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::lock::{LOCK_FILE, Lock, Locked};
 use super::lsm::Lsm;
 use super::sqlite::Sqlite;
 use crate::hooks::{Store, StoreError};
@@ -38,18 +40,17 @@ impl Engine {
 /// The format that this version writes, and the only one it reads.
 const FORMAT: u32 = 1;
 const FORMAT_FILE: &str = "format";
-const LOCK_FILE: &str = "lock";
 /// Stands in place of the format until everything is there.
 const UNFINISHED: &str = "unfinished";
 /// What may be in a directory that counts as empty: a file system's own, and our lock.
 const NOTHING: [&str; 2] = ["lost+found", LOCK_FILE];
 
-/// A data directory that this process has to itself, until it is dropped.
+/// A data directory that this process has to itself, until it and its records are dropped.
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
     engine: Engine,
-    _lock: File,
+    lock: Arc<Lock>,
 }
 
 /// Why a data directory cannot be used.
@@ -114,7 +115,7 @@ impl Directory {
     /// See [`DirectoryError`].
     pub fn open(path: &Path, engine: Engine) -> Result<Self, DirectoryError> {
         make(path)?;
-        let lock = lock(path)?;
+        let lock = Arc::new(Lock::take(path)?);
         match read_format(path)? {
             Some(found) if found == engine.name() => {}
             Some(found) => {
@@ -126,7 +127,7 @@ impl Directory {
             }
             None => write_format(path, &format!("{FORMAT} {}", engine.name()))?,
         }
-        Ok(Self { path: path.to_owned(), engine, _lock: lock })
+        Ok(Self { path: path.to_owned(), engine, lock })
     }
 
     /// Takes a directory that is there, of whatever engine.
@@ -137,10 +138,10 @@ impl Directory {
         if !path.join(FORMAT_FILE).exists() {
             return Err(DirectoryError::Missing(path.to_owned()));
         }
-        let lock = lock(path)?;
+        let lock = Arc::new(Lock::take(path)?);
         let engine = read_format(path)?.as_deref().and_then(Engine::named);
         let engine = engine.ok_or_else(|| DirectoryError::NoFormat(path.join(FORMAT_FILE)))?;
-        Ok(Self { path: path.to_owned(), engine, _lock: lock })
+        Ok(Self { path: path.to_owned(), engine, lock })
     }
 
     /// What keeps its records.
@@ -152,12 +153,15 @@ impl Directory {
     /// Opens its records: once, and again after they failed.
     ///
     /// # Errors
-    /// What the engine says.
+    /// What the engine says; or the directory is no longer at its path, which a commit says, too.
     pub fn records(&self) -> Result<Box<dyn Store>, StoreError> {
+        // An engine would begin a new one.
+        self.lock.check()?;
         let path = self.path.join(records_in(self.engine));
+        let lock = self.lock.clone();
         Ok(match self.engine {
-            Engine::Fjall => Box::new(Lsm::open(&path)?),
-            Engine::Sqlite => Box::new(Sqlite::open(&path)?),
+            Engine::Fjall => Box::new(Locked { store: Lsm::open(&path)?, lock }),
+            Engine::Sqlite => Box::new(Locked { store: Sqlite::open(&path)?, lock }),
         })
     }
 }
@@ -180,10 +184,10 @@ impl Filling {
     pub fn new(path: &Path, engine: Engine) -> Result<Self, DirectoryError> {
         let is_new = make(path)?;
         is_nothing(path)?;
-        let lock = lock(path)?;
+        let lock = Arc::new(Lock::take(path)?);
         // It may have been filled just now.
         is_nothing(path)?;
-        let directory = Directory { path: path.to_owned(), engine, _lock: lock };
+        let directory = Directory { path: path.to_owned(), engine, lock };
         let filling = Self { directory, is_new, is_finished: false };
         filling.clear();
         write_format(path, UNFINISHED)?;
@@ -243,7 +247,7 @@ const fn records_in(engine: Engine) -> &'static str {
     }
 }
 
-fn failed(path: &Path) -> impl Fn(io::Error) -> DirectoryError {
+pub(super) fn failed(path: &Path) -> impl Fn(io::Error) -> DirectoryError {
     |error| DirectoryError::System { path: path.to_owned(), error }
 }
 
@@ -257,15 +261,6 @@ fn make(path: &Path) -> Result<bool, DirectoryError> {
         File::open(above).and_then(|above| above.sync_all()).map_err(failed(path))?;
     }
     Ok(is_new)
-}
-
-fn lock(path: &Path) -> Result<File, DirectoryError> {
-    let lock = File::create(path.join(LOCK_FILE)).map_err(failed(path))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(DirectoryError::InUse(path.to_owned())),
-        Err(TryLockError::Error(error)) => Err(failed(path)(error)),
-    }
 }
 
 /// Whether there is nothing in a directory, or what was not finished.

@@ -6,6 +6,7 @@
 
 mod acts;
 mod directory;
+mod lock;
 mod lsm;
 mod memory;
 mod messages;

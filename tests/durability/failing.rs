@@ -1,8 +1,9 @@
-//! A disk that takes nothing more.
+//! A disk that takes nothing more, and a data directory that has gone.
 
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use tempfile::TempDir;
 
 use crate::common::{Client, Connect, Message, V5, V311, code, let_pass};
 use crate::process::Broker;
@@ -86,4 +87,40 @@ fn full_under_fjall() {
 #[test]
 fn full_under_sqlite() {
     a_full_disk("sqlite");
+}
+
+/// What is written to files without a name would be gone with the process.
+fn a_directory_moved_away(engine: &'static str) {
+    let mut broker = Broker::start(engine, 1);
+    let (mut stored, _) = broker.connect_with(&Connect::lasting(V5, "stored"));
+    stored.subscribe("t", 1);
+    stored.disconnect();
+    let mut publisher = broker.connect(V5, "publisher");
+    publisher.publish("t", "before", 1);
+    let above = TempDir::new().expect("a directory");
+    let away = above.path().join("away");
+    std::fs::rename(broker.data(), &away).expect("moved");
+    let refused = publisher.try_publish(Message::new("t", "waits").qos(1));
+    assert_eq!(refused, code::QUOTA_EXCEEDED);
+    assert!(!broker.data().exists(), "nothing is made anew");
+
+    std::fs::rename(&away, broker.data()).expect("moved");
+    while publisher.try_publish(Message::new("t", "probe").qos(1)) != code::SUCCESS {
+        let_pass(Duration::from_millis(5));
+    }
+    broker.restart();
+    let (mut stored, connack) = broker.connect_with(&Connect::lasting(V5, "stored"));
+    assert!(connack.session_present);
+    stored.expect("t", "before");
+    stored.expect("t", "waits");
+}
+
+#[test]
+fn moved_under_fjall() {
+    a_directory_moved_away("fjall");
+}
+
+#[test]
+fn moved_under_sqlite() {
+    a_directory_moved_away("sqlite");
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use sluice::hooks::{Commit, Table, Write};
 use sluice::store::{Directory, DirectoryError, Engine};
 use tempfile::TempDir;
 
@@ -60,4 +61,35 @@ fn a_directory_that_cannot_be_made_is_an_error_with_its_name() {
     fs::write(&file, "").expect("written");
     let error = Directory::open(&file.join("data"), Engine::Fjall).expect_err("below a file");
     assert!(error.to_string().contains("file/data"), "{error}");
+}
+
+#[test]
+fn what_is_no_longer_at_its_path_takes_nothing() {
+    for engine in [Engine::Fjall, Engine::Sqlite] {
+        let above = TempDir::new().expect("a directory");
+        let (path, away) = (above.path().join("data"), above.path().join("away"));
+        let write =
+            |key| [Write { table: Table::Retained, key: vec![key], value: Some(vec![key]) }];
+        let directory = Directory::open(&path, engine).expect("new");
+        let mut store = directory.records().expect("new");
+        store.commit(&write(1), Commit::System).expect("it is there");
+
+        fs::rename(&path, &away).expect("moved");
+        let error = store.commit(&write(2), Commit::System).expect_err("it is gone").to_string();
+        assert!(error.contains("was removed or replaced"), "{error}");
+        drop(store);
+        directory.records().err().expect("it is gone");
+        assert!(!path.exists(), "nothing is made anew");
+
+        let other = Directory::open(&path, engine).expect("nobody has this one");
+        let error = directory.records().err().expect("it is another's").to_string();
+        assert!(error.contains("was removed or replaced"), "{error}");
+        drop(other);
+        fs::remove_dir_all(&path).expect("removed");
+
+        fs::rename(&away, &path).expect("moved");
+        let mut store = directory.records().expect("it is there again");
+        store.commit(&write(3), Commit::System).expect("it is there again");
+        assert!(store.get(Table::Retained, &[1]).expect("whole").is_some());
+    }
 }
