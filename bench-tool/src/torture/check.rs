@@ -128,6 +128,11 @@ fn word(number: Option<u32>) -> String {
     number.map_or("none".to_owned(), |number| format!("number {number}"))
 }
 
+/// Whether a filter, `$share/` and all, asks for a topic.
+pub(super) fn selects(filter: &str, topic: &str) -> bool {
+    Filter::parse(filter, &Limits::NONE).is_ok_and(|filter| matches(filter.filter, topic))
+}
+
 /// Those who get a message once between them: a subscriber, or a group.
 fn units(received: &[Received]) -> Vec<Vec<&Received>> {
     let mut units: Vec<Vec<&Received>> = Vec::new();
@@ -166,9 +171,7 @@ impl Verdict {
     fn delivery(&mut self, published: &Published, receivers: &[&Received]) {
         let Published { topic, acknowledged, sent, .. } = published;
         let Some(first) = receivers.first() else { return };
-        let selects = Filter::parse(&first.filter, &Limits::NONE)
-            .is_ok_and(|filter| matches(filter.filter, topic));
-        if !selects {
+        if !selects(&first.filter, topic) {
             return;
         }
         let whose = match receivers {

@@ -114,10 +114,10 @@ pub fn play(
             tell(kill);
         }
         stage.ended.store(true, Ordering::Relaxed);
-        let published = publishing.into_iter().filter_map(|one| one.join().ok()).collect();
+        let published: Vec<_> = publishing.into_iter().filter_map(|one| one.join().ok()).collect();
         // Nobody sends anything again: what is there now is what has been kept.
         let killed = killed.and_then(|()| broker.restart());
-        stage.drained.store(true, Ordering::Relaxed);
+        stage.drain(&published);
         let received = receiving.into_iter().filter_map(|one| one.join().ok()).collect();
         killed.map(|()| (published, received))
     })

@@ -1,12 +1,14 @@
 //! What all clients of a run share.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::history::{Presence, Read};
+use super::check::selects;
+use super::history::{Presence, Published, Read};
 use super::link::{Link, Persona, Session};
 
 /// How long a client waits for the broker to be there, or to answer, before it gives up.
@@ -29,6 +31,9 @@ pub(super) struct Notes {
     pub(super) oddities: Vec<String>,
 }
 
+/// Numbers, by topic.
+type Numbers = BTreeMap<String, BTreeSet<u32>>;
+
 #[derive(Debug)]
 pub(super) struct Stage {
     pub(super) address: SocketAddr,
@@ -37,10 +42,14 @@ pub(super) struct Stage {
     /// Publishers begin nothing new.
     pub(super) ended: AtomicBool,
     /// Everybody goes once nothing comes any more.
-    pub(super) drained: AtomicBool,
+    drained: AtomicBool,
     pub(super) progress: Vec<Progress>,
     /// How often the broker has been started again.
     pub(super) starts: AtomicU32,
+    /// What the broker has acknowledged, once nothing more is published.
+    owed: OnceLock<Numbers>,
+    /// What has come, by client or, for a shared filter, by filter.
+    come: Mutex<BTreeMap<String, Numbers>>,
     notes: Mutex<Notes>,
 }
 
@@ -53,7 +62,33 @@ impl Stage {
             .collect();
         let (ended, drained) = (AtomicBool::new(false), AtomicBool::new(false));
         let starts = AtomicU32::new(0);
-        Self { address, rate, ended, drained, progress, starts, notes: Mutex::default() }
+        let (owed, come, notes) = (OnceLock::new(), Mutex::default(), Mutex::default());
+        Self { address, rate, ended, drained, progress, starts, owed, come, notes }
+    }
+
+    /// Nothing more is published, and the broker has been started for the last time.
+    pub(super) fn drain(&self, published: &[Published]) {
+        let owed = published.iter().map(|one| (one.topic.clone(), one.acknowledged.clone()));
+        self.owed.get_or_init(|| owed.collect());
+        self.drained.store(true, Ordering::Relaxed);
+    }
+
+    /// A message has come to a client, or to one of a group.
+    pub(super) fn has_come(&self, unit: &str, topic: &str, number: u32) {
+        let mut come = self.come.lock().unwrap_or_else(PoisonError::into_inner);
+        let numbers = come.entry(unit.to_owned()).or_default();
+        numbers.entry(topic.to_owned()).or_default().insert(number);
+    }
+
+    /// Whether all has come that is owed to a client, or group, with this filter.
+    pub(super) fn is_all_there(&self, unit: &str, filter: &str) -> bool {
+        let come = self.come.lock().unwrap_or_else(PoisonError::into_inner);
+        let come = |topic| come.get(unit).and_then(|numbers| numbers.get(topic));
+        self.owed.get().is_some_and(|owed| {
+            owed.iter().filter(|(topic, _)| selects(filter, topic)).all(|(topic, numbers)| {
+                numbers.is_empty() || come(topic).is_some_and(|come| come.is_superset(numbers))
+            })
+        })
     }
 
     pub(super) fn notes(&self) -> MutexGuard<'_, Notes> {

@@ -12,7 +12,7 @@ use super::history::{Read, Received};
 use super::link::{Delivery, Incoming, Link, Persona, Session};
 use super::stage::{PATIENCE, Stage};
 
-/// After this long without a message, nothing more will come.
+/// After this long without a message, nothing more will come to who has all that is owed.
 const QUIET: Duration = Duration::from_millis(500);
 /// How long one waits for packets before it looks around.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -59,6 +59,11 @@ struct State<'a> {
 }
 
 impl Subscriber {
+    /// Whose messages it gets: its own, or its group's.
+    fn unit(&self) -> &str {
+        if self.filter.starts_with("$share/") { &self.filter } else { &self.persona.name }
+    }
+
     /// Receives until nothing comes any more. `ready` is called once it is subscribed.
     pub(super) fn run(&self, stage: &Stage, rng: Rng, ready: impl FnOnce()) -> Received {
         let history = Received {
@@ -164,13 +169,19 @@ impl State<'_> {
 
     /// Whether nothing more will come, or should have by now.
     fn is_drained(&mut self, quiet_since: Instant) -> bool {
+        let quiet = quiet_since.elapsed();
         let is_done = self.is_subscribed && self.half_done.is_empty();
-        if is_done && quiet_since.elapsed() > QUIET {
+        let subscriber = self.subscriber;
+        if is_done
+            && quiet > QUIET
+            && self.stage.is_all_there(subscriber.unit(), &subscriber.filter)
+        {
             return true;
         }
-        let is_over = Instant::now() > *self.until.get_or_insert_with(|| Instant::now() + PATIENCE);
-        if is_over {
-            let (name, count) = (&self.subscriber.persona.name, self.half_done.len());
+        let until = *self.until.get_or_insert_with(|| Instant::now() + 4 * PATIENCE);
+        let is_over = quiet > PATIENCE || Instant::now() > until;
+        if is_over && !is_done {
+            let (name, count) = (&subscriber.persona.name, self.half_done.len());
             self.stage.odd(format!("{name}: it does not end; {count} PUBRELs never came"));
         }
         is_over
@@ -183,7 +194,10 @@ impl State<'_> {
             _ => true,
         };
         match number {
-            Some(number) if is_new => self.history.numbers.entry(topic).or_default().push(number),
+            Some(number) if is_new => {
+                self.stage.has_come(self.subscriber.unit(), &topic, number);
+                self.history.numbers.entry(topic).or_default().push(number);
+            }
             Some(_) => {}
             None => {
                 let name = &self.subscriber.persona.name;
