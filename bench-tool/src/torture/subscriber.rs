@@ -14,6 +14,8 @@ use super::stage::{PATIENCE, Stage};
 
 /// After this long without a message, nothing more will come to who has all that is owed.
 const QUIET: Duration = Duration::from_millis(500);
+/// After this long without a message, what is owed is lost.
+const OVERDUE: Duration = Duration::from_secs(6);
 /// How long one waits for packets before it looks around.
 const GLANCE: Duration = Duration::from_millis(20);
 
@@ -179,7 +181,7 @@ impl State<'_> {
             return true;
         }
         let until = *self.until.get_or_insert_with(|| Instant::now() + 4 * PATIENCE);
-        let is_over = quiet > PATIENCE || Instant::now() > until;
+        let is_over = quiet > OVERDUE || Instant::now() > until;
         if is_over && !is_done {
             let (name, count) = (&subscriber.persona.name, self.half_done.len());
             self.stage.odd(format!("{name}: it does not end; {count} PUBRELs never came"));
