@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The modules and their layers, as ARCHITECTURE.md has them, and rooms for some to come. `lib.rs` and `main.rs` are the roof
-/// and stand above them all.
+/// The modules and their layers, as ARCHITECTURE.md has them, and two that are to come (`cluster`,
+/// `admin`). `lib.rs` and `main.rs` are the roof and stand above them all.
 const LAYERS: [(&str, u8); 14] = [
     ("chunks", 0),
     ("timer", 1),

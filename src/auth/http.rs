@@ -187,9 +187,10 @@ impl Server {
                 "{url} gives no answer, and a client is {then} ({others} more before): {why}"
             );
         }
-        match allow {
-            true => Verdict::Allow(Login::user(claim.user.as_deref().map(Arc::from))),
-            false => Verdict::Deny { denial: Denial::ServerUnavailable, is_guess: false },
+        if allow {
+            Verdict::Allow(Login::user(claim.user.as_deref().map(Arc::from)))
+        } else {
+            Verdict::Deny { denial: Denial::ServerUnavailable, is_guess: false }
         }
     }
 }

@@ -72,9 +72,10 @@ impl Tokens {
 
     /// Decides about a client that has a token, and passes others on.
     pub(super) fn check(&self, claim: &Claim, now: SystemTime) -> Verdict {
-        let token = match self.settings.in_user_name {
-            true => claim.user.as_deref(),
-            false => claim.password.as_deref().and_then(|bytes| std::str::from_utf8(bytes).ok()),
+        let token = if self.settings.in_user_name {
+            claim.user.as_deref()
+        } else {
+            claim.password.as_deref().and_then(|bytes| std::str::from_utf8(bytes).ok())
         };
         let Some(token) = token else { return Verdict::Pass };
         let Ok(header) = decode_header(token) else { return Verdict::Pass };

@@ -149,9 +149,10 @@ impl Passwd {
         if password.is_empty() {
             return Err("has an empty password".to_owned());
         }
-        let hash = match self.scram {
-            true => PasswordHash::new_scram(password, self.iterations)?,
-            false => PasswordHash::new(password)?,
+        let hash = if self.scram {
+            PasswordHash::new_scram(password, self.iterations)?
+        } else {
+            PasswordHash::new(password)?
         };
         Ok(Edit::Set(user.to_owned(), hash))
     }

@@ -110,9 +110,10 @@ impl Listener {
             None => transport,
             Some(ws) => Transport::Ws(Box::new(WsStream::new(transport, ws.clone()))),
         };
-        Ok(match self.proxied {
-            false => transport,
-            true => Transport::Proxied(Box::new(Proxied::new(transport))),
+        Ok(if self.proxied {
+            Transport::Proxied(Box::new(Proxied::new(transport)))
+        } else {
+            transport
         })
     }
 }

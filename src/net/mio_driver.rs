@@ -8,6 +8,7 @@
 
 mod conn;
 mod layered;
+mod linger;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -32,9 +33,8 @@ const WAKER: Token = Token(usize::MAX);
 const FIRST_LISTENER: usize = usize::MAX - 1;
 const EVENTS_PER_TURN: usize = 1024;
 
-/// Limits of a graceful close: time, connections at once (and [`LINGER_KIB`] discarded).
+/// A graceful close waits so long for the other side to close (and discards [`LINGER_KIB`]).
 const LINGER: Duration = Duration::from_secs(2);
-const LINGER_CONNECTIONS: usize = 4096;
 
 /// A connection between two [`MioDriver`]s.
 #[derive(Debug)]
@@ -189,20 +189,6 @@ impl MioDriver {
         }
     }
 
-    /// Closes what has lingered for too long.
-    fn expire_lingering(&mut self) {
-        while let Some(&(deadline, id, serial)) = self.lingering.front() {
-            if deadline > self.now && self.lingering.len() <= LINGER_CONNECTIONS {
-                break;
-            }
-            self.lingering.pop_front();
-            let is_it = |conn: &&mut Conn| conn.serial == serial && conn.has(flag::LINGERS);
-            if self.conns.get_mut(id).filter(is_it).is_some() {
-                self.release(id);
-            }
-        }
-    }
-
     /// Lets go of the socket.
     fn release(&mut self, id: ConnId) {
         if let Some(mut conn) = self.conns.remove(id) {
@@ -328,35 +314,6 @@ impl MioDriver {
             (None, Read::Full(_)) => Step::More(Completion::Receiving { conn: id }),
             (None, read) => after(read, conn, Completion::Receiving { conn: id }),
         }
-    }
-
-    /// Discards what a connection that was closed gracefully still receives.
-    fn linger(&mut self, id: ConnId) -> Step {
-        let Some(conn) = self.conns.get_mut(id) else { return Step::Rest };
-        if conn.has(flag::UNBLOCKED) {
-            conn.clear(flag::UNBLOCKED);
-            if conn.transport.shutdown_write().is_err() {
-                self.release(id);
-                return Step::Rest;
-            }
-        }
-        match conn.transport.discard(&mut self.scratch) {
-            Ok(len) if len > 0 => {
-                // What is begun counts as whole, so that nobody sends bytes one by one for ever.
-                let kib = u16::try_from(len.div_ceil(1024)).unwrap_or(u16::MAX);
-                conn.linger_kib = conn.linger_kib.saturating_sub(kib);
-                if conn.linger_kib > 0 {
-                    if len == self.scratch.len() || conn.has(flag::FINISHING) {
-                        return Step::Later;
-                    }
-                    return Step::Rest;
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Step::Rest,
-            Ok(_) | Err(_) => {}
-        }
-        self.release(id);
-        Step::Rest
     }
 
     fn accept(&mut self) -> Option<Completion> {

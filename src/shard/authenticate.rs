@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
 
-use crate::hooks::{Answer, Asking, Client, Decision, Inbox, Login};
+use crate::hooks::{Answer, Asking, Decision, Inbox, Login};
 use crate::mqtt::{Connect, ReasonCode};
 use crate::net::ConnId;
 use crate::timer::TimerKey;
@@ -106,14 +106,8 @@ impl<S> Core<S> {
             None => {
                 authentication.serial = authentication.serial.wrapping_add(1);
                 let serial = authentication.serial;
-                let client = Client {
-                    client_id: connect.client_id,
-                    username: connect.username,
-                    certificate: connection.certificate.as_deref(),
-                    peer: connection.peer,
-                    listener: Some(connection.listener),
-                    protocol_version: connect.version as u8,
-                };
+                let client =
+                    connection.client(connect.client_id, connect.username, connect.version);
                 let asking = Asking::new(&authentication.inbox, ticket(id, serial));
                 let authenticator = self.shared.hooks.authenticator.as_ref();
                 let answer = authenticator

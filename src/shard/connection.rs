@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::hooks::PublishRights;
+use crate::hooks::{Client, PublishRights};
 use crate::mqtt::{
     AckKind, Message, Packet, PacketId, PublishOut, ReasonCode, Version, encode, encode_ack,
     encode_publish, encode_publish_head,
@@ -113,6 +113,23 @@ impl Connection {
             listener,
             peer,
             certificate: None,
+        }
+    }
+
+    /// The client that asks to be let in over this connection.
+    pub(super) fn client<'a>(
+        &'a self,
+        client_id: &'a str,
+        username: Option<&'a str>,
+        version: Version,
+    ) -> Client<'a> {
+        Client {
+            client_id,
+            username,
+            certificate: self.certificate.as_deref(),
+            peer: self.peer,
+            listener: Some(self.listener),
+            protocol_version: version as u8,
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::hooks::{Client, Denial, Exchange, Login, Step};
+use crate::hooks::{Denial, Exchange, Login, Step};
 use crate::mqtt::{
     Auth, Connect, DecodeError, FrameHead, Packet, PacketType, Properties, ReasonCode, Version,
     decode, decode_connect, encode, frame_head,
@@ -70,14 +70,7 @@ impl<S> Core<S> {
         method: &str,
     ) -> Option<Box<dyn Exchange>> {
         let connection = self.connections.get(id)?;
-        let client = Client {
-            client_id,
-            username,
-            certificate: connection.certificate.as_deref(),
-            peer: connection.peer,
-            listener: Some(connection.listener),
-            protocol_version: Version::V5 as u8,
-        };
+        let client = connection.client(client_id, username, Version::V5);
         self.shared.hooks.authenticator.as_ref()?.exchange(&client, method)
     }
 

@@ -2,7 +2,7 @@
 
 use hashbrown::HashMap;
 
-use super::record::{Decoder, Epoch, place_key, split_number};
+use super::record::{Decoder, Epoch, QueuedFields, place_key, split_number};
 use crate::hooks::{Store, StoreError, Table};
 use crate::mqtt::Message;
 use crate::session::{PageOfQueue, PageRequest, SessionNumber};
@@ -15,6 +15,23 @@ pub(super) struct Read {
     pub(super) stray: Vec<(Vec<u8>, u64)>,
 }
 
+/// Queued records that are read at once, before their messages. A few large messages fill a page, and
+/// what is behind them would be read for nothing.
+const RECORDS_AT_ONCE: usize = 32;
+
+/// Records of a queue, with place and key.
+type Records = Vec<(u64, Vec<u8>, QueuedFields)>;
+
+/// Why no more records were read.
+enum Stop {
+    /// There are no more.
+    End,
+    /// The next one is not committed yet.
+    Uncommitted,
+    /// There are as many as were asked for.
+    Enough,
+}
+
 /// Reads what a session has queued, up to the place `until`, where something is not committed yet.
 pub(super) fn read(
     store: &dyn Store,
@@ -22,51 +39,80 @@ pub(super) fn read(
     until: Option<u64>,
     epoch: Epoch,
 ) -> Result<Read, StoreError> {
-    let mut page = PageOfQueue { end: request.from, ..PageOfQueue::default() };
-    let mut damaged = Vec::new();
-    let mut found = Vec::new();
-    page.is_last = true;
-    each_queued(store, request.session, request.from, |place, key, value| {
-        if found.len() >= request.messages as usize || until.is_some_and(|until| place >= until) {
-            page.is_last = false;
-            return false;
-        }
-        page.end = place + 1;
-        let fields = Decoder::open(Table::Queued, key, value, epoch)
-            .and_then(|mut decoder| decoder.queued());
-        match fields {
-            Some(fields) => found.push((place, key.to_vec(), fields)),
-            None => {
-                page.lost += 1;
-                damaged.push((Table::Queued, key.to_vec(), value.to_vec()));
-            }
-        }
-        true
-    })?;
-    page.is_last &= until.is_none();
-    let mut stray = Vec::new();
+    let page = PageOfQueue { end: request.from, ..PageOfQueue::default() };
+    let mut read = Read { page, damaged: Vec::new(), stray: Vec::new() };
     let mut messages = HashMap::new();
     let mut bytes = 0;
-    for (place, key, fields) in found {
-        if bytes >= request.bytes && bytes > 0 {
-            (page.end, page.is_last) = (place, false);
-            break;
+    let mut left = request.messages as usize;
+    loop {
+        let most = left.min(RECORDS_AT_ONCE);
+        let (records, stop) = read.records(store, request.session, until, most, epoch)?;
+        left -= records.len();
+        for (place, key, fields) in records {
+            if bytes >= request.bytes && bytes > 0 {
+                read.page.end = place;
+                return Ok(read);
+            }
+            let number = fields.message;
+            let message = match messages.get(&number) {
+                Some(message) => Some(Message::clone(message)),
+                None => message(store, number, epoch, &mut read.damaged)?,
+            };
+            let Some(message) = message else {
+                read.page.lost += 1;
+                read.stray.push((key, number));
+                continue;
+            };
+            bytes += message.size() as u64;
+            messages.insert(number, message.clone());
+            read.page.messages.push((place, fields.of(message)));
         }
-        let number = fields.message;
-        let message = match messages.get(&number) {
-            Some(message) => Some(Message::clone(message)),
-            None => message(store, number, epoch, &mut damaged)?,
-        };
-        let Some(message) = message else {
-            page.lost += 1;
-            stray.push((key, number));
-            continue;
-        };
-        bytes += message.size() as u64;
-        messages.insert(number, message.clone());
-        page.messages.push((place, fields.of(message)));
+        match stop {
+            Stop::Enough if left > 0 => {}
+            Stop::Enough | Stop::Uncommitted => return Ok(read),
+            Stop::End => {
+                read.page.is_last = until.is_none();
+                return Ok(read);
+            }
+        }
     }
-    Ok(Read { page, damaged, stray })
+}
+
+impl Read {
+    /// The next records of the queue, `most` of them, behind the end of the page, which moves on.
+    fn records(
+        &mut self,
+        store: &dyn Store,
+        session: SessionNumber,
+        until: Option<u64>,
+        most: usize,
+        epoch: Epoch,
+    ) -> Result<(Records, Stop), StoreError> {
+        let mut records = Vec::new();
+        let mut stop = Stop::End;
+        each_queued(store, session, self.page.end, |place, key, value| {
+            if records.len() >= most {
+                stop = Stop::Enough;
+                return false;
+            }
+            if until.is_some_and(|until| place >= until) {
+                stop = Stop::Uncommitted;
+                return false;
+            }
+            self.page.end = place + 1;
+            let fields = Decoder::open(Table::Queued, key, value, epoch)
+                .and_then(|mut decoder| decoder.queued());
+            match fields {
+                Some(fields) => records.push((place, key.to_vec(), fields)),
+                None => {
+                    self.page.lost += 1;
+                    self.damaged.push((Table::Queued, key.to_vec(), value.to_vec()));
+                }
+            }
+            true
+        })?;
+        Ok((records, stop))
+    }
 }
 
 /// The message with a number, if it is there and whole.

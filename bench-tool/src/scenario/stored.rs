@@ -84,6 +84,22 @@ fn remove_retained(setup: &Setup, remove: FlowSpec) -> Result<(), RunError> {
     Ok(())
 }
 
+/// For each queue one that fills it.
+fn add_queue_publishers(engine: &mut Fleet, setup: &Setup, parameters: &Parameters) {
+    for n in 0..parameters.publishers {
+        let publishes = FlowSpec {
+            receivers: 0,
+            limit: Some(parameters.messages.into()),
+            ..parameters.flow(format!("bench/queue/{n}"))
+        };
+        engine.add_client(ClientSpec {
+            client_id: format!("{}-p{n}", setup.id_prefix),
+            publishes: Some(publishes),
+            ..ClientSpec::default()
+        });
+    }
+}
+
 /// Fills the queues of absent clients, each from a publisher of its own, and lets them fetch.
 pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<Outcome, RunError> {
     let Parameters { publishers: pairs, messages, qos, .. } = *parameters;
@@ -105,18 +121,7 @@ pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<O
     }
     engine.connect_all()?;
     engine.disconnect(0..pairs as usize)?;
-    for n in 0..pairs {
-        let publishes = FlowSpec {
-            receivers: 0,
-            limit: Some(messages.into()),
-            ..parameters.flow(format!("bench/queue/{n}"))
-        };
-        engine.add_client(ClientSpec {
-            client_id: format!("{}-p{n}", setup.id_prefix),
-            publishes: Some(publishes),
-            ..ClientSpec::default()
-        });
-    }
+    add_queue_publishers(&mut engine, setup, parameters);
     engine.connect_all()?;
     let resident_before = setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
     let before = Reading::take(&setup.broker);
