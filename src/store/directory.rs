@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::lock::{LOCK_FILE, Lock, Locked};
+use super::logged::{Files, Logged};
 use super::lsm::Lsm;
 use super::sqlite::Sqlite;
 use crate::hooks::{Store, StoreError};
@@ -40,6 +41,8 @@ impl Engine {
 /// The format that this version writes, and the only one it reads.
 const FORMAT: u32 = 1;
 const FORMAT_FILE: &str = "format";
+/// The log in front of fjall. SQLite has one of its own, and what other tools read is current.
+const LOG: &str = "log";
 /// Stands in place of the format until everything is there.
 const UNFINISHED: &str = "unfinished";
 /// What may be in a directory that counts as empty: a file system's own, and our lock.
@@ -160,7 +163,10 @@ impl Directory {
         let path = self.path.join(records_in(self.engine));
         let lock = self.lock.clone();
         Ok(match self.engine {
-            Engine::Fjall => Box::new(Locked { store: Lsm::open(&path)?, lock }),
+            Engine::Fjall => {
+                let log = Files::open(&self.path.join(LOG))?;
+                Box::new(Locked { store: Logged::open(Lsm::open(&path)?, log)?, lock })
+            }
             Engine::Sqlite => Box::new(Locked { store: Sqlite::open(&path)?, lock }),
         })
     }
@@ -217,6 +223,7 @@ impl Filling {
     fn clear(&self) {
         let path = &self.directory.path;
         let _ = fs::remove_dir_all(path.join(records_in(Engine::Fjall)));
+        let _ = fs::remove_dir_all(path.join(LOG));
         let database = records_in(Engine::Sqlite);
         for suffix in ["", "-wal", "-shm"] {
             let _ = fs::remove_file(path.join(format!("{database}{suffix}")));

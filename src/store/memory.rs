@@ -42,7 +42,7 @@ impl Store for Memory {
         if let Some(reason) = &disk.fails {
             return Err(StoreError(reason.clone()));
         }
-        for Write { table, key, value } in writes {
+        for Write { table, key, value, .. } in writes {
             let Some(records) = disk.tables.get_mut(*table as usize) else { continue };
             match value {
                 Some(value) => records.insert(key.clone(), value.clone()),

@@ -110,7 +110,7 @@ impl Staging {
         let mut writes: Vec<_> = self
             .writes
             .drain()
-            .map(|((table, key), staged)| Write { table, key, value: staged.value })
+            .map(|((table, key), staged)| Write { table, key, value: staged.value, fresh: staged.fresh })
             .collect();
         writes.sort_unstable_by(|a, b| (a.table, &a.key).cmp(&(b.table, &b.key)));
         writes
@@ -118,7 +118,7 @@ impl Staging {
 
     /// A commit failed: its writes may have been made, and have to be made again.
     pub(super) fn put_back(&mut self, writes: Vec<Write>) {
-        for Write { table, key, value } in writes {
+        for Write { table, key, value, .. } in writes {
             self.writes.insert((table, key), Staged { value, fresh: false });
         }
     }
