@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::lock::{LOCK_FILE, Lock, Locked};
-use super::logged::{Files, Logged};
+use super::logged::{Files, Logged, SEGMENT_BYTES};
 use super::lsm::Lsm;
 use super::sqlite::Sqlite;
 use crate::hooks::{Store, StoreError};
@@ -165,7 +165,8 @@ impl Directory {
         Ok(match self.engine {
             Engine::Fjall => {
                 let log = Files::open(&self.path.join(LOG))?;
-                Box::new(Locked { store: Logged::open(Lsm::open(&path)?, log)?, lock })
+                let store = Logged::open(Lsm::open(&path)?, log, SEGMENT_BYTES)?;
+                Box::new(Locked { store, lock })
             }
             Engine::Sqlite => Box::new(Locked { store: Sqlite::open(&path)?, lock }),
         })

@@ -19,8 +19,8 @@ pub use segments::{Segment, Segments};
 
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
-/// Bytes of a segment when the next one begins.
-const SEGMENT_BYTES: u64 = 32 << 20;
+/// Bytes of a segment on disk.
+pub(super) const SEGMENT_BYTES: u64 = 32 << 20;
 /// Bytes that the engine is given in one commit, at least while the log grows.
 const STEP_BYTES: usize = 64 << 10;
 /// Bytes that the engine is given in one commit when somebody waits for the last one.
@@ -34,6 +34,8 @@ pub struct Logged<S: Store, L: Segments> {
 struct Log<S, L> {
     engine: S,
     segments: L,
+    /// Bytes of one when the next one begins.
+    segment_bytes: u64,
     life: u64,
     /// The number of the next frame.
     sequence: u64,
@@ -60,14 +62,15 @@ struct Log<S, L> {
 impl<S: Store, L: Segments> Logged<S, L> {
     /// Brings the engine up to date with what is in the segments, and begins to use them anew. A last
     /// commit that is there in part is cut off, a damaged one is set aside, and the log of the process
-    /// tells of both.
+    /// tells of both. One that has come to `segment_bytes` is followed by the other.
     ///
     /// # Errors
     /// The engine's, the system's, or that the segments do not belong together.
-    pub fn open(engine: S, segments: L) -> Result<Self, StoreError> {
+    pub fn open(engine: S, segments: L, segment_bytes: u64) -> Result<Self, StoreError> {
         let mut log = Log {
             engine,
             segments,
+            segment_bytes,
             life: RandomState::new().hash_one("life"),
             sequence: 1,
             active: Segment::A,
@@ -146,8 +149,8 @@ impl<S: Store, L: Segments> Log<S, L> {
         }
         if self.is_frozen {
             self.step(STEP_BYTES.max(2 * self.frame.len()))?;
-        } else if self.len >= SEGMENT_BYTES {
-            self.freeze();
+        } else if self.len >= self.segment_bytes {
+            self.freeze()?;
         }
         Ok(())
     }
@@ -169,11 +172,21 @@ impl<S: Store, L: Segments> Log<S, L> {
     }
 
     /// Begins the other segment; what is live of this one goes to the engine.
-    fn freeze(&mut self) {
+    fn freeze(&mut self) -> Result<(), StoreError> {
         self.frozen = self.live.take().into_iter();
-        self.is_frozen = self.is_ahead || self.frozen.len() > 0;
         self.active = self.active.other();
         self.len = 0;
+        self.is_frozen = self.is_ahead || self.frozen.len() > 0;
+        if self.is_frozen { Ok(()) } else { self.give_up(self.active.other()) }
+    }
+
+    /// A segment is not needed any more. Until the disk knows, nothing may be written over what is in it:
+    /// a replay of some of it would undo the rest.
+    fn give_up(&mut self, segment: Segment) -> Result<(), StoreError> {
+        self.segments.write(segment, 0, &[0; SEGMENT_HEAD])?;
+        self.segments.sync(segment)?;
+        self.unsynced[segment as usize] = false;
+        Ok(())
     }
 
     /// Gives the engine some of what it has not got.
@@ -185,7 +198,7 @@ impl<S: Store, L: Segments> Log<S, L> {
         }
         self.engine.commit(&writes, Commit::Disk)?;
         (self.is_ahead, self.is_frozen) = (false, false);
-        Ok(())
+        self.give_up(self.active.other())
     }
 
     fn is_settled(&self) -> bool {
@@ -254,7 +267,11 @@ impl<S: Store, L: Segments> Log<S, L> {
     fn report(&mut self, segment: Segment, bytes: &[u8], found: &Found) -> Result<(), StoreError> {
         let name = self.segments.name(segment);
         for range in &found.damaged {
-            self.segments.set_aside(segment, range.start, bytes.get(range.clone()).unwrap_or_default())?;
+            self.segments.set_aside(
+                segment,
+                range.start,
+                bytes.get(range.clone()).unwrap_or_default(),
+            )?;
         }
         if !found.damaged.is_empty() {
             let lost: usize = found.damaged.iter().map(std::ops::Range::len).sum();
@@ -276,11 +293,8 @@ impl<S: Store, L: Segments> Log<S, L> {
             self.engine.commit(&[], Commit::Disk)?;
         }
         // The older one first: with the newer alone, a replay changes nothing.
-        for segment in [self.active.other(), self.active] {
-            self.segments.write(segment, 0, &[0; SEGMENT_HEAD])?;
-            self.segments.sync(segment)?;
-        }
-        Ok(())
+        self.give_up(self.active.other())?;
+        self.give_up(self.active)
     }
 }
 
@@ -316,7 +330,11 @@ impl Window {
         Ok(writes)
     }
 
-    fn record(&mut self, segments: &impl Segments, place: Place) -> Result<(Write, usize), StoreError> {
+    fn record(
+        &mut self,
+        segments: &impl Segments,
+        place: Place,
+    ) -> Result<(Write, usize), StoreError> {
         if let Some(found) = self.behind(place).and_then(frame::record) {
             return Ok(found);
         }
@@ -341,7 +359,12 @@ impl Window {
         self.bytes.get(usize::try_from(skipped).ok()?..)
     }
 
-    fn fill(&mut self, segments: &impl Segments, place: Place, len: usize) -> Result<(), StoreError> {
+    fn fill(
+        &mut self,
+        segments: &impl Segments,
+        place: Place,
+        len: usize,
+    ) -> Result<(), StoreError> {
         self.bytes.resize(len, 0);
         let len = segments.read_at(place.segment(), place.at(), &mut self.bytes)?;
         self.bytes.truncate(len);

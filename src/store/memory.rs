@@ -1,8 +1,10 @@
 //! Records in memory: for tests, which can take from it what a crash of the machine would.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::logged::{Segment, Segments};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
 type Tables = [BTreeMap<Vec<u8>, Vec<u8>>; Table::COUNT];
@@ -24,10 +26,20 @@ impl Memory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The machine stops: what was not committed to disk is gone.
-    pub fn crash(&self) {
-        let disk = &mut *self.disk();
-        disk.tables.clone_from(&disk.synced);
+    /// What there is when the machine stops now: what was not committed to disk is gone.
+    #[must_use]
+    pub fn crashed(&self) -> Self {
+        let synced = &self.disk().synced;
+        let disk = Disk { tables: synced.clone(), synced: synced.clone(), fails: None };
+        Self(Arc::new(Mutex::new(disk)))
+    }
+
+    /// What there is when the process stops now.
+    #[must_use]
+    pub fn killed(&self) -> Self {
+        let Disk { tables, synced, .. } = &*self.disk();
+        let disk = Disk { tables: tables.clone(), synced: synced.clone(), fails: None };
+        Self(Arc::new(Mutex::new(disk)))
     }
 
     /// Has every commit fail for this reason, or with `None` go on.
@@ -73,5 +85,96 @@ impl Store for Memory {
             }
         }
         Ok(())
+    }
+}
+
+/// What a disk writes whole or not at all.
+const SECTOR: usize = 512;
+
+#[derive(Clone, Debug, Default)]
+struct File {
+    bytes: Vec<u8>,
+    /// As of the last sync.
+    synced: Vec<u8>,
+    fails: bool,
+}
+
+/// The segments of a [log](super::Logged) that all its clones share.
+#[derive(Clone, Debug, Default)]
+pub struct MemorySegments(Arc<Mutex<[File; 2]>>);
+
+impl MemorySegments {
+    fn files(&self) -> MutexGuard<'_, [File; 2]> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What there is when the machine stops now: `reached` says of each sector that was written since
+    /// the last sync whether it has come to the disk.
+    #[must_use]
+    pub fn crashed(&self, mut reached: impl FnMut() -> bool) -> Self {
+        let mut files = self.files().clone();
+        for file in &mut files {
+            let end = file.bytes.len();
+            file.synced.resize(end.max(file.synced.len()), 0);
+            for (old, new) in file.synced.chunks_mut(SECTOR).zip(file.bytes.chunks(SECTOR)) {
+                if old != new && reached() {
+                    old.copy_from_slice(new);
+                }
+            }
+            file.bytes.clone_from(&file.synced);
+            file.fails = false;
+        }
+        Self(Arc::new(Mutex::new(files)))
+    }
+
+    /// What there is when the process stops now.
+    #[must_use]
+    pub fn killed(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.files().clone())))
+    }
+
+    /// Has every sync fail from now on.
+    pub fn fail(&self) {
+        self.files().iter_mut().for_each(|file| file.fails = true);
+    }
+}
+
+impl Segments for MemorySegments {
+    fn read(&self, segment: Segment) -> io::Result<Vec<u8>> {
+        Ok(self.files()[segment as usize].bytes.clone())
+    }
+
+    fn read_at(&self, segment: Segment, at: u64, into: &mut [u8]) -> io::Result<usize> {
+        let bytes = &self.files()[segment as usize].bytes;
+        let at = usize::try_from(at).map_err(io::Error::other)?;
+        let found = bytes.get(at..).unwrap_or_default();
+        let len = found.len().min(into.len());
+        into[..len].copy_from_slice(&found[..len]);
+        Ok(len)
+    }
+
+    fn write(&mut self, segment: Segment, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let file = &mut self.files()[segment as usize].bytes;
+        let at = usize::try_from(at).map_err(io::Error::other)?;
+        file.resize(file.len().max(at + bytes.len()), 0);
+        file[at..at + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn sync(&mut self, segment: Segment) -> io::Result<()> {
+        let file = &mut self.files()[segment as usize];
+        if file.fails {
+            return Err(io::ErrorKind::Other.into());
+        }
+        file.synced.clone_from(&file.bytes);
+        Ok(())
+    }
+
+    fn set_aside(&mut self, _: Segment, _: usize, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn name(&self, segment: Segment) -> String {
+        format!("segment {segment:?}")
     }
 }

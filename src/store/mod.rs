@@ -22,7 +22,7 @@ mod writer;
 pub use acts::ActId;
 pub use directory::{Directory, DirectoryError, Engine, Filling};
 pub use logged::{Logged, Segment, Segments};
-pub use memory::Memory;
+pub use memory::{Memory, MemorySegments};
 pub use record::Epoch;
 pub use recovery::{Kept, Recovered, Report, RetainedRecord, StoredSession, recover};
 pub use writer::{Link, Open, Page, Part, Turn, Writer};

@@ -110,7 +110,12 @@ impl Staging {
         let mut writes: Vec<_> = self
             .writes
             .drain()
-            .map(|((table, key), staged)| Write { table, key, value: staged.value, fresh: staged.fresh })
+            .map(|((table, key), staged)| Write {
+                table,
+                key,
+                value: staged.value,
+                fresh: staged.fresh,
+            })
             .collect();
         writes.sort_unstable_by(|a, b| (a.table, &a.key).cmp(&(b.table, &b.key)));
         writes

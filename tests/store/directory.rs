@@ -68,8 +68,9 @@ fn what_is_no_longer_at_its_path_takes_nothing() {
     for engine in [Engine::Fjall, Engine::Sqlite] {
         let above = TempDir::new().expect("a directory");
         let (path, away) = (above.path().join("data"), above.path().join("away"));
-        let write =
-            |key| [Write { table: Table::Retained, key: vec![key], value: Some(vec![key]), fresh: false }];
+        let write = |key| {
+            [Write { table: Table::Retained, key: vec![key], value: Some(vec![key]), fresh: false }]
+        };
         let directory = Directory::open(&path, engine).expect("new");
         let mut store = directory.records().expect("new");
         store.commit(&write(1), Commit::System).expect("it is there");

@@ -3,6 +3,7 @@
 mod contract;
 mod directory;
 mod engines;
+mod logged;
 mod offline;
 mod pages;
 mod recovery;

@@ -79,7 +79,8 @@ pub(super) fn encode(
     }
     let body = frame.get(records..).unwrap_or_default();
     let head = [body.len() as u64, sequence, checksum(body, life, sequence)];
-    for (to, part) in frame.get_mut(start..records).unwrap_or_default().chunks_exact_mut(8).zip(head)
+    for (to, part) in
+        frame.get_mut(start..records).unwrap_or_default().chunks_exact_mut(8).zip(head)
     {
         to.copy_from_slice(&part.to_le_bytes());
     }
@@ -163,7 +164,8 @@ impl Found {
 
 /// The whole frame that begins there: its number, and where its records are.
 fn frame(bytes: &[u8], at: usize, life: u64) -> Option<(u64, Range<usize>)> {
-    let (len, sequence, sum) = (number(bytes, at)?, number(bytes, at + 8)?, number(bytes, at + 16)?);
+    let (len, sequence, sum) =
+        (number(bytes, at)?, number(bytes, at + 8)?, number(bytes, at + 16)?);
     let start = at + FRAME_HEAD;
     let records = start..start.checked_add(usize::try_from(len).ok()?)?;
     let body = bytes.get(records.clone())?;
