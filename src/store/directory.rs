@@ -38,8 +38,8 @@ impl Engine {
     }
 }
 
-/// The format that this version writes, and the only one it reads.
-const FORMAT: u32 = 1;
+/// The format that this version writes. It reads the first one, too, which had no log in front of fjall.
+const FORMAT: u32 = 2;
 const FORMAT_FILE: &str = "format";
 /// The log in front of fjall. SQLite has one of its own, and what other tools read is current.
 const LOG: &str = "log";
@@ -119,17 +119,12 @@ impl Directory {
     pub fn open(path: &Path, engine: Engine) -> Result<Self, DirectoryError> {
         make(path)?;
         let lock = Arc::new(Lock::take(path)?);
-        match read_format(path)? {
-            Some(found) if found == engine.name() => {}
-            Some(found) => {
-                return Err(DirectoryError::OtherEngine {
-                    path: path.into(),
-                    found,
-                    asked: engine,
-                });
-            }
-            None => write_format(path, &format!("{FORMAT} {}", engine.name()))?,
+        if let Some((_, found)) = read_format(path)?
+            && found != engine.name()
+        {
+            return Err(DirectoryError::OtherEngine { path: path.into(), found, asked: engine });
         }
+        use_format(path, engine)?;
         Ok(Self { path: path.to_owned(), engine, lock })
     }
 
@@ -142,8 +137,9 @@ impl Directory {
             return Err(DirectoryError::Missing(path.to_owned()));
         }
         let lock = Arc::new(Lock::take(path)?);
-        let engine = read_format(path)?.as_deref().and_then(Engine::named);
+        let engine = read_format(path)?.and_then(|(_, name)| Engine::named(&name));
         let engine = engine.ok_or_else(|| DirectoryError::NoFormat(path.join(FORMAT_FILE)))?;
+        use_format(path, engine)?;
         Ok(Self { path: path.to_owned(), engine, lock })
     }
 
@@ -215,7 +211,7 @@ impl Filling {
     /// The system refuses: then it is as if it had not been filled.
     pub fn finish(mut self) -> Result<(), DirectoryError> {
         let Directory { path, engine, .. } = &self.directory;
-        write_format(path, &format!("{FORMAT} {}", engine.name()))?;
+        write_format(path, &format(*engine))?;
         self.is_finished = true;
         Ok(())
     }
@@ -285,6 +281,18 @@ fn is_nothing(path: &Path) -> Result<(), DirectoryError> {
     Ok(())
 }
 
+fn format(engine: Engine) -> String {
+    format!("{FORMAT} {}", engine.name())
+}
+
+/// Has a directory say this version's format, before anything is written that an earlier one would not read.
+fn use_format(path: &Path, engine: Engine) -> Result<(), DirectoryError> {
+    match read_format(path)? {
+        Some((FORMAT, _)) => Ok(()),
+        _ => write_format(path, &format(engine)),
+    }
+}
+
 /// The file is whole or not there: a crash leaves no half of it.
 fn write_format(path: &Path, text: &str) -> Result<(), DirectoryError> {
     let draft = path.join("format.new");
@@ -295,8 +303,8 @@ fn write_format(path: &Path, text: &str) -> Result<(), DirectoryError> {
         .map_err(failed(path))
 }
 
-/// The name of the engine, if a format has been written.
-fn read_format(path: &Path) -> Result<Option<String>, DirectoryError> {
+/// Format and name of the engine, if they have been written.
+fn read_format(path: &Path) -> Result<Option<(u32, String)>, DirectoryError> {
     let text = match fs::read_to_string(path.join(FORMAT_FILE)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -311,7 +319,7 @@ fn read_format(path: &Path) -> Result<Option<String>, DirectoryError> {
         (Ok(found), Some(_)) if found > FORMAT => {
             Err(DirectoryError::Newer { path: path.to_owned(), found })
         }
-        (Ok(_), Some(engine)) => Ok(Some(engine.to_owned())),
+        (Ok(found), Some(engine)) => Ok(Some((found, engine.to_owned()))),
         _ => Err(DirectoryError::NoFormat(path.join(FORMAT_FILE))),
     }
 }

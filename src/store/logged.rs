@@ -21,10 +21,10 @@ use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
 /// Bytes of a segment on disk.
 pub(super) const SEGMENT_BYTES: u64 = 32 << 20;
-/// Bytes that the engine is given in one commit, at least while the log grows.
-const STEP_BYTES: usize = 64 << 10;
+/// The engine is given this part of a segment in one commit, or twice what the log has grown.
+const STEPS: u64 = 512;
 /// Bytes that the engine is given in one commit when somebody waits for the last one.
-const SETTLE_BYTES: usize = 4 << 20;
+const SETTLE_BYTES: u64 = 4 << 20;
 
 /// An engine behind a log.
 pub struct Logged<S: Store, L: Segments> {
@@ -80,12 +80,11 @@ impl<S: Store, L: Segments> Logged<S, L> {
             is_frozen: false,
             is_ahead: false,
             unsynced: [false; 2],
-            has_failed: true,
+            has_failed: false,
             frame: Vec::new(),
             window: Window::default(),
         };
         log.replay()?;
-        log.has_failed = false;
         Ok(Self { log: RefCell::new(log) })
     }
 
@@ -95,17 +94,13 @@ impl<S: Store, L: Segments> Logged<S, L> {
         if self.log.borrow().is_settled() {
             return Ok(());
         }
-        self.log.borrow_mut().settle()
+        self.log.borrow_mut().careful(Log::settle)
     }
 }
 
 impl<S: Store, L: Segments> Store for Logged<S, L> {
     fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
-        let log = self.log.get_mut();
-        let before = std::mem::replace(&mut log.has_failed, true);
-        log.commit(writes, commit)?;
-        log.has_failed = before;
-        Ok(())
+        self.log.get_mut().careful(|log| log.commit(writes, commit))
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
@@ -129,13 +124,23 @@ impl<S: Store, L: Segments> Drop for Logged<S, L> {
     fn drop(&mut self) {
         let log = self.log.get_mut();
         if !log.has_failed {
-            // If that goes wrong, the log stays, and the next opening does it.
+            // If that goes wrong, the next opening does it.
             let _ = log.close();
         }
     }
 }
 
 impl<S: Store, L: Segments> Log<S, L> {
+    /// Does something after which, if it fails, it is not known any more what the engine has.
+    fn careful(
+        &mut self,
+        action: impl FnOnce(&mut Self) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let done = action(self);
+        self.has_failed |= done.is_err();
+        done
+    }
+
     fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
         if !writes.is_empty() {
             self.append(writes)?;
@@ -148,7 +153,8 @@ impl<S: Store, L: Segments> Log<S, L> {
             }
         }
         if self.is_frozen {
-            self.step(STEP_BYTES.max(2 * self.frame.len()))?;
+            let grown = 2 * self.frame.len() as u64;
+            self.step(grown.max(self.segment_bytes / STEPS))?;
         } else if self.len >= self.segment_bytes {
             self.freeze()?;
         }
@@ -190,7 +196,7 @@ impl<S: Store, L: Segments> Log<S, L> {
     }
 
     /// Gives the engine some of what it has not got.
-    fn step(&mut self, bytes: usize) -> Result<(), StoreError> {
+    fn step(&mut self, bytes: u64) -> Result<(), StoreError> {
         let writes = self.window.next(&self.segments, &mut self.frozen, bytes)?;
         self.is_ahead = true;
         if self.frozen.len() > 0 {
@@ -315,7 +321,7 @@ impl Window {
         &mut self,
         segments: &impl Segments,
         places: &mut std::vec::IntoIter<Place>,
-        bytes: usize,
+        bytes: u64,
     ) -> Result<Vec<Write>, StoreError> {
         // What was read earlier may have been written over.
         self.start = None;
@@ -324,7 +330,7 @@ impl Window {
             && let Some(place) = places.next()
         {
             let (write, len) = self.record(segments, place)?;
-            sum += len;
+            sum += len as u64;
             writes.push(write);
         }
         Ok(writes)

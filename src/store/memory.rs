@@ -96,15 +96,34 @@ struct File {
     bytes: Vec<u8>,
     /// As of the last sync.
     synced: Vec<u8>,
-    fails: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Two {
+    files: [File; 2],
+    /// Writes and syncs that are left to be done before one fails.
+    until_failure: Option<u32>,
+}
+
+impl Two {
+    fn take_one(&mut self) -> io::Result<()> {
+        match &mut self.until_failure {
+            Some(0) => Err(io::Error::other("the disk fails")),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// The segments of a [log](super::Logged) that all its clones share.
 #[derive(Clone, Debug, Default)]
-pub struct MemorySegments(Arc<Mutex<[File; 2]>>);
+pub struct MemorySegments(Arc<Mutex<Two>>);
 
 impl MemorySegments {
-    fn files(&self) -> MutexGuard<'_, [File; 2]> {
+    fn two(&self) -> MutexGuard<'_, Two> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -112,7 +131,7 @@ impl MemorySegments {
     /// the last sync whether it has come to the disk.
     #[must_use]
     pub fn crashed(&self, mut reached: impl FnMut() -> bool) -> Self {
-        let mut files = self.files().clone();
+        let mut files = self.two().files.clone();
         for file in &mut files {
             let end = file.bytes.len();
             file.synced.resize(end.max(file.synced.len()), 0);
@@ -122,30 +141,30 @@ impl MemorySegments {
                 }
             }
             file.bytes.clone_from(&file.synced);
-            file.fails = false;
         }
-        Self(Arc::new(Mutex::new(files)))
+        Self(Arc::new(Mutex::new(Two { files, until_failure: None })))
     }
 
     /// What there is when the process stops now.
     #[must_use]
     pub fn killed(&self) -> Self {
-        Self(Arc::new(Mutex::new(self.files().clone())))
+        let files = self.two().files.clone();
+        Self(Arc::new(Mutex::new(Two { files, until_failure: None })))
     }
 
-    /// Has every sync fail from now on.
-    pub fn fail(&self) {
-        self.files().iter_mut().for_each(|file| file.fails = true);
+    /// After so many writes and syncs all further ones fail.
+    pub fn fail_after(&self, operations: u32) {
+        self.two().until_failure = Some(operations);
     }
 }
 
 impl Segments for MemorySegments {
     fn read(&self, segment: Segment) -> io::Result<Vec<u8>> {
-        Ok(self.files()[segment as usize].bytes.clone())
+        Ok(self.two().files[segment as usize].bytes.clone())
     }
 
     fn read_at(&self, segment: Segment, at: u64, into: &mut [u8]) -> io::Result<usize> {
-        let bytes = &self.files()[segment as usize].bytes;
+        let bytes = &self.two().files[segment as usize].bytes;
         let at = usize::try_from(at).map_err(io::Error::other)?;
         let found = bytes.get(at..).unwrap_or_default();
         let len = found.len().min(into.len());
@@ -154,18 +173,22 @@ impl Segments for MemorySegments {
     }
 
     fn write(&mut self, segment: Segment, at: u64, bytes: &[u8]) -> io::Result<()> {
-        let file = &mut self.files()[segment as usize].bytes;
+        let two = &mut *self.two();
+        let done = two.take_one();
+        // What fails has done half of it.
+        let len = if done.is_ok() { bytes.len() } else { bytes.len() / 2 };
+        let bytes = &bytes[..len];
+        let file = &mut two.files[segment as usize].bytes;
         let at = usize::try_from(at).map_err(io::Error::other)?;
         file.resize(file.len().max(at + bytes.len()), 0);
         file[at..at + bytes.len()].copy_from_slice(bytes);
-        Ok(())
+        done
     }
 
     fn sync(&mut self, segment: Segment) -> io::Result<()> {
-        let file = &mut self.files()[segment as usize];
-        if file.fails {
-            return Err(io::ErrorKind::Other.into());
-        }
+        let two = &mut *self.two();
+        two.take_one()?;
+        let file = &mut two.files[segment as usize];
         file.synced.clone_from(&file.bytes);
         Ok(())
     }

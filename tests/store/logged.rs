@@ -8,7 +8,7 @@ use sluice::store::{Logged, Memory, MemorySegments};
 
 use crate::engines::records;
 
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 150;
 
 type Model = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
 
@@ -89,13 +89,24 @@ impl Scene {
         self.is_on_disk = true;
     }
 
-    /// The machine stops in the middle of a commit: all of it is there, or nothing.
+    /// The machine stops in the middle of what it does: of a commit all is there, or nothing.
     fn crash(&mut self) {
-        let writes = self.writes();
-        self.segments.fail();
-        self.store.commit(&writes, Commit::Disk).expect_err("the machine stops");
-        let before = self.model.clone();
-        self.apply(&writes);
+        self.segments.fail_after(self.rng.u32(0..8));
+        let mut before = self.model.clone();
+        while self.rng.u8(0..4) > 0 {
+            before.clone_from(&self.model);
+            let writes = self.writes();
+            let done = self.store.commit(&writes, Commit::Disk);
+            self.apply(&writes);
+            if done.is_err() {
+                break;
+            }
+            before.clone_from(&self.model);
+        }
+        // It may have been closing, too.
+        if self.rng.bool() {
+            self.store = nothing();
+        }
         let mut rng = self.rng.fork();
         let segments = self.segments.crashed(|| rng.bool());
         let engine = if rng.bool() { self.engine.crashed() } else { self.engine.killed() };
@@ -113,12 +124,17 @@ impl Scene {
     fn fail(&mut self) {
         let mut writes = self.writes();
         self.engine.fail(Some("full"));
+        if self.rng.bool() {
+            let _ = self.store.get(Table::Queued, b"any");
+        }
         let _ = self.store.commit(&writes, Commit::Disk);
-        self.store = nothing();
         let (engine, segments) = (self.engine.clone(), self.segments.clone());
-        let again = Logged::open(engine.clone(), segments.clone(), self.segment_bytes);
-        assert!(again.is_err(), "the engine has to have what is in the log");
-        drop(again);
+        if self.rng.bool() {
+            self.store = nothing();
+            let again = Logged::open(engine.clone(), segments.clone(), self.segment_bytes);
+            assert!(again.is_err(), "the engine has to have what is in the log");
+        }
+        // What failed does not take it for granted that it works again.
         self.engine.fail(None);
         self.open(engine, segments);
         writes.iter_mut().for_each(|write| write.fresh = false);
