@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -28,6 +29,10 @@ use live::Live;
 use measure::ProcessGroup;
 use report::{Outcome, Status, status_of};
 use scenario::{RunError, Setup};
+
+/// How long the disk is measured alone after a run, and how long to wait for quiet before that.
+const DISK_ALONE: Duration = Duration::from_secs(1);
+const DISK_QUIET_WITHIN: Duration = Duration::from_secs(3);
 
 type Error = Box<dyn std::error::Error>;
 
@@ -82,12 +87,18 @@ fn run(args: &RunArgs, stop: Arc<std::sync::atomic::AtomicBool>) -> Result<Statu
         spin: args.spin,
         threads: args.broker.threads()?,
         broker: ProcessGroup::new(args.broker.pid.clone()),
-        stop,
+        disk: args.disk.clone(),
+        stop: Arc::clone(&stop),
         monitor: Arc::clone(&monitor),
     };
     let live = Live::start(&monitor, String::new());
-    let outcome = args.scenario.run(&setup, &parameters)?;
+    let mut outcome = args.scenario.run(&setup, &parameters)?;
     drop(live);
+    if let (Some(directory), Some(used)) = (&args.disk, &mut outcome.disk) {
+        // What the broker has still to write is to be written.
+        measure::wait_until_quiet(DISK_QUIET_WITHIN);
+        disk::measure_alone(used, directory, DISK_ALONE, &stop)?;
+    }
     tell(&outcome, &args.broker.shown(), args.out.as_deref())
 }
 

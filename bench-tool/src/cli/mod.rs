@@ -78,6 +78,9 @@ pub(crate) struct RunArgs {
     /// Write a page, charts, JSON, CSV and percentile files to this directory.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
+    /// A directory on the disk where the broker keeps its data: measure what it does there, and what the disk allows.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) disk: Option<PathBuf>,
     /// Pin this tool to a core.
     #[arg(long)]
     pub(crate) core: Option<usize>,
@@ -161,6 +164,9 @@ pub(crate) struct ParameterArgs {
     /// Topics of each publisher (wildcard).
     #[arg(long)]
     topics: Option<u32>,
+    /// Subscribers have sessions that outlive their connections; they are ended after the run.
+    #[arg(long)]
+    lasting: bool,
     /// Seconds that are measured.
     #[arg(short = 'W', long)]
     seconds: Option<f64>,
@@ -281,6 +287,7 @@ impl ParameterArgs {
             stalled: self.stalled.unwrap_or(defaults.stalled),
             ballast: self.ballast.unwrap_or(defaults.ballast),
             topics: self.topics.unwrap_or(defaults.topics),
+            lasting: self.lasting || defaults.lasting,
             seconds: self.seconds.unwrap_or(defaults.seconds),
             warm_up_seconds: self.warm_up.unwrap_or(defaults.warm_up_seconds),
         };

@@ -19,7 +19,7 @@ impl Certificates {
         if !comparison.targets.iter().any(|target| target.mentions("{certs}")) {
             return Ok(Self { directory: PathBuf::new() });
         }
-        let made = Self { directory: target::fresh_directory()? };
+        let made = Self { directory: target::fresh_directory(None)? };
         let (out, client) = (made.directory.clone(), "client".to_owned());
         Certs { out, host: Vec::new(), client }.run()?;
         Ok(made)

@@ -30,6 +30,7 @@ struct File {
     baseline: Spanned<String>,
     #[serde(default)]
     tool_cores: Vec<Spanned<usize>>,
+    disk: Option<PathBuf>,
     #[serde(default)]
     full: PaceFile,
     #[serde(default)]
@@ -88,10 +89,13 @@ struct ScenarioFile {
     window: Option<u32>,
     size: Option<usize>,
     rate: Option<f64>,
+    half_of: Option<Spanned<String>>,
     messages: Option<u32>,
     stalled: Option<u32>,
     ballast: Option<u32>,
     topics: Option<u32>,
+    #[serde(default)]
+    lasting: bool,
     seconds: Option<f64>,
     quick: Option<bool>,
     #[serde(default)]
@@ -138,6 +142,7 @@ impl Checker<'_> {
                 return Err(self.error(skipped.span(), message));
             }
         }
+        self.check_halves(&file.scenarios)?;
         let own_directory = directory.clone();
         let targets = file.targets.into_iter().map(|target| self.target(target, &own_directory));
         let scenarios = file.scenarios.into_iter().map(|scenario| self.scenario(scenario));
@@ -148,6 +153,7 @@ impl Checker<'_> {
             quick,
             targets: targets.collect::<Result<_, _>>()?,
             scenarios: scenarios.collect::<Result<_, _>>()?,
+            disk: file.disk.map(|disk| directory.join(disk)),
             directory,
         })
     }
@@ -194,6 +200,26 @@ impl Checker<'_> {
         }
         if seen.is_empty() {
             return Err(self.error(0..0, format!("there is no {what}")));
+        }
+        Ok(())
+    }
+
+    /// What is halved has to be known before.
+    fn check_halves(&self, scenarios: &[ScenarioFile]) -> Result<(), ConfigError> {
+        for (index, scenario) in scenarios.iter().enumerate() {
+            let Some(half_of) = &scenario.half_of else { continue };
+            let mut before = scenarios[..index].iter();
+            let base = before.find(|one| one.name.get_ref() == half_of.get_ref());
+            let name = half_of.get_ref();
+            let message = match base {
+                None => format!("half_of \"{name}\" is no scenario before this one"),
+                Some(_) if scenario.rate.is_some() => "either rate or half_of".into(),
+                Some(base) if base.quick == Some(false) && scenario.quick != Some(false) => {
+                    format!("half_of \"{name}\": that is not run with --quick, and this is")
+                }
+                Some(_) => continue,
+            };
+            return Err(self.error(half_of.span(), message));
         }
         Ok(())
     }
@@ -314,6 +340,7 @@ impl Checker<'_> {
             stalled: file.stalled.unwrap_or(defaults.stalled),
             ballast: file.ballast.unwrap_or(defaults.ballast),
             topics: file.topics.unwrap_or(defaults.topics),
+            lasting: file.lasting,
             seconds: file.seconds.unwrap_or(defaults.seconds),
             warm_up_seconds: defaults.warm_up_seconds,
         };
@@ -330,6 +357,7 @@ impl Checker<'_> {
             carrier: file.carrier,
             tls,
             parameters,
+            half_of: file.half_of.map(Spanned::into_inner),
             seconds: file.seconds,
             is_quick: file.quick.unwrap_or(true),
             skip: file.skip.into_iter().map(Spanned::into_inner).collect(),
@@ -427,6 +455,8 @@ window = 1
         let pace = error("[[scenario]]", "[quick]\nrepetitions = 0\n[[scenario]]");
         assert_eq!(pace, "c.toml:10: repetitions: 1 to 1000");
         assert_eq!(error("window = 1", "skip = [\"c\"]"), "c.toml:12: skip \"c\" is no target");
+        let half = error("window = 1", "half_of = \"pairs\"");
+        assert_eq!(half, "c.toml:12: half_of \"pairs\" is no scenario before this one");
         let pace = error("[[scenario]]", "[full]\nseconds = -1.0\n[[scenario]]");
         assert_eq!(pace, "c.toml:10: -1 seconds: 0.1 to 3600");
     }
@@ -491,6 +521,15 @@ window = 1
         assert_eq!(comparison.targets.len(), 1);
         assert_eq!(comparison.scenarios.len(), 1);
         assert!(comparison.keep_only(&[], &["x".into()]).is_err());
+    }
+
+    #[test]
+    fn so_is_the_one_for_the_disk() {
+        let mut comparison = check(include_str!("../../durable.toml")).unwrap();
+        assert_eq!(comparison.disk, Some(PathBuf::from("./../target")));
+        comparison.keep_quick(&[]);
+        let half = |one: &ScenarioPlan| one.half_of.is_some() && one.parameters.lasting;
+        assert!(comparison.scenarios.iter().any(half));
     }
 
     #[test]

@@ -2,30 +2,28 @@
 
 mod certs;
 mod config;
+mod disk;
 mod duration;
 mod place;
 mod plan;
 mod results;
+mod run;
 mod target;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use sluice::mqtt::Version;
 
 use crate::cli::CompareArgs;
-use crate::engine::{Login, Monitor, make_room_for};
-use crate::live::Live;
-use crate::measure::wait_until_quiet;
+use crate::engine::make_room_for;
 use crate::report::{Problem, Report, Status, write_files};
-use crate::scenario::Setup;
 use certs::Certificates;
-use plan::{Comparison, Pace, ScenarioPlan, TargetPlan};
+use plan::{Comparison, TargetPlan};
 use results::Results;
-use target::{Availability, Running};
+use run::Run;
+use target::Availability;
 
 /// Runs the comparison and prints the tables. Returns how it went.
 pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Status, crate::Error> {
@@ -38,17 +36,18 @@ pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Status, 
     if let Some(repetitions) = args.repetitions {
         pace.repetitions = repetitions.max(1);
     }
+    let (comparison, pace) = (&comparison, &pace);
     make_room_for(comparison.most_clients())?;
     if !comparison.tool_cores.is_empty() {
         crate::pin_to(&comparison.tool_cores)?;
     }
-    let certs = Certificates::make(&comparison)?;
-    let targets = available(&comparison, &certs)?;
-    let mut results = Results::new(&comparison, &targets);
+    let certs = &Certificates::make(comparison)?;
+    let targets = available(comparison, certs)?;
+    let mut results = Results::new(comparison, &targets);
     let pairs =
         comparison.scenarios.iter().map(|one| targets.iter().filter(|t| one.runs_on(t)).count());
     let runs = pairs.sum::<usize>() * pace.repetitions as usize;
-    let takes = duration::expected(&comparison, &targets, &pace);
+    let takes = duration::expected(comparison, &targets, pace);
     eprintln!("{runs} runs of {} targets, about {}", targets.len(), duration::show(takes));
     let mut done = 0;
     'all: for _ in 0..pace.repetitions {
@@ -63,7 +62,9 @@ pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Status, 
                 }
                 done += 1;
                 let name = format!("[{done}/{runs}] {}, {}: ", scenario.name, target.name);
-                match run_once(&comparison, &certs, &pace, scenario, target, &name, stop) {
+                let whole = scenario.half_of.as_ref().map(|base| results.per_second(base, column));
+                let run = Run { comparison, certs, pace, scenario, target, stop };
+                match run.once(&name, whole) {
                     Ok(outcome) => {
                         eprintln!("{name}{}", results::brief(&outcome));
                         results.add(row, column, outcome);
@@ -81,7 +82,7 @@ pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Status, 
     if let Some(directory) = &args.out {
         let entries = &results.entries();
         let baseline = Some(comparison.baseline.as_str());
-        let setting = setting(&comparison, &certs, &targets, &args.file)?;
+        let setting = setting(comparison, certs, &targets, &args.file)?;
         write_files(directory, &Report { entries, baseline, text: &text, setting })?;
         eprintln!("written to {}", directory.display());
     }
@@ -127,46 +128,4 @@ fn setting(
     setting.insert("file".into(), json!(file.display().to_string()));
     setting.insert("configuration".into(), json!(std::fs::read_to_string(file)?));
     Ok(setting)
-}
-
-fn run_once(
-    comparison: &Comparison,
-    certs: &Certificates,
-    pace: &Pace,
-    scenario: &ScenarioPlan,
-    target: &TargetPlan,
-    name: &str,
-    stop: &Arc<AtomicBool>,
-) -> Result<crate::report::Outcome, crate::Error> {
-    let running = Running::start(target, scenario, comparison, certs, stop)?;
-    wait_until_quiet(Duration::from_secs_f64(pace.quiet_within));
-    let monitor = Arc::new(Monitor::default());
-    let setup = Setup {
-        endpoint: running.endpoint()?,
-        login: login(scenario.version),
-        id_prefix: "bench".into(),
-        connect_burst: 64,
-        spin: false,
-        threads: comparison.tool_cores.len().max(1),
-        broker: running.processes(),
-        stop: Arc::clone(stop),
-        monitor: Arc::clone(&monitor),
-    };
-    let mut parameters = scenario.parameters;
-    parameters.seconds = scenario.seconds.unwrap_or(pace.seconds);
-    parameters.warm_up_seconds = pace.warm_up;
-    let live = Live::start(&monitor, name.into());
-    let outcome = scenario.run.run(&setup, &parameters);
-    drop(live);
-    match (outcome, running.said()) {
-        (Err(error), Some(said)) => {
-            eprintln!("{}: it said: {said}", target.name);
-            Err(error.into())
-        }
-        (outcome, _) => Ok(outcome?),
-    }
-}
-
-fn login(version: Version) -> Login {
-    Login { version, keep_alive_seconds: 0, username: None, password: None }
 }

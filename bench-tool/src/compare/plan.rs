@@ -17,6 +17,8 @@ pub(crate) struct Comparison {
     pub(crate) quick: Pace,
     pub(crate) targets: Vec<TargetPlan>,
     pub(crate) scenarios: Vec<ScenarioPlan>,
+    /// Where targets keep their data, if what they do there is to be measured.
+    pub(crate) disk: Option<PathBuf>,
     /// Where the file lies: relative paths and `prepare` start from there.
     pub(crate) directory: PathBuf,
 }
@@ -82,6 +84,8 @@ pub(crate) struct ScenarioPlan {
     /// What is asked of TLS.
     pub(crate) tls: TlsOptions,
     pub(crate) parameters: Parameters,
+    /// The scenario whose throughput is halved to have this one's rate.
+    pub(crate) half_of: Option<String>,
     /// Instead of the pace's.
     pub(crate) seconds: Option<f64>,
     /// Run with `--quick` too.
@@ -134,7 +138,12 @@ impl Comparison {
             }
         }
         self.targets.retain(|target| targets.is_empty() || targets.contains(&target.name));
-        self.scenarios.retain(|one| scenarios.is_empty() || scenarios.contains(&one.name));
+        let is_asked = |one: &&ScenarioPlan| scenarios.contains(&one.name);
+        let asked = self.scenarios.iter().filter(is_asked);
+        let bases: Vec<String> = asked.filter_map(|one| one.half_of.clone()).collect();
+        self.scenarios.retain(|one| {
+            scenarios.is_empty() || scenarios.contains(&one.name) || bases.contains(&one.name)
+        });
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::disk;
 use super::plan::{Comparison, TargetPlan};
 use crate::report::{
     Entry, Outcome, Problem, Status, Summary, median, status_of, table, thousands, times,
@@ -35,6 +36,13 @@ impl Results {
         self.outcomes[scenario][target].push(outcome);
     }
 
+    /// What a target reached in the scenario of that name, a second.
+    pub(super) fn per_second(&self, scenario: &str, target: usize) -> Option<f64> {
+        let row = self.scenarios.iter().position(|name| name == scenario)?;
+        let runs = &self.outcomes.get(row)?.get(target)?;
+        (!runs.is_empty()).then(|| median(runs.iter().map(Outcome::per_second).collect()))
+    }
+
     /// Something that went wrong.
     pub(super) fn note(&mut self, problem: Problem) {
         self.notes.push(problem);
@@ -62,6 +70,10 @@ impl Results {
         text.push_str(&table(&self.headline_rows()));
         text.push_str("\nThroughput per second; latency p50 / p99; this tool's CPU time\n\n");
         text.push_str(&table(&self.detail_rows()));
+        let disk = disk::rows(&self.scenarios, &self.targets, &self.outcomes);
+        if !disk.is_empty() {
+            let _ = write!(text, "\n{}\n\n{}", disk::TITLE, table(&disk));
+        }
         let runs = self.outcomes.iter().flatten().flatten();
         let disturbed = runs.clone().filter(|outcome| outcome.is_disturbed()).count();
         if disturbed > 0 {

@@ -215,7 +215,7 @@ impl Started {
         let Source::Command { command, cores, files, env, ready_within } = &target.source else {
             return Err("it has no command".into());
         };
-        let directory = fresh_directory()?;
+        let directory = fresh_directory(comparison.disk.as_deref())?;
         let places = Places::new(comparison, certs.directory(), &directory, ports)?;
         for (name, content) in files {
             fs::write(directory.join(name), places.fill(content))?;
@@ -234,7 +234,7 @@ impl Started {
 fn probe(endpoint: Endpoint, stop: &Arc<AtomicBool>) -> Result<(), crate::Error> {
     let options = EngineOptions {
         endpoint,
-        login: super::login(Version::V311),
+        login: super::run::login(Version::V311),
         connect_burst: 1,
         spin: false,
         stop: Arc::clone(stop),
@@ -305,11 +305,14 @@ fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
     Ok(ports)
 }
 
-pub(super) fn fresh_directory() -> io::Result<PathBuf> {
+/// In that directory, which is made if it is not there, or with what else is temporary.
+pub(super) fn fresh_directory(parent: Option<&Path>) -> io::Result<PathBuf> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let name = format!("sluice-bench-{}-{number}", std::process::id());
-    let directory = std::env::temp_dir().join(name);
+    let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
+    fs::create_dir_all(&parent)?;
+    let directory = parent.canonicalize()?.join(name);
     fs::create_dir(&directory)?;
     Ok(directory)
 }

@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use clap::Args;
-use hdrhistogram::Histogram;
-
+use crate::measure::{Alone, DiskUse, Latencies};
 use crate::report::Status;
+use clap::Args;
 
 /// Bytes after which a file is begun anew, as logs are.
 const FILE_BYTES: u64 = 64 << 20;
@@ -32,8 +31,8 @@ pub(crate) struct DiskArgs {
 struct Measured {
     batches: u64,
     took: Duration,
-    /// Microseconds of append and sync.
-    times: Histogram<u64>,
+    /// Of append and sync.
+    times: Latencies,
 }
 
 pub(crate) fn run(args: &DiskArgs, stop: &AtomicBool) -> Result<Status, crate::Error> {
@@ -44,21 +43,16 @@ pub(crate) fn run(args: &DiskArgs, stop: &AtomicBool) -> Result<Status, crate::E
         "{:>10} {:>10} {:>12} {:>10} {:>10} {:>10}\n",
         "bytes", "batches/s", "bytes/s", "p50 ms", "p99 ms", "max ms"
     );
-    let path = args.directory.join(format!("sluice-bench-disk-{}", std::process::id()));
     for &bytes in &args.batch {
-        let measured = measure(&path, bytes, Duration::from_secs_f64(args.seconds), stop);
-        let removed = fs::remove_file(&path);
-        let measured = measured
-            .and_then(|measured| removed.map(|()| measured))
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-        let Measured { batches, took, times } = measured;
+        let Measured { batches, took, times } =
+            measure(&args.directory, bytes, Duration::from_secs_f64(args.seconds), stop)?;
         let rate = batches as f64 / took.as_secs_f64();
-        let ms = |microseconds: u64| microseconds as f64 / 1000.0;
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
         text += &format!(
             "{bytes:>10} {rate:>10.0} {:>12.0} {:>10.3} {:>10.3} {:>10.3}\n",
             rate * bytes as f64,
-            ms(times.value_at_quantile(0.5)),
-            ms(times.value_at_quantile(0.99)),
+            ms(times.percentile(50.0)),
+            ms(times.percentile(99.0)),
             ms(times.max()),
         );
     }
@@ -67,10 +61,43 @@ pub(crate) fn run(args: &DiskArgs, stop: &AtomicBool) -> Result<Status, crate::E
     Ok(if interrupted { Status::Interrupted } else { Status::Success })
 }
 
-fn measure(path: &Path, bytes: usize, within: Duration, stop: &AtomicBool) -> io::Result<Measured> {
+/// Measures what the disk of `directory` allows in batches as large as a broker's, for so long. Nothing if it has
+/// no batches.
+pub(crate) fn measure_alone(
+    used: &mut DiskUse,
+    directory: &Path,
+    within: Duration,
+    stop: &AtomicBool,
+) -> Result<(), String> {
+    let Some(bytes) = used.batch_bytes() else { return Ok(()) };
+    let Measured { batches, took, times } = measure(directory, bytes, within, stop)?;
+    used.alone = Some(Alone {
+        batches_per_second: batches as f64 / took.as_secs_f64().max(1e-9),
+        p50: times.percentile(50.0),
+        p99: times.percentile(99.0),
+    });
+    Ok(())
+}
+
+/// In a file of its own, which is removed again.
+fn measure(
+    directory: &Path,
+    bytes: usize,
+    within: Duration,
+    stop: &AtomicBool,
+) -> Result<Measured, String> {
+    let path = directory.join(format!("sluice-bench-disk-{}", std::process::id()));
+    let measured = append(&path, bytes, within, stop);
+    let removed = fs::remove_file(&path);
+    measured
+        .and_then(|measured| removed.map(|()| measured))
+        .map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn append(path: &Path, bytes: usize, within: Duration, stop: &AtomicBool) -> io::Result<Measured> {
     let mut random = fastrand::Rng::with_seed(1);
     let batch: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(bytes).collect();
-    let mut times = Histogram::new(3).map_err(io::Error::other)?;
+    let mut times = Latencies::new();
     let (mut batches, mut written) = (0, 0);
     let mut file = File::create(path)?;
     let start = Instant::now();
@@ -81,7 +108,7 @@ fn measure(path: &Path, bytes: usize, within: Duration, stop: &AtomicBool) -> io
         let begun = Instant::now();
         file.write_all(&batch)?;
         file.sync_data()?;
-        times.saturating_record(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+        times.record(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX), 1);
         batches += 1;
         written += bytes as u64;
     }

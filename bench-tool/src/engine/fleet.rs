@@ -200,6 +200,18 @@ impl Fleet {
         latencies
     }
 
+    /// Time from sending to the broker's acknowledgement, of what is timed.
+    pub(crate) fn acknowledgements(&self) -> Latencies {
+        let mut latencies = Latencies::new();
+        self.engines.iter().for_each(|engine| latencies.merge(engine.acknowledgements()));
+        latencies
+    }
+
+    /// Bytes of the longest PUBLISH of anybody.
+    pub(crate) fn frame_len(&self) -> usize {
+        self.engines.iter().map(Engine::frame_len).max().unwrap_or(0)
+    }
+
     pub(crate) fn forget_latencies(&mut self) {
         self.engines.iter_mut().for_each(Engine::forget_latencies);
     }

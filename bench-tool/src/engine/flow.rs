@@ -38,7 +38,7 @@ pub(crate) struct FlowSpec {
     pub(crate) retain: bool,
     /// Sent in turn as they are, instead of what can be measured.
     pub(crate) contents: Vec<Vec<u8>>,
-    /// The time until the broker's acknowledgement is a latency too.
+    /// The time until the broker's acknowledgement is taken.
     pub(crate) times_acknowledgements: bool,
 }
 

@@ -20,12 +20,14 @@ pub(crate) struct Intake<'e> {
     pub(crate) peers: &'e mut Peers,
     pub(crate) counters: &'e mut Counters,
     pub(crate) latencies: &'e mut Latencies,
+    pub(crate) acknowledgements: &'e mut Latencies,
     pub(crate) login: &'e Login,
     pub(crate) keep_alive_seconds: &'e mut u16,
     pub(crate) times_logins: bool,
     /// When the bytes were read.
     pub(crate) now_ns: u64,
     pub(crate) run: LatencyRun,
+    pub(crate) acknowledged_run: LatencyRun,
 }
 
 /// Messages in a row that were sent at the same time, and so took the same time.
@@ -45,7 +47,8 @@ impl Intake<'_> {
             used += len;
             self.handle(incoming)?;
         }
-        self.end_latency_run();
+        self.run.end(self.now_ns, self.latencies);
+        self.acknowledged_run.end(self.now_ns, self.acknowledgements);
         Ok(used)
     }
 
@@ -147,7 +150,7 @@ impl Intake<'_> {
         let Some(index) = self.connection.flow else { return };
         let Some(flow) = self.flows.get_mut(index as usize) else { return };
         if let Some(sent_ns) = flow.acknowledged(packet_id.get()) {
-            self.latencies.record(self.now_ns.saturating_sub(sent_ns), 1);
+            self.acknowledged_run.note(sent_ns, self.now_ns, self.acknowledgements);
         }
         touch(flow, index, self.touched_flows);
     }
@@ -203,18 +206,24 @@ impl Intake<'_> {
     #[inline]
     fn note_latency(&mut self, head: PayloadHead) {
         let sent_ns = self.connection.latency_from_ns.unwrap_or(head.sent_ns);
-        if sent_ns != self.run.sent_ns {
-            self.end_latency_run();
-            self.run.sent_ns = sent_ns;
+        self.run.note(sent_ns, self.now_ns, self.latencies);
+    }
+}
+
+impl LatencyRun {
+    #[inline]
+    fn note(&mut self, sent_ns: u64, now_ns: u64, latencies: &mut Latencies) {
+        if sent_ns != self.sent_ns {
+            self.end(now_ns, latencies);
+            self.sent_ns = sent_ns;
         }
-        self.run.count += 1;
+        self.count += 1;
     }
 
-    fn end_latency_run(&mut self) {
-        if self.run.count > 0 {
-            let latency_ns = self.now_ns.saturating_sub(self.run.sent_ns);
-            self.latencies.record(latency_ns, self.run.count);
-            self.run.count = 0;
+    fn end(&mut self, now_ns: u64, latencies: &mut Latencies) {
+        if self.count > 0 {
+            latencies.record(now_ns.saturating_sub(self.sent_ns), self.count);
+            self.count = 0;
         }
     }
 }

@@ -144,6 +144,7 @@ pub(crate) struct Engine {
     times_logins: bool,
     counters: Counters,
     latencies: Latencies,
+    acknowledgements: Latencies,
     first_failure: Option<String>,
 }
 
@@ -186,6 +187,7 @@ impl Engine {
             next_stall_check_ns: 0,
             counters: Counters::default(),
             latencies: Latencies::new(),
+            acknowledgements: Latencies::new(),
             first_failure: None,
         })
     }
@@ -448,8 +450,14 @@ impl Engine {
         &self.latencies
     }
 
+    /// Time from sending to the broker's acknowledgement, of what is [timed](FlowSpec::times_acknowledgements).
+    pub(crate) fn acknowledgements(&self) -> &Latencies {
+        &self.acknowledgements
+    }
+
     pub(crate) fn forget_latencies(&mut self) {
         self.latencies.clear();
+        self.acknowledgements.clear();
     }
 
     /// Losses, duplicates and reorderings since the start, given how much each publisher has sent.
@@ -457,6 +465,11 @@ impl Engine {
         let mut faults = StreamFaults::default();
         self.streams.iter().for_each(|stream| faults.add(stream.faults(&sent_by)));
         faults
+    }
+
+    /// Bytes of the longest PUBLISH of anybody.
+    pub(crate) fn frame_len(&self) -> usize {
+        self.flows.iter().map(Flow::frame_len).max().unwrap_or(0)
     }
 
     /// Messages sent by the publisher with this index here.

@@ -58,7 +58,10 @@ impl Engine {
         self.flush_touched();
         self.check_stalls(now_ns);
         self.peers.show(&self.counters);
-        self.board.show(now_ns, self.connections.len(), &self.counters, &self.latencies);
+        // Where nobody receives, what there is to show is how long acknowledgements take.
+        let is_heard = self.latencies.count() > 0;
+        let latencies = if is_heard { &self.latencies } else { &self.acknowledgements };
+        self.board.show(now_ns, self.connections.len(), &self.counters, latencies);
         Ok(())
     }
 
@@ -207,11 +210,13 @@ impl Engine {
                 peers: &mut self.peers,
                 counters: &mut self.counters,
                 latencies: &mut self.latencies,
+                acknowledgements: &mut self.acknowledgements,
                 login: &self.options.login,
                 keep_alive_seconds: &mut self.keep_alive_seconds,
                 times_logins: self.times_logins,
                 now_ns: monotonic_ns(),
                 run: LatencyRun::default(),
+                acknowledged_run: LatencyRun::default(),
             };
             match intake.take_in(bytes) {
                 Ok(used) => connection.keep(bytes.get(used..).unwrap_or_default()),

@@ -62,6 +62,7 @@ pub(crate) fn run(args: &PubArgs, stop: &Arc<AtomicBool>) -> Result<Status, crat
     let mut outcome = Outcome {
         work: Work::Published(published),
         sent,
+        latencies: load.engine.acknowledgements(),
         ..outcome(&load, label(args, rate), &done.working)
     };
     if rate.is_some() {

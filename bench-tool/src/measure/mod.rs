@@ -2,6 +2,7 @@
 
 mod clock;
 mod detector;
+mod disk;
 mod latency;
 mod machine;
 mod process;
@@ -9,6 +10,7 @@ mod reading;
 
 pub(crate) use clock::{monotonic_ns, own_cpu_ns, thread_cpu_ns};
 pub(crate) use detector::{Seen, SequenceTracker, StreamFaults};
+pub(crate) use disk::{Alone, DiskMeter, DiskUse};
 pub(crate) use latency::Latencies;
 pub(crate) use machine::{
     QUIET_CORES, allowed_cores, check_memory, machine_cpu, no_such_core, wait_until_quiet,

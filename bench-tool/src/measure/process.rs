@@ -36,7 +36,11 @@ impl ProcessGroup {
     pub(crate) fn usage(&self) -> io::Result<Usage> {
         let mut by_thread_ns = BTreeMap::new();
         for pid in self.members() {
-            for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let tasks = match fs::read_dir(format!("/proc/{pid}/task")) {
+                Err(_) if !self.roots.contains(&pid) => continue,
+                tasks => tasks?,
+            };
+            for entry in tasks {
                 let entry = entry?;
                 let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse().ok())
                 else {
@@ -54,10 +58,31 @@ impl ProcessGroup {
 
     /// Resident memory in bytes.
     pub(crate) fn resident_bytes(&self) -> io::Result<u64> {
-        self.members().into_iter().map(resident_bytes).sum()
+        self.sum(resident_bytes)
     }
 
-    fn members(&self) -> BTreeSet<u32> {
+    /// Bytes that were handed to the disk so far.
+    pub(super) fn written_bytes(&self) -> io::Result<u64> {
+        let written = |pid| {
+            let text = fs::read_to_string(format!("/proc/{pid}/io"))?;
+            let bytes = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+            bytes
+                .and_then(|bytes| bytes.parse::<u64>().ok())
+                .ok_or_else(|| io::Error::other(format!("/proc/{pid}/io has no write_bytes line")))
+        };
+        self.sum(written)
+    }
+
+    /// Of all processes. A descendant may end between the listing and the reading.
+    fn sum(&self, of: impl Fn(u32) -> io::Result<u64>) -> io::Result<u64> {
+        let value = |pid| match of(pid) {
+            Err(_) if !self.roots.contains(&pid) => Ok(0),
+            value => value,
+        };
+        self.members().into_iter().map(value).sum()
+    }
+
+    pub(super) fn members(&self) -> BTreeSet<u32> {
         let parents = parents_of_all();
         let mut members: BTreeSet<u32> = self.roots.iter().copied().collect();
         loop {
@@ -176,6 +201,7 @@ mod tests {
         assert_eq!(own.vanished(), None);
         assert!(own.usage().unwrap().since_ns(&Usage::default()) > 0);
         assert!(own.resident_bytes().unwrap() > 100_000);
+        assert!(own.written_bytes().is_ok());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::about::about;
 use super::chart::{self, Group, Line};
 use super::page::{self, plain};
+use super::record::run_json;
 use super::summary::{less, median, times};
 use super::{Outcome, Work};
 use crate::measure::Latencies;
@@ -73,55 +74,6 @@ pub(crate) fn write(directory: &Path, report: &Report<'_>) -> io::Result<()> {
         fs::write(directory.join(format!("{name}.svg")), svg)?;
     }
     fs::write(directory.join("report.html"), page::build(report, &about, &charts))
-}
-
-fn run_json(entry: &Entry<'_>, run: &Outcome) -> Value {
-    let percentile = |percent| run.latencies.percentile(percent).as_secs_f64() * 1e6;
-    let remarks: Vec<String> =
-        run.remarks.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-    json!({
-        "scenario": entry.scenario,
-        "target": entry.target,
-        "parameters": run.label,
-        "version": run.version.map(|version| format!("{version:?}")),
-        "carrier": run.carrier.name(),
-        "qos": run.parameters.map(|one| one.qos.as_u8()),
-        "clients": run.parameters.map(|one| one.clients),
-        "publishers": run.parameters.map(|one| one.publishers),
-        "subscribers": run.parameters.map(|one| one.subscribers),
-        "window": run.parameters.map(|one| one.window),
-        "payload_bytes": run.parameters.map(|one| one.payload_len),
-        "rate": run.parameters.and_then(|one| one.rate),
-        "messages": run.parameters.map(|one| one.messages),
-        "ballast": run.parameters.map(|one| one.ballast),
-        "topics": run.parameters.map(|one| one.topics),
-        "stalled": run.parameters.map(|one| one.stalled),
-        "warm_up_seconds": run.parameters.map(|one| one.warm_up_seconds),
-        "unit": run.work.unit(),
-        "count": run.work.count(),
-        "sent": run.sent,
-        "seconds": run.elapsed.as_secs_f64(),
-        "per_second": run.per_second(),
-        "broker_us_each": run.broker_microseconds_each(),
-        "broker_cores": run.broker_cores(),
-        "tool_us_each": run.own_microseconds_each(),
-        "tool_cores": run.own_cores(),
-        "tool_bound": run.tool_was_the_bottleneck(),
-        "others_cores": run.others_cores,
-        "bytes_per_connection": run.bytes_each(),
-        "resident_bytes": run.resident_bytes,
-        "p50_us": percentile(50.0),
-        "p90_us": percentile(90.0),
-        "p99_us": percentile(99.0),
-        "p99_9_us": percentile(99.9),
-        "p99_99_us": percentile(99.99),
-        "max_us": run.latencies.max().as_secs_f64() * 1e6,
-        "lost": run.faults.lost,
-        "duplicates": run.faults.duplicates,
-        "reordered": run.faults.reordered,
-        "remarks": remarks.join("; "),
-        "problems": run.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
-    })
 }
 
 /// The same as the JSON, a line for each run; the last columns repeat what all runs have in common.

@@ -6,6 +6,7 @@ mod files;
 mod outcome;
 mod page;
 mod problem;
+mod record;
 mod summary;
 mod text;
 

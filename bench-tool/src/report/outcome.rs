@@ -7,7 +7,7 @@ use sluice::mqtt::Version;
 
 use super::Problem;
 use crate::engine::Carrier;
-use crate::measure::{Latencies, QUIET_CORES, StreamFaults};
+use crate::measure::{DiskUse, Latencies, QUIET_CORES, StreamFaults};
 use crate::scenario::{Parameters, ScenarioName};
 
 /// A share of one core above which a thread counts as fully used.
@@ -63,6 +63,10 @@ pub(crate) struct Outcome {
     pub(crate) others_cores: Option<f64>,
     /// From sending to receiving; for logins from dialling to SUBACK.
     pub(crate) latencies: Latencies,
+    /// From sending to PUBACK or PUBCOMP, in scenarios.
+    pub(crate) acknowledgements: Latencies,
+    /// If it was asked for.
+    pub(crate) disk: Option<DiskUse>,
     pub(crate) faults: StreamFaults,
     /// QoS 0 messages no longer waited for.
     pub(crate) given_up: u64,
@@ -92,6 +96,8 @@ impl Default for Outcome {
             own_busiest_ns: None,
             others_cores: None,
             latencies: Latencies::new(),
+            acknowledgements: Latencies::new(),
+            disk: None,
             faults: StreamFaults::default(),
             given_up: 0,
             resident_before: None,

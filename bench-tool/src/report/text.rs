@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::{Outcome, Work};
-use crate::measure::Latencies;
+use crate::measure::{DiskUse, Latencies};
 
 /// Everything about one run.
 pub(crate) fn describe(outcome: &Outcome) -> String {
@@ -39,7 +39,13 @@ pub(crate) fn describe(outcome: &Outcome) -> String {
         line("resident", format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)));
     }
     if outcome.latencies.count() > 0 {
-        line("latency", latencies(outcome));
+        line("latency", percentiles(&outcome.latencies));
+    }
+    if outcome.acknowledgements.count() > 0 {
+        line("acknowledgement", percentiles(&outcome.acknowledgements));
+    }
+    for (name, value) in outcome.disk.iter().flat_map(disk) {
+        line(name, value);
     }
     if matches!(outcome.work, Work::Messages(_)) {
         let faults = outcome.faults;
@@ -66,8 +72,25 @@ pub(crate) fn describe(outcome: &Outcome) -> String {
     format!("{}\n{text}", outcome.label)
 }
 
-fn latencies(outcome: &Outcome) -> String {
-    percentiles(&outcome.latencies)
+/// What the broker did with the disk, and what the disk would have allowed.
+fn disk(used: &DiskUse) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    if let Some(bytes) = used.written_bytes_each() {
+        lines.push(("written to disk", format!("{bytes:.0} bytes per message")));
+    }
+    if let Some(syncs) = used.syncs_per_second() {
+        let each = used.messages_per_sync();
+        let each = each.map_or_else(String::new, |each| format!(", {each:.1} messages in each"));
+        lines.push(("syncs", format!("{syncs:.0}/s{each}")));
+    }
+    if let (Some(alone), Some(allowed), Some(share)) =
+        (used.alone, used.allowed_per_second(), used.share())
+    {
+        let (p50, p99) = (short(alone.p50), short(alone.p99));
+        let text = format!("{allowed:.0}/s in such batches, each p50 {p50}  p99 {p99}");
+        lines.push(("disk alone", format!("{text}; reached: {:.0} %", share * 100.0)));
+    }
+    lines
 }
 
 /// The usual percentiles in one line.

@@ -1,12 +1,14 @@
 //! The scenarios: which clients there are, what they do, and what is measured about it.
 
 mod crowd;
+mod leftovers;
 mod steady;
 mod stored;
 
 pub(crate) use steady::describe_behind;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -19,7 +21,7 @@ use crate::engine::{
     Endpoint, EngineError, EngineOptions, Fleet, FlowSpec, Login, MAX_WINDOW, Monitor, Snapshot,
     Stage, make_room_for,
 };
-use crate::measure::ProcessGroup;
+use crate::measure::{DiskMeter, DiskUse, ProcessGroup};
 use crate::report::{Outcome, Problem, Status};
 
 /// Outstanding at most in an open loop.
@@ -75,6 +77,8 @@ pub(crate) struct Parameters {
     pub(crate) ballast: u32,
     /// For `wildcard`: topics of each publisher.
     pub(crate) topics: u32,
+    /// Subscribers have sessions that outlive their connections.
+    pub(crate) lasting: bool,
     pub(crate) seconds: f64,
     pub(crate) warm_up_seconds: f64,
 }
@@ -91,6 +95,8 @@ pub(crate) struct Setup {
     pub(crate) threads: usize,
     /// The broker's processes; empty if they cannot be measured.
     pub(crate) broker: ProcessGroup,
+    /// A directory on the disk where the broker keeps its data, if what it does there is to be measured.
+    pub(crate) disk: Option<PathBuf>,
     /// Set when the run shall end early.
     pub(crate) stop: Arc<AtomicBool>,
     /// Where the run can be watched.
@@ -143,6 +149,7 @@ impl ScenarioName {
             stalled: 10,
             ballast: 0,
             topics: 1,
+            lasting: false,
             seconds: 5.0,
             warm_up_seconds: 1.0,
         };
@@ -187,6 +194,9 @@ impl ScenarioName {
         let mut messages = format!("QoS {qos}, {pace}, {payload_len} bytes");
         if ballast > 0 {
             messages.push_str(&format!(", {ballast} other subscriptions"));
+        }
+        if parameters.lasting {
+            messages.push_str(", lasting sessions");
         }
         match self {
             Self::Shared => format!("shared: {publishers} to a group of {subscribers}, {messages}"),
@@ -248,7 +258,18 @@ impl Parameters {
         let rate = self.rate;
         // An open loop is bounded by the clock only, as far as packet identifiers go.
         let window = if rate.is_some() { OPEN_WINDOW } else { self.window };
-        FlowSpec { rate, ..FlowSpec::new(topic, self.qos, self.payload_len, window) }
+        FlowSpec {
+            rate,
+            times_acknowledgements: self.qos != QoS::AtMostOnce,
+            ..FlowSpec::new(topic, self.qos, self.payload_len, window)
+        }
+    }
+
+    /// What the broker took in, as far as it is known without a look at the disk.
+    fn taken_in(&self, messages: u64, message_bytes: usize, elapsed: Duration) -> DiskUse {
+        let window = if self.rate.is_some() { OPEN_WINDOW } else { self.window };
+        let outstanding = u64::from(self.publishers) * u64::from(window);
+        DiskUse { messages, outstanding, message_bytes, elapsed, ..DiskUse::default() }
     }
 
     /// Connections that a scenario makes at the same time.
@@ -275,6 +296,11 @@ impl Setup {
         let Snapshot { stage, counters, clients, .. } = self.monitor.snapshot();
         let connected = counters.ready.saturating_sub(counters.closed);
         RunError::Interrupted { stage, connected, clients }
+    }
+
+    /// Begins to measure what the broker does with the disk, if that is asked for.
+    fn meter_disk(&self) -> Option<DiskMeter> {
+        self.disk.as_ref().map(|_| DiskMeter::start(&self.broker))
     }
 
     fn engine(&self, clients: usize) -> Result<Fleet, RunError> {

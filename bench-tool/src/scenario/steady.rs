@@ -1,12 +1,14 @@
 //! Scenarios with a steady stream of messages: pairs, fan-out, fan-in, groups, stalled readers.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use sluice::mqtt::QoS;
 
+use super::leftovers::{forget_sessions, note_left_behind};
 use super::{Parameters, RunError, ScenarioName, Setup};
 use crate::engine::{
-    Behind, ClientSpec, Counters, EngineError, Fleet, FlowSpec, LATE_NS, Receives, Stage,
+    Behind, ClientSpec, Counters, EngineError, Fleet, FlowSpec, LATE_NS, Receives, Session, Stage,
     Subscription, numbered,
 };
 use crate::measure::{Reading, monotonic_ns};
@@ -28,16 +30,22 @@ pub(super) fn run(
     if let Some(rate) = parameters.rate.filter(|rate| !is_due(rate)) {
         return Err(RunError::NothingDue { rate, publishers, seconds });
     }
-    let mut clients = clients(scenario, &setup.id_prefix, parameters);
-    let first_stalled = clients.len();
-    if scenario == ScenarioName::Slow {
-        clients.extend(stalled(&setup.id_prefix, parameters));
+    if !parameters.lasting {
+        return measure(scenario, setup, parameters);
     }
-    let stalled = first_stalled..clients.len();
-    clients.extend(ballast(&setup.id_prefix, parameters));
-    let mut engine = setup.engine(clients.len())?;
-    clients.into_iter().for_each(|client| engine.add_client(client));
-    engine.connect_all()?;
+    let subscribers = subscribers(scenario, parameters);
+    forget_sessions(setup, subscribers)?;
+    let mut outcome = measure(scenario, setup, parameters)?;
+    note_left_behind("sessions", forget_sessions(setup, subscribers), &mut outcome);
+    Ok(outcome)
+}
+
+fn measure(
+    scenario: ScenarioName,
+    setup: &Setup,
+    parameters: &Parameters,
+) -> Result<Outcome, RunError> {
+    let (mut engine, stalled) = connect(scenario, setup, parameters)?;
     setup.monitor.enter(Stage::WarmingUp);
     engine.set_publishing(true);
     engine.run_for(Duration::from_secs_f64(parameters.warm_up_seconds))?;
@@ -49,6 +57,7 @@ pub(super) fn run(
         engine.set_stalled(stalled, true);
         engine.forget_latencies();
     }
+    let disk = setup.meter_disk();
     let counters_before = engine.counters();
     let busy_before = engine.busy_ns();
     let before = Reading::take(&setup.broker);
@@ -63,9 +72,11 @@ pub(super) fn run(
     let resident_bytes = setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
 
     let spent = before.until(&after);
+    let sent = counters.sent - counters_before.sent;
+    let used = parameters.taken_in(sent, engine.frame_len(), spent.elapsed);
     let mut outcome = Outcome {
         work: Work::Messages(counters.delivered - counters_before.delivered),
-        sent: counters.sent - counters_before.sent,
+        sent,
         elapsed: spent.elapsed,
         broker_cpu_ns: spent.broker_cpu_ns,
         broker_busiest_ns: spent.broker_busiest_ns,
@@ -73,6 +84,8 @@ pub(super) fn run(
         own_busiest_ns: busiest_since(&engine, &busy_before),
         others_cores: spent.others_cores,
         latencies: engine.latencies(),
+        acknowledgements: engine.acknowledgements(),
+        disk: disk.map(|disk| disk.stop(&setup.broker, used)),
         resident_bytes,
         remarks,
         ..Outcome::default()
@@ -80,6 +93,25 @@ pub(super) fn run(
     let order = if scenario == ScenarioName::Shared { Order::Open } else { Order::Kept };
     finish(&mut engine, parameters.qos, order, ended, &mut outcome)?;
     Ok(outcome)
+}
+
+/// Everybody, connected. Returns who is to stall, too.
+fn connect(
+    scenario: ScenarioName,
+    setup: &Setup,
+    parameters: &Parameters,
+) -> Result<(Fleet, Range<usize>), RunError> {
+    let mut clients = clients(scenario, &setup.id_prefix, parameters);
+    let first_stalled = clients.len();
+    if scenario == ScenarioName::Slow {
+        clients.extend(stalled(&setup.id_prefix, parameters));
+    }
+    let stalled = first_stalled..clients.len();
+    clients.extend(ballast(&setup.id_prefix, parameters));
+    let mut engine = setup.engine(clients.len())?;
+    clients.into_iter().for_each(|client| engine.add_client(client));
+    engine.connect_all()?;
+    Ok((engine, stalled))
 }
 
 /// What could not be sent in time.
@@ -160,7 +192,8 @@ pub(super) fn finish(
 fn clients(scenario: ScenarioName, prefix: &str, parameters: &Parameters) -> Vec<ClientSpec> {
     let Parameters { publishers, qos, topics, .. } = *parameters;
     let is_pairs = is_pairs(scenario);
-    let subscribers = if is_pairs { publishers } else { parameters.subscribers };
+    let subscribers = subscribers(scenario, parameters);
+    let session = if parameters.lasting { Session::KEPT } else { Session::default() };
     let topics = if scenario == ScenarioName::Wildcard { topics.max(2) } else { 1 };
     let subscriber = |n: u32| ClientSpec {
         client_id: format!("{prefix}-s{n}"),
@@ -170,6 +203,7 @@ fn clients(scenario: ScenarioName, prefix: &str, parameters: &Parameters) -> Vec
             ScenarioName::Shared if n > 0 => Receives::With(0),
             _ => Receives::From(0..publishers),
         },
+        session,
         ..ClientSpec::default()
     };
     let receivers = if is_pairs || scenario == ScenarioName::Shared { 1 } else { subscribers };
@@ -179,6 +213,11 @@ fn clients(scenario: ScenarioName, prefix: &str, parameters: &Parameters) -> Vec
         ..ClientSpec::default()
     };
     (0..subscribers).map(subscriber).chain((0..publishers).map(publisher)).collect()
+}
+
+/// How many there are; in pairs, as many as publishers.
+fn subscribers(scenario: ScenarioName, parameters: &Parameters) -> u32 {
+    if is_pairs(scenario) { parameters.publishers } else { parameters.subscribers }
 }
 
 fn is_pairs(scenario: ScenarioName) -> bool {
@@ -242,6 +281,14 @@ mod tests {
         assert_eq!(clients[2].receives, Receives::From(2..3));
         let flow = clients[5].publishes.as_ref().unwrap();
         assert_eq!((flow.topic.as_str(), flow.receivers), ("bench/2", 1));
+    }
+
+    #[test]
+    fn only_subscribers_last() {
+        let parameters = Parameters { lasting: true, ..ScenarioName::Fanin.defaults() };
+        let clients = clients(ScenarioName::Fanin, "x", &parameters);
+        assert_eq!(clients[0].session, Session::KEPT);
+        assert!(clients[1..].iter().all(|one| one.session == Session::default()));
     }
 
     #[test]

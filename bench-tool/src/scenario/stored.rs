@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sluice::mqtt::QoS;
 
+use super::leftovers::{forget_sessions, note_left_behind};
 use super::steady::{Order, finish};
 use super::{Parameters, RunError, Setup};
 use crate::engine::{ClientSpec, Fleet, FlowSpec, Receives, Session, Stage, Subscription};
@@ -126,9 +127,13 @@ pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<O
     let resident_before = setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
     let before = Reading::take(&setup.broker);
     setup.monitor.enter(Stage::Measuring);
+    let disk = setup.meter_disk();
     engine.set_publishing(true);
     let mut ended = engine.finish_flows(PATIENCE).map(drop);
     let filled = Reading::take(&setup.broker);
+    let sent = engine.counters().sent;
+    let used = parameters.taken_in(sent, engine.frame_len(), before.until(&filled).elapsed);
+    let disk = disk.map(|disk| disk.stop(&setup.broker, used));
     let resident_bytes = setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
     for n in 0..pairs {
         engine.add_client(ClientSpec { receives: Receives::With(n as usize), ..absent(n) });
@@ -142,12 +147,12 @@ pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<O
     }
     let fetched = Reading::take(&setup.broker);
     let mut outcome = measure(setup, &engine, &before)?;
-    outcome.remarks.push(("filled", speed(engine.counters().sent, &before, &filled)));
+    outcome.disk = disk;
+    outcome.remarks.push(("filled", speed(sent, &before, &filled)));
     outcome.remarks.push(("fetched", speed(outcome.work.count(), &filled, &fetched)));
     outcome.remarks.extend(memory(resident_before, resident_bytes, expected));
     outcome.resident_bytes = resident_bytes;
     if is_refused {
-        let sent = engine.counters().sent;
         let text = format!("the queues did not take {expected} messages, and none was fetched");
         let text = format!("{text}: the broker closed publishers after {sent}");
         outcome.problems.push(Problem::new(Status::Connections, text));
@@ -163,28 +168,6 @@ pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<O
     Ok(outcome)
 }
 
-/// What could not be removed after a run does not take its result away.
-fn note_left_behind(what: &str, removed: Result<(), RunError>, outcome: &mut Outcome) {
-    let Err(error) = removed else { return };
-    outcome.remarks.push(("left behind", format!("the {what} of this run: {error}")));
-    if outcome.problems.is_empty() {
-        let text = format!("the {what} of this run could not be removed: {error}");
-        outcome.problems.push(Problem::new(Status::Connections, text));
-    }
-}
-
-/// A clean start under each of the names leaves nothing of their sessions.
-fn forget_sessions(setup: &Setup, pairs: u32) -> Result<(), RunError> {
-    let mut engine = setup.engine(pairs as usize)?;
-    for n in 0..pairs {
-        let client_id = format!("{}-s{n}", setup.id_prefix);
-        engine.add_client(ClientSpec { client_id, ..ClientSpec::default() });
-    }
-    engine.connect_all()?;
-    engine.disconnect_all()?;
-    Ok(())
-}
-
 fn measure(setup: &Setup, engine: &Fleet, before: &Reading) -> Result<Outcome, RunError> {
     let spent = before.until(&Reading::take(&setup.broker));
     let counters = engine.counters();
@@ -196,6 +179,7 @@ fn measure(setup: &Setup, engine: &Fleet, before: &Reading) -> Result<Outcome, R
         own_cpu_ns: spent.own_cpu_ns,
         others_cores: spent.others_cores,
         latencies: engine.latencies(),
+        acknowledgements: engine.acknowledgements(),
         ..Outcome::default()
     })
 }

@@ -25,6 +25,7 @@ fn setup(target: SocketAddr, version: Version) -> Setup {
         spin: false,
         threads: 1,
         broker: ProcessGroup::new(vec![std::process::id()]),
+        disk: None,
         stop: Arc::default(),
         monitor: Arc::default(),
     }
@@ -164,6 +165,40 @@ fn payloads_larger_than_any_buffer_pass() {
     let outcome = ScenarioName::P2p.run(&setup, &parameters).unwrap();
     assert_eq!(outcome.problems, []);
     assert!(outcome.work.count() > 3);
+}
+
+/// Whether the broker has a session of this client `[MQTT-3.2.2-2]`.
+fn has_session(broker: SocketAddr, client_id: &str) -> bool {
+    let len = client_id.len() as u8;
+    let head = [&[0x10, 12 + len, 0, 4][..], b"MQTT", &[4, 0, 0, 0, 0, len]].concat();
+    let mut socket = TcpStream::connect(broker).unwrap();
+    socket.write_all(&[&head, client_id.as_bytes()].concat()).unwrap();
+    let mut answer = [0; 4];
+    socket.read_exact(&mut answer).unwrap();
+    assert_eq!((answer[0], answer[3]), (0x20, 0));
+    answer[2] == 1
+}
+
+#[test]
+fn lasting_sessions_are_ended_after_the_run_and_what_they_cost_the_disk_is_known() {
+    let text =
+        "shards = 1\n[[listener]]\nbind = \"127.0.0.1:0\"\n[store]\ndurability = \"memory\"\n";
+    let config = sluice::Config::parse("test", text, []).unwrap();
+    let broker = sluice::Broker::start(config).unwrap();
+    let address = broker.addresses()[0];
+    assert!(!has_session(address, "lasts"));
+    assert!(has_session(address, "lasts"));
+    let setup = Setup { disk: Some(std::env::temp_dir()), ..setup(address, Version::V311) };
+    for scenario in [ScenarioName::P2p, ScenarioName::Shared] {
+        let parameters = Parameters { qos: QoS::AtLeastOnce, lasting: true, ..short(scenario) };
+        let outcome = scenario.run(&setup, &parameters).unwrap();
+        assert_eq!(outcome.problems, [], "{scenario:?}");
+        assert!(outcome.acknowledgements.count() > 100, "{scenario:?}");
+        let used = outcome.disk.unwrap();
+        assert_eq!((used.messages, used.outstanding), (outcome.sent, 3 * 8), "{scenario:?}");
+        assert!(used.written_bytes.is_some());
+        assert!(!has_session(address, "test-s0"), "{scenario:?}");
+    }
 }
 
 #[test]

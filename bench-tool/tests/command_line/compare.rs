@@ -53,6 +53,33 @@ fn a_quick_comparison_writes_everything() {
 }
 
 #[test]
+fn one_scenario_has_half_the_rate_of_another_and_the_disk_is_looked_at() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("compare.toml");
+    let half = "run = \"p2p\"\npublishers = 2\nqos = 1\nhalf_of = \"pairs\"";
+    let text = FILE.replace("run = \"idle\"\nclients = 10", half);
+    let text = format!("disk = \"data\"\n{text}").replace("repetitions = 2", "repetitions = 1");
+    fs::write(&file, text.replace("\"pairs\"\nrun", "\"pairs\"\nqos = 1\nrun")).unwrap();
+    let out = directory.path().join("out");
+    let (file, shown) = (file.to_str().unwrap(), out.to_str().unwrap());
+    // What is halved is run although it was not asked for.
+    let output = run(&["compare", file, "--quick", "--scenario", "idle", "--out", shown]);
+    let (text, errors) = (output.stdout, String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(0), "{errors}");
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("until acknowledged, p50 / p99"), "{text}");
+    let result: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.join("result.json")).unwrap()).unwrap();
+    let [whole, half] = [0, 1].map(|run| &result["runs"][run]);
+    let half_of_it = whole["per_second"].as_f64().unwrap() / 2.0;
+    let rate = half["rate"].as_f64().unwrap() * 2.0;
+    assert!((half_of_it..half_of_it + 2.0).contains(&rate), "{rate} of {half_of_it}");
+    assert!(half["written_bytes_each"].is_number(), "{half}");
+    assert!(half["acknowledged_p99_us"].as_f64().unwrap() > 0.0, "{half}");
+    assert!(fs::read_dir(directory.path().join("data")).unwrap().next().is_none());
+}
+
+#[test]
 fn an_error_in_the_file_is_one_line_with_its_place() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("compare.toml");

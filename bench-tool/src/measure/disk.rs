@@ -1,0 +1,227 @@
+//! What processes write to disk, and how often they wait until it is there.
+
+use std::io::{self, Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::ProcessGroup;
+
+/// What `perf` counts: the calls that return when the disk has the data.
+const COUNTED: &str = "syscalls:sys_enter_fsync,syscalls:sys_enter_fdatasync";
+
+/// What it says when it has done as it was told.
+const ACKNOWLEDGED: &str = "ack\n";
+
+/// Who syncs less often than this a second does not wait for it before it answers.
+const LEAST_SYNCS: f64 = 10.0;
+
+/// Begun before some work, ended after it.
+pub(crate) struct DiskMeter {
+    written_before: Option<u64>,
+    /// If it could be started.
+    syncs: Option<SyncCounter>,
+}
+
+/// `perf stat` on the broker's processes; dropping it ends it.
+struct SyncCounter(Child);
+
+/// What a broker did with the disk while it took messages in.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct DiskUse {
+    /// Messages that it took in.
+    pub(crate) messages: u64,
+    /// That can be without acknowledgement at the same time.
+    pub(crate) outstanding: u64,
+    /// The length of one as a PUBLISH packet.
+    pub(crate) message_bytes: usize,
+    pub(crate) elapsed: Duration,
+    /// Bytes handed to the disk, if the processes may be asked.
+    pub(crate) written_bytes: Option<u64>,
+    /// Calls of fsync and fdatasync, if they could be counted.
+    pub(crate) syncs: Option<u64>,
+    /// What the disk allows, if it was measured.
+    pub(crate) alone: Option<Alone>,
+}
+
+/// Appending and syncing with nothing else done, in batches as large as the broker's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Alone {
+    pub(crate) batches_per_second: f64,
+    /// Of one batch.
+    pub(crate) p50: Duration,
+    pub(crate) p99: Duration,
+}
+
+impl DiskMeter {
+    pub(crate) fn start(broker: &ProcessGroup) -> Self {
+        let syncs = if broker.is_empty() { None } else { SyncCounter::start(broker).ok() };
+        Self { written_before: broker.written_bytes().ok(), syncs }
+    }
+
+    /// Ends it; `used` says what was done meanwhile, and this adds what it did to the disk.
+    pub(crate) fn stop(self, broker: &ProcessGroup, used: DiskUse) -> DiskUse {
+        let written = broker.written_bytes().ok().zip(self.written_before);
+        DiskUse {
+            written_bytes: written.map(|(now, before)| now.saturating_sub(before)),
+            syncs: self.syncs.and_then(SyncCounter::count),
+            ..used
+        }
+    }
+}
+
+impl DiskUse {
+    /// Messages taken in a second.
+    pub(crate) fn messages_per_second(&self) -> f64 {
+        self.messages as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
+    /// Bytes handed to the disk for each message.
+    pub(crate) fn written_bytes_each(&self) -> Option<f64> {
+        Some(self.written_bytes? as f64 / self.messages.max(1) as f64)
+    }
+
+    /// Calls of fsync and fdatasync, if they could be counted.
+    pub(crate) fn syncs_per_second(&self) -> Option<f64> {
+        Some(self.syncs? as f64 / self.elapsed.as_secs_f64().max(1e-9))
+    }
+
+    /// Messages that share a sync, if the broker waits for one before it answers.
+    pub(crate) fn messages_per_sync(&self) -> Option<f64> {
+        let syncs = self.syncs_per_second().filter(|syncs| *syncs >= LEAST_SYNCS)?;
+        Some(self.messages_per_second() / syncs)
+    }
+
+    /// Messages of a batch: those that share a sync, but no more than can wait for it. What is delivered and done
+    /// with before a sync is written by nobody, and shares it all the same.
+    fn batch(&self) -> Option<f64> {
+        Some(self.messages_per_sync()?.min(self.outstanding as f64))
+    }
+
+    /// Bytes of a batch.
+    pub(crate) fn batch_bytes(&self) -> Option<usize> {
+        let bytes = (self.batch()? * self.message_bytes as f64).ceil() as usize;
+        Some(bytes).filter(|bytes| *bytes > 0)
+    }
+
+    /// Messages a second that the disk allows in such batches.
+    pub(crate) fn allowed_per_second(&self) -> Option<f64> {
+        Some(self.alone?.batches_per_second * self.batch()?)
+    }
+
+    /// The part of that which the broker reached.
+    pub(crate) fn share(&self) -> Option<f64> {
+        Some(self.messages_per_second() / self.allowed_per_second()?)
+    }
+}
+
+impl SyncCounter {
+    /// Returns when it counts.
+    fn start(broker: &ProcessGroup) -> io::Result<Self> {
+        let pids: Vec<String> = broker.members().iter().map(ToString::to_string).collect();
+        let mut perf = Command::new("perf");
+        // It starts without counting, is told on its standard input, and says on its standard output that it has done so.
+        perf.args(["stat", "-x", ",", "-e", COUNTED, "-D", "-1", "--control", "fd:0,1"]);
+        perf.args(["-p", &pids.join(",")]).env("LC_ALL", "C");
+        perf.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut counter = Self(perf.spawn()?);
+        counter.tell("enable")?;
+        Ok(counter)
+    }
+
+    fn tell(&mut self, what: &str) -> io::Result<()> {
+        let (Some(orders), Some(answers)) = (&mut self.0.stdin, &mut self.0.stdout) else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        writeln!(orders, "{what}")?;
+        answers.read_exact(&mut [0; ACKNOWLEDGED.len()])
+    }
+
+    fn count(mut self) -> Option<u64> {
+        self.tell("disable").ok()?;
+        self.end();
+        let mut text = String::new();
+        self.0.stderr.take()?.read_to_string(&mut text).ok()?;
+        parse_syncs(&text)
+    }
+
+    fn end(&self) {
+        let _ = kill_process(Pid::from_child(&self.0), Signal::INT);
+    }
+}
+
+impl Drop for SyncCounter {
+    fn drop(&mut self) {
+        self.end();
+        let _ = self.0.wait();
+    }
+}
+
+/// A line for each event: its count, its unit, its name, and what does not matter here.
+fn parse_syncs(text: &str) -> Option<u64> {
+    let counts = COUNTED.split(',').map(|name| {
+        let mut lines = text.lines().map(|line| line.split(','));
+        lines.find_map(|mut cells| {
+            let count = cells.next()?;
+            // So it says when none of the threads has run.
+            let count = if count == "<not counted>" { "0" } else { count };
+            (cells.nth(1)? == name).then(|| count.parse::<u64>().ok())?
+        })
+    });
+    counts.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn used() -> DiskUse {
+        DiskUse {
+            messages: 100_000,
+            outstanding: 1_000,
+            message_bytes: 300,
+            elapsed: Duration::from_secs(2),
+            written_bytes: Some(40_000_000),
+            syncs: Some(1_000),
+            alone: None,
+        }
+    }
+
+    #[test]
+    fn a_share_is_of_what_the_disk_allows_in_the_same_batches() {
+        let (p50, p99) = (Duration::from_millis(1), Duration::from_millis(2));
+        let alone = Some(Alone { batches_per_second: 800.0, p50, p99 });
+        let used = DiskUse { alone, ..used() };
+        assert_eq!(used.written_bytes_each(), Some(400.0));
+        assert_eq!(used.messages_per_sync(), Some(100.0));
+        assert_eq!(used.batch_bytes(), Some(30_000));
+        assert_eq!(used.allowed_per_second(), Some(80_000.0));
+        assert_eq!(used.share(), Some(0.625));
+    }
+
+    #[test]
+    fn a_batch_is_no_larger_than_what_waits() {
+        let used = DiskUse { syncs: Some(40), ..used() };
+        assert_eq!(used.messages_per_sync(), Some(2_500.0));
+        assert_eq!(used.batch_bytes(), Some(300_000));
+    }
+
+    #[test]
+    fn who_hardly_syncs_has_no_batches() {
+        let used = DiskUse { syncs: Some(2), ..used() };
+        assert_eq!(used.batch_bytes(), None);
+        assert_eq!(used.share(), None);
+        assert_eq!(DiskUse { syncs: None, ..used }.messages_per_sync(), None);
+    }
+
+    #[test]
+    fn what_perf_says_is_counts_and_names() {
+        let text = "10,,syscalls:sys_enter_fsync,1,100.00,,\n\
+                    30,,syscalls:sys_enter_fdatasync,1,100.00,,\n";
+        assert_eq!(parse_syncs(text), Some(40));
+        assert_eq!(parse_syncs(&text.replace("10,,", "<not counted>,,")), Some(30));
+        assert_eq!(parse_syncs(&text.replace("10,,", "<not supported>,,")), None);
+        assert_eq!(parse_syncs("event syntax error"), None);
+    }
+}

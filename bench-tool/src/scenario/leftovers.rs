@@ -1,0 +1,27 @@
+//! What a run leaves at a broker, and that it is removed.
+
+use super::{RunError, Setup};
+use crate::engine::ClientSpec;
+use crate::report::{Outcome, Problem, Status};
+
+/// What could not be removed after a run does not take its result away.
+pub(super) fn note_left_behind(what: &str, removed: Result<(), RunError>, outcome: &mut Outcome) {
+    let Err(error) = removed else { return };
+    outcome.remarks.push(("left behind", format!("the {what} of this run: {error}")));
+    if outcome.problems.is_empty() {
+        let text = format!("the {what} of this run could not be removed: {error}");
+        outcome.problems.push(Problem::new(Status::Connections, text));
+    }
+}
+
+/// A clean start under the names of so many subscribers leaves nothing of their sessions.
+pub(super) fn forget_sessions(setup: &Setup, subscribers: u32) -> Result<(), RunError> {
+    let mut engine = setup.engine(subscribers as usize)?;
+    for n in 0..subscribers {
+        let client_id = format!("{}-s{n}", setup.id_prefix);
+        engine.add_client(ClientSpec { client_id, ..ClientSpec::default() });
+    }
+    engine.connect_all()?;
+    engine.disconnect_all()?;
+    Ok(())
+}
