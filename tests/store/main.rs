@@ -7,5 +7,6 @@ mod logged;
 mod offline;
 mod pages;
 mod recovery;
+mod together;
 mod turns;
 mod writer;
