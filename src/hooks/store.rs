@@ -64,6 +64,8 @@ pub struct Write {
     pub key: Vec<u8>,
     /// What it is from now on; `None`: gone, if it was there.
     pub value: Option<Vec<u8>>,
+    /// The store has no record of that key, in whatever form; false if that is not known.
+    pub fresh: bool,
 }
 
 /// How far a commit has to have come when it returns.
@@ -97,8 +99,8 @@ impl From<std::io::Error> for StoreError {
 ///
 /// After an error its owner gives it up and opens it anew.
 pub trait Store: Send {
-    /// Makes all changes or none, and returns when they are safe in the sense of `commit`. No key
-    /// occurs twice in a table.
+    /// Makes all changes or none, and returns when they, and those of the commits before, are safe in the
+    /// sense of `commit`. No key occurs twice in a table.
     ///
     /// # Errors
     /// They may have been made or not. Made once more, they are as if made once.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::lock::{LOCK_FILE, Lock, Locked};
+use super::logged::{Files, Logged, SEGMENT_BYTES};
 use super::lsm::Lsm;
 use super::sqlite::Sqlite;
 use crate::hooks::{Store, StoreError};
@@ -37,9 +38,11 @@ impl Engine {
     }
 }
 
-/// The format that this version writes, and the only one it reads.
-const FORMAT: u32 = 1;
+/// The format that this version writes. It reads the first one, too, which had no log in front of fjall.
+const FORMAT: u32 = 2;
 const FORMAT_FILE: &str = "format";
+/// The log in front of fjall. SQLite has one of its own, and what other tools read is current.
+const LOG: &str = "log";
 /// Stands in place of the format until everything is there.
 const UNFINISHED: &str = "unfinished";
 /// What may be in a directory that counts as empty: a file system's own, and our lock.
@@ -116,17 +119,12 @@ impl Directory {
     pub fn open(path: &Path, engine: Engine) -> Result<Self, DirectoryError> {
         make(path)?;
         let lock = Arc::new(Lock::take(path)?);
-        match read_format(path)? {
-            Some(found) if found == engine.name() => {}
-            Some(found) => {
-                return Err(DirectoryError::OtherEngine {
-                    path: path.into(),
-                    found,
-                    asked: engine,
-                });
-            }
-            None => write_format(path, &format!("{FORMAT} {}", engine.name()))?,
+        if let Some((_, found)) = read_format(path)?
+            && found != engine.name()
+        {
+            return Err(DirectoryError::OtherEngine { path: path.into(), found, asked: engine });
         }
+        use_format(path, engine)?;
         Ok(Self { path: path.to_owned(), engine, lock })
     }
 
@@ -139,8 +137,9 @@ impl Directory {
             return Err(DirectoryError::Missing(path.to_owned()));
         }
         let lock = Arc::new(Lock::take(path)?);
-        let engine = read_format(path)?.as_deref().and_then(Engine::named);
+        let engine = read_format(path)?.and_then(|(_, name)| Engine::named(&name));
         let engine = engine.ok_or_else(|| DirectoryError::NoFormat(path.join(FORMAT_FILE)))?;
+        use_format(path, engine)?;
         Ok(Self { path: path.to_owned(), engine, lock })
     }
 
@@ -160,7 +159,11 @@ impl Directory {
         let path = self.path.join(records_in(self.engine));
         let lock = self.lock.clone();
         Ok(match self.engine {
-            Engine::Fjall => Box::new(Locked { store: Lsm::open(&path)?, lock }),
+            Engine::Fjall => {
+                let log = Files::open(&self.path.join(LOG))?;
+                let store = Logged::open(Lsm::open(&path)?, log, SEGMENT_BYTES)?;
+                Box::new(Locked { store, lock })
+            }
             Engine::Sqlite => Box::new(Locked { store: Sqlite::open(&path)?, lock }),
         })
     }
@@ -208,7 +211,7 @@ impl Filling {
     /// The system refuses: then it is as if it had not been filled.
     pub fn finish(mut self) -> Result<(), DirectoryError> {
         let Directory { path, engine, .. } = &self.directory;
-        write_format(path, &format!("{FORMAT} {}", engine.name()))?;
+        write_format(path, &format(*engine))?;
         self.is_finished = true;
         Ok(())
     }
@@ -217,6 +220,7 @@ impl Filling {
     fn clear(&self) {
         let path = &self.directory.path;
         let _ = fs::remove_dir_all(path.join(records_in(Engine::Fjall)));
+        let _ = fs::remove_dir_all(path.join(LOG));
         let database = records_in(Engine::Sqlite);
         for suffix in ["", "-wal", "-shm"] {
             let _ = fs::remove_file(path.join(format!("{database}{suffix}")));
@@ -277,6 +281,18 @@ fn is_nothing(path: &Path) -> Result<(), DirectoryError> {
     Ok(())
 }
 
+fn format(engine: Engine) -> String {
+    format!("{FORMAT} {}", engine.name())
+}
+
+/// Has a directory say this version's format, before anything is written that an earlier one would not read.
+fn use_format(path: &Path, engine: Engine) -> Result<(), DirectoryError> {
+    match read_format(path)? {
+        Some((FORMAT, _)) => Ok(()),
+        _ => write_format(path, &format(engine)),
+    }
+}
+
 /// The file is whole or not there: a crash leaves no half of it.
 fn write_format(path: &Path, text: &str) -> Result<(), DirectoryError> {
     let draft = path.join("format.new");
@@ -287,8 +303,8 @@ fn write_format(path: &Path, text: &str) -> Result<(), DirectoryError> {
         .map_err(failed(path))
 }
 
-/// The name of the engine, if a format has been written.
-fn read_format(path: &Path) -> Result<Option<String>, DirectoryError> {
+/// Format and name of the engine, if they have been written.
+fn read_format(path: &Path) -> Result<Option<(u32, String)>, DirectoryError> {
     let text = match fs::read_to_string(path.join(FORMAT_FILE)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -303,7 +319,7 @@ fn read_format(path: &Path) -> Result<Option<String>, DirectoryError> {
         (Ok(found), Some(_)) if found > FORMAT => {
             Err(DirectoryError::Newer { path: path.to_owned(), found })
         }
-        (Ok(_), Some(engine)) => Ok(Some(engine.to_owned())),
+        (Ok(found), Some(engine)) => Ok(Some((found, engine.to_owned()))),
         _ => Err(DirectoryError::NoFormat(path.join(FORMAT_FILE))),
     }
 }

@@ -60,8 +60,11 @@ impl Store for Lsm {
             Commit::System => PersistMode::Buffer,
             Commit::Disk => PersistMode::SyncData,
         };
+        if writes.is_empty() {
+            return Ok(self.database.persist(mode)?);
+        }
         let mut batch = self.database.batch().durability(Some(mode));
-        for Write { table, key, value } in writes {
+        for Write { table, key, value, .. } in writes {
             let Some(table) = self.tables.get(*table as usize) else { continue };
             match value {
                 Some(value) => batch.insert(table, key.as_slice(), value.as_slice()),

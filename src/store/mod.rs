@@ -7,6 +7,7 @@
 mod acts;
 mod directory;
 mod lock;
+mod logged;
 mod lsm;
 mod memory;
 mod messages;
@@ -20,7 +21,8 @@ mod writer;
 
 pub use acts::ActId;
 pub use directory::{Directory, DirectoryError, Engine, Filling};
-pub use memory::Memory;
+pub use logged::{Logged, Segment, Segments};
+pub use memory::{Memory, MemorySegments};
 pub use record::Epoch;
 pub use recovery::{Kept, Recovered, Report, RetainedRecord, StoredSession, recover};
 pub use writer::{Link, Open, Page, Part, Turn, Writer};

@@ -232,10 +232,10 @@ impl Reading {
             Err(Unfit::Damaged) => {
                 self.report.damaged += 1;
                 let (aside, value) = (damaged_key(table, key), Some(value.to_vec()));
-                self.writes.push(Write { table: Table::Damaged, key: aside, value });
+                self.writes.push(Write { table: Table::Damaged, key: aside, value, fresh: false });
             }
         }
-        self.writes.push(Write { table, key: key.to_vec(), value: None });
+        self.writes.push(Write { table, key: key.to_vec(), value: None, fresh: false });
     }
 
     /// Commits what tidies up.
@@ -362,7 +362,7 @@ impl Reading {
         for (session, place) in std::mem::take(&mut self.flights).into_keys() {
             self.report.stray += 1;
             let key = place_key(session, place);
-            self.writes.push(Write { table: Table::Flights, key, value: None });
+            self.writes.push(Write { table: Table::Flights, key, value: None, fresh: false });
         }
     }
 
@@ -382,7 +382,7 @@ impl Reading {
         for (number, _) in unused {
             self.report.stray += 1;
             let key = number.to_be_bytes().to_vec();
-            self.writes.push(Write { table: Table::Messages, key, value: None });
+            self.writes.push(Write { table: Table::Messages, key, value: None, fresh: false });
         }
     }
 }

@@ -59,7 +59,7 @@ impl Store for Sqlite {
             self.commit = Some(commit);
         }
         let transaction = self.connection.transaction()?;
-        for Write { table, key, value } in writes {
+        for Write { table, key, value, .. } in writes {
             let name = table.name();
             match value {
                 Some(value) => transaction

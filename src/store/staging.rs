@@ -1,4 +1,6 @@
 //! The changes of many turns as the writes of one commit: what comes and goes in between is never written.
+//!
+//! That is the lot of most messages, so nothing is encoded before the commit.
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
@@ -8,7 +10,8 @@ use super::record::{
     Encoder, Epoch, QueuedFields, damaged_key, filter_key, inbound_key, place_key,
 };
 use crate::hooks::{Table, Write};
-use crate::session::{Change, QueuedRecord};
+use crate::mqtt::PacketId;
+use crate::session::{Change, QueuedRecord, SessionNumber};
 
 #[derive(Debug)]
 struct Staged {
@@ -17,15 +20,33 @@ struct Staged {
     fresh: bool,
 }
 
+/// A queued message that the store does not have.
+#[derive(Debug)]
+struct Place {
+    session: SessionNumber,
+    place: u64,
+    /// The number of the message.
+    number: u64,
+    record: Box<QueuedRecord>,
+    /// The identifier under which it is in flight, if it had to wait before.
+    flight: Option<PacketId>,
+}
+
 pub(super) struct Staging {
     epoch: Epoch,
+    /// In the order in which they came; `None`: gone again.
+    places: Vec<Option<Place>>,
+    /// Where in `places`, by session and place.
+    by_place: HashMap<(SessionNumber, u64), u32>,
+    /// All else.
     writes: HashMap<(Table, Vec<u8>), Staged>,
     messages: Messages,
 }
 
 impl Staging {
     pub(super) fn new(epoch: Epoch, messages: Messages) -> Self {
-        Self { epoch, writes: HashMap::new(), messages }
+        let (by_place, writes) = (HashMap::new(), HashMap::new());
+        Self { epoch, places: Vec::new(), by_place, writes, messages }
     }
 
     pub(super) fn epoch(&self) -> Epoch {
@@ -38,11 +59,52 @@ impl Staging {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.writes.is_empty()
+        self.writes.is_empty() && self.by_place.is_empty()
     }
 
     /// Takes a change in.
     pub(super) fn stage(&mut self, change: Change) {
+        match change {
+            Change::Queued(session, place, record) => self.queued(session, place, record),
+            Change::InFlight(session, place, packet_id) => {
+                if let Some(staged) = self.place(session, place) {
+                    staged.flight = Some(packet_id);
+                    return;
+                }
+                let mut value = Encoder::new(self.epoch);
+                value.in_flight(packet_id);
+                self.put(Table::Flights, place_key(session, place), value, true);
+            }
+            Change::Released { session, place, message, number, packet_id, order } => {
+                let mut value = Encoder::new(self.epoch);
+                value.released(packet_id, order);
+                let is_new = self.take_back(session, place);
+                if !is_new {
+                    self.delete(Table::Queued, place_key(session, place));
+                }
+                self.put(Table::Flights, place_key(session, place), value, is_new);
+                let gone = self.messages.release(&message, number);
+                self.release(gone);
+            }
+            Change::Completed(session, place) => {
+                self.delete(Table::Flights, place_key(session, place));
+            }
+            Change::Removed { session, place, message, number, flew } => {
+                if !self.take_back(session, place) {
+                    self.delete(Table::Queued, place_key(session, place));
+                    if flew {
+                        self.delete(Table::Flights, place_key(session, place));
+                    }
+                }
+                let gone = self.messages.release(&message, number);
+                self.release(gone);
+            }
+            other => self.stage_other(other),
+        }
+    }
+
+    /// Changes that do not come with each message.
+    fn stage_other(&mut self, change: Change) {
         match change {
             Change::Session(record) => {
                 let mut value = Encoder::new(self.epoch);
@@ -60,33 +122,6 @@ impl Staging {
             Change::Unsubscribed(session, filter) => {
                 self.delete(Table::Subscriptions, filter_key(session, &filter));
             }
-            Change::Queued(session, place, record) => self.queued(session, place, &record),
-            Change::InFlight(session, place, packet_id) => {
-                let mut value = Encoder::new(self.epoch);
-                value.in_flight(packet_id);
-                self.put(Table::Flights, place_key(session, place), value, true);
-            }
-            Change::Released { session, place, message, number, packet_id, order } => {
-                let mut value = Encoder::new(self.epoch);
-                value.released(packet_id, order);
-                self.put(Table::Flights, place_key(session, place), value, false);
-                self.delete(Table::Queued, place_key(session, place));
-                let gone = self.messages.release(&message, number);
-                self.release(gone);
-            }
-            // The writer sees to it.
-            Change::Forgotten(..) => {}
-            Change::Completed(session, place) => {
-                self.delete(Table::Flights, place_key(session, place));
-            }
-            Change::Removed { session, place, message, number, flew } => {
-                self.delete(Table::Queued, place_key(session, place));
-                if flew {
-                    self.delete(Table::Flights, place_key(session, place));
-                }
-                let gone = self.messages.release(&message, number);
-                self.release(gone);
-            }
             Change::Held(session, packet_id) => {
                 let value = Encoder::new(self.epoch);
                 self.put(Table::Inbound, inbound_key(session, packet_id), value, true);
@@ -102,37 +137,73 @@ impl Staging {
             Change::Retained(topic, _, None) => {
                 self.delete(Table::Retained, topic.as_bytes().into());
             }
+            // The writer sees to it.
+            Change::Forgotten(..) => {}
+            Change::Queued(..)
+            | Change::InFlight(..)
+            | Change::Released { .. }
+            | Change::Completed(..)
+            | Change::Removed { .. } => unreachable!("they come with each message"),
         }
     }
 
     /// The writes, to be committed. Give them [back](Self::put_back) if that failed.
     pub(super) fn take(&mut self) -> Vec<Write> {
-        let mut writes: Vec<_> = self
-            .writes
-            .drain()
-            .map(|((table, key), staged)| Write { table, key, value: staged.value })
-            .collect();
-        writes.sort_unstable_by(|a, b| (a.table, &a.key).cmp(&(b.table, &b.key)));
+        let mut writes = Vec::with_capacity(self.writes.len() + 2 * self.by_place.len());
+        let epoch = self.epoch;
+        let mut put = |table, key: Vec<u8>, value: Encoder| {
+            let value = Some(value.seal(table, &key));
+            writes.push(Write { table, key, value, fresh: true });
+        };
+        self.messages.take_new(|number, message| {
+            let mut value = Encoder::new(epoch);
+            value.message(message);
+            put(Table::Messages, number.to_be_bytes().into(), value);
+        });
+        self.by_place.clear();
+        for Place { session, place, number, record, flight } in self.places.drain(..).flatten() {
+            let mut value = Encoder::new(epoch);
+            value.queued(&QueuedFields::new(number, &record));
+            put(Table::Queued, place_key(session, place), value);
+            if let Some(packet_id) = flight {
+                let mut value = Encoder::new(epoch);
+                value.in_flight(packet_id);
+                put(Table::Flights, place_key(session, place), value);
+            }
+        }
+        writes.extend(self.writes.drain().map(|((table, key), staged)| {
+            let Staged { value, fresh } = staged;
+            Write { table, key, value, fresh }
+        }));
         writes
     }
 
     /// A commit failed: its writes may have been made, and have to be made again.
     pub(super) fn put_back(&mut self, writes: Vec<Write>) {
-        for Write { table, key, value } in writes {
+        for Write { table, key, value, .. } in writes {
             self.writes.insert((table, key), Staged { value, fresh: false });
         }
     }
 
-    fn queued(&mut self, session: u64, place: u64, record: &QueuedRecord) {
-        let (number, is_new) = self.messages.reference(&record.message, record.paged);
-        if is_new {
-            let mut value = Encoder::new(self.epoch);
-            value.message(&record.message);
-            self.put(Table::Messages, number.to_be_bytes().into(), value, true);
+    fn queued(&mut self, session: SessionNumber, place: u64, record: Box<QueuedRecord>) {
+        let number = self.messages.reference(&record.message, record.paged);
+        #[expect(clippy::cast_possible_truncation, reason = "memory ends before")]
+        self.by_place.insert((session, place), self.places.len() as u32);
+        self.places.push(Some(Place { session, place, number, record, flight: None }));
+    }
+
+    fn place(&mut self, session: SessionNumber, place: u64) -> Option<&mut Place> {
+        let at = *self.by_place.get(&(session, place))?;
+        self.places.get_mut(at as usize)?.as_mut()
+    }
+
+    /// Takes back what is queued at a place, if the store does not have it; says so.
+    fn take_back(&mut self, session: SessionNumber, place: u64) -> bool {
+        let Some(at) = self.by_place.remove(&(session, place)) else { return false };
+        if let Some(staged) = self.places.get_mut(at as usize) {
+            *staged = None;
         }
-        let mut value = Encoder::new(self.epoch);
-        value.queued(&QueuedFields::new(number, record));
-        self.put(Table::Queued, place_key(session, place), value, true);
+        true
     }
 
     /// A queued record that nobody holds in memory is gone, with the message that it was of.

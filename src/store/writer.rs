@@ -327,12 +327,12 @@ impl Writer {
         while let Some(turn) = self.waiting.pop_front() {
             self.take(turn);
         }
-        self.staging.forget_unheld();
         if self.staging.is_empty() && self.store.is_some() {
             self.publish();
             return;
         }
         let writes = self.staging.take();
+        self.staging.forget_unheld();
         let done = match &mut self.store {
             Some(store) => store.commit(&writes, self.commit),
             None => (self.open)().and_then(|mut store| {

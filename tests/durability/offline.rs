@@ -59,7 +59,7 @@ fn to_another_engine(from: &'static str, to: &'static str) {
     }
     let (status, out, err) = store(&["check"], &[new.path()]);
     assert_eq!((status, err.as_str()), (0, ""), "{out}");
-    let head = format!("{}: format 1, engine {to}\n", new.path().display());
+    let head = format!("{}: format 2, engine {to}\n", new.path().display());
     assert!(out.starts_with(&head), "{out}");
     has_everything(&Broker::start_on(new, to, 3));
 }

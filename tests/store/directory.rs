@@ -21,16 +21,16 @@ fn a_directory_is_made_with_all_above_it() {
     let path = TempDir::new().expect("a directory");
     let deep = path.path().join("a/b/c");
     Directory::open(&deep, Engine::Sqlite).expect("made");
-    assert_eq!(fs::read_to_string(deep.join("format")).expect("a file"), "1 sqlite\n");
+    assert_eq!(fs::read_to_string(deep.join("format")).expect("a file"), "2 sqlite\n");
 }
 
 #[test]
 fn a_newer_format_is_refused_and_left_alone() {
     let path = TempDir::new().expect("a directory");
-    fs::write(path.path().join("format"), "2 fjall\n").expect("written");
+    fs::write(path.path().join("format"), "3 fjall\n").expect("written");
     let error = Directory::open(path.path(), Engine::Fjall).expect_err("newer");
     let text = error.to_string();
-    assert!(text.contains("format 2, this version knows 1"), "{text}");
+    assert!(text.contains("format 3, this version knows 2"), "{text}");
     let left = fs::read_dir(path.path()).expect("a directory").count();
     assert_eq!(left, 2, "format and lock");
 }
@@ -42,6 +42,23 @@ fn the_records_of_another_engine_are_not_taken_for_its_own() {
     let error = Directory::open(path.path(), Engine::Sqlite).expect_err("the other engine's");
     let text = error.to_string();
     assert!(text.contains("\"fjall\", not \"sqlite\""), "{text}");
+}
+
+/// Whoever knows the first format only would not find what is in the log.
+#[test]
+fn the_first_format_is_read_and_becomes_this_one() {
+    for existing in [false, true] {
+        let path = TempDir::new().expect("a directory");
+        let format = path.path().join("format");
+        drop(Directory::open(path.path(), Engine::Fjall).expect("new").records().expect("new"));
+        fs::write(&format, "1 fjall\n").expect("written");
+        let directory = match existing {
+            true => Directory::existing(path.path()),
+            false => Directory::open(path.path(), Engine::Fjall),
+        };
+        directory.expect("known").records().expect("whole");
+        assert_eq!(fs::read_to_string(&format).expect("a file"), "2 fjall\n");
+    }
 }
 
 #[test]
@@ -68,8 +85,9 @@ fn what_is_no_longer_at_its_path_takes_nothing() {
     for engine in [Engine::Fjall, Engine::Sqlite] {
         let above = TempDir::new().expect("a directory");
         let (path, away) = (above.path().join("data"), above.path().join("away"));
-        let write =
-            |key| [Write { table: Table::Retained, key: vec![key], value: Some(vec![key]) }];
+        let write = |key| {
+            [Write { table: Table::Retained, key: vec![key], value: Some(vec![key]), fresh: false }]
+        };
         let directory = Directory::open(&path, engine).expect("new");
         let mut store = directory.records().expect("new");
         store.commit(&write(1), Commit::System).expect("it is there");

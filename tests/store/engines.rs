@@ -4,12 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use sluice::hooks::{Commit, Store, Table, Write};
-use sluice::store::{Directory, Engine, Memory};
+use sluice::store::{Directory, Engine, Logged, Memory, MemorySegments};
 use tempfile::TempDir;
 
 /// Something that can be opened again and again.
 pub(crate) enum Place {
     Memory(Memory),
+    /// Behind a log whose segments are soon full.
+    Logged(Memory, MemorySegments),
     Files(TempDir, Engine),
 }
 
@@ -20,14 +22,20 @@ pub(crate) struct Opened {
 }
 
 impl Place {
-    pub(crate) fn all() -> [Self; 3] {
+    pub(crate) fn all() -> [Self; 4] {
         let files = |engine| Self::Files(TempDir::new().expect("a directory"), engine);
-        [Self::Memory(Memory::default()), files(Engine::Fjall), files(Engine::Sqlite)]
+        [
+            Self::Memory(Memory::default()),
+            Self::Logged(Memory::default(), MemorySegments::default()),
+            files(Engine::Fjall),
+            files(Engine::Sqlite),
+        ]
     }
 
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Memory(_) => "memory",
+            Self::Logged(..) => "memory behind a log",
             Self::Files(_, engine) => engine.name(),
         }
     }
@@ -35,6 +43,10 @@ impl Place {
     pub(crate) fn open(&self) -> Opened {
         match self {
             Self::Memory(memory) => Opened { store: Box::new(memory.clone()), _directory: None },
+            Self::Logged(memory, segments) => {
+                let store = Logged::open(memory.clone(), segments.clone(), 3_000).expect("whole");
+                Opened { store: Box::new(store), _directory: None }
+            }
             Self::Files(path, engine) => {
                 let directory = Directory::open(path.path(), *engine).expect("nobody has it");
                 let store = directory.records().expect("whole");
@@ -46,7 +58,8 @@ impl Place {
     /// What would be there if the process ended at once: the files as they are now.
     pub(crate) fn snapshot(&self) -> Self {
         match self {
-            Self::Memory(memory) => Self::Memory(memory.clone()),
+            Self::Memory(memory) => Self::Memory(memory.killed()),
+            Self::Logged(memory, segments) => Self::Logged(memory.killed(), segments.killed()),
             Self::Files(path, engine) => {
                 let copy = TempDir::new().expect("a directory");
                 copy_all(path.path(), copy.path());
@@ -70,11 +83,11 @@ fn copy_all(from: &Path, to: &Path) {
 }
 
 pub(crate) fn put(table: Table, key: &[u8], value: &[u8]) -> Write {
-    Write { table, key: key.to_vec(), value: Some(value.to_vec()) }
+    Write { table, key: key.to_vec(), value: Some(value.to_vec()), fresh: false }
 }
 
 pub(crate) fn delete(table: Table, key: &[u8]) -> Write {
-    Write { table, key: key.to_vec(), value: None }
+    Write { table, key: key.to_vec(), value: None, fresh: false }
 }
 
 pub(crate) fn commit(store: &mut dyn Store, writes: &[Write]) {

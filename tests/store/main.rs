@@ -3,8 +3,10 @@
 mod contract;
 mod directory;
 mod engines;
+mod logged;
 mod offline;
 mod pages;
 mod recovery;
+mod together;
 mod turns;
 mod writer;

@@ -38,7 +38,7 @@ impl Bench {
 
     pub(crate) fn restart_at(self, epoch: Epoch) -> Self {
         let Self { memory, links, .. } = self;
-        memory.crash();
+        let memory = memory.crashed();
         let shards = u8::try_from(links.len()).expect("few");
         Self::on(memory, shards, epoch)
     }

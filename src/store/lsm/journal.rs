@@ -189,8 +189,13 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let mut store = Lsm::open(directory.path()).expect("new");
         for n in 0..BATCHES {
-            let put = |table| Write { table, key: vec![n as u8; 5], value: Some(vec![7; 40 * n]) };
-            let gone = Write { table: Table::Inbound, key: vec![1], value: None };
+            let put = |table| Write {
+                table,
+                key: vec![n as u8; 5],
+                value: Some(vec![7; 40 * n]),
+                fresh: false,
+            };
+            let gone = Write { table: Table::Inbound, key: vec![1], value: None, fresh: false };
             let writes = [put(Table::Queued), put(Table::Messages), gone];
             store.commit(&writes, Commit::System).expect("room");
         }

@@ -104,7 +104,7 @@ impl Entry {
             }
         };
         let value = Some(value.seal(table, &key));
-        Write { table, key, value }
+        Write { table, key, value, fresh: false }
     }
 }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use fastrand::Rng;
 use sluice::hooks::{Commit, Hooks, Store, StoreError, Table, Write};
 use sluice::net::Driver;
 use sluice::net::sim::{SimDriver, World};
 use sluice::shard::{Settings, Shard, Shared, Stored};
-use sluice::store::{Epoch, Memory, Writer, recover};
+use sluice::store::{Epoch, Logged, Memory, MemorySegments, Writer, recover};
 
 /// When the store says that a commit is on disk.
 #[derive(Clone, Copy, Debug)]
@@ -18,33 +19,55 @@ pub(crate) enum Confirms {
     TooEarly,
 }
 
-impl Confirms {
-    pub(crate) fn over(self, memory: &Memory) -> Records {
-        Records { memory: memory.clone(), confirms: self }
+/// What the machine has on its disk: the records, perhaps behind a log whose segments are soon full.
+#[derive(Clone)]
+pub(crate) struct Disk {
+    memory: Memory,
+    log: Option<(MemorySegments, u64)>,
+}
+
+impl Disk {
+    pub(crate) fn new(rng: &mut Rng) -> Self {
+        let log = rng.bool().then(|| (MemorySegments::default(), rng.u64(200..20_000)));
+        Self { memory: Memory::default(), log }
+    }
+
+    fn open(&self) -> Result<Box<dyn Store>, StoreError> {
+        let memory = self.memory.clone();
+        Ok(match &self.log {
+            Some((segments, bytes)) => Box::new(Logged::open(memory, segments.clone(), *bytes)?),
+            None => Box::new(memory),
+        })
+    }
+
+    /// What is there when the machine stops now.
+    fn crashed(&self, rng: &mut Rng) -> Self {
+        let crashed =
+            |(segments, bytes): &(MemorySegments, u64)| (segments.crashed(|| rng.bool()), *bytes);
+        Self { memory: self.memory.crashed(), log: self.log.as_ref().map(crashed) }
     }
 }
 
 /// The records as the writer sees them.
-#[derive(Clone)]
-pub(crate) struct Records {
-    memory: Memory,
+struct Records {
+    store: Box<dyn Store>,
     confirms: Confirms,
 }
 
 impl Store for Records {
     fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
         match self.confirms {
-            Confirms::Truly => self.memory.commit(writes, commit),
+            Confirms::Truly => self.store.commit(writes, commit),
             Confirms::TooEarly => {
                 // What was said to be there before now is.
-                self.memory.commit(&[], commit)?;
-                self.memory.commit(writes, Commit::System)
+                self.store.commit(&[], commit)?;
+                self.store.commit(writes, Commit::System)
             }
         }
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.memory.get(table, key)
+        self.store.get(table, key)
     }
 
     fn range(
@@ -53,23 +76,24 @@ impl Store for Records {
         from: &[u8],
         each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StoreError> {
-        self.memory.range(table, from, each)
+        self.store.range(table, from, each)
     }
 }
 
 pub(crate) struct Broker {
     world: World,
-    memory: Memory,
+    disk: Disk,
     shards: Vec<Shard<SimDriver>>,
     writer: Writer,
     awake: Vec<bool>,
 }
 
 impl Broker {
-    /// Starts with what `records` have.
+    /// Starts with what is on the disk.
     pub(crate) fn start(
         world: &World,
-        records: Records,
+        disk: Disk,
+        confirms: Confirms,
         settings: &Settings,
         shards: u8,
         seed: u64,
@@ -79,8 +103,10 @@ impl Broker {
         let since_1970 = since_1970.duration_since(SystemTime::UNIX_EPOCH).expect("later");
         let since_1970 = u64::try_from(since_1970.as_millis()).expect("not so late");
         let epoch = Epoch { unix_ms: since_1970 - world.now().0 };
-        let memory = records.memory.clone();
-        let open = Box::new(move || Ok(Box::new(records.clone()) as Box<dyn Store>));
+        let opened = disk.clone();
+        let open = Box::new(move || {
+            Ok(Box::new(Records { store: opened.open()?, confirms }) as Box<dyn Store>)
+        });
         let (recovered, writer, links) =
             recover(open, Commit::Disk, epoch, shards).expect("its records are whole");
         // What sessions had queued that ended is removed in steps after their end.
@@ -88,16 +114,17 @@ impl Broker {
         let shared = Arc::new(Shared::new(settings.clone(), Hooks::default(), drivers.len(), seed));
         let shards = Shard::assemble_stored(drivers, &shared, Stored { links, recovered });
         let awake = vec![true; shards.len()];
-        Self { world: world.clone(), memory, shards, writer, awake }
+        Self { world: world.clone(), disk, shards, writer, awake }
     }
 
     /// The machine stops: gives what it finds when it starts again.
-    pub(crate) fn crash(self) -> Memory {
-        let Self { world, memory, shards, writer, .. } = self;
+    pub(crate) fn crash(self, rng: &mut Rng) -> Disk {
+        let Self { world, disk, shards, writer, .. } = self;
+        // Before anything is closed as it should be.
+        let left = disk.crashed(rng);
         drop((shards, writer));
         world.crash();
-        memory.crash();
-        memory
+        left
     }
 
     pub(crate) fn ready(&self) -> Vec<usize> {

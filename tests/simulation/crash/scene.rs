@@ -7,10 +7,9 @@ use fastrand::Rng;
 use sluice::mqtt::{QoS, Version};
 use sluice::net::sim::{Faults, SimOptions, World};
 use sluice::shard::Settings;
-use sluice::store::Memory;
 
 use super::actor::{Actor, Role};
-use super::broker::{Broker, Confirms};
+use super::broker::{Broker, Confirms, Disk};
 use super::check;
 
 /// Steps in which everything has to end well, once nothing goes wrong any more.
@@ -50,7 +49,8 @@ pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, 
     }
     let mut actors = cast();
     let mut scene = Scene { world, settings, broker: None, rng, seed, confirms, verbose };
-    scene.restart(&Memory::default());
+    let disk = Disk::new(&mut scene.rng);
+    scene.restart(disk);
     for actor in &mut actors {
         if matches!(actor.role, Role::Subscriber { .. } | Role::Deserter { .. }) {
             scene.until_settled(actor)?;
@@ -108,19 +108,19 @@ fn cast() -> Vec<Actor> {
 }
 
 impl Scene {
-    fn restart(&mut self, memory: &Memory) {
+    fn restart(&mut self, disk: Disk) {
         let shards = self.rng.u8(1..=4);
         let seed = self.seed ^ self.rng.u64(..);
-        let records = self.confirms.over(memory);
-        self.broker = Some(Broker::start(&self.world, records, &self.settings, shards, seed));
+        let Self { world, settings, confirms, .. } = self;
+        self.broker = Some(Broker::start(world, disk, *confirms, settings, shards, seed));
     }
 
     fn crash(&mut self) {
         if self.verbose {
             eprintln!("{:>8} crash", self.world.now().0);
         }
-        let memory = self.broker.take().expect("it runs").crash();
-        self.restart(&memory);
+        let disk = self.broker.take().expect("it runs").crash(&mut self.rng);
+        self.restart(disk);
     }
 
     /// One thing happens.
@@ -209,10 +209,11 @@ impl Scene {
 pub(super) fn end_by_a_clean_start(version: Version) -> Result<(), String> {
     let world = World::new(1, SimOptions { faults: Faults::NONE, ..SimOptions::default() });
     let settings = sluice::server::settings(&sluice::Config::default());
-    let (rng, memory) = (Rng::with_seed(1), Memory::default());
+    let rng = Rng::with_seed(1);
     let (broker, confirms) = (None, Confirms::Truly);
     let mut scene = Scene { world, settings, broker, rng, seed: 1, confirms, verbose: false };
-    scene.restart(&memory);
+    let disk = Disk::new(&mut scene.rng);
+    scene.restart(disk);
     let mut actor = Actor::new("begins", version, Role::Beginner);
     scene.until_begun(&mut actor, false)?;
     scene.until_begun(&mut actor, true)?;

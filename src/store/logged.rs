@@ -1,0 +1,380 @@
+//! A log of commits in front of an engine: a commit is one write to a file, and one sync of it.
+//!
+//! Most records are gone before an engine would have to have them. So commits go to a log first, and when
+//! a segment of it is full, what is still there of its records goes to the engine, in steps, while the
+//! other segment takes the commits. Of a record that is in the log only, memory has key and place. An
+//! opening brings the engine up to date before anything else, and so does whoever reads.
+
+mod frame;
+mod live;
+mod segments;
+
+use std::cell::RefCell;
+use std::hash::{BuildHasher, RandomState};
+
+use frame::{Found, Head, SEGMENT_HEAD};
+use live::{Live, Place};
+pub(super) use segments::Files;
+pub use segments::{Segment, Segments};
+
+use crate::hooks::{Commit, Store, StoreError, Table, Write};
+
+/// Bytes of a segment on disk.
+pub(super) const SEGMENT_BYTES: u64 = 32 << 20;
+/// The engine is given this part of a segment in one commit, or twice what the log has grown.
+const STEPS: u64 = 512;
+/// Bytes that the engine is given in one commit when somebody waits for the last one.
+const SETTLE_BYTES: u64 = 4 << 20;
+
+/// An engine behind a log.
+pub struct Logged<S: Store, L: Segments> {
+    log: RefCell<Log<S, L>>,
+}
+
+struct Log<S, L> {
+    engine: S,
+    segments: L,
+    /// Bytes of one when the next one begins.
+    segment_bytes: u64,
+    life: u64,
+    /// The number of the next frame.
+    sequence: u64,
+    /// Where the next one goes.
+    active: Segment,
+    /// Bytes of it; 0: it has no head yet.
+    len: u64,
+    /// Records that were changed since the active segment began.
+    live: Live,
+    /// What the engine has not got yet of the other segment.
+    frozen: std::vec::IntoIter<Place>,
+    /// The other segment is needed until the engine has what is in it on disk.
+    is_frozen: bool,
+    /// The engine was given something that may not be on disk.
+    is_ahead: bool,
+    /// Bytes were written to the segments that may not be on disk.
+    unsynced: [bool; 2],
+    /// Something went wrong: what the engine has is not known.
+    has_failed: bool,
+    frame: Vec<u8>,
+    window: Window,
+}
+
+impl<S: Store, L: Segments> Logged<S, L> {
+    /// Brings the engine up to date with what is in the segments, and begins to use them anew. A last
+    /// commit that is there in part is cut off, a damaged one is set aside, and the log of the process
+    /// tells of both. One that has come to `segment_bytes` is followed by the other.
+    ///
+    /// # Errors
+    /// The engine's, the system's, or that the segments do not belong together.
+    pub fn open(engine: S, segments: L, segment_bytes: u64) -> Result<Self, StoreError> {
+        let mut log = Log {
+            engine,
+            segments,
+            segment_bytes,
+            life: RandomState::new().hash_one("life"),
+            sequence: 1,
+            active: Segment::A,
+            len: 0,
+            live: Live::default(),
+            frozen: Vec::new().into_iter(),
+            is_frozen: false,
+            is_ahead: false,
+            unsynced: [false; 2],
+            has_failed: false,
+            frame: Vec::new(),
+            window: Window::default(),
+        };
+        log.replay()?;
+        Ok(Self { log: RefCell::new(log) })
+    }
+
+    /// Has the engine be up to date.
+    fn settle(&self) -> Result<(), StoreError> {
+        // Whoever reads while it reads has settled before.
+        if self.log.borrow().is_settled() {
+            return Ok(());
+        }
+        self.log.borrow_mut().careful(Log::settle)
+    }
+}
+
+impl<S: Store, L: Segments> Store for Logged<S, L> {
+    fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
+        self.log.get_mut().careful(|log| log.commit(writes, commit))
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.settle()?;
+        self.log.borrow().engine.get(table, key)
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        self.settle()?;
+        self.log.borrow().engine.range(table, from, each)
+    }
+}
+
+/// What is closed well needs no log: then other tools find all of it in the engine.
+impl<S: Store, L: Segments> Drop for Logged<S, L> {
+    fn drop(&mut self) {
+        let log = self.log.get_mut();
+        if !log.has_failed {
+            // If that goes wrong, the next opening does it.
+            let _ = log.close();
+        }
+    }
+}
+
+impl<S: Store, L: Segments> Log<S, L> {
+    /// Does something after which, if it fails, it is not known any more what the engine has.
+    fn careful(
+        &mut self,
+        action: impl FnOnce(&mut Self) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let done = action(self);
+        self.has_failed |= done.is_err();
+        done
+    }
+
+    fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
+        if !writes.is_empty() {
+            self.append(writes)?;
+        }
+        if commit == Commit::Disk {
+            for segment in Segment::BOTH {
+                if std::mem::take(&mut self.unsynced[segment as usize]) {
+                    self.segments.sync(segment)?;
+                }
+            }
+        }
+        if self.is_frozen {
+            let grown = 2 * self.frame.len() as u64;
+            self.step(grown.max(self.segment_bytes / STEPS))?;
+        } else if self.len >= self.segment_bytes {
+            self.freeze()?;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+        let Self { life, sequence, active, len, live, frame, .. } = self;
+        frame.clear();
+        if *len == 0 {
+            frame.extend_from_slice(&Head { life: *life, first: *sequence }.encode());
+        }
+        frame::encode(writes, *life, *sequence, frame, |write, at| {
+            live.note(write, Place::new(*active, *len + at as u64));
+        });
+        self.segments.write(*active, *len, frame)?;
+        self.unsynced[*active as usize] = true;
+        *len += frame.len() as u64;
+        *sequence += 1;
+        Ok(())
+    }
+
+    /// Begins the other segment; what is live of this one goes to the engine.
+    fn freeze(&mut self) -> Result<(), StoreError> {
+        self.frozen = self.live.take().into_iter();
+        self.active = self.active.other();
+        self.len = 0;
+        self.is_frozen = self.is_ahead || self.frozen.len() > 0;
+        if self.is_frozen { Ok(()) } else { self.give_up(self.active.other()) }
+    }
+
+    /// A segment is not needed any more. Until the disk knows, nothing may be written over what is in it:
+    /// a replay of some of it would undo the rest.
+    fn give_up(&mut self, segment: Segment) -> Result<(), StoreError> {
+        self.segments.write(segment, 0, &[0; SEGMENT_HEAD])?;
+        self.segments.sync(segment)?;
+        self.unsynced[segment as usize] = false;
+        Ok(())
+    }
+
+    /// Gives the engine some of what it has not got.
+    fn step(&mut self, bytes: u64) -> Result<(), StoreError> {
+        let writes = self.window.next(&self.segments, &mut self.frozen, bytes)?;
+        self.is_ahead = true;
+        if self.frozen.len() > 0 {
+            return self.engine.commit(&writes, Commit::System);
+        }
+        self.engine.commit(&writes, Commit::Disk)?;
+        (self.is_ahead, self.is_frozen) = (false, false);
+        self.give_up(self.active.other())
+    }
+
+    fn is_settled(&self) -> bool {
+        self.frozen.len() == 0 && self.live.is_empty()
+    }
+
+    fn settle(&mut self) -> Result<(), StoreError> {
+        let mut frozen = std::mem::take(&mut self.frozen);
+        // In their order: what is live is later.
+        for places in [&mut frozen, &mut self.live.take().into_iter()] {
+            while places.len() > 0 {
+                self.is_ahead = true;
+                let writes = self.window.next(&self.segments, places, SETTLE_BYTES)?;
+                self.engine.commit(&writes, Commit::System)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn replay(&mut self) -> Result<(), StoreError> {
+        let mut found = Vec::new();
+        for segment in Segment::BOTH {
+            let bytes = self.segments.read(segment)?;
+            if let Some(head) = Head::decode(&bytes) {
+                found.push((head, segment, bytes));
+            }
+        }
+        found.sort_unstable_by_key(|(head, ..)| head.first);
+        let mut last = None;
+        for (head, segment, bytes) in &found {
+            let commits = Found::of(bytes, *head);
+            self.report(*segment, bytes, &commits)?;
+            match last.replace((head.life, commits.next)) {
+                Some((life, _)) if life != head.life => {
+                    let [a, b] = Segment::BOTH.map(|segment| self.segments.name(segment));
+                    return Err(StoreError(format!("{a} and {b} do not belong together")));
+                }
+                Some((_, next)) if next < head.first => tracing::error!(
+                    "{}: {} commits before it are not there",
+                    self.segments.name(*segment),
+                    head.first - next
+                ),
+                _ => {}
+            }
+            for records in commits.whole {
+                let (mut at, end) = (records.start, records.end);
+                while at < end {
+                    let rest = bytes.get(at..end).unwrap_or_default();
+                    let Some((write, len)) = frame::record(rest) else {
+                        let name = self.segments.name(*segment);
+                        return Err(StoreError(format!("{name}: no record at byte {at}")));
+                    };
+                    self.live.note(&write, Place::new(*segment, at as u64));
+                    at += len;
+                }
+            }
+        }
+        if let Some((_, segment, _)) = found.last() {
+            self.active = *segment;
+            self.close()?;
+        }
+        self.len = 0;
+        Ok(())
+    }
+
+    fn report(&mut self, segment: Segment, bytes: &[u8], found: &Found) -> Result<(), StoreError> {
+        let name = self.segments.name(segment);
+        for range in &found.damaged {
+            self.segments.set_aside(
+                segment,
+                range.start,
+                bytes.get(range.clone()).unwrap_or_default(),
+            )?;
+        }
+        if !found.damaged.is_empty() {
+            let lost: usize = found.damaged.iter().map(std::ops::Range::len).sum();
+            tracing::error!("{name}: {lost} bytes of commits are damaged, and were set aside");
+        }
+        if found.torn > 0 {
+            tracing::warn!(
+                "{name}: the last commit is there in part, {} bytes were cut off",
+                found.torn
+            );
+        }
+        Ok(())
+    }
+
+    /// Leaves nothing in the log: the engine has everything, on disk.
+    fn close(&mut self) -> Result<(), StoreError> {
+        self.settle()?;
+        if std::mem::take(&mut self.is_ahead) {
+            self.engine.commit(&[], Commit::Disk)?;
+        }
+        // The older one first: with the newer alone, a replay changes nothing.
+        self.give_up(self.active.other())?;
+        self.give_up(self.active)
+    }
+}
+
+/// Reads records of the log, many at once.
+#[derive(Default)]
+struct Window {
+    /// Of its first byte.
+    start: Option<Place>,
+    bytes: Vec<u8>,
+}
+
+impl Window {
+    /// Bytes that are read at once, if a record does not need more.
+    const BYTES: usize = 128 << 10;
+
+    /// The next records of some places, about so many bytes of them.
+    fn next(
+        &mut self,
+        segments: &impl Segments,
+        places: &mut std::vec::IntoIter<Place>,
+        bytes: u64,
+    ) -> Result<Vec<Write>, StoreError> {
+        // What was read earlier may have been written over.
+        self.start = None;
+        let (mut writes, mut sum) = (Vec::new(), 0);
+        while sum < bytes
+            && let Some(place) = places.next()
+        {
+            let (write, len) = self.record(segments, place)?;
+            sum += len as u64;
+            writes.push(write);
+        }
+        Ok(writes)
+    }
+
+    fn record(
+        &mut self,
+        segments: &impl Segments,
+        place: Place,
+    ) -> Result<(Write, usize), StoreError> {
+        if let Some(found) = self.behind(place).and_then(frame::record) {
+            return Ok(found);
+        }
+        self.fill(segments, place, Self::BYTES)?;
+        let len = match self.behind(place).and_then(frame::lengths) {
+            Some((key, value)) => frame::RECORD_HEAD + key + value,
+            None => 0,
+        };
+        if len > Self::BYTES {
+            self.fill(segments, place, len)?;
+        }
+        self.behind(place).and_then(frame::record).ok_or_else(|| {
+            let name = segments.name(place.segment());
+            StoreError(format!("{name}: what was written at byte {} is not there", place.at()))
+        })
+    }
+
+    /// What it has from a place on.
+    fn behind(&self, place: Place) -> Option<&[u8]> {
+        let start = self.start.filter(|start| start.segment() == place.segment())?;
+        let skipped = place.at().checked_sub(start.at())?;
+        self.bytes.get(usize::try_from(skipped).ok()?..)
+    }
+
+    fn fill(
+        &mut self,
+        segments: &impl Segments,
+        place: Place,
+        len: usize,
+    ) -> Result<(), StoreError> {
+        self.bytes.resize(len, 0);
+        let len = segments.read_at(place.segment(), place.at(), &mut self.bytes)?;
+        self.bytes.truncate(len);
+        self.start = Some(place);
+        Ok(())
+    }
+}

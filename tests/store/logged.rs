@@ -1,0 +1,183 @@
+//! The log in front of an engine: whatever stops, and when, all that was committed is there.
+
+use std::collections::BTreeMap;
+
+use fastrand::Rng;
+use sluice::hooks::{Commit, Store, Table, Write};
+use sluice::store::{Logged, Memory, MemorySegments};
+
+use crate::engines::records;
+
+const SEEDS: u64 = 150;
+
+type Model = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+
+/// A store, and what has to be in it.
+struct Scene {
+    rng: Rng,
+    engine: Memory,
+    segments: MemorySegments,
+    segment_bytes: u64,
+    store: Logged<Memory, MemorySegments>,
+    /// After the last commit.
+    model: Model,
+    /// Nothing was committed since the last commit to disk.
+    is_on_disk: bool,
+}
+
+fn nothing() -> Logged<Memory, MemorySegments> {
+    Logged::open(Memory::default(), MemorySegments::default(), 1).expect("new")
+}
+
+impl Scene {
+    fn new(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let (engine, segments) = (Memory::default(), MemorySegments::default());
+        let segment_bytes = rng.u64(100..4_000);
+        let store = Logged::open(engine.clone(), segments.clone(), segment_bytes).expect("new");
+        let (model, is_on_disk) = (Model::default(), true);
+        Self { rng, engine, segments, segment_bytes, store, model, is_on_disk }
+    }
+
+    /// Some records; those that are new said to be so, as a rule.
+    fn writes(&mut self) -> Vec<Write> {
+        let mut writes = BTreeMap::new();
+        for _ in 0..self.rng.usize(1..12) {
+            let table = *self.rng.choice(&[Table::Queued, Table::Retained]).expect("two");
+            let len = if table == Table::Queued { 16 } else { self.rng.usize(1..30) };
+            let key = vec![self.rng.u8(0..25); len];
+            let value =
+                (self.rng.u8(0..5) > 1).then(|| vec![self.rng.u8(..); self.rng.usize(0..150)]);
+            let fresh = value.is_some()
+                && !self.model.contains_key(&(table, key.clone()))
+                && self.rng.u8(0..5) > 0;
+            writes.insert((table, key.clone()), Write { table, key, value, fresh });
+        }
+        writes.into_values().collect()
+    }
+
+    fn commit(&mut self) {
+        let writes = self.writes();
+        let commit = if self.rng.bool() { Commit::Disk } else { Commit::System };
+        self.store.commit(&writes, commit).expect("room");
+        self.apply(&writes);
+        self.is_on_disk = commit == Commit::Disk;
+    }
+
+    fn apply(&mut self, writes: &[Write]) {
+        for Write { table, key, value, .. } in writes {
+            match value {
+                Some(value) => self.model.insert((*table, key.clone()), value.clone()),
+                None => self.model.remove(&(*table, key.clone())),
+            };
+        }
+    }
+
+    fn open(&mut self, engine: Memory, segments: MemorySegments) {
+        // One at a time.
+        self.store = nothing();
+        (self.engine, self.segments) = (engine, segments);
+        let (engine, segments) = (self.engine.clone(), self.segments.clone());
+        self.store = Logged::open(engine, segments, self.segment_bytes).expect("whole");
+    }
+
+    /// The process is killed; nothing may be lost.
+    fn kill(&mut self) {
+        let (engine, segments) = (self.engine.killed(), self.segments.killed());
+        self.open(engine, segments);
+        // To open is to commit to disk.
+        self.is_on_disk = true;
+    }
+
+    /// The machine stops in the middle of what it does: of a commit all is there, or nothing.
+    fn crash(&mut self) {
+        self.segments.fail_after(self.rng.u32(0..8));
+        let mut before = self.model.clone();
+        while self.rng.u8(0..4) > 0 {
+            before.clone_from(&self.model);
+            let writes = self.writes();
+            let done = self.store.commit(&writes, Commit::Disk);
+            self.apply(&writes);
+            if done.is_err() {
+                break;
+            }
+            before.clone_from(&self.model);
+        }
+        // It may have been closing, too.
+        if self.rng.bool() {
+            self.store = nothing();
+        }
+        let mut rng = self.rng.fork();
+        let segments = self.segments.crashed(|| rng.bool());
+        let engine = if rng.bool() { self.engine.crashed() } else { self.engine.killed() };
+        self.open(engine, segments);
+        let found = contents(&self.store);
+        if found == before {
+            self.model = before;
+        }
+        assert_eq!(found, self.model);
+        self.is_on_disk = true;
+    }
+
+    /// A commit fails, with nothing or all of it made; whoever made it opens the store anew, and makes it
+    /// once more.
+    fn fail(&mut self) {
+        let mut writes = self.writes();
+        self.engine.fail(Some("full"));
+        if self.rng.bool() {
+            let _ = self.store.get(Table::Queued, b"any");
+        }
+        let _ = self.store.commit(&writes, Commit::Disk);
+        let (engine, segments) = (self.engine.clone(), self.segments.clone());
+        if self.rng.bool() {
+            self.store = nothing();
+            let again = Logged::open(engine.clone(), segments.clone(), self.segment_bytes);
+            assert!(again.is_err(), "the engine has to have what is in the log");
+        }
+        // What failed does not take it for granted that it works again.
+        self.engine.fail(None);
+        self.open(engine, segments);
+        writes.iter_mut().for_each(|write| write.fresh = false);
+        self.store.commit(&writes, Commit::Disk).expect("room again");
+        self.apply(&writes);
+        self.is_on_disk = true;
+    }
+
+    fn step(&mut self) {
+        match self.rng.u8(0..40) {
+            0 => self.kill(),
+            1 if self.is_on_disk => self.crash(),
+            2 => self.fail(),
+            3 => {
+                let (engine, segments) = (self.engine.clone(), self.segments.clone());
+                self.open(engine, segments);
+                self.is_on_disk = true;
+            }
+            4 => assert_eq!(contents(&self.store), self.model),
+            5 => {
+                let key = vec![self.rng.u8(0..25); 16];
+                let found = self.store.get(Table::Queued, &key).expect("whole");
+                assert_eq!(found.as_ref(), self.model.get(&(Table::Queued, key)));
+            }
+            _ => self.commit(),
+        }
+    }
+}
+
+fn contents(store: &dyn Store) -> Model {
+    let table =
+        |table| records(store, table).into_iter().map(move |(key, value)| ((table, key), value));
+    Table::ALL.into_iter().flat_map(table).collect()
+}
+
+#[test]
+fn whatever_stops_what_was_committed_is_there() {
+    for seed in 0..SEEDS {
+        eprintln!("seed {seed}");
+        let mut scene = Scene::new(seed);
+        for _ in 0..scene.rng.usize(1..300) {
+            scene.step();
+        }
+        assert_eq!(contents(&scene.store), scene.model);
+    }
+}
