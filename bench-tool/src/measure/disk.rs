@@ -32,8 +32,8 @@ struct SyncCounter(Child);
 pub(crate) struct DiskUse {
     /// Messages that it took in.
     pub(crate) messages: u64,
-    /// That can be without acknowledgement at the same time.
-    pub(crate) outstanding: u64,
+    /// That can be without acknowledgement at the same time; `None` where the clock alone says how many come.
+    pub(crate) outstanding: Option<u64>,
     /// The length of one as a PUBLISH packet.
     pub(crate) message_bytes: usize,
     pub(crate) elapsed: Duration,
@@ -96,7 +96,8 @@ impl DiskUse {
     /// Messages of a batch: those that share a sync, but no more than can wait for it. What is delivered and done
     /// with before a sync is written by nobody, and shares it all the same.
     fn batch(&self) -> Option<f64> {
-        Some(self.messages_per_sync()?.min(self.outstanding as f64))
+        let most = self.outstanding.map_or(f64::INFINITY, |outstanding| outstanding as f64);
+        Some(self.messages_per_sync()?.min(most))
     }
 
     /// Bytes of a batch.
@@ -110,8 +111,9 @@ impl DiskUse {
         Some(self.alone?.batches_per_second * self.batch()?)
     }
 
-    /// The part of that which the broker reached.
+    /// The part of that which the broker reached, if it was to reach as much as it could.
     pub(crate) fn share(&self) -> Option<f64> {
+        self.outstanding?;
         Some(self.messages_per_second() / self.allowed_per_second()?)
     }
 }
@@ -179,7 +181,7 @@ mod tests {
     fn used() -> DiskUse {
         DiskUse {
             messages: 100_000,
-            outstanding: 1_000,
+            outstanding: Some(1_000),
             message_bytes: 300,
             elapsed: Duration::from_secs(2),
             written_bytes: Some(40_000_000),
@@ -198,6 +200,8 @@ mod tests {
         assert_eq!(used.batch_bytes(), Some(30_000));
         assert_eq!(used.allowed_per_second(), Some(80_000.0));
         assert_eq!(used.share(), Some(0.625));
+        let paced = DiskUse { outstanding: None, ..used };
+        assert_eq!((paced.allowed_per_second(), paced.share()), (Some(80_000.0), None));
     }
 
     #[test]

@@ -267,8 +267,8 @@ impl Parameters {
 
     /// What the broker took in, as far as it is known without a look at the disk.
     fn taken_in(&self, messages: u64, message_bytes: usize, elapsed: Duration) -> DiskUse {
-        let window = if self.rate.is_some() { OPEN_WINDOW } else { self.window };
-        let outstanding = u64::from(self.publishers) * u64::from(window);
+        let all = u64::from(self.publishers) * u64::from(self.window);
+        let outstanding = if self.rate.is_some() { None } else { Some(all) };
         DiskUse { messages, outstanding, message_bytes, elapsed, ..DiskUse::default() }
     }
 
