@@ -39,8 +39,8 @@ impl Run<'_> {
     ) -> Result<Outcome, crate::Error> {
         let parameters = self.parameters(whole)?;
         let mut outcome = self.against_target(name, &parameters)?;
-        if let (Some(directory), Some(used)) = (&self.comparison.disk, &mut outcome.disk) {
-            disk::measure_alone(used, directory, DISK_ALONE, self.stop)?;
+        if let Some(directory) = &self.comparison.disk {
+            disk::measure_alone(&mut outcome, directory, DISK_ALONE, self.stop);
         }
         Ok(outcome)
     }
