@@ -78,6 +78,9 @@ fn run(args: &RunArgs, stop: Arc<std::sync::atomic::AtomicBool>) -> Result<Statu
         }
         pin_to(&[core])?;
     }
+    if let Some(directory) = args.disk.as_ref().filter(|directory| !directory.is_dir()) {
+        return Err(format!("{}: is no directory", directory.display()).into());
+    }
     let monitor = Arc::new(Monitor::default());
     let setup = Setup {
         endpoint: args.broker.endpoint()?,
@@ -94,10 +97,10 @@ fn run(args: &RunArgs, stop: Arc<std::sync::atomic::AtomicBool>) -> Result<Statu
     let live = Live::start(&monitor, String::new());
     let mut outcome = args.scenario.run(&setup, &parameters)?;
     drop(live);
-    if let (Some(directory), Some(used)) = (&args.disk, &mut outcome.disk) {
+    if let Some(directory) = &args.disk {
         // What the broker has still to write is to be written.
         measure::wait_until_quiet(DISK_QUIET_WITHIN);
-        disk::measure_alone(used, directory, DISK_ALONE, &stop)?;
+        disk::measure_alone(&mut outcome, directory, DISK_ALONE, &stop);
     }
     tell(&outcome, &args.broker.shown(), args.out.as_deref())
 }

@@ -233,11 +233,15 @@ impl Connection {
             return;
         }
         if self.transport.as_ref().is_some_and(Transport::can_skip) {
-            let beginning = Beginning::of(version, rest);
-            self.reads_heads |= !matches!(beginning, Beginning::Small);
-            if let Beginning::Enough(large) = beginning {
-                self.skipping = Some(large);
-                return;
+            match Beginning::of(version, rest) {
+                Beginning::Small => {}
+                // What is long enough to tell and does not is read as a whole.
+                Beginning::Short => self.reads_heads |= rest.len() < HEAD_CHUNK,
+                Beginning::Enough(large) => {
+                    self.reads_heads = true;
+                    self.skipping = Some(large);
+                    return;
+                }
             }
         }
         self.kept.extend_from_slice(rest);
