@@ -300,7 +300,7 @@ impl Setup {
 
     /// Begins to measure what the broker does with the disk, if that is asked for.
     fn meter_disk(&self) -> Option<DiskMeter> {
-        self.disk.as_ref().map(|_| DiskMeter::start(&self.broker))
+        self.disk.as_ref().map(|directory| DiskMeter::start(&self.broker, directory))
     }
 
     fn engine(&self, clients: usize) -> Result<Fleet, RunError> {
