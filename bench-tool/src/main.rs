@@ -71,6 +71,7 @@ fn act(command: Command) -> Result<Status, Error> {
 
 fn run(args: &RunArgs, stop: Arc<std::sync::atomic::AtomicBool>) -> Result<Status, Error> {
     let parameters = args.parameters.apply(args.scenario.defaults())?;
+    args.scenario.check(&parameters)?;
     if let Some(core) = args.core {
         let allowed = measure::allowed_cores();
         if !allowed.contains(&core) {

@@ -181,6 +181,22 @@ impl ScenarioName {
         }
     }
 
+    /// Whether the scenario is anything with these parameters.
+    ///
+    /// # Errors
+    /// What it has no use for, in one line.
+    pub(crate) fn check(self, parameters: &Parameters) -> Result<(), String> {
+        let has_sessions = match self {
+            Self::P2p | Self::Fanout | Self::Fanin | Self::Shared => true,
+            Self::Wildcard | Self::Large | Self::Slow => true,
+            Self::Retained | Self::Persistent | Self::Idle | Self::Storm => false,
+        };
+        if parameters.lasting && !has_sessions {
+            return Err("lasting sessions: not in retained, persistent, idle and storm".into());
+        }
+        Ok(())
+    }
+
     /// The name and what matters of the parameters.
     pub(crate) fn label(self, parameters: &Parameters) -> String {
         let Parameters { clients, publishers, subscribers, qos, window, payload_len, .. } =
