@@ -2,6 +2,7 @@
 
 mod bind;
 mod failure;
+mod reload;
 mod run;
 mod settings;
 mod storage;
@@ -9,7 +10,7 @@ mod storage;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -203,66 +204,6 @@ impl Broker {
         Watch::new(self.failures.clone())
     }
 
-    /// Puts in force what `[auth]` and `[acl]` of a new configuration say and the files they name, as a whole
-    /// or not at all. Clients lose the subscriptions they may have no longer. What else has changed is for the next start, and the log says so.
-    ///
-    /// # Errors
-    /// The configuration contradicts itself, or a file is no use: then nothing is changed.
-    pub fn reload(&self, config: &Config) -> Result<(), StartError> {
-        config.check()?;
-        let running = self.with_running_listeners(config);
-        running.check()?;
-        let tls = self.tls.iter().zip(&config.listeners).filter_map(|(acceptor, listener)| {
-            let tls = tls_settings(listener.tls.as_ref()?, listener.websocket.as_ref());
-            Some((acceptor.as_ref()?, tls))
-        });
-        let tls = tls.map(|(acceptor, (settings, user))| Ok((acceptor, settings.load()?, user)));
-        let tls: Vec<_> = tls.collect::<Result<_, TlsError>>()?;
-        self.access.reload(&access_settings(&running))?;
-        for (acceptor, new, user) in tls {
-            acceptor.replace(new, user);
-        }
-        self.shared.rules_changed();
-        for bell in &self.bells {
-            bell.ring();
-        }
-        let mut old = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        let fixed = |config: &Config| Config {
-            auth: config::Auth {
-                threads: config.auth.threads,
-                queue: config.auth.queue,
-                ..config::Auth::default()
-            },
-            listeners: config.listeners.iter().map(as_started).collect(),
-            acl: config::Acl { v3_publisher: config.acl.v3_publisher, ..config::Acl::default() },
-            limits: config::Limits { max_connections: 0, ..config.limits.clone() },
-            ..config.clone()
-        };
-        if fixed(&old) != fixed(config) {
-            tracing::warn!(
-                "only [auth], [acl], and authentication and TLS of listeners are read again while the \
-                 broker runs; the rest has changed, too"
-            );
-        }
-        old.auth.clone_from(&config.auth);
-        old.listeners = running.listeners;
-        old.acl.clone_from(&config.acl);
-        Ok(())
-    }
-
-    /// A new configuration with the listeners that there are, each with what the new one says of who comes
-    /// in there: a listener that is to go, or to come, does so with the next start.
-    fn with_running_listeners(&self, config: &Config) -> Config {
-        let old = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        let listeners = old.listeners.iter().enumerate().map(|(place, running)| {
-            let is_it = |new: &&config::Listener| new.bind == running.bind;
-            let new = config.listeners.get(place).filter(is_it);
-            let new = new.or_else(|| config.listeners.iter().find(is_it)).unwrap_or(running);
-            config::Listener { authentication: new.authentication.clone(), ..running.clone() }
-        });
-        Config { listeners: listeners.collect(), ..config.clone() }
-    }
-
     /// Stops it: accepts nobody more, tells 5.0 clients (0x8B), publishes wills if so configured,
     /// writes what waits, and returns within `shutdown.timeout`.
     ///
@@ -306,15 +247,6 @@ fn tls_acceptors(config: &Config) -> Result<Vec<Option<Arc<TlsAcceptor>>>, TlsEr
         Ok(Some(TlsAcceptor::new(settings.load()?, user)))
     };
     config.listeners.iter().map(acceptor).collect()
-}
-
-/// A listener as far as it cannot change while the broker runs.
-fn as_started(listener: &config::Listener) -> config::Listener {
-    let tls = listener.tls.as_ref().map(|tls| config::ListenerTls {
-        handshake_timeout: tls.handshake_timeout,
-        ..config::ListenerTls::default()
-    });
-    config::Listener { tls, authentication: None, ..listener.clone() }
 }
 
 /// Clients must not be able to tell which hash they meet.

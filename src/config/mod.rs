@@ -66,6 +66,14 @@ impl Config {
         read("", "", [], |_| {}).map(|(_, seen)| seen.keys).unwrap_or_default()
     }
 
+    /// The keys that have another value in another configuration, or that only one of them has.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let [one, two] = [self, other].map(|config| Reader::values_of(config).unwrap_or_default());
+        let keys = one.keys().chain(two.keys().filter(|key| !one.contains_key(*key)));
+        keys.filter(|key| one.get(*key) != two.get(*key)).cloned().collect()
+    }
+
     /// Checks a configuration made by hand for contradictions.
     ///
     /// # Errors

@@ -40,7 +40,12 @@ pub(super) struct Reader<'a> {
     /// Every key asked for, and every variable.
     keys: Vec<String>,
     variable_names: Vec<String>,
+    /// Nothing is set: the values that there are, by key.
+    values: Option<Values>,
 }
+
+/// What keys are, as it is written in the file.
+pub(super) type Values = BTreeMap<String, String>;
 
 /// What one reading tells besides the values.
 pub(super) struct Seen {
@@ -101,7 +106,21 @@ impl<'a> Reader<'a> {
             changes: Vec::new(),
             keys: Vec::new(),
             variable_names: Vec::new(),
+            values: None,
         })
+    }
+
+    /// Visits a configuration that was read, and tells what is in it.
+    pub(super) fn values_of(config: &Config) -> Result<Values, ConfigError> {
+        let mut reader = Self { values: Some(Values::new()), ..Self::new("", "", [])? };
+        config.clone().read(&mut reader)?;
+        Ok(reader.values.unwrap_or_default())
+    }
+
+    fn note_value(&mut self, key: &str, value: impl FnOnce() -> String) {
+        if let Some(values) = &mut self.values {
+            values.insert(key.to_owned(), value());
+        }
     }
 
     /// Has a flag of the command line go before all else for `key`.
@@ -141,6 +160,7 @@ impl<'a> Reader<'a> {
                 self.changes.push(Change { key, value, default, origin });
             }
         }
+        self.note_value(&key, || kind.show(field));
         self.keys.push(key);
         self.variable_names.push(variable);
         Ok(self)
@@ -156,6 +176,9 @@ impl<'a> Reader<'a> {
         let allowed = kind.allowed();
         let key = format!("{}{name}", self.path);
         self.key(name, field, kind)?;
+        if self.values.is_some() {
+            return Ok(self);
+        }
         if self.origins.contains_key(&key) {
             let change = self.changes.iter_mut().find(|change| change.key == key);
             if let Some(change) = change {
@@ -196,6 +219,8 @@ impl<'a> Reader<'a> {
         let variables = format!("{}{}_", self.variable_path, name.to_uppercase());
         let present = self.table.contains_key(name)
             || self.variables.keys().any(|v| v.starts_with(&variables));
+        let key = format!("{}{name}", self.path);
+        self.note_value(&key, || field.is_some().to_string());
         let mut value = field.take().unwrap_or_default();
         self.section(name, |reader| read(reader, &mut value))?;
         *field = present.then_some(value);

@@ -33,7 +33,9 @@ pub fn run(
     again: impl Fn() -> Result<Config, ConfigError>,
 ) -> Result<(), RunError> {
     start_log(&config.log);
+    let asked = config.limits.max_connections;
     raise_open_files(&mut config);
+    let served = config.limits.max_connections;
     let mut signals = Asks::register().map_err(RunError::Signals)?;
     let shards = config.shard_count();
     let (listeners, anonymous) = (config.listeners.clone(), config.auth.anonymous);
@@ -55,10 +57,14 @@ pub fn run(
     });
     let signal = loop {
         match signals.wait() {
-            Asked::Reload => match again()
-                .map_err(StartError::from)
-                .and_then(|new| broker.reload(&new))
-            {
+            Asked::Reload => match again().map_err(StartError::from).and_then(|mut new| {
+                if new.limits.max_connections == asked {
+                    new.limits.max_connections = served;
+                } else {
+                    raise_open_files(&mut new);
+                }
+                broker.reload(&new)
+            }) {
                 Ok(()) => tracing::info!("SIGHUP: the settings of who may come in are read again"),
                 Err(error) => tracing::error!("SIGHUP: nothing is changed: {error}"),
             },

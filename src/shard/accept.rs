@@ -239,6 +239,7 @@ impl<S> Core<S> {
         listener: usize,
         peer: SocketAddr,
     ) {
+        self.follow_settings();
         self.stats.accepted.add(1);
         self.count_accepted(driver, listener);
         let of_listener = self.settings.listeners.get(listener);
@@ -338,6 +339,7 @@ impl<S> Core<S> {
 
     /// Makes the state of a connection that was admitted, here or by another shard.
     pub(super) fn add_connection(&mut self, id: ConnId, listener: usize, peer: SocketAddr) {
+        self.follow_settings();
         let listener = u16::try_from(listener).unwrap_or(u16::MAX);
         let max_packet_size = self.settings.terms(listener).max_packet_size;
         let connection = Connection::new(listener, peer, max_packet_size, self.now);

@@ -39,6 +39,7 @@ struct Admission {
 impl<S> Core<S> {
     /// Handles a whole CONNECT.
     pub(super) fn connect(&mut self, id: ConnId, head: FrameHead, body: &[u8]) -> Then {
+        self.follow_settings();
         let connect = match decode_connect(body, &self.settings.limits) {
             Ok(connect) => connect,
             Err(ConnectError { version, error }) => {
@@ -368,7 +369,10 @@ impl<S> Core<S> {
     }
 
     fn terms(&self, id: ConnId) -> Terms {
-        self.settings.terms(self.connections.get(id).map_or(0, |connection| connection.listener))
+        let Some(connection) = self.connections.get(id) else { return self.settings.terms(0) };
+        // It is read by the limit that held when it came.
+        let max_packet_size = connection.max_packet_size;
+        Terms { max_packet_size, ..self.settings.terms(connection.listener) }
     }
 
     fn session_expiry(&self, connect: &Connect<'_>) -> u32 {

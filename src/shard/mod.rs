@@ -38,8 +38,8 @@ mod sys;
 mod timers;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use self::mail::{Bell, MAX_SHARDS};
@@ -78,8 +78,10 @@ use self::timers::Timer;
 /// What all shards of a broker share.
 #[derive(Debug)]
 pub struct Shared {
-    /// The configuration.
-    pub settings: Arc<Settings>,
+    /// The configuration, as it is now.
+    settings: Mutex<Arc<Settings>>,
+    /// Counts its changes.
+    settings_changes: AtomicU64,
     /// Seed of the hash that gives each client its home shard, and of everything random.
     pub seed: u64,
     /// By shard.
@@ -103,7 +105,8 @@ impl Shared {
         let admission = Admission::new(&settings);
         let budget = Budget::new(settings.max_total_queued_bytes, shards);
         Self {
-            settings: Arc::new(settings),
+            settings: Mutex::new(Arc::new(settings)),
+            settings_changes: AtomicU64::new(0),
             seed,
             stats: (0..shards).map(|_| Arc::default()).collect(),
             hooks,
@@ -114,6 +117,18 @@ impl Shared {
             short_of_memory: AtomicBool::new(false),
             failed: AtomicU64::new(0),
         }
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has all shards go by other settings, for those who connect from now on. Only the quotas, the limits of
+    /// listeners but for their proxies, and the limits of connections may be others.
+    pub fn change_settings(&self, settings: Settings) {
+        let mut current = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(settings);
+        self.settings_changes.fetch_add(1, Ordering::Release);
     }
 
     /// Says that what clients may do has changed: shards asleep have to be woken.
@@ -154,6 +169,8 @@ struct Core<S> {
     shards: u8,
     shared: Arc<Shared>,
     settings: Arc<Settings>,
+    /// The changes of the settings that these have.
+    settings_seen: u64,
     now: Time,
     /// Numbers the turns for confirmations.
     turn: u64,
@@ -216,7 +233,7 @@ impl<D: Driver> Shard<D> {
     #[must_use]
     pub fn assemble(drivers: Vec<D>, shared: &Arc<Shared>) -> Vec<Self> {
         let bells: Vec<_> = drivers.iter().map(|driver| Bell::new(driver.waker())).collect();
-        let mailboxes = mail::mailboxes(&bells, shared.settings.mailbox_bytes);
+        let mailboxes = mail::mailboxes(&bells, shared.settings().mailbox_bytes);
         (0..)
             .zip(drivers.into_iter().zip(mailboxes))
             .map(|(id, (driver, mailbox))| Self::new(id, driver, mailbox, shared.clone()))
@@ -238,7 +255,7 @@ impl<D: Driver> Shard<D> {
         shared: Arc<Shared>,
     ) -> Self {
         let now = driver.now();
-        let settings = shared.settings.clone();
+        let settings = shared.settings();
         #[expect(clippy::cast_possible_truncation, reason = "at most MAX_SHARDS")]
         let shards = shared.stats.len() as u8;
         let limits = RouterLimits {
@@ -285,6 +302,7 @@ impl<D: Driver> Shard<D> {
             overload: Overload::new(settings.max_turn, settings.max_memory, now),
             random: fastrand::Rng::with_seed(shared.seed ^ u64::from(id)),
             settings,
+            settings_seen: 0,
             shared,
         };
         core.timers.insert(now.plus(timers::SWEEP_INTERVAL), Timer::Sweep);
@@ -484,6 +502,15 @@ impl<S> Core<S> {
         buffer.clear();
         buffer.shrink_to(BUFFER_KEPT);
         self.buffer = buffer;
+    }
+
+    /// Takes over the settings of today, before somebody is let in by them.
+    fn follow_settings(&mut self) {
+        let now = self.shared.settings_changes.load(Ordering::Acquire);
+        if self.settings_seen != now {
+            self.settings_seen = now;
+            self.settings = self.shared.settings();
+        }
     }
 
     /// How long to sleep; announces the sleep to those who would wake us.

@@ -229,6 +229,42 @@ fn answer(rig: &mut Rig, connect: &Connect) -> (sluice::net::sim::ClientId, u8) 
     }
 }
 
+/// What a listener takes changes while the broker runs, for those who connect then.
+#[test]
+fn limits_of_a_listener_are_read_again() {
+    let listener = |most: u32, size: &str| {
+        format!(
+            "defer_accept = false\nmax_connections = {most}\n[listener.limits]\nmax_packet_size = \"{size}\""
+        )
+    };
+    let broker = fixture::broker_with_listener(2, &listener(1, "16KiB"), "");
+    let mut clients = Vec::new();
+    for (most, size) in [(1, 16), (2, 8)] {
+        broker.reload_with_listener(&listener(most, &format!("{size}KiB")), "").unwrap();
+        let (client, connack) = broker.connect_with(&Connect::new(V5, &format!("c{most}")));
+        let told = connack.properties.number(property::MAXIMUM_PACKET_SIZE);
+        assert_eq!(told, Some(size << 10));
+        clients.push(client);
+        broker.open(V5).expect_closed();
+    }
+    for client in &mut clients {
+        client.ping();
+    }
+}
+
+/// What users get, too.
+#[test]
+fn quotas_are_read_again() {
+    let quota = |most: u32| format!("[[quota]]\nusers = [\"ann\"]\nmax_connections = {most}");
+    let mut rig = Rig::new(2, &quota(1));
+    let connect = |n: u32| Connect::new(V5, &format!("c{n}")).user("ann", "secret");
+    for most in 1..4 {
+        rig.change(&quota(most));
+        assert_eq!(answer(&mut rig, &connect(most)).1, 0);
+        assert_eq!(answer(&mut rig, &connect(9)).1, code::QUOTA_EXCEEDED);
+    }
+}
+
 /// `max_turn`: a shard whose turns take too long refuses new clients with 0x89, in 3.x return code 3, and
 /// serves those it has; it lets them in again when turns take half as long.
 #[test]

@@ -33,6 +33,12 @@ impl Rig {
         Self { shards: Shard::assemble(drivers, &shared), world, shared }
     }
 
+    /// Gives all shards another configuration.
+    pub(crate) fn change(&self, toml: &str) {
+        let config = Config::parse("test.toml", toml, []).expect("a configuration");
+        self.shared.change_settings(settings(&config));
+    }
+
     /// A Client Identifier that is at home on a shard.
     pub(crate) fn name_at(&mut self, shard: usize, prefix: &str) -> String {
         let connects = |rig: &Self| rig.shared.stats[shard].connects.value();
