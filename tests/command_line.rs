@@ -188,7 +188,7 @@ fn check_says_what_is_changed() {
         [
             "shards = 3  # SLUICE_SHARDS, by default 0".to_owned(),
             format!("listener[0].bind = \"127.0.0.1:0\"  # {path}:3"),
-            format!("limits.connections_per_second = \"unlimited\"  # {path}:6, by default 10000"),
+            format!("limits.connections_per_second = \"unlimited\"  # {path}:6, by default 50000"),
             format!(
                 "mqtt.retry.after = [\"5s\", \"1m\"]  # {path}:10, \
                  by default [\"10s\", \"20s\", \"1m\"]"

@@ -126,7 +126,7 @@ pub struct Limits {
     /// Sessions over all shards, connected or not (default 1,000,000). A client that would need one
     /// more is refused with Quota exceeded (0x97, in 3.x return code 3).
     pub max_sessions: u32,
-    /// New connections a second over all shards, each with its even part (default 10,000). Those
+    /// New connections a second over all shards, each with its even part (default 50,000). Those
     /// beyond wait in the backlog of the listener.
     pub connections_per_second: Option<u32>,
     /// New connections a second from one address (default unlimited, as many clients may share
@@ -173,7 +173,7 @@ impl Default for Limits {
             max_subscription_bytes: 2 * 1024 * 1024 * 1024,
             max_connections: 100_000,
             max_sessions: 1_000_000,
-            connections_per_second: Some(10_000),
+            connections_per_second: Some(50_000),
             connections_per_second_per_address: None,
             connect_timeout: Duration::from_secs(10),
             max_handshakes: 1000,
