@@ -71,12 +71,16 @@ fn act(command: Command) -> Result<Status, Error> {
 
 fn run(args: &RunArgs, stop: Arc<std::sync::atomic::AtomicBool>) -> Result<Status, Error> {
     let parameters = args.parameters.apply(args.scenario.defaults())?;
+    args.scenario.check(&parameters)?;
     if let Some(core) = args.core {
         let allowed = measure::allowed_cores();
         if !allowed.contains(&core) {
             return Err(measure::no_such_core(core, &allowed).into());
         }
         pin_to(&[core])?;
+    }
+    if let Some(directory) = args.disk.as_ref().filter(|directory| !directory.is_dir()) {
+        return Err(format!("{}: is no directory", directory.display()).into());
     }
     let monitor = Arc::new(Monitor::default());
     let setup = Setup {
@@ -94,10 +98,10 @@ fn run(args: &RunArgs, stop: Arc<std::sync::atomic::AtomicBool>) -> Result<Statu
     let live = Live::start(&monitor, String::new());
     let mut outcome = args.scenario.run(&setup, &parameters)?;
     drop(live);
-    if let (Some(directory), Some(used)) = (&args.disk, &mut outcome.disk) {
+    if let Some(directory) = &args.disk {
         // What the broker has still to write is to be written.
         measure::wait_until_quiet(DISK_QUIET_WITHIN);
-        disk::measure_alone(used, directory, DISK_ALONE, &stop)?;
+        disk::measure_alone(&mut outcome, directory, DISK_ALONE, &stop);
     }
     tell(&outcome, &args.broker.shown(), args.out.as_deref())
 }

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use super::journal::{
-    Change, IdentityRecord, Journal, PageRequest, Paged, QueuedRecord, SessionNumber,
+    Change, IdentityRecord, Journal, Noted, PageRequest, Paged, QueuedRecord, SessionNumber,
     SessionRecord, SubscriptionRecord, Waiter,
 };
 use super::limits::InMemory;
@@ -39,12 +39,17 @@ pub(super) type Noter = Option<Box<Durable>>;
 impl Durable {
     /// Notes a message that is new to the session, and gives it a place.
     fn queued(&mut self, entry: &mut Entry, packet_id: Option<PacketId>) {
-        let place = self.note(&entry.delivery(), packet_id, false);
-        entry.set_place(place);
+        let (place, noted) = self.note(&entry.delivery(), packet_id, false);
+        entry.set_place(place, Some(noted));
     }
 
     /// Notes a message that is new to the session, and gives its place.
-    fn note(&mut self, delivery: &Delivery<'_>, packet_id: Option<PacketId>, paged: bool) -> u64 {
+    fn note(
+        &mut self,
+        delivery: &Delivery<'_>,
+        packet_id: Option<PacketId>,
+        paged: bool,
+    ) -> (u64, Noted) {
         let place = self.next_place;
         self.next_place += 1;
         let record = QueuedRecord {
@@ -58,13 +63,12 @@ impl Durable {
             number: 0,
             paged,
         };
-        self.journal.note(Change::Queued(self.number, place, Box::new(record)));
-        place
+        (place, self.journal.note(Change::Queued(self.number, place, Box::new(record))))
     }
 
     /// Notes a message that the session keeps in the store only, and gives its place.
     pub(super) fn page_out(&mut self, delivery: &Delivery<'_>) -> u64 {
-        self.note(delivery, None, true)
+        self.note(delivery, None, true).0
     }
 
     /// How much of the queue is in memory.
@@ -110,6 +114,10 @@ pub(super) fn note_removed(durable: &Noter, entry: &Entry) {
     if let Some(durable) = durable
         && let Some((place, flew)) = entry.place()
     {
+        // Of one that is in flight something else was noted, too.
+        if !flew && entry.noted().is_some_and(|noted| durable.journal.take_back(noted)) {
+            return;
+        }
         let (session, message, number) = (durable.number, entry.message.clone(), entry.number());
         durable.journal.note(Change::Removed { session, place, message, number, flew });
     }
@@ -324,7 +332,7 @@ impl Session {
             match restored {
                 Restored::Message { record, flew } => {
                     let mut entry = Entry::restore(&record);
-                    entry.set_place(place);
+                    entry.set_place(place, None);
                     if flew {
                         entry.set_flew();
                     }

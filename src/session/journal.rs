@@ -1,5 +1,6 @@
 //! What a store has to be told: the changes of sessions that outlive their connections.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -161,6 +162,8 @@ pub enum Change {
     Forgotten(SessionNumber, u64),
     /// A QoS 2 message of the client has come: its identifier is taken.
     Held(SessionNumber, PacketId),
+    /// A change that was taken back.
+    Undone,
     /// The identifier is free again.
     Freed(SessionNumber, PacketId),
     /// The retained message of a topic; `None`: there is none any more. Stamp and shard order the changes.
@@ -170,10 +173,60 @@ pub enum Change {
 /// Who waits for a commit: a session's key and serial on its shard.
 pub type Waiter = (u32, u32);
 
+/// Where a change was noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noted {
+    turn: u64,
+    at: u32,
+}
+
+/// The changes of a turn on their way to whoever commits them. All clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct Changes(Arc<Mutex<Vec<Change>>>);
+
+impl From<Vec<Change>> for Changes {
+    fn from(changes: Vec<Change>) -> Self {
+        Self(Arc::new(Mutex::new(changes)))
+    }
+}
+
+impl Changes {
+    fn changes(&self) -> MutexGuard<'_, Vec<Change>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many are there.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.changes().len()
+    }
+
+    /// Whether there are none, or they were taken.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes them. From now on none can be [taken back](Journal::take_back).
+    #[must_use]
+    pub fn take(&self) -> Vec<Change> {
+        std::mem::take(&mut self.changes())
+    }
+
+    /// Whether nobody else has them any more.
+    fn are_done(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+}
+
 #[derive(Debug, Default)]
 struct Notes {
     turn: u64,
     changes: Vec<Change>,
+    /// Some of them came by shared groups, which have to be named.
+    has_groups: bool,
+    /// Those of earlier turns that may not have been taken, with the turns.
+    handed: VecDeque<(u64, Changes)>,
     waiters: Vec<Waiter>,
     asked: Vec<PageRequest>,
 }
@@ -197,11 +250,35 @@ impl Journal {
         self.0.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a change.
-    pub fn note(&self, change: Change) {
+    /// Adds a change. Says where it is.
+    pub fn note(&self, change: Change) -> Noted {
         let mut notes = self.notes();
+        #[expect(clippy::cast_possible_truncation, reason = "memory ends before")]
+        let noted = Noted { turn: notes.turn, at: notes.changes.len() as u32 };
+        notes.has_groups |= matches!(&change, Change::Queued(.., record) if record.group.is_some());
         notes.changes.push(change);
         self.0.count.store(notes.changes.len(), Ordering::Relaxed);
+        noted
+    }
+
+    /// Makes a change undone, if nobody has begun to commit it; says whether it could. What else
+    /// was noted in between has to make sense without it.
+    #[must_use]
+    pub fn take_back(&self, noted: Noted) -> bool {
+        let undo = |changes: &mut Vec<Change>| {
+            let change = changes.get_mut(noted.at as usize);
+            change.map(|change| std::mem::replace(change, Change::Undone))
+        };
+        let mut notes = self.notes();
+        let undone = match noted.turn == notes.turn {
+            true => undo(&mut notes.changes),
+            false => {
+                let is_it = |(turn, _): &&(u64, Changes)| *turn == noted.turn;
+                notes.handed.iter().rev().find(is_it).and_then(|(_, of)| undo(&mut of.changes()))
+            }
+        };
+        drop(notes);
+        undone.is_some()
     }
 
     /// Has a session told when this turn is committed; gives the turn.
@@ -236,12 +313,75 @@ impl Journal {
         self.len() == 0
     }
 
-    /// Ends a turn: takes its changes, and those who wait for them. `next` is the next turn.
+    /// Ends a turn: takes its changes, and those who wait for them. `next` is the next turn; `name`
+    /// gives the filter of a shared group, whose number does not outlive the process.
     #[must_use]
-    pub fn end_turn(&self, next: u64) -> (Vec<Change>, Vec<Waiter>) {
+    pub fn end_turn(
+        &self,
+        next: u64,
+        name: impl Fn(u32) -> Option<Box<str>>,
+    ) -> (Option<Changes>, Vec<Waiter>) {
         let mut notes = self.notes();
-        notes.turn = next;
+        let turn = std::mem::replace(&mut notes.turn, next);
         self.0.count.store(0, Ordering::Relaxed);
-        (std::mem::take(&mut notes.changes), std::mem::take(&mut notes.waiters))
+        let waiters = std::mem::take(&mut notes.waiters);
+        while notes.handed.pop_front_if(|(_, first)| first.are_done()).is_some() {}
+        if notes.changes.is_empty() {
+            return (None, waiters);
+        }
+        let mut changes = std::mem::take(&mut notes.changes);
+        if std::mem::take(&mut notes.has_groups) {
+            for change in &mut changes {
+                if let Change::Queued(.., record) = change {
+                    record.share = record.group.and_then(&name);
+                }
+            }
+        }
+        let changes = Changes::from(changes);
+        notes.handed.push_back((turn, changes.clone()));
+        (Some(changes), waiters)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn completed(place: u64) -> Change {
+        Change::Completed(1, place)
+    }
+
+    fn places(changes: Vec<Change>) -> Vec<u64> {
+        let place = |change| match change {
+            Change::Completed(_, place) => place,
+            Change::Undone => 0,
+            other => unreachable!("{other:?}"),
+        };
+        changes.into_iter().map(place).collect()
+    }
+
+    #[test]
+    fn a_change_can_be_taken_back_until_it_is_taken() {
+        let journal = Journal::default();
+        let mut handed = Vec::new();
+        let mut noted = Vec::new();
+        for turn in 0..3 {
+            noted.extend([1, 2].map(|place| journal.note(completed(10 * turn + place))));
+            assert!(journal.take_back(noted[noted.len() - 1]), "in its own turn");
+            noted.pop();
+            noted.push(journal.note(completed(10 * turn + 3)));
+            let (changes, _) = journal.end_turn(turn + 1, |_| None);
+            handed.push(changes.expect("some"));
+        }
+        assert_eq!(places(handed[0].take()), [1, 0, 3]);
+        assert!(!journal.take_back(noted[0]), "it was taken");
+        assert!(journal.take_back(noted[2]));
+        assert!(journal.take_back(noted[5]));
+        assert_eq!(places(handed[1].take()), [0, 0, 13]);
+        assert_eq!(places(handed[2].take()), [21, 0, 0]);
+        handed.clear();
+        let (none, _) = journal.end_turn(4, |_| None);
+        assert!(none.is_none());
+        assert!(journal.notes().handed.is_empty(), "nothing is kept that was taken");
     }
 }

@@ -38,8 +38,8 @@ pub use durable::Restored;
 pub use gate::{PublishOutcome, STORE, Verdict};
 pub use inbound::Begin;
 pub use journal::{
-    Change, IdentityRecord, Journal, PageRequest, Paged, QueuedRecord, SessionNumber,
-    SessionRecord, SubscriptionRecord, Waiter,
+    Change, Changes, IdentityRecord, Journal, Noted, PageRequest, Paged, QueuedRecord,
+    SessionNumber, SessionRecord, SubscriptionRecord, Waiter,
 };
 pub use limits::{DropCause, DropCounts, InMemory, SessionLimits};
 pub use link::LinkParameters;

@@ -99,7 +99,7 @@ impl Session {
                 continue;
             }
             let mut entry = Entry::restore(&record);
-            entry.set_place(place);
+            entry.set_place(place, None);
             queue.push(entry);
         }
         let disk = queue.on_disk_mut();

@@ -5,7 +5,7 @@ use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::journal::{Paged, QueuedRecord};
+use super::journal::{Noted, Paged, QueuedRecord};
 use super::limits::{InMemory, SessionLimits};
 use super::outbound::Delivery;
 use crate::mqtt::{Message, QoS};
@@ -94,8 +94,15 @@ impl Entry {
         Some((more.place, more.flew))
     }
 
-    pub(super) fn set_place(&mut self, place: u64) {
-        self.more.get_or_insert_default().place = place;
+    /// Where it was noted to be queued, in the life of this process.
+    #[inline]
+    pub(super) fn noted(&self) -> Option<Noted> {
+        self.more.as_ref()?.noted
+    }
+
+    pub(super) fn set_place(&mut self, place: u64, noted: Option<Noted>) {
+        let more = self.more.get_or_insert_default();
+        (more.place, more.noted) = (place, noted);
     }
 
     /// It is noted to be in flight. Gives its place, if it has one.
@@ -112,6 +119,7 @@ struct More {
     identifiers: Box<[u32]>,
     /// 0: not stored.
     place: u64,
+    noted: Option<Noted>,
     /// Of the message in the store; 0: it was not read from there.
     number: u64,
     flew: bool,

@@ -360,6 +360,7 @@ impl<S> Core<S> {
             self.timers.cancel(timer);
         }
         if let Some(connection) = self.connections.remove(id) {
+            self.long_packets.forget(id);
             debug_assert_eq!(connection.state, State::Closing);
             let rate = connection.allotment.and_then(|mut allotment| allotment.take_timer());
             for timer in connection.timer.into_iter().chain(rate) {

@@ -16,6 +16,7 @@ mod exchange;
 mod flush;
 mod gate;
 mod input;
+mod long_packets;
 pub mod mail;
 mod outbox;
 mod overload;
@@ -62,6 +63,7 @@ use self::ended::EndedSessions;
 use self::flush::{flush, flush_output};
 use self::gate::Gate;
 use self::input::{Taken, Then};
+use self::long_packets::LongPackets;
 use self::overload::Overload;
 use self::pressure::Pressure;
 use self::remote::Item;
@@ -173,6 +175,7 @@ struct Core<S> {
     stats: Arc<ShardStats>,
     /// Connections to read again.
     resumed: Vec<ConnId>,
+    long_packets: LongPackets,
     /// Connections whose sessions have more to send as soon as what was written is gone.
     pumping: Vec<ConnId>,
     /// Logs about clients, at a bounded rate.
@@ -266,6 +269,7 @@ impl<D: Driver> Shard<D> {
             expiring: false,
             stats: shared.stats[usize::from(id)].clone(),
             resumed: Vec::new(),
+            long_packets: LongPackets::default(),
             pumping: Vec::new(),
             log: LogLimit::new(settings.client_lines_per_second),
             stopping: Stopping::default(),

@@ -60,7 +60,7 @@ struct Deferred {
 impl Keeper {
     fn new(link: Link, id: u8, shards: u8, recovered: &Recovered, turn: u64) -> Self {
         let journal = Journal::default();
-        let _ = journal.end_turn(turn);
+        let _ = journal.end_turn(turn, |_| None);
         Self {
             link,
             journal,
@@ -291,10 +291,12 @@ impl<S> Core<S> {
     /// changes that come after them.
     pub(super) fn hand_over(&mut self) {
         let Some(store) = &mut self.store else { return };
-        let (mut changes, waiters) = store.journal.end_turn(self.turn + 1);
+        let router = &self.router;
+        let name = |group| router.group_filter(group).map(Into::into);
+        let (changes, waiters) = store.journal.end_turn(self.turn + 1, name);
         let asked = store.paging.ask(store.journal.take_asked());
         // Who waits without a change of its own waits for those of earlier turns.
-        if changes.is_empty()
+        if changes.is_none()
             && waiters.is_empty()
             && store.done.is_empty()
             && store.handed.is_empty()
@@ -303,17 +305,10 @@ impl<S> Core<S> {
         {
             return;
         }
-        for change in &mut changes {
-            if let Change::Queued(_, _, record) = change
-                && let Some(group) = record.group
-            {
-                record.share = self.router.group_filter(group).map(Into::into);
-            }
-        }
         store.link.submit(Turn {
             shard: self.id,
             turn: self.turn,
-            changes,
+            changes: changes.unwrap_or_default(),
             parts: std::mem::take(&mut store.parts),
             handed: std::mem::take(&mut store.handed),
             returned: std::mem::take(&mut store.returned),

@@ -12,6 +12,7 @@ use crate::session::{STORE, SubscriptionRecord};
 
 use super::Core;
 use super::input::{Reader, Then};
+use super::long_packets::Begun;
 use super::remote::Item;
 use super::scans::RetainedScan;
 
@@ -24,19 +25,22 @@ impl<S> Core<S> {
         if self.hold_for_others(reader) {
             return Ok(Then::Hold);
         }
-        self.check_answer_fits(reader, subscribe.filters.iter().count())?;
-        let mut reasons = Vec::new();
-        let mut scans = Vec::new();
-        for filter in subscribe.filters.iter() {
-            reasons.push(self.subscribe_one(reader, subscribe, &filter, &mut scans)? as u8);
+        let count = subscribe.filters.iter().count();
+        let (mut begun, granted) = self.go_on_with(reader, count)?;
+        for filter in subscribe.filters.iter().skip(begun.reasons.len()).take(granted) {
+            let reason = self.subscribe_one(reader, subscribe, &filter, &mut begun.scans)?;
+            begun.reasons.push(reason as u8);
+        }
+        if begun.reasons.len() < count {
+            return Ok(self.break_off(reader, begun));
         }
         let packet = SubAck {
             packet_id: subscribe.packet_id,
-            reasons: &reasons,
+            reasons: &begun.reasons,
             properties: Properties::EMPTY,
         };
-        self.answer_when_known(reader, &Packet::SubAck(packet));
-        for (handle, scan) in scans {
+        self.answer_when_known(reader, &Packet::SubAck(packet), granted < count);
+        for (handle, scan) in begun.scans {
             self.start_scan(reader.session, handle, scan);
         }
         Ok(Then::Continue)
@@ -51,6 +55,29 @@ impl<S> Core<S> {
             return true;
         }
         self.hold_for_gate(reader)
+    }
+
+    /// What was done of the packet at hand, which has `count` filters, and how many of the rest may be done
+    /// in this turn.
+    fn go_on_with(
+        &mut self,
+        reader: &Reader<'_>,
+        count: usize,
+    ) -> Result<(Begun, usize), DecodeError> {
+        let begun = self.long_packets.take(reader.id);
+        let done = begun.reasons.len();
+        if done == 0 {
+            self.check_answer_fits(reader, count)?;
+        }
+        let granted = self.long_packets.grant(self.turn, count, count.saturating_sub(done));
+        Ok((begun, granted))
+    }
+
+    /// Goes on with the packet at hand in the next turn.
+    fn break_off(&mut self, reader: &Reader<'_>, begun: Begun) -> Then {
+        self.long_packets.put(reader.id, begun);
+        self.resumed.push(reader.id);
+        Then::Hold
     }
 
     /// A SUBACK or UNSUBACK cannot be shortened, and must be sent. A packet whose answer would exceed
@@ -214,21 +241,24 @@ impl<S> Core<S> {
         if self.hold_for_others(reader) {
             return Ok(Then::Hold);
         }
-        self.check_answer_fits(reader, unsubscribe.filters.iter().count())?;
-        let mut reasons = Vec::new();
-        for text in unsubscribe.filters.iter() {
+        let count = unsubscribe.filters.iter().count();
+        let (mut begun, granted) = self.go_on_with(reader, count)?;
+        for text in unsubscribe.filters.iter().skip(begun.reasons.len()).take(granted) {
             let reason = match Filter::parse(text, &self.settings.limits) {
                 Ok(filter) => self.unsubscribe_one(reader.session, &filter),
                 Err(error) => error.reason,
             };
-            reasons.push(reason as u8);
+            begun.reasons.push(reason as u8);
+        }
+        if begun.reasons.len() < count {
+            return Ok(self.break_off(reader, begun));
         }
         let packet = UnsubAck {
             packet_id: unsubscribe.packet_id,
-            reasons: &reasons,
+            reasons: &begun.reasons,
             properties: Properties::EMPTY,
         };
-        self.answer_when_known(reader, &Packet::UnsubAck(packet));
+        self.answer_when_known(reader, &Packet::UnsubAck(packet), granted < count);
         Ok(Then::Continue)
     }
 
@@ -300,13 +330,18 @@ impl<S> Core<S> {
         self.gate.told(others, self.turn);
     }
 
-    /// Sends SUBACK or UNSUBACK once every shard knows what this one told it.
-    fn answer_when_known(&mut self, reader: &Reader<'_>, packet: &Packet<'_>) {
+    /// Sends SUBACK or UNSUBACK once every shard knows what this one told it. If it is of several turns
+    /// the last of them may have changed nothing.
+    fn answer_when_known(&mut self, reader: &Reader<'_>, packet: &Packet<'_>, of_several: bool) {
         let mut waiting = self.gate.uninformed();
         self.mailbox.ask_confirmation(waiting);
-        let noted = self.noted() > 0;
-        if noted && self.sessions.get(reader.session).is_some_and(|slot| slot.session.is_stored()) {
+        if (self.noted() > 0 || of_several)
+            && let Some(store) = &self.store
+            && let Some(slot) = self.sessions.get(reader.session)
+            && slot.session.is_stored()
+        {
             waiting |= 1 << STORE;
+            store.journal.wait((reader.session, slot.serial));
         }
         let Some(slot) = self.sessions.get_mut(reader.session) else { return };
         self.gate.wait(waiting, self.turn, reader.session, slot.serial);
@@ -374,5 +409,74 @@ mod tests {
             }
         }
         assert_eq!(received(), sent.len(), "it goes on when there is room");
+    }
+
+    /// A SUBSCRIBE or UNSUBSCRIBE of many filters.
+    fn many(first_byte: u8, id: u8, count: usize) -> Vec<u8> {
+        let mut body = vec![0, id];
+        for n in 0..count {
+            let filter = format!("{n}/a/b");
+            body.extend([0, filter.len() as u8]);
+            body.extend(filter.as_bytes());
+            body.extend((first_byte == 0x82).then_some(0));
+        }
+        packet(first_byte, &body)
+    }
+
+    /// However many filters a packet has, a turn does a few of them; the answer comes after the last,
+    /// and what is behind the packet after that [MQTT-3.8.4-1] [MQTT-3.10.4-4].
+    #[test]
+    fn many_filters_are_done_in_steps() {
+        const FILTERS: usize = 300;
+        let shared = Shared::new(Settings::for_tests(), Hooks::default(), 1, 1).into();
+        let world = World::new(1, SimOptions { faults: Faults::NONE, buffer_bytes: 1 << 20 });
+        let mut shard = Shard::assemble(vec![world.add_driver()], &shared).remove(0);
+        let client = world.connect_to(0);
+        let mut sent = b"\x10\x0c\0\x04MQTT\x04\x02\0\0\0\0".to_vec();
+        sent.extend(many(0x82, 1, FILTERS));
+        sent.extend(many(0xA2, 2, FILTERS));
+        // PINGREQ
+        sent.extend([0xC0, 0]);
+        assert_eq!(world.client_send(client, &sent).expect("it is open"), sent.len());
+        let (mut received, mut most, mut counts) = (Vec::new(), 0, vec![0]);
+        while !received.ends_with(&[0xD0, 0]) {
+            assert!(counts.len() < 100, "{counts:?}");
+            assert!(shard.turn(false).expect("a simulated driver does not fail"));
+            world.client_recv(client, &mut received);
+            let count = shard.core.router.subscription_count();
+            most = count.abs_diff(counts[counts.len() - 1]).max(most);
+            counts.push(count);
+        }
+        assert!(counts.ends_with(&[0]), "{counts:?}");
+        assert!(most > 0 && most <= 32, "{counts:?}");
+        let suback = received.windows(2).position(|at| at == [0, 1]).expect("SUBACK");
+        assert_eq!(received[suback + 2..][..FILTERS], [0; FILTERS]);
+        assert!(shard.core.long_packets.is_empty());
+    }
+
+    /// Who leaves in the middle leaves nothing behind.
+    #[test]
+    fn a_client_that_is_gone_in_the_middle_is_forgotten() {
+        let shared = Shared::new(Settings::for_tests(), Hooks::default(), 1, 1).into();
+        let world = World::new(1, SimOptions { faults: Faults::NONE, buffer_bytes: 1 << 20 });
+        let mut shard = Shard::assemble(vec![world.add_driver()], &shared).remove(0);
+        let client = world.connect_to(0);
+        let mut sent = b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x01c".to_vec();
+        sent.extend(many(0x82, 1, 300));
+        assert_eq!(world.client_send(client, &sent).expect("it is open"), sent.len());
+        while shard.core.long_packets.is_empty() {
+            assert!(shard.turn(false).expect("a simulated driver does not fail"));
+        }
+        // Another connection of the same client takes its place [MQTT-3.1.4-3].
+        let other = world.connect_to(0);
+        world.client_send(other, &sent[..15]).expect("it is open");
+        let mut received = Vec::new();
+        for _ in 0..50 {
+            assert!(shard.turn(false).expect("a simulated driver does not fail"));
+            world.client_recv(other, &mut received);
+        }
+        assert_eq!(received, [0x20, 2, 0, 0]);
+        assert!(shard.core.long_packets.is_empty());
+        assert_eq!(shard.core.router.subscription_count(), 0);
     }
 }

@@ -137,8 +137,8 @@ impl Staging {
             Change::Retained(topic, _, None) => {
                 self.delete(Table::Retained, topic.as_bytes().into());
             }
-            // The writer sees to it.
-            Change::Forgotten(..) => {}
+            // The writer sees to what is forgotten.
+            Change::Forgotten(..) | Change::Undone => {}
             Change::Queued(..)
             | Change::InFlight(..)
             | Change::Released { .. }

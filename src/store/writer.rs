@@ -12,7 +12,7 @@ use super::pages::{self, each_queued};
 use super::record::Decoder;
 use super::staging::Staging;
 use crate::hooks::{Commit, Store, StoreError, Table};
-use crate::session::{Change, PageOfQueue, PageRequest, SessionNumber, Waiter};
+use crate::session::{Change, Changes, PageOfQueue, PageRequest, SessionNumber, Waiter};
 
 /// How long after a failure the store is opened anew.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -35,7 +35,7 @@ pub struct Turn {
     /// Its number.
     pub turn: u64,
     /// The changes, in their order.
-    pub changes: Vec<Change>,
+    pub changes: Changes,
     /// Which of them are parts of acts; in their order, none in two.
     pub parts: Vec<Part>,
     /// Acts that this shard handed a part of to the shards of a mask, in this turn.
@@ -358,6 +358,7 @@ impl Writer {
 
     fn take(&mut self, turn: Turn) {
         let Turn { shard, turn, changes, parts, handed, returned, taken_back, done, asked } = turn;
+        let changes = changes.take();
         self.state.waiting.fetch_sub(changes.len(), Ordering::Relaxed);
         let mut changes = changes.into_iter().enumerate().peekable();
         let mut parts = parts.into_iter().peekable();

@@ -17,7 +17,8 @@ fn subscribe_many(rig: &mut Rig, client: ClientId, end: &str) {
         let filters: Vec<_> = (first..first + 1000).map(|n| format!("{n}/{end}")).collect();
         let filters: Vec<_> = filters.iter().map(|filter| (filter.as_str(), 1)).collect();
         rig.send(client, &subscribe(V5, 1, &filters, &[]));
-        rig.turns(4);
+        // They are done in steps, too.
+        rig.turns(40);
     }
     rig.receive(client);
 }
@@ -101,7 +102,7 @@ fn other_shards_are_told_in_steps() {
         let filters: Vec<_> = (first..first + 500).map(|n| format!("{n}/x")).collect();
         let filters: Vec<_> = filters.iter().map(|filter| (filter.as_str(), 1)).collect();
         rig.send(old, &subscribe(V5, 1, &filters, &[]));
-        rig.turns(4);
+        rig.turns(20);
     }
     rig.world.client_close(old);
     rig.turns_of(0, 100);

@@ -414,7 +414,7 @@ fn a_broker_starts_on_what_was_filled() {
     let (recovered, mut writer, links) = recover(open, Commit::Disk, START, 1).expect("whole");
     assert_eq!((recovered.report.damaged, recovered.report.stray), (0, 0));
     assert_eq!((recovered.sessions.len(), recovered.retained.len()), (2, 2));
-    links[0].submit(Turn { turn: 1, changes: vec![session("new", 9)], ..Turn::default() });
+    links[0].submit(Turn { turn: 1, changes: vec![session("new", 9)].into(), ..Turn::default() });
     writer.step();
     assert_eq!(links[0].committed(), 1);
 }

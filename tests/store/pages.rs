@@ -65,7 +65,7 @@ fn a_page_ends_before_what_is_not_committed() {
     bench.links[0].submit(Turn {
         shard: 0,
         turn: 2,
-        changes: vec![paged(1, 2, &message("2")), paged(1, 3, &message("3"))],
+        changes: vec![paged(1, 2, &message("2")), paged(1, 3, &message("3"))].into(),
         parts: vec![Part { first: 0, end: 1, act: (0, 2) }],
         handed: vec![((0, 2), 0b10)],
         ..Turn::default()
@@ -91,7 +91,7 @@ fn the_queue_of_a_session_that_ended_goes_in_steps() {
     bench.commit(1, changes);
     bench.links[0].submit(Turn {
         turn: 2,
-        changes: vec![Change::Forgotten(1, 1), Change::Ended { client_id: "a".into() }],
+        changes: vec![Change::Forgotten(1, 1), Change::Ended { client_id: "a".into() }].into(),
         ..Turn::default()
     });
     let (most, left) = (Cell::new(0), Cell::new(bench.count(Table::Queued)));

@@ -94,7 +94,11 @@ fn many_changes_in_one_commit_leave_what_they_leave_one_by_one() {
         for turn in 2..sessions.rng.u64(3..300) {
             let change = sessions.change();
             apart.commit(turn, vec![change.clone()]);
-            together.links[0].submit(Turn { turn, changes: vec![change], ..Turn::default() });
+            together.links[0].submit(Turn {
+                turn,
+                changes: vec![change].into(),
+                ..Turn::default()
+            });
             match sessions.rng.u8(0..30) {
                 0..4 => _ = together.writer.step(),
                 // What may have been written has to go when its record goes.

@@ -45,7 +45,7 @@ impl Bench {
 
     /// One turn of shard 0 with these changes, committed.
     pub(crate) fn commit(&mut self, turn: u64, changes: Vec<Change>) {
-        self.links[0].submit(Turn { turn, changes, ..Turn::default() });
+        self.links[0].submit(Turn { turn, changes: changes.into(), ..Turn::default() });
         self.writer.step();
     }
 

@@ -18,7 +18,7 @@ fn a_message_is_stored_once_whoever_waits_for_it() {
     bench.links[1].submit(Turn {
         shard: 1,
         turn: 1,
-        changes: vec![session("d", 4), queued(4, 1, &shared)],
+        changes: vec![session("d", 4), queued(4, 1, &shared)].into(),
         ..Turn::default()
     });
     bench.writer.step();
@@ -58,7 +58,7 @@ fn turns_that_wait_are_committed_together_and_what_came_and_went_is_not_written(
     bench.commit(1, vec![session("a", 1), queued(1, 1, &message)]);
     for turn in 2..50_u64 {
         let changes = vec![queued(1, turn, &message), removed(1, turn - 1, &message)];
-        bench.links[0].submit(Turn { turn, changes, ..Turn::default() });
+        bench.links[0].submit(Turn { turn, changes: changes.into(), ..Turn::default() });
     }
     assert_eq!(bench.links[0].committed(), 1);
     bench.writer.step();
@@ -76,7 +76,7 @@ fn an_act_of_several_shards_is_committed_as_one() {
     bench.links[0].submit(Turn {
         shard: 0,
         turn: 2,
-        changes: vec![session("5", 5), queued(1, 1, &message), Change::Held(4, id(9))],
+        changes: vec![session("5", 5), queued(1, 1, &message), Change::Held(4, id(9))].into(),
         parts: vec![Part { first: 1, end: 3, act }],
         handed: vec![(act, 0b110)],
         ..Turn::default()
@@ -87,7 +87,7 @@ fn an_act_of_several_shards_is_committed_as_one() {
     let share = |shard: u8, place| Turn {
         shard,
         turn: 7,
-        changes: vec![queued(shard.into(), place, &message)],
+        changes: vec![queued(shard.into(), place, &message)].into(),
         parts: vec![Part { first: 0, end: 1, act }],
         done: vec![act],
         ..Turn::default()
@@ -118,7 +118,7 @@ fn an_act_stays_open_for_a_part_that_came_back() {
     bench.links[0].submit(Turn {
         shard: 0,
         turn: 2,
-        changes: vec![Change::Held(1, id(9))],
+        changes: vec![Change::Held(1, id(9))].into(),
         parts: vec![Part { first: 0, end: 1, act }],
         handed: vec![(act, 0b10)],
         ..Turn::default()
@@ -141,7 +141,7 @@ fn an_act_stays_open_for_a_part_that_came_back() {
     bench.links[2].submit(Turn {
         shard: 2,
         turn: 5,
-        changes: vec![queued(2, 1, &message)],
+        changes: vec![queued(2, 1, &message)].into(),
         parts: vec![Part { first: 0, end: 1, act }],
         done: vec![(0, 3)],
         ..Turn::default()
@@ -159,7 +159,7 @@ fn a_crash_in_the_middle_of_an_act_leaves_nothing_of_it() {
     bench.links[0].submit(Turn {
         shard: 0,
         turn: 2,
-        changes: vec![queued(1, 1, &message("half")), Change::Held(2, id(1))],
+        changes: vec![queued(1, 1, &message("half")), Change::Held(2, id(1))].into(),
         parts: vec![Part { first: 0, end: 2, act: (0, 2) }],
         handed: vec![((0, 2), 0b10)],
         ..Turn::default()
@@ -180,7 +180,7 @@ fn what_ends_before_its_act_is_whole_is_never_stored() {
     bench.links[0].submit(Turn {
         shard: 0,
         turn: 2,
-        changes: vec![queued(1, 1, &message), Change::Held(1, id(1))],
+        changes: vec![queued(1, 1, &message), Change::Held(1, id(1))].into(),
         parts: vec![Part { first: 0, end: 2, act: (0, 2) }],
         handed: vec![((0, 2), 0b10)],
         ..Turn::default()
@@ -202,7 +202,7 @@ fn a_later_retained_message_is_not_undone_by_an_act() {
     bench.links[0].submit(Turn {
         shard: 0,
         turn: 1,
-        changes: vec![retained(1, "older")],
+        changes: vec![retained(1, "older")].into(),
         parts: vec![Part { first: 0, end: 1, act: (0, 1) }],
         handed: vec![((0, 1), 0b10)],
         ..Turn::default()
@@ -224,7 +224,7 @@ fn the_end_of_a_session_does_not_take_the_next_one_of_its_client() {
         bench.links[0].submit(Turn {
             shard: 0,
             turn,
-            changes: vec![ended(), session("a", turn)],
+            changes: vec![ended(), session("a", turn)].into(),
             parts: vec![Part { first: 0, end: 1, act: (0, turn) }],
             handed: vec![((0, turn), with)],
             ..Turn::default()

@@ -344,7 +344,7 @@ impl Checker<'_> {
             seconds: file.seconds.unwrap_or(defaults.seconds),
             warm_up_seconds: defaults.warm_up_seconds,
         };
-        cli::check(&parameters).map_err(fail)?;
+        cli::check(&parameters).and_then(|()| file.run.check(&parameters)).map_err(fail)?;
         let tls = TlsOptions {
             version: file.tls_version.map(Into::into),
             resume: file.tls_resume,
@@ -455,6 +455,8 @@ window = 1
         let pace = error("[[scenario]]", "[quick]\nrepetitions = 0\n[[scenario]]");
         assert_eq!(pace, "c.toml:10: repetitions: 1 to 1000");
         assert_eq!(error("window = 1", "skip = [\"c\"]"), "c.toml:12: skip \"c\" is no target");
+        let storm = error("run = \"p2p\"", "run = \"storm\"\nlasting = true");
+        assert!(storm.starts_with("c.toml:10: scenario \"pairs\": lasting sessions: "), "{storm}");
         let half = error("window = 1", "half_of = \"pairs\"");
         assert_eq!(half, "c.toml:12: half_of \"pairs\" is no scenario before this one");
         let pace = error("[[scenario]]", "[full]\nseconds = -1.0\n[[scenario]]");

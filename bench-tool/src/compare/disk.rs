@@ -38,8 +38,11 @@ pub(super) fn rows(
         }
         rows.push(vec![scenario.clone()]);
         for (name, show) in LINES {
-            let cells = by_target.iter().map(|runs| show(runs).unwrap_or_else(|| "-".into()));
-            rows.push([format!("  {name}")].into_iter().chain(cells).collect());
+            let cells: Vec<Option<String>> = by_target.iter().map(|runs| show(runs)).collect();
+            if cells.iter().any(Option::is_some) {
+                let cells = cells.into_iter().map(|cell| cell.unwrap_or_else(|| "-".into()));
+                rows.push([format!("  {name}")].into_iter().chain(cells).collect());
+            }
         }
     }
     if !rows.is_empty() {
@@ -86,7 +89,7 @@ mod tests {
         let (p50, p99) = (Duration::from_micros(800), Duration::from_millis(3));
         let used = DiskUse {
             messages: 50_000,
-            outstanding: 3_200,
+            outstanding: Some(3_200),
             message_bytes: 270,
             elapsed: Duration::from_secs(1),
             written_bytes: Some(25_000_000),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::plan::{Comparison, Pace, ScenarioPlan, TargetPlan};
+use super::run;
 use crate::scenario::ScenarioName;
 
 /// Around what is measured: a broker is started and ended, a moment of quiet is waited for, clients connect and
@@ -18,9 +19,10 @@ const STORED_A_SECOND: f64 = 100_000.0;
 
 /// What all runs on these targets take on a quiet machine, about, if they start at once. Preparing them is not in it.
 pub(super) fn expected(comparison: &Comparison, targets: &[&TargetPlan], pace: &Pace) -> Duration {
+    let disk_alone = if comparison.disk.is_some() { run::DISK_ALONE.as_secs_f64() } else { 0.0 };
     let seconds = comparison.scenarios.iter().map(|scenario| {
         let runs = targets.iter().filter(|target| scenario.runs_on(target)).count();
-        runs as f64 * of_one_run(scenario, pace)
+        runs as f64 * (of_one_run(scenario, pace) + disk_alone)
     });
     Duration::from_secs_f64(seconds.sum::<f64>() * f64::from(pace.repetitions))
 }

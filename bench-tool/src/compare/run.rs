@@ -16,6 +16,9 @@ use crate::measure::wait_until_quiet;
 use crate::report::Outcome;
 use crate::scenario::{Parameters, Setup};
 
+/// How long the disk is measured alone after a run.
+pub(super) const DISK_ALONE: Duration = Duration::from_secs(1);
+
 /// What is to be run, and against whom.
 pub(super) struct Run<'a> {
     pub(super) comparison: &'a Comparison,
@@ -36,9 +39,8 @@ impl Run<'_> {
     ) -> Result<Outcome, crate::Error> {
         let parameters = self.parameters(whole)?;
         let mut outcome = self.against_target(name, &parameters)?;
-        if let (Some(directory), Some(used)) = (&self.comparison.disk, &mut outcome.disk) {
-            let within = Duration::from_secs_f64(parameters.seconds.min(1.0));
-            disk::measure_alone(used, directory, within, self.stop)?;
+        if let Some(directory) = &self.comparison.disk {
+            disk::measure_alone(&mut outcome, directory, DISK_ALONE, self.stop);
         }
         Ok(outcome)
     }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::measure::{Alone, DiskUse, Latencies};
-use crate::report::Status;
+use crate::measure::{Alone, Latencies};
+use crate::report::{Outcome, Status};
 use clap::Args;
 
 /// Bytes after which a file is begun anew, as logs are.
@@ -61,22 +61,25 @@ pub(crate) fn run(args: &DiskArgs, stop: &AtomicBool) -> Result<Status, crate::E
     Ok(if interrupted { Status::Interrupted } else { Status::Success })
 }
 
-/// Measures what the disk of `directory` allows in batches as large as a broker's, for so long. Nothing if it has
-/// no batches.
+/// Measures what the disk of `directory` allows in batches as large as a run's, for so long. Nothing if that has
+/// no batches; where it fails, the run's result says so.
 pub(crate) fn measure_alone(
-    used: &mut DiskUse,
+    outcome: &mut Outcome,
     directory: &Path,
     within: Duration,
     stop: &AtomicBool,
-) -> Result<(), String> {
-    let Some(bytes) = used.batch_bytes() else { return Ok(()) };
-    let Measured { batches, took, times } = measure(directory, bytes, within, stop)?;
+) {
+    let Some(used) = &mut outcome.disk else { return };
+    let Some(bytes) = used.batch_bytes() else { return };
+    let Measured { batches, took, times } = match measure(directory, bytes, within, stop) {
+        Ok(measured) => measured,
+        Err(error) => return outcome.remarks.push(("disk alone", error)),
+    };
     used.alone = Some(Alone {
         batches_per_second: batches as f64 / took.as_secs_f64().max(1e-9),
         p50: times.percentile(50.0),
         p99: times.percentile(99.0),
     });
-    Ok(())
 }
 
 /// In a file of its own, which is removed again.
@@ -113,4 +116,52 @@ fn append(path: &Path, bytes: usize, within: Duration, stop: &AtomicBool) -> io:
         written += bytes as u64;
     }
     Ok(Measured { batches, took: start.elapsed(), times })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::measure::DiskUse;
+
+    /// A second in which this many syncs were shared by 100 messages each.
+    fn run_with(syncs: u64) -> Outcome {
+        let disk = DiskUse {
+            messages: 100 * syncs,
+            outstanding: Some(1_000),
+            message_bytes: 50,
+            elapsed: Duration::from_secs(1),
+            written_bytes: None,
+            syncs: Some(syncs),
+            alone: None,
+        };
+        Outcome { disk: Some(disk), ..Outcome::default() }
+    }
+
+    #[test]
+    fn the_disk_alone_is_measured_in_the_batches_of_the_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let within = Duration::from_millis(20);
+        let mut run = run_with(50);
+        measure_alone(&mut run, directory.path(), within, &AtomicBool::new(false));
+        let used = run.disk.unwrap();
+        let alone = used.alone.unwrap();
+        assert!(alone.p50 > Duration::ZERO && alone.p50 <= alone.p99, "{alone:?}");
+        assert_eq!(used.allowed_per_second(), Some(alone.batches_per_second * 100.0));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        let mut unsynced = run_with(1);
+        measure_alone(&mut unsynced, directory.path(), within, &AtomicBool::new(false));
+        assert_eq!(unsynced.disk.unwrap().alone, None);
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_written_to_leaves_the_result() {
+        let directory = tempfile::tempdir().unwrap();
+        let nowhere = directory.path().join("nowhere");
+        let mut run = run_with(50);
+        measure_alone(&mut run, &nowhere, Duration::from_millis(20), &AtomicBool::new(false));
+        assert_eq!(run.disk.unwrap().alone, None);
+        let (name, error) = &run.remarks[0];
+        assert_eq!(*name, "disk alone");
+        assert!(error.starts_with(nowhere.to_str().unwrap()), "{error}");
+    }
 }

@@ -2,9 +2,10 @@
 
 use std::io;
 
-use sluice::mqtt::QoS;
+use sluice::mqtt::{QoS, Version};
 
 use super::Failure;
+use super::large::{Beginning, HEAD_CHUNK, LargePublish};
 use super::transport::Transport;
 
 /// Where a client stands.
@@ -91,6 +92,21 @@ pub(crate) struct Connection {
     transport: Option<Transport>,
     /// Part of a packet.
     kept: Vec<u8>,
+    /// A large message whose end is dropped unseen.
+    skipping: Option<LargePublish>,
+    /// Another large message is to be expected.
+    pub(crate) reads_heads: bool,
+}
+
+/// What came of a look at the socket.
+#[derive(Debug, Default)]
+pub(crate) struct Read {
+    /// Bytes of the buffer that are filled.
+    pub(crate) filled: usize,
+    /// The socket has no more.
+    pub(crate) drained: bool,
+    /// The end of this message has come; it goes before what is in the buffer.
+    pub(crate) large: Option<LargePublish>,
 }
 
 impl Connection {
@@ -117,6 +133,8 @@ impl Connection {
             unanswered: false,
             transport: None,
             kept: Vec::new(),
+            skipping: None,
+            reads_heads: false,
         }
     }
 
@@ -136,11 +154,14 @@ impl Connection {
     }
 
     pub(crate) fn close(&mut self) {
-        self.transport = None;
+        if let Some(transport) = self.transport.take() {
+            transport.abort();
+        }
         self.phase = Phase::Closed;
         self.out = Vec::new();
         self.out_at = 0;
         self.kept = Vec::new();
+        self.skipping = None;
     }
 
     /// Bytes kept of an unfinished packet.
@@ -149,24 +170,36 @@ impl Connection {
         self.kept.len()
     }
 
-    /// Reads what is there into `buffer`, which is longer than what was kept, behind what was kept. Returns how much of it is filled, and whether
-    /// the socket is drained; `None` when there is nothing to read.
+    /// Reads what is there into `buffer`, which is longer than what was kept, behind what was kept; of a large
+    /// message that is known nothing more is read. `None` when there is nothing to read.
     #[inline]
-    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<Option<(usize, bool)>, Failure> {
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<Option<Read>, Failure> {
         let Some(transport) = self.transport.as_mut() else { return Ok(None) };
+        if self.skipping.is_some() {
+            return self.skip(buffer);
+        }
         let kept = self.kept.len();
         let (front, space) = buffer.split_at_mut(kept);
-        let count = match transport.read(space) {
-            Ok(0) => return Err(Failure::ClosedByBroker),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
+        let most = if self.reads_heads { HEAD_CHUNK } else { space.len() };
+        let space = &mut space[..most];
+        let Some(count) = received(transport.read(space))? else { return Ok(None) };
         self.pinging = false;
         front.copy_from_slice(&self.kept);
         self.kept.clear();
-        Ok(Some((kept + count, count < space.len())))
+        Ok(Some(Read { filled: kept + count, drained: count < most, large: None }))
+    }
+
+    #[cold]
+    fn skip(&mut self, buffer: &mut [u8]) -> Result<Option<Read>, Failure> {
+        let (Some(transport), Some(large)) = (&mut self.transport, &mut self.skipping) else {
+            return Ok(None);
+        };
+        let most = large.missing.min(buffer.len());
+        let Some(count) = received(transport.skip(&mut buffer[..most]))? else { return Ok(None) };
+        self.pinging = false;
+        large.missing -= count;
+        let large = if large.missing == 0 { self.skipping.take() } else { None };
+        Ok(Some(Read { filled: 0, drained: count < most, large }))
     }
 
     /// Whether anything is to be written.
@@ -193,9 +226,24 @@ impl Connection {
         }
     }
 
-    /// Keeps a part of a packet for the next read.
+    /// Keeps a part of a packet for the next read, or only the beginning of a message of which no more is needed.
     #[inline]
-    pub(crate) fn keep(&mut self, rest: &[u8]) {
+    pub(crate) fn keep(&mut self, version: Version, rest: &[u8]) {
+        if rest.is_empty() {
+            return;
+        }
+        if self.transport.as_ref().is_some_and(Transport::can_skip) {
+            match Beginning::of(version, rest) {
+                Beginning::Small => {}
+                // What is long enough to tell and does not is read as a whole.
+                Beginning::Short => self.reads_heads |= rest.len() < HEAD_CHUNK,
+                Beginning::Enough(large) => {
+                    self.reads_heads = true;
+                    self.skipping = Some(large);
+                    return;
+                }
+            }
+        }
         self.kept.extend_from_slice(rest);
     }
 
@@ -205,6 +253,20 @@ impl Connection {
         self.out.clear();
         self.out_at = 0;
         self.out.extend_from_slice(bytes.get(written..).unwrap_or_default());
+        self.blocked = self.has_output();
+        Ok(())
+    }
+
+    /// The same for bytes in two parts, of which the first begins with all of [`output`](Self::output).
+    pub(crate) fn write_parts(&mut self, front: &[u8], rest: &[u8]) -> Result<(), Failure> {
+        let Some(transport) = self.transport.as_mut() else { return Ok(()) };
+        let written = taken(transport.write_parts(front, rest))?;
+        self.wrote |= written > 0;
+        self.out.clear();
+        self.out_at = 0;
+        self.out.extend_from_slice(front.get(written..).unwrap_or_default());
+        let written = written.saturating_sub(front.len());
+        self.out.extend_from_slice(rest.get(written..).unwrap_or_default());
         self.blocked = self.has_output();
         Ok(())
     }
@@ -225,13 +287,30 @@ impl Connection {
 
     fn write_some(&mut self, bytes: &[u8]) -> Result<usize, Failure> {
         let Some(transport) = self.transport.as_mut() else { return Ok(bytes.len()) };
-        match transport.write(bytes) {
-            Ok(written) => {
-                self.wrote = true;
-                Ok(written)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            Err(error) => Err(error.into()),
-        }
+        let written = taken(transport.write(bytes))?;
+        self.wrote |= written > 0;
+        Ok(written)
+    }
+}
+
+/// Bytes that came; `None` when there is nothing to read.
+#[inline]
+fn received(read: io::Result<usize>) -> Result<Option<usize>, Failure> {
+    match read {
+        Ok(0) => Err(Failure::ClosedByBroker),
+        Ok(count) => Ok(Some(count)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Bytes that the socket took.
+#[inline]
+fn taken(written: io::Result<usize>) -> Result<usize, Failure> {
+    match written {
+        Ok(written) => Ok(written),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        Err(error) => Err(error.into()),
     }
 }

@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use super::Failure;
+use super::flow_spec::FlowSpec;
 use super::pace::Pace;
 use super::payload::{HEAD_LEN, PayloadHead, this_machine};
 use super::wire::{PublishTemplate, TOPIC_DIGITS, Welcome};
 use crate::measure::Seen;
-use sluice::mqtt::{MAX_REMAINING_LENGTH, QoS, Version};
+use sluice::mqtt::QoS;
 
 /// A message of an open loop that is sent later than this after its time is counted as late.
 pub(crate) const LATE_NS: u64 = 1_000_000;
@@ -17,68 +18,6 @@ pub(crate) const MAX_WINDOW: u32 = 16 * 1024;
 
 const PACKET_IDS: u64 = 2 * MAX_WINDOW as u64;
 const ACK_AWAITED: u32 = 1 << 31;
-
-/// What a flow publishes and how much of it may be outstanding.
-#[derive(Clone, Debug)]
-pub(crate) struct FlowSpec {
-    pub(crate) topic: String,
-    pub(crate) qos: QoS,
-    pub(crate) payload_len: usize,
-    /// Messages outstanding at most: 1 to [`MAX_WINDOW`].
-    pub(crate) window: u32,
-    /// How many subscribers receive each message; it is outstanding until the last of them has it.
-    /// 0: it is complete when the broker has taken it.
-    pub(crate) receivers: u32,
-    /// Messages a second, at times that do not depend on how the earlier ones fare; `None`: as the window allows.
-    pub(crate) rate: Option<f64>,
-    /// Messages in all.
-    pub(crate) limit: Option<u64>,
-    /// Topics that are used in turn; more than one get a number as last level.
-    pub(crate) topics: u32,
-    pub(crate) retain: bool,
-    /// Sent in turn as they are, instead of what can be measured.
-    pub(crate) contents: Vec<Vec<u8>>,
-    /// The time until the broker's acknowledgement is taken.
-    pub(crate) times_acknowledgements: bool,
-}
-
-impl FlowSpec {
-    /// A plain stream of messages to one receiver.
-    pub(crate) fn new(topic: String, qos: QoS, payload_len: usize, window: u32) -> Self {
-        Self {
-            topic,
-            qos,
-            payload_len,
-            window,
-            receivers: 1,
-            rate: None,
-            limit: None,
-            topics: 1,
-            retain: false,
-            contents: Vec::new(),
-            times_acknowledgements: false,
-        }
-    }
-
-    /// Whether MQTT has a length for its largest packet.
-    ///
-    /// # Errors
-    /// How large a payload may be, in one line.
-    pub(crate) fn check_size(&self, version: Version) -> Result<(), String> {
-        let packet_id = if self.qos == QoS::AtMostOnce { 0 } else { 2 };
-        let number = if self.topics > 1 { 1 + TOPIC_DIGITS } else { 0 };
-        let no_properties = usize::from(version.is_v5());
-        let head = 2 + self.topic.len() + number + packet_id + no_properties;
-        let most = (MAX_REMAINING_LENGTH as usize).saturating_sub(head);
-        let longest = self.contents.iter().map(Vec::len).max().unwrap_or(self.payload_len);
-        if longest <= most {
-            return Ok(());
-        }
-        Err(format!(
-            "payload of {longest} bytes: at most {most}, which is what MQTT has a length for"
-        ))
-    }
-}
 
 /// A publisher at work. A message is complete when every receiver has it and, for QoS 1 and 2, the broker has
 /// acknowledged it (PUBACK, PUBCOMP).
@@ -190,28 +129,53 @@ impl Flow {
     pub(crate) fn fill(&mut self, now_ns: u64, room_bytes: usize, out: &mut Vec<u8>) -> u64 {
         let room_messages = (room_bytes / self.frame_len()).max(1) as u64;
         let count = self.sendable(now_ns).min(room_messages);
-        self.head.sent_ns = now_ns;
-        let slot_mask = self.slots.len() as u64 - 1;
-        let fresh_slot = self.receivers | if self.acknowledged { ACK_AWAITED } else { 0 };
         for sequence in self.sent..self.sent + count {
-            if let Some(slot) = self.slots.get_mut((sequence & slot_mask) as usize) {
-                *slot = fresh_slot;
-            }
-            if let Some(pace) = &self.pace {
-                self.head.sent_ns = pace.due_ns(sequence);
-                self.late += u64::from(self.head.sent_ns + LATE_NS < now_ns);
-            }
-            if let Some(times) = &mut self.sent_times {
-                times[(sequence & slot_mask) as usize] = self.head.sent_ns;
-            }
-            self.head.sequence = sequence;
-            self.append_frame(out);
+            self.prepare(sequence, now_ns);
+            let template = self.template();
+            self.append_frame(template, template.frame.len(), out);
         }
+        self.add_sent(count);
+        count
+    }
+
+    /// Appends how one more frame begins, and returns how it goes on.
+    pub(crate) fn begin_frame(&mut self, now_ns: u64, out: &mut Vec<u8>) -> &[u8] {
+        self.prepare(self.sent, now_ns);
+        self.add_sent(1);
+        let template = self.template();
+        let front_len = self.front_len(template);
+        self.append_frame(template, front_len, out);
+        &template.frame[front_len..]
+    }
+
+    /// Takes a slot for a message, and notes when it is sent.
+    #[inline]
+    fn prepare(&mut self, sequence: u64, now_ns: u64) {
+        let slot = (sequence & (self.slots.len() as u64 - 1)) as usize;
+        let fresh = self.fresh_slot();
+        if let Some(slot) = self.slots.get_mut(slot) {
+            *slot = fresh;
+        }
+        self.head.sequence = sequence;
+        self.head.sent_ns = now_ns;
+        if let Some(pace) = &self.pace {
+            self.head.sent_ns = pace.due_ns(sequence);
+            self.late += u64::from(self.head.sent_ns + LATE_NS < now_ns);
+        }
+        if let Some(times) = &mut self.sent_times {
+            times[slot] = self.head.sent_ns;
+        }
+    }
+
+    fn add_sent(&mut self, count: u64) {
         self.sent += count;
-        if fresh_slot == 0 {
+        if self.fresh_slot() == 0 {
             self.completed = self.sent;
         }
-        count
+    }
+
+    fn fresh_slot(&self) -> u32 {
+        self.receivers | if self.acknowledged { ACK_AWAITED } else { 0 }
     }
 
     /// Messages for which the window has room, and which are due.
@@ -328,14 +292,23 @@ impl Flow {
         }
     }
 
-    #[inline]
-    fn append_frame(&self, out: &mut Vec<u8>) {
-        let start = out.len();
-        let template = match self.templates.as_slice() {
+    fn template(&self) -> &PublishTemplate {
+        match self.templates.as_slice() {
             [only] => only,
             several => &several[(self.head.sequence % several.len() as u64) as usize],
-        };
-        out.extend_from_slice(&template.frame);
+        }
+    }
+
+    /// Bytes of a frame in which frames differ.
+    fn front_len(&self, template: &PublishTemplate) -> usize {
+        template.payload_at + if self.is_marked { HEAD_LEN } else { 0 }
+    }
+
+    /// Appends so much of the message's frame, no less than its front.
+    #[inline]
+    fn append_frame(&self, template: &PublishTemplate, len: usize, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(&template.frame[..len]);
         let frame = &mut out[start..];
         let payload_at = template.payload_at;
         if self.is_marked {
@@ -359,6 +332,7 @@ impl Flow {
 mod tests {
     use super::*;
     use crate::engine::wire;
+    use sluice::mqtt::Version;
 
     fn flow(qos: QoS, window: u32, receivers: u32) -> Flow {
         let spec = FlowSpec { receivers, ..FlowSpec::new("a/b".into(), qos, 64, window) };
@@ -429,7 +403,7 @@ mod tests {
     #[test]
     fn an_open_loop_counts_from_when_a_message_was_due() {
         let spec = FlowSpec {
-            rate: Some(1e6),
+            rate: Some(1e3),
             topics: 3,
             limit: Some(7),
             ..FlowSpec::new("a".into(), QoS::AtMostOnce, 64, 64)
@@ -440,19 +414,19 @@ mod tests {
         flow.start(1_000_000, 0.0);
         let mut out = Vec::new();
         // The sender comes 3.5 intervals late.
-        assert_eq!(flow.fill(1_003_500, usize::MAX, &mut out), 4);
+        assert_eq!(flow.fill(4_500_000, usize::MAX, &mut out), 4);
         for (n, frame) in out.chunks(flow.frame_len()).enumerate() {
             let head = PayloadHead::decode(&frame[frame.len() - 64..]).unwrap();
-            assert_eq!(head.sent_ns, 1_000_000 + n as u64 * 1_000);
+            assert_eq!(head.sent_ns, 1_000_000 * (n as u64 + 1));
             assert_eq!(&frame[4..14], format!("a/{:08}", n % 3).as_bytes());
         }
-        assert_eq!(flow.next_due_ns(), Some(1_004_000));
-        let overdue: Vec<u64> = flow.overdue(1_006_500).collect();
-        assert_eq!(overdue, [1_004_000, 1_005_000, 1_006_000]);
-        assert_eq!(flow.late(), 0);
-        assert_eq!(flow.fill(3_000_000, usize::MAX, &mut out), 3);
+        assert_eq!(flow.next_due_ns(), Some(5_000_000));
+        let overdue: Vec<u64> = flow.overdue(7_500_000).collect();
+        assert_eq!(overdue, [5_000_000, 6_000_000, 7_000_000]);
         assert_eq!(flow.late(), 3);
-        assert_eq!(flow.overdue(4_000_000).count(), 0);
+        assert_eq!(flow.fill(7_900_000, usize::MAX, &mut out), 3);
+        assert_eq!(flow.late(), 5);
+        assert_eq!(flow.overdue(9_000_000).count(), 0);
         assert_eq!(flow.next_due_ns(), None);
     }
 
@@ -487,26 +461,6 @@ mod tests {
         assert!(flow.heed(&Welcome { maximum_packet_size: most - 1, ..welcome() }).is_err());
         assert!(flow.heed(&Welcome { maximum_qos: QoS::AtMostOnce, ..welcome() }).is_err());
         assert!(flow.heed(&Welcome { retain_available: false, ..welcome() }).is_err());
-    }
-
-    /// A packet's length is four bytes at most `[MQTT-2.1.4]`.
-    #[test]
-    fn a_payload_has_to_fit_a_packet() {
-        for (version, qos, topics, head) in [
-            (Version::V311, QoS::AtMostOnce, 1, 5),
-            (Version::V5, QoS::AtLeastOnce, 1, 8),
-            (Version::V5, QoS::AtMostOnce, 2, 15),
-        ] {
-            let spec = FlowSpec { topics, ..FlowSpec::new("a/b".into(), qos, 0, 1) };
-            let most = MAX_REMAINING_LENGTH as usize - head;
-            FlowSpec { payload_len: most, ..spec.clone() }.check_size(version).unwrap();
-            let error = FlowSpec { payload_len: most + 1, ..spec }.check_size(version).unwrap_err();
-            assert!(error.contains(&format!("at most {most},")), "{error}");
-        }
-        let contents = vec![vec![0; 7], Vec::new()];
-        let spec = FlowSpec { contents, ..FlowSpec::new("a".into(), QoS::AtMostOnce, 0, 1) };
-        let templates = wire::publish_templates(Version::V5, &spec);
-        assert_eq!(templates[0].payload_at, 2 + 2 + 1 + 1);
     }
 
     #[test]

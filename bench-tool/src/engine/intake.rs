@@ -4,6 +4,7 @@ use sluice::mqtt::{AckKind, PacketId, QoS, ReasonCode};
 
 use super::connection::{Connection, Phase};
 use super::flow::Flow;
+use super::large::{LEAST_SKIPPED, LargePublish};
 use super::payload::{PayloadHead, this_machine};
 use super::peers::{Home, Peers, Receipt, ReceiptKind};
 use super::stream::{Observed, Stream};
@@ -38,13 +39,24 @@ pub(crate) struct LatencyRun {
 }
 
 impl Intake<'_> {
-    /// Handles every whole packet in `bytes`; returns how many bytes that were.
-    pub(crate) fn take_in(&mut self, bytes: &[u8]) -> Result<usize, Failure> {
+    /// Handles a message whose end was dropped, and then every whole packet in `bytes`; returns how many bytes those
+    /// were.
+    pub(crate) fn take_in(
+        &mut self,
+        large: Option<LargePublish>,
+        bytes: &[u8],
+    ) -> Result<usize, Failure> {
+        self.connection.reads_heads = large.is_some();
+        if let Some(LargePublish { qos, packet_id, payload, .. }) = &large {
+            let (qos, packet_id) = (*qos, *packet_id);
+            self.handle(Incoming::Publish { qos, packet_id, payload })?;
+        }
         let mut used = 0;
         while let Some((incoming, len)) =
             wire::next(self.login.version, bytes.get(used..).unwrap_or_default())?
         {
             used += len;
+            self.connection.reads_heads |= len >= LEAST_SKIPPED;
             self.handle(incoming)?;
         }
         self.run.end(self.now_ns, self.latencies);

@@ -17,6 +17,10 @@ pub(crate) fn check_rate(rate: f64) -> Result<(), String> {
     }
 }
 
+/// Messages are due at whole ticks of the clock, the same for all flows. What is due at one is sent in one turn,
+/// where a time of its own for each message would cost a wake-up each.
+pub(crate) const TICK_NS: u64 = 1_000_000;
+
 /// When the messages of one flow are due.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
@@ -38,16 +42,28 @@ impl Pace {
     }
 
     pub(crate) fn due_ns(&self, sequence: u64) -> u64 {
-        let number = sequence - self.sent_at_origin;
-        self.origin_ns + (number as f64 * self.interval_ns) as u64
+        self.exact_ns(sequence).checked_next_multiple_of(TICK_NS).unwrap_or(u64::MAX)
     }
 
     /// Messages due by now, counted from sequence 0.
     pub(crate) fn due_until(&self, now_ns: u64) -> u64 {
-        match now_ns.checked_sub(self.origin_ns) {
-            None => self.sent_at_origin,
-            Some(since) => self.sent_at_origin + (since as f64 / self.interval_ns) as u64 + 1,
+        let tick_ns = now_ns - now_ns % TICK_NS;
+        let Some(since) = tick_ns.checked_sub(self.origin_ns) else { return self.sent_at_origin };
+        let mut due = self.sent_at_origin + (since as f64 / self.interval_ns) as u64;
+        // The quotient may be one off what the product says, which alone counts.
+        while self.exact_ns(due) <= tick_ns {
+            due += 1;
         }
+        while due > self.sent_at_origin && self.exact_ns(due - 1) > tick_ns {
+            due -= 1;
+        }
+        due
+    }
+
+    /// Before it is put off to a tick.
+    fn exact_ns(&self, sequence: u64) -> u64 {
+        let number = sequence - self.sent_at_origin;
+        self.origin_ns.saturating_add((number as f64 * self.interval_ns) as u64)
     }
 }
 
@@ -91,12 +107,27 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_due_at_times_that_do_not_drift() {
+    fn messages_are_due_at_ticks_that_do_not_drift() {
         let mut pace = Pace::new(3.0);
         assert_eq!(pace.due_until(u64::MAX - 1), 0);
         pace.start(1_000, 0.5, 7);
-        assert_eq!(pace.due_until(166_667_665), 7);
-        assert_eq!(pace.due_until(166_667_666), 8);
-        assert_eq!(pace.due_ns(7 + 3_000_000), 1_000 + 166_666_666 + 1_000_000_000_000_000);
+        assert_eq!(pace.due_ns(7), 167_000_000);
+        assert_eq!(pace.due_until(166_999_999), 7);
+        assert_eq!(pace.due_until(167_000_000), 8);
+        let exact_ns: u64 = 1_000 + 166_666_666 + 1_000_000_000_000_000;
+        assert_eq!(pace.due_ns(7 + 3_000_000), exact_ns.next_multiple_of(TICK_NS));
+    }
+
+    #[test]
+    fn what_is_due_at_a_time_is_due_by_that_time() {
+        for rate in [0.3, 7.0, 999.9, 8_246.0, 123_456.7] {
+            let mut pace = Pace::new(rate);
+            pace.start(987_654_321, 0.3, 0);
+            for sequence in (0..1_000).chain(1 << 30..(1 << 30) + 100) {
+                let due_ns = pace.due_ns(sequence);
+                assert!(pace.due_until(due_ns) > sequence, "{rate} {sequence}");
+                assert!(pace.due_until(due_ns - 1) <= sequence, "{rate} {sequence}");
+            }
+        }
     }
 }

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use super::tls_verify::{ChecksOnce, TakesAny};
 use rustls::client::{
     ClientConfig, ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
 };
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::ServerName;
 use rustls::{
-    AlertDescription, CertificateError, ClientConnection, DigitallySignedStruct, HandshakeKind,
-    NamedGroup, ProtocolVersion, SignatureScheme, SupportedProtocolVersion, version,
+    AlertDescription, CertificateError, ClientConnection, HandshakeKind, NamedGroup,
+    ProtocolVersion, SupportedProtocolVersion, version,
 };
 use sluice::net::{CertificateFiles, trusted_roots};
 
@@ -78,10 +78,12 @@ impl TlsOptions {
             .with_protocol_versions(versions)
             .map_err(|error| error.to_string())?;
         let builder = if self.insecure {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(TakesAny(provider)))
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(TakesAny::new(provider)))
         } else {
             let ca = self.ca.clone().map_or_else(system_cas, Ok)?;
-            builder.with_root_certificates(trusted_roots(&ca).map_err(|error| error.to_string())?)
+            let roots = trusted_roots(&ca).map_err(|error| error.to_string())?;
+            let verifier = ChecksOnce::new(roots, provider).map_err(|error| error.to_string())?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
         };
         let mut config = match &self.certificate {
             None => builder.with_no_client_auth(),
@@ -189,45 +191,6 @@ fn certificate(error: &CertificateError) -> String {
             format!("{broker} is not for {} (--servername)", expected.to_str())
         }
         other => format!("{broker}: {other}"),
-    }
-}
-
-/// Takes whatever certificate is shown.
-#[derive(Debug)]
-struct TakesAny(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for TakesAny {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

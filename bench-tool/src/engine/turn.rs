@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use mio::Token;
 
-use super::connection::Phase;
+use super::connection::{Phase, Read};
 use super::intake::{Intake, LatencyRun, touch};
+use super::large::LEAST_SKIPPED;
 use super::peers::{ReceiptKind, WAKER};
 use super::timer::TIMER;
 use super::{Engine, Failure, dial, nanoseconds, wire};
@@ -52,6 +53,9 @@ impl Engine {
         self.events = events;
         self.peers.send();
         self.take_receipts();
+        if self.agenda.next_ns().is_some() {
+            self.touch_due(monotonic_ns());
+        }
         self.fill_windows();
         let now_ns = monotonic_ns();
         self.keep_alive(now_ns);
@@ -88,16 +92,21 @@ impl Engine {
         let now_ns = monotonic_ns();
         if next_ns > now_ns {
             if !wait.is_zero() {
-                self.timer.set(Duration::from_nanos(next_ns - now_ns))?;
+                self.timer.set(next_ns)?;
             }
             return Ok(wait);
         }
+        self.touch_due(now_ns);
+        Ok(Duration::ZERO)
+    }
+
+    /// Has the flows that have a message due by now send it in this turn.
+    fn touch_due(&mut self, now_ns: u64) {
         while let Some(index) = self.agenda.take_due(now_ns) {
             let Some(flow) = self.flows.get_mut(index as usize) else { continue };
             flow.waiting = false;
             touch(flow, index, &mut self.touched_flows);
         }
-        Ok(Duration::ZERO)
     }
 
     /// Dials until the burst is full, or nobody else is to be dialled yet. Returns how long to wait for events.
@@ -114,13 +123,15 @@ impl Engine {
             self.next_to_dial += 1;
             self.connecting += 1;
             match dial::dial(&self.options.endpoint, self.peers.publisher(index as u32)) {
-                Ok(mut transport) => {
+                Ok(transport) => {
                     transport.register(self.poll.registry(), Token(index))?;
                     connection.open(transport, monotonic_ns());
+                    self.on_dialled(index);
                 }
                 Err(error) => self.fail(index, &error.into()),
             }
         }
+        self.flush_touched();
         let is_paced = interval_ns > 0 && self.next_to_dial < self.connections.len();
         let next_ns = if is_paced { interval_ns - passed_ns % interval_ns } else { u64::MAX };
         Ok(Duration::from_nanos(next_ns).min(Duration::from_millis(100)))
@@ -195,7 +206,7 @@ impl Engine {
             if self.read_buffer.len() < needed {
                 self.read_buffer.resize(2 * needed, 0);
             }
-            let (filled, drained) = match connection.read(&mut self.read_buffer) {
+            let Read { filled, drained, large } = match connection.read(&mut self.read_buffer) {
                 Ok(Some(read)) => read,
                 Ok(None) => return,
                 Err(failure) => return self.fail(index, &failure),
@@ -218,8 +229,11 @@ impl Engine {
                 run: LatencyRun::default(),
                 acknowledged_run: LatencyRun::default(),
             };
-            match intake.take_in(bytes) {
-                Ok(used) => connection.keep(bytes.get(used..).unwrap_or_default()),
+            match intake.take_in(large, bytes) {
+                Ok(used) => {
+                    let rest = bytes.get(used..).unwrap_or_default();
+                    connection.keep(self.options.login.version, rest);
+                }
                 Err(Failure::Codec(_)) if bytes.starts_with(&TLS_ALERT) && was_connecting => {
                     return self.fail(index, &Failure::SpeaksTls);
                 }
@@ -270,8 +284,15 @@ impl Engine {
         if flow.sendable(now_ns) > 0 {
             self.write_buffer.clear();
             self.write_buffer.extend_from_slice(connection.output());
-            self.counters.sent += flow.fill(now_ns, WRITE_CHUNK, &mut self.write_buffer);
-            if let Err(failure) = connection.write(&self.write_buffer) {
+            let written = if flow.frame_len() >= LEAST_SKIPPED {
+                self.counters.sent += 1;
+                let rest = flow.begin_frame(now_ns, &mut self.write_buffer);
+                connection.write_parts(&self.write_buffer, rest)
+            } else {
+                self.counters.sent += flow.fill(now_ns, WRITE_CHUNK, &mut self.write_buffer);
+                connection.write(&self.write_buffer)
+            };
+            if let Err(failure) = written {
                 return self.fail(connection_index, &failure);
             }
             if connection.blocked {

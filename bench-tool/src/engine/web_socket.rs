@@ -56,8 +56,8 @@ impl WebSocket {
         }
     }
 
-    pub(crate) fn inner(&mut self) -> &mut Transport {
-        &mut self.inner
+    pub(crate) fn inner(&self) -> &Transport {
+        &self.inner
     }
 
     /// Takes the handshake as far as it goes. Returns whether it is done.
@@ -196,7 +196,7 @@ mod tests {
     fn open() -> (WebSocket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let inner = Transport::Tcp(mio::net::TcpStream::from_std(client));
+        let inner = Transport::Tcp(client.into());
         let target = WebSocketTarget { host: String::new(), path: String::new() };
         let client = WebSocket { stage: Stage::Open, ..WebSocket::new(inner, target) };
         (client, listener.accept().unwrap().0)

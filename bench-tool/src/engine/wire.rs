@@ -7,7 +7,7 @@ use sluice::mqtt::{
 };
 
 use super::connection::Session;
-use super::flow::FlowSpec;
+use super::flow_spec::FlowSpec;
 
 /// The largest packet taken from a broker.
 const MAX_PACKET: u32 = mqtt::MAX_REMAINING_LENGTH;

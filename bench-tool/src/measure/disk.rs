@@ -1,15 +1,27 @@
 //! What processes write to disk, and how often they wait until it is there.
 
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::fs::statfs;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::ProcessGroup;
 
-/// What `perf` counts: the calls that return when the disk has the data.
-const COUNTED: &str = "syscalls:sys_enter_fsync,syscalls:sys_enter_fdatasync";
+/// What `perf` counts, by the number of the file system: how often it has data brought to the disk. Those who do not
+/// sync pay nothing for that.
+const COUNTED: [(u32, &str); 4] = [
+    (0xef53, "ext4:ext4_sync_file_enter"),
+    (0x5846_5342, "xfs:xfs_file_fsync"),
+    (0x9123_683e, "btrfs:btrfs_sync_file"),
+    (0xf2f5_2010, "f2fs:f2fs_sync_file_enter"),
+];
+
+/// On others: the calls that return when the disk has the data. While they are counted, every system call of
+/// the machine takes a little longer.
+const COUNTED_ELSEWHERE: &str = "syscalls:sys_enter_fsync,syscalls:sys_enter_fdatasync";
 
 /// What it says when it has done as it was told.
 const ACKNOWLEDGED: &str = "ack\n";
@@ -25,21 +37,24 @@ pub(crate) struct DiskMeter {
 }
 
 /// `perf stat` on the broker's processes; dropping it ends it.
-struct SyncCounter(Child);
+struct SyncCounter {
+    perf: Child,
+    counted: &'static str,
+}
 
 /// What a broker did with the disk while it took messages in.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct DiskUse {
     /// Messages that it took in.
     pub(crate) messages: u64,
-    /// That can be without acknowledgement at the same time.
-    pub(crate) outstanding: u64,
+    /// That can be without acknowledgement at the same time; `None` where the clock alone says how many come.
+    pub(crate) outstanding: Option<u64>,
     /// The length of one as a PUBLISH packet.
     pub(crate) message_bytes: usize,
     pub(crate) elapsed: Duration,
     /// Bytes handed to the disk, if the processes may be asked.
     pub(crate) written_bytes: Option<u64>,
-    /// Calls of fsync and fdatasync, if they could be counted.
+    /// How often it had data brought to the disk (fsync, fdatasync), if that could be counted.
     pub(crate) syncs: Option<u64>,
     /// What the disk allows, if it was measured.
     pub(crate) alone: Option<Alone>,
@@ -55,8 +70,10 @@ pub(crate) struct Alone {
 }
 
 impl DiskMeter {
-    pub(crate) fn start(broker: &ProcessGroup) -> Self {
-        let syncs = if broker.is_empty() { None } else { SyncCounter::start(broker).ok() };
+    /// For a broker that keeps its data in this directory, or another of the same file system.
+    pub(crate) fn start(broker: &ProcessGroup, directory: &Path) -> Self {
+        let counted = counted_on(directory);
+        let syncs = if broker.is_empty() { None } else { SyncCounter::start(broker, counted).ok() };
         Self { written_before: broker.written_bytes().ok(), syncs }
     }
 
@@ -82,7 +99,7 @@ impl DiskUse {
         Some(self.written_bytes? as f64 / self.messages.max(1) as f64)
     }
 
-    /// Calls of fsync and fdatasync, if they could be counted.
+    /// If they could be counted.
     pub(crate) fn syncs_per_second(&self) -> Option<f64> {
         Some(self.syncs? as f64 / self.elapsed.as_secs_f64().max(1e-9))
     }
@@ -96,7 +113,8 @@ impl DiskUse {
     /// Messages of a batch: those that share a sync, but no more than can wait for it. What is delivered and done
     /// with before a sync is written by nobody, and shares it all the same.
     fn batch(&self) -> Option<f64> {
-        Some(self.messages_per_sync()?.min(self.outstanding as f64))
+        let most = self.outstanding.map_or(f64::INFINITY, |outstanding| outstanding as f64);
+        Some(self.messages_per_sync()?.min(most))
     }
 
     /// Bytes of a batch.
@@ -110,28 +128,29 @@ impl DiskUse {
         Some(self.alone?.batches_per_second * self.batch()?)
     }
 
-    /// The part of that which the broker reached.
+    /// The part of that which the broker reached, if it was to reach as much as it could.
     pub(crate) fn share(&self) -> Option<f64> {
+        self.outstanding?;
         Some(self.messages_per_second() / self.allowed_per_second()?)
     }
 }
 
 impl SyncCounter {
     /// Returns when it counts.
-    fn start(broker: &ProcessGroup) -> io::Result<Self> {
+    fn start(broker: &ProcessGroup, counted: &'static str) -> io::Result<Self> {
         let pids: Vec<String> = broker.members().iter().map(ToString::to_string).collect();
         let mut perf = Command::new("perf");
         // It starts without counting, is told on its standard input, and says on its standard output that it has done so.
-        perf.args(["stat", "-x", ",", "-e", COUNTED, "-D", "-1", "--control", "fd:0,1"]);
+        perf.args(["stat", "-x", ",", "-e", counted, "-D", "-1", "--control", "fd:0,1"]);
         perf.args(["-p", &pids.join(",")]).env("LC_ALL", "C");
         perf.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut counter = Self(perf.spawn()?);
+        let mut counter = Self { perf: perf.spawn()?, counted };
         counter.tell("enable")?;
         Ok(counter)
     }
 
     fn tell(&mut self, what: &str) -> io::Result<()> {
-        let (Some(orders), Some(answers)) = (&mut self.0.stdin, &mut self.0.stdout) else {
+        let (Some(orders), Some(answers)) = (&mut self.perf.stdin, &mut self.perf.stdout) else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
         writeln!(orders, "{what}")?;
@@ -142,25 +161,32 @@ impl SyncCounter {
         self.tell("disable").ok()?;
         self.end();
         let mut text = String::new();
-        self.0.stderr.take()?.read_to_string(&mut text).ok()?;
-        parse_syncs(&text)
+        self.perf.stderr.take()?.read_to_string(&mut text).ok()?;
+        parse_syncs(&text, self.counted)
     }
 
     fn end(&self) {
-        let _ = kill_process(Pid::from_child(&self.0), Signal::INT);
+        let _ = kill_process(Pid::from_child(&self.perf), Signal::INT);
     }
 }
 
 impl Drop for SyncCounter {
     fn drop(&mut self) {
         self.end();
-        let _ = self.0.wait();
+        let _ = self.perf.wait();
     }
 }
 
+fn counted_on(directory: &Path) -> &'static str {
+    // The number has 32 bits, and a type that differs between machines.
+    let number = statfs(directory).map_or(0, |system| system.f_type as u32);
+    let known = COUNTED.iter().find(|(known, _)| *known == number);
+    known.map_or(COUNTED_ELSEWHERE, |(_, counted)| counted)
+}
+
 /// A line for each event: its count, its unit, its name, and what does not matter here.
-fn parse_syncs(text: &str) -> Option<u64> {
-    let counts = COUNTED.split(',').map(|name| {
+fn parse_syncs(text: &str, counted: &str) -> Option<u64> {
+    let counts = counted.split(',').map(|name| {
         let mut lines = text.lines().map(|line| line.split(','));
         lines.find_map(|mut cells| {
             let count = cells.next()?;
@@ -179,7 +205,7 @@ mod tests {
     fn used() -> DiskUse {
         DiskUse {
             messages: 100_000,
-            outstanding: 1_000,
+            outstanding: Some(1_000),
             message_bytes: 300,
             elapsed: Duration::from_secs(2),
             written_bytes: Some(40_000_000),
@@ -198,6 +224,8 @@ mod tests {
         assert_eq!(used.batch_bytes(), Some(30_000));
         assert_eq!(used.allowed_per_second(), Some(80_000.0));
         assert_eq!(used.share(), Some(0.625));
+        let paced = DiskUse { outstanding: None, ..used };
+        assert_eq!((paced.allowed_per_second(), paced.share()), (Some(80_000.0), None));
     }
 
     #[test]
@@ -219,6 +247,7 @@ mod tests {
     fn what_perf_says_is_counts_and_names() {
         let text = "10,,syscalls:sys_enter_fsync,1,100.00,,\n\
                     30,,syscalls:sys_enter_fdatasync,1,100.00,,\n";
+        let parse_syncs = |text: &str| parse_syncs(text, COUNTED_ELSEWHERE);
         assert_eq!(parse_syncs(text), Some(40));
         assert_eq!(parse_syncs(&text.replace("10,,", "<not counted>,,")), Some(30));
         assert_eq!(parse_syncs(&text.replace("10,,", "<not supported>,,")), None);

@@ -83,12 +83,13 @@ fn disk(used: &DiskUse) -> Vec<(&'static str, String)> {
         let each = each.map_or_else(String::new, |each| format!(", {each:.1} messages in each"));
         lines.push(("syncs", format!("{syncs:.0}/s{each}")));
     }
-    if let (Some(alone), Some(allowed), Some(share)) =
-        (used.alone, used.allowed_per_second(), used.share())
-    {
+    if let Some((alone, allowed)) = used.alone.zip(used.allowed_per_second()) {
         let (p50, p99) = (short(alone.p50), short(alone.p99));
-        let text = format!("{allowed:.0}/s in such batches, each p50 {p50}  p99 {p99}");
-        lines.push(("disk alone", format!("{text}; reached: {:.0} %", share * 100.0)));
+        let share = used.share();
+        let share =
+            share.map_or_else(String::new, |share| format!("; reached: {:.0} %", share * 100.0));
+        let text = format!("{allowed:.0}/s in such batches, each p50 {p50}  p99 {p99}{share}");
+        lines.push(("disk alone", text));
     }
     lines
 }

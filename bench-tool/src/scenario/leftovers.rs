@@ -1,5 +1,7 @@
 //! What a run leaves at a broker, and that it is removed.
 
+use std::sync::Arc;
+
 use super::{RunError, Setup};
 use crate::engine::ClientSpec;
 use crate::report::{Outcome, Problem, Status};
@@ -16,7 +18,9 @@ pub(super) fn note_left_behind(what: &str, removed: Result<(), RunError>, outcom
 
 /// A clean start under the names of so many subscribers leaves nothing of their sessions.
 pub(super) fn forget_sessions(setup: &Setup, subscribers: u32) -> Result<(), RunError> {
-    let mut engine = setup.engine(subscribers as usize)?;
+    // Whoever watches the run is not shown those who are no part of it.
+    let apart = Setup { monitor: Arc::default(), ..setup.clone() };
+    let mut engine = apart.engine(subscribers as usize)?;
     for n in 0..subscribers {
         let client_id = format!("{}-s{n}", setup.id_prefix);
         engine.add_client(ClientSpec { client_id, ..ClientSpec::default() });

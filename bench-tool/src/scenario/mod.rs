@@ -181,6 +181,22 @@ impl ScenarioName {
         }
     }
 
+    /// Whether the scenario is anything with these parameters.
+    ///
+    /// # Errors
+    /// What it has no use for, in one line.
+    pub(crate) fn check(self, parameters: &Parameters) -> Result<(), String> {
+        let has_sessions = match self {
+            Self::P2p | Self::Fanout | Self::Fanin | Self::Shared => true,
+            Self::Wildcard | Self::Large | Self::Slow => true,
+            Self::Retained | Self::Persistent | Self::Idle | Self::Storm => false,
+        };
+        if parameters.lasting && !has_sessions {
+            return Err("lasting sessions: not in retained, persistent, idle and storm".into());
+        }
+        Ok(())
+    }
+
     /// The name and what matters of the parameters.
     pub(crate) fn label(self, parameters: &Parameters) -> String {
         let Parameters { clients, publishers, subscribers, qos, window, payload_len, .. } =
@@ -267,8 +283,8 @@ impl Parameters {
 
     /// What the broker took in, as far as it is known without a look at the disk.
     fn taken_in(&self, messages: u64, message_bytes: usize, elapsed: Duration) -> DiskUse {
-        let window = if self.rate.is_some() { OPEN_WINDOW } else { self.window };
-        let outstanding = u64::from(self.publishers) * u64::from(window);
+        let all = u64::from(self.publishers) * u64::from(self.window);
+        let outstanding = if self.rate.is_some() { None } else { Some(all) };
         DiskUse { messages, outstanding, message_bytes, elapsed, ..DiskUse::default() }
     }
 
@@ -300,7 +316,7 @@ impl Setup {
 
     /// Begins to measure what the broker does with the disk, if that is asked for.
     fn meter_disk(&self) -> Option<DiskMeter> {
-        self.disk.as_ref().map(|_| DiskMeter::start(&self.broker))
+        self.disk.as_ref().map(|directory| DiskMeter::start(&self.broker, directory))
     }
 
     fn engine(&self, clients: usize) -> Result<Fleet, RunError> {

@@ -93,3 +93,11 @@ fn queues_that_take_nothing_are_a_result() {
     assert!(output.contains(told), "{output}");
     assert!(output.contains("0 lost, 0 duplicates, 0 reordered"), "{output}");
 }
+
+#[test]
+fn a_disk_that_is_not_there_is_named_before_the_run() {
+    let pairs = ["run", "p2p", "--disk", "/no/such/place"];
+    let (status, output, errors) = run_at(broker::nobody(), &pairs);
+    assert_eq!((status, output.as_str()), (Some(ERROR), ""));
+    assert_eq!(errors, "sluice-bench: /no/such/place: is no directory\n");
+}
