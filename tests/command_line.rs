@@ -364,6 +364,31 @@ fn a_refused_login_is_in_the_log() {
     assert_eq!(broker.end().0, Some(0));
 }
 
+/// Whoever sets up a proxy or a page finds in the log what is wrong with what it sends.
+#[test]
+fn a_refused_transport_is_in_the_log() {
+    let (_dir, path) = file(
+        "shards = 1\n[[listener]]\nbind = \"127.0.0.1:0\"\n[listener.websocket]\n\
+         [[listener]]\nbind = \"127.0.0.1:0\"\nproxy_protocol = true\nproxy_from = [\"127.0.0.1\"]\n",
+    );
+    let mut broker = Running::start(sluice().args(["--config", &path]).env("NO_COLOR", "1"));
+    let addresses = broker.addresses();
+    let cases: [(usize, &[u8], &str); 3] = [
+        (0, b"GET /chat HTTP/1.1\r\n\r\n", "closed: there is no such path"),
+        (0, b"\x10\x0c\0\x04MQTT\x04\x02\0\0\0\0", "closed: the request is not HTTP"),
+        (1, b"\x10\x0c\0\x04MQTT\x04\x02\0\0\0\0", "closed: there is no PROXY header"),
+    ];
+    for (listener, bytes, cause) in cases {
+        let mut client = TcpStream::connect(&addresses[listener]).expect("it listens");
+        client.write_all(bytes).expect("it is open");
+        let peer = client.local_addr().expect("it has one").to_string();
+        let line = broker.line();
+        assert!(line.contains(cause) && line.contains(&peer), "{line}");
+    }
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().0, Some(0));
+}
+
 /// Runs `sluice passwd` with this on its standard input.
 fn passwd(args: &[&str], input: &str) -> (i32, String, String) {
     let mut command = sluice();

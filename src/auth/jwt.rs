@@ -103,7 +103,7 @@ impl Tokens {
             settings.user_claim.as_ref().map(|name| claims.get(name).and_then(Value::as_str));
         let user = match user {
             None => None,
-            Some(Some(user)) if !user.is_empty() => Some(user),
+            Some(Some(user)) if !user.is_empty() && !user.contains(char::is_control) => Some(user),
             Some(_) => return Verdict::NOT_AUTHORIZED,
         };
         let is_own = !settings.must_be_user_name || user == claim.user.as_deref();

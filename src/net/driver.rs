@@ -115,8 +115,27 @@ pub enum CloseCause {
     PeerClosed,
     /// The peer reset the connection.
     Reset,
+    /// What the peer sent is not what its transport takes, for this reason.
+    Refused(&'static str),
     /// Anything else the system reports, such as a timeout.
     Error(io::ErrorKind),
+}
+
+/// Why a transport does not take what came, within an [`io::Error`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Refused(pub(super) &'static str);
+
+impl Refused {
+    pub(super) fn of(error: &io::Error) -> Option<Self> {
+        error.get_ref()?.downcast_ref().copied()
+    }
+}
+
+impl From<Refused> for io::Error {
+    fn from(refused: Refused) -> Self {
+        Self::new(io::ErrorKind::InvalidData, refused)
+    }
 }
 
 /// How to close a connection.
@@ -215,7 +234,8 @@ pub trait Driver {
     /// A handle for other threads.
     fn waker(&self) -> Self::Waker;
 
-    /// Closes the listeners, for good.
+    /// Closes the listeners, for good. Whoever is closed from now on is told that this side is going away, if
+    /// its transport has a word for that.
     fn stop_accepting(&mut self);
 
     /// Accepts nothing for now; who connects waits in the system's queue.

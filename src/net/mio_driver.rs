@@ -86,6 +86,8 @@ pub struct MioDriver {
     /// TLS handshakes in progress, and how many there may be.
     handshakes: usize,
     max_handshakes: usize,
+    /// Accepts nobody any more.
+    stopped: bool,
 }
 
 impl MioDriver {
@@ -124,6 +126,7 @@ impl MioDriver {
             handshakes_left: HANDSHAKES_PER_TURN,
             handshakes: 0,
             max_handshakes: usize::MAX,
+            stopped: false,
         })
     }
 
@@ -482,10 +485,11 @@ impl Driver for MioDriver {
     }
 
     fn close(&mut self, conn: ConnId, mode: CloseMode) {
+        let stopped = self.stopped;
         let Some(entry) = self.conn(conn) else { return };
         let unheard = mode == CloseMode::Abort || entry.has(flag::CLOSED | flag::BROKEN);
         let at_once = (unheard && !entry.transport.has_last_words())
-            || entry.transport.shutdown_write().is_err();
+            || entry.transport.shutdown_write(stopped).is_err();
         if at_once {
             self.release(conn);
             return;
@@ -550,6 +554,7 @@ impl Driver for MioDriver {
     }
 
     fn stop_accepting(&mut self) {
+        self.stopped = true;
         self.acceptor.stop(self.poll.registry());
     }
 

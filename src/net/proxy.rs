@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use rustix::net::RecvFlags;
 
+use super::driver::Refused;
 use super::tcp::Transport;
 
 /// The longest header in bytes, with all that version 2 may carry behind the addresses. A longer one is
@@ -55,8 +56,7 @@ impl Proxied {
             }
             let before = self.head.len();
             self.head.extend_from_slice(room.get(..len).unwrap_or_default());
-            let parsed = parse(&self.head)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            let parsed = parse(&self.head).map_err(|ProxyError(why)| Refused(why))?;
             let taken = match parsed {
                 Parsed::Incomplete => len,
                 Parsed::Complete { len, .. } => len - before,
@@ -108,7 +108,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, ProxyError> {
     if bytes.starts_with(&WORD[..bytes.len().min(WORD.len())]) {
         return parse_line(bytes);
     }
-    Err(ProxyError("does not begin with a PROXY header"))
+    Err(ProxyError("there is no PROXY header"))
 }
 
 fn parse_line(bytes: &[u8]) -> Result<Parsed, ProxyError> {
@@ -116,7 +116,7 @@ fn parse_line(bytes: &[u8]) -> Result<Parsed, ProxyError> {
     let Some(end) = within.windows(2).position(|pair| pair == b"\r\n") else {
         let too_long = bytes.len() >= MAX_LINE;
         return if too_long {
-            Err(ProxyError("has a line that is too long"))
+            Err(ProxyError("the PROXY header is too long"))
         } else {
             Ok(Parsed::Incomplete)
         };
@@ -131,7 +131,7 @@ fn parse_line(bytes: &[u8]) -> Result<Parsed, ProxyError> {
         ["TCP6", source, target, port, target_port] => {
             Some(line_peer::<Ipv6Addr>([source, target], [port, target_port])?)
         }
-        _ => return Err(ProxyError("has a line that is not understood")),
+        _ => return Err(ProxyError("the PROXY header is not understood")),
     };
     Ok(Parsed::Complete { len: end + 2, peer })
 }
@@ -141,7 +141,7 @@ fn line_peer<A: FromStr + Into<IpAddr>>(
     addresses: [&str; 2],
     ports: [&str; 2],
 ) -> Result<SocketAddr, ProxyError> {
-    let wrong = ProxyError("has an address or port that is none");
+    let wrong = ProxyError("the PROXY header has an address or port that is none");
     let address = |text: &str| text.parse::<A>().map_err(|_| wrong);
     // `u16::from_str` takes a sign.
     let port = |text: &str| match text.parse::<u16>() {
@@ -162,14 +162,14 @@ fn parse_binary(bytes: &[u8]) -> Result<Parsed, ProxyError> {
     let is_local = match command {
         0x20 => true,
         0x21 => false,
-        _ => return Err(ProxyError("has a version or command that is not known")),
+        _ => return Err(ProxyError("the PROXY header has a version or command that is not known")),
     };
     let len = FIXED + usize::from(u16::from_be_bytes([*high, *low]));
     if len > MAX_HEADER {
-        return Err(ProxyError("is too long"));
+        return Err(ProxyError("the PROXY header is too long"));
     }
     let Some(body) = bytes.get(FIXED..len) else { return Ok(Parsed::Incomplete) };
-    let short = ProxyError("has no room for its addresses");
+    let short = ProxyError("the PROXY header has no room for its addresses");
     // Transport protocols are in the lower half; what lies behind the addresses is for others.
     let peer = match family >> 4 {
         _ if is_local => None,
@@ -185,7 +185,9 @@ fn parse_binary(bytes: &[u8]) -> Result<Parsed, ProxyError> {
             Some(SocketAddr::from((Ipv6Addr::from(*address), u16::from_be_bytes(*port))))
         }
         0 | 3 => None,
-        _ => return Err(ProxyError("has a family of addresses that is not known")),
+        _ => {
+            return Err(ProxyError("the PROXY header has a family of addresses that is not known"));
+        }
     };
     Ok(Parsed::Complete { len, peer })
 }

@@ -307,14 +307,15 @@ impl Transport {
         }
     }
 
-    /// Says that nothing more will be sent. If something is [pending](Self::has_pending) then, it is to be
+    /// Says that nothing more will be sent, and whether that is because this side is `going_away`, where
+    /// there is a word for it. If something is [pending](Self::has_pending) then, it is to be
     /// called again when there is room.
-    pub(super) fn shutdown_write(&mut self) -> io::Result<()> {
+    pub(super) fn shutdown_write(&mut self, going_away: bool) -> io::Result<()> {
         match self {
             Self::Plain(fd) => Ok(rustix::net::shutdown(&*fd, rustix::net::Shutdown::Write)?),
             Self::Tls(tls) => tls.stream.shutdown_write(),
-            Self::Ws(ws) => ws.shutdown_write(),
-            Self::Proxied(proxied) => proxied.inner.shutdown_write(),
+            Self::Ws(ws) => ws.shutdown_write(going_away),
+            Self::Proxied(proxied) => proxied.inner.shutdown_write(going_away),
         }
     }
 

@@ -37,9 +37,9 @@ mod handshake;
 mod stream;
 
 pub use frame::{
-    CLOSE_INVALID_TEXT, CLOSE_NORMAL, CLOSE_PROTOCOL_ERROR, CLOSE_TOO_BIG, CLOSE_UNSUPPORTED,
-    Control, Decoder, Header, MAX_CONTROL_PAYLOAD, Opcode, Role, Violation, append_frame,
-    apply_mask,
+    CLOSE_GOING_AWAY, CLOSE_INVALID_TEXT, CLOSE_NORMAL, CLOSE_PROTOCOL_ERROR, CLOSE_TOO_BIG,
+    CLOSE_UNSUPPORTED, Control, Decoder, Header, MAX_CONTROL_PAYLOAD, Opcode, Role, Violation,
+    append_frame, apply_mask,
 };
 pub use handshake::{Answer, ClientHandshake, HandshakeError, WsSettings, answer};
 

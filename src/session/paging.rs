@@ -40,6 +40,13 @@ impl Session {
         Some(self.active.as_ref()?.queue.on_disk()?.paged)
     }
 
+    /// Whether the next part of the queue was asked for and has not come.
+    #[must_use]
+    pub fn awaits_page(&self) -> bool {
+        let disk = self.active.as_ref().and_then(|active| active.queue.on_disk());
+        disk.is_some_and(|disk| disk.asked)
+    }
+
     /// Asks for the next page, if one is wanted.
     pub(super) fn ask_page(&mut self) {
         let Self { active, durable, .. } = self;

@@ -243,7 +243,7 @@ impl<S> Core<S> {
         self.count_accepted(driver, listener);
         let of_listener = self.settings.listeners.get(listener);
         let has_tls = of_listener.is_some_and(|listener| listener.handshake_timeout.is_some());
-        if has_tls && let Some((_, detail)) = self.overloaded() {
+        if has_tls && let Some((_, detail)) = self.is_slow() {
             // An answer would cost a handshake.
             self.stats.refused.add(1);
             self.stats.overload_refusals.add(1);

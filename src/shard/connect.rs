@@ -50,16 +50,19 @@ impl<S> Core<S> {
             self.refuse(id, Some(connect.version), PADDED.reason, PADDED.detail);
             return Then::Stop;
         }
-        if let Some((reason, detail)) = self.overloaded() {
+        let home = match connect.client_id {
+            "" => self.id,
+            client_id => self.home(client_id),
+        };
+        let refusal = match self.is_slow() {
+            None if home != self.id => return Then::Move(home),
+            None => self.is_short_of_memory(connect.client_id),
+            slow => slow,
+        };
+        if let Some((reason, detail)) = refusal {
             self.stats.overload_refusals.add(1);
             self.refuse(id, Some(connect.version), reason, detail);
             return Then::Stop;
-        }
-        if !connect.client_id.is_empty() {
-            let home = self.home(connect.client_id);
-            if home != self.id {
-                return Then::Move(home);
-            }
         }
         if let Some(connection) = self.connections.get_mut(id) {
             // A refusal keeps to it too [MQTT-3.1.2-24].

@@ -1,7 +1,7 @@
 //! How connections and sessions end.
 
 use crate::mqtt::{DecodeError, Disconnect, Message, Packet, ReasonCode};
-use crate::net::{CloseMode, ConnId};
+use crate::net::{CloseCause, CloseMode, ConnId};
 use crate::router::SessionKey;
 use crate::session::{Departure, Will, WillDue};
 
@@ -122,9 +122,13 @@ impl<S> Core<S> {
         self.connections.touch(id);
     }
 
-    /// The other side closed its socket, or the network did.
-    pub(super) fn peer_closed(&mut self, id: ConnId) {
-        self.end(id, Ending::Lost);
+    /// The other side closed its socket, or the network did, or its transport was not taken from it.
+    pub(super) fn peer_closed(&mut self, id: ConnId, cause: CloseCause) {
+        let ending = match cause {
+            CloseCause::Refused(why) => Ending::Silent(why),
+            CloseCause::PeerClosed | CloseCause::Reset | CloseCause::Error(_) => Ending::Lost,
+        };
+        self.end(id, ending);
     }
 
     /// DISCONNECT from a client [MQTT-3.14.4-3].

@@ -379,7 +379,7 @@ impl<D: Driver> Shard<D> {
                 Completion::Sent { conn } => {
                     flush::drained(&mut self.core, &mut self.driver, &self.arena, conn);
                 }
-                Completion::Closed { conn, .. } => self.core.peer_closed(conn),
+                Completion::Closed { conn, cause } => self.core.peer_closed(conn, cause),
                 Completion::ArenaFull => flush(&mut self.core, &mut self.driver, &mut self.arena),
                 Completion::Woken => {}
             }

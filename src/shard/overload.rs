@@ -130,13 +130,22 @@ impl<S> Core<S> {
         }
     }
 
-    /// Why nobody more may come now, if so.
-    pub(super) fn overloaded(&self) -> Option<(ReasonCode, &'static str)> {
-        if self.overload.turns.passed {
-            return Some((ReasonCode::ServerBusy, "turns take longer than limits.max_turn"));
+    /// Why nobody more may come now, whoever it is, if so.
+    pub(super) fn is_slow(&self) -> Option<(ReasonCode, &'static str)> {
+        let detail = "turns take longer than limits.max_turn";
+        self.overload.turns.passed.then_some((ReasonCode::ServerBusy, detail))
+    }
+
+    /// Why a client that is at home here may not come now, if so. One whose session holds messages is let in:
+    /// nobody else can free what they take.
+    pub(super) fn is_short_of_memory(&self, client_id: &str) -> Option<(ReasonCode, &'static str)> {
+        if !self.shared.is_short_of_memory() {
+            return None;
         }
+        let slot = self.sessions.find(client_id).and_then(|key| self.sessions.get(key));
+        let holds = slot.is_some_and(|slot| slot.session.queued() + slot.session.in_flight() > 0);
         let detail = "the process is beyond limits.max_memory";
-        self.shared.is_short_of_memory().then_some((ReasonCode::QuotaExceeded, detail))
+        (!holds).then_some((ReasonCode::QuotaExceeded, detail))
     }
 }
 

@@ -300,6 +300,13 @@ impl<S> Core<S> {
     pub(super) fn patience_over(&mut self, key: SessionKey) {
         let Some(full) = self.pressure.full.get_mut(&key) else { return };
         full.patience = None;
+        if let Some(slot) = self.sessions.get_mut(key)
+            && slot.session.awaits_page()
+        {
+            // It has taken what there was; what comes next, the disk keeps from it.
+            slot.patience_until = None;
+            return self.start_patience(key);
+        }
         if self.settings.overflow_online == OverflowOnline::Disconnect {
             let connection = self.sessions.get(key).and_then(|slot| slot.connection);
             if let Some(id) = connection {
@@ -380,8 +387,11 @@ mod tests {
     use super::super::{Shard, Shared};
     use super::*;
     use crate::hooks::Hooks;
+    use crate::mqtt::Message;
     use crate::net::sim::{SimDriver, SimOptions, World};
-    use crate::session::Session;
+    use crate::session::{Journal, PageOfQueue, Session};
+    use crate::shard::connection::Out;
+    use crate::timer::Time;
 
     const CONN: ConnId = ConnId(0);
 
@@ -459,5 +469,39 @@ mod tests {
         assert!(!core.pressure.any(), "it was disconnected, which the default is");
         assert_eq!(core.resumed, [ConnId(7)]);
         assert_eq!(core.connections.get(CONN).map(|one| one.state), Some(State::Closing));
+    }
+
+    /// A client that has taken all that is in memory of its queue waits for the disk, and is not to blame.
+    #[test]
+    fn patience_does_not_end_while_a_page_is_awaited() {
+        let Shard { mut core, .. } = shard();
+        let (key, _) = session(&mut core);
+        let in_memory = InMemory { messages: 2, bytes: 1 << 20 };
+        let limits = SessionLimits { in_memory, ..SessionLimits::default() };
+        let message = Message::new("t", QoS::AtLeastOnce, false, b"", b"", None, Time(0));
+        let slot = core.sessions.get_mut(key).expect("it was inserted");
+        slot.session.store_as(1, (key, slot.serial), Journal::default(), in_memory);
+        for _ in 0..6 {
+            let (message, qos) = (&message, QoS::AtLeastOnce);
+            let delivery = Delivery { message, qos, retain: false, identifiers: &[], group: None };
+            let _ = slot.session.deliver(delivery, Time(0), None::<&mut Out<'_>>, &limits);
+        }
+        assert_eq!(slot.session.paged().map(|paged| paged.messages), Some(4));
+        core.became_full(key);
+        core.start_patience(key);
+        let mut out = core.connections.out(CONN).expect("it was added");
+        core.sessions.get_mut(key).expect("it is there").session.resume(Time(0), &mut out);
+        let slot = core.sessions.get(key).expect("it is there");
+        assert!(slot.session.awaits_page());
+        core.now = core.now.plus(core.settings.patience);
+        core.patience_over(key);
+        assert!(core.pressure.slows(key), "its publishers wait on");
+        let until = core.sessions.get(key).and_then(|slot| slot.patience_until);
+        assert_eq!(until, Some(core.now.plus(core.settings.patience)));
+        let page = PageOfQueue { end: 100, is_last: true, ..PageOfQueue::default() };
+        let slot = core.sessions.get_mut(key).expect("it is there");
+        let _ = slot.session.take_page(page, &limits, |_| false);
+        core.patience_over(key);
+        assert!(!core.pressure.any(), "now it is its turn");
     }
 }

@@ -269,3 +269,31 @@ fn who_comes_is_refused_when_memory_is_short() {
     rig.send(early, &PING);
     assert_eq!(rig.receive(early), [wire::PINGRESP, 0]);
 }
+
+/// The client whose queue takes the memory is the one who can free it, wherever it comes in.
+#[test]
+fn who_has_messages_waiting_is_let_in_when_memory_is_short() {
+    let mut rig = Rig::new(2, "[limits]\nmax_memory = \"1MiB\"");
+    let names = [0, 1].map(|shard| rig.name_at(shard, "queue"));
+    for name in &names {
+        let client = rig.connect(&Connect::lasting(V311, name));
+        rig.send(client, &subscribe(V311, 1, &[(name, 1)], &[]));
+        rig.turns(4);
+        rig.world.client_close(client);
+    }
+    let early = rig.connect(&Connect::new(V311, "early"));
+    rig.send(early, &Message::new(&names[0], "kept").qos(1).id(1).bytes(V311));
+    rig.turns(4);
+    rig.receive(early);
+    rig.world.advance(Duration::from_secs(1));
+    rig.turns(2);
+    for clean in [false, true] {
+        let connect = |name: &str| match clean {
+            false => Connect::lasting(V311, name),
+            true => Connect::new(V311, name),
+        };
+        assert_eq!(answer(&mut rig, &connect(&names[1])).1, 3, "nothing waits for it");
+        assert_eq!(answer(&mut rig, &connect(&names[0])).1, 0);
+    }
+    assert_eq!(answer(&mut rig, &Connect::new(V311, "")).1, 3);
+}

@@ -324,6 +324,36 @@ fn pings_are_answered_and_a_close_too() {
     ws.ends_with(1000);
 }
 
+/// RFC 6455, 5.5.1: what was sent before the close frame is answered before that is.
+#[test]
+fn what_came_before_a_close_is_answered() {
+    let broker = broker("");
+    let connect = Connect::new(V5, "short");
+    for code in [1000_u16, 1001, 4000] {
+        let mut ws = Ws::open(tcp(&broker));
+        let packets = [&connect.bytes()[..], b"\xC0\x00"].concat();
+        ws.raw(&[frame(0x82, &packets), frame(0x88, &code.to_be_bytes())].concat());
+        assert!(matches!(ws.packet(&connect), Some(Packet::ConnAck(ack)) if ack.code == 0));
+        assert!(matches!(ws.packet(&connect), Some(Packet::PingResp)));
+        ws.ends_with(code);
+    }
+}
+
+/// RFC 6455, 7.4.1: a server that stops says 1001, after DISCONNECT with 0x8B.
+#[test]
+fn a_stop_says_that_it_goes_away() {
+    let broker = broker("");
+    let connects = [V311, V5].map(|version| Connect::new(version, &format!("{version:?}")));
+    let mut clients = connects.each_ref().map(|connect| Ws::connect(&broker, connect));
+    let mut silent = Ws::open(tcp(&broker));
+    broker.stop();
+    let goodbye = clients[1].packet(&connects[1]);
+    assert!(matches!(goodbye, Some(Packet::Disconnect(ack)) if ack.code == 0x8B));
+    for ws in clients.iter_mut().chain([&mut silent]) {
+        ws.ends_with(1001);
+    }
+}
+
 /// However many pings come without anybody reading the answers: what waits is one answer, and others are
 /// served meanwhile.
 #[test]
@@ -423,6 +453,9 @@ fn handshakes_are_refused_in_http() {
         (right("Origin: https://b.example\r\n"), 403),
         (request(mqtt), 404),
         (right("").replace("GET", "POST"), 405),
+        (right("Content-Length: 0\r\n"), 101),
+        (right("Content-Length: 2\r\n"), 400),
+        (right("Transfer-Encoding: chunked\r\n"), 400),
         (right("").replace("Upgrade: websocket\r\n", ""), 426),
         (right("").replace("Version: 13", "Version: 12"), 426),
         (right(&format!("X: {}\r\n", "x".repeat(512))), 431),

@@ -199,6 +199,20 @@ fn what_a_token_says_is_looked_at() {
     }
 }
 
+/// Nobody is called what would end a line of the log, or a text in C.
+#[test]
+fn a_user_name_has_no_control_characters() {
+    let tokens = load(SECRET, Some(JwtAlgorithm::Hs256)).unwrap();
+    let verdict = |user: &str| {
+        let claims = json!({"sub": user, "exp": 2_000.0});
+        tokens.check(&signed(Algorithm::HS256, None, &claims, SECRET), at(1_000))
+    };
+    assert!(matches!(verdict("ann é"), Verdict::Allow(_)));
+    for user in ["", "ann\0", "ann\nbob", "\rann", "\x1b[1m", "ann\x7f", "ann\u{85}"] {
+        assert_eq!(verdict(user), Verdict::NOT_AUTHORIZED, "{user:?}");
+    }
+}
+
 #[test]
 fn a_token_may_be_the_user_name() {
     let mut tokens = load(SECRET, Some(JwtAlgorithm::Hs256)).unwrap();

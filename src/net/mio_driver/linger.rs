@@ -29,7 +29,7 @@ impl MioDriver {
         let Some(conn) = self.conns.get_mut(id) else { return Step::Rest };
         if conn.has(flag::UNBLOCKED) {
             conn.clear(flag::UNBLOCKED);
-            if conn.transport.shutdown_write().is_err() {
+            if conn.transport.shutdown_write(self.stopped).is_err() {
                 self.release(id);
                 return Step::Rest;
             }

@@ -55,6 +55,8 @@ impl Opcode {
 
 /// The code of a close frame that says that all is well.
 pub const CLOSE_NORMAL: u16 = 1000;
+/// The code of a close frame for an end that has nothing to do with the other side: the server stops.
+pub const CLOSE_GOING_AWAY: u16 = 1001;
 /// The code of a close frame for a breach of the protocol.
 pub const CLOSE_PROTOCOL_ERROR: u16 = 1002;
 /// The code of a close frame for a kind of data that is not taken: text.
@@ -70,7 +72,7 @@ pub const CLOSE_TOO_BIG: u16 = 1009;
 pub struct Violation {
     /// The code of the close frame.
     pub code: u16,
-    what: &'static str,
+    pub(super) what: &'static str,
 }
 
 const fn breach(what: &'static str) -> Violation {

@@ -115,6 +115,10 @@ fn judge<'a>(
         return Err(("404 Not Found", "", "there is no such path"));
     }
     fields.only("Host").ok_or((BAD_REQUEST, "", "there is no Host"))?;
+    if fields.announce_body() {
+        // It would be read as frames (RFC 9112, 6).
+        return Err((BAD_REQUEST, "", "the request has a body"));
+    }
     if !fields.has("Upgrade", "websocket") || !fields.has("Connection", "upgrade") {
         let upgrade = "Upgrade: websocket\r\n";
         return Err(("426 Upgrade Required", upgrade, "this is for WebSocket alone"));
@@ -153,6 +157,12 @@ impl<'a> Fields<'_, 'a> {
         let mut all = self.all(name);
         let only = all.next();
         only.filter(|_| all.next().is_none())
+    }
+
+    /// Whether something follows the head that belongs to it.
+    fn announce_body(&self) -> bool {
+        let mut lengths = self.all("Content-Length");
+        lengths.any(|len| len != "0") || self.all("Transfer-Encoding").next().is_some()
     }
 
     /// Whether a word is in a field that is a list of them.
@@ -312,6 +322,10 @@ mod tests {
             ("Version: 13", "Version: 8", "426"),
             ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZQ==", "400"),
             ("other, mqtt", "other", "400"),
+            ("Host: a\r\n", "Host: a\r\nContent-Length: 0\r\n", "101"),
+            ("Host: a\r\n", "Host: a\r\ncontent-length: 2\r\n", "400"),
+            ("Host: a\r\n", "Host: a\r\nContent-Length: 0\r\nContent-Length: 2\r\n", "400"),
+            ("Host: a\r\n", "Host: a\r\nTransfer-Encoding: chunked\r\n", "400"),
             ("GET ", "\u{1}", "400"),
         ] {
             let request = REQUEST.replacen(part, other, 1);

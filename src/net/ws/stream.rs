@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::frame::{CLOSE_NORMAL, Control, Decoder, Header, Opcode, Role, Violation, append_frame};
+use super::frame::{
+    CLOSE_GOING_AWAY, CLOSE_NORMAL, Control, Decoder, Header, Opcode, Role, Violation, append_frame,
+};
 use super::handshake::{Answer, WsSettings, answer};
-use crate::net::driver::READ_CHUNK;
+use crate::net::driver::{READ_CHUNK, Refused};
 use crate::net::tcp::Transport;
 use crate::net::tls::Handshake;
 
@@ -47,6 +49,9 @@ enum State {
     /// The handshake is not done.
     Handshake,
     Open,
+    /// The peer sends nothing more, for the reason it gave. What answers what it sent before still goes to it,
+    /// then a close frame (RFC 6455, 5.5.1).
+    Left(Option<u16>),
     /// A close frame was made: nothing is sent after it.
     Closing,
     /// The peer broke the protocol, and is told so.
@@ -109,7 +114,7 @@ impl WsStream {
                     self.out = response;
                     self.state = State::Failed;
                     self.flush()?;
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+                    return Err(Refused(why).into());
                 }
             }
         }
@@ -173,8 +178,7 @@ impl WsStream {
                 append_frame(control, Opcode::Pong, payload, None);
             }
             Control::Close(code) if *state == State::Open => {
-                *state = State::Closing;
-                *control = close_frame(code);
+                *state = State::Left(code);
             }
             Control::Ping(_) | Control::Pong(_) | Control::Close(_) => {}
         });
@@ -187,11 +191,11 @@ impl WsStream {
     }
 
     fn fail(&mut self, violation: Violation) -> io::Error {
-        if self.state == State::Open {
+        if self.is_open() {
             self.control = close_frame(Some(violation.code));
         }
         self.state = State::Failed;
-        io::Error::new(io::ErrorKind::InvalidData, violation)
+        Refused(violation.what).into()
     }
 
     /// Whether the last read fell short without having taken all there is.
@@ -206,7 +210,7 @@ impl WsStream {
         if !self.flush()? {
             return Ok(0);
         }
-        if self.state != State::Open {
+        if !self.is_open() {
             // Nobody reads behind a close frame.
             return Ok(total);
         }
@@ -269,20 +273,32 @@ impl WsStream {
     pub(in crate::net) fn has_last_words(&self) -> bool {
         match self.state {
             State::Handshake => false,
-            State::Open => self.frame_left == 0 && !self.has_pending(),
+            State::Open | State::Left(_) => self.frame_left == 0 && !self.has_pending(),
             State::Closing => self.has_pending(),
             State::Failed => true,
         }
     }
 
-    /// Says that nothing more will be sent, by a close frame if none was. If something is
+    /// Whether no close frame was made yet.
+    fn is_open(&self) -> bool {
+        matches!(self.state, State::Open | State::Left(_))
+    }
+
+    /// Says that nothing more will be sent, by a close frame if none was: the answer to the peer's own, or
+    /// whether this side is `going_away`. If something is
     /// [pending](Self::has_pending) then, it is to be called again when there is room.
-    pub(in crate::net) fn shutdown_write(&mut self) -> io::Result<()> {
-        if self.state == State::Open {
+    pub(in crate::net) fn shutdown_write(&mut self, going_away: bool) -> io::Result<()> {
+        let code = match self.state {
+            State::Left(code) => Some(code),
+            State::Open if going_away => Some(Some(CLOSE_GOING_AWAY)),
+            State::Open => Some(Some(CLOSE_NORMAL)),
+            State::Handshake | State::Closing | State::Failed => None,
+        };
+        if let Some(code) = code {
             self.state = State::Closing;
-            self.control = close_frame(Some(CLOSE_NORMAL));
+            self.control = close_frame(code);
         }
-        if self.flush()? { self.inner.shutdown_write() } else { Ok(()) }
+        if self.flush()? { self.inner.shutdown_write(going_away) } else { Ok(()) }
     }
 }
 
