@@ -1,7 +1,8 @@
 //! The driver over readiness: epoll by way of mio.
 //!
 //! Sockets are watched edge-triggered and for reading only: one `epoll_ctl` in the life of most
-//! connections, and no event to say that a fresh socket is writable. The first short send of a
+//! connections, and no event to say that a fresh socket is writable. Clients speak first, so a fresh one
+//! is read at once, and watched when the turn ends if it is here still. The first short send of a
 //! connection adds the interest in writing, which looks again at the socket and so cannot miss that
 //! room came in between, and leaves it there: the kernel then reports room only after a send that fell
 //! short, so it costs no wake-up.
@@ -74,6 +75,8 @@ pub struct MioDriver {
     ready: VecDeque<ConnId>,
     /// To be looked at in the next turn, whatever the poll says.
     later: Vec<ConnId>,
+    /// Accepted in this turn, and not watched yet.
+    fresh: Vec<ConnId>,
     pool: KeptPool,
     /// Connections that linger, with serial, by deadline.
     lingering: VecDeque<(Time, ConnId, u32)>,
@@ -116,6 +119,7 @@ impl MioDriver {
             next_serial: 0,
             ready: VecDeque::new(),
             later: Vec::new(),
+            fresh: Vec::new(),
             pool: KeptPool::default(),
             lingering: VecDeque::new(),
             scratch: vec![0; READ_CHUNK].into_boxed_slice(),
@@ -203,19 +207,39 @@ impl MioDriver {
         }
     }
 
-    /// Watches a socket for reading. On failure it is closed.
-    fn watch(&mut self, transport: Transport, kept: Option<Box<Kept>>) -> io::Result<ConnId> {
-        let fd = transport.as_raw_fd();
+    /// Takes in a socket, which is not watched yet. On failure it is closed.
+    fn insert(&mut self, transport: Transport, kept: Option<Box<Kept>>) -> io::Result<ConnId> {
         self.next_serial = self.next_serial.wrapping_add(1);
         let serial = self.next_serial;
-        let conn = Conn { transport, flags: 0, linger_kib: LINGER_KIB, serial, kept };
-        let id = self.conns.insert(conn).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        let token = Token(id.index());
-        match self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
-            Ok(()) => Ok(id),
-            Err(error) => {
-                self.conns.remove(id);
-                Err(error)
+        let flags = flag::UNWATCHED;
+        let conn = Conn { transport, flags, linger_kib: LINGER_KIB, serial, kept };
+        self.conns.insert(conn).map_err(|_| io::ErrorKind::OutOfMemory.into())
+    }
+
+    /// Watches a socket, if it is not watched for that already.
+    fn watch(&mut self, id: ConnId, interest: Interest) -> io::Result<()> {
+        let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
+        let fd = conn.transport.as_raw_fd();
+        let (registry, token) = (self.poll.registry(), Token(id.index()));
+        if conn.has(flag::UNWATCHED) {
+            registry.register(&mut SourceFd(&fd), token, interest)?;
+        } else if interest.is_writable() && !conn.has(flag::WATCHES_WRITE) {
+            registry.reregister(&mut SourceFd(&fd), token, interest)?;
+        }
+        conn.clear(flag::UNWATCHED);
+        if interest.is_writable() {
+            conn.set(flag::WATCHES_WRITE);
+        }
+        Ok(())
+    }
+
+    /// Watches what was accepted in this turn and is still here.
+    fn watch_fresh(&mut self) {
+        while let Some(id) = self.fresh.pop() {
+            let is_watched = self.conns.get_mut(id).is_none_or(|conn| !conn.has(flag::UNWATCHED));
+            if !is_watched && let Err(error) = self.watch(id, Interest::READABLE) {
+                self.acceptor.exhausted(self.now, &error);
+                self.broken(id);
             }
         }
     }
@@ -322,14 +346,18 @@ impl MioDriver {
     fn accept(&mut self) -> Option<Completion> {
         let may_handshake = self.may_handshake();
         let (transport, listener, peer) = self.acceptor.accept(self.now, may_handshake)?;
-        match self.watch(transport, None) {
+        match self.insert(transport, None) {
             Ok(conn) => {
-                if self.acceptor.has_tls(listener)
-                    && let Some(entry) = self.conns.get_mut(conn)
-                {
-                    entry.set(flag::HANDSHAKES);
-                    self.handshakes += 1;
+                let has_tls = self.acceptor.has_tls(listener);
+                if let Some(entry) = self.conns.get_mut(conn) {
+                    entry.set(flag::READABLE | flag::QUEUED);
+                    if has_tls {
+                        entry.set(flag::HANDSHAKES);
+                        self.handshakes += 1;
+                    }
                 }
+                self.ready.push_back(conn);
+                self.fresh.push(conn);
                 Some(Completion::Accepted { conn, listener, peer })
             }
             Err(error) => {
@@ -362,6 +390,7 @@ impl Driver for MioDriver {
     }
 
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.watch_fresh();
         self.conns.end_turn();
         self.ready.extend(self.later.drain(..));
         let timeout = self.timeout(timeout);
@@ -486,17 +515,22 @@ impl Driver for MioDriver {
         let mut entry = self.conns.remove(conn)?;
         entry.end_handshake(&mut self.handshakes);
         let Conn { transport, flags, kept, .. } = entry;
-        // A failure would mean that it was not watched.
-        let _ = self.poll.registry().deregister(&mut SourceFd(&transport.as_raw_fd()));
+        if flags & flag::UNWATCHED == 0 {
+            // A failure would mean that it was not watched.
+            let _ = self.poll.registry().deregister(&mut SourceFd(&transport.as_raw_fd()));
+        }
         Some(MioSocket { transport, flags: flags & (flag::BLOCKED | flag::BROKEN), kept })
     }
 
     fn attach(&mut self, socket: MioSocket) -> io::Result<ConnId> {
         let has_kept = socket.kept.is_some();
-        let id = self.watch(socket.transport, socket.kept)?;
-        if socket.flags & flag::BLOCKED != 0 {
-            self.await_room(id).inspect_err(|_| self.release(id))?;
-        }
+        let id = self.insert(socket.transport, socket.kept)?;
+        let watched = if socket.flags & flag::BLOCKED == 0 {
+            self.watch(id, Interest::READABLE)
+        } else {
+            self.await_room(id)
+        };
+        watched.inspect_err(|_| self.release(id))?;
         if socket.flags & flag::BROKEN != 0 {
             self.broken(id);
         }
@@ -542,13 +576,7 @@ impl MioDriver {
     fn await_room(&mut self, id: ConnId) -> io::Result<()> {
         let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
         conn.set(flag::BLOCKED);
-        if conn.has(flag::WATCHES_WRITE) {
-            return Ok(());
-        }
-        conn.set(flag::WATCHES_WRITE);
-        let fd = conn.transport.as_raw_fd();
-        let both = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().reregister(&mut SourceFd(&fd), Token(id.index()), both)
+        self.watch(id, Interest::READABLE | Interest::WRITABLE)
     }
 
     /// After a failed send: a `Closed` is due.

@@ -327,8 +327,9 @@ impl<S> Core<S> {
     /// nothing if there are too many.
     fn open_session(&mut self, client_id: &str, clean_start: bool) -> Option<(SessionKey, bool)> {
         if let Some(key) = self.sessions.find(client_id) {
-            if let Some(old) = self.sessions.get(key).and_then(|slot| slot.connection) {
-                self.end(old, Ending::TakenOver);
+            match self.sessions.get(key).and_then(|slot| slot.connection) {
+                Some(old) => self.end(old, Ending::TakenOver),
+                None => self.catch_up(key),
             }
             // Without a Session Expiry Interval it ended with its connection.
             if self.sessions.find(client_id) == Some(key) {

@@ -75,6 +75,8 @@ pub(super) struct Reader<'a> {
     pub(super) base: usize,
     /// Found out when first needed.
     pub(super) publisher: Option<Publisher>,
+    /// What it has done of SUBSCRIBE and UNSUBSCRIBE, in levels of filters.
+    pub(super) levels: usize,
 }
 
 impl<S> Core<S> {
@@ -106,6 +108,7 @@ impl<S> Core<S> {
                 Source::Frame(_) => 0,
             },
             publisher: None,
+            levels: 0,
         };
         let taken = match connection.state {
             State::Closing => Taken { consumed: 0, frame_len: None, then: Then::Stop },

@@ -1,37 +1,53 @@
-//! SUBSCRIBE and UNSUBSCRIBE with many filters, in steps: all others of the shard wait for a few of them only.
+//! SUBSCRIBE and UNSUBSCRIBE in steps: all others of the shard wait for a few filters only.
 //!
-//! What is done is kept here; meanwhile the connection is held with the whole packet, which comes again in
-//! the next turn.
+//! A read may do a few filters at once, which is enough for nearly everybody. Whoever asks for more is held
+//! with what is left and stands in a queue. Each turn the first of it go on, and then to its end again if
+//! that was not enough: nobody is kept waiting by those who always want more, and packets that have to wait
+//! are not looked at meanwhile.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
+use crate::mqtt::topic;
 use crate::net::ConnId;
 use crate::router::SubscriptionHandle;
 
+use super::ended::LEVELS_EACH;
+use super::input::Reader;
 use super::scans::RetainedScan;
 
-/// Filters of one packet in one turn.
-const PER_PACKET: usize = 32;
+/// What a connection may do at once, in levels of filters.
+const LEVELS_AT_ONCE: usize = 256;
 
-/// Filters of all packets with more than that in one turn.
-const PER_TURN: usize = 4 * PER_PACKET;
+/// What one that has waited may do in its turn.
+const LEVELS_PER_STEP: usize = 1024;
+
+/// So many of those that wait have their turn in one turn of the loop.
+const STEPS_PER_TURN: usize = 8;
+
+/// Bytes of a filter that cost as much as a level.
+const BYTES_PER_LEVEL: usize = 32;
 
 /// What was done of a packet.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Begun {
     /// Of its first filters.
     pub(super) reasons: Vec<u8>,
     /// To be made when all filters are done.
     pub(super) scans: Vec<(SubscriptionHandle, RetainedScan)>,
+    /// Its place in the queue.
+    place: u64,
 }
 
-/// The packets that are done in part.
-#[derive(Default)]
+/// The packets that wait.
+#[derive(Debug, Default)]
 pub(super) struct LongPackets {
     begun: HashMap<ConnId, Begun>,
-    /// The turn in which `used` filters were done.
-    turn: u64,
-    used: usize,
+    /// Connections with their places. Of those that went on for another reason the place is not that of
+    /// their packet any more.
+    queue: VecDeque<(ConnId, u64)>,
+    last_place: u64,
+    /// Those whose turn it is.
+    next: Vec<ConnId>,
 }
 
 impl LongPackets {
@@ -43,9 +59,12 @@ impl LongPackets {
         }
     }
 
-    /// Keeps that.
+    /// Keeps that; the connection waits for its turn.
     pub(super) fn put(&mut self, id: ConnId, begun: Begun) {
-        self.begun.insert(id, begun);
+        self.last_place += 1;
+        let place = self.last_place;
+        self.begun.insert(id, Begun { place, ..begun });
+        self.queue.push_back((id, place));
     }
 
     /// A connection is gone.
@@ -55,23 +74,41 @@ impl LongPackets {
         }
     }
 
-    /// Whether no packet is done in part.
+    /// Whether no packet waits.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.begun.is_empty()
     }
 
-    /// How many filters of a packet may be done now, which has so many, and has so many left.
-    pub(super) fn grant(&mut self, turn: u64, filters: usize, left: usize) -> usize {
-        if filters <= PER_PACKET {
-            return left;
+    /// Those who go on in the next turn.
+    pub(super) fn take_next(&mut self) -> &[ConnId] {
+        self.next.clear();
+        while self.next.len() < STEPS_PER_TURN
+            && let Some((id, place)) = self.queue.pop_front()
+        {
+            if self.begun.get(&id).is_some_and(|begun| begun.place == place) {
+                self.next.push(id);
+            }
         }
-        if self.turn != turn {
-            (self.turn, self.used) = (turn, 0);
-        }
-        let granted = left.min(PER_PACKET).min(PER_TURN - self.used);
-        self.used += granted;
-        granted
+        &self.next
+    }
+
+    /// Whether the reader may do another filter in this turn.
+    pub(super) fn may_go_on(&self, reader: &Reader<'_>) -> bool {
+        let most = if reader.levels < LEVELS_AT_ONCE || !self.next.contains(&reader.id) {
+            LEVELS_AT_ONCE
+        } else {
+            LEVELS_PER_STEP
+        };
+        reader.levels < most
+    }
+}
+
+impl Reader<'_> {
+    /// Notes that it has done a filter.
+    pub(super) fn did(&mut self, filter: &str) {
+        let size = topic::level_count(filter) + filter.len() / BYTES_PER_LEVEL;
+        self.levels += LEVELS_EACH + size;
     }
 }
 
@@ -79,14 +116,31 @@ impl LongPackets {
 mod tests {
     use super::*;
 
+    fn put(packets: &mut LongPackets, ids: impl IntoIterator<Item = u32>) {
+        for id in ids {
+            packets.put(ConnId(id), Begun::default());
+        }
+    }
+
     #[test]
-    fn a_turn_does_so_many_filters_of_a_packet_and_of_all() {
+    fn they_take_turns() {
         let mut packets = LongPackets::default();
-        assert_eq!(packets.grant(7, PER_PACKET, PER_PACKET), PER_PACKET);
-        let granted: Vec<_> = (0..6).map(|_| packets.grant(7, 1000, 1000)).collect();
-        assert_eq!(granted, [32, 32, 32, 32, 0, 0]);
-        assert_eq!(packets.grant(7, 10, 10), 10, "short ones go on");
-        assert_eq!(packets.grant(8, 1000, 5), 5);
-        assert_eq!(packets.grant(8, 1000, 1000), 32);
+        put(&mut packets, 0..12);
+        let first: Vec<_> = packets.take_next().to_vec();
+        assert_eq!(first, Vec::from_iter((0..8).map(ConnId)));
+        put(&mut packets, 0..8);
+        let second: Vec<_> = packets.take_next().to_vec();
+        assert_eq!(second, [8, 9, 10, 11, 0, 1, 2, 3].map(ConnId));
+    }
+
+    #[test]
+    fn nobody_has_two_places() {
+        let mut packets = LongPackets::default();
+        put(&mut packets, [1, 2, 3]);
+        packets.forget(ConnId(1));
+        let begun = packets.take(ConnId(2));
+        packets.put(ConnId(2), begun);
+        assert_eq!(packets.take_next(), [ConnId(3), ConnId(2)]);
+        assert_eq!(packets.take_next(), []);
     }
 }

@@ -452,6 +452,7 @@ impl<D: Driver> Shard<D> {
         self.core.release_lanes();
         self.core.allowance.settle(&self.core.shared.budget);
         self.core.settle_subscriptions();
+        self.core.resumed.extend_from_slice(self.core.long_packets.take_next());
         for conn in std::mem::take(&mut self.core.resumed) {
             if self.core.may_read(conn)
                 && let Some(connection) = self.core.connections.get_mut(conn)

@@ -26,22 +26,29 @@ impl<S> Core<S> {
             return Ok(Then::Hold);
         }
         let count = subscribe.filters.iter().count();
-        let (mut begun, granted) = self.go_on_with(reader, count)?;
-        for filter in subscribe.filters.iter().skip(begun.reasons.len()).take(granted) {
+        let mut begun = self.go_on_with(reader, count)?;
+        let done = begun.reasons.len();
+        for filter in subscribe.filters.iter().skip(done) {
+            if !self.long_packets.may_go_on(reader) {
+                self.long_packets.put(reader.id, begun);
+                return Ok(Then::Hold);
+            }
+            reader.did(filter.filter);
             let reason = self.subscribe_one(reader, subscribe, &filter, &mut begun.scans)?;
             begun.reasons.push(reason as u8);
-        }
-        if begun.reasons.len() < count {
-            return Ok(self.break_off(reader, begun));
         }
         let packet = SubAck {
             packet_id: subscribe.packet_id,
             reasons: &begun.reasons,
             properties: Properties::EMPTY,
         };
-        self.answer_when_known(reader, &Packet::SubAck(packet), granted < count);
+        self.answer_when_known(reader, &Packet::SubAck(packet), done > 0);
         for (handle, scan) in begun.scans {
-            self.start_scan(reader.session, handle, scan);
+            // What the client may do can have changed in between.
+            let subscription = (done > 0).then(|| self.router.subscription(reader.session, handle));
+            if subscription.is_none_or(|one| one.is_some_and(|one| *one.filter == *scan.filter)) {
+                self.start_scan(reader.session, handle, scan);
+            }
         }
         Ok(Then::Continue)
     }
@@ -57,27 +64,13 @@ impl<S> Core<S> {
         self.hold_for_gate(reader)
     }
 
-    /// What was done of the packet at hand, which has `count` filters, and how many of the rest may be done
-    /// in this turn.
-    fn go_on_with(
-        &mut self,
-        reader: &Reader<'_>,
-        count: usize,
-    ) -> Result<(Begun, usize), DecodeError> {
+    /// What was done of the packet at hand, which has `count` filters.
+    fn go_on_with(&mut self, reader: &Reader<'_>, count: usize) -> Result<Begun, DecodeError> {
         let begun = self.long_packets.take(reader.id);
-        let done = begun.reasons.len();
-        if done == 0 {
+        if begun.reasons.is_empty() {
             self.check_answer_fits(reader, count)?;
         }
-        let granted = self.long_packets.grant(self.turn, count, count.saturating_sub(done));
-        Ok((begun, granted))
-    }
-
-    /// Goes on with the packet at hand in the next turn.
-    fn break_off(&mut self, reader: &Reader<'_>, begun: Begun) -> Then {
-        self.long_packets.put(reader.id, begun);
-        self.resumed.push(reader.id);
-        Then::Hold
+        Ok(begun)
     }
 
     /// A SUBACK or UNSUBACK cannot be shortened, and must be sent. A packet whose answer would exceed
@@ -242,23 +235,26 @@ impl<S> Core<S> {
             return Ok(Then::Hold);
         }
         let count = unsubscribe.filters.iter().count();
-        let (mut begun, granted) = self.go_on_with(reader, count)?;
-        for text in unsubscribe.filters.iter().skip(begun.reasons.len()).take(granted) {
+        let mut begun = self.go_on_with(reader, count)?;
+        let done = begun.reasons.len();
+        for text in unsubscribe.filters.iter().skip(done) {
+            if !self.long_packets.may_go_on(reader) {
+                self.long_packets.put(reader.id, begun);
+                return Ok(Then::Hold);
+            }
+            reader.did(text);
             let reason = match Filter::parse(text, &self.settings.limits) {
                 Ok(filter) => self.unsubscribe_one(reader.session, &filter),
                 Err(error) => error.reason,
             };
             begun.reasons.push(reason as u8);
         }
-        if begun.reasons.len() < count {
-            return Ok(self.break_off(reader, begun));
-        }
         let packet = UnsubAck {
             packet_id: unsubscribe.packet_id,
             reasons: &begun.reasons,
             properties: Properties::EMPTY,
         };
-        self.answer_when_known(reader, &Packet::UnsubAck(packet), granted < count);
+        self.answer_when_known(reader, &Packet::UnsubAck(packet), done > 0);
         Ok(Then::Continue)
     }
 
@@ -369,7 +365,7 @@ mod tests {
     use super::super::settings::Settings;
     use super::super::{Shard, Shared};
     use crate::hooks::Hooks;
-    use crate::net::sim::{Faults, SimOptions, World};
+    use crate::net::sim::{Faults, SimDriver, SimOptions, World};
 
     /// A packet that begins with this byte.
     fn packet(first_byte: u8, body: &[u8]) -> Vec<u8> {
@@ -423,43 +419,108 @@ mod tests {
         packet(first_byte, &body)
     }
 
+    const CONNECT: &[u8] = b"\x10\x0c\0\x04MQTT\x04\x02\0\0\0\0";
+    const PINGREQ: [u8; 2] = [0xC0, 0];
+    const PINGRESP: [u8; 2] = [0xD0, 0];
+
+    /// So many filters of three levels a connection may have done in one turn.
+    const MOST: usize = 1024 / (4 + 3) + 1;
+
+    fn one_shard() -> (World, Shard<SimDriver>) {
+        let shared = Shared::new(Settings::for_tests(), Hooks::default(), 1, 1).into();
+        let world = World::new(1, SimOptions { faults: Faults::NONE, buffer_bytes: 1 << 20 });
+        let shard = Shard::assemble(vec![world.add_driver()], &shared).remove(0);
+        (world, shard)
+    }
+
+    fn turn(shard: &mut Shard<SimDriver>) {
+        assert!(shard.turn(false).expect("a simulated driver does not fail"));
+    }
+
+    /// Sends these packets over a new connection, and a PINGREQ; gives what is answered, and the number of
+    /// subscriptions after each turn.
+    fn answers(packets: &[Vec<u8>]) -> (Vec<u8>, Vec<usize>) {
+        let (world, mut shard) = one_shard();
+        let client = world.connect_to(0);
+        let sent = [CONNECT, &packets.concat(), &PINGREQ].concat();
+        assert_eq!(world.client_send(client, &sent).expect("it is open"), sent.len());
+        let (mut received, mut counts) = (Vec::new(), vec![0]);
+        while !received.ends_with(&PINGRESP) {
+            assert!(counts.len() < 100, "{counts:?}");
+            turn(&mut shard);
+            world.client_recv(client, &mut received);
+            counts.push(shard.core.router.subscription_count());
+        }
+        assert!(shard.core.long_packets.is_empty());
+        (received, counts)
+    }
+
+    fn most(counts: &[usize]) -> usize {
+        counts.windows(2).map(|two| two[0].abs_diff(two[1])).max().unwrap_or(0)
+    }
+
     /// However many filters a packet has, a turn does a few of them; the answer comes after the last,
     /// and what is behind the packet after that [MQTT-3.8.4-1] [MQTT-3.10.4-4].
     #[test]
     fn many_filters_are_done_in_steps() {
-        const FILTERS: usize = 300;
-        let shared = Shared::new(Settings::for_tests(), Hooks::default(), 1, 1).into();
-        let world = World::new(1, SimOptions { faults: Faults::NONE, buffer_bytes: 1 << 20 });
-        let mut shard = Shard::assemble(vec![world.add_driver()], &shared).remove(0);
-        let client = world.connect_to(0);
-        let mut sent = b"\x10\x0c\0\x04MQTT\x04\x02\0\0\0\0".to_vec();
-        sent.extend(many(0x82, 1, FILTERS));
-        sent.extend(many(0xA2, 2, FILTERS));
-        // PINGREQ
-        sent.extend([0xC0, 0]);
-        assert_eq!(world.client_send(client, &sent).expect("it is open"), sent.len());
-        let (mut received, mut most, mut counts) = (Vec::new(), 0, vec![0]);
-        while !received.ends_with(&[0xD0, 0]) {
-            assert!(counts.len() < 100, "{counts:?}");
-            assert!(shard.turn(false).expect("a simulated driver does not fail"));
-            world.client_recv(client, &mut received);
-            let count = shard.core.router.subscription_count();
-            most = count.abs_diff(counts[counts.len() - 1]).max(most);
-            counts.push(count);
-        }
+        const FILTERS: usize = 1000;
+        let (received, counts) = answers(&[many(0x82, 1, FILTERS), many(0xA2, 2, FILTERS)]);
+        assert!(counts.iter().any(|&count| count > FILTERS / 2), "{counts:?}");
         assert!(counts.ends_with(&[0]), "{counts:?}");
-        assert!(most > 0 && most <= 32, "{counts:?}");
+        assert!(most(&counts) <= MOST, "{counts:?}");
         let suback = received.windows(2).position(|at| at == [0, 1]).expect("SUBACK");
         assert_eq!(received[suback + 2..][..FILTERS], [0; FILTERS]);
-        assert!(shard.core.long_packets.is_empty());
+    }
+
+    /// The same filters in packets of their own, of which a read has many.
+    #[test]
+    fn many_packets_are_done_in_steps() {
+        let packets: Vec<_> = (0..=250u8)
+            .map(|n| {
+                packet(0x82, &[&[0, n + 1, 0, 7][..], format!("{n:03}/a/b\0").as_bytes()].concat())
+            })
+            .collect();
+        let (received, counts) = answers(&packets);
+        assert_eq!(counts.last(), Some(&packets.len()), "{counts:?}");
+        assert!(most(&counts) <= MOST, "{counts:?}");
+        let subacks = received.windows(5).filter(|at| at[..3] == [0x90, 3, 0] && at[4] == 0);
+        let ids: Vec<_> = subacks.map(|suback| suback[3]).collect();
+        assert_eq!(ids, Vec::from_iter(1..=251), "in their order");
+    }
+
+    /// However many there are who always want more, others have their turn.
+    #[test]
+    fn who_wants_more_and_more_keeps_nobody_waiting() {
+        let (world, mut shard) = one_shard();
+        for _ in 0..20 {
+            let greedy = world.connect_to(0);
+            let sent = [CONNECT, &many(0x82, 1, 1000), &many(0x82, 2, 1000)].concat();
+            assert_eq!(world.client_send(greedy, &sent).expect("it is open"), sent.len());
+        }
+        for _ in 0..5 {
+            turn(&mut shard);
+        }
+        let client = world.connect_to(0);
+        let sent = [CONNECT, &many(0x82, 1, 100), &PINGREQ].concat();
+        assert_eq!(world.client_send(client, &sent).expect("it is open"), sent.len());
+        let mut received = Vec::new();
+        let mut turns = 0;
+        while !received.ends_with(&PINGRESP) {
+            assert!(turns < 8, "{received:?}");
+            turns += 1;
+            let before = shard.core.router.subscription_count();
+            turn(&mut shard);
+            let done = shard.core.router.subscription_count() - before;
+            assert!(done <= 9 * MOST, "{done}");
+            world.client_recv(client, &mut received);
+        }
+        assert!(!shard.core.long_packets.is_empty(), "they do not have what they want yet");
     }
 
     /// Who leaves in the middle leaves nothing behind.
     #[test]
     fn a_client_that_is_gone_in_the_middle_is_forgotten() {
-        let shared = Shared::new(Settings::for_tests(), Hooks::default(), 1, 1).into();
-        let world = World::new(1, SimOptions { faults: Faults::NONE, buffer_bytes: 1 << 20 });
-        let mut shard = Shard::assemble(vec![world.add_driver()], &shared).remove(0);
+        let (world, mut shard) = one_shard();
         let client = world.connect_to(0);
         let mut sent = b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x01c".to_vec();
         sent.extend(many(0x82, 1, 300));

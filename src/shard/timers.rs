@@ -157,6 +157,17 @@ impl<S> Core<S> {
         }
     }
 
+    /// Does what an absent session is due: its client may come in the same turn.
+    pub(super) fn catch_up(&mut self, key: SessionKey) {
+        let Some(slot) = self.sessions.get_mut(key) else { return };
+        if slot.will_at.into_iter().chain(slot.session.ends_at()).any(|at| at <= self.now) {
+            if let Some(timer) = slot.timer.take() {
+                self.timers.cancel(timer);
+            }
+            self.session_due(key);
+        }
+    }
+
     /// Sets the timer of an absent session to its will or its end, whichever is first.
     pub(super) fn arm_absent(&mut self, key: SessionKey) {
         let Some(slot) = self.sessions.get_mut(key) else { return };

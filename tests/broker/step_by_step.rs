@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::common::client::subscribe;
-use crate::common::connect::Connect;
+use crate::common::connect::{Connect, Will};
 use crate::common::message::Message;
+use crate::common::property::{session_expiry, will_delay};
 use crate::common::wire;
 use crate::common::{Packet, V5, V311};
 use crate::rig::{Rig, packets};
@@ -48,6 +49,40 @@ fn any_number_of_subscribes_is_answered() {
         let ids = answers.chunks(len).map(|suback| u16::from_be_bytes([suback[2], suback[3]]));
         assert!(ids.eq(1..=count), "{} answers", answers.len() / len);
     }
+}
+
+/// [MQTT-3.1.2-23] [MQTT-3.1.3-9] A session whose time is over is gone, and a Will that is due is sent, though
+/// the client comes in the very turn that ends the time.
+#[test]
+fn what_is_due_comes_before_a_client_of_the_same_turn() {
+    let mut rig = Rig::new(1, "");
+    let watcher = rig.connect(&Connect::new(V5, "watcher"));
+    rig.send(watcher, &subscribe(V5, 1, &[("will", 0)], &[]));
+    rig.receive(watcher);
+    let mut comes_back = |id, connect: &Connect, after| {
+        let client = rig.connect(connect);
+        rig.world.client_close(client);
+        let again = rig.world.connect();
+        rig.turns(4);
+        rig.world.advance(Duration::from_millis(after));
+        assert_eq!(
+            rig.world.client_send(again, &connect.bytes()).ok(),
+            Some(connect.bytes().len())
+        );
+        let session_present = rig.receive(again)[2] == 1;
+        let wills = packets(&rig.receive(watcher), V5).len();
+        rig.send(again, &wire::packet(wire::DISCONNECT, &[]));
+        rig.world.advance(Duration::from_secs(60));
+        rig.turns(4);
+        (id, after, session_present, wills)
+    };
+    let short = Connect::new(V5, "short").resume().with(session_expiry(1));
+    let will = Will::new("will", "gone").with(will_delay(1));
+    let missed = Connect::new(V5, "missed").resume().with(session_expiry(9)).will(will);
+    assert_eq!(comes_back("short", &short, 900), ("short", 900, true, 0));
+    assert_eq!(comes_back("short", &short, 1000), ("short", 1000, false, 0));
+    assert_eq!(comes_back("missed", &missed, 900), ("missed", 900, true, 0));
+    assert_eq!(comes_back("missed", &missed, 1000), ("missed", 1000, true, 1));
 }
 
 /// What waited for a session may be far more than that, and its client read it slowly: it is served,

@@ -35,9 +35,11 @@ pub(super) mod flag {
     pub(in crate::net::mio_driver) const LINGERS: u16 = 1 << 10;
     /// Counts among the TLS handshakes in progress.
     pub(in crate::net::mio_driver) const HANDSHAKES: u16 = 1 << 11;
+    /// Not known to the poll yet.
+    pub(in crate::net::mio_driver) const UNWATCHED: u16 = 1 << 12;
 }
 
-/// A socket the driver watches.
+/// A socket the driver watches, or will when the turn ends.
 #[derive(Debug)]
 pub(super) struct Conn {
     pub(super) transport: Transport,

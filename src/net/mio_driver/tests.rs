@@ -467,3 +467,52 @@ fn exhausted_descriptors_make_no_busy_loop() {
     }
     assert!(begin.elapsed() >= Duration::from_millis(80) && turns <= 3, "{turns}");
 }
+
+/// What a client sends at once is there in the turn in which it is accepted; nothing is lost of what it
+/// sends before its socket is watched, and one that goes on its way to another driver is never watched here.
+#[test]
+fn a_fresh_connection_is_read_before_it_is_watched() {
+    let mut rig = Rig::with(&ListenOptions { defer_accept: true, ..ListenOptions::default() });
+    let mut other = Rig::new();
+    let connect = |rig: &mut Rig| {
+        let mut client = TcpStream::connect(rig.addr).unwrap();
+        client.write_all(b"first").unwrap();
+        rig.driver.wait(SOON).unwrap();
+        let Some(Accepted(conn)) = rig.next() else { panic!("not accepted") };
+        assert_eq!(rig.next(), Some(Received(conn, b"first".to_vec())));
+        client.write_all(b"second").unwrap();
+        (client, conn)
+    };
+    let (mut stays, conn) = connect(&mut rig);
+    assert!(rig.driver.conn(conn).unwrap().has(flag::UNWATCHED));
+    assert_eq!(rig.one(), Received(conn, b"second".to_vec()));
+    assert!(!rig.driver.conn(conn).unwrap().has(flag::UNWATCHED));
+    stays.write_all(b"third").unwrap();
+    assert_eq!(rig.one(), Received(conn, b"third".to_vec()));
+
+    let (_moves, conn) = connect(&mut rig);
+    let moved = other.driver.attach(rig.driver.detach(conn).unwrap()).unwrap();
+    assert_eq!(other.one(), Received(moved, b"second".to_vec()));
+    rig.quiet();
+    drop(stays);
+}
+
+/// A send that falls short before the socket is watched is followed by what it is due all the same.
+#[test]
+fn a_fresh_connection_may_be_full() {
+    let mut rig = Rig::with(&ListenOptions { send_buffer: Some(8192), ..ListenOptions::default() });
+    let mut client = TcpStream::connect(rig.addr).unwrap();
+    rig.driver.wait(SOON).unwrap();
+    let Some(Accepted(conn)) = rig.next() else { panic!("not accepted") };
+    let all = pattern(16 << 20);
+    let sent = rig.send(conn, &all).unwrap();
+    assert!(sent < all.len());
+    let reader = thread::spawn(move || {
+        let mut got = vec![0; sent];
+        client.read_exact(&mut got).unwrap();
+        (client, got)
+    });
+    assert_eq!(rig.one(), Sent(conn));
+    let (_client, got) = reader.join().unwrap();
+    assert!(got == all[..sent]);
+}
