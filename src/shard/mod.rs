@@ -78,7 +78,6 @@ use self::timers::Timer;
 /// What all shards of a broker share.
 #[derive(Debug)]
 pub struct Shared {
-    /// The configuration, as it is now.
     settings: Mutex<Arc<Settings>>,
     /// Counts its changes.
     settings_changes: AtomicU64,
@@ -119,7 +118,9 @@ impl Shared {
         }
     }
 
-    fn settings(&self) -> Arc<Settings> {
+    /// The configuration, as it is now.
+    #[must_use]
+    pub fn settings(&self) -> Arc<Settings> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -75,7 +75,7 @@ impl Broker {
         for shard in &self.shards {
             shard.bell().ring();
         }
-        let end = self.world.now().plus(self.shared.settings.shutdown_timeout * 2);
+        let end = self.world.now().plus(self.shared.settings().shutdown_timeout * 2);
         while self.world.now() <= end {
             for at in (0..self.shards.len()).rev() {
                 if !self.turn(at) {
