@@ -101,7 +101,11 @@ fn check(dir: &Path, out: &mut dyn Write) -> Result<bool, Box<dyn Error>> {
     let findings = offline::check(&*directory.records().map_err(in_(dir))?);
     let (dir, format, engine) = (dir.display(), Directory::FORMAT, directory.engine().name());
     say(out, &format!("{dir}: format {format}, engine {engine}\n{findings}\n"))?;
-    Ok(findings.are_whole())
+    let set_aside = directory.set_aside()?;
+    for (path, len) in &set_aside {
+        say(out, &format!("{}: {len} bytes of damaged commits, set aside\n", path.display()))?;
+    }
+    Ok(findings.are_whole() && set_aside.is_empty())
 }
 
 fn dump(dir: &Path, out: &mut dyn Write) -> Result<bool, Box<dyn Error>> {

@@ -41,6 +41,8 @@ impl Engine {
 /// The format that this version writes. It reads the first one, too, which had no log in front of fjall.
 const FORMAT: u32 = 2;
 const FORMAT_FILE: &str = "format";
+/// What the extension of a file begins with that has a damaged commit; then comes where that began.
+pub(super) const SET_ASIDE: &str = "damaged-";
 /// The log in front of fjall. SQLite has one of its own, and what other tools read is current.
 const LOG: &str = "log";
 /// Stands in place of the format until everything is there.
@@ -147,6 +149,30 @@ impl Directory {
     #[must_use]
     pub fn engine(&self) -> Engine {
         self.engine
+    }
+
+    /// The files in which starts have set damaged commits aside, with their lengths.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn set_aside(&self) -> Result<Vec<(PathBuf, u64)>, DirectoryError> {
+        let mut found = Vec::new();
+        for within in [LOG, records_in(Engine::Fjall)].map(|name| self.path.join(name)) {
+            let entries = match fs::read_dir(&within) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries.map_err(failed(&within))?,
+            };
+            for entry in entries {
+                let path = entry.map_err(failed(&within))?.path();
+                let extension = path.extension().unwrap_or_default().as_encoded_bytes();
+                if extension.starts_with(SET_ASIDE.as_bytes()) {
+                    let len = path.metadata().map_err(failed(&path))?.len();
+                    found.push((path, len));
+                }
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
     }
 
     /// Opens its records: once, and again after they failed.

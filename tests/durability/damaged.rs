@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::{Connect, V5};
+use crate::offline::store;
 use crate::process::Broker;
 
 const MESSAGES: u32 = 12;
@@ -80,11 +81,12 @@ fn a_damaged_commit_is_set_aside_and_told_and_those_behind_it_stay() {
     fs::write(path, &bytes).expect("written");
     starts_with(&mut broker, (0..MESSAGES).filter(|n| *n != 5));
     assert!(broker.log().contains("are damaged, and were set aside"), "{}", broker.log());
-    let aside = fs::read_dir(broker.data().join("log")).expect("a directory").any(|entry| {
-        let path = entry.expect("an entry").path();
-        path.extension().is_some_and(|it| it.to_string_lossy().starts_with("damaged-"))
-    });
-    assert!(aside, "it is in a file of its own");
+    broker.kill();
+    let (status, out, _) = store(&["check"], &[broker.data()]);
+    let last = out.lines().last().unwrap_or_default();
+    let aside = broker.data().join("log/a.damaged-").display().to_string();
+    assert!(last.starts_with(&aside) && last.ends_with("of damaged commits, set aside"), "{out}");
+    assert_eq!(status, 1, "{out}");
 }
 
 /// The log of SQLite ends where it is damaged.

@@ -10,7 +10,7 @@ use crate::common::{Connect, V5};
 use crate::process::Broker;
 
 /// Exit status, standard output, standard error.
-fn store(arguments: &[&str], paths: &[&Path]) -> (i32, String, String) {
+pub(crate) fn store(arguments: &[&str], paths: &[&Path]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
     command.arg("store").args(arguments).args(paths).stdin(Stdio::null());
     let output = command.output().expect("the program starts");

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::store::directory::SET_ASIDE;
+
 /// One of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Segment {
@@ -130,7 +132,7 @@ impl Segments for Files {
     }
 
     fn set_aside(&mut self, segment: Segment, at: usize, bytes: &[u8]) -> io::Result<()> {
-        let path = self.path.join(name(segment)).with_extension(format!("damaged-{at}"));
+        let path = self.path.join(name(segment)).with_extension(format!("{SET_ASIDE}{at}"));
         fs::write(&path, bytes)?;
         File::open(&path)?.sync_all()?;
         File::open(&self.path)?.sync_all()

@@ -11,6 +11,8 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::store::directory::SET_ASIDE;
+
 const START: u8 = 1;
 const ITEM: u8 = 2;
 const END: u8 = 3;
@@ -41,7 +43,7 @@ fn mend_one(path: &Path) -> io::Result<()> {
     if !found.damaged.is_empty() {
         let lost: usize = found.damaged.iter().map(Range::len).sum();
         for range in &found.damaged {
-            let aside = path.with_extension(format!("damaged-{}", range.start));
+            let aside = path.with_extension(format!("{SET_ASIDE}{}", range.start));
             fs::write(&aside, bytes.get(range.clone()).unwrap_or_default())?;
             File::open(&aside)?.sync_all()?;
         }
