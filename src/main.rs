@@ -1,6 +1,8 @@
 //! The command line: parse, load the configuration, run.
 
 use std::error::Error;
+use std::fmt::Arguments;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use sluice::Broker;
@@ -21,26 +23,17 @@ fn main() -> ExitCode {
         }
         Ok(Task::Check(file, config, changes)) => match Broker::check_files(&config) {
             Ok(()) => {
-                println!("{}: right", file.display());
-                for change in changes {
-                    println!("{change}");
-                }
-                ExitCode::SUCCESS
+                let lines: String = changes.iter().map(|change| format!("\n{change}")).collect();
+                say(format_args!("{}: right{lines}", file.display()))
             }
             Err(error) => failure(&error),
         },
         Ok(Task::Passwd(passwd)) => match passwd.run() {
-            Ok(changes) => {
-                println!("{}: {changes}", passwd.file.display());
-                ExitCode::SUCCESS
-            }
+            Ok(changes) => say(format_args!("{}: {changes}", passwd.file.display())),
             Err(error) => failure(&error),
         },
         Ok(Task::Certs(certs)) => match certs.run() {
-            Ok(advice) => {
-                println!("{advice}");
-                ExitCode::SUCCESS
-            }
+            Ok(advice) => say(format_args!("{advice}")),
             Err(error) => failure(&error),
         },
         Ok(Task::Store(tool)) => match tool.run(&mut std::io::stdout().lock()) {
@@ -54,6 +47,14 @@ fn main() -> ExitCode {
                 Err(error) => failure(&error),
             }
         }
+    }
+}
+
+/// Tells what was done. Who does not listen to the end, like `head`, has heard enough.
+fn say(what: Arguments<'_>) -> ExitCode {
+    match writeln!(io::stdout(), "{what}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => failure(&error),
+        Ok(()) | Err(_) => ExitCode::SUCCESS,
     }
 }
 

@@ -199,6 +199,16 @@ fn check_says_what_is_changed() {
     );
 }
 
+/// `sluice check FILE | head -n 1`, with nobody left to read the rest.
+#[test]
+fn what_nobody_reads_is_no_error() {
+    let (_dir, path) = file("shards = 3\n");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let ended = ends(sluice().args(["check", &path]).stdout(writer));
+    assert_eq!(ended, (0, String::new(), String::new()));
+}
+
 #[test]
 fn check_takes_the_commented_file() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/sluice.toml");

@@ -129,7 +129,7 @@ END
 kill -HUP "$broker"
 wait_for 'read again'
 : >"$work/got"
-timeout 20 mosquitto_sub -h 127.0.0.1 -p "${ports[0]}" -V mqttv5 -u old -P secret -d -t 'home/#' -F '%t' -C 1 \
+timeout 20 stdbuf -oL mosquitto_sub -h 127.0.0.1 -p "${ports[0]}" -V mqttv5 -u old -P secret -d -t 'home/#' -F '%t' -C 1 \
     >"$work/got" 2>&1 &
 sub=$!
 for _ in $(seq 200); do if grep -q '^Subscribed' "$work/got"; then break; fi; sleep 0.05; done
@@ -202,7 +202,7 @@ for round in first second; do
     start
     for mqtt in mqttv31 mqttv311 mqttv5; do
         : >"$work/got"
-        timeout 20 mosquitto_sub --unix "$socket" -V $mqtt -d -t unix -F '%p' -C 1 >"$work/got" 2>&1 &
+        timeout 20 stdbuf -oL mosquitto_sub --unix "$socket" -V $mqtt -d -t unix -F '%p' -C 1 >"$work/got" 2>&1 &
         sub=$!
         for _ in $(seq 200); do if grep -q '^Subscribed' "$work/got"; then break; fi; sleep 0.05; done
         timeout 20 mosquitto_pub --unix "$socket" -V $mqtt -q 2 -t unix -m "$mqtt here"
@@ -246,6 +246,94 @@ grep -q 'subprotocol' "$work/said"
 proxied=(--haproxy-protocol --cacert "$work/certs/ca.pem" "https://localhost:${ports[1]}/mqtt")
 test "$(status "${upgrade[@]}" "${proxied[@]}")" = 400
 test "$(status "${upgrade[@]}" "${proxied[@]:1}")" = 000
+
+kill -TERM "$broker"
+wait "$broker"
+broker=""
+
+begin "limits: packets, connections of a listener, a user's connections, messages in a second"
+printf 'one:1\ntwo:2\nslow:3\n' | "$sluice" passwd "$work/limited" --batch >/dev/null
+cat >"$work/sluice.toml" <<END
+shards = 2
+[[listener]]
+bind = "127.0.0.1:0"
+[listener.limits]
+max_packet_size = "1KiB"
+[[listener]]
+bind = "127.0.0.1:0"
+max_connections = 1
+authentication = ["anonymous"]
+[auth]
+password_file = "$work/limited"
+[[quota]]
+users = ["one"]
+max_connections = 1
+[[quota]]
+users = ["slow"]
+publish_messages_per_second = 5
+END
+: >"$work/log"
+start
+head -c 900 /dev/zero | tr '\0' x >"$work/small"
+head -c 1100 /dev/zero | tr '\0' x >"$work/large"
+for version in mqttv31 mqttv311 mqttv5; do
+    sent=(-h 127.0.0.1 -p "${ports[0]}" -u two -P 2 -V $version -q 1 -t t)
+    timeout 20 mosquitto_pub "${sent[@]}" -f "$work/small"
+    # A client of version 5 knows the limit, and does not send.
+    if timeout 20 mosquitto_pub "${sent[@]}" -f "$work/large" >"$work/said" 2>&1 && [ $version != mqttv5 ]; then
+        echo "a packet that is too large was taken" >&2
+        exit 1
+    fi
+done
+test "$(grep -c 'closed: packet too large' "$work/log")" = 2
+
+# Subscribes in the background, and waits until that is done; its process is $sub.
+subscribe() {
+    : >"$work/got"
+    timeout 60 stdbuf -oL mosquitto_sub -h 127.0.0.1 -d -F '%p' "$@" >"$work/got" 2>&1 &
+    sub=$!
+    for _ in $(seq 200); do if grep -q '^Subscribed' "$work/got"; then return 0; fi; sleep 0.05; done
+    cat "$work/got" >&2
+    return 1
+}
+leave() { kill "$sub"; wait "$sub" || true; }
+
+subscribe -p "${ports[0]}" -u one -P 1 -t t
+refused 'quota' -V mqttv5 -u one -P 1
+refused . -u one -P 1
+allowed -u two -P 2
+leave
+wait_until() { for _ in $(seq 200); do if "$@"; then return 0; fi; sleep 0.05; done; return 1; }
+wait_until allowed -V mqttv5 -u one -P 1
+
+subscribe -p "${ports[1]}" -t t
+if timeout 20 mosquitto_pub -h 127.0.0.1 -p "${ports[1]}" -t t -m m >"$work/said" 2>&1; then
+    echo "a listener took more connections than it may" >&2
+    exit 1
+fi
+wait_for 'max_connections of the listener'
+allowed -u two -P 2
+leave
+
+# A burst of five, and then five a second; none is lost.
+subscribe -p "${ports[0]}" -u two -P 2 -t rate -C 15
+began=$(date +%s%N)
+seq 15 | timeout 20 mosquitto_pub -h 127.0.0.1 -p "${ports[0]}" -u slow -P 3 -t rate -q 1 -l
+wait "$sub"
+took=$((($(date +%s%N) - began) / 1000000))
+test "$(grep -c '^[0-9]*$' "$work/got")" = 15
+if [ "$took" -lt 1800 ]; then echo "15 messages at 5 a second took $took ms" >&2; exit 1; fi
+wait_for 'publishes more than it may'
+
+begin "SIGHUP changes limits, and says what it cannot change"
+sed -i 's/^max_connections = 1$/max_connections = 2/; s/^shards = 2$/shards = 1/' "$work/sluice.toml"
+: >"$work/log"
+kill -HUP "$broker"
+wait_for 'read again'
+grep -q 'next start: shards$' "$work/log"
+subscribe -p "${ports[1]}" -t t
+timeout 20 mosquitto_pub -h 127.0.0.1 -p "${ports[1]}" -t t -m m
+leave
 
 kill -TERM "$broker"
 wait "$broker"
