@@ -211,6 +211,7 @@ impl<S> Core<S> {
             self.refuse(id, Some(connect.version), ReasonCode::QuotaExceeded, detail);
             return Then::Stop;
         };
+        self.take_up_buckets(id, client_id);
         self.set_identity(key, identity);
         let terms = self.terms(id);
         let keep_alive = keep_alive(connect, terms);

@@ -111,6 +111,7 @@ impl<S> Core<S> {
                 }
             }
             self.release_user(id);
+            self.leave_buckets(id, key);
             self.detach(key, ending);
         }
         if let Some(connection) = self.connections.get_mut(id)

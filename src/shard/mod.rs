@@ -66,6 +66,7 @@ use self::input::{Taken, Then};
 use self::long_packets::LongPackets;
 use self::overload::Overload;
 use self::pressure::Pressure;
+use self::rate::LeftBuckets;
 use self::remote::Item;
 use self::rights::RightsChange;
 use self::scans::RetainedScans;
@@ -185,6 +186,7 @@ struct Core<S> {
     /// Nothing is stored without one.
     store: Option<Keeper>,
     pressure: Pressure,
+    left_buckets: LeftBuckets,
     /// What this shard may queue.
     allowance: Allowance,
     scans: RetainedScans,
@@ -282,6 +284,7 @@ impl<D: Driver> Shard<D> {
             gate: Gate::new(shards),
             store: None,
             pressure: Pressure::default(),
+            left_buckets: LeftBuckets::default(),
             allowance: Allowance::default(),
             scans: RetainedScans::default(),
             expiring: false,

@@ -4,9 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashMap;
+
 use crate::hooks::Login;
 use crate::mqtt::{PacketType, frame_head};
 use crate::net::ConnId;
+use crate::router::SessionKey;
 use crate::timer::{Time, TimerKey};
 
 use super::Core;
@@ -16,6 +19,9 @@ use super::timers::Timer;
 
 const SECOND: u64 = 1_000_000_000;
 const MILLISECOND: u64 = 1_000_000;
+
+/// Clients of a shard whose buckets are remembered when they leave. Beyond it those of no more are.
+const MAX_LEFT: usize = 4096;
 
 /// What a client is allotted, if that is limited.
 #[derive(Debug)]
@@ -130,7 +136,56 @@ impl Buckets {
     }
 }
 
+/// The buckets of clients that have left, as long as they are not full: to come again fills none.
+#[derive(Debug, Default)]
+pub(super) struct LeftBuckets {
+    /// By Client Identifier: when that of messages and that of bytes is full.
+    full_at: HashMap<Box<str>, [u64; 2], foldhash::fast::RandomState>,
+}
+
+impl LeftBuckets {
+    fn put(&mut self, client_id: &str, buckets: &Buckets, now: Time) {
+        let now = now.0.saturating_mul(MILLISECOND);
+        let full_at = [buckets.messages, buckets.bytes].map(|one| one.map_or(0, |one| one.full_at));
+        let is_left = |full_at: &[u64; 2]| full_at.iter().any(|at| *at > now);
+        if !is_left(&full_at) {
+            return;
+        }
+        if self.full_at.len() >= MAX_LEFT {
+            self.full_at.retain(|_, full_at| is_left(full_at));
+        }
+        if self.full_at.len() < MAX_LEFT {
+            self.full_at.insert(client_id.into(), full_at);
+        }
+    }
+
+    fn take(&mut self, client_id: &str, buckets: &mut Buckets) {
+        let Some([messages, bytes]) = self.full_at.remove(client_id) else { return };
+        for (bucket, full_at) in [(&mut buckets.messages, messages), (&mut buckets.bytes, bytes)] {
+            if let Some(bucket) = bucket {
+                bucket.full_at = full_at;
+            }
+        }
+    }
+}
+
 impl<S> Core<S> {
+    /// Remembers what a client that leaves has taken.
+    pub(super) fn leave_buckets(&mut self, id: ConnId, client: SessionKey) {
+        let allotment = self.connections.get(id).and_then(|one| one.allotment.as_ref());
+        if let (Some(allotment), Some(slot)) = (allotment, self.sessions.get(client)) {
+            self.left_buckets.put(slot.session.client_id(), &allotment.buckets, self.now);
+        }
+    }
+
+    /// Has a client that comes again go on with what it had left.
+    pub(super) fn take_up_buckets(&mut self, id: ConnId, client_id: &str) {
+        let connection = self.connections.get_mut(id);
+        if let Some(allotment) = connection.and_then(|one| one.allotment.as_mut()) {
+            self.left_buckets.take(client_id, &mut allotment.buckets);
+        }
+    }
+
     /// Allots a client what its listener and the quota of its user give; nothing of its own if nothing is
     /// limited. An error if its user has enough connections.
     pub(super) fn allot(
@@ -310,6 +365,22 @@ mod tests {
         let mut buckets = Buckets::new(&rate);
         assert_eq!(buckets.pay(&publishes(2), MAX, Time(7)), (10, Some(10)));
         assert_eq!(buckets.ready_at(), Time(507));
+    }
+
+    #[test]
+    fn so_many_buckets_are_remembered() {
+        let mut left = LeftBuckets::default();
+        let mut taken = buckets(Some(1), None);
+        taken.pay(&publishes(1), MAX, Time(0));
+        for n in 0..=MAX_LEFT {
+            left.put(&n.to_string(), &taken, Time(0));
+        }
+        assert_eq!(left.full_at.len(), MAX_LEFT);
+        left.put("full", &taken, Time(1_000));
+        assert_eq!(left.full_at.len(), MAX_LEFT, "what is full is not remembered");
+        taken.pay(&publishes(1), MAX, Time(1_000));
+        left.put("later", &taken, Time(1_000));
+        assert_eq!(left.full_at.len(), 1, "the others are full by now");
     }
 
     #[test]

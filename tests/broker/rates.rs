@@ -56,6 +56,30 @@ fn a_client_that_publishes_too_much_is_read_no_faster_than_it_may() {
     assert_eq!(came(&mut rig, subscriber), 10);
 }
 
+/// Who comes again goes on with what it had left, whether it left or took itself over; another has its own.
+#[test]
+fn to_come_again_fills_no_bucket() {
+    let mut rig = Rig::new(2, "[limits]\npublish_messages_per_second = 10");
+    let connect = Connect::new(V311, "publisher");
+    let [mut publisher, subscriber] = pair(&mut rig, &connect);
+    rig.send(publisher, &messages(10));
+    assert_eq!(came(&mut rig, subscriber), 10);
+    for takes_over in [false, true] {
+        if !takes_over {
+            rig.world.client_close(publisher);
+            rig.turns(4);
+        }
+        publisher = rig.connect(&connect);
+        rig.send(publisher, &messages(10));
+        assert_eq!(came(&mut rig, subscriber), 0);
+        rig.world.advance(Duration::from_millis(100));
+        assert_eq!(came(&mut rig, subscriber), 1);
+    }
+    let other = rig.connect(&Connect::new(V311, "other"));
+    rig.send(other, &messages(10));
+    assert_eq!(came(&mut rig, subscriber), 10);
+}
+
 /// `publish_bytes_per_second`: a packet is taken whole, and paid for afterwards.
 #[test]
 fn bytes_are_limited_too() {
