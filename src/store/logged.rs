@@ -12,7 +12,7 @@ mod segments;
 use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
 
-use frame::{Found, Head, SEGMENT_HEAD};
+use frame::{Beginning, FRAME_HEAD, Found, Head, SEGMENT_HEAD};
 use live::{Live, Place};
 pub(super) use segments::Files;
 pub use segments::{Segment, Segments};
@@ -91,7 +91,7 @@ impl<S: Store, L: Segments> Logged<S, L> {
     /// Has the engine be up to date.
     fn settle(&self) -> Result<(), StoreError> {
         // Whoever reads while it reads has settled before.
-        if self.log.borrow().is_settled() {
+        if self.log.borrow().is_settled() && !self.log.borrow().has_failed {
             return Ok(());
         }
         self.log.borrow_mut().careful(Log::settle)
@@ -131,14 +131,18 @@ impl<S: Store, L: Segments> Drop for Logged<S, L> {
 }
 
 impl<S: Store, L: Segments> Log<S, L> {
-    /// Does something after which, if it fails, it is not known any more what the engine has.
+    /// Does something after which, if it does not come to its end, it is not known any more what the engine
+    /// has.
     fn careful(
         &mut self,
         action: impl FnOnce(&mut Self) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let done = action(self);
-        self.has_failed |= done.is_err();
-        done
+        if std::mem::replace(&mut self.has_failed, true) {
+            return Err(StoreError("it failed before, and was not opened anew".to_owned()));
+        }
+        action(self)?;
+        self.has_failed = false;
+        Ok(())
     }
 
     fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
@@ -170,9 +174,11 @@ impl<S: Store, L: Segments> Log<S, L> {
         frame::encode(writes, *life, *sequence, frame, |write, at| {
             live.note(write, Place::new(*active, *len + at as u64));
         });
+        let end = *len + frame.len() as u64;
+        frame.extend_from_slice(&[0; FRAME_HEAD]);
         self.segments.write(*active, *len, frame)?;
         self.unsynced[*active as usize] = true;
-        *len += frame.len() as u64;
+        *len = end;
         *sequence += 1;
         Ok(())
     }
@@ -227,9 +233,19 @@ impl<S: Store, L: Segments> Log<S, L> {
     fn replay(&mut self) -> Result<(), StoreError> {
         let mut found = Vec::new();
         for segment in Segment::BOTH {
+            // The engine must not have what the log could lose.
+            self.segments.sync(segment)?;
             let bytes = self.segments.read(segment)?;
-            if let Some(head) = Head::decode(&bytes) {
-                found.push((head, segment, bytes));
+            match Beginning::of(&bytes) {
+                Beginning::Nothing => {}
+                Beginning::Head(head) => found.push((head, segment, bytes)),
+                Beginning::Damaged => {
+                    self.segments.set_aside(segment, 0, &bytes)?;
+                    let name = self.segments.name(segment);
+                    tracing::error!(
+                        "{name}: its beginning is damaged, and all of it was set aside"
+                    );
+                }
             }
         }
         found.sort_unstable_by_key(|(head, ..)| head.first);
@@ -264,10 +280,9 @@ impl<S: Store, L: Segments> Log<S, L> {
         }
         if let Some((_, segment, _)) = found.last() {
             self.active = *segment;
-            self.close()?;
         }
-        self.len = 0;
-        Ok(())
+        // With nothing found, too: that nothing is needed may not have come to the disk.
+        self.close()
     }
 
     fn report(&mut self, segment: Segment, bytes: &[u8], found: &Found) -> Result<(), StoreError> {

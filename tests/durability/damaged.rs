@@ -89,6 +89,21 @@ fn a_damaged_commit_is_set_aside_and_told_and_those_behind_it_stay() {
     assert_eq!(status, 1, "{out}");
 }
 
+/// Without its head nobody knows what in a segment is whole.
+#[test]
+fn a_damaged_segment_is_set_aside_and_told() {
+    let mut broker = killed("fjall");
+    let path = broker.data().join("log/a.log");
+    let mut bytes = fs::read(&path).expect("a file");
+    bytes[..64].fill(7);
+    fs::write(&path, &bytes).expect("written");
+    broker.restart();
+    assert!(broker.log().contains("its beginning is damaged"), "{}", broker.log());
+    assert!(fs::read(broker.data().join("log/a.damaged-0")).expect("set aside") == bytes);
+    broker.restart();
+    assert!(!broker.log().contains("damaged"), "{}", broker.log());
+}
+
 /// The log of SQLite ends where it is damaged.
 #[test]
 fn a_damaged_log_of_sqlite_is_told() {

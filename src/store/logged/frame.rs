@@ -1,9 +1,10 @@
 //! How segments, commits and records stand in the log.
 //!
-//! A segment begins with a head: magic, life, number of its first frame, checksum. Then come frames, one
-//! for each commit: length of its records, number, checksum; then the records. A segment is written over
-//! when it is not needed any more, so behind its last frame there may be older ones: their numbers do not
-//! go on from it. Those of an earlier opening have another life, which is in each checksum.
+//! A segment begins with a head, twice: magic, life, number of its first frame, checksum. Then come frames,
+//! one for each commit: length of its records, number, checksum; then the records. Zeros stand behind the
+//! last frame. A segment is written over when it is not needed any more, so behind those there may be older
+//! frames: their numbers do not go on from it. Those of an earlier opening have another life, which is in
+//! each checksum, and is added to each number: what clients send cannot look like a frame.
 
 use std::ops::Range;
 
@@ -12,10 +13,11 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::hooks::{Table, Write};
 
 const MAGIC: [u8; 8] = *b"SLUICEL1";
-/// Bytes in front of the first frame.
-pub(super) const SEGMENT_HEAD: usize = 32;
+const HEAD: usize = 32;
+/// Bytes in front of the first frame. They are of one sector, so a disk has all of them or none.
+pub(super) const SEGMENT_HEAD: usize = 2 * HEAD;
 /// Bytes in front of the records of a commit.
-const FRAME_HEAD: usize = 24;
+pub(super) const FRAME_HEAD: usize = 24;
 /// Bytes in front of the key of a record: table and lengths.
 pub(super) const RECORD_HEAD: usize = 9;
 /// In the byte of the table: the record is gone.
@@ -29,19 +31,39 @@ pub(super) struct Head {
     pub(super) first: u64,
 }
 
+/// What a segment begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beginning {
+    /// It is not in use.
+    Nothing,
+    Head(Head),
+    Damaged,
+}
+
+impl Beginning {
+    pub(super) fn of(segment: &[u8]) -> Self {
+        let bytes = segment.get(..SEGMENT_HEAD).unwrap_or(segment);
+        let head = bytes.chunks(HEAD).find_map(Head::decode);
+        match head {
+            Some(head) => Self::Head(head),
+            None if bytes.iter().all(|byte| *byte == 0) => Self::Nothing,
+            None => Self::Damaged,
+        }
+    }
+}
+
 impl Head {
     pub(super) fn encode(self) -> [u8; SEGMENT_HEAD] {
         let mut bytes = [0; SEGMENT_HEAD];
         let sum = self.checksum().to_le_bytes();
         let parts = [MAGIC, self.life.to_le_bytes(), self.first.to_le_bytes(), sum];
-        for (to, part) in bytes.chunks_exact_mut(8).zip(parts) {
+        for (to, part) in bytes.chunks_exact_mut(8).zip(parts.into_iter().chain(parts)) {
             to.copy_from_slice(&part);
         }
         bytes
     }
 
-    /// Nothing if the segment is not in use.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+    fn decode(bytes: &[u8]) -> Option<Self> {
         if *bytes.first_chunk::<8>()? != MAGIC {
             return None;
         }
@@ -78,7 +100,8 @@ pub(super) fn encode(
         frame.extend_from_slice(value);
     }
     let body = frame.get(records..).unwrap_or_default();
-    let head = [body.len() as u64, sequence, checksum(body, life, sequence)];
+    let shown = sequence.wrapping_add(life);
+    let head = [body.len() as u64, shown, checksum(body, life, sequence)];
     for (to, part) in
         frame.get_mut(start..records).unwrap_or_default().chunks_exact_mut(8).zip(head)
     {
@@ -146,13 +169,14 @@ impl Found {
                 continue;
             }
             // A number that is far ahead is none.
-            let ahead = found.next..=found.next + (bytes.len() / FRAME_HEAD) as u64;
+            let ahead = (bytes.len() / FRAME_HEAD) as u64;
             let later = (at + 1..(bytes.len() + 1).saturating_sub(FRAME_HEAD)).find_map(|at| {
-                let is_ahead = ahead.contains(&number(bytes, at + 8)?);
+                let sequence = number(bytes, at + 8)?.wrapping_sub(head.life);
+                let is_ahead = sequence.wrapping_sub(found.next) <= ahead;
                 is_ahead.then(|| frame(bytes, at, head.life)).flatten().map(|frame| (at, frame))
             });
             let Some((next, (sequence, records))) = later else {
-                found.torn = torn(bytes, at, found.next);
+                found.torn = torn(bytes, at, found.next.wrapping_add(head.life));
                 return found;
             };
             found.damaged.push(at..next);
@@ -164,32 +188,33 @@ impl Found {
 
 /// The whole frame that begins there: its number, and where its records are.
 fn frame(bytes: &[u8], at: usize, life: u64) -> Option<(u64, Range<usize>)> {
-    let (len, sequence, sum) =
-        (number(bytes, at)?, number(bytes, at + 8)?, number(bytes, at + 16)?);
+    let (len, sum) = (number(bytes, at)?, number(bytes, at + 16)?);
+    let sequence = number(bytes, at + 8)?.wrapping_sub(life);
     let start = at + FRAME_HEAD;
     let records = start..start.checked_add(usize::try_from(len).ok()?)?;
     let body = bytes.get(records.clone())?;
     (checksum(body, life, sequence) == sum).then_some((sequence, records))
 }
 
-/// How much is there of the frame with that number.
-fn torn(bytes: &[u8], at: usize, sequence: u64) -> usize {
-    let rest = bytes.len().saturating_sub(at);
-    if rest < FRAME_HEAD {
-        return rest;
-    }
-    if number(bytes, at + 8) != Some(sequence) {
+/// How much is there of a frame that is not whole, at least, if it shows that number.
+fn torn(bytes: &[u8], at: usize, shown: u64) -> usize {
+    let rest = bytes.get(at..).unwrap_or_default();
+    let head = rest.get(..FRAME_HEAD).unwrap_or(rest);
+    if head.iter().all(|byte| *byte == 0) {
         return 0;
     }
-    let len = number(bytes, at).and_then(|len| usize::try_from(len).ok()).unwrap_or(usize::MAX);
-    len.saturating_add(FRAME_HEAD).min(rest)
+    if number(rest, 8) != Some(shown) {
+        return head.len();
+    }
+    let len = number(rest, 0).and_then(|len| usize::try_from(len).ok()).unwrap_or(usize::MAX);
+    len.saturating_add(FRAME_HEAD).min(rest.len())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const HEAD: Head = Head { life: 77, first: 5 };
+    const HEAD: Head = Head { life: 77 << 50, first: 5 };
 
     fn put(n: u64) -> Write {
         let value = Some(vec![n as u8; 30 * n as usize]);
@@ -211,14 +236,16 @@ mod tests {
     #[test]
     fn a_head_comes_back() {
         let bytes = HEAD.encode();
-        assert_eq!(Head::decode(&bytes), Some(HEAD));
+        assert_eq!(Beginning::of(&bytes), Beginning::Head(HEAD));
         for bit in 0..bytes.len() * 8 {
             let mut other = bytes;
             other[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Head::decode(&other), None, "bit {bit}");
+            assert_eq!(Beginning::of(&other), Beginning::Head(HEAD), "one of two, bit {bit}");
+            other[(bit / 8 + SEGMENT_HEAD / 2) % SEGMENT_HEAD] ^= 1;
+            assert_eq!(Beginning::of(&other), Beginning::Damaged, "bit {bit}");
         }
-        assert_eq!(Head::decode(&[0; SEGMENT_HEAD]), None);
-        assert_eq!(Head::decode(b""), None);
+        assert_eq!(Beginning::of(&[0; SEGMENT_HEAD]), Beginning::Nothing);
+        assert_eq!(Beginning::of(b""), Beginning::Nothing);
     }
 
     #[test]
@@ -254,7 +281,8 @@ mod tests {
     fn what_is_older_is_not_read() {
         for life in [HEAD.life, HEAD.life + 1] {
             let (mut bytes, _) = segment(Head { life, first: HEAD.first + 1 }, 6);
-            let (newer, _) = segment(Head { first: HEAD.first + 50, ..HEAD }, 2);
+            let (mut newer, _) = segment(Head { first: HEAD.first + 50, ..HEAD }, 2);
+            newer.extend([0; FRAME_HEAD]);
             bytes[..newer.len()].copy_from_slice(&newer);
             let found = Found::of(&bytes, Head { first: HEAD.first + 50, ..HEAD });
             assert_eq!((found.whole.len(), found.torn), (2, 0));
@@ -275,7 +303,8 @@ mod tests {
             let others: Vec<_> =
                 (0..all.len()).filter(|n| *n != hit).map(|n| all[n].clone()).collect();
             assert_eq!(found.whole, others, "bit {bit}");
-            assert_eq!(found.damaged.len(), usize::from(hit + 1 < ends.len()), "bit {bit}");
+            let is_last = hit + 1 == ends.len();
+            assert_eq!((found.damaged.len(), found.torn > 0), (usize::from(!is_last), is_last));
         }
     }
 }

@@ -133,8 +133,15 @@ impl Segments for Files {
 
     fn set_aside(&mut self, segment: Segment, at: usize, bytes: &[u8]) -> io::Result<()> {
         let path = self.path.join(name(segment)).with_extension(format!("{SET_ASIDE}{at}"));
-        fs::write(&path, bytes)?;
-        File::open(&path)?.sync_all()?;
+        let mut count = 0;
+        let mut target = path.clone();
+        // Not over something else; the same again after an opening that failed.
+        while target.exists() && fs::read(&target)? != bytes {
+            count += 1;
+            target = path.with_extension(format!("{SET_ASIDE}{at}-{count}"));
+        }
+        fs::write(&target, bytes)?;
+        File::open(&target)?.sync_all()?;
         File::open(&self.path)?.sync_all()
     }
 
