@@ -114,13 +114,26 @@ pub(super) fn note_removed(durable: &Noter, entry: &Entry) {
     if let Some(durable) = durable
         && let Some((place, flew)) = entry.place()
     {
-        // Of one that is in flight something else was noted, too.
-        if !flew && entry.noted().is_some_and(|noted| durable.journal.take_back(noted)) {
-            return;
-        }
         let (session, message, number) = (durable.number, entry.message.clone(), entry.number());
         durable.journal.note(Change::Removed { session, place, message, number, flew });
     }
+}
+
+/// Notes that the client has acknowledged what was in a slot: nobody needs it any more, so what nobody has
+/// begun to commit is as if it had never been. What goes to somebody else must not be taken back: who
+/// published it may be told of the commit of the one turn before that of the other.
+#[inline]
+pub(super) fn note_acknowledged(durable: &Noter, slot: &Slot) {
+    if let Some(durable) = durable
+        && let Slot::Publish(entry) = slot
+        && let Some(noted) = entry.noted()
+        // Of one that was told to be in flight something else was noted, too.
+        && entry.place().is_some_and(|(_, flew)| !flew)
+        && durable.journal.take_back(noted)
+    {
+        return;
+    }
+    note_freed(durable, slot);
 }
 
 /// Notes what was in a slot that is free now.

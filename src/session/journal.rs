@@ -273,8 +273,9 @@ impl Journal {
         let undone = match noted.turn == notes.turn {
             true => undo(&mut notes.changes),
             false => {
-                let is_it = |(turn, _): &&(u64, Changes)| *turn == noted.turn;
-                notes.handed.iter().rev().find(is_it).and_then(|(_, of)| undo(&mut of.changes()))
+                let at = notes.handed.binary_search_by_key(&noted.turn, |(turn, _)| *turn);
+                let handed = at.ok().and_then(|at| notes.handed.get(at));
+                handed.and_then(|(_, of)| undo(&mut of.changes()))
             }
         };
         drop(notes);

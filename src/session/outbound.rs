@@ -4,7 +4,8 @@ use std::num::NonZeroU16;
 
 use super::alias::AliasUse;
 use super::durable::{
-    answer, note_freed, note_in_flight, note_queued, note_released, note_removed, waits,
+    answer, note_acknowledged, note_freed, note_in_flight, note_queued, note_released,
+    note_removed, waits,
 };
 use super::limits::{DropCause, SessionLimits};
 use super::link::Link;
@@ -164,7 +165,7 @@ impl Session {
                 Some(Slot::Publish(p)) if p.qos == QoS::AtLeastOnce => {}
                 Some(_) => return Err(DecodeError::protocol("PUBACK for a QoS 2 message")),
             }
-            note_freed(durable, &active.window.remove(packet_id));
+            note_acknowledged(durable, &active.window.remove(packet_id));
         }
         self.pump(now, sink);
         Ok(Acked::Done)

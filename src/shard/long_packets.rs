@@ -74,6 +74,11 @@ impl LongPackets {
         }
     }
 
+    /// Whether somebody stands in the queue.
+    pub(super) fn go_on(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     /// Whether no packet waits.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {

@@ -524,6 +524,7 @@ impl<S> Core<S> {
             || self.expiring
             || self.has_remains()
             || !self.resumed.is_empty()
+            || self.long_packets.go_on()
             || !self.pumping.is_empty()
             || !self.mailbox.may_sleep()
             || self.has_committed()

@@ -298,9 +298,12 @@ impl<S> Core<S> {
 
     /// A receiver stayed full for too long.
     pub(super) fn patience_over(&mut self, key: SessionKey) {
+        // A store that fails brings none, and whoever publishes has to be told.
+        let comes = !self.store_fails();
         let Some(full) = self.pressure.full.get_mut(&key) else { return };
         full.patience = None;
         if let Some(slot) = self.sessions.get_mut(key)
+            && comes
             && slot.session.awaits_page()
         {
             // It has taken what there was; what comes next, the disk keeps from it.

@@ -109,6 +109,9 @@ impl Acts {
             if let Some(client) = client(&change) {
                 self.clients.insert(client.into(), id);
                 kept.push(change);
+            } else if matches!(change, Change::Removed { .. }) {
+                // The act in which it was queued may be committed, and answered for, before this one.
+                kept.push(change);
             } else {
                 kept.extend(self.reconcile(change));
             }

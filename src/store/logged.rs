@@ -23,6 +23,8 @@ use crate::hooks::{Commit, Store, StoreError, Table, Write};
 pub(super) const SEGMENT_BYTES: u64 = 32 << 20;
 /// The engine is given this part of a segment in one commit, or twice what the log has grown.
 const STEPS: u64 = 512;
+/// Bytes of a buffer that is kept for the next commit.
+const FRAME_KEPT: usize = 4 << 20;
 /// Bytes that the engine is given in one commit when somebody waits for the last one.
 const SETTLE_BYTES: u64 = 4 << 20;
 
@@ -150,17 +152,25 @@ impl<S: Store, L: Segments> Log<S, L> {
             self.append(writes)?;
         }
         if commit == Commit::Disk {
-            for segment in Segment::BOTH {
-                if std::mem::take(&mut self.unsynced[segment as usize]) {
-                    self.segments.sync(segment)?;
-                }
-            }
+            self.sync()?;
         }
+        let grown = 2 * self.frame.len() as u64;
+        self.frame.clear();
+        self.frame.shrink_to(FRAME_KEPT);
         if self.is_frozen {
-            let grown = 2 * self.frame.len() as u64;
             self.step(grown.max(self.segment_bytes / STEPS))?;
         } else if self.len >= self.segment_bytes {
             self.freeze()?;
+        }
+        Ok(())
+    }
+
+    /// Has the disk have all that was written.
+    fn sync(&mut self) -> Result<(), StoreError> {
+        for segment in Segment::BOTH {
+            if std::mem::take(&mut self.unsynced[segment as usize]) {
+                self.segments.sync(segment)?;
+            }
         }
         Ok(())
     }
@@ -185,6 +195,9 @@ impl<S: Store, L: Segments> Log<S, L> {
 
     /// Begins the other segment; what is live of this one goes to the engine.
     fn freeze(&mut self) -> Result<(), StoreError> {
+        // Or else the disk could have what came last from the engine, and not from the log, and a replay
+        // of what came before would undo it.
+        self.sync()?;
         self.frozen = self.live.take().into_iter();
         self.active = self.active.other();
         self.len = 0;
@@ -218,6 +231,7 @@ impl<S: Store, L: Segments> Log<S, L> {
     }
 
     fn settle(&mut self) -> Result<(), StoreError> {
+        self.sync()?;
         let mut frozen = std::mem::take(&mut self.frozen);
         // In their order: what is live is later.
         for places in [&mut frozen, &mut self.live.take().into_iter()] {

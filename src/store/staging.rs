@@ -58,6 +58,12 @@ impl Staging {
         self.messages.forget_unheld();
     }
 
+    /// Lets go of what has come and gone, when nothing else is [there](Self::is_empty).
+    pub(super) fn clear(&mut self) {
+        self.places.clear();
+        self.messages.take_new(|number, _| debug_assert!(false, "{number} has no place"));
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.writes.is_empty() && self.by_place.is_empty()
     }

@@ -328,6 +328,8 @@ impl Writer {
             self.take(turn);
         }
         if self.staging.is_empty() && self.store.is_some() {
+            self.staging.clear();
+            self.staging.forget_unheld();
             self.publish();
             return;
         }

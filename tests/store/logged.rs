@@ -213,3 +213,32 @@ fn what_was_given_up_does_not_come_back() {
         assert_eq!(contents(&left).len(), 4, "after {operations} operations");
     }
 }
+
+/// Of commits to the system some may be gone when the machine stops, but never one before one that is there.
+#[test]
+fn the_engine_has_nothing_that_the_log_could_lose() {
+    for seed in 0..SEEDS {
+        let mut rng = Rng::with_seed(seed);
+        let (engine, segments) = (Memory::default(), MemorySegments::default());
+        let mut store = Logged::open(engine.clone(), segments.clone(), 1_000).expect("new");
+        let (mut model, mut models) = (Model::default(), vec![Model::default()]);
+        for _ in 0..rng.usize(1..200) {
+            let (table, key) = (Table::Queued, vec![rng.u8(0..6); 16]);
+            let value = rng.bool().then(|| vec![rng.u8(..); 50]);
+            match &value {
+                Some(value) => _ = model.insert((table, key.clone()), value.clone()),
+                None => _ = model.remove(&(table, key.clone())),
+            }
+            store
+                .commit(&[Write { table, key, value, fresh: false }], Commit::System)
+                .expect("room");
+            models.push(model.clone());
+            if rng.u8(0..20) == 0 {
+                assert!(contents(&store) == model);
+            }
+        }
+        let left = if rng.bool() { engine.crashed() } else { engine.killed() };
+        let store = Logged::open(left, segments.crashed(|| false), 1_000).expect("whole");
+        assert!(models.contains(&contents(&store)), "seed {seed}");
+    }
+}

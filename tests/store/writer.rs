@@ -274,3 +274,29 @@ fn what_a_failed_commit_may_have_written_is_removed_when_it_goes() {
     bench.commit(3, vec![removed(1, 1, &brief), removed(1, 2, &brief)]);
     assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (0, 0));
 }
+
+/// What a later act takes from a queue was promised by an earlier one, which may be committed first.
+#[test]
+fn what_a_later_act_removes_is_stored_until_that_is_whole() {
+    let mut bench = Bench::new(3);
+    let message = message("goes on to another");
+    bench.commit(1, (1..=2).map(|n| session(&n.to_string(), n)).collect());
+    let turn = |turn, changes: Vec<Change>, with| Turn {
+        turn,
+        parts: vec![Part { first: 0, end: changes.len(), act: (0, turn) }],
+        changes: changes.into(),
+        handed: vec![((0, turn), with)],
+        ..Turn::default()
+    };
+    bench.links[0].submit(turn(2, vec![queued(1, 1, &message)], 0b010));
+    bench.links[0].submit(turn(3, vec![removed(1, 1, &message), queued(2, 1, &message)], 0b100));
+    bench.writer.step();
+    assert_eq!((bench.count(Table::Queued), bench.links[0].committed()), (0, 1));
+    bench.links[1].submit(Turn { shard: 1, turn: 5, done: vec![(0, 2)], ..Turn::default() });
+    bench.writer.step();
+    assert_eq!((bench.count(Table::Queued), bench.links[0].committed()), (1, 2));
+    bench.links[2].submit(Turn { shard: 2, turn: 5, done: vec![(0, 3)], ..Turn::default() });
+    bench.writer.step();
+    assert_eq!((bench.count(Table::Queued), bench.links[0].committed()), (1, 3));
+    assert_eq!(bench.count(Table::Messages), 1);
+}

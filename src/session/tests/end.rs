@@ -145,6 +145,28 @@ fn redistribution_at_the_end() {
     assert_eq!((rig.session.in_flight(), rig.session.queued()), (2, 1));
 }
 
+/// What goes to another member is removed by a change of its own, which may be committed later than what its
+/// publisher was promised; what the client has acknowledged is taken back.
+#[test]
+fn what_goes_to_another_member_stays_as_it_was_noted() {
+    let mut rig = grouped();
+    let journal = Journal::default();
+    let in_memory = InMemory { messages: 100, bytes: 1 << 20 };
+    rig.session.store_as(1, (0, 0), journal.clone(), in_memory);
+    let new = message("new");
+    rig.disconnect();
+    for group in [Some(1), Some(2)] {
+        let _ = rig.deliver(&Delivery { group, ..delivery(&new, AtLeastOnce) });
+    }
+    let (queued, _) = journal.end_turn(1, |_| None);
+    assert_eq!(rig.session.take_queued(2).len(), 2);
+    let queued = queued.expect("two").take();
+    assert!(matches!(queued[..], [Change::Queued(..), Change::Queued(..)]), "{queued:?}");
+    let (removed, _) = journal.end_turn(2, |_| None);
+    let removed = removed.expect("one").take();
+    assert!(matches!(removed[..], [Change::Removed { place: 2, .. }]), "{removed:?}");
+}
+
 /// [MQTT-3.10.4-3] Leaving a group gives back what was queued by it; what is in flight is
 /// completed.
 #[test]
