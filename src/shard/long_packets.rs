@@ -7,13 +7,12 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::mqtt::topic;
+use crate::mqtt::{QoS, topic};
 use crate::net::ConnId;
 use crate::router::SubscriptionHandle;
 
 use super::ended::LEVELS_EACH;
 use super::input::Reader;
-use super::scans::RetainedScan;
 
 /// What a connection may do at once, in levels of filters.
 const LEVELS_AT_ONCE: usize = 256;
@@ -27,13 +26,22 @@ const STEPS_PER_TURN: usize = 8;
 /// Bytes of a filter that cost as much as a level.
 const BYTES_PER_LEVEL: usize = 32;
 
+/// A subscription that is to get the retained messages. Its filter is in the packet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WantedScan {
+    /// Which filter of the packet it is.
+    pub(super) index: usize,
+    pub(super) handle: SubscriptionHandle,
+    pub(super) qos: QoS,
+}
+
 /// What was done of a packet.
 #[derive(Debug, Default)]
 pub(super) struct Begun {
     /// Of its first filters.
     pub(super) reasons: Vec<u8>,
     /// To be made when all filters are done.
-    pub(super) scans: Vec<(SubscriptionHandle, RetainedScan)>,
+    pub(super) scans: Vec<WantedScan>,
     /// Its place in the queue.
     place: u64,
 }

@@ -1,18 +1,18 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
+use std::num::NonZeroU32;
+
 use crate::mqtt::topic::Filter;
 use crate::mqtt::{
     DecodeError, Packet, Properties, QoS, ReasonCode, RetainHandling, SubAck, Subscribe,
     SubscribeFilter, UnsubAck, Unsubscribe, encode, topic, varint_len,
 };
-use crate::router::{
-    GroupCount, Router, SessionKey, Subscribed, SubscriptionHandle, SubscriptionOptions,
-};
+use crate::router::{GroupCount, Router, SessionKey, Subscribed, SubscriptionOptions};
 use crate::session::{STORE, SubscriptionRecord};
 
 use super::Core;
 use super::input::{Reader, Then};
-use super::long_packets::Begun;
+use super::long_packets::{Begun, WantedScan};
 use super::remote::Item;
 use super::scans::RetainedScan;
 
@@ -34,7 +34,7 @@ impl<S> Core<S> {
                 return Ok(Then::Hold);
             }
             reader.did(filter.filter);
-            let reason = self.subscribe_one(reader, subscribe, &filter, &mut begun.scans)?;
+            let reason = self.subscribe_one(reader, subscribe, &filter, &mut begun)?;
             begun.reasons.push(reason as u8);
         }
         let packet = SubAck {
@@ -43,10 +43,18 @@ impl<S> Core<S> {
             properties: Properties::EMPTY,
         };
         self.answer_when_known(reader, &Packet::SubAck(packet), done > 0);
-        for (handle, scan) in begun.scans {
+        let mut wanted = begun.scans.into_iter().peekable();
+        for (at, asked) in subscribe.filters.iter().enumerate() {
+            let Some(WantedScan { handle, qos, .. }) = wanted.next_if(|scan| scan.index == at)
+            else {
+                continue;
+            };
             // What the client may do can have changed in between.
             let subscription = (done > 0).then(|| self.router.subscription(reader.session, handle));
-            if subscription.is_none_or(|one| one.is_some_and(|one| *one.filter == *scan.filter)) {
+            if subscription.is_none_or(|one| one.is_some_and(|one| *one.filter == *asked.filter)) {
+                let identifier = subscribe.subscription_identifier.map(NonZeroU32::get);
+                let filter = asked.filter.into();
+                let scan = RetainedScan { filter, qos, identifier, after: None };
                 self.start_scan(reader.session, handle, scan);
             }
         }
@@ -92,7 +100,7 @@ impl<S> Core<S> {
         reader: &Reader<'_>,
         subscribe: &Subscribe<'_>,
         asked: &SubscribeFilter<'_>,
-        scans: &mut Vec<(SubscriptionHandle, RetainedScan)>,
+        begun: &mut Begun,
     ) -> Result<ReasonCode, DecodeError> {
         let filter = match Filter::parse(asked.filter, &self.settings.limits) {
             Ok(filter) => filter,
@@ -117,7 +125,7 @@ impl<S> Core<S> {
                 qos: options.qos,
                 no_local: options.no_local,
                 retain_as_published: options.retain_as_published,
-                identifier: options.identifier.map_or(0, std::num::NonZeroU32::get),
+                identifier: options.identifier.map_or(0, NonZeroU32::get),
             });
         }
         if subscribed.interest {
@@ -130,13 +138,8 @@ impl<S> Core<S> {
             RetainHandling::DoNotSend => false,
         };
         if wants_retained && filter.share.is_none() {
-            let scan = RetainedScan {
-                filter: filter.filter.into(),
-                qos: options.qos,
-                identifier: options.identifier.map(std::num::NonZeroU32::get),
-                after: None,
-            };
-            scans.push((subscribed.handle, scan));
+            let (index, handle, qos) = (begun.reasons.len(), subscribed.handle, options.qos);
+            begun.scans.push(WantedScan { index, handle, qos });
         }
         Ok(match options.qos {
             QoS::AtMostOnce => ReasonCode::Success,
