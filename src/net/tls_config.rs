@@ -8,7 +8,8 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::server::{
-    ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig, WebPkiClientVerifier,
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig, VerifierBuilderError,
+    WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, SupportedProtocolVersion, version};
@@ -107,9 +108,11 @@ impl TlsSettings {
                 if matches!(self.clients, ClientCertificates::Optional(_)) {
                     verifier = verifier.allow_unauthenticated();
                 }
-                builder.with_client_cert_verifier(
-                    verifier.build().map_err(|error| wrong(&ca.ca, error))?,
-                )
+                let verifier = verifier.build().map_err(|error| match (&error, &ca.crl) {
+                    (VerifierBuilderError::InvalidCrl(_), Some(crl)) => wrong(crl, error),
+                    _ => wrong(&ca.ca, error),
+                })?;
+                builder.with_client_cert_verifier(verifier)
             }
         };
         let mut config = builder.with_cert_resolver(Arc::new(certificates));

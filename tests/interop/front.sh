@@ -188,6 +188,65 @@ kill -TERM "$broker"
 wait "$broker"
 broker=""
 
+begin "TLS: certificates that have expired or were revoked, by an openssl CA"
+mkdir "$work/authority"
+cat >"$work/authority/ca.cnf" <<END
+[ca]
+default_ca = own
+[own]
+database = $work/authority/index.txt
+new_certs_dir = $work/authority
+serial = $work/authority/serial
+certificate = $work/certs/ca.pem
+private_key = $work/certs/ca.key
+default_md = sha256
+default_days = 30
+default_crl_days = 30
+policy = named
+x509_extensions = client
+unique_subject = no
+crlnumber = $work/authority/serial
+crl_extensions = list
+[named]
+commonName = supplied
+[client]
+basicConstraints = CA:FALSE
+extendedKeyUsage = clientAuth
+[list]
+authorityKeyIdentifier = keyid
+END
+: >"$work/authority/index.txt"
+echo 01 >"$work/authority/serial"
+authority() { openssl ca -batch -notext -config "$work/authority/ca.cnf" "$@" >>"$work/authority/log" 2>&1; }
+sign() {
+    local name=$1
+    shift
+    openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj "/CN=$name" \
+        -keyout "$work/$name.key" -out "$work/$name.csr" 2>>"$work/authority/log"
+    authority -in "$work/$name.csr" -out "$work/$name.pem" "$@"
+}
+sign valid
+sign expired -startdate 20200101000000Z -enddate 20200201000000Z
+sign revoked
+authority -revoke "$work/revoked.pem"
+authority -gencrl -out "$work/crl.pem"
+echo "client_crl = \"$work/crl.pem\"" >>"$work/sluice.toml"
+: >"$work/log"
+start
+for version in tlsv1.2 tlsv1.3; do
+    client() { tls "${ports[1]}" $ca --tls-version $version --cert "$work/$1.pem" --key "$work/$1.key"; }
+    client valid
+    for name in expired revoked; do
+        if client $name; then echo "let in: $name, $version" >&2; exit 1; fi
+    done
+done
+kill -TERM "$broker"
+wait "$broker"
+broker=""
+printf -- '-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n' >"$work/crl.pem"
+if "$sluice" --config "$work/sluice.toml" 2>"$work/said"; then exit 1; fi
+grep -q "$work/crl.pem" "$work/said"
+
 begin "a socket of this machine"
 socket=$work/mqtt.sock
 cat >"$work/sluice.toml" <<END
