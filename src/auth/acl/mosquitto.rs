@@ -115,7 +115,10 @@ fn entry(text: &str, is_pattern: bool) -> Result<Entry, &'static str> {
     };
     let (access, filter) = match access {
         Some(access) if !rest.is_empty() => (access, rest.trim_start()),
-        // Topics may have spaces in them.
+        // A topic with spaces in it has its access in front, or else a slip would make a denial a permission.
+        None if !rest.is_empty() => {
+            return Err("has none of read, write, readwrite, deny in front of its topic");
+        }
         _ => (Access::ReadWrite, text),
     };
     if Filter::parse(filter, &Limits::default()).is_err() {
@@ -208,6 +211,8 @@ pattern deny users/%u/locked
             ("topics a\n", 1),
             ("# fine\ntopic read a/#/b\n", 2),
             ("pattern a+\n", 1),
+            ("topic dney secret/#\ntopic readwrite #\n", 1),
+            ("topic foo bar baz\n", 1),
         ] {
             assert_eq!(MosquittoAcl::parse(text).unwrap_err().0, line, "{text}");
         }
