@@ -43,7 +43,7 @@ impl Durable {
         entry.set_place(place, Some(noted));
     }
 
-    /// Notes a message that is new to the session, and gives its place.
+    /// Notes a message that is new to the session; gives its place, and where that was noted.
     fn note(
         &mut self,
         delivery: &Delivery<'_>,

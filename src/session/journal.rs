@@ -162,10 +162,10 @@ pub enum Change {
     Forgotten(SessionNumber, u64),
     /// A QoS 2 message of the client has come: its identifier is taken.
     Held(SessionNumber, PacketId),
-    /// A change that was taken back.
-    Undone,
     /// The identifier is free again.
     Freed(SessionNumber, PacketId),
+    /// A change that was taken back.
+    Undone,
     /// The retained message of a topic; `None`: there is none any more. Stamp and shard order the changes.
     Retained(Box<str>, (u64, u8), Option<Message>),
 }

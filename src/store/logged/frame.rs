@@ -196,7 +196,7 @@ fn frame(bytes: &[u8], at: usize, life: u64) -> Option<(u64, Range<usize>)> {
     (checksum(body, life, sequence) == sum).then_some((sequence, records))
 }
 
-/// How much is there of a frame that is not whole, at least, if it shows that number.
+/// How many bytes, at least, are there of a frame that is not whole; all of them if it shows that number.
 fn torn(bytes: &[u8], at: usize, shown: u64) -> usize {
     let rest = bytes.get(at..).unwrap_or_default();
     let head = rest.get(..FRAME_HEAD).unwrap_or(rest);
