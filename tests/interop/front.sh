@@ -6,6 +6,7 @@ sluice=$1
 work=$(mktemp -d)
 step="nothing yet"
 broker=""
+server=""
 
 finish() {
     local status=$?
@@ -13,7 +14,7 @@ finish() {
         echo "front: FAILED at: $step" >&2
         tail -n 30 "$work/log" >&2 || true
     fi
-    if [ -n "$broker" ]; then kill -KILL "$broker" 2>/dev/null || true; fi
+    for process in $broker $server; do kill -KILL "$process" 2>/dev/null || true; done
     rm -rf "$work"
     exit "$status"
 }
@@ -143,6 +144,95 @@ if timeout 20 mosquitto_pub -h 127.0.0.1 -p "${ports[0]}" -V mqttv5 -u new -P se
     exit 1
 fi
 
+kill -TERM "$broker"
+wait "$broker"
+broker=""
+
+begin "a server that is asked over HTTP, and is down for a while"
+cat >"$work/server.py" <<'END'
+import http.server, json, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        is_right = (asked["username"], asked["password"]) == ("hal", "9000")
+        body = json.dumps({"result": "allow" if is_right else "deny"}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        print("asked about", asked["username"], flush=True)
+
+    def log_message(self, *_):
+        pass
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+print("port", server.server_address[1], flush=True)
+server.serve_forever()
+END
+# Starts the server at a port, and sets $http to that; 0: any.
+serve() {
+    : >"$work/served"
+    python3 "$work/server.py" "$1" >"$work/served" 2>&1 &
+    server=$!
+    http=""
+    for _ in $(seq 200); do
+        http=$(sed -n 's/^port //p' "$work/served")
+        if [ -n "$http" ]; then return 0; fi
+        sleep 0.05
+    done
+    cat "$work/served" >&2
+    return 1
+}
+serve 0
+cat >"$work/sluice.toml" <<END
+[[listener]]
+bind = "127.0.0.1:0"
+[auth]
+anonymous = true
+password_file = "$users"
+[auth.http]
+url = "http://127.0.0.1:$http/authenticate"
+cache_time = "10m"
+END
+: >"$work/log"
+start
+for version in mqttv311 mqttv5; do
+    allowed -V $version -u hal -P 9000 -i known
+    refused 'bad user \?name or password' -V $version -u hal -P 9001
+    refused 'bad user \?name or password' -V $version -u eve -P 9000
+done
+grep -q 'asked about eve' "$work/served"
+
+kill "$server"
+wait "$server" || true
+server=""
+: >"$work/log"
+for version in mqttv311 mqttv5; do
+    refused 'er unavailable' -V $version -u hal -P 9000 -i new
+    # Who is in the file, gives no name, or was asked about lately has no need of the server.
+    allowed -V $version -u new -P secret
+    allowed -V $version
+    allowed -V $version -u hal -P 9000 -i known
+    refused 'bad user \?name or password' -V $version -u new -P wrong
+done
+grep -q "WARN.*http://127.0.0.1:$http/authenticate gives no answer, and a client is refused" "$work/log"
+echo 'without_answer = "allow"' >>"$work/sluice.toml"
+: >"$work/log"
+kill -HUP "$broker"
+wait_for 'read again'
+for version in mqttv311 mqttv5; do allowed -V $version -u hal -P 9001; done
+grep -q 'WARN.*gives no answer, and a client is let in' "$work/log"
+
+serve "$http"
+for version in mqttv311 mqttv5; do
+    allowed -V $version -u hal -P 9000
+    refused 'bad user \?name or password' -V $version -u hal -P 9001
+done
+grep -q 'asked about hal' "$work/served"
+kill "$server"
+wait "$server" || true
+server=""
 kill -TERM "$broker"
 wait "$broker"
 broker=""
