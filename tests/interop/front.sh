@@ -217,6 +217,7 @@ for version in mqttv311 mqttv5; do
     refused 'bad user \?name or password' -V $version -u new -P wrong
 done
 grep -q "WARN.*http://127.0.0.1:$http/authenticate gives no answer, and a client is refused" "$work/log"
+grep -q 'refused: nobody can say now whether it may come in' "$work/log"
 echo 'without_answer = "allow"' >>"$work/sluice.toml"
 : >"$work/log"
 kill -HUP "$broker"
