@@ -1,4 +1,4 @@
-//! What the log says of clients.
+//! What the log tells of clients.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 
 use rustix::process::Signal;
 
-use crate::{Running, file, sluice};
+use super::{Running, file, sluice};
 
 /// The log names who was refused, from where, and why; the client is told no more than the code.
 #[test]

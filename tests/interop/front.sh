@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Who comes in, as Mosquitto's programs see it: front.sh PROGRAM, where PROGRAM is a build of sluice.
+# Who comes in, as other people's programs see it: front.sh PROGRAM, where PROGRAM is a build of sluice.
+# Needs the package "mqtt" in NODE_MODULES, which is where run.sh puts it if nothing else is said.
 set -euo pipefail
 
 sluice=$1
+here=$(cd "$(dirname "$0")" && pwd)
+export NODE_MODULES=${NODE_MODULES:-$here/../../target/interop}
 work=$(mktemp -d)
 step="nothing yet"
 broker=""
@@ -144,6 +147,25 @@ if timeout 20 mosquitto_pub -h 127.0.0.1 -p "${ports[0]}" -V mqttv5 -u new -P se
     exit 1
 fi
 
+kill -TERM "$broker"
+wait "$broker"
+broker=""
+
+begin "SCRAM-SHA-256, by MQTT.js"
+echo secret | "$sluice" passwd "$work/scram" 'ann,x=1' --scram >/dev/null
+echo other | "$sluice" passwd "$work/scram" bob --scram >/dev/null
+cat >"$work/sluice.toml" <<END
+shards = 2
+[[listener]]
+bind = "127.0.0.1:0"
+[auth]
+password_file = "$work/scram"
+END
+: >"$work/log"
+start
+scram() { timeout 60 node "$here/mqttjs_scram.mjs" 127.0.0.1 "${ports[0]}" "$@"; }
+scram 'ann,x=1' secret bob other
+for version in mqttv311 mqttv5; do allowed -V $version -u 'ann,x=1' -P secret; done
 kill -TERM "$broker"
 wait "$broker"
 broker=""
