@@ -78,6 +78,9 @@ impl Ending {
 impl<S> Core<S> {
     /// Ends a connection: nothing of it is read any more, what is written to it by now still leaves.
     pub(super) fn end(&mut self, id: ConnId, ending: Ending) {
+        if let Some(detail) = ending.log() {
+            self.log_closed(id, detail);
+        }
         let Some(connection) = self.connections.get_mut(id) else { return };
         if connection.state == State::Closing {
             return;
@@ -88,10 +91,7 @@ impl<S> Core<S> {
             self.timers.cancel(timer);
         }
         let v5 = connection.version.is_v5();
-        if let Some(detail) = ending.log() {
-            let client = self.sessions.get(key).map_or("", |slot| slot.session.client_id());
-            self.log.client(self.now, peer, client, detail);
-        } else if was == State::Connected {
+        if was == State::Connected && ending.log().is_none() {
             let client_id = self.sessions.get(key).map_or("", |slot| slot.session.client_id());
             tracing::debug!(target: CLIENT_LOG, %peer, client_id, "disconnected: {}", ending.why());
         }
@@ -123,10 +123,23 @@ impl<S> Core<S> {
         self.connections.touch(id);
     }
 
+    /// The log says why a connection is closed, unless it is already.
+    fn log_closed(&mut self, id: ConnId, detail: &str) {
+        let Some(connection) = self.connections.get(id) else { return };
+        if connection.state != State::Closing {
+            let session = self.sessions.get(connection.session);
+            let client = session.map_or("", |slot| slot.session.client_id());
+            self.log.client(self.now, connection.peer, client, detail);
+        }
+    }
+
     /// The other side closed its socket, or the network did, or its transport was not taken from it.
     pub(super) fn peer_closed(&mut self, id: ConnId, cause: CloseCause) {
         let ending = match cause {
-            CloseCause::Refused(why) => Ending::Silent(why),
+            CloseCause::Refused(why) => {
+                self.log_closed(id, &why);
+                Ending::Logged
+            }
             CloseCause::PeerClosed | CloseCause::Reset | CloseCause::Error(_) => Ending::Lost,
         };
         self.end(id, ending);
