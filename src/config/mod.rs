@@ -22,6 +22,7 @@ mod error;
 mod keys;
 mod reader;
 mod schema;
+mod syntax;
 mod value;
 
 use std::num::NonZeroUsize;
