@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 
 use rustix::process::Signal;
 
@@ -42,6 +42,39 @@ fn a_refused_login_is_in_the_log() {
     }
     broker.signal(Signal::TERM);
     assert_eq!(broker.end().0, Some(0));
+}
+
+/// Who cannot be checked because nobody answers is told from who cannot be because too many wait.
+#[test]
+fn why_a_login_could_not_be_checked_is_in_the_log() {
+    let server = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = server.local_addr().expect("it has one");
+    let http = format!(
+        "shards = 1\n[auth.http]\nurl = \"http://{address}/\"\nthreads = 1\nqueue = 1\ntimeout = \"1m\"\n"
+    );
+    let (_dir, path) = file(&http);
+    let mut command = sluice();
+    command.args(["--config", &path, "--bind", "127.0.0.1:0"]).env("NO_COLOR", "1");
+    let mut broker = Running::start(&mut command);
+    let address = broker.addresses().remove(0);
+    let begin = || {
+        let mut client = TcpStream::connect(&address).expect("it listens");
+        client.write_all(b"\x10\x0f\0\x04MQTT\x04\x02\0\0\0\x03dev").expect("it is open");
+        client
+    };
+    // The server is asked about one, another waits.
+    let mut asked = begin();
+    let question = server.accept().expect("it is asked").0;
+    let _waits = begin();
+    let _refused = begin();
+    let line = broker.line();
+    assert!(line.contains("refused: too many logins wait to be checked"), "{line}");
+    drop((question, server));
+    asked.read_to_end(&mut Vec::new()).expect("a close");
+    let line = broker.line();
+    assert!(line.contains("WARN") && line.contains("gives no answer"), "{line}");
+    let line = broker.line();
+    assert!(line.contains("refused: nobody can say now whether it may come in"), "{line}");
 }
 
 /// Whoever sets up a proxy or a page finds in the log what is wrong with what it sends.
