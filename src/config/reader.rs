@@ -453,6 +453,7 @@ fn take<T>(
     kind: &impl Kind<T>,
 ) -> Result<T, ConfigError> {
     kind.take(given).map_err(|wrong| {
+        let given = if kind.is_secret() { "it".to_owned() } else { given.to_string() };
         ConfigError::new(origin, key, format!("{given} {wrong}; write {}", kind.allowed()))
     })
 }

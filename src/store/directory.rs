@@ -66,7 +66,7 @@ pub enum DirectoryError {
     InUse(PathBuf),
     /// A newer version wrote it.
     #[error(
-        "the data directory {} has format {found}, this version knows {FORMAT}: use a newer one",
+        "the data directory {} has format {found}, this version knows {FORMAT}: use a newer version",
         whole(.path)
     )]
     Newer {
