@@ -72,6 +72,35 @@ fn check_says_what_is_changed() {
     );
 }
 
+/// What is there or not there is shown though its values are the defaults, and so is what has to be set.
+#[test]
+fn check_says_what_is_switched_on() {
+    let (_dir, path) = file(
+        "[[listener]]\nbind = \"127.0.0.1:0\"\n[listener.websocket]\n[mqtt]\nretry = {}\n\
+         [acl]\ndefault = \"deny\"\n[[acl.rule]]\neffect = \"deny\"\ntopics = [\"a\"]\n",
+    );
+    let (status, out, err) = ends(sluice().args(["check", &path]));
+    assert_eq!((status, err.as_str()), (0, ""));
+    let lines: Vec<&str> = out.lines().skip(1).collect();
+    assert_eq!(
+        lines,
+        [
+            format!("listener[0].bind = \"127.0.0.1:0\"  # {path}:2"),
+            format!(
+                "listener[0].websocket = {{ path = \"/mqtt\", origins = [], max_head_bytes = \"8KiB\", \
+                 max_frame_bytes = \"16MiB\" }}  # {path}:3, by default off"
+            ),
+            format!("acl.default = \"deny\"  # {path}:7, by default \"unstated\""),
+            format!("acl.rule[0].effect = \"deny\"  # {path}:9"),
+            format!("acl.rule[0].topics = [\"a\"]  # {path}:10"),
+            format!(
+                "mqtt.retry = {{ after = [\"10s\", \"20s\", \"1m\"], give_up = \"disconnect\" }}  \
+                 # {path}:5, by default off"
+            ),
+        ]
+    );
+}
+
 /// `sluice check FILE | head -n 1`, with nobody left to read the rest.
 #[test]
 fn what_nobody_reads_is_no_error() {

@@ -1,6 +1,9 @@
 //! What is wrong is said on one line, before anything is bound.
 
+use std::fs;
 use std::process::Command;
+
+use tempfile::TempDir;
 
 use super::{Running, ends, file, sluice};
 
@@ -51,9 +54,16 @@ fn errors_are_one_line() {
         (&["--colour", "red"], "unexpected argument '--colour'", "see sluice --help"),
         (&["--confg", "a"], "unexpected argument '--confg'", "did you mean --config?"),
         (&["--config"], "a value is required for '--config <FILE>'", "see sluice --help"),
-        (&["check"], "the following required arguments", "<FILE>; see sluice --help"),
+        (&["check"], "the following required arguments", "<FILE>; see sluice check --help"),
+        (&["check", "--bogus"], "unexpected argument '--bogus'", "see sluice check --help"),
+        (&["store", "--bogus"], "unexpected argument '--bogus'", "see sluice store --help"),
+        (&["store", "dump", "--bogus"], "unexpected argument", "see sluice store dump --help"),
+        (&["certs"], "the following required arguments", "--out <DIR>; see sluice certs --help"),
+        (&["passwd", "a"], "the following required arguments", "<USER>; see sluice passwd --help"),
         (&["chek"], "chek is not a command", "did you mean check?"),
-        (&["--shards", "1", "check", "a"], "check takes no options before it", "see sluice --help"),
+        (&["store", "chek"], "chek is not a command", "did you mean check?"),
+        (&["store", "a"], "a is not a command of sluice store", "see sluice store --help"),
+        (&["--shards", "1", "check", "a"], "check takes no options", "see sluice check --help"),
         (&["my.toml"], "my.toml is not a command", "write sluice --config my.toml"),
         (&["--config", "/nowhere/a"], "/nowhere/a: cannot be read", "No such file"),
     ] {
@@ -67,7 +77,7 @@ fn errors_are_one_line() {
         ("SLUICE_LOG", "debug", ": is not a known variable; did you mean SLUICE_LOG_LEVEL?"),
         ("SLUICE_BIND", "127.0.0.1:0", "did you mean SLUICE_LISTENER_0_BIND?"),
         ("SLUICE_CONFIG", "a.toml", "a file is named by --config FILE"),
-        ("SLUICE_NONSENSE", "1", "they are named SLUICE_<SECTION>_<KEY>"),
+        ("SLUICE_NONSENSE", "1", "SLUICE_<SECTION>_<KEY>, and all sections and keys are listed in"),
     ] {
         let begins = if contains.starts_with(':') { name } else { "SLUICE_" };
         wrong(sluice().env(name, value), begins, contains);
@@ -75,6 +85,13 @@ fn errors_are_one_line() {
     for (text, contains) in [
         ("[[listener]]\nport = 1883\n", ":1: listener[0].bind: is missing"),
         ("[mqtt]\nretry = true\n", ":2: mqtt.retry: true is not a section; write [mqtt.retry]"),
+        (
+            "# Mosquitto\npid_file /run/mosquitto.pid\nlistener 1883\n",
+            ":2: is not TOML, but looks like the configuration of Mosquitto (\"pid_file \
+             /run/mosquitto.pid\"); how its options are written here is in the README, \
+             \"Coming from Mosquitto\"",
+        ),
+        ("listeners:\n  tcp: 1883\n", ":1: is not TOML: "),
     ] {
         let (_dir, path) = file(text);
         wrong(sluice().args(["check", &path]), &path, contains);
@@ -86,12 +103,57 @@ fn others_reach_it_only_if_somebody_says_so() {
     let args = ["--bind", "0.0.0.0:0", "--shards", "1"];
     let (status, _, err) = ends(sluice().args(args));
     assert_eq!(status, 2, "{err}");
-    assert!(err.starts_with("sluice: --bind: ") && err.contains("auth.password_file"), "{err}");
+    assert!(err.starts_with("sluice: --bind: 0.0.0.0:0 can be reached"), "{err}");
+    for way in
+        ["auth.password_file", "sluice passwd", "[auth.jwt]", "[auth.http]", "[listener.tls]"]
+    {
+        assert!(err.contains(way), "{way}: {err}");
+    }
+    assert!(err.ends_with("let everybody in: --anonymous, or auth.anonymous = true\n"), "{err}");
     let open = Running::start(sluice().args(args).arg("--anonymous"));
     let log = open.start.concat();
     assert!(log.contains("WARN") && log.contains("auth.anonymous"), "{log}");
     let own = Running::start(sluice().args(["--bind", "127.0.0.1:0", "--shards", "1"]));
     assert!(!own.start.concat().contains("other machines"), "{:?}", own.start);
+}
+
+/// Whole paths, as who reads a log need not know where the broker was started, and how to go on.
+#[test]
+fn a_data_directory_that_cannot_be_used_is_said() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let root = dir.path().canonicalize().expect("it is there");
+    fs::write(root.join("file"), "").expect("it is written");
+    fs::create_dir(root.join("lite")).expect("it is made");
+    fs::write(root.join("lite/format"), "2 sqlite\n").expect("it is written");
+    let whole = |name: &str| root.join(name).display().to_string();
+    let has_to = "; it has to be a directory that the broker can make, or write to: name one with --data, or \
+                  store.data";
+    for (name, said, way) in [
+        ("file", format!("cannot use the data directory {}: ", whole("file")), has_to.to_owned()),
+        (
+            "file/new",
+            format!("cannot use the data directory {}: ", whole("file/new")),
+            has_to.to_owned(),
+        ),
+        (
+            "lite",
+            format!(
+                "the data directory {} is of the engine \"sqlite\", not \"fjall\"",
+                whole("lite")
+            ),
+            format!(
+                "; write store.engine = \"sqlite\" to go on with it, or copy it for the other: sluice store \
+                 migrate {} NEW",
+                whole("lite")
+            ),
+        ),
+    ] {
+        let args = ["--bind", "127.0.0.1:0", "--shards", "1", "--log", "error", "--data", name];
+        let (status, _, err) = ends(sluice().args(args).current_dir(&root));
+        assert_eq!(status, 1, "{err}");
+        assert!(err.starts_with(&format!("sluice: {said}")), "{err}");
+        assert!(err.ends_with(&format!("{way}\n")) && err.lines().count() == 1, "{err}");
+    }
 }
 
 #[test]

@@ -57,6 +57,7 @@ fn a_password_file_is_edited() {
         (&[path, "alice", "--delete"][..], "", "\"alice\" is not in the file"),
         (&[path, "a:b"], "x\n", "the user name has a : in it"),
         (&[path, "alice"], "\n", "has an empty password"),
+        (&["/nowhere/users", "alice"], "x\n", "/nowhere/users: cannot be written: No such file"),
         (&[path, "--batch"], "carol:three\ndave\n", "line 2 of the input has no ':'"),
     ] {
         let (status, _, err) = passwd(args, input);
@@ -95,7 +96,9 @@ fn certificates_are_made_and_a_broker_starts_with_them() {
     assert_eq!(status, 0, "{err}");
     assert!(said.contains("[listener.tls]") && said.contains("--cafile"), "{said}");
     let (status, _, err) = ends(sluice().args(["certs", "--out", out]));
-    assert_eq!(status, 1, "nothing is written over: {err}");
+    let there =
+        format!("sluice: {out}/ca.pem: is there already; name another directory, or remove it\n");
+    assert_eq!((status, err), (1, there), "nothing is written over");
     let (_, config) = said.split_once("In the configuration:").expect("it says how to go on");
     let (config, _) = config.split_once("Then:").expect("and what then");
     let (_dir, path) = file(&config.replace(":8883", ":0"));
