@@ -3,17 +3,10 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, WaitOptions, waitpid};
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
-use tempfile::TempDir;
 
-use super::{Running, ends, file, sluice};
+use super::{Running, file, sluice};
 
 /// The log names who was refused, from where, and why; the client is told no more than the code.
 #[test]
@@ -107,70 +100,6 @@ fn a_refused_transport_is_in_the_log() {
     }
     broker.signal(Signal::TERM);
     assert_eq!(broker.end().0, Some(0));
-}
-
-/// What rustls found, or what the client says it did.
-#[test]
-fn why_a_handshake_failed_is_in_the_log() {
-    let dir = TempDir::new().expect("a temporary directory");
-    let certs = |name: &str| {
-        let out = dir.path().join(name);
-        let (status, _, err) = ends(sluice().arg("certs").arg("--out").arg(&out));
-        assert_eq!(status, 0, "{err}");
-        out
-    };
-    let (own, other) = (certs("own"), certs("other"));
-    let [ca, certificate, key] = ["ca.pem", "server.pem", "server.key"].map(|name| own.join(name));
-    let (_dir, path) = file(&format!(
-        "shards = 1\n[[listener]]\nbind = \"127.0.0.1:0\"\n[listener.tls]\n\
-         certificate = {certificate:?}\nkey = {key:?}\n\
-         client_certificates = \"required\"\nclient_ca = {ca:?}\n"
-    ));
-    let mut broker = Running::start(sluice().args(["--config", &path]).env("NO_COLOR", "1"));
-    let address = broker.addresses().remove(0);
-    for (trusted, shown, cause) in [
-        (&own, None, "peer sent no certificates"),
-        // Its CA has the same name and another key.
-        (&other, None, "received fatal alert: DecryptError"),
-        (&own, Some(&other), "invalid peer certificate: BadSignature"),
-    ] {
-        let mut socket = TcpStream::connect(&address).expect("it listens");
-        let peer = socket.local_addr().expect("it has one").to_string();
-        let mut client = tls_client(trusted, shown.map(PathBuf::as_path));
-        // In TLS 1.3 the client is done before the server has looked at its certificate.
-        while client.complete_io(&mut socket).is_ok() && client.wants_read() {}
-        let line = broker.line();
-        assert!(line.contains(&format!("closed: TLS: {cause}")), "{line}");
-        assert!(line.contains(&peer), "{line}");
-    }
-    let mut socket = TcpStream::connect(&address).expect("it listens");
-    socket.write_all(b"\x10\x0c\0\x04MQTT\x04\x02\0\0\0\0").expect("it is open");
-    let line = broker.line();
-    assert!(line.contains("closed: TLS: received corrupt message"), "{line}");
-    broker.signal(Signal::TERM);
-    assert_eq!(broker.end().0, Some(0));
-}
-
-/// A client that trusts the CA of one directory, and shows the client's certificate of another.
-fn tls_client(trusted: &Path, shown: Option<&Path>) -> ClientConnection {
-    let certificate = |path| CertificateDer::from_pem_file(path).expect("a certificate");
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate(trusted.join("ca.pem"))).expect("a CA");
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("1.2 and 1.3")
-        .with_root_certificates(roots);
-    let config = match shown {
-        None => builder.with_no_client_auth(),
-        Some(dir) => {
-            let key = PrivateKeyDer::from_pem_file(dir.join("client.key")).expect("a key");
-            let chain = vec![certificate(dir.join("client.pem"))];
-            builder.with_client_auth_cert(chain, key).expect("they go together")
-        }
-    };
-    let name = "localhost".try_into().expect("a name");
-    ClientConnection::new(Arc::new(config), name).expect("a client")
 }
 
 /// The message of a client on a topic that is not its own goes nowhere; the client stays, and the log does
