@@ -158,6 +158,18 @@ pub enum CloseMode {
     Abort,
 }
 
+/// Lets connections in one by one, over all drivers that have it.
+pub trait Turnstile: fmt::Debug + Send + Sync {
+    /// Lets one connection of a listener pass.
+    ///
+    /// # Errors
+    /// There are enough; with the time when to try again.
+    fn pass(&self, listener: usize, now: Time) -> Result<(), Time>;
+
+    /// There was none to pass.
+    fn give_back(&self, listener: usize, now: Time);
+}
+
 /// Interrupts the [`Driver::wait`] of another thread.
 pub trait Wake: Send + Sync + 'static {
     /// Makes the driver's present or next wait return, and complete with [`Completion::Woken`].
@@ -247,12 +259,6 @@ pub trait Driver {
     /// its transport has a word for that.
     fn stop_accepting(&mut self);
 
-    /// Accepts nothing for now; who connects waits in the system's queue.
-    fn pause_accepting(&mut self);
-
-    /// Accepts nothing on one listener for now.
-    fn pause_listener(&mut self, listener: usize);
-
-    /// Accepts again, on all listeners.
-    fn resume_accepting(&mut self);
+    /// Accepts only who passes this; the others wait in the system's queue.
+    fn set_turnstile(&mut self, turnstile: Arc<dyn Turnstile>);
 }

@@ -24,7 +24,7 @@ pub use arena::Arena;
 pub use certificate::CertificateUser;
 pub use driver::{
     ACCEPTS_PER_TURN, CloseCause, CloseMode, Completion, ConnId, Driver, LARGE_FRAME, READ_CHUNK,
-    Wake,
+    Turnstile, Wake,
 };
 pub use mio_driver::{MioDriver, MioSocket, MioWaker};
 pub use tcp::{KeepAlive, ListenOptions, bind, bind_group};
