@@ -92,6 +92,32 @@ fn other_machines_are_let_in_only_if_somebody_decides_about_clients() {
     }
 }
 
+#[test]
+fn users_are_named_by_a_listener_that_asks_for_them() {
+    let tls = "[listener.tls]\ncertificate = \"a\"\nkey = \"b\"\nclient_certificates = \"optional\"\n\
+               client_ca = \"c\"\n";
+    let all = "[auth]\nanonymous = true\npassword_file = \"users\"\nhttp.url = \"http://a\"\njwt.key_file = \"key\"\n";
+    let links = |links: &str| format!("authentication = {links}\n{all}");
+    for (more, named) in [
+        ("", false),
+        ("[auth]\nanonymous = true\n", false),
+        ("[auth]\nanonymous = true\npassword_file = \"users\"\n", true),
+        ("[auth]\nhttp.url = \"http://a\"\n", true),
+        ("[auth]\njwt.key_file = \"key\"\n", true),
+        ("[auth]\njwt = { key_file = \"key\", user_claim = \"\" }\n", false),
+        (&links("[\"anonymous\"]"), false),
+        (&links("[]"), false),
+        (&links("[\"anonymous\", \"password_file\"]"), true),
+        (&links("[\"http\"]"), true),
+        (&links("[\"jwt\"]"), true),
+        (tls, false),
+        (&format!("{tls}certificate_user = \"common_name\"\n"), true),
+    ] {
+        let text = format!("[[listener]]\nbind = \"127.0.0.1:1\"\n{more}");
+        assert_eq!(parse(&text).unwrap().names_users(), named, "{more}");
+    }
+}
+
 /// Blamed is what is missing, where it would be: not a rule, which is right as it stands.
 #[test]
 fn rules_need_a_default() {
