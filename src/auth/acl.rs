@@ -44,6 +44,8 @@ pub struct AclRule {
     pub clients: Vec<String>,
     /// The addresses; all if there are none here.
     pub addresses: Vec<Network>,
+    /// The names in client certificates; all clients, and those without one, if there are none here.
+    pub certificates: Vec<String>,
 }
 
 /// Why an ACL file is no use.
@@ -146,6 +148,7 @@ impl AclRule {
         let address: IpAddr = client.peer.ip();
         self.users.as_ref().is_none_or(|users| name(users, client.username))
             && (self.clients.is_empty() || name(&self.clients, Some(client.client_id)))
+            && (self.certificates.is_empty() || name(&self.certificates, client.certificate_name))
             && (self.addresses.is_empty()
                 || self.addresses.iter().any(|network| network.contains(address)))
     }
@@ -227,7 +230,15 @@ pub(super) mod tests {
         client_id: &'a str,
     ) -> Client<'a> {
         let peer = SocketAddr::from(([192, 0, 2, 1], 5));
-        Client { client_id, username, certificate: None, peer, listener: None, protocol_version: 5 }
+        Client {
+            client_id,
+            username,
+            certificate: None,
+            certificate_name: None,
+            peer,
+            listener: None,
+            protocol_version: 5,
+        }
     }
 
     fn rule(effect: Effect, topics: &[&str]) -> AclRule {
@@ -239,6 +250,7 @@ pub(super) mod tests {
             users: None,
             clients: Vec::new(),
             addresses: Vec::new(),
+            certificates: Vec::new(),
         }
     }
 
@@ -285,6 +297,17 @@ pub(super) mod tests {
                 "{rule:?} {client:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_rule_may_be_for_certificates() {
+        let names = ["ann", "bob"].map(str::to_owned).to_vec();
+        let rule = AclRule { certificates: names, ..rule(Effect::ALLOW, &["t"]) };
+        for (name, speaks) in [(Some("ann"), true), (Some("bob"), true), (Some("eve"), false)] {
+            let one = Client { certificate_name: name, ..client(Some("eve"), "c") };
+            assert_eq!(may(std::slice::from_ref(&rule), &one, "t"), speaks, "{name:?}");
+        }
+        assert!(!may(&[rule], &client(Some("ann"), "ann"), "t"), "without a certificate");
     }
 
     #[test]

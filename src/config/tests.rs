@@ -118,6 +118,22 @@ fn users_are_named_by_a_listener_that_asks_for_them() {
     }
 }
 
+#[test]
+fn rules_for_certificates_need_a_listener_that_asks_for_them() {
+    let rule = "[acl]\ndefault = \"allow\"\n[[acl.rule]]\neffect = \"deny\"\ntopics = [\"a\"]\n\
+                certificates = [\"ann\"]\n";
+    let listener =
+        "[[listener]]\nbind = \"127.0.0.1:1\"\n[listener.tls]\ncertificate = \"a\"\nkey = \"b\"\n";
+    let wrong = ":6: acl.rule[0].certificates: no client is asked for a certificate; write \
+                 client_certificates = \"optional\" or \"required\" in a [listener.tls], or take it out";
+    for more in ["", listener] {
+        assert_eq!(parse(&format!("{rule}{more}")), Err(format!("sluice.toml{wrong}")), "{more}");
+    }
+    let asks = "client_certificates = \"optional\"\nclient_ca = \"c\"\n";
+    let config = parse(&format!("{rule}{listener}{asks}")).unwrap();
+    assert_eq!(config.acl.rules[0].certificates, ["ann"]);
+}
+
 /// Blamed is what is missing, where it would be: not a rule, which is right as it stands.
 #[test]
 fn rules_need_a_default() {

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::arena::Arena;
+use super::certificate::ClientCertificate;
 use crate::timer::Time;
 
 /// The most one connection is read in one turn, in bytes.
@@ -67,8 +68,8 @@ pub enum Completion {
     HandshakeDone {
         /// The connection.
         conn: ConnId,
-        /// The user that the other end's certificate names.
-        user: Option<Arc<str>>,
+        /// The other end's certificate, if it has shown one with a name in it.
+        certificate: Option<ClientCertificate>,
     },
     /// Bytes came in: those kept earlier first, then new ones. Never empty.
     Received {

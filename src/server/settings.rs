@@ -195,6 +195,7 @@ fn acl_rule(rule: &config::AclRule, groups: &[config::AclGroup]) -> AclRule {
         users: is_for_users.then(|| rule.users.iter().cloned().chain(members).collect()),
         clients: rule.clients.clone(),
         addresses: rule.addresses.clone(),
+        certificates: rule.certificates.clone(),
     }
 }
 

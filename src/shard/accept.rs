@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 
-use crate::net::{CloseMode, ConnId, Driver};
+use crate::net::{ClientCertificate, CloseMode, ConnId, Driver};
 use crate::timer::Time;
 
 use super::Core;
@@ -243,10 +243,10 @@ impl<S> Core<S> {
         }
     }
 
-    /// A connection may begin with CONNECT now; its client's certificate may name a user.
-    pub(super) fn handshake_done(&mut self, id: ConnId, user: Option<Arc<str>>) {
+    /// A connection may begin with CONNECT now; its client may have shown a certificate.
+    pub(super) fn handshake_done(&mut self, id: ConnId, certificate: Option<ClientCertificate>) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        connection.certificate = user;
+        connection.certificate = certificate;
         if connection.state == State::Handshaking {
             connection.state = State::AwaitingConnect;
             self.set_deadline(id, self.settings.connect_timeout);

@@ -373,7 +373,9 @@ impl<D: Driver> Shard<D> {
                 Completion::Relayed { conn, peer } => {
                     self.core.relayed(&mut self.driver, conn, peer);
                 }
-                Completion::HandshakeDone { conn, user } => self.core.handshake_done(conn, user),
+                Completion::HandshakeDone { conn, certificate } => {
+                    self.core.handshake_done(conn, certificate);
+                }
                 Completion::Received { conn, mut range } => loop {
                     let start = range.start;
                     let bytes = self.arena.bytes(range.clone());
