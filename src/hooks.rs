@@ -161,7 +161,7 @@ impl std::fmt::Debug for Asking<'_> {
     }
 }
 
-/// The way back of one decision. Dropped without one, it says [`Denial::ServerUnavailable`].
+/// The way back of one decision. Dropped without one, it says [`Denial::Busy`].
 pub struct Reply {
     inbox: Option<Arc<dyn Inbox>>,
     ticket: u64,
@@ -182,7 +182,7 @@ impl Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        self.send(Decision::Deny(Denial::ServerUnavailable));
+        self.send(Decision::Deny(Denial::Busy));
     }
 }
 
@@ -192,18 +192,19 @@ impl std::fmt::Debug for Reply {
     }
 }
 
-/// Why a client is refused; the value is the Connect Reason Code of MQTT 5.
+/// Why a client is refused, with the Connect Reason Code of MQTT 5 that it is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Denial {
-    /// The User Name or Password is not the right one.
-    BadUserNameOrPassword = 0x86,
-    /// The client is known, but may not connect.
-    NotAuthorized = 0x87,
-    /// It cannot be decided now.
-    ServerUnavailable = 0x88,
-    /// The client, its user or its address is banned.
-    Banned = 0x8A,
+    /// The User Name or Password is not the right one (0x86).
+    BadUserNameOrPassword,
+    /// The client is known, but may not connect (0x87).
+    NotAuthorized,
+    /// It cannot be decided now (0x88).
+    ServerUnavailable,
+    /// The same, because too many clients wait to be decided on (0x88).
+    Busy,
+    /// The client, its user or its address is banned (0x8A).
+    Banned,
 }
 
 /// The code at the ports of one broker.
@@ -257,7 +258,7 @@ mod tests {
         let inbox: Arc<dyn Inbox> = kept.clone();
         Asking::new(&inbox, 1).reply().decide(Decision::Allow);
         drop(Asking::new(&inbox, 2).reply());
-        let unavailable = Decision::Deny(Denial::ServerUnavailable);
-        assert_eq!(*kept.0.lock().unwrap(), [(1, Decision::Allow), (2, unavailable)]);
+        let busy = Decision::Deny(Denial::Busy);
+        assert_eq!(*kept.0.lock().unwrap(), [(1, Decision::Allow), (2, busy)]);
     }
 }

@@ -27,7 +27,7 @@ use crate::config::{self, Bind, Config, ConfigError};
 use crate::hooks::{Hooks, StoreError};
 use crate::net::{MioDriver, SocketFile, TlsAcceptor, TlsError};
 use crate::shard::{Bell, Shard, ShardStats, Shared};
-use crate::store::DirectoryError;
+use crate::store::{DirectoryError, whole};
 
 /// A running broker. Dropped, it stops as by [`Broker::stop`].
 #[derive(Debug)]
@@ -73,10 +73,10 @@ pub enum StartError {
     #[error("cannot start a shard: {0}")]
     Shard(#[source] io::Error),
     /// The data directory cannot be used.
-    #[error(transparent)]
+    #[error("{}{}", .0, storage::way_out(.0))]
     Directory(#[from] DirectoryError),
     /// What is in it cannot be read.
-    #[error("cannot open the store in {}: {error}", .directory.display())]
+    #[error("cannot open the store in {}: {error}", whole(.directory))]
     Store {
         /// Where.
         directory: PathBuf,

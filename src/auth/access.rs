@@ -167,7 +167,9 @@ impl Desk {
         if verdict != Verdict::Pass {
             return reply.decide(self.decision(verdict, &links, &claim));
         }
-        let Some(askers) = self.askers.get().cloned() else { return };
+        let Some(askers) = self.askers.get().cloned() else {
+            return reply.decide(Decision::Deny(Denial::ServerUnavailable));
+        };
         let since = Instant::now();
         // If too many wait, the reply goes with the job, and says that the broker is busy.
         let _ = askers.run(move || {

@@ -102,7 +102,10 @@ impl PasswordHash {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let mut parts = text.strip_prefix('$').ok_or("is not a password hash")?.split('$');
+        let mut parts = text
+            .strip_prefix('$')
+            .ok_or("is not a password hash, as sluice passwd writes it")?
+            .split('$');
         let mut next = || parts.next().ok_or("is cut short");
         let kind = match next()? {
             "argon2id" => {

@@ -31,9 +31,12 @@ pub struct Certs {
 #[derive(Debug, thiserror::Error)]
 pub enum CertsError {
     /// A name cannot stand in a certificate.
-    #[error("cannot make a certificate: {0}")]
+    #[error("cannot make a certificate with these names: {0}")]
     Certificate(#[from] rcgen::Error),
-    /// A file cannot be written; none is written over.
+    /// A file is there already, and none is written over.
+    #[error("{0}: is there already; name another directory, or remove it")]
+    Exists(PathBuf),
+    /// A file cannot be written.
     #[error("{path}: cannot be written: {error}")]
     File {
         /// The file.
@@ -87,8 +90,12 @@ impl Certs {
     fn write(&self, name: &str, text: &str, mode: u32) -> Result<(), CertsError> {
         let path = self.out.join(name);
         let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path);
-        file.and_then(|mut file| file.write_all(text.as_bytes()))
-            .map_err(|error| CertsError::File { path, error })
+        file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::AlreadyExists => CertsError::Exists(path),
+                _ => CertsError::File { path, error },
+            }
+        })
     }
 
     fn advice(&self) -> String {

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use crate::shard::MAX_SHARDS;
 
 use super::error::{ConfigError, Origin, Origins};
+use super::reader::variable_of;
 use super::schema::{
     AclDefault, AclEffect, AuthLink, Bind, ClientCertificates, Config, Listener, ListenerTls,
     TokenPlace, UserFrom,
@@ -19,6 +20,7 @@ pub(super) fn check(config: &Config, origins: &Origins) -> Result<(), ConfigErro
     checker.acl(config)?;
     checker.quotas(config)?;
     checker.sizes(config)?;
+    checker.idle_limits(config)?;
     checker.connections(config)?;
     checker.sessions(config)
 }
@@ -42,15 +44,26 @@ impl Checker<'_> {
                 links.iter().find(|link| **link != AuthLink::Anonymous && !config.auth.has(**link))
             });
             if let Some(missing) = missing {
-                let message = format!("[auth] has nothing for {}", Word.show(missing));
+                let message = format!(
+                    "[auth] has nothing for {}; write {} or take it out",
+                    Word.show(missing),
+                    match missing {
+                        AuthLink::Anonymous => "auth.anonymous = true",
+                        AuthLink::PasswordFile => "auth.password_file",
+                        AuthLink::Jwt => "an [auth.jwt]",
+                        AuthLink::Http => "an [auth.http]",
+                    }
+                );
                 return Err(self.blame(&[&format!("listener[{index}].authentication")], &message));
             }
             let decides = own.map_or_else(|| config.auth.decides(), |_| true);
             let decided = decides || listener.demands_certificates();
             if !listener.bind.is_local() && !decided {
                 let message = format!(
-                    "{} can be reached by other machines, but nobody is asked who they are; set \
-                     auth.password_file, auth.jwt or auth.http, or auth.anonymous = true to let everybody in",
+                    "{} can be reached by other machines, but nobody is asked who they are; name the \
+                     users in auth.password_file (sluice passwd FILE USER makes one), write an [auth.jwt] \
+                     or an [auth.http], have [listener.tls] demand client certificates, or let everybody in: \
+                     --anonymous, or auth.anonymous = true",
                     listener.bind
                 );
                 return Err(self.blame(&[&format!("listener[{index}].bind")], &message));
@@ -82,12 +95,6 @@ impl Checker<'_> {
                 let message = format!("{} is bound by another listener already", listener.bind);
                 return Err(self.blame(&[&format!("listener[{index}].bind")], &message));
             }
-            self.not_above(
-                (&format!("listener[{index}].max_connections"), listener.max_connections),
-                ("limits.max_connections", Some(config.limits.max_connections)),
-                |number| number.to_string(),
-                "so the lower limit alone would count",
-            )?;
         }
         Ok(())
     }
@@ -112,7 +119,7 @@ impl Checker<'_> {
         for (name, file) in [("certificate", &tls.certificate), ("key", &tls.key)] {
             if file.is_none() {
                 let message = format!("TLS needs a {name}; write the path of its file, in PEM");
-                return Err(self.blame(&[&key(name)], &message));
+                return Err(self.missing(&key(name), &message));
             }
         }
         if tls.client_certificates == ClientCertificates::None {
@@ -137,7 +144,7 @@ impl Checker<'_> {
         if let Some(http) = &config.auth.http {
             if http.url.is_empty() {
                 let message = "there has to be a server to ask; write its URL";
-                return Err(self.blame(&["auth.http.url", "auth.http"], message));
+                return Err(self.missing("auth.http.url", message));
             }
             if http.url.starts_with("https:") && http.ca_file.is_none() {
                 let message = "needs a ca_file, the CA of its certificate";
@@ -146,8 +153,8 @@ impl Checker<'_> {
         }
         let Some(jwt) = &config.auth.jwt else { return Ok(()) };
         if jwt.key_file.is_none() && jwt.jwks_file.is_none() {
-            let message = "tokens need a key; write the path of its file";
-            return Err(self.blame(&["auth.jwt.key_file", "auth.jwt"], message));
+            let message = "tokens need a key; write the path of its file, or that of jwks_file";
+            return Err(self.missing("auth.jwt.key_file", message));
         }
         if jwt.must_be_user_name && (jwt.token == TokenPlace::UserName || jwt.user_claim.is_none())
         {
@@ -175,8 +182,9 @@ impl Checker<'_> {
             return Err(self.blame(&["acl.mosquitto_file"], message));
         }
         if !acl.rules.is_empty() && acl.default == AclDefault::Unstated {
-            let message = "has to be stated when there are rules; write \"allow\" or \"deny\"";
-            return Err(self.blame(&["acl.rule[0].effect", "acl.default"], message));
+            let message = "has to be stated when there are rules, for what none of them speaks of; write \
+                           default = \"deny\" or default = \"allow\" below [acl]";
+            return Err(self.missing("acl.default", message));
         }
         for (index, rule) in acl.rules.iter().enumerate() {
             let known = |name: &String| acl.groups.iter().any(|group| group.name == *name);
@@ -198,26 +206,84 @@ impl Checker<'_> {
         let topic = ("limits.max_topic_bytes", Some(u64::from(config.limits.max_topic_bytes)));
         let show = |bytes: &u64| show_size(*bytes);
         self.not_above(topic, packet, show, "so the longest topic would fit in no packet")?;
-        let buffers = [
+        let never = "so the largest packet would never fit";
+        let mut buffers = [
             ("queue.max_bytes", config.queue.max_bytes),
+            ("queue.max_total_bytes", config.queue.max_total_bytes),
             ("queue.qos0_backlog_bytes", config.queue.qos0_backlog_bytes),
             ("mailbox.max_bytes", config.mailbox.max_bytes),
         ];
-        for (key, bytes) in buffers {
-            let buffer = (key, Some(bytes));
-            self.not_above(packet, buffer, show, "so the largest packet would never fit")?;
-        }
-        self.not_above(
-            ("queue.max_bytes", Some(config.queue.max_bytes)),
-            ("queue.max_total_bytes", Some(config.queue.max_total_bytes)),
-            show,
-            "so the lower limit alone would count",
-        )?;
+        buffers.sort_by_key(|(_, bytes)| *bytes);
+        let [(smallest, bytes), others @ ..] = buffers;
+        self.not_above(packet, (smallest, Some(bytes)), show, never).map_err(|mut error| {
+            // Who raises the packet is not to find out about the buffers one by one.
+            if error.key == packet.0 {
+                let too_small = others.iter().filter(|(_, bytes)| Some(*bytes) < packet.1);
+                too_small.for_each(|(key, _)| error.message.push_str(&format!(" and {key}")));
+            }
+            error
+        })?;
         if config.mqtt.retain_available {
             let retained = ("retained.max_bytes", Some(config.retained.max_bytes));
-            self.not_above(packet, retained, show, "so the largest packet would never fit")?;
+            self.not_above(packet, retained, show, never)?;
         }
         Ok(())
+    }
+
+    /// Limits that could never count, as another that takes them in is lower. One that is as by default does
+    /// no harm then, but who sets one has something else in mind.
+    fn idle_limits(&self, config: &Config) -> Result<(), ConfigError> {
+        let (limits, queue) = (&config.limits, &config.queue);
+        let size = |bytes: &u64| show_size(*bytes);
+        let packet = ("limits.max_packet_size", Some(u64::from(limits.max_packet_size)));
+        let connect = ("limits.max_connect_size", Some(u64::from(limits.max_connect_size)));
+        let client_id = ("limits.max_client_id_bytes", Some(u64::from(limits.max_client_id_bytes)));
+        let waiting = ("queue.max_bytes", Some(queue.max_bytes));
+        self.idle(connect, packet, size)?;
+        self.idle(client_id, connect, size)?;
+        self.idle(("queue.in_memory_bytes", Some(queue.in_memory_bytes)), waiting, size)?;
+        self.idle(waiting, ("queue.max_total_bytes", Some(queue.max_total_bytes)), size)?;
+
+        let number = |number: &u32| number.to_string();
+        let of_client = Some(limits.max_subscriptions_per_client);
+        let connections = ("limits.max_connections", Some(limits.max_connections));
+        let rate = ("limits.connections_per_second", limits.connections_per_second);
+        let of_address = limits.connections_per_second_per_address;
+        self.idle(
+            ("limits.max_subscriptions_per_client", of_client),
+            ("limits.max_subscriptions", Some(limits.max_subscriptions)),
+            number,
+        )?;
+        self.idle(
+            ("queue.in_memory", Some(queue.in_memory)),
+            ("queue.max_messages", Some(queue.max_messages)),
+            number,
+        )?;
+        self.idle(("limits.connections_per_second_per_address", of_address), rate, number)?;
+        for (index, quota) in config.quotas.iter().enumerate() {
+            let key = format!("quota[{index}].max_connections");
+            self.idle((&key, quota.max_connections), connections, number)?;
+        }
+        for (index, listener) in config.listeners.iter().enumerate() {
+            let key = format!("listener[{index}].max_connections");
+            self.idle((&key, listener.max_connections), connections, number)?;
+            let key = format!("listener[{index}].limits.connections_per_second");
+            self.idle((&key, listener.limits.connections_per_second), rate, number)?;
+        }
+        Ok(())
+    }
+
+    /// Fails if the first limit is above the second, which takes it in, and somebody set the first.
+    fn idle<T: PartialOrd>(
+        &self,
+        low: (&str, Option<T>),
+        high: (&str, Option<T>),
+        show: impl Fn(&T) -> String,
+    ) -> Result<(), ConfigError> {
+        if !self.origins.contains_key(low.0) {
+            return Ok(());
+        }
+        self.not_above(low, high, show, "so the lower limit alone would count")
     }
 
     fn connections(&self, config: &Config) -> Result<(), ConfigError> {
@@ -227,15 +293,6 @@ impl Checker<'_> {
             ("limits.max_sessions", Some(limits.max_sessions)),
             |number| number.to_string(),
             "but each connection has a session",
-        )?;
-        self.not_above(
-            (
-                "limits.connections_per_second_per_address",
-                limits.connections_per_second_per_address,
-            ),
-            ("limits.connections_per_second", limits.connections_per_second),
-            |number| number.to_string(),
-            "so the lower limit alone would count",
         )
     }
 
@@ -269,11 +326,33 @@ impl Checker<'_> {
         let (low, high) = (show(&low), show(&high));
         let blamed = self.blamed(&[low_key, high_key]);
         let message = if blamed == high_key {
-            format!("{high} is less than {low_key}, {low}, {consequence}; write at least {low}")
+            format!(
+                "{high} is less than {low_key}, {low}, {consequence}; write at least {low}, or lower \
+                 {low_key}"
+            )
         } else {
-            format!("{low} is more than {high_key}, {high}, {consequence}; write at most {high}")
+            format!(
+                "{low} is more than {high_key}, {high}, {consequence}; write at most {high}, or raise \
+                 {high_key}"
+            )
         };
         Err(self.blame(&[blamed], &message))
+    }
+
+    /// Blames a key that has to be set and is not: where it is missing, or its variable if its section is in
+    /// no file.
+    fn missing(&self, key: &str, message: &str) -> ConfigError {
+        if self.origins.contains_key(key) {
+            return self.blame(&[key], message);
+        }
+        let section = key.rsplit_once('.').map_or("", |(section, _)| section);
+        let in_section = || self.origins.keys().any(|set| set.starts_with(section));
+        let origin = match self.origins.get(section) {
+            Some(origin) => origin.clone(),
+            None if in_section() => Origin::Variable(variable_of(key)),
+            None => Origin::Default,
+        };
+        ConfigError::new(origin, key, message)
     }
 
     /// The key of these to blame: the last that somebody set.

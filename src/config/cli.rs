@@ -135,7 +135,7 @@ impl CommandLine {
             ErrorKind::DisplayHelp
             | ErrorKind::DisplayVersion
             | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
-            _ => one_line(&error),
+            _ => one_line(&error, env::args().skip(1)),
         })?;
         match asked.command {
             Some(Command::Passwd(passwd)) => Ok(Task::Passwd(passwd)),
@@ -170,15 +170,19 @@ impl CommandLine {
     }
 }
 
-/// What the parser of the command line says, without its advice of several lines.
-fn one_line(error: &clap::Error) -> String {
+/// What the parser of the command line says of these arguments, without its advice of several lines.
+fn one_line(error: &clap::Error, arguments: impl Iterator<Item = String>) -> String {
     let context = |kind| error.get(kind).map(ToString::to_string);
+    let command = command(arguments);
     if let Some(word) = context(ContextKind::InvalidSubcommand) {
         if CommandLine::command().find_subcommand(&word).is_some() {
-            return format!("{word} takes no options before it; see sluice --help");
+            return format!("{word} takes no options before it; see sluice {word} --help");
         }
         return match context(ContextKind::SuggestedSubcommand) {
             Some(known) => format!("{word} is not a command; did you mean {known}?"),
+            None if command != "sluice" => {
+                format!("{word} is not a command of {command}; see {command} --help")
+            }
             None => format!(
                 "{word} is not a command; to start with the settings of a file, write \
                  sluice --config {word}"
@@ -192,8 +196,20 @@ fn one_line(error: &clap::Error) -> String {
     let line = line.strip_prefix("error: ").unwrap_or(&line);
     match context(ContextKind::SuggestedArg) {
         Some(known) => format!("{line}; did you mean {known}?"),
-        None => format!("{line}; see sluice --help"),
+        None => format!("{line}; see {command} --help"),
     }
+}
+
+/// The command that these arguments name, like `sluice store check`.
+fn command(arguments: impl Iterator<Item = String>) -> String {
+    let mut command = CommandLine::command();
+    let mut named = vec![command.get_name().to_owned()];
+    for argument in arguments {
+        let Some(found) = command.find_subcommand(&argument) else { break };
+        named.push(argument);
+        command = found.clone();
+    }
+    named.join(" ")
 }
 
 /// The settings that have a flag.

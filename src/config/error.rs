@@ -33,7 +33,7 @@ impl fmt::Display for Origin {
 pub(super) type Origins = BTreeMap<String, Origin>;
 
 /// What is wrong with a configuration: one line, `sluice.toml:12: key: what is wrong; what is
-/// allowed`. A flag or variable stands for its key.
+/// allowed`. A flag or variable stands for its key; what is nobody's has the key alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     /// Where it is wrong.
@@ -52,7 +52,9 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.origin)?;
+        if self.origin != Origin::Default {
+            write!(f, "{}: ", self.origin)?;
+        }
         let named = matches!(self.origin, Origin::Variable(_) | Origin::Flag(_));
         if !self.key.is_empty() && !named {
             write!(f, "{}: ", self.key)?;

@@ -52,11 +52,24 @@ pub enum PasswdError {
     #[error("{0}")]
     Input(String),
     /// The user to remove is not in it.
-    #[error("{0:?} is not in the file")]
-    Unknown(String),
-    /// The terminal or the file fails.
-    #[error(transparent)]
-    Io(#[from] io::Error),
+    #[error("{path}: {user:?} is not in the file")]
+    Unknown {
+        /// The file.
+        path: PathBuf,
+        /// The user.
+        user: String,
+    },
+    /// It cannot be written.
+    #[error("{path}: cannot be written: {error}")]
+    Unwritten {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The terminal or the input fails.
+    #[error("cannot read the password: {0}")]
+    Unread(#[from] io::Error),
 }
 
 /// What was done.
@@ -94,12 +107,14 @@ impl Passwd {
         if edits.is_empty() {
             return Ok(changes);
         }
-        let _lock = PasswordFile::lock(&self.file)?;
+        let unwritten = |error| PasswdError::Unwritten { path: self.file.clone(), error };
+        let _lock = PasswordFile::lock(&self.file).map_err(unwritten)?;
         let mut file = self.load()?;
         for edit in edits {
-            edit.apply(&mut file, &mut changes)?;
+            edit.apply(&mut file, &mut changes)
+                .map_err(|user| PasswdError::Unknown { path: self.file.clone(), user })?;
         }
-        file.save(&self.file)?;
+        file.save(&self.file).map_err(unwritten)?;
         Ok(changes)
     }
 
@@ -165,14 +180,15 @@ enum Edit {
 }
 
 impl Edit {
-    fn apply(self, file: &mut PasswordFile, changes: &mut Changes) -> Result<(), PasswdError> {
+    /// Does it; or gives the user who is to be removed and is not there.
+    fn apply(self, file: &mut PasswordFile, changes: &mut Changes) -> Result<(), String> {
         match self {
             Self::Set(user, hash) => match file.set(&user, hash) {
                 true => changes.replaced += 1,
                 false => changes.added += 1,
             },
             Self::Remove(user) if file.remove(&user) => changes.removed += 1,
-            Self::Remove(user) => return Err(PasswdError::Unknown(user)),
+            Self::Remove(user) => return Err(user),
         }
         Ok(())
     }
@@ -181,12 +197,12 @@ impl Edit {
 /// Asks twice at a terminal; otherwise takes the first line of standard input.
 fn ask_password() -> Result<String, PasswdError> {
     if !io::stdin().is_terminal() {
-        return read_line().map_err(PasswdError::Io);
+        return read_line().map_err(PasswdError::Unread);
     }
     let _silent = Silence::new()?;
     let first = prompt("Password: ")?;
     if prompt("Again: ")? != first {
-        return Err(PasswdError::Input("these are not the same".to_owned()));
+        return Err(PasswdError::Input("the two passwords are not the same".to_owned()));
     }
     Ok(first)
 }

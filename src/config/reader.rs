@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::{ConfigError, Origin, Origins};
 use super::schema::Config;
+use super::syntax;
 use super::value::{Given, Kind};
 
 /// What the variables that override a key begin with.
@@ -30,6 +31,8 @@ pub(super) struct Reader<'a> {
     variable_path: String,
     /// The keys asked for in the section at hand.
     asked: Vec<&'static str>,
+    /// These with what they are, as it is written in the file.
+    shown: Vec<String>,
     variables: BTreeMap<String, String>,
     /// What flags say, by key.
     flags: Vec<(&'static str, &'static str, String)>,
@@ -57,14 +60,14 @@ pub(super) struct Seen {
     pub(super) changes: Vec<Change>,
 }
 
-/// A setting that somebody has changed.
+/// A setting that somebody has changed, or a section that somebody has switched on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The key, with its section.
     pub key: String,
     /// What it is, as it is written in the file.
     pub value: String,
-    /// What it would be; nothing if it has to be set.
+    /// What it would be, "off" if it is a section; nothing if it has to be set.
     pub default: Option<String>,
     /// Who changed it.
     pub origin: Origin,
@@ -87,8 +90,9 @@ impl<'a> Reader<'a> {
     ) -> Result<Self, ConfigError> {
         let table = DeTable::parse(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
-            let origin = Origin::File(file_name.to_owned(), line_of(text, at));
-            ConfigError::new(origin, "", error.message())
+            let line = line_of(text, at);
+            let message = syntax::wrong(text, line, error.message());
+            ConfigError::new(Origin::File(file_name.to_owned(), line), "", message)
         })?;
         let variables = environment.into_iter().filter(|(name, _)| is_ours(name)).collect();
         Ok(Self {
@@ -99,6 +103,7 @@ impl<'a> Reader<'a> {
             path: String::new(),
             variable_path: PREFIX.to_owned(),
             asked: Vec::new(),
+            shown: Vec::new(),
             variables,
             flags: Vec::new(),
             lists: Vec::new(),
@@ -135,35 +140,48 @@ impl<'a> Reader<'a> {
         field: &mut T,
         kind: impl Kind<T>,
     ) -> Result<&mut Self, ConfigError> {
+        self.take_key(name, field, &kind)?;
+        Ok(self)
+    }
+
+    /// Reads one key; says whether its value was changed.
+    fn take_key<T>(
+        &mut self,
+        name: &'static str,
+        field: &mut T,
+        kind: &impl Kind<T>,
+    ) -> Result<bool, ConfigError> {
         self.asked.push(name);
         let key = format!("{}{name}", self.path);
         let default = kind.show(field);
         let mut by = None;
         if let Some((_, value)) = self.table.remove_entry(name) {
             let origin = by.insert(self.in_file(value.span().start));
-            *field = take(&key, origin.clone(), Given::Toml(value.get_ref()), &kind)?;
+            *field = take(&key, origin.clone(), Given::Toml(value.get_ref()), kind)?;
         }
         let variable = format!("{}{}", self.variable_path, name.to_uppercase());
         if let Some(text) = self.variables.remove(&variable) {
             let origin = by.insert(Origin::Variable(variable.clone()));
-            *field = take(&key, origin.clone(), Given::Variable(&text), &kind)?;
+            *field = take(&key, origin.clone(), Given::Variable(&text), kind)?;
         }
         if let Some((_, flag, text)) = self.flags.iter().find(|(of, ..)| *of == key) {
             let origin = by.insert(Origin::Flag(flag));
-            *field = take(&key, origin.clone(), Given::Variable(text), &kind)?;
+            *field = take(&key, origin.clone(), Given::Variable(text), kind)?;
         }
+        let value = kind.show(field);
+        let is_changed = by.is_some() && value != default;
         if let Some(origin) = by {
             self.origins.insert(key.clone(), origin.clone());
-            let value = kind.show(field);
-            if value != default {
-                let (key, default) = (key.clone(), Some(default));
+            if is_changed {
+                let (key, value, default) = (key.clone(), value.clone(), Some(default));
                 self.changes.push(Change { key, value, default, origin });
             }
         }
-        self.note_value(&key, || kind.show(field));
+        self.shown.push(format!("{name} = {value}"));
+        self.note_value(&key, || value);
         self.keys.push(key);
         self.variable_names.push(variable);
-        Ok(self)
+        Ok(is_changed)
     }
 
     /// Reads one key that has no default.
@@ -173,24 +191,24 @@ impl<'a> Reader<'a> {
         field: &mut T,
         kind: impl Kind<T>,
     ) -> Result<&mut Self, ConfigError> {
-        let allowed = kind.allowed();
         let key = format!("{}{name}", self.path);
-        self.key(name, field, kind)?;
+        let is_changed = self.take_key(name, field, &kind)?;
         if self.values.is_some() {
             return Ok(self);
         }
-        if self.origins.contains_key(&key) {
-            let change = self.changes.iter_mut().find(|change| change.key == key);
-            if let Some(change) = change {
-                change.default = None;
+        if let Some(origin) = self.origins.get(&key) {
+            if is_changed {
+                self.changes.pop();
             }
+            let (value, origin) = (kind.show(field), origin.clone());
+            self.changes.push(Change { key, value, default: None, origin });
             return Ok(self);
         }
         let origin = match self.section_start {
             Some(start) => self.in_file(start),
             None => Origin::Variable(format!("{}{}", self.variable_path, name.to_uppercase())),
         };
-        let message = format!("is missing, and has no default here; write {allowed}");
+        let message = format!("is missing, and has no default here; write {}", kind.allowed());
         Err(ConfigError::new(origin, key, message))
     }
 
@@ -222,8 +240,21 @@ impl<'a> Reader<'a> {
         let key = format!("{}{name}", self.path);
         self.note_value(&key, || field.is_some().to_string());
         let mut value = field.take().unwrap_or_default();
-        self.section(name, |reader| read(reader, &mut value))?;
+        let (changes, mut shown) = (self.changes.len(), String::new());
+        self.section(name, |reader| {
+            read(reader, &mut value)?;
+            shown = format!("{{ {} }}", reader.shown.join(", "));
+            Ok(())
+        })?;
         *field = present.then_some(value);
+        // What is changed in it says that it is there.
+        if present && self.changes.len() == changes {
+            let set = self.origins.range(key.clone()..).next();
+            if let Some((_, origin)) = set.filter(|(set, _)| set.starts_with(&key)) {
+                let (default, origin) = (Some("off".to_owned()), origin.clone());
+                self.changes.push(Change { key, value: shown, default, origin });
+            }
+        }
         Ok(self)
     }
 
@@ -295,7 +326,9 @@ impl<'a> Reader<'a> {
             None if rest == "CONFIG" => {
                 "is not a known variable; a file is named by --config FILE".to_owned()
             }
-            None => "is not a known variable; they are named SLUICE_<SECTION>_<KEY>".to_owned(),
+            None => "is not a known variable; each is SLUICE_<SECTION>_<KEY>, and all sections and keys \
+                     are listed in the file sluice.toml of the source"
+                .to_owned(),
         }
     }
 
@@ -309,6 +342,9 @@ impl<'a> Reader<'a> {
         read: impl FnOnce(&mut Self) -> Result<(), ConfigError>,
     ) -> Result<(), ConfigError> {
         let path = format!("{}{name}.", self.path);
+        if let Some(start) = start {
+            self.origins.insert(format!("{}{name}", self.path), self.in_file(start));
+        }
         let variable_path = format!("{}{}_", self.variable_path, variable.to_uppercase());
         let outer = (
             mem::replace(&mut self.table, table),
@@ -316,10 +352,12 @@ impl<'a> Reader<'a> {
             mem::replace(&mut self.path, path),
             mem::replace(&mut self.variable_path, variable_path),
             mem::take(&mut self.asked),
+            mem::take(&mut self.shown),
         );
         read(self)?;
         self.refuse_unknown_keys()?;
-        (self.table, self.section_start, self.path, self.variable_path, self.asked) = outer;
+        (self.table, self.section_start, self.path, self.variable_path, self.asked, self.shown) =
+            outer;
         Ok(())
     }
 
@@ -330,12 +368,15 @@ impl<'a> Reader<'a> {
         let name = key.get_ref().as_ref();
         let all = Config::keys();
         let elsewhere = all.iter().find(|known| known.rsplit('.').next() == Some(name));
+        let section = all.iter().find_map(|known| section_in(known, name));
         let message = if let Some(known) = nearest(name, self.asked.iter().copied()) {
             format!("is not a known key; did you mean {known}?")
         } else if let Some((list, known)) = elsewhere.and_then(|known| known.split_once("[0].")) {
             format!("is not a known key here; it belongs below a line [[{list}]], as {known}")
         } else if let Some(known) = elsewhere {
             format!("is not a known key here; did you mean {known}?")
+        } else if let Some(section) = section {
+            format!("is not a known section here; did you mean {section}?")
         } else {
             format!("is not a known key; known here: {}", self.asked.join(", "))
         };
@@ -353,7 +394,8 @@ impl<'a> Reader<'a> {
         match value.into_inner() {
             DeValue::Table(table) => Ok((Some(start), table)),
             other => {
-                let message = format!("{} is not a section; write [{path}]", Given::Toml(&other));
+                let given = Given::Toml(&other);
+                let message = format!("{given} is not a section; write [{}]", header(&path));
                 Err(ConfigError::new(self.in_file(start), path, message))
             }
         }
@@ -370,8 +412,10 @@ impl<'a> Reader<'a> {
                 items.into_iter().map(|item| self.as_table(name, item)).collect()
             }
             _ => {
-                let message = format!("is a list; write [[{name}]] above each of its entries");
-                Err(ConfigError::new(self.in_file(start), format!("{}{name}", self.path), message))
+                let path = format!("{}{name}", self.path);
+                let written = header(&path);
+                let message = format!("is a list; write [[{written}]] above each of its entries");
+                Err(ConfigError::new(self.in_file(start), path, message))
             }
         }
     }
@@ -381,6 +425,27 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// The path of a section as it stands in the file, where entries of lists have no numbers.
+fn header(path: &str) -> String {
+    let names: Vec<&str> =
+        path.split('.').map(|name| name.split('[').next().unwrap_or(name)).collect();
+    names.join(".")
+}
+
+/// The section of this name in the path of a known key, as its line in the file.
+fn section_in(known: &str, name: &str) -> Option<String> {
+    let parts: Vec<&str> = known.split('.').collect();
+    let (_, sections) = parts.split_last()?;
+    let at = sections.iter().position(|part| header(part) == name)?;
+    let path = sections.get(..=at)?.join(".");
+    let written = header(&path);
+    Some(match path.split_once("[0].") {
+        _ if path.ends_with(']') => format!("[[{written}]]"),
+        Some((list, _)) => format!("[{written}] below a line [[{list}]]"),
+        None => format!("[{written}]"),
+    })
+}
+
 fn take<T>(
     key: &str,
     origin: Origin,
@@ -388,6 +453,7 @@ fn take<T>(
     kind: &impl Kind<T>,
 ) -> Result<T, ConfigError> {
     kind.take(given).map_err(|wrong| {
+        let given = if kind.is_secret() { "it".to_owned() } else { given.to_string() };
         ConfigError::new(origin, key, format!("{given} {wrong}; write {}", kind.allowed()))
     })
 }
@@ -398,6 +464,12 @@ fn is_ours(name: &str) -> bool {
     let service =
         |rest: &str| rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_");
     name.strip_prefix(PREFIX).is_some_and(|rest| !service(rest))
+}
+
+/// The variable that overrides a key.
+pub(super) fn variable_of(key: &str) -> String {
+    let name = key.replace('[', "_").replace(']', "").replace('.', "_");
+    format!("{PREFIX}{}", name.to_uppercase())
 }
 
 /// The line (from 1) of the byte at `at`.

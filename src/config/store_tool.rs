@@ -78,7 +78,8 @@ impl StoreTool {
             Self::Restore { dir, file, engine } => {
                 let count = match file {
                     Some(path) => {
-                        let file = File::open(path).map_err(in_(path))?;
+                        let file = File::open(path)
+                            .map_err(|error| in_(path)(format!("cannot be read: {error}")))?;
                         restore(dir, path, &mut BufReader::new(file), *engine)?
                     }
                     None => {

@@ -62,7 +62,7 @@ fn tls_needs_what_belongs_together() {
     let tls = |more: &str| parse(&format!("{listener}{more}"));
     assert!(tls(files).is_ok_and(|config| config.listeners[0].tls.is_some()));
     for (more, part) in [
-        ("key = \"b\"", "listener[0].tls.certificate: TLS needs a certificate"),
+        ("key = \"b\"", "sluice.toml:3: listener[0].tls.certificate: TLS needs a certificate"),
         ("certificate = \"a\"", "listener[0].tls.key: TLS needs a key"),
         (&format!("{files}client_ca = \"c\""), "listener[0].tls.client_ca: clients are not asked"),
         (&format!("{files}client_certificates = \"required\""), "has no use without client_ca"),
@@ -92,10 +92,64 @@ fn other_machines_are_let_in_only_if_somebody_decides_about_clients() {
     }
 }
 
+/// Blamed is what is missing, where it would be: not a rule, which is right as it stands.
+#[test]
+fn rules_need_a_default() {
+    let rule = "[[acl.rule]]\neffect = \"deny\"\ntopics = [\"a\"]\n";
+    let wrong = "acl.default: has to be stated when there are rules, for what none of them speaks of; write \
+                 default = \"deny\" or default = \"allow\" below [acl]";
+    for (text, line) in [
+        (format!("shards = 1\n{rule}"), 2),
+        (format!("shards = 1\n\n[acl]\n\n{rule}"), 3),
+        (format!("{rule}[acl]\n"), 4),
+        (format!("[acl]\ndefault = \"unstated\"\n{rule}"), 2),
+    ] {
+        assert_eq!(parse(&text).unwrap_err(), format!("sluice.toml:{line}: {wrong}"), "{text}");
+    }
+    let rule = [("SLUICE_ACL_RULE_0_EFFECT", "deny"), ("SLUICE_ACL_RULE_0_TOPICS", "a")];
+    let error = with(&rule, "").unwrap_err();
+    assert!(error.starts_with("SLUICE_ACL_DEFAULT: has to be stated"), "{error}");
+}
+
+/// Who lowers one limit need not lower those that it takes in; who sets one of these is told that it could
+/// never count.
+#[test]
+fn limits_that_could_never_count_are_refused() {
+    for (low, high) in [
+        ("limits.max_client_id_bytes = \"1KiB\"", "limits.max_connect_size = \"512B\""),
+        ("limits.max_connect_size = \"128KiB\"", "limits.max_packet_size = \"64KiB\""),
+        ("queue.in_memory_bytes = \"2MiB\"", "queue.max_bytes = \"1MiB\""),
+        ("queue.in_memory = 1000", "queue.max_messages = 100"),
+        ("queue.max_bytes = \"16MiB\"", "queue.max_total_bytes = \"8MiB\""),
+        ("limits.max_subscriptions_per_client = 10", "limits.max_subscriptions = 9"),
+        ("limits.connections_per_second_per_address = 9", "limits.connections_per_second = 8"),
+        ("quota = [{ users = [\"a\"], max_connections = 5 }]", "limits.max_connections = 4"),
+        (
+            "listener = [{ bind = \"127.0.0.1:1\", max_connections = 5 }]",
+            "limits.max_connections = 4",
+        ),
+        (
+            "listener = [{ bind = \"127.0.0.1:1\", limits.connections_per_second = 60 }]",
+            "limits.connections_per_second = 50",
+        ),
+    ] {
+        assert!(parse(high).is_ok(), "{high}");
+        let error = parse(&format!("{low}\n{high}\n")).expect_err(low);
+        let (key, _) = high.split_once(' ').unwrap();
+        let said = format!("sluice.toml:2: {key}: ");
+        assert!(error.starts_with(&said) && error.contains(" is less than "), "{error}");
+    }
+    refused(&[(
+        "[queue]\nmax_bytes = \"2GiB\"",
+        "sluice.toml:2: queue.max_bytes: \"2GiB\" is more than queue.max_total_bytes, \"1GiB\", so the \
+         lower limit alone would count; write at most \"1GiB\", or raise queue.max_total_bytes",
+    )]);
+}
+
 #[test]
 fn tokens_need_what_belongs_together() {
     for (text, part) in [
-        ("[auth.jwt]\nissuer = \"us\"", "auth.jwt.key_file: tokens need a key"),
+        ("[auth.jwt]\nissuer = \"us\"", "sluice.toml:1: auth.jwt.key_file: tokens need a key"),
         (
             "[auth.jwt]\nkey_file = \"k\"\nmust_be_user_name = true\ntoken = \"user_name\"",
             "sluice.toml:3: auth.jwt.must_be_user_name: needs token = \"password\"",
@@ -126,9 +180,10 @@ fn a_listener_has_links_that_are_there() {
     assert!(read(&listener("0.0.0.0", "\"inherit\"")).is_err());
     for link in ["password_file", "jwt", "http"] {
         let error = read(&listener("127.0.0.1", &format!("[{link:?}]"))).unwrap_err();
-        let expected =
-            format!("sluice.toml:3: listener[0].authentication: [auth] has nothing for {link:?}");
-        assert_eq!(error, expected);
+        let expected = format!(
+            "sluice.toml:3: listener[0].authentication: [auth] has nothing for {link:?}; write"
+        );
+        assert!(error.starts_with(&expected), "{error}");
     }
     assert!(read(&listener("127.0.0.1", "[\"scram\"]")).is_err());
 }
@@ -136,7 +191,7 @@ fn a_listener_has_links_that_are_there() {
 #[test]
 fn a_server_to_ask_has_a_url() {
     for (text, part) in [
-        ("[auth.http]\ntimeout = \"1s\"", "auth.http.url: there has to be a server"),
+        ("[auth.http]\ntimeout = \"1s\"", "sluice.toml:1: auth.http.url: there has to be a server"),
         ("[auth.http]\nurl = \"ftp://a\"", "\"ftp://a\" is not a URL"),
         ("[auth.http]\nurl = \"http://\"", "is not a URL"),
         ("[auth.http]\nurl = \"https://a\"", "sluice.toml:2: auth.http.url: needs a ca_file"),
@@ -145,6 +200,9 @@ fn a_server_to_ask_has_a_url() {
         let error = parse(text).unwrap_err();
         assert!(error.contains(part), "{error}");
     }
+    let secret = parse("[auth.http]\nauthorization = \"Bearer sésame\"").unwrap_err();
+    assert!(secret.starts_with("sluice.toml:2: auth.http.authorization: it has"), "{secret}");
+    assert!(!secret.contains("Bearer"), "it is a secret: {secret}");
     let http = parse("[auth.http]\nurl = \"https://a\"\nca_file = \"ca\"").unwrap().auth.http;
     assert_eq!(http.map(|http| http.without_answer), Some(WithoutAnswer::Deny));
 }
@@ -180,6 +238,15 @@ fn unknown_keys_are_refused() {
         (
             "[mqtt]\nretry = { untl = 1 }",
             "sluice.toml:2: mqtt.retry.untl: is not a known key; known here: after, give_up",
+        ),
+        (
+            "[retry]\ngive_up = \"never\"",
+            "sluice.toml:1: retry: is not a known section here; did you mean [mqtt.retry]?",
+        ),
+        (
+            "[tls]",
+            "sluice.toml:1: tls: is not a known section here; did you mean [listener.tls] below a line \
+             [[listener]]?",
         ),
     ]);
 }
@@ -273,9 +340,17 @@ fn wrong_shapes_are_refused() {
             "sluice.toml:1: listener: is a list; write [[listener]] above each of its entries",
         ),
         ("limits = 3", "sluice.toml:1: limits: 3 is not a section; write [limits]"),
+        (
+            "[[listener]]\nbind = \"127.0.0.1:1\"\ntls = true",
+            "sluice.toml:3: listener[0].tls: true is not a section; write [listener.tls]",
+        ),
+        (
+            "[acl.rule]",
+            "sluice.toml:1: acl.rule: is a list; write [[acl.rule]] above each of its entries",
+        ),
     ]);
     let syntax = parse("shards = 1\n[limits\n").unwrap_err();
-    assert!(syntax.starts_with("sluice.toml:2: "), "{syntax}");
+    assert!(syntax.starts_with("sluice.toml:2: is not TOML: "), "{syntax}");
     assert!(!syntax.contains('\n'), "{syntax}");
     let twice = parse("shards = 1\nshards = 2\n").unwrap_err();
     assert!(twice.starts_with("sluice.toml:2: "), "{twice}");
@@ -287,33 +362,55 @@ fn contradictions_are_refused() {
         (
             "[queue]\nmax_bytes = \"1KiB\"",
             "sluice.toml:2: queue.max_bytes: \"1KiB\" is less than limits.max_packet_size, \
-             \"1MiB\", so the largest packet would never fit; write at least \"1MiB\"",
+             \"1MiB\", so the largest packet would never fit; write at least \"1MiB\", or lower \
+             limits.max_packet_size",
+        ),
+        (
+            "[queue]\nmax_total_bytes = \"1KiB\"",
+            "sluice.toml:2: queue.max_total_bytes: \"1KiB\" is less than limits.max_packet_size, \
+             \"1MiB\", so the largest packet would never fit; write at least \"1MiB\", or lower \
+             limits.max_packet_size",
         ),
         (
             "[limits]\nmax_packet_size = \"8MiB\"",
             "sluice.toml:2: limits.max_packet_size: \"8MiB\" is more than queue.qos0_backlog_bytes, \
-             \"1MiB\", so the largest packet would never fit; write at most \"1MiB\"",
+             \"1MiB\", so the largest packet would never fit; write at most \"1MiB\", or raise \
+             queue.qos0_backlog_bytes and mailbox.max_bytes",
+        ),
+        (
+            "[limits]\nmax_packet_size = \"4MiB\"",
+            "sluice.toml:2: limits.max_packet_size: \"4MiB\" is more than queue.qos0_backlog_bytes, \
+             \"1MiB\", so the largest packet would never fit; write at most \"1MiB\", or raise \
+             queue.qos0_backlog_bytes",
+        ),
+        (
+            "[limits]\nmax_packet_size = \"4MiB\"\n[mailbox]\nmax_bytes = \"2MiB\"",
+            "sluice.toml:2: limits.max_packet_size: \"4MiB\" is more than queue.qos0_backlog_bytes, \
+             \"1MiB\", so the largest packet would never fit; write at most \"1MiB\", or raise \
+             queue.qos0_backlog_bytes and mailbox.max_bytes",
         ),
         (
             "[limits]\nmax_packet_size = \"1KiB\"\nmax_topic_bytes = \"2KiB\"",
             "sluice.toml:2: limits.max_packet_size: \"1KiB\" is less than limits.max_topic_bytes, \
-             \"2KiB\", so the longest topic would fit in no packet; write at least \"2KiB\"",
+             \"2KiB\", so the longest topic would fit in no packet; write at least \"2KiB\", or lower \
+             limits.max_topic_bytes",
         ),
         (
             "[limits]\nmax_connections = 2000000",
             "sluice.toml:2: limits.max_connections: 2000000 is more than limits.max_sessions, \
-             1000000, but each connection has a session; write at most 1000000",
+             1000000, but each connection has a session; write at most 1000000, or raise \
+             limits.max_sessions",
         ),
         (
             "[limits]\nconnections_per_second = 5\nconnections_per_second_per_address = 9",
             "sluice.toml:2: limits.connections_per_second: 5 is less than \
              limits.connections_per_second_per_address, 9, so the lower limit alone would count; \
-             write at least 9",
+             write at least 9, or lower limits.connections_per_second_per_address",
         ),
         (
             "[mqtt]\nmax_session_expiry = \"1h\"\nv3_session_expiry = \"2h\"",
             "sluice.toml:2: mqtt.max_session_expiry: \"1h\" is less than mqtt.v3_session_expiry, \
-             \"2h\", but no session lives longer; write at least \"2h\"",
+             \"2h\", but no session lives longer; write at least \"2h\", or lower mqtt.v3_session_expiry",
         ),
         (
             "[[listener]]\nbind = \"127.0.0.1:1\"\n[[listener]]\nbind = \"127.0.0.1:1\"",
@@ -346,7 +443,7 @@ fn contradictions_are_refused() {
     let mut by_hand = Config::default();
     by_hand.listeners.clear();
     let error = by_hand.check().unwrap_err().to_string();
-    assert_eq!(error, "default: listener: there must be at least one");
+    assert_eq!(error, "listener: there must be at least one");
 }
 
 #[test]
@@ -386,7 +483,8 @@ fn wrong_variables_are_refused() {
         ),
         (
             ("SLUICE_X", "1"),
-            "SLUICE_X: is not a known variable; they are named SLUICE_<SECTION>_<KEY>",
+            "SLUICE_X: is not a known variable; each is SLUICE_<SECTION>_<KEY>, and all sections and keys \
+             are listed in the file sluice.toml of the source",
         ),
         (
             ("SLUICE_SYS_INTERVAL", "10"),
@@ -402,7 +500,12 @@ fn wrong_variables_are_refused() {
         (
             ("SLUICE_QUEUE_MAX_BYTES", "1KiB"),
             "SLUICE_QUEUE_MAX_BYTES: \"1KiB\" is less than limits.max_packet_size, \
-             \"1MiB\", so the largest packet would never fit; write at least \"1MiB\"",
+             \"1MiB\", so the largest packet would never fit; write at least \"1MiB\", or lower \
+             limits.max_packet_size",
+        ),
+        (
+            ("SLUICE_AUTH_JWT_ISSUER", "us"),
+            "SLUICE_AUTH_JWT_KEY_FILE: tokens need a key; write the path of its file, or that of jwks_file",
         ),
     ];
     for (variable, line) in cases {

@@ -89,6 +89,10 @@ pub(super) trait Kind<T> {
     fn allowed(&self) -> String;
     /// A value as it is written in the file.
     fn show(&self, value: &T) -> String;
+    /// Whether a value is not for everybody's eyes, not even one that is wrong.
+    fn is_secret(&self) -> bool {
+        false
+    }
 }
 
 /// A whole number within bounds.
@@ -214,6 +218,10 @@ impl<T, K: Kind<T>> Kind<Option<T>> for OrNone<K> {
 
     fn show(&self, value: &Option<T>) -> String {
         value.as_ref().map_or("\"\"".to_owned(), |value| self.0.show(value))
+    }
+
+    fn is_secret(&self) -> bool {
+        self.0.is_secret()
     }
 }
 

@@ -9,7 +9,7 @@ use super::StartError;
 use crate::config::{self, Config, Durability, StoreEngine};
 use crate::hooks::Commit;
 use crate::shard::{Bell, Stored};
-use crate::store::{Directory, DirectoryError, Engine, Epoch, Report, Writer, recover};
+use crate::store::{Directory, DirectoryError, Engine, Epoch, Report, Writer, recover, whole};
 
 /// Takes the data directory into use; nothing if nothing is to be stored.
 pub(super) fn directory(store: &config::Store) -> Result<Option<Directory>, DirectoryError> {
@@ -21,6 +21,24 @@ pub(super) fn directory(store: &config::Store) -> Result<Option<Directory>, Dire
         StoreEngine::Sqlite => Engine::Sqlite,
     };
     Directory::open(&store.data, engine).map(Some)
+}
+
+/// What to do about a data directory that cannot be used, to be read after what is wrong with it.
+pub(super) fn way_out(error: &DirectoryError) -> String {
+    match error {
+        DirectoryError::System { .. } => {
+            "; it has to be a directory that the broker can make, or write to: name one with --data, or \
+             store.data"
+                .to_owned()
+        }
+        DirectoryError::InUse(_) => "; name another with --data, or store.data".to_owned(),
+        DirectoryError::OtherEngine { path, found, .. } if Engine::named(found).is_some() => format!(
+            "; write store.engine = \"{found}\" to go on with it, or copy it for the other: sluice store \
+             migrate {} NEW",
+            whole(path)
+        ),
+        _ => String::new(),
+    }
 }
 
 /// The time of day now, which the clock of the shards counts from.

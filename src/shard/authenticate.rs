@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
 
-use crate::hooks::{Answer, Asking, Decision, Inbox, Login};
+use crate::hooks::{Answer, Asking, Decision, Denial, Inbox, Login};
 use crate::mqtt::{Connect, ReasonCode};
 use crate::net::ConnId;
 use crate::timer::TimerKey;
@@ -17,7 +17,7 @@ use crate::timer::TimerKey;
 use super::Core;
 use super::connection::State;
 use super::ending::Ending;
-use super::exchange::{Enhanced, reason_of};
+use super::exchange::Enhanced;
 use super::mail::Bell;
 use super::timers::Timer;
 
@@ -60,7 +60,7 @@ struct Waiting {
 pub(super) enum Outcome {
     /// It may come in.
     In(Login),
-    Refused(ReasonCode),
+    Refused(Denial),
     Waits,
 }
 
@@ -128,7 +128,7 @@ impl<S> Core<S> {
         match decision {
             Decision::Allow => Outcome::In(Login::user(connect.username.map(Arc::from))),
             Decision::AllowAs(login) => Outcome::In(login),
-            Decision::Deny(denial) => Outcome::Refused(reason_of(denial)),
+            Decision::Deny(denial) => Outcome::Refused(denial),
         }
     }
 

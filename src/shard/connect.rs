@@ -3,7 +3,7 @@
 use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
-use crate::hooks::{Client, Login};
+use crate::hooks::{Client, Denial, Login};
 use crate::mqtt::{
     ConnAck, Connect, ConnectError, FrameHead, Message, Packet, QoS, ReasonCode, Version,
     decode_connect, encode, topic,
@@ -15,7 +15,8 @@ use crate::session::{LinkParameters, STORE, Session, Will};
 use super::Core;
 use super::authenticate::Outcome;
 use super::connection::State;
-use super::ending::Ending;
+use super::ending::{EndedBy, Ending};
+use super::exchange::reason_of;
 use super::gate::STORE_FAILS;
 use super::input::{PADDED, Then};
 use super::publish::SYS_PREFIX;
@@ -77,8 +78,8 @@ impl<S> Core<S> {
             Ok(()) => match self.authenticate(id, &connect) {
                 Outcome::In(login) => return self.admit(id, &connect, &login),
                 Outcome::Waits => return Then::Hold,
-                Outcome::Refused(reason) => {
-                    self.refuse_login(id, &connect, reason);
+                Outcome::Refused(denial) => {
+                    self.refuse_login(id, &connect, denial);
                     return Then::Stop;
                 }
             },
@@ -88,15 +89,17 @@ impl<S> Core<S> {
     }
 
     /// Refuses a login. The log says who it was and why, which is more than the client is told.
-    fn refuse_login(&mut self, id: ConnId, connect: &Connect<'_>, reason: ReasonCode) {
-        self.send_refusal(id, Some(connect.version), reason, "refused by authentication");
+    fn refuse_login(&mut self, id: ConnId, connect: &Connect<'_>, denial: Denial) {
+        let (version, reason) = (Some(connect.version), reason_of(denial));
+        self.send_refusal(id, version, reason, "refused by authentication");
         let Some(connection) = self.connections.get(id) else { return };
-        let cause = match (reason, connect.username) {
-            (ReasonCode::BadUserNameOrPassword, _) => "wrong user name or password",
-            (ReasonCode::NotAuthorized, None) => "no user name",
-            (ReasonCode::Banned, _) => "banned",
-            (ReasonCode::ServerUnavailable, _) => "too many logins wait to be checked",
-            _ => "not authorized",
+        let cause = match (denial, connect.username) {
+            (Denial::BadUserNameOrPassword, _) => "wrong user name or password",
+            (Denial::NotAuthorized, None) => "no user name",
+            (Denial::NotAuthorized, Some(_)) => "not authorized",
+            (Denial::Banned, _) => "banned",
+            (Denial::ServerUnavailable, _) => "nobody can say now whether it may come in",
+            (Denial::Busy, _) => "too many logins wait to be checked",
         };
         let user = connection.certificate.as_deref().or(connect.username);
         self.log.login(self.now, connection.peer, connect.client_id, user, cause);
@@ -337,7 +340,7 @@ impl<S> Core<S> {
                 if !clean_start {
                     return Some((key, true));
                 }
-                self.end_session(key);
+                self.end_session(key, EndedBy::Client);
             }
         }
         if !self.shared.admission.admit_session(&self.settings) {

@@ -258,5 +258,10 @@ impl<S> Core<S> {
 }
 
 pub(super) fn reason_of(denial: Denial) -> ReasonCode {
-    ReasonCode::from_u8(denial as u8).unwrap_or(ReasonCode::NotAuthorized)
+    match denial {
+        Denial::BadUserNameOrPassword => ReasonCode::BadUserNameOrPassword,
+        Denial::NotAuthorized => ReasonCode::NotAuthorized,
+        Denial::ServerUnavailable | Denial::Busy => ReasonCode::ServerUnavailable,
+        Denial::Banned => ReasonCode::Banned,
+    }
 }

@@ -62,12 +62,12 @@ pub struct Directory {
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
     /// Another process has it.
-    #[error("another process uses the data directory {}", .0.display())]
+    #[error("another process uses the data directory {}", whole(.0))]
     InUse(PathBuf),
     /// A newer version wrote it.
     #[error(
-        "the data directory {} has format {found}, this version knows {FORMAT}: use a newer one",
-        .path.display()
+        "the data directory {} has format {found}, this version knows {FORMAT}: use a newer version",
+        whole(.path)
     )]
     Newer {
         /// Where.
@@ -77,8 +77,7 @@ pub enum DirectoryError {
     },
     /// Its records are kept by another engine than the one asked for.
     #[error(
-        "the data directory {} is of the engine \"{found}\", not \"{}\": take another directory",
-        .path.display(), .asked.name()
+        "the data directory {} is of the engine \"{found}\", not \"{}\"", whole(.path), .asked.name()
     )]
     OtherEngine {
         /// Where.
@@ -89,19 +88,19 @@ pub enum DirectoryError {
         asked: Engine,
     },
     /// There is none.
-    #[error("there is no data directory {}", .0.display())]
+    #[error("there is no data directory {}", whole(.0))]
     Missing(PathBuf),
     /// It was to be filled, and that did not come to its end.
-    #[error("the data directory {} was being filled, and that did not end: fill it anew", .0.display())]
+    #[error("the data directory {} was being filled, and that did not end: fill it anew", whole(.0))]
     Unfinished(PathBuf),
     /// There is something in a directory that was to be filled.
-    #[error("the directory {} is not empty", .0.display())]
+    #[error("the directory {} is not empty", whole(.0))]
     NotEmpty(PathBuf),
     /// Its format cannot be told.
-    #[error("{} does not say a format and an engine", .0.display())]
+    #[error("{} does not say a format and an engine", whole(.0))]
     NoFormat(PathBuf),
     /// The system refuses.
-    #[error("cannot use the data directory {}: {error}", .path.display())]
+    #[error("cannot use the data directory {}: {error}", whole(.path))]
     System {
         /// What.
         path: PathBuf,
@@ -307,6 +306,11 @@ const fn records_in(engine: Engine) -> &'static str {
         Engine::Fjall => "fjall",
         Engine::Sqlite => "sluice.sqlite",
     }
+}
+
+/// A path from the root: a relative one tells little to who does not know where the process was started.
+pub(crate) fn whole(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
 pub(super) fn failed(path: &Path) -> impl Fn(io::Error) -> DirectoryError {

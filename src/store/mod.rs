@@ -22,6 +22,7 @@ mod staging;
 mod writer;
 
 pub use acts::ActId;
+pub(crate) use directory::whole;
 pub use directory::{Directory, DirectoryError, Engine, Filling};
 pub use logged::{Logged, Segment, Segments};
 pub use memory::{Memory, MemorySegments};

@@ -129,6 +129,9 @@ fn what_is_no_data_directory_is_refused() {
     }
     let (status, _, err) = store(&["migrate"], &[&nowhere, new.path()]);
     assert_eq!((status, err), (1, said));
+    let (status, _, err) = store(&["restore"], &[new.path(), &nowhere]);
+    let said = format!("sluice: {}: cannot be read: No such file", nowhere.display());
+    assert!(status == 1 && err.starts_with(&said), "{err}");
 }
 
 /// One byte of a record is another one than it was.

@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
-# Who comes in, as Mosquitto's programs see it: front.sh PROGRAM, where PROGRAM is a build of sluice.
+# Who comes in, as other people's programs see it: front.sh PROGRAM, where PROGRAM is a build of sluice.
+# Needs the package "mqtt" in NODE_MODULES, which is where run.sh puts it if nothing else is said.
 set -euo pipefail
 
 sluice=$1
+here=$(cd "$(dirname "$0")" && pwd)
+export NODE_MODULES=${NODE_MODULES:-$here/../../target/interop}
 work=$(mktemp -d)
 step="nothing yet"
 broker=""
+server=""
 
 finish() {
     local status=$?
@@ -13,7 +17,7 @@ finish() {
         echo "front: FAILED at: $step" >&2
         tail -n 30 "$work/log" >&2 || true
     fi
-    if [ -n "$broker" ]; then kill -KILL "$broker" 2>/dev/null || true; fi
+    for process in $broker $server; do kill -KILL "$process" 2>/dev/null || true; done
     rm -rf "$work"
     exit "$status"
 }
@@ -143,6 +147,115 @@ if timeout 20 mosquitto_pub -h 127.0.0.1 -p "${ports[0]}" -V mqttv5 -u new -P se
     exit 1
 fi
 
+kill -TERM "$broker"
+wait "$broker"
+broker=""
+
+begin "SCRAM-SHA-256, by MQTT.js"
+echo secret | "$sluice" passwd "$work/scram" 'ann,x=1' --scram >/dev/null
+echo other | "$sluice" passwd "$work/scram" bob --scram >/dev/null
+cat >"$work/sluice.toml" <<END
+shards = 2
+[[listener]]
+bind = "127.0.0.1:0"
+[auth]
+password_file = "$work/scram"
+END
+: >"$work/log"
+start
+scram() { timeout 60 node "$here/mqttjs_scram.mjs" 127.0.0.1 "${ports[0]}" "$@"; }
+scram 'ann,x=1' secret bob other
+for version in mqttv311 mqttv5; do allowed -V $version -u 'ann,x=1' -P secret; done
+kill -TERM "$broker"
+wait "$broker"
+broker=""
+
+begin "a server that is asked over HTTP, and is down for a while"
+cat >"$work/server.py" <<'END'
+import http.server, json, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        is_right = (asked["username"], asked["password"]) == ("hal", "9000")
+        body = json.dumps({"result": "allow" if is_right else "deny"}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        print("asked about", asked["username"], flush=True)
+
+    def log_message(self, *_):
+        pass
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+print("port", server.server_address[1], flush=True)
+server.serve_forever()
+END
+# Starts the server at a port, and sets $http to that; 0: any.
+serve() {
+    : >"$work/served"
+    python3 "$work/server.py" "$1" >"$work/served" 2>&1 &
+    server=$!
+    http=""
+    for _ in $(seq 200); do
+        http=$(sed -n 's/^port //p' "$work/served")
+        if [ -n "$http" ]; then return 0; fi
+        sleep 0.05
+    done
+    cat "$work/served" >&2
+    return 1
+}
+serve 0
+cat >"$work/sluice.toml" <<END
+[[listener]]
+bind = "127.0.0.1:0"
+[auth]
+anonymous = true
+password_file = "$users"
+[auth.http]
+url = "http://127.0.0.1:$http/authenticate"
+cache_time = "10m"
+END
+: >"$work/log"
+start
+for version in mqttv311 mqttv5; do
+    allowed -V $version -u hal -P 9000 -i known
+    refused 'bad user \?name or password' -V $version -u hal -P 9001
+    refused 'bad user \?name or password' -V $version -u eve -P 9000
+done
+grep -q 'asked about eve' "$work/served"
+
+kill "$server"
+wait "$server" || true
+server=""
+: >"$work/log"
+for version in mqttv311 mqttv5; do
+    refused 'er unavailable' -V $version -u hal -P 9000 -i new
+    # Who is in the file, gives no name, or was asked about lately has no need of the server.
+    allowed -V $version -u new -P secret
+    allowed -V $version
+    allowed -V $version -u hal -P 9000 -i known
+    refused 'bad user \?name or password' -V $version -u new -P wrong
+done
+grep -q "WARN.*http://127.0.0.1:$http/authenticate gives no answer, and a client is refused" "$work/log"
+grep -q 'refused: nobody can say now whether it may come in' "$work/log"
+echo 'without_answer = "allow"' >>"$work/sluice.toml"
+: >"$work/log"
+kill -HUP "$broker"
+wait_for 'read again'
+for version in mqttv311 mqttv5; do allowed -V $version -u hal -P 9001; done
+grep -q 'WARN.*gives no answer, and a client is let in' "$work/log"
+
+serve "$http"
+for version in mqttv311 mqttv5; do
+    allowed -V $version -u hal -P 9000
+    refused 'bad user \?name or password' -V $version -u hal -P 9001
+done
+grep -q 'asked about hal' "$work/served"
+kill "$server"
+wait "$server" || true
+server=""
 kill -TERM "$broker"
 wait "$broker"
 broker=""

@@ -65,8 +65,12 @@ pub(super) fn load_key(path: &Path, algorithm: JwtAlgorithm) -> Result<Key, JwtK
         JwtAlgorithm::Rs256 => (Algorithm::RS256, DecodingKey::from_rsa_pem(text)),
         JwtAlgorithm::Es256 => (Algorithm::ES256, DecodingKey::from_ec_pem(text)),
     };
-    let key =
-        key.map_err(|_| wrong(path, "is no public key for this algorithm in PEM".to_owned()))?;
+    let key = key.map_err(|_| {
+        wrong(
+            path,
+            format!("is no public key for {algorithm:?} in PEM, which auth.jwt.algorithm asks for"),
+        )
+    })?;
     Ok(Key { id: None, algorithm, key })
 }
 

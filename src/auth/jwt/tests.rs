@@ -252,7 +252,8 @@ fn rights_are_what_the_claim_lists() {
 fn key_files_that_are_no_use() {
     for (text, algorithm, part) in [
         ("short", Some(JwtAlgorithm::Hs256), "at least 32 bytes"),
-        ("no key", Some(JwtAlgorithm::Rs256), "no public key for this"),
+        ("no key", Some(JwtAlgorithm::Rs256), "no public key for RS256 in PEM"),
+        ("no key", Some(JwtAlgorithm::Es256), "no public key for ES256 in PEM"),
         ("{}", None, "is no JWK Set"),
         (r#"{"keys": []}"#, None, "has no key for"),
         (r#"{"keys": [{"kty": "oct", "kid": "k", "k": "c2hvcnQ"}]}"#, None, "fewer than 32"),

@@ -196,6 +196,10 @@ impl Kind<String> for HeaderValue {
     fn show(&self, _: &String) -> String {
         "\"…\"".to_owned()
     }
+
+    fn is_secret(&self) -> bool {
+        true
+    }
 }
 
 /// The path of a URL, without a query.

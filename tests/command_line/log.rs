@@ -1,0 +1,297 @@
+//! What the log tells of clients.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use rustix::process::{Pid, Signal, WaitOptions, waitpid};
+
+use super::{Running, file, sluice};
+
+/// The log names who was refused, from where, and why; the client is told no more than the code.
+#[test]
+fn a_refused_login_is_in_the_log() {
+    let (dir, path) = file("");
+    let passwords = dir.path().join("passwords").display().to_string();
+    fs::write(&passwords, "").expect("the file is written");
+    fs::write(&path, format!("[auth]\npassword_file = {passwords:?}\n")).expect("it is written");
+    let mut command = sluice();
+    command
+        .args(["--config", &path, "--bind", "127.0.0.1:0", "--shards", "1"])
+        .env("NO_COLOR", "1");
+    let mut broker = Running::start(&mut command);
+    let address = broker.addresses().remove(0);
+    let cases: [(&[u8], _, &str); 2] = [
+        (b"\x10\x0f\0\x04MQTT\x04\x02\0\0\0\x03dev", 5, "refused: no user name"),
+        (
+            b"\x10\x16\0\x04MQTT\x04\xc2\0\0\0\x03dev\0\x03eve\0\0",
+            4,
+            "refused: wrong user name or password",
+        ),
+    ];
+    for (connect, code, cause) in cases {
+        let mut client = TcpStream::connect(&address).expect("it listens");
+        client.write_all(connect).expect("it is open");
+        let peer = client.local_addr().expect("it has one").to_string();
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).expect("a close");
+        assert_eq!(answer, [0x20, 2, 0, code]);
+        let line = broker.line();
+        assert!(line.contains(cause) && line.contains(&peer) && line.contains("dev"), "{line}");
+        assert_eq!(line.contains("eve"), code == 4, "{line}");
+    }
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().0, Some(0));
+}
+
+/// Who cannot be checked because nobody answers is told from who cannot be because too many wait.
+#[test]
+fn why_a_login_could_not_be_checked_is_in_the_log() {
+    let server = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = server.local_addr().expect("it has one");
+    let http = format!(
+        "shards = 1\n[auth.http]\nurl = \"http://{address}/\"\nthreads = 1\nqueue = 1\ntimeout = \"1m\"\n"
+    );
+    let (_dir, path) = file(&http);
+    let mut command = sluice();
+    command.args(["--config", &path, "--bind", "127.0.0.1:0"]).env("NO_COLOR", "1");
+    let mut broker = Running::start(&mut command);
+    let address = broker.addresses().remove(0);
+    let begin = || {
+        let mut client = TcpStream::connect(&address).expect("it listens");
+        client.write_all(b"\x10\x0f\0\x04MQTT\x04\x02\0\0\0\x03dev").expect("it is open");
+        client
+    };
+    // The server is asked about one, another waits.
+    let mut asked = begin();
+    let question = server.accept().expect("it is asked").0;
+    let _waits = begin();
+    let _refused = begin();
+    let line = broker.line();
+    assert!(line.contains("refused: too many logins wait to be checked"), "{line}");
+    drop((question, server));
+    asked.read_to_end(&mut Vec::new()).expect("a close");
+    let line = broker.line();
+    assert!(line.contains("WARN") && line.contains("gives no answer"), "{line}");
+    let line = broker.line();
+    assert!(line.contains("refused: nobody can say now whether it may come in"), "{line}");
+}
+
+/// Whoever sets up a proxy or a page finds in the log what is wrong with what it sends.
+#[test]
+fn a_refused_transport_is_in_the_log() {
+    let (_dir, path) = file(
+        "shards = 1\n[[listener]]\nbind = \"127.0.0.1:0\"\n[listener.websocket]\n\
+         [[listener]]\nbind = \"127.0.0.1:0\"\nproxy_protocol = true\nproxy_from = [\"127.0.0.1\"]\n",
+    );
+    let mut broker = Running::start(sluice().args(["--config", &path]).env("NO_COLOR", "1"));
+    let addresses = broker.addresses();
+    let cases: [(usize, &[u8], &str); 3] = [
+        (0, b"GET /chat HTTP/1.1\r\n\r\n", "closed: there is no such path"),
+        (0, b"\x10\x0c\0\x04MQTT\x04\x02\0\0\0\0", "closed: the request is not HTTP"),
+        (1, b"\x10\x0c\0\x04MQTT\x04\x02\0\0\0\0", "closed: there is no PROXY header"),
+    ];
+    for (listener, bytes, cause) in cases {
+        let mut client = TcpStream::connect(&addresses[listener]).expect("it listens");
+        client.write_all(bytes).expect("it is open");
+        let peer = client.local_addr().expect("it has one").to_string();
+        let line = broker.line();
+        assert!(line.contains(cause) && line.contains(&peer), "{line}");
+    }
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().0, Some(0));
+}
+
+/// The message of a client on a topic that is not its own goes nowhere; the client stays, and the log does
+/// not say otherwise.
+#[test]
+fn the_log_does_not_call_a_client_closed_that_stays() {
+    let (_dir, path) = file(
+        "[[listener]]\nbind = \"127.0.0.1:0\"\n[auth]\nanonymous = true\n[acl]\ndefault = \"deny\"\n",
+    );
+    let mut broker = Running::start(sluice().args(["--config", &path]));
+    let mut client = TcpStream::connect(&broker.addresses()[0]).expect("it listens");
+    client.write_all(b"\x10\x10\0\x04MQTT\x04\x02\0\x3C\0\x04pump").expect("it is sent");
+    client.read_exact(&mut [0; 4]).expect("CONNACK comes");
+    client.write_all(b"\x32\x06\0\x01a\0\x01x").expect("PUBLISH is sent");
+    client.read_exact(&mut [0; 4]).expect("PUBACK comes");
+    let line = broker.line();
+    assert!(line.contains(": published where it may not "), "{line}");
+    assert!(!line.contains("closed"), "{line}");
+}
+
+/// At level debug the log tells of each client that comes and goes, at info of none that behaves.
+#[test]
+fn the_log_tells_of_clients_if_asked() {
+    for (level, told) in [("debug", true), ("info", false)] {
+        let flags = ["--bind", "127.0.0.1:0", "--shards", "2", "--log", level];
+        let broker = Running::start(sluice().args(flags));
+        let mut client = TcpStream::connect(&broker.addresses()[0]).expect("it listens");
+        client.write_all(b"\x10\x10\0\x04MQTT\x04\x02\0\x3C\0\x04pump").expect("it is sent");
+        client.read_exact(&mut [0; 4]).expect("CONNACK comes");
+        client.write_all(b"\xE0\0").expect("DISCONNECT is sent");
+        assert_eq!(client.read(&mut [0; 1]).expect("it is closed in good order"), 0);
+        broker.signal(Signal::TERM);
+        let (_, log) = broker.end();
+        assert_eq!(log.contains("client_id=\"pump\" version=3.1.1 keep_alive=60"), told, "{log}");
+        assert_eq!(log.contains("disconnected: it said goodbye"), told, "{log}");
+    }
+}
+
+/// A client of 3.1.1 that was let in.
+fn connect(address: &str, client_id: &str, clean: bool) -> TcpStream {
+    let mut client = TcpStream::connect(address).expect("it listens");
+    let length = u8::try_from(client_id.len()).expect("a short name");
+    let head = [0x10, 12 + length];
+    let rest = [u8::from(clean) << 1, 0, 60, 0, length];
+    let connect = [&head, b"\0\x04MQTT\x04".as_slice(), &rest, client_id.as_bytes()].concat();
+    let connack = ask(&mut client, &connect, 4);
+    assert_eq!((connack[0], connack[3]), (0x20, 0));
+    client
+}
+
+/// Sends a packet, and takes so many bytes of what comes.
+fn ask(client: &mut TcpStream, packet: &[u8], answer: usize) -> Vec<u8> {
+    client.write_all(packet).expect("it is open");
+    let mut bytes = vec![0; answer];
+    client.read_exact(&mut bytes).expect("an answer");
+    bytes
+}
+
+/// Ends well, and returns when the broker has taken note.
+fn say_goodbye(mut client: TcpStream) {
+    client.write_all(b"\xE0\0").expect("DISCONNECT is sent");
+    client.read_to_end(&mut Vec::new()).expect("a close");
+}
+
+/// What was dropped for a client is told when it goes, and when its session ends.
+#[test]
+fn the_log_tells_what_was_dropped_for_a_client() {
+    let mut command = sluice();
+    command
+        .args(["--bind", "127.0.0.1:0", "--shards", "1", "--log", "debug"])
+        .env("SLUICE_QUEUE_MAX_MESSAGES", "1")
+        .env("SLUICE_OVERFLOW_OFFLINE", "drop_oldest")
+        .env("NO_COLOR", "1");
+    let broker = Running::start(&mut command);
+    let address = &broker.addresses()[0];
+    let mut pump = connect(address, "pump", false);
+    ask(&mut pump, b"\x82\x06\0\x01\0\x01t\x01", 5);
+    say_goodbye(pump);
+    let mut publisher = connect(address, "publisher", true);
+    for _ in 0..3 {
+        ask(&mut publisher, b"\x32\x06\0\x01t\0\x01x", 4);
+    }
+    ask(&mut publisher, b"\x30\x04\0\x01tx\xC0\0", 2);
+    let mut pump = connect(address, "pump", false);
+    pump.read_exact(&mut [0; 8]).expect("the last message comes");
+    say_goodbye(pump);
+    let mut pump = connect(address, "pump", false);
+    pump.write_all(b"\xF0\0").expect("it is open");
+    pump.read_to_end(&mut Vec::new()).expect("a close");
+    say_goodbye(connect(address, "pump", true));
+    say_goodbye(publisher);
+    broker.signal(Signal::TERM);
+    let log = broker.end().1;
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|line| {
+            line.contains("disconnected") || line.contains("closed:") || line.contains("ended")
+        })
+        .collect();
+    let [first, second, bad, ended, last, other] = lines[..] else { panic!("{log}") };
+    for (line, what, dropped) in [
+        (first, "disconnected: it said goodbye", ""),
+        (second, "disconnected: it said goodbye", " dropped=queue_full:2,offline:1"),
+        (bad, "closed: ", " dropped=queue_full:2,offline:1"),
+        (ended, "its session has ended", " dropped=queue_full:2,offline:1"),
+        (last, "disconnected: it said goodbye", ""),
+    ] {
+        assert!(line.contains(what) && line.contains("client_id=\"pump\""), "{line}");
+        assert!(
+            line.ends_with(dropped) && line.contains("dropped") != dropped.is_empty(),
+            "{line}"
+        );
+    }
+    assert!(ended.contains("INFO") && other.contains("publisher"), "{log}");
+}
+
+/// Packets of bad clients are counted, and the log bounded: what is left out is told, though nothing
+/// more is to be said.
+#[test]
+fn bad_packets_are_counted_and_the_log_is_bounded() {
+    let mut command = sluice();
+    command
+        .args(["--bind", "127.0.0.1:0", "--shards", "1"])
+        .env("SLUICE_LOG_CLIENT_LINES_PER_SECOND", "2")
+        .env("SLUICE_SYS_INTERVAL", "1s")
+        .env("NO_COLOR", "1");
+    let mut broker = Running::start(&mut command);
+    let address = broker.addresses().remove(0);
+    let bad: [&[u8]; 8] = [
+        b"\xF0\0",
+        b"\x36\x05\0\x01t\0\x01",
+        b"\x31\x03\0\0x",
+        b"\x30\x03\0\x01#",
+        b"\x80\x06\0\x01\0\x01t\0",
+        b"\x82\x06\0\0\0\x01t\0",
+        b"\xC0\x80\x80\x80\x80\x01",
+        b"\x20\x02\0\0",
+    ];
+    let mut clients: Vec<TcpStream> =
+        (0..bad.len()).map(|n| connect(&address, &format!("bad-{n}"), true)).collect();
+    // All of it comes in one turn.
+    broker.signal(Signal::STOP);
+    waitpid(Some(Pid::from_child(&broker.child)), WaitOptions::UNTRACED).expect("it stops");
+    for (client, packet) in clients.iter_mut().zip(bad) {
+        client.write_all(packet).expect("it is open");
+    }
+    broker.signal(Signal::CONT);
+    for client in &mut clients {
+        client.read_to_end(&mut Vec::new()).expect("a close");
+    }
+    for _ in 0..2 {
+        let line = broker.line();
+        assert!(line.contains("closed: ") && line.contains("client_id=\"bad-"), "{line}");
+    }
+    let line = broker.line();
+    assert!(line.contains("WARN") && line.contains("suppressed=6"), "{line}");
+    let mut watcher = connect(&address, "watcher", true);
+    let topic = b"$SYS/broker/clients/errors";
+    let subscribe = [b"\x82\x1F\0\x01\0\x1A".as_slice(), topic, b"\0"].concat();
+    ask(&mut watcher, &subscribe, 5);
+    let mut value = String::new();
+    while value != "8" {
+        let mut head = [0; 4];
+        watcher.read_exact(&mut head).expect("PUBLISH comes");
+        let mut rest = vec![0; usize::from(head[1]) - 2];
+        watcher.read_exact(&mut rest).expect("all of it comes");
+        assert_eq!(rest[..topic.len()], *topic);
+        value = String::from_utf8(rest.split_off(topic.len())).expect("a number");
+        assert!(["0", "8"].contains(&&*value), "{value}");
+    }
+}
+
+/// At level trace, too, nothing is said of a message.
+#[test]
+fn no_message_is_worth_a_line() {
+    let flags = ["--bind", "127.0.0.1:0", "--shards", "1", "--log", "trace"];
+    let broker = Running::start(sluice().args(flags).env("NO_COLOR", "1"));
+    let address = broker.addresses().remove(0);
+    let mut client = connect(&address, "client", true);
+    ask(&mut client, b"\x82\x06\0\x01\0\x01t\x02", 5);
+    let _before = connect(&address, "before", true);
+    for _ in 0..100 {
+        assert_eq!(ask(&mut client, b"\x30\x04\0\x01tx", 6), b"\x30\x04\0\x01tx");
+        ask(&mut client, b"\x32\x06\0\x01t\0\x01x", 12);
+        ask(&mut client, b"\x34\x06\0\x01t\0\x01x", 12);
+        ask(&mut client, b"\x62\x02\0\x01", 4);
+    }
+    say_goodbye(connect(&address, "after", true));
+    broker.signal(Signal::TERM);
+    let log = broker.end().1;
+    let lines: Vec<&str> = log.lines().collect();
+    let place = |id| lines.iter().position(|line| line.contains(&format!("client_id=\"{id}\"")));
+    let between = &lines[place("before").expect("it is told")..place("after").expect("it is told")];
+    assert_eq!(between.len(), 1, "{between:#?}");
+}
