@@ -211,6 +211,6 @@ mod tests {
         assert_eq!(middle(b"", None), Some(vec![0x7f, 255, 255, 255, 255, 255, 255, 255]));
         assert_eq!(middle(b"ab", end(b"ad")), Some(b"ac\0\0\0\0\0\0\0".to_vec()));
         assert_eq!(middle(b"ab", end(b"ac")), Some(b"ab\x80\0\0\0\0\0\0".to_vec()));
-        assert_eq!(middle(b"ab\0", end(b"ab\0\0\0\0\0\0\0\x01")), None);
+        assert_eq!(middle(b"ab\0", end(b"ab\0\0\0\0\0\0\0\0\x01")), None);
     }
 }
