@@ -126,7 +126,7 @@ pub struct Limits {
     /// Sessions over all shards, connected or not (default 1,000,000). A client that would need one
     /// more is refused with Quota exceeded (0x97, in 3.x return code 3).
     pub max_sessions: u32,
-    /// New connections a second over all shards, each with its even part (default 50,000). Those
+    /// New connections a second over all shards (default 50,000). Those
     /// beyond wait in the backlog of the listener.
     pub connections_per_second: Option<u32>,
     /// New connections a second from one address (default unlimited, as many clients may share

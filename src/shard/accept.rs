@@ -15,6 +15,7 @@ use super::connection::{Connection, State};
 use super::settings::Settings;
 use super::timers::Timer;
 use super::turnstile::AcceptRates;
+use super::user_rate::UserRates;
 
 /// Addresses remembered in one second, at most; beyond that all of them count as one.
 const MAX_ADDRESSES: usize = 65_536;
@@ -32,6 +33,7 @@ pub(crate) struct Admission {
     by_user: Mutex<HashMap<Arc<str>, u32, foldhash::fast::RandomState>>,
     /// By address.
     rate: Mutex<Rate>,
+    pub(super) user_rates: UserRates,
     /// By listener, and of all.
     pub(super) rates: Arc<AcceptRates>,
 }
@@ -72,6 +74,7 @@ impl Admission {
             by_listener: settings.listeners.iter().map(|_| AtomicUsize::new(0)).collect(),
             by_user: Mutex::default(),
             rate: Mutex::default(),
+            user_rates: UserRates::default(),
             rates: Arc::new(AcceptRates::new(settings)),
         }
     }

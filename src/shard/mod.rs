@@ -37,6 +37,7 @@ mod subscribe;
 mod sys;
 mod timers;
 mod turnstile;
+mod user_rate;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -91,7 +91,7 @@ pub struct PublishRate {
 pub struct Quota {
     /// Most connections at a time, over all shards.
     pub max_connections: Option<u32>,
-    /// How much one of the user's clients may publish.
+    /// How much the user's clients may publish: what is here is of all together, over all shards.
     pub publish_rate: PublishRateChange,
 }
 

@@ -141,7 +141,7 @@ fn a_user_has_its_own_rate() {
     for (name, user, most) in [
         ("a", Some("gateway"), 50),
         ("b", Some("somebody"), 20),
-        ("c", Some("somebody"), 20),
+        ("c", Some("another"), 20),
         ("d", None, 5),
     ] {
         let connect = Connect::new(V311, name);
@@ -150,6 +150,75 @@ fn a_user_has_its_own_rate() {
         rig.send(publisher, &messages(50));
         assert_eq!(came(&mut rig, subscriber), most, "{name}");
     }
+}
+
+/// The publishers of messages that have come, by their payloads.
+fn came_from(rig: &mut Rig, client: sluice::net::sim::ClientId) -> [usize; 3] {
+    let mut counts = [0; 3];
+    for packet in packets(&rig.receive(client), V311) {
+        if let Packet::Publish(publish) = packet {
+            counts[usize::from(publish.payload[0] - b'0')] += 1;
+        }
+    }
+    counts
+}
+
+/// Each that has to wait has its turn, on whichever shards they are.
+#[test]
+fn the_clients_of_a_user_share_its_rate() {
+    let quota = "[[quota]]\nusers = [\"ann\", \"bob\"]\npublish_messages_per_second = 30";
+    let mut rig = Rig::new(3, quota);
+    let names = [0, 1, 2].map(|shard| rig.name_at(shard, "publisher"));
+    let ann = |name: &str| Connect::new(V311, name).user("ann", "p");
+    let [first, subscriber] = pair(&mut rig, &ann(&names[0]));
+    let clients = [first, rig.connect(&ann(&names[1])), rig.connect(&ann(&names[2]))];
+    for (n, client) in clients.iter().enumerate() {
+        rig.send(*client, &Message::new("t", n.to_string()).bytes(V311).repeat(200));
+    }
+    let burst = came_from(&mut rig, subscriber);
+    assert_eq!(burst.iter().sum::<usize>(), 30, "{burst:?}");
+    let all_in = |rig: &mut Rig, steps: usize| {
+        let mut all = [0; 3];
+        for step in 0..steps {
+            rig.world.advance(Duration::from_millis(100));
+            let came = came_from(rig, subscriber);
+            assert_eq!(came.iter().sum::<usize>(), 3, "{came:?} in step {step}");
+            all.iter_mut().zip(came).for_each(|(all, came)| *all += came);
+        }
+        all
+    };
+    assert_eq!(all_in(&mut rig, 20), [20; 3]);
+    // What it has paid for is given back.
+    rig.connect(&ann(&names[2]));
+    let [one, two, gone] = all_in(&mut rig, 10);
+    assert!(one >= 10 && two >= 10 && gone == 0, "{one} {two} {gone}");
+    // Another of its clients finds what these leave, and another user has its own.
+    for (user, most) in [("ann", 0), ("bob", 30)] {
+        let other = rig.connect(&Connect::new(V311, &format!("of-{user}")).user(user, "p"));
+        rig.send(other, &Message::new("t", "2").bytes(V311).repeat(50));
+        assert_eq!(came_from(&mut rig, subscriber)[2], most, "{user}");
+    }
+}
+
+/// `quota.publish_bytes_per_second`, beside a limit that each client has for itself.
+#[test]
+fn a_user_may_publish_so_many_bytes() {
+    let quota = "[limits]\npublish_messages_per_second = 5\n\
+                 [[quota]]\nusers = [\"ann\"]\npublish_bytes_per_second = \"100B\"";
+    let mut rig = Rig::new(2, quota);
+    let names = [0, 1].map(|shard| rig.name_at(shard, "publisher"));
+    let ann = |name: &str| Connect::new(V311, name).user("ann", "p");
+    let [first, subscriber] = pair(&mut rig, &ann(&names[0]));
+    let second = rig.connect(&ann(&names[1]));
+    // Of 20 bytes each.
+    let message = |n: &str, count| Message::new("t", n.repeat(15)).bytes(V311).repeat(count);
+    rig.send(first, &message("0", 3));
+    rig.send(second, &message("1", 5));
+    assert_eq!(came_from(&mut rig, subscriber), [3, 2, 0]);
+    rig.world.advance(Duration::from_secs(2));
+    assert_eq!(came_from(&mut rig, subscriber), [0, 3, 0]);
+    rig.send(second, &message("1", 2));
+    assert_eq!(came_from(&mut rig, subscriber), [0, 2, 0], "the bucket is full again");
 }
 
 /// `quota.max_connections` counts over all shards: one more gets 0x97, in 3.x return code 3. A client that

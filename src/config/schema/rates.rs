@@ -9,7 +9,7 @@ pub struct ListenerLimits {
     pub max_packet_size: Option<u32>,
     /// In place of [`max_keep_alive`](super::Mqtt::max_keep_alive).
     pub max_keep_alive: Option<Option<Duration>>,
-    /// New connections a second on this listener, over all shards, each with its even part (default
+    /// New connections a second on this listener, over all shards (default
     /// unlimited, but for [`connections_per_second`](super::Limits::connections_per_second)). Those beyond
     /// wait in the backlog of the listener.
     pub connections_per_second: Option<u32>,
@@ -25,7 +25,8 @@ pub struct Quota {
     /// Connections of one user, over all shards and listeners (default unlimited). One more is refused with
     /// Quota exceeded (0x97, in 3.x return code 3), unless it takes the place of another of the user's.
     pub max_connections: Option<u32>,
-    /// How much each client of the user may publish, in place of what its listener says.
+    /// How much all clients of the user together may publish, over all shards, in place of what the listener
+    /// says of each; each that has to wait has its turn.
     pub publish: PublishLimits,
 }
 
