@@ -64,7 +64,7 @@ subscription 128 -V mqttv311 -u t -P "$may" -t 'a/#'
 
 begin "who is connected when its token expires is disconnected"
 for version in mqttv311 mqttv5; do
-    brief=$(token "$(in_seconds 2)")
+    brief=$(token "$(in_seconds 3)")
     : >"$work/log"
     subscribe -V $version -u t -P "$brief" -t t
     wait_for 'closed: its login has expired'
