@@ -126,7 +126,7 @@ for version in 1.2 1.3; do
 done
 stop
 
-begin "the name in a certificate is the user"
+begin "the name in a certificate is the user, and rules can be for it"
 {
     for name in common_name subject_alternative_name; do
         listener
@@ -142,12 +142,17 @@ default = "deny"
 [[acl.rule]]
 effect = "allow"
 topics = ["%u/#"]
+[[acl.rule]]
+effect = "allow"
+topics = ["certified"]
+certificates = ["ann"]
 TOML
 } >"$work/sluice.toml"
 start
 sign sensor -extensions sensor
 certificates=(certs/client sensor)
 names=(ann sensor-7.test)
+certified=(16 135)
 for at in 0 1; do
     # Whatever user name the client gives.
     for given in '' '-u eve'; do
@@ -155,6 +160,7 @@ for at in 0 1; do
         identified=(-h localhost -p "${ports[at]}" "${ca[@]}" -V mqttv5 $given)
         with "${certificates[at]}" answered 16 "${identified[@]}" -t "${names[at]}/x"
         with "${certificates[at]}" answered 135 "${identified[@]}" -t eve/x
+        with "${certificates[at]}" answered "${certified[at]}" "${identified[@]}" -t certified
         with "${certificates[at]}" subscription 0 "${identified[@]}" -t "${names[at]}/x"
         with "${certificates[at]}" subscription 135 "${identified[@]}" -t eve/x
     done
