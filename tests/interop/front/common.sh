@@ -100,9 +100,10 @@ answered() {
 }
 
 # Subscribes in the background, as its process $sub, and waits until that is done. What comes is in $work/got.
+# Asked to end, mosquitto_sub may wait for a lock that it holds itself: it is killed then.
 subscribe() {
     : >"$work/got"
-    timeout 60 stdbuf -oL mosquitto_sub -h 127.0.0.1 -p "${ports[0]}" -d -F '%t %p' "$@" >"$work/got" 2>&1 &
+    timeout -k 1 60 stdbuf -oL mosquitto_sub -h 127.0.0.1 -p "${ports[0]}" -d -F '%t %p' "$@" >"$work/got" 2>&1 &
     sub=$!
     until_it grep -q '^Subscribed' "$work/got"
 }
