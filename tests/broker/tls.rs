@@ -1,4 +1,4 @@
-//! TLS: the same broker behind it, who is let in by certificate, and what a reload changes.
+//! TLS: the same broker behind it, and who is let in by certificate.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -20,10 +20,11 @@ use rustls::{
 };
 use tempfile::TempDir;
 
+use crate::authentication::{ALICE, BAD_USER_NAME_OR_PASSWORD, Passwords};
 use crate::common::client::subscribe;
-use crate::common::{Broker, Connect, Message, Packet, V5, V311, fixture, wire};
+use crate::common::{Broker, Connect, Message, Packet, V5, V311, code, fixture, wire};
 
-const TLS12: &SupportedProtocolVersion = &version::TLS12;
+pub(crate) const TLS12: &SupportedProtocolVersion = &version::TLS12;
 pub(crate) const TLS13: &SupportedProtocolVersion = &version::TLS13;
 
 /// A CA of the test's own, and a directory for what it signs.
@@ -35,7 +36,7 @@ pub(crate) struct Ca {
 }
 
 impl Ca {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "a CA");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -47,7 +48,7 @@ impl Ca {
         Self { dir, issuer: Issuer::new(params, key), pem, serial: 1 }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
@@ -71,7 +72,7 @@ impl Ca {
     }
 
     /// Writes a list of revoked certificates.
-    fn revoke(&self, serials: &[u64]) {
+    pub(crate) fn revoke(&self, serials: &[u64]) {
         let revoked = serials.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: date_time_ymd(2020, 1, 1),
@@ -145,6 +146,10 @@ impl Tls {
 
     pub(crate) fn over(&self, socket: TcpStream) -> Client {
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        self.through(socket)
+    }
+
+    fn through<S: Read + Write>(&self, socket: S) -> Client<S> {
         let config = Arc::new(self.config.clone());
         let session = ClientConnection::new(config, self.host.try_into().unwrap()).unwrap();
         Client(StreamOwned::new(session, socket))
@@ -152,17 +157,14 @@ impl Tls {
 
     /// A client that was let in.
     #[track_caller]
-    fn connect(&self, broker: &Broker, connect: &Connect) -> Client {
+    pub(crate) fn connect(&self, broker: &Broker, connect: &Connect) -> Client {
         let mut client = self.open(broker);
-        client.send(&connect.bytes());
-        match client.packet(connect) {
-            Some(Packet::ConnAck(connack)) if connack.code == 0 => client,
-            other => panic!("CONNACK expected, got {other:?}"),
-        }
+        client.connect(connect);
+        client
     }
 
     /// Whether a client is let in, or hears no CONNACK at all.
-    fn comes_in(&self, broker: &Broker) -> bool {
+    pub(crate) fn comes_in(&self, broker: &Broker) -> bool {
         let mut client = self.open(broker);
         let connect = Connect::new(V5, "c");
         let _ = client.0.write_all(&connect.bytes()).and_then(|()| client.0.flush());
@@ -171,31 +173,106 @@ impl Tls {
 }
 
 /// A small client over TLS.
-pub(crate) struct Client(pub(crate) StreamOwned<ClientConnection, TcpStream>);
+pub(crate) struct Client<S: Read + Write = TcpStream>(pub(crate) StreamOwned<ClientConnection, S>);
 
-impl Client {
-    fn send(&mut self, bytes: &[u8]) {
+impl<S: Read + Write> Client<S> {
+    /// Connects; it must be let in.
+    #[track_caller]
+    fn connect(&mut self, connect: &Connect) {
+        self.send(&connect.bytes());
+        match self.packet(connect) {
+            Some(Packet::ConnAck(connack)) => assert_eq!(connack.code, 0),
+            other => panic!("CONNACK expected, got {other:?}"),
+        }
+    }
+
+    /// Whether it answers a ping.
+    pub(crate) fn survives(&mut self, connect: &Connect) -> bool {
+        self.send(&wire::packet(wire::PINGREQ, &[]));
+        self.packet(connect) == Some(Packet::PingResp)
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).unwrap();
         self.0.flush().unwrap();
     }
 
     /// The next packet; none if the connection ends first.
-    fn packet(&mut self, connect: &Connect) -> Option<Packet> {
-        let mut first = [0; 1];
-        self.0.read_exact(&mut first).ok()?;
-        let (mut len, mut shift) = (0, 0);
-        loop {
-            let mut byte = [0; 1];
-            self.0.read_exact(&mut byte).ok()?;
-            len |= usize::from(byte[0] & 0x7F) << shift;
-            shift += 7;
-            if byte[0] & 0x80 == 0 {
-                break;
+    pub(crate) fn packet(&mut self, connect: &Connect) -> Option<Packet> {
+        read_packet(&mut self.0, connect)
+    }
+}
+
+/// The next packet of a stream; none if it ends first.
+pub(crate) fn read_packet(stream: &mut impl Read, connect: &Connect) -> Option<Packet> {
+    let mut byte = [0; 1];
+    stream.read_exact(&mut byte).ok()?;
+    let [first] = byte;
+    let (mut len, mut shift) = (0, 0);
+    loop {
+        stream.read_exact(&mut byte).ok()?;
+        len |= usize::from(byte[0] & 0x7F) << shift;
+        shift += 7;
+        if byte[0] & 0x80 == 0 {
+            break;
+        }
+    }
+    let mut body = vec![0; len];
+    stream.read_exact(&mut body).ok()?;
+    Some(Packet::read(connect.version, first, &body))
+}
+
+/// A socket that counts the records of application data that come over it.
+struct Records {
+    socket: TcpStream,
+    /// What has come of the head of a record.
+    head: Vec<u8>,
+    /// What is still to come of its body.
+    body: usize,
+    application_data: usize,
+}
+
+impl Records {
+    const APPLICATION_DATA: u8 = 0x17;
+
+    fn new(socket: TcpStream) -> Self {
+        Self { socket, head: Vec::new(), body: 0, application_data: 0 }
+    }
+
+    fn count(&mut self, mut bytes: &[u8]) {
+        while let Some((byte, rest)) = bytes.split_first() {
+            if self.body > 0 {
+                let here = self.body.min(bytes.len());
+                self.body -= here;
+                bytes = &bytes[here..];
+                continue;
+            }
+            self.head.push(*byte);
+            bytes = rest;
+            if let [kind, _, _, high, low] = self.head[..] {
+                self.application_data += usize::from(kind == Self::APPLICATION_DATA);
+                self.body = usize::from(u16::from_be_bytes([high, low]));
+                self.head.clear();
             }
         }
-        let mut body = vec![0; len];
-        self.0.read_exact(&mut body).ok()?;
-        Some(Packet::read(connect.version, first[0], &body))
+    }
+}
+
+impl Read for Records {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let len = self.socket.read(buf)?;
+        self.count(&buf[..len]);
+        Ok(len)
+    }
+}
+
+impl Write for Records {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        self.socket.write(buf)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.socket.flush()
     }
 }
 
@@ -225,22 +302,31 @@ fn messages_of_every_size_pass_over_both_versions() {
     }
 }
 
+/// What a turn has for a client shares its records.
 #[test]
-fn many_small_messages_at_once_keep_their_order() {
+fn many_small_messages_at_once_keep_their_order_and_share_records() {
     let ca = ca();
     let broker = fixture::broker_with_listener(2, &ca.listener(""), "");
-    let connect = Connect::new(V311, "c");
-    let mut client = Tls::new(&ca, TLS13, None).connect(&broker, &connect);
-    client.send(&subscribe(V311, 1, &[("t", 0)], &[]));
-    assert!(matches!(client.packet(&connect), Some(Packet::SubAck(_))));
-    let burst: Vec<u8> =
-        (0..2000).flat_map(|n: u32| Message::new("t", n.to_string()).bytes(V311)).collect();
-    client.send(&burst);
-    for n in 0..2000 {
-        match client.packet(&connect) {
-            Some(Packet::Publish(publish)) => assert_eq!(publish.payload_text(), n.to_string()),
-            other => panic!("PUBLISH {n} expected, got {other:?}"),
+    for version in [TLS12, TLS13] {
+        let connect = Connect::new(V311, "c");
+        let socket = TcpStream::connect(broker.address()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut client = Tls::new(&ca, version, None).through(Records::new(socket));
+        client.connect(&connect);
+        client.send(&subscribe(V311, 1, &[("t", 0)], &[]));
+        assert!(matches!(client.packet(&connect), Some(Packet::SubAck(_))));
+        let burst: Vec<u8> =
+            (0..2000).flat_map(|n: u32| Message::new("t", n.to_string()).bytes(V311)).collect();
+        client.send(&burst);
+        let before = client.0.sock.application_data;
+        for n in 0..2000 {
+            match client.packet(&connect) {
+                Some(Packet::Publish(publish)) => assert_eq!(publish.payload_text(), n.to_string()),
+                other => panic!("PUBLISH {n} expected, got {other:?}"),
+            }
         }
+        let records = client.0.sock.application_data - before;
+        assert!((1..100).contains(&records), "{records} records");
     }
 }
 
@@ -334,6 +420,41 @@ fn the_name_in_a_certificate_is_the_user() {
     }
 }
 
+/// A certificate is one link, passwords are the next: who has one needs no other, who has none does not
+/// come in.
+#[test]
+fn who_has_no_certificate_may_have_a_password() {
+    let mut ca = ca();
+    ca.sign("ann", &[], false);
+    let passwords = Passwords::new(&[ALICE]);
+    let listener = ca.with_clients("optional", "certificate_user = \"common_name\"");
+    let acl = "[acl]\ndefault = \"deny\"\n[[acl.rule]]\neffect = \"allow\"\ntopics = [\"%u\"]";
+    let broker = fixture::broker_with_listener(2, &listener, &passwords.toml(acl));
+    let with = Tls::new(&ca, TLS13, Some((&ca, "ann")));
+    let without = Tls::new(&ca, TLS13, None);
+    let nobody = Connect::new(V5, "c");
+    let alice = nobody.clone().user("alice", "wonderland");
+    let wrong = nobody.clone().user("alice", "builder");
+    for (tls, connect, who) in [
+        (&with, &nobody, Ok("ann")),
+        (&with, &wrong, Ok("ann")),
+        (&without, &alice, Ok("alice")),
+        (&without, &wrong, Err(BAD_USER_NAME_OR_PASSWORD)),
+        (&without, &nobody, Err(code::NOT_AUTHORIZED)),
+    ] {
+        let mut client = tls.open(&broker);
+        client.send(&connect.bytes());
+        let Some(Packet::ConnAck(connack)) = client.packet(connect) else { panic!("no CONNACK") };
+        assert_eq!(connack.code, who.err().unwrap_or(code::SUCCESS), "{who:?}");
+        if let Ok(user) = who {
+            client.send(&subscribe(V5, 1, &[("ann", 0), ("alice", 0)], &[]));
+            let granted = ["ann", "alice"].map(|name| if name == user { 0 } else { 0x87 });
+            let Some(Packet::SubAck(codes)) = client.packet(connect) else { panic!("no SUBACK") };
+            assert_eq!(codes.codes, granted, "{user}");
+        }
+    }
+}
+
 #[test]
 fn the_host_that_is_asked_for_chooses_the_certificate() {
     let mut ca = ca();
@@ -388,32 +509,6 @@ fn only_1_3_is_only_1_3() {
     let broker = fixture::broker_with_listener(1, &ca.listener("min_version = \"1.3\""), "");
     assert!(Tls::new(&ca, TLS13, None).comes_in(&broker));
     assert!(!Tls::new(&ca, TLS12, None).comes_in(&broker));
-}
-
-#[test]
-fn a_reload_is_for_new_connections_and_a_broken_file_for_none() {
-    let mut ca = ca();
-    let (listener, other) = (ca.listener(""), self::ca());
-    let broker = fixture::broker_with_listener(2, &listener, "");
-    let tls = Tls::new(&ca, TLS13, None);
-    let connect = Connect::new(V5, "old");
-    let mut old = tls.connect(&broker, &connect);
-    fs::write(ca.path("server.key"), "nonsense").unwrap();
-    let error = broker.reload_with_listener(&listener, "").unwrap_err();
-    assert!(error.contains("server.key: has no private key"), "{error}");
-    assert!(tls.comes_in(&broker), "the old one is in force");
-    fs::copy(other.path("server.key"), ca.path("server.key")).unwrap();
-    let error = broker.reload_with_listener(&listener, "").unwrap_err();
-    assert!(error.contains("does not go with the certificate"), "{error}");
-    fs::copy(other.path("server.pem"), ca.path("server.pem")).unwrap();
-    broker.reload_with_listener(&listener, "").unwrap();
-    assert!(!Tls::new(&ca, TLS13, None).comes_in(&broker));
-    assert!(Tls::new(&other, TLS13, None).comes_in(&broker));
-    old.send(&wire::packet(wire::PINGREQ, &[]));
-    assert_eq!(old.packet(&connect), Some(Packet::PingResp));
-    ca.sign("server", &["localhost"], false);
-    broker.reload_with_listener(&listener, "").unwrap();
-    assert!(Tls::new(&ca, TLS13, None).comes_in(&broker));
 }
 
 /// A refusal is read before the end.
