@@ -101,7 +101,7 @@ fn who_finds_the_queue_full_is_refused() {
     let passwords = Passwords::new(&[CAROL]);
     let broker = broker(&passwords.toml("threads = 1\nqueue = 1"));
     let connect = |n: usize| {
-        let version = if n % 2 == 0 { V311 } else { V5 };
+        let version = if n.is_multiple_of(2) { V311 } else { V5 };
         Connect::new(version, &format!("c{n}")).user("carol", "password")
     };
     let mut clients: Vec<Client> = (0..12).map(|n| broker.open(connect(n).version)).collect();
