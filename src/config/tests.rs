@@ -92,6 +92,48 @@ fn other_machines_are_let_in_only_if_somebody_decides_about_clients() {
     }
 }
 
+#[test]
+fn users_are_named_by_a_listener_that_asks_for_them() {
+    let tls = "[listener.tls]\ncertificate = \"a\"\nkey = \"b\"\nclient_certificates = \"optional\"\n\
+               client_ca = \"c\"\n";
+    let all = "[auth]\nanonymous = true\npassword_file = \"users\"\nhttp.url = \"http://a\"\njwt.key_file = \"key\"\n";
+    let links = |links: &str| format!("authentication = {links}\n{all}");
+    for (more, named) in [
+        ("", false),
+        ("[auth]\nanonymous = true\n", false),
+        ("[auth]\nanonymous = true\npassword_file = \"users\"\n", true),
+        ("[auth]\nhttp.url = \"http://a\"\n", true),
+        ("[auth]\njwt.key_file = \"key\"\n", true),
+        ("[auth]\njwt = { key_file = \"key\", user_claim = \"\" }\n", false),
+        (&links("[\"anonymous\"]"), false),
+        (&links("[]"), false),
+        (&links("[\"anonymous\", \"password_file\"]"), true),
+        (&links("[\"http\"]"), true),
+        (&links("[\"jwt\"]"), true),
+        (tls, false),
+        (&format!("{tls}certificate_user = \"common_name\"\n"), true),
+    ] {
+        let text = format!("[[listener]]\nbind = \"127.0.0.1:1\"\n{more}");
+        assert_eq!(parse(&text).unwrap().names_users(), named, "{more}");
+    }
+}
+
+#[test]
+fn rules_for_certificates_need_a_listener_that_asks_for_them() {
+    let rule = "[acl]\ndefault = \"allow\"\n[[acl.rule]]\neffect = \"deny\"\ntopics = [\"a\"]\n\
+                certificates = [\"ann\"]\n";
+    let listener =
+        "[[listener]]\nbind = \"127.0.0.1:1\"\n[listener.tls]\ncertificate = \"a\"\nkey = \"b\"\n";
+    let wrong = ":6: acl.rule[0].certificates: no client is asked for a certificate; write \
+                 client_certificates = \"optional\" or \"required\" in a [listener.tls], or take it out";
+    for more in ["", listener] {
+        assert_eq!(parse(&format!("{rule}{more}")), Err(format!("sluice.toml{wrong}")), "{more}");
+    }
+    let asks = "client_certificates = \"optional\"\nclient_ca = \"c\"\n";
+    let config = parse(&format!("{rule}{listener}{asks}")).unwrap();
+    assert_eq!(config.acl.rules[0].certificates, ["ann"]);
+}
+
 /// Blamed is what is missing, where it would be: not a rule, which is right as it stands.
 #[test]
 fn rules_need_a_default() {

@@ -240,6 +240,21 @@ impl Settings {
 }
 
 #[cfg(test)]
+impl ListenerSettings {
+    /// Nothing special: a test names what it is about.
+    pub(super) fn for_tests() -> Self {
+        Self {
+            max_connections: usize::MAX,
+            proxies: None,
+            handshake_timeout: None,
+            connections_per_second: None,
+            terms: Terms { max_packet_size: 1 << 20, max_keep_alive: 0 },
+            publish_rate: PublishRate::default(),
+        }
+    }
+}
+
+#[cfg(test)]
 impl Settings {
     /// Nothing special: a test names what it is about.
     pub(super) fn for_tests() -> Self {

@@ -7,6 +7,7 @@ mod common;
 
 mod acl;
 mod authentication;
+mod certificates;
 mod connect;
 mod drops;
 mod ending;
