@@ -19,6 +19,7 @@ mod input;
 mod long_packets;
 pub mod mail;
 mod outbox;
+mod outcomes;
 mod overload;
 mod paging;
 mod pressure;
