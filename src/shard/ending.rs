@@ -97,6 +97,11 @@ impl Ending {
 impl<S> Core<S> {
     /// Ends a connection: nothing of it is read any more, what is written to it by now still leaves.
     pub(super) fn end(&mut self, id: ConnId, ending: Ending) {
+        self.end_telling(id, ending, ending.log());
+    }
+
+    /// The same, with what the log says in any case.
+    fn end_telling(&mut self, id: ConnId, ending: Ending, logged: Option<&str>) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         if connection.state == State::Closing {
             return;
@@ -110,7 +115,7 @@ impl<S> Core<S> {
         let session = self.sessions.get(key).map(|slot| &slot.session);
         let client_id = session.map_or("", Session::client_id);
         let dropped = session.map(Session::drops).filter(|drops| drops.total() > 0);
-        if let Some(detail) = ending.log() {
+        if let Some(detail) = logged {
             self.log.closed(self.now, peer, client_id, detail, dropped);
         } else if was == State::Connected {
             let dropped = dropped.map(display);
@@ -146,11 +151,12 @@ impl<S> Core<S> {
 
     /// The other side closed its socket, or the network did, or its transport was not taken from it.
     pub(super) fn peer_closed(&mut self, id: ConnId, cause: CloseCause) {
-        let ending = match cause {
-            CloseCause::Refused(why) => Ending::Silent(why),
-            CloseCause::PeerClosed | CloseCause::Reset | CloseCause::Error(_) => Ending::Lost,
-        };
-        self.end(id, ending);
+        match cause {
+            CloseCause::Refused(why) => self.end_telling(id, Ending::Logged, Some(&why)),
+            CloseCause::PeerClosed | CloseCause::Reset | CloseCause::Error(_) => {
+                self.end(id, Ending::Lost);
+            }
+        }
     }
 
     /// DISCONNECT from a client [MQTT-3.14.4-3].
