@@ -279,6 +279,12 @@ impl Session {
         self.active.as_ref().map_or(0, |active| active.queue.len())
     }
 
+    /// Messages that it has and that its client has not acknowledged: in flight, and in the queue.
+    #[must_use]
+    pub fn unacknowledged(&self) -> usize {
+        self.in_flight() + self.queued()
+    }
+
     /// Bytes in the queue, by [`Message::size`].
     #[must_use]
     pub fn queued_bytes(&self) -> u64 {

@@ -15,6 +15,7 @@ mod ending;
 mod exchange;
 mod flush;
 mod gate;
+mod groups;
 mod input;
 mod long_packets;
 pub mod mail;
@@ -450,6 +451,7 @@ impl<D: Driver> Shard<D> {
     /// Writes to sockets and peers what the turn produced.
     fn finish_turn(&mut self) {
         flush(&mut self.core, &mut self.driver, &mut self.arena);
+        self.core.measure_loads();
         self.core.hand_over();
         self.core.mailbox.post(self.core.turn);
         self.core.turn += 1;
