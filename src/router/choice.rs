@@ -59,10 +59,12 @@ impl Router {
     /// their number, or as the strategy wants it. `None`: the group is gone.
     pub fn choose_shard(&mut self, group: GroupId, publisher: &Publisher) -> Option<ShardChoice> {
         let index = self.groups.resolve(group)?;
-        let here = self.here(index);
-        if self.groups.group(index).remote.is_empty() {
-            return (here.members > 0).then_some(here.choice());
+        let known = self.groups.group(index);
+        if known.remote.is_empty() {
+            let choice = ShardChoice { shard: self.shard, group, online: known.online > 0 };
+            return (!known.members.is_empty()).then_some(choice);
         }
+        let here = self.here(index);
         let mut shards: Shards = self.others(index).collect();
         let place = shards.partition_point(|one| one.shard < here.shard);
         if here.members > 0 {

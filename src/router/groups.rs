@@ -344,6 +344,12 @@ impl Groups {
         self.loads.get(index as usize)
     }
 
+    /// Whether other shards see how busy the members here are.
+    #[inline]
+    pub(super) fn show_loads(&self) -> bool {
+        self.show_loads
+    }
+
     /// The load of a group has to be measured.
     pub(super) fn add_busy(&mut self, index: u32) {
         let group = &mut self.groups[index];

@@ -92,7 +92,14 @@ impl Eq for Level {}
 impl Router {
     /// A message goes to a shard for a group, which is this one's: before it is sent there, or
     /// given to a member here.
+    #[inline]
     pub fn routed_to(&mut self, group: GroupId, shard: u8) {
+        if self.groups.show_loads() {
+            self.add_coming(group, shard);
+        }
+    }
+
+    fn add_coming(&mut self, group: GroupId, shard: u8) {
         let Some(index) = self.groups.resolve(group) else { return };
         if shard == self.shard {
             if let Some(load) = self.groups.load(index) {
