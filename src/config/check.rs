@@ -206,19 +206,26 @@ impl Checker<'_> {
         let topic = ("limits.max_topic_bytes", Some(u64::from(config.limits.max_topic_bytes)));
         let show = |bytes: &u64| show_size(*bytes);
         self.not_above(topic, packet, show, "so the longest topic would fit in no packet")?;
-        let buffers = [
+        let never = "so the largest packet would never fit";
+        let mut buffers = [
             ("queue.max_bytes", config.queue.max_bytes),
             ("queue.max_total_bytes", config.queue.max_total_bytes),
             ("queue.qos0_backlog_bytes", config.queue.qos0_backlog_bytes),
             ("mailbox.max_bytes", config.mailbox.max_bytes),
         ];
-        for (key, bytes) in buffers {
-            let buffer = (key, Some(bytes));
-            self.not_above(packet, buffer, show, "so the largest packet would never fit")?;
-        }
+        buffers.sort_by_key(|(_, bytes)| *bytes);
+        let [(smallest, bytes), others @ ..] = buffers;
+        self.not_above(packet, (smallest, Some(bytes)), show, never).map_err(|mut error| {
+            // Who raises the packet is not to find out about the buffers one by one.
+            if error.key == packet.0 {
+                let too_small = others.iter().filter(|(_, bytes)| Some(*bytes) < packet.1);
+                too_small.for_each(|(key, _)| error.message.push_str(&format!(" and {key}")));
+            }
+            error
+        })?;
         if config.mqtt.retain_available {
             let retained = ("retained.max_bytes", Some(config.retained.max_bytes));
-            self.not_above(packet, retained, show, "so the largest packet would never fit")?;
+            self.not_above(packet, retained, show, never)?;
         }
         Ok(())
     }

@@ -75,7 +75,8 @@ impl Config {
         keys.filter(|key| one.get(*key) != two.get(*key)).cloned().collect()
     }
 
-    /// Checks a configuration made by hand for contradictions.
+    /// Checks a configuration made by hand for contradictions. A limit that could never count because one that
+    /// takes it in is lower is none here: nobody can tell whether it was set, or is as by default.
     ///
     /// # Errors
     ///

@@ -375,7 +375,19 @@ fn contradictions_are_refused() {
             "[limits]\nmax_packet_size = \"8MiB\"",
             "sluice.toml:2: limits.max_packet_size: \"8MiB\" is more than queue.qos0_backlog_bytes, \
              \"1MiB\", so the largest packet would never fit; write at most \"1MiB\", or raise \
+             queue.qos0_backlog_bytes and mailbox.max_bytes",
+        ),
+        (
+            "[limits]\nmax_packet_size = \"4MiB\"",
+            "sluice.toml:2: limits.max_packet_size: \"4MiB\" is more than queue.qos0_backlog_bytes, \
+             \"1MiB\", so the largest packet would never fit; write at most \"1MiB\", or raise \
              queue.qos0_backlog_bytes",
+        ),
+        (
+            "[limits]\nmax_packet_size = \"4MiB\"\n[mailbox]\nmax_bytes = \"2MiB\"",
+            "sluice.toml:2: limits.max_packet_size: \"4MiB\" is more than queue.qos0_backlog_bytes, \
+             \"1MiB\", so the largest packet would never fit; write at most \"1MiB\", or raise \
+             queue.qos0_backlog_bytes and mailbox.max_bytes",
         ),
         (
             "[limits]\nmax_packet_size = \"1KiB\"\nmax_topic_bytes = \"2KiB\"",

@@ -271,14 +271,13 @@ impl<S> Core<S> {
 
     fn take_routed(&mut self, routed: &Routed, refusals: &mut Refusals) {
         let Routed { message, stamp, publisher, awaited, group, .. } = routed;
-        let mut reach = Reach::NONE;
         if let Some(stamp) = stamp {
             self.clock = self.clock.max(stamp.0);
             let retained = (!message.payload().is_empty()).then(|| message.clone());
-            let taken = self.router.retain(message.topic(), retained.clone(), *stamp, self.now);
-            reach.kept = taken.is_ok();
-            if taken == Ok(true) {
-                self.note_retained(message.topic(), retained.as_ref(), *stamp);
+            match self.router.retain(message.topic(), retained.clone(), *stamp, self.now) {
+                Ok(true) => self.note_retained(message.topic(), retained.as_ref(), *stamp),
+                Ok(false) => {}
+                Err(_) => self.stats.dropped[DropCause::NotRetained as usize].add(1),
             }
         }
         let mut parcel = Parcel::from_message(message, self.now, *publisher);
@@ -290,12 +289,11 @@ impl<S> Core<S> {
                 self.distribute_here(&mut parcel, route)
             }
         };
-        let kept = reach.kept | here.kept;
         if let Some((packet_id, turn)) = *awaited {
             let Publisher { session, serial, .. } = *publisher;
             let (matched, unstored) = (here.matched, self.was_refused());
             let refusal = Refusal { session, serial, packet_id, turn, matched, unstored };
-            refusals.note(refusal, kept);
+            refusals.note(refusal, here.kept);
         }
     }
 

@@ -379,3 +379,31 @@ fn unfinished_packets(version: Version) {
     other.ping();
 }
 versions!(unfinished_packets);
+
+/// Section 4.13: an error that a PUBLISH has on any topic is not hidden by one where the client may not
+/// publish.
+#[test]
+fn a_topic_hides_no_error() {
+    let toml = "[mqtt]\nmax_qos = 1\nretain_available = false\n\
+                [acl]\ndefault = \"allow\"\n\
+                [[acl.rule]]\neffect = \"deny\"\naction = \"publish\"\ntopics = [\"denied\"]";
+    let broker = broker(toml);
+    for topic in ["t", "denied", "$SYS/x"] {
+        let bad_text = property::byte(property::PAYLOAD_FORMAT_INDICATOR, 1);
+        let message = || Message::new(topic, [0xFF]);
+        let errors = [
+            (message().qos(2), code::QOS_NOT_SUPPORTED),
+            (message().retain(), code::RETAIN_NOT_SUPPORTED),
+            (message().with(property::subscription_identifier(1)), code::PROTOCOL_ERROR),
+            (message().with(bad_text.clone()), code::PAYLOAD_FORMAT_INVALID),
+        ];
+        for (message, reason) in errors {
+            let mut client = broker.connect(V5, "client");
+            client.start_publish(message);
+            client.expect_disconnect(&[reason]);
+        }
+        let mut client = broker.connect(V5, "client");
+        let answer = client.try_publish(message().qos(1).with(bad_text));
+        assert_eq!(answer, code::PAYLOAD_FORMAT_INVALID, "{topic}");
+    }
+}
