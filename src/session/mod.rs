@@ -279,9 +279,9 @@ impl Session {
         self.active.as_ref().map_or(0, |active| active.queue.len())
     }
 
-    /// Messages that it has and that its client has not acknowledged: in flight, and in the queue.
+    /// Messages in flight and in the queue.
     #[must_use]
-    pub fn unacknowledged(&self) -> usize {
+    pub fn outstanding(&self) -> usize {
         self.in_flight() + self.queued()
     }
 

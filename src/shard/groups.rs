@@ -61,7 +61,7 @@ impl<S> Core<S> {
         // One that may not receive the topic is about to lose its subscription.
         let member = |key| sessions.get(key).filter(|slot| slot.may_receive(parcel.topic));
         let chosen = self.router.choose_member(group, &publisher, |key| match member(key) {
-            Some(slot) if slot.session.has_room(size, &limits) => slot.session.unacknowledged(),
+            Some(slot) if slot.session.has_room(size, &limits) => slot.session.outstanding(),
             _ => usize::MAX,
         });
         // When every member is full, one of them suffers what its policy says.
@@ -90,7 +90,7 @@ impl<S> Core<S> {
         }
         let (sessions, limits) = (&self.sessions, &self.settings.session);
         self.router.measure_loads(|key| match sessions.get(key) {
-            Some(slot) if !slot.session.is_full(limits) => slot.session.unacknowledged(),
+            Some(slot) if !slot.session.is_full(limits) => slot.session.outstanding(),
             _ => usize::MAX,
         });
     }

@@ -450,8 +450,9 @@ impl<D: Driver> Shard<D> {
 
     /// Writes to sockets and peers what the turn produced.
     fn finish_turn(&mut self) {
-        flush(&mut self.core, &mut self.driver, &mut self.arena);
+        // Before the answers leave: whoever sees one finds its acknowledgements counted.
         self.core.measure_loads();
+        flush(&mut self.core, &mut self.driver, &mut self.arena);
         self.core.hand_over();
         self.core.mailbox.post(self.core.turn);
         self.core.turn += 1;
