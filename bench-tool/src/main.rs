@@ -26,7 +26,6 @@ use cli::{Cli, Command, RunArgs};
 use engine::{EngineError, Monitor};
 use floor::Floor;
 use live::Live;
-use measure::ProcessGroup;
 use report::{Outcome, Status, status_of};
 use scenario::{RunError, Setup};
 
@@ -49,7 +48,7 @@ fn main() -> ExitCode {
 
 fn act(command: Command) -> Result<Status, Error> {
     if let Command::Floor(args) = command {
-        return Ok(floor(args.bind).map(|()| Status::Success)?);
+        return floor(args.bind).map(|()| Status::Success);
     }
     if let Some(directory) = command.out() {
         // Before the run: its result is not to be lost for this.
@@ -90,7 +89,7 @@ fn run(args: &RunArgs, stop: Arc<std::sync::atomic::AtomicBool>) -> Result<Statu
         connect_burst: args.broker.connect_burst,
         spin: args.spin,
         threads: args.broker.threads()?,
-        broker: ProcessGroup::new(args.broker.pid.clone()),
+        broker: args.broker.processes(),
         disk: args.disk.clone(),
         stop: Arc::clone(&stop),
         monitor: Arc::clone(&monitor),
@@ -141,12 +140,12 @@ fn status_of_error(error: &(dyn std::error::Error + 'static)) -> Status {
     }
 }
 
-fn floor(address: SocketAddr) -> std::io::Result<()> {
+fn floor(address: SocketAddr) -> Result<(), Error> {
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     engine::make_room_for(most.map_or(100_000, |most| most.saturating_sub(1_000) as usize))?;
-    let floor = Floor::bind(address)?;
+    let floor = Floor::bind(address).map_err(|error| format!("{address}: {error}"))?;
     eprintln!("floor: relaying on {}", floor.address()?);
-    floor.serve()
+    Ok(floor.serve()?)
 }
 
 /// Pins this thread, and the processes it starts from now on.

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -12,7 +13,7 @@ use crate::disk::DiskArgs;
 use crate::engine::{
     self, Carrier, Endpoint, FlowSpec, Login, MAX_WINDOW, MIN_PAYLOAD, WebSocketTarget,
 };
-use crate::measure;
+use crate::measure::{self, ProcessGroup};
 use crate::scenario::{Parameters, ScenarioName};
 
 mod load;
@@ -101,9 +102,10 @@ pub(crate) struct BrokerArgs {
     tls: TlsArgs,
     #[command(flatten)]
     web_socket: WebSocketArgs,
-    /// A process of the broker, on this machine, to measure with its descendants; may be repeated.
+    /// The broker's process on this machine, to measure with its descendants; several, or the option repeated, are
+    /// added up.
     #[arg(long)]
-    pub(crate) pid: Vec<u32>,
+    pid: Vec<Pids>,
     /// Protocol version: 3.1, 3.1.1 or 5.
     #[arg(short = 'V', long = "mqtt-version", default_value = "3.1.1")]
     version: VersionArg,
@@ -198,9 +200,27 @@ pub(crate) struct CompareArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct FloorArgs {
-    /// The address to listen on.
-    #[arg(long, default_value = "127.0.0.1:1883")]
+    /// The address and port to listen on.
+    #[arg(long, default_value = "127.0.0.1:1883", value_parser = listening_address)]
     pub(crate) bind: SocketAddr,
+}
+
+/// Processes as `pidof` names them: with blanks, or commas, between them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Pids(Vec<u32>);
+
+impl FromStr for Pids {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let words = text.split([' ', ',', '\n']).filter(|word| !word.is_empty());
+        let pid = |word: &str| word.parse().map_err(|_| format!("\"{word}\" is no process id"));
+        let pids: Vec<u32> = words.map(pid).collect::<Result<_, String>>()?;
+        if pids.is_empty() {
+            return Err("it names no process: is the broker running?".into());
+        }
+        Ok(Self(pids))
+    }
 }
 
 /// A protocol version as people write it.
@@ -229,6 +249,11 @@ impl From<VersionArg> for Version {
 }
 
 impl BrokerArgs {
+    /// The broker's processes.
+    pub(crate) fn processes(&self) -> ProcessGroup {
+        ProcessGroup::new(self.pid.iter().flat_map(|pids| &pids.0).copied().collect())
+    }
+
     pub(crate) fn login(&self) -> Login {
         Login {
             version: self.version.into(),
@@ -330,8 +355,13 @@ pub(crate) fn check(parameters: &Parameters) -> Result<(), String> {
 /// The first address of a host.
 pub(crate) fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
     let mut addresses =
-        (host, port).to_socket_addrs().map_err(|error| format!("{host}: {error}"))?;
-    addresses.next().ok_or_else(|| format!("{host}: no address"))
+        (host, port).to_socket_addrs().map_err(|error| format!("host \"{host}\": {error}"))?;
+    addresses.next().ok_or_else(|| format!("host \"{host}\": it has no address"))
+}
+
+fn listening_address(text: &str) -> Result<SocketAddr, String> {
+    let address = text.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+    address.ok_or_else(|| "no address and port of this machine, such as 127.0.0.1:1883".into())
 }
 
 #[cfg(test)]
@@ -352,6 +382,16 @@ mod tests {
         assert_eq!(run.broker.endpoint().unwrap().address, "[::1]:1".parse().unwrap());
         let parameters = run.parameters.apply(run.scenario.defaults()).unwrap();
         assert_eq!(parameters.qos, QoS::ExactlyOnce);
+    }
+
+    #[test]
+    fn processes_are_named_as_pidof_does() {
+        for (text, pids) in [("7", vec![7]), ("7 8\n", vec![7, 8]), ("7,8, 9", vec![7, 8, 9])] {
+            assert_eq!(text.parse(), Ok(Pids(pids)), "{text}");
+        }
+        for text in ["", " ", "sluice", "-1", "1.5"] {
+            assert!(text.parse::<Pids>().is_err(), "{text}");
+        }
     }
 
     #[test]

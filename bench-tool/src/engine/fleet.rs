@@ -1,6 +1,7 @@
 //! Clients spread over threads, one a core at most, that work as one.
 
 use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
@@ -19,6 +20,7 @@ pub(crate) struct Fleet {
     /// Of each client, in the order in which they were added: its thread, and its number there.
     places: Vec<(usize, usize)>,
     publishers: usize,
+    address: SocketAddr,
     /// CPU time that each thread has used for its clients, in nanoseconds.
     busy_ns: Vec<u64>,
 }
@@ -42,6 +44,7 @@ impl Fleet {
             engines: engines.collect::<io::Result<_>>()?,
             places: Vec::new(),
             publishers: 0,
+            address: options.endpoint.address,
             busy_ns: vec![0; threads],
         })
     }
@@ -98,6 +101,7 @@ impl Fleet {
         EngineError::NotConnected {
             failed: self.counters().failed,
             clients: self.clients(),
+            address: self.address,
             first: self.first_failure().unwrap_or_default().to_owned(),
         }
     }
@@ -254,6 +258,11 @@ impl Fleet {
         self.engines.iter().find_map(Engine::first_failure)
     }
 
+    /// Where the broker is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Connections that stand.
     pub(crate) fn connected(&self) -> usize {
         self.engines.iter().map(Engine::connected).sum()
@@ -266,8 +275,7 @@ impl Fleet {
 
     /// Whether nobody is let in any more since every connection was closed.
     pub(crate) fn broker_is_gone(&self) -> bool {
-        let target = self.engines.first().map(|engine| engine.options.endpoint.address);
-        self.is_abandoned() && !target.is_some_and(dial::is_listening)
+        self.is_abandoned() && !dial::is_listening(self.address)
     }
 
     /// CPU time that each thread has used for its clients, in nanoseconds.

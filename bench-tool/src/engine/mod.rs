@@ -267,8 +267,19 @@ impl Engine {
                 patience_ends_ns = now_ns + nanoseconds(patience);
             } else if now_ns > patience_ends_ns {
                 let missing = (clients as u64).saturating_sub(reached);
+                let Endpoint { address, .. } = self.options.endpoint;
                 let seconds = patience.as_secs();
-                return Err(EngineError::ConnectTimeout { missing, clients, seconds });
+                let hint = match self.counters.ready {
+                    0 => format!(": {}", self.options.endpoint.carrier().doubt()),
+                    _ => String::new(),
+                };
+                return Err(EngineError::ConnectTimeout {
+                    missing,
+                    clients,
+                    address,
+                    seconds,
+                    hint,
+                });
             }
         }
         Ok(())

@@ -22,6 +22,9 @@ const WRITE_CHUNK: usize = 256 * 1024;
 /// What a TLS server says to a client that speaks MQTT: the head of an alert.
 const TLS_ALERT: [u8; 2] = [21, 3];
 
+/// What a WebSocket server says to a client that speaks MQTT, if it says anything.
+const HTTP: &[u8] = b"HTTP/";
+
 /// A QoS 0 window is opened again when nothing of it has come for this many stall checks.
 const STALLED_CHECKS: u32 = 4;
 const STALL_CHECK_NS: u64 = 250_000_000;
@@ -237,6 +240,9 @@ impl Engine {
                 Err(Failure::Codec(_)) if bytes.starts_with(&TLS_ALERT) && was_connecting => {
                     return self.fail(index, &Failure::SpeaksTls);
                 }
+                Err(Failure::Codec(_)) if bytes.starts_with(HTTP) && was_connecting => {
+                    return self.fail(index, &Failure::SpeaksHttp);
+                }
                 Err(failure) => return self.fail(index, &failure),
             }
             if was_connecting && connection.phase == Phase::Ready {
@@ -362,6 +368,11 @@ impl Engine {
         }
         self.counters.failed += 1;
         let client_id = &connection.client_id;
-        self.first_failure.get_or_insert_with(|| format!("client {client_id}: {failure}"));
+        let is_unheard = matches!(phase, Phase::Dialling | Phase::Connecting);
+        let doubt = match is_unheard && failure.may_be_another_carrier() {
+            true => format!(" ({})", self.options.endpoint.carrier().doubt()),
+            false => String::new(),
+        };
+        self.first_failure.get_or_insert_with(|| format!("client {client_id}: {failure}{doubt}"));
     }
 }

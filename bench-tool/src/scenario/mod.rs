@@ -114,7 +114,7 @@ pub(crate) enum RunError {
     Interrupted { stage: Stage, connected: u64, clients: usize },
     #[error("at {rate}/s of each of {publishers} publishers not one message is due in {seconds} s")]
     NothingDue { rate: f64, publishers: u32, seconds: f64 },
-    #[error("process {0} is not there")]
+    #[error("there is no process {0} (--pid)")]
     NoProcess(u32),
     #[error("the broker's process {0} ended during the run")]
     BrokerDied(u32),
