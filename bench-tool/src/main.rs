@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use cli::{Cli, Command, RunArgs};
@@ -36,6 +36,11 @@ const DISK_QUIET_WITHIN: Duration = Duration::from_secs(3);
 type Error = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
+    if std::env::args_os().skip(1).eq(["-h"]) {
+        // For a command it is the host; alone it can only be a question.
+        let _ = Cli::command().print_help();
+        return ExitCode::SUCCESS;
+    }
     let status = match act(Cli::parse().command) {
         Ok(status) => status,
         Err(error) => {
@@ -69,6 +74,7 @@ fn act(command: Command) -> Result<Status, Error> {
 }
 
 fn run(args: &RunArgs, stop: Arc<std::sync::atomic::AtomicBool>) -> Result<Status, Error> {
+    args.parameters.check_used(args.scenario)?;
     let parameters = args.parameters.apply(args.scenario.defaults())?;
     args.scenario.check(&parameters)?;
     if let Some(core) = args.core {

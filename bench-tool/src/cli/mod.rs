@@ -24,9 +24,36 @@ pub(crate) use load::{ClientArgs, ConnArgs, PubArgs, SubArgs};
 pub(crate) use torture::{TortureArgs, run as run_torture};
 pub(crate) use transport::{TlsArgs, TlsVersionArg, WebSocketArgs};
 
+/// The words of a result.
+const RESULT_WORDS: &str = "\
+What the result says:
+  broker's CPU      CPU time of the broker's processes (--pid) for each message delivered
+  missing           (while it runs) overtaken by a later message, or at QoS 0 no longer waited for; may still come
+  lost              sent and, at QoS 1 and 2, acknowledged, and not received at the end
+  not acknowledged  sent at QoS 1 or 2, and not answered by the broker at the end
+  duplicates        received once more than sent
+  reordered         received behind a later message of the same publisher
+  stalled           publishers that wait for messages, or acknowledgements, that do not come
+  memory            what the broker has grown by for each connection: start it afresh before
+
+The exit status is 0, or 3 if messages were lost, repeated, overtaken, refused or not acknowledged although their QoS
+forbids it, 4 if connections were refused or lost, 5 if the broker died, 130 if it was interrupted, 1 if there is no
+result, 2 for wrong usage.";
+
+/// How to begin.
+const EXAMPLES: &str = "\
+Examples, with a broker at 127.0.0.1:1883:
+  sluice-bench run p2p --pid \"$(pidof mosquitto)\"       50 pairs exchange messages as fast as they can
+  sluice-bench run idle -c 10000 --pid \"$(pidof sluice)\"  memory of a connection
+  sluice-bench sub -t 'a/#' -q 1                         receive and count; and in another terminal:
+  sluice-bench pub -t 'a/%i' -c 10 -q 1 -I 10            ten clients, each a message every 10 ms
+  sluice-bench compare bench-tool/compare.toml --quick   Sluice, Mosquitto and EMQX side by side
+
+-h is the broker's host, as in mosquitto_pub; help is --help.";
+
 /// Loads, measures and compares MQTT brokers.
 #[derive(Debug, Parser)]
-#[command(version, disable_help_flag = true)]
+#[command(version, disable_help_flag = true, after_help = EXAMPLES)]
 pub(crate) struct Cli {
     /// Print help.
     #[arg(long, action = ArgAction::Help, global = true)]
@@ -44,6 +71,7 @@ pub(crate) enum Command {
     /// Subscribe and count; messages of `pub` are timed and followed.
     Sub(Box<SubArgs>),
     /// Run one scenario against one broker and report what it cost.
+    #[command(after_help = RESULT_WORDS)]
     Run(Box<RunArgs>),
     /// Run scenarios against several brokers in turn and put the results side by side.
     Compare(CompareArgs),
@@ -71,6 +99,7 @@ impl Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
+    /// What is run.
     pub(crate) scenario: ScenarioName,
     #[command(flatten)]
     pub(crate) broker: BrokerArgs,
@@ -132,7 +161,7 @@ pub(crate) struct BrokerArgs {
 /// What a scenario can be told; each has defaults of its own for the rest.
 #[derive(Debug, Default, Args)]
 pub(crate) struct ParameterArgs {
-    /// Clients that only connect and subscribe (idle, storm).
+    /// Clients that only connect and subscribe (idle, storm); the other scenarios have publishers and subscribers.
     #[arg(short, long)]
     clients: Option<u32>,
     /// Publishers.
@@ -142,9 +171,9 @@ pub(crate) struct ParameterArgs {
     #[arg(long)]
     subscribers: Option<u32>,
     /// Quality of Service: 0, 1 or 2.
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = clap::value_parser!(u8).range(..3))]
     qos: Option<u8>,
-    /// Messages that each publisher may have outstanding.
+    /// Messages that each publisher may have outstanding: not received by all, or not acknowledged.
     #[arg(short = 'F', long, visible_alias = "inflight")]
     window: Option<u32>,
     /// Bytes of each payload.
@@ -294,6 +323,46 @@ impl BrokerArgs {
 }
 
 impl ParameterArgs {
+    /// Refuses what a scenario has no use for.
+    ///
+    /// # Errors
+    /// What that is, and what it takes, in one line.
+    pub(crate) fn check_used(&self, scenario: ScenarioName) -> Result<(), String> {
+        use ScenarioName::{
+            Fanin, Fanout, Idle, Large, P2p, Persistent, Retained, Shared, Slow, Storm, Wildcard,
+        };
+        let is_crowd = matches!(scenario, Idle | Storm);
+        let is_steady = !is_crowd && !matches!(scenario, Retained | Persistent);
+        let is_pairs = matches!(scenario, P2p | Wildcard | Large | Persistent);
+        let is_stored = matches!(scenario, Retained | Persistent);
+        let is_many_to_many = matches!(scenario, Fanout | Fanin | Shared | Slow);
+        let all = [
+            ("--clients", self.clients.is_some(), is_crowd),
+            ("--publishers", self.publishers.is_some(), is_pairs || is_many_to_many),
+            ("--subscribers", self.subscribers.is_some(), is_many_to_many || scenario == Retained),
+            ("--qos", self.qos.is_some(), !is_crowd),
+            ("--window", self.window.is_some(), !is_crowd),
+            ("--size", self.size.is_some(), !is_crowd),
+            ("--rate", self.rate.is_some(), is_steady || scenario == Persistent),
+            ("--messages", self.messages.is_some(), is_stored),
+            ("--stalled", self.stalled.is_some(), scenario == Slow),
+            ("--ballast", self.ballast.is_some(), is_steady),
+            ("--topics", self.topics.is_some(), scenario == Wildcard),
+            ("--lasting", self.lasting, is_steady),
+            ("--seconds", self.seconds.is_some(), is_steady),
+            ("--warm-up", self.warm_up.is_some(), is_steady),
+        ];
+        let Some((name, ..)) = all.iter().find(|(_, is_given, is_used)| *is_given && !is_used)
+        else {
+            return Ok(());
+        };
+        let used = all.iter().filter(|(_, _, is_used)| *is_used).map(|(name, ..)| *name);
+        let used = used.collect::<Vec<_>>().join(", ");
+        let scenario = scenario.to_possible_value();
+        let scenario = scenario.as_ref().map_or("it", |value| value.get_name());
+        Err(format!("{scenario} has no use for {name}: it takes {used}"))
+    }
+
     /// Puts what was given in place of the scenario's defaults.
     pub(crate) fn apply(&self, defaults: Parameters) -> Result<Parameters, String> {
         let qos = match self.qos {

@@ -17,6 +17,8 @@ pub(crate) enum Failure {
     Tls(rustls::Error),
     #[error("WebSocket: {0}")]
     WebSocket(String),
+    #[error("WebSocket: {0}")]
+    NoWebSocket(String),
     #[error("closed by the broker in the middle of the handshake")]
     ClosedInHandshake,
     #[error("the broker answers with TLS, which was not asked for (--tls)")]
@@ -45,10 +47,15 @@ pub(crate) enum Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        let is_web_socket = error
-            .get_ref()
-            .is_some_and(|inner| inner.is::<ws::HandshakeError>() || inner.is::<ws::Violation>());
-        if is_web_socket {
+        let inner = error.get_ref();
+        match inner.and_then(|inner| inner.downcast_ref::<ws::HandshakeError>()) {
+            Some(answer @ ws::HandshakeError::Answer(_)) => {
+                return Self::NoWebSocket(answer.to_string());
+            }
+            Some(refusal) => return Self::WebSocket(refusal.to_string()),
+            None => {}
+        }
+        if inner.is_some_and(|inner| inner.is::<ws::Violation>()) {
             return Self::WebSocket(error.to_string());
         }
         match error.downcast() {
@@ -66,7 +73,7 @@ impl Failure {
                 matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
             }
             Self::Tls(error) => matches!(error, rustls::Error::InvalidMessage(_)),
-            Self::WebSocket(_) | Self::ClosedInHandshake | Self::ClosedByBroker => true,
+            Self::NoWebSocket(_) | Self::ClosedInHandshake | Self::ClosedByBroker => true,
             Self::Codec(_) => true,
             _ => false,
         }

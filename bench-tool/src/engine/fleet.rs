@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use super::peers::{MAX_THREADS, Peers};
 use super::{
-    Behind, ClientSpec, Counters, Engine, EngineError, EngineOptions, Receives, Stage, dial,
+    Behind, ClientSpec, Counters, Engine, EngineError, EngineOptions, Receives, Stage,
+    Unacknowledged, dial,
 };
 use crate::measure::{Latencies, StreamFaults, thread_cpu_ns};
 
@@ -111,9 +112,31 @@ impl Fleet {
         self.engines.iter_mut().for_each(|engine| engine.set_publishing(publishing));
     }
 
-    /// Lets the clients work for a time.
+    /// Lets the clients work for a time, or until all publishers have waited in vain for a [while](super::STANDSTILL).
     pub(crate) fn run_for(&mut self, time: Duration) -> Result<(), EngineError> {
-        self.run_until_done(Some(time), |_| false)
+        self.run_until_done(Some(time), Engine::stands_still)
+    }
+
+    /// Whether the last [`run_for`](Self::run_for) has ended, or could have, before its time.
+    pub(crate) fn stands_still(&self) -> bool {
+        self.engines.iter().all(Engine::stands_still)
+    }
+
+    /// Of what is outstanding, what the broker has not acknowledged.
+    pub(crate) fn unacknowledged(&self) -> Unacknowledged {
+        let mut sum = Unacknowledged::default();
+        for Unacknowledged { messages, deliveries } in
+            self.engines.iter().map(Engine::unacknowledged)
+        {
+            sum.messages += messages;
+            sum.deliveries += deliveries;
+        }
+        sum
+    }
+
+    /// Publishers on all threads.
+    pub(crate) fn publishers(&self) -> usize {
+        self.engines.iter().map(Engine::publishers).sum()
     }
 
     /// Lets the clients work until each thread says that it is done, or for a time, or until all connections

@@ -25,9 +25,15 @@ const TLS_ALERT: [u8; 2] = [21, 3];
 /// What a WebSocket server says to a client that speaks MQTT, if it says anything.
 const HTTP: &[u8] = b"HTTP/";
 
-/// A QoS 0 window is opened again when nothing of it has come for this many stall checks.
+/// A publisher is stalled when nothing of its window has come for this many stall checks. At QoS 0 the window is
+/// opened again.
 const STALLED_CHECKS: u32 = 4;
 const STALL_CHECK_NS: u64 = 250_000_000;
+
+/// When nothing has happened for this many of them, and all publishers are stalled, nothing will.
+pub(super) const STANDSTILL_CHECKS: u32 = 20;
+pub(crate) const STANDSTILL: Duration =
+    Duration::from_nanos(STANDSTILL_CHECKS as u64 * STALL_CHECK_NS);
 
 impl Engine {
     /// Waits for events, for `wait` at most, and handles them.
@@ -64,7 +70,7 @@ impl Engine {
         self.keep_alive(now_ns);
         self.flush_touched();
         self.check_stalls(now_ns);
-        self.peers.show(&self.counters);
+        self.peers.show(&self.counters, self.flows.len());
         // Where nobody receives, what there is to show is how long acknowledgements take.
         let is_heard = self.latencies.count() > 0;
         let latencies = if is_heard { &self.latencies } else { &self.acknowledgements };
@@ -343,13 +349,22 @@ impl Engine {
             return;
         }
         self.next_stall_check_ns = now_ns + STALL_CHECK_NS;
+        self.counters.stalled = 0;
         for (index, flow) in (0..).zip(&mut self.flows) {
-            if flow.stalled_checks() >= STALLED_CHECKS && flow.may_lose() {
+            if flow.stalled_checks() < STALLED_CHECKS {
+                continue;
+            }
+            if flow.may_lose() {
                 self.counters.given_up += flow.outstanding();
                 flow.give_up_outstanding();
                 touch(flow, index, &mut self.touched_flows);
+            } else {
+                self.counters.stalled += 1;
             }
         }
+        let progress = self.peers.progress();
+        self.still_checks = if progress == self.progress { self.still_checks + 1 } else { 0 };
+        self.progress = progress;
     }
 
     pub(super) fn fail(&mut self, index: usize, failure: &Failure) {

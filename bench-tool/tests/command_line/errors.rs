@@ -97,7 +97,11 @@ fn queues_that_take_nothing_are_a_result() {
 #[test]
 fn what_is_not_there_is_named() {
     for (arguments, status, expected) in [
-        (&["run", "p2p", "-h", "no.such.host.invalid"][..], ERROR, "host \"no.such.host.invalid\": "),
+        (
+            &["run", "p2p", "-h", "no.such.host.invalid"][..],
+            ERROR,
+            "host \"no.such.host.invalid\": ",
+        ),
         (&["sub", "-t", "a", "-h", ""], ERROR, "host \"\": "),
         (&["disk", "/no/such/place"], ERROR, "/no/such/place: is no directory"),
         (&["floor", "--bind", "192.0.2.1:1"], ERROR, "192.0.2.1:1: "),
@@ -111,6 +115,33 @@ fn what_is_not_there_is_named() {
         assert_eq!(output.status.code(), Some(status), "{arguments:?}: {errors}");
         assert!(errors.contains(expected), "{arguments:?}: {errors}");
         assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
+    }
+}
+
+#[test]
+fn what_a_scenario_has_no_use_for_is_refused() {
+    for (arguments, expected) in [
+        (&["run", "p2p", "-c", "5"][..], "p2p has no use for --clients: it takes --publishers, "),
+        (&["run", "idle", "-W", "5"], "idle has no use for --seconds: it takes --clients\n"),
+        (&["run", "fanin", "--topics", "5"], "fanin has no use for --topics: it takes "),
+    ] {
+        let (status, output, errors) = run_at(broker::nobody(), arguments);
+        assert_eq!((status, output.as_str()), (Some(ERROR), ""), "{errors}");
+        assert!(errors.starts_with(&format!("sluice-bench: {expected}")), "{errors}");
+    }
+}
+
+#[test]
+fn h_alone_is_a_question() {
+    for (arguments, words) in [
+        (&["-h"][..], "-h is the broker's host"),
+        (&["--help"], "-h is the broker's host"),
+        (&["run", "--help"], "lost              sent and, at QoS 1 and 2, acknowledged"),
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(0));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(words), "{text}");
     }
 }
 
