@@ -59,6 +59,8 @@ fn one_scenario_has_half_the_rate_of_another_and_the_disk_is_looked_at() {
     let half = "run = \"p2p\"\npublishers = 2\nqos = 1\nhalf_of = \"pairs\"";
     let text = FILE.replace("run = \"idle\"\nclients = 10", half);
     let text = format!("disk = \"data\"\n{text}").replace("repetitions = 2", "repetitions = 1");
+    // Long enough for an acknowledgement on a machine that has much else to do.
+    let text = text.replace("seconds = 0.2", "seconds = 0.5");
     fs::write(&file, text.replace("\"pairs\"\nrun", "\"pairs\"\nqos = 1\nrun")).unwrap();
     let out = directory.path().join("out");
     let (file, shown) = (file.to_str().unwrap(), out.to_str().unwrap());
