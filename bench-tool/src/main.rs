@@ -1,5 +1,13 @@
 //! Loads, measures and compares MQTT brokers.
 
+/// A line on standard error; that nobody reads it is no error.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+
 mod cli;
 mod compare;
 mod disk;
@@ -44,7 +52,7 @@ fn main() -> ExitCode {
     let status = match act(Cli::parse().command) {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("sluice-bench: {error}");
+            say!("sluice-bench: {error}");
             status_of_error(&*error)
         }
     };
@@ -120,7 +128,7 @@ fn tell(outcome: &Outcome, target: &str, out: Option<&Path>) -> Result<Status, E
         let setting = serde_json::Map::new();
         let report = report::Report { entries, baseline: None, text: &text, setting };
         report::write_files(directory, &report)?;
-        eprintln!("written to {}", directory.display());
+        say!("written to {}", directory.display());
     }
     print(&text)?;
     Ok(status_of(&outcome.problems))
@@ -150,7 +158,7 @@ fn floor(address: SocketAddr) -> Result<(), Error> {
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     engine::make_room_for(most.map_or(100_000, |most| most.saturating_sub(1_000) as usize))?;
     let floor = Floor::bind(address).map_err(|error| format!("{address}: {error}"))?;
-    eprintln!("floor: relaying on {}", floor.address()?);
+    say!("floor: relaying on {}", floor.address()?);
     Ok(floor.serve()?)
 }
 

@@ -24,32 +24,48 @@ pub(crate) use load::{ClientArgs, ConnArgs, PubArgs, SubArgs};
 pub(crate) use torture::{TortureArgs, run as run_torture};
 pub(crate) use transport::{TlsArgs, TlsVersionArg, WebSocketArgs};
 
-/// The words of a result.
-const RESULT_WORDS: &str = "\
-What the result says:
-  broker's CPU      CPU time of the broker's processes (--pid) for each message delivered
-  missing           (while it runs) overtaken by a later message, or at QoS 0 no longer waited for; may still come
-  lost              sent and, at QoS 1 and 2, acknowledged, and not received at the end
-  not acknowledged  sent at QoS 1 or 2, and not answered by the broker at the end
-  duplicates        received once more than sent
-  reordered         received behind a later message of the same publisher
-  stalled           publishers that wait for messages, or acknowledgements, that do not come
-  memory            what the broker has grown by for each connection: start it afresh before
+/// What a scenario takes, and the words of its result.
+const ABOUT_RUN: &str = "\
+What is not given has the scenario's own default, which the result names.
 
-The exit status is 0, or 3 if messages were lost, repeated, overtaken, refused or not acknowledged although their QoS
-forbids it, 4 if connections were refused or lost, 5 if the broker died, 130 if it was interrupted, 1 if there is no
-result, 2 for wrong usage.";
+The result says:
+  broker's CPU  CPU time of the broker's processes (--pid) for each message
+  missing       while it runs: a later message has come, or at QoS 0 nobody
+                waits for it any more; it may still come
+  lost          sent and, at QoS 1 and 2, acknowledged, and not received
+  not acknowledged
+                sent at QoS 1 or 2, and not answered by the broker
+  duplicates    received once more than sent
+  reordered     received behind a later message of the same publisher
+  stalled       publishers that wait for messages, or acknowledgements, that
+                do not come
+  memory        what the broker has grown by for each connection: start it
+                afresh before
+
+Exit status:
+  0 all went well
+  1 there is no result: wrong file, no such host
+  2 wrong usage
+  3 messages were lost, repeated, overtaken, refused or not acknowledged
+    although their QoS forbids it
+  4 connections were refused, or were lost while the broker went on
+  5 the broker died
+  130 it was interrupted";
 
 /// How to begin.
 const EXAMPLES: &str = "\
 Examples, with a broker at 127.0.0.1:1883:
-  sluice-bench run p2p --pid \"$(pidof mosquitto)\"       50 pairs exchange messages as fast as they can
-  sluice-bench run idle -c 10000 --pid \"$(pidof sluice)\"  memory of a connection
-  sluice-bench sub -t 'a/#' -q 1                         receive and count; and in another terminal:
-  sluice-bench pub -t 'a/%i' -c 10 -q 1 -I 10            ten clients, each a message every 10 ms
-  sluice-bench compare bench-tool/compare.toml --quick   Sluice, Mosquitto and EMQX side by side
+  50 pairs exchange messages as fast as they can:
+    sluice-bench run p2p --pid \"$(pidof mosquitto)\"
+  How much memory a connection takes:
+    sluice-bench run idle -c 10000 --pid \"$(pidof mosquitto)\"
+  Receive and count; and, in another terminal, publish 100 messages a second:
+    sluice-bench sub -t 'a/#' -q 1
+    sluice-bench pub -t 'a/%i' -c 10 -q 1 -I 100
+  Sluice, Mosquitto and EMQX side by side:
+    sluice-bench compare bench-tool/compare.toml --quick
 
--h is the broker's host, as in mosquitto_pub; help is --help.";
+-h is the broker's host, as in mosquitto_pub; for help of a command: --help.";
 
 /// Loads, measures and compares MQTT brokers.
 #[derive(Debug, Parser)]
@@ -71,7 +87,7 @@ pub(crate) enum Command {
     /// Subscribe and count; messages of `pub` are timed and followed.
     Sub(Box<SubArgs>),
     /// Run one scenario against one broker and report what it cost.
-    #[command(after_help = RESULT_WORDS)]
+    #[command(after_help = ABOUT_RUN)]
     Run(Box<RunArgs>),
     /// Run scenarios against several brokers in turn and put the results side by side.
     Compare(CompareArgs),
@@ -102,8 +118,6 @@ pub(crate) struct RunArgs {
     /// What is run.
     pub(crate) scenario: ScenarioName,
     #[command(flatten)]
-    pub(crate) broker: BrokerArgs,
-    #[command(flatten)]
     pub(crate) parameters: ParameterArgs,
     /// Write a page, charts, JSON, CSV and percentile files to this directory.
     #[arg(long, value_name = "DIR")]
@@ -117,6 +131,8 @@ pub(crate) struct RunArgs {
     /// Poll without sleeping, so that the broker does not pay for waking this tool.
     #[arg(long)]
     pub(crate) spin: bool,
+    #[command(flatten)]
+    pub(crate) broker: BrokerArgs,
 }
 
 #[derive(Debug, Args)]
@@ -127,10 +143,6 @@ pub(crate) struct BrokerArgs {
     /// The broker's port [default: 1883, with TLS 8883, with --ws 8083 and 8084].
     #[arg(short, long)]
     port: Option<u16>,
-    #[command(flatten)]
-    tls: TlsArgs,
-    #[command(flatten)]
-    web_socket: WebSocketArgs,
     /// The broker's process on this machine, to measure with its descendants; several, or the option repeated, are
     /// added up.
     #[arg(long)]
@@ -156,6 +168,11 @@ pub(crate) struct BrokerArgs {
     /// Clients that connect at the same time, at most.
     #[arg(long, default_value_t = 64)]
     pub(crate) connect_burst: usize,
+    // Last, as what follows a heading stands under it.
+    #[command(flatten)]
+    tls: TlsArgs,
+    #[command(flatten)]
+    web_socket: WebSocketArgs,
 }
 
 /// What a scenario can be told; each has defaults of its own for the rest.
@@ -210,7 +227,7 @@ pub(crate) struct ParameterArgs {
 pub(crate) struct CompareArgs {
     /// The targets and scenarios, as TOML.
     pub(crate) file: PathBuf,
-    /// Short runs, once each.
+    /// Short runs, once each, without the scenarios that take long: a hundred seconds for compare.toml.
     #[arg(long)]
     pub(crate) quick: bool,
     /// Only targets with these names; may be repeated.

@@ -41,7 +41,7 @@ pub(crate) fn describe(outcome: &Outcome) -> String {
         line("memory", REUSED.into());
     }
     if let Some(bytes) = outcome.resident_bytes {
-        line("resident", format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)));
+        line("broker's memory", format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)));
     }
     if outcome.latencies.count() > 0 {
         line("latency", percentiles(&outcome.latencies));

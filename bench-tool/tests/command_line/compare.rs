@@ -81,6 +81,25 @@ fn one_scenario_has_half_the_rate_of_another_and_the_disk_is_looked_at() {
     assert!(fs::read_dir(directory.path().join("data")).unwrap().next().is_none());
 }
 
+/// What it started would outlive a tool that ends for this.
+#[test]
+fn progress_that_nobody_reads_ends_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("compare.toml");
+    fs::write(&file, FILE).unwrap();
+    let mut child = Command::new(PROGRAM)
+        .args(["compare", file.to_str().unwrap(), "--quick", "--repetitions", "1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stderr.take());
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("Throughput per second"), "{text}");
+}
+
 #[test]
 fn an_error_in_the_file_is_one_line_with_its_place() {
     let directory = tempfile::tempdir().unwrap();

@@ -136,7 +136,7 @@ fn h_alone_is_a_question() {
     for (arguments, words) in [
         (&["-h"][..], "-h is the broker's host"),
         (&["--help"], "-h is the broker's host"),
-        (&["run", "--help"], "lost              sent and, at QoS 1 and 2, acknowledged"),
+        (&["run", "--help"], "lost          sent and, at QoS 1 and 2, acknowledged"),
     ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(0));
