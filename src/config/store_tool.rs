@@ -104,7 +104,7 @@ fn check(dir: &Path, out: &mut dyn Write) -> Result<bool, Box<dyn Error>> {
     say(out, &format!("{dir}: format {format}, engine {engine}\n{findings}\n"))?;
     let set_aside = directory.set_aside()?;
     for (path, len) in &set_aside {
-        say(out, &format!("{}: {len} bytes of damaged commits, set aside\n", path.display()))?;
+        say(out, &format!("{}: {len} bytes, set aside as damaged\n", path.display()))?;
     }
     Ok(findings.are_whole() && set_aside.is_empty())
 }

@@ -1,5 +1,6 @@
 //! The seam between an event loop and what moves its bytes.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -109,14 +110,14 @@ pub enum Completion {
 }
 
 /// Why a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CloseCause {
     /// The peer closed its side in an orderly way.
     PeerClosed,
     /// The peer reset the connection.
     Reset,
     /// What the peer sent is not what its transport takes, for this reason.
-    Refused(&'static str),
+    Refused(Cow<'static, str>),
     /// Anything else the system reports, such as a timeout.
     Error(io::ErrorKind),
 }
@@ -126,9 +127,17 @@ pub enum CloseCause {
 #[error("{0}")]
 pub(super) struct Refused(pub(super) &'static str);
 
-impl Refused {
-    pub(super) fn of(error: &io::Error) -> Option<Self> {
-        error.get_ref()?.downcast_ref().copied()
+impl CloseCause {
+    /// Why reading gave this error.
+    pub(super) fn of(error: &io::Error) -> Self {
+        let source = error.get_ref();
+        if let Some(Refused(why)) = source.and_then(|source| source.downcast_ref()) {
+            return Self::Refused(Cow::Borrowed(why));
+        }
+        match source.and_then(|source| source.downcast_ref::<rustls::Error>()) {
+            Some(error) => Self::Refused(Cow::Owned(format!("TLS: {error}"))),
+            None => Self::Error(error.kind()),
+        }
     }
 }
 

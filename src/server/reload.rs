@@ -25,7 +25,8 @@ impl Broker {
     pub fn reload(&self, config: &Config) -> Result<(), StartError> {
         config.check()?;
         let mut running = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = changed(&running, config);
+        let pairs = pairs(&running.listeners, &config.listeners);
+        let next = changed(&running, config, &pairs);
         next.check()?;
         let tls = self.tls.iter().zip(&next.listeners).filter_map(|(acceptor, listener)| {
             let tls = tls_settings(listener.tls.as_ref()?, listener.websocket.as_ref());
@@ -42,7 +43,7 @@ impl Broker {
         for bell in &self.bells {
             bell.ring();
         }
-        let left = next.differences(config);
+        let left = left(&next, config, &pairs);
         if !left.is_empty() {
             let keys = left.join(", ");
             tracing::warn!(
@@ -55,7 +56,7 @@ impl Broker {
 }
 
 /// The running configuration with what can change of a new one.
-fn changed(running: &Config, new: &Config) -> Config {
+fn changed(running: &Config, new: &Config, pairs: &[Option<usize>]) -> Config {
     let limits = config::Limits {
         max_connections: new.limits.max_connections,
         connections_per_second: new.limits.connections_per_second,
@@ -79,18 +80,34 @@ fn changed(running: &Config, new: &Config) -> Config {
         acl: config::Acl { v3_publisher: running.acl.v3_publisher, ..new.acl.clone() },
         limits,
         quotas: new.quotas.clone(),
-        listeners: listeners(running, new),
+        listeners: listeners(running, new, pairs),
         ..running.clone()
     }
 }
 
+/// Which of the new listeners each of the running ones is: that which listens where it does, at the same
+/// place if several do.
+fn pairs(running: &[config::Listener], new: &[config::Listener]) -> Vec<Option<usize>> {
+    let is_it = |running: &config::Listener, place: usize| {
+        new.get(place).is_some_and(|new| new.bind == running.bind)
+    };
+    let at_its_place = |(place, running)| is_it(running, place).then_some(place);
+    let mut pairs: Vec<_> = running.iter().enumerate().map(at_its_place).collect();
+    for (place, running) in running.iter().enumerate() {
+        let free = |other: &usize| is_it(running, *other) && !pairs.contains(&Some(*other));
+        let moved = (0..new.len()).find(free);
+        if let Some(pair) = pairs.get_mut(place) {
+            *pair = pair.or(moved);
+        }
+    }
+    pairs
+}
+
 /// The listeners that there are, each with what the new configuration says of who comes in there: one that
 /// is to go, or to come, does so with the next start.
-fn listeners(running: &Config, new: &Config) -> Vec<config::Listener> {
-    let listeners = running.listeners.iter().enumerate().map(|(place, running)| {
-        let is_it = |new: &&config::Listener| new.bind == running.bind;
-        let same = new.listeners.get(place).filter(is_it);
-        let Some(new) = same.or_else(|| new.listeners.iter().find(is_it)) else {
+fn listeners(running: &Config, new: &Config, pairs: &[Option<usize>]) -> Vec<config::Listener> {
+    let listeners = running.listeners.iter().zip(pairs).map(|(running, pair)| {
+        let Some(new) = pair.and_then(|pair| new.listeners.get(pair)) else {
             return running.clone();
         };
         config::Listener {
@@ -102,4 +119,18 @@ fn listeners(running: &Config, new: &Config) -> Vec<config::Listener> {
         }
     });
     listeners.collect()
+}
+
+/// What is not in force of a new configuration: keys, counted as it counts them, and listeners.
+fn left(in_force: &Config, new: &Config, pairs: &[Option<usize>]) -> Vec<String> {
+    let of = |place| pairs.iter().position(|pair| *pair == Some(place));
+    let is = |place| of(place).and_then(|of| in_force.listeners.get(of));
+    let all = || new.listeners.iter().enumerate();
+    let listeners = all().map(|(place, new)| is(place).unwrap_or(new).clone()).collect();
+    let mut left = Config { listeners, ..in_force.clone() }.differences(new);
+    let added = all().filter(|(place, _)| is(*place).is_none());
+    left.extend(added.map(|(place, new)| format!("listener[{place}] on {} (added)", new.bind)));
+    let gone = in_force.listeners.iter().zip(pairs).filter(|(_, pair)| pair.is_none());
+    left.extend(gone.map(|(old, _)| format!("the listener on {} (removed)", old.bind)));
+    left
 }

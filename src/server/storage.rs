@@ -57,7 +57,11 @@ pub(super) fn open(
         Durability::Memory | Durability::Os => Commit::System,
         Durability::Fsync => Commit::Disk,
     };
-    let open = Box::new(move || directory.records());
+    let mut is_start = true;
+    let open = Box::new(move || match std::mem::take(&mut is_start) {
+        true => directory.mended_records(),
+        false => directory.records(),
+    });
     let path = &config.store.data;
     let (recovered, writer, links) = recover(open, commit, epoch, config.shard_count())
         .map_err(|error| StartError::Store { directory: path.clone(), error })?;

@@ -1,5 +1,7 @@
 //! What a session may hold, and the count of what it had to drop.
 
+use std::fmt;
+
 /// Bounds of one session, from the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionLimits {
@@ -59,11 +61,13 @@ pub enum DropCause {
     Orphaned = 5,
     /// The session is stored, and the store fails.
     StoreFailed = 6,
+    /// The session ended, by no doing of its client, while it was queued or not acknowledged.
+    SessionEnded = 7,
 }
 
 impl DropCause {
     /// How many causes there are.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 8;
     /// Every cause, in the order of their values.
     pub const ALL: [Self; Self::COUNT] = [
         Self::QueueFull,
@@ -73,6 +77,7 @@ impl DropCause {
         Self::Offline,
         Self::Orphaned,
         Self::StoreFailed,
+        Self::SessionEnded,
     ];
 
     /// The cause's name in metrics and logs.
@@ -86,6 +91,7 @@ impl DropCause {
             Self::Offline => "offline",
             Self::Orphaned => "orphaned",
             Self::StoreFailed => "store_failed",
+            Self::SessionEnded => "session_ended",
         }
     }
 }
@@ -120,5 +126,17 @@ impl DropCounts {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.0.iter().flat_map(|counts| counts.iter()).map(|&count| u64::from(count)).sum()
+    }
+}
+
+/// `queue_full:3,expired:1`; causes that were not are left out.
+impl fmt::Display for DropCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let causes = DropCause::ALL.into_iter().filter(|cause| self.get(*cause) > 0);
+        for (place, cause) in causes.enumerate() {
+            let comma = if place > 0 { "," } else { "" };
+            write!(f, "{comma}{}:{}", cause.name(), self.get(cause))?;
+        }
+        Ok(())
     }
 }

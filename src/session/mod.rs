@@ -231,7 +231,7 @@ impl Session {
     /// Takes the Session Expiry Interval of a DISCONNECT, cut to the maximum of this connection.
     ///
     /// # Errors
-    /// 0x82 when it was zero and shall not be [MQTT-3.1.2-11] (3.14.2.2.2).
+    /// 0x82 when it was zero in CONNECT: it must not be set then (section 3.14.2.2.2).
     pub fn change_session_expiry_interval(&mut self, seconds: u32) -> Result<(), DecodeError> {
         let maximum = self.link.session_expiry_maximum;
         if self.session_expiry_interval == 0 && seconds != 0 && maximum != 0 {
@@ -283,6 +283,14 @@ impl Session {
     #[must_use]
     pub fn queued_bytes(&self) -> u64 {
         self.active.as_ref().map_or(0, |active| active.queue.bytes())
+    }
+
+    /// Messages that the client may not have got: queued, or sent and answered by neither PUBACK nor
+    /// PUBREC. A look at all that is in flight.
+    #[must_use]
+    pub fn undelivered(&self) -> usize {
+        let in_flight = self.active.as_ref().map_or(0, |active| active.window.unacknowledged());
+        in_flight + self.queued()
     }
 
     /// Messages dropped in the life of this session, by cause.

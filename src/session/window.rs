@@ -126,6 +126,13 @@ impl Window {
         self.bytes == 0 || self.bytes + message as u64 <= u64::from(size.bytes)
     }
 
+    /// Messages that the client may not have: PUBACK or PUBREC is awaited.
+    pub(super) fn unacknowledged(&self) -> usize {
+        let aside = self.aside.iter().flat_map(|aside| aside.stragglers.values());
+        let slots = aside.map(|(_, slot)| slot).chain(&self.slots);
+        slots.filter(|slot| matches!(slot, Slot::Publish(_))).count()
+    }
+
     /// Whether something waits to be sent again on this connection.
     #[inline]
     pub(super) fn has_unsent(&self) -> bool {

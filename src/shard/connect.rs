@@ -15,7 +15,7 @@ use crate::session::{LinkParameters, STORE, Session, Will};
 use super::Core;
 use super::authenticate::Outcome;
 use super::connection::State;
-use super::ending::Ending;
+use super::ending::{EndedBy, Ending};
 use super::exchange::reason_of;
 use super::gate::STORE_FAILS;
 use super::input::{PADDED, Then};
@@ -340,7 +340,7 @@ impl<S> Core<S> {
                 if !clean_start {
                     return Some((key, true));
                 }
-                self.end_session(key);
+                self.end_session(key, EndedBy::Client);
             }
         }
         if !self.shared.admission.admit_session(&self.settings) {

@@ -1,9 +1,11 @@
 //! How connections and sessions end.
 
+use tracing::field::display;
+
 use crate::mqtt::{DecodeError, Disconnect, Message, Packet, ReasonCode};
 use crate::net::{CloseCause, CloseMode, ConnId};
 use crate::router::SessionKey;
-use crate::session::{Departure, Will, WillDue};
+use crate::session::{Departure, DropCause, Session, Will, WillDue};
 
 use super::Core;
 use super::connection::State;
@@ -31,6 +33,15 @@ pub(super) enum Ending {
     Stopping,
 }
 
+/// Who had a session end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EndedBy {
+    /// Its client, by DISCONNECT or another CONNECT: it gives up what it has not got.
+    Client,
+    /// Time, the network or the broker: what the client has not got is lost, and counted.
+    Other,
+}
+
 impl Ending {
     /// A 3.x client must not be told that its message was kept, and cannot be told that it was not.
     pub(super) const NOT_KEPT: Self =
@@ -50,6 +61,14 @@ impl Ending {
         match self {
             Self::Left(departure) => departure,
             _ => Departure::WithWill,
+        }
+    }
+
+    /// Who has a session end that does not outlive the connection.
+    fn ended_by(self) -> EndedBy {
+        match self {
+            Self::Left(_) | Self::TakenOver => EndedBy::Client,
+            _ => EndedBy::Other,
         }
     }
 
@@ -78,6 +97,11 @@ impl Ending {
 impl<S> Core<S> {
     /// Ends a connection: nothing of it is read any more, what is written to it by now still leaves.
     pub(super) fn end(&mut self, id: ConnId, ending: Ending) {
+        self.end_telling(id, ending, ending.log());
+    }
+
+    /// The same, with what the log says in any case.
+    fn end_telling(&mut self, id: ConnId, ending: Ending, logged: Option<&str>) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         if connection.state == State::Closing {
             return;
@@ -88,12 +112,14 @@ impl<S> Core<S> {
             self.timers.cancel(timer);
         }
         let v5 = connection.version.is_v5();
-        if let Some(detail) = ending.log() {
-            let client = self.sessions.get(key).map_or("", |slot| slot.session.client_id());
-            self.log.client(self.now, peer, client, detail);
+        let session = self.sessions.get(key).map(|slot| &slot.session);
+        let client_id = session.map_or("", Session::client_id);
+        let dropped = session.map(Session::drops).filter(|drops| drops.total() > 0);
+        if let Some(detail) = logged {
+            self.log.closed(self.now, peer, client_id, detail, dropped);
         } else if was == State::Connected {
-            let client_id = self.sessions.get(key).map_or("", |slot| slot.session.client_id());
-            tracing::debug!(target: CLIENT_LOG, %peer, client_id, "disconnected: {}", ending.why());
+            let dropped = dropped.map(display);
+            tracing::debug!(target: CLIENT_LOG, %peer, client_id, dropped, "disconnected: {}", ending.why());
         }
         if matches!(was, State::Connected | State::Committing) {
             // Before CONNACK there is no DISCONNECT.
@@ -125,11 +151,12 @@ impl<S> Core<S> {
 
     /// The other side closed its socket, or the network did, or its transport was not taken from it.
     pub(super) fn peer_closed(&mut self, id: ConnId, cause: CloseCause) {
-        let ending = match cause {
-            CloseCause::Refused(why) => Ending::Silent(why),
-            CloseCause::PeerClosed | CloseCause::Reset | CloseCause::Error(_) => Ending::Lost,
-        };
-        self.end(id, ending);
+        match cause {
+            CloseCause::Refused(why) => self.end_telling(id, Ending::Logged, Some(&why)),
+            CloseCause::PeerClosed | CloseCause::Reset | CloseCause::Error(_) => {
+                self.end(id, Ending::Lost);
+            }
+        }
     }
 
     /// DISCONNECT from a client [MQTT-3.14.4-3].
@@ -191,7 +218,7 @@ impl<S> Core<S> {
         if let Some(slot) = self.sessions.get(key) {
             self.shared.hooks.hook.disconnected(slot.session.client_id());
             if slot.session.ends_at().is_some_and(|at| at <= now) {
-                self.end_session(key);
+                self.end_session(key, ending.ended_by());
             } else {
                 self.arm_absent(key);
             }
@@ -213,7 +240,7 @@ impl<S> Core<S> {
     }
 
     /// Ends a session: its subscriptions go, what it had of shared groups goes to other members.
-    pub(super) fn end_session(&mut self, key: SessionKey) {
+    pub(super) fn end_session(&mut self, key: SessionKey, by: EndedBy) {
         let Some(mut slot) = self.sessions.take(key) else { return };
         debug_assert!(slot.connection.is_none(), "a connected session ends with its connection");
         self.shared.admission.release_session();
@@ -235,11 +262,23 @@ impl<S> Core<S> {
             self.route_will(key, &will);
         }
         let paged = slot.session.paged().filter(|paged| paged.shared);
+        if by == EndedBy::Other {
+            // What others shall have some of is counted when it is read.
+            let later = paged.map_or(0, |paged| paged.messages as usize);
+            let lost = slot.session.undelivered().saturating_sub(later) as u64;
+            if lost > 0 {
+                slot.session.count_drops(DropCause::SessionEnded, lost);
+                self.stats.dropped[DropCause::SessionEnded as usize].add(lost);
+            }
+        }
         slot.session.note_ended();
         if let (Some(paged), Some(number)) = (paged, number) {
-            self.retire(number, paged.first);
+            self.retire(number, paged.first, by);
         }
         self.end_act(act);
+        if slot.session.drops().total() > 0 {
+            self.log.session_ended(self.now, &slot.session);
+        }
         self.go_on_removing(remains);
     }
 
@@ -248,7 +287,7 @@ impl<S> Core<S> {
         while let Some((key, serial)) = self.doomed.pop() {
             let slot = self.sessions.get_serial(key, serial);
             if slot.is_some_and(|slot| slot.connection.is_none()) {
-                self.end_session(key);
+                self.end_session(key, EndedBy::Other);
             }
         }
     }

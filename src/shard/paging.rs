@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use hashbrown::HashSet;
+use hashbrown::HashMap;
 
 use crate::mqtt::topic::Filter;
 use crate::router::SessionKey;
@@ -13,6 +13,7 @@ use crate::session::{
 use crate::store::Page;
 
 use super::Core;
+use super::ending::EndedBy;
 
 /// Pages that a shard has asked for and not taken in, at most: so many are in memory beside the queues.
 const MAX_ASKED: usize = 32;
@@ -31,8 +32,9 @@ pub(super) struct Paging {
     /// What is not asked for yet.
     waiting: VecDeque<PageRequest>,
     asked: usize,
-    /// Sessions that have ended and whose queues go to other members of their groups.
-    retired: HashSet<SessionNumber>,
+    /// Sessions that have ended and whose queues go to other members of their groups, and by whom they
+    /// ended.
+    retired: HashMap<SessionNumber, EndedBy>,
 }
 
 impl Paging {
@@ -61,16 +63,15 @@ impl<S> Core<S> {
             && let Some(page) = store.link.take_page()
         {
             store.paging.asked -= 1;
-            let is_retired = store.paging.retired.contains(&page.session);
+            let retired = store.paging.retired.get(&page.session).copied();
             let Page { session, waiter: (key, serial), mut page } = page;
             for (_, record) in &mut page.messages {
                 record.group = record.share.as_deref().and_then(|share| self.group_of(share));
             }
             self.stats.dropped[DropCause::StoreFailed as usize].add(page.lost.into());
-            if is_retired {
-                self.give_away(session, page);
-            } else {
-                self.take_page(key, serial, page);
+            match retired {
+                Some(by) => self.give_away(session, page, by),
+                None => self.take_page(key, serial, page),
             }
         }
     }
@@ -115,7 +116,7 @@ impl<S> Core<S> {
 
     /// A session has ended, and others shall have what it had of shared groups: that is read first. The store
     /// is told in the same act as of the end.
-    pub(super) fn retire(&mut self, session: SessionNumber, from: u64) {
+    pub(super) fn retire(&mut self, session: SessionNumber, from: u64, by: EndedBy) {
         let Some(store) = &mut self.store else { return };
         let record = SessionRecord {
             client_id: retired_name(session),
@@ -127,26 +128,31 @@ impl<S> Core<S> {
             identity: None,
         };
         store.journal.note(Change::Session(Box::new(record)));
-        self.read_retired(session, from);
+        self.read_retired(session, from, by);
     }
 
-    /// The broker has begun anew before all of that was given away.
+    /// The broker has begun anew before all of that was given away, and nobody knows by whom it ended.
     pub(super) fn retire_again(&mut self, session: SessionNumber) {
-        self.read_retired(session, 0);
+        self.read_retired(session, 0, EndedBy::Other);
     }
 
-    fn read_retired(&mut self, session: SessionNumber, from: u64) {
+    fn read_retired(&mut self, session: SessionNumber, from: u64, by: EndedBy) {
         let Some(store) = &mut self.store else { return };
-        store.paging.retired.insert(session);
+        store.paging.retired.insert(session, by);
         let (messages, bytes, waiter) = (PAGE_MESSAGES, PAGE_BYTES, (SessionKey::MAX, 0));
         store.journal.ask(PageRequest { session, from, messages, bytes, waiter });
     }
 
     /// Gives away what others shall have of the queue of a session that has ended.
-    fn give_away(&mut self, session: SessionNumber, page: PageOfQueue) {
+    fn give_away(&mut self, session: SessionNumber, page: PageOfQueue, by: EndedBy) {
         let PageOfQueue { messages, end, is_last, .. } = page;
         let act = self.begin_act();
-        for (place, record) in messages.into_iter().filter(|(_, record)| record.share.is_some()) {
+        for (place, record) in messages {
+            if record.share.is_none() {
+                let lost = u64::from(by == EndedBy::Other);
+                self.stats.dropped[DropCause::SessionEnded as usize].add(lost);
+                continue;
+            }
             let QueuedRecord { message, qos, group, number, .. } = record;
             if let Some(store) = &self.store {
                 let (message, flew) = (message.clone(), false);
@@ -167,7 +173,7 @@ impl<S> Core<S> {
         }
         self.end_act(act);
         if !is_last {
-            self.read_retired(session, end);
+            self.read_retired(session, end, by);
         }
     }
 }

@@ -68,6 +68,7 @@ impl<S> Core<S> {
     pub(super) fn finish_stop(&mut self) {
         let late = self.now >= self.stopping.deadline;
         if self.stopping.phase == Phase::Closing && (late || self.has_let_all_go()) {
+            self.log.tell_suppressed();
             self.stopping.phase = Phase::Done;
         }
     }

@@ -3,10 +3,11 @@
 use std::fmt::Arguments;
 use std::net::SocketAddr;
 
+use tracing::field::display;
 use tracing::{info, warn};
 
 use crate::mqtt::{Message, QoS};
-use crate::session::DropCause;
+use crate::session::{DropCause, DropCounts, Session};
 use crate::timer::Time;
 
 use super::Core;
@@ -37,7 +38,7 @@ impl LogLimit {
 
     /// Logs why a client was refused or closed.
     pub(super) fn client(&mut self, now: Time, peer: SocketAddr, client_id: &str, detail: &str) {
-        self.line(now, peer, client_id, format_args!("closed: {detail}"));
+        self.closed(now, peer, client_id, detail, None);
     }
 
     /// Logs what a client that stays connected did and should not have done.
@@ -61,22 +62,56 @@ impl LogLimit {
         }
     }
 
+    /// Logs why the connection of a client was closed, and what its session has dropped, if anything.
+    pub(super) fn closed(
+        &mut self,
+        now: Time,
+        peer: SocketAddr,
+        client_id: &str,
+        detail: &str,
+        dropped: Option<&DropCounts>,
+    ) {
+        if self.has_room(now) {
+            let dropped = dropped.map(display);
+            info!(target: CLIENT_LOG, %peer, client_id, dropped, "closed: {detail}");
+        }
+    }
+
+    /// Logs that a session has ended, and what was dropped in its life.
+    pub(super) fn session_ended(&mut self, now: Time, session: &Session) {
+        if self.has_room(now) {
+            let (client_id, dropped) = (session.client_id(), session.drops());
+            info!(target: CLIENT_LOG, client_id, %dropped, "its session has ended");
+        }
+    }
+
     fn line(&mut self, now: Time, peer: SocketAddr, client_id: &str, text: Arguments<'_>) {
         if self.has_room(now) {
             info!(target: CLIENT_LOG, %peer, client_id, "{text}");
         }
     }
 
-    /// Whether there may be another line in this second; it counts.
-    fn has_room(&mut self, now: Time) -> bool {
+    /// Begins anew if a second is over. To be called now and then, or what was left out in the last one
+    /// with too many lines would not be told.
+    pub(super) fn follow_time(&mut self, now: Time) {
         let second = now.0 / 1000;
         if second != self.second {
-            if self.suppressed > 0 {
-                let suppressed = self.suppressed;
-                warn!(target: CLIENT_LOG, suppressed, "more clients were refused or closed");
-            }
+            self.tell_suppressed();
             *self = Self { second, ..Self::new(self.per_second) };
         }
+    }
+
+    /// Tells how many lines were left out, if any.
+    pub(super) fn tell_suppressed(&mut self) {
+        let suppressed = std::mem::take(&mut self.suppressed);
+        if suppressed > 0 {
+            warn!(target: CLIENT_LOG, suppressed, "more lines about clients were left out");
+        }
+    }
+
+    /// Whether there may be another line in this second; it counts.
+    fn has_room(&mut self, now: Time) -> bool {
+        self.follow_time(now);
         if self.lines >= self.per_second {
             self.suppressed += 1;
             return false;
@@ -258,5 +293,9 @@ mod tests {
         assert_eq!([1000, 1001, 1500, 1999].map(&mut suppressed), [0, 0, 1, 2]);
         assert_eq!(suppressed(2000), 0, "a new second tells how many, and begins anew");
         assert_eq!([2001, 2002].map(suppressed), [0, 1]);
+        log.follow_time(Time(2999));
+        assert_eq!(log.suppressed, 1, "its second is not over");
+        log.follow_time(Time(3000));
+        assert_eq!(log.suppressed, 0, "it was told without another line");
     }
 }

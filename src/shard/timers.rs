@@ -9,7 +9,7 @@ use crate::session::RetryOutcome;
 
 use super::Core;
 use super::connection::State;
-use super::ending::Ending;
+use super::ending::{EndedBy, Ending};
 use super::settings::GiveUp;
 
 /// Something due at a time. Whoever removes the connection or the session cancels it.
@@ -65,6 +65,7 @@ impl<S> Core<S> {
         self.update_gauges();
         self.measure_memory();
         self.count_stored();
+        self.log.follow_time(self.now);
         self.timers.insert(self.now.plus(SWEEP_INTERVAL), Timer::Sweep);
     }
 
@@ -151,7 +152,7 @@ impl<S> Core<S> {
         let Some(slot) = self.sessions.get_mut(key) else { return };
         if slot.session.ends_at().is_some_and(|at| at <= now) {
             self.stats.expired_sessions.add(1);
-            self.end_session(key);
+            self.end_session(key, EndedBy::Other);
         } else {
             self.arm_absent(key);
         }

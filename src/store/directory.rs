@@ -150,22 +150,17 @@ impl Directory {
         self.engine
     }
 
-    /// The files in which starts have set damaged commits aside, with their lengths.
+    /// What starts have set aside as damaged, commits and databases, with their bytes.
     ///
     /// # Errors
     /// The system refuses.
     pub fn set_aside(&self) -> Result<Vec<(PathBuf, u64)>, DirectoryError> {
         let mut found = Vec::new();
-        for within in [LOG, records_in(Engine::Fjall)].map(|name| self.path.join(name)) {
-            let entries = match fs::read_dir(&within) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                entries => entries.map_err(failed(&within))?,
-            };
-            for entry in entries {
-                let path = entry.map_err(failed(&within))?.path();
+        for within in ["", LOG, records_in(Engine::Fjall)].map(|name| self.path.join(name)) {
+            for path in entries(&within)? {
                 let extension = path.extension().unwrap_or_default().as_encoded_bytes();
                 if extension.starts_with(SET_ASIDE.as_bytes()) {
-                    let len = path.metadata().map_err(failed(&path))?.len();
+                    let len = bytes(&path)?;
                     found.push((path, len));
                 }
             }
@@ -179,6 +174,23 @@ impl Directory {
     /// # Errors
     /// What the engine says; or the directory is no longer at its path, which a commit says, too.
     pub fn records(&self) -> Result<Box<dyn Store>, StoreError> {
+        self.open_with(Lsm::open, Sqlite::open)
+    }
+
+    /// As [`records`](Self::records), and reads all files of the engine before. What can be read of damaged
+    /// ones goes into new ones, those are set aside, and the log tells of it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn mended_records(&self) -> Result<Box<dyn Store>, StoreError> {
+        self.open_with(Lsm::open_mended, Sqlite::open_mended)
+    }
+
+    fn open_with(
+        &self,
+        lsm: impl FnOnce(&Path) -> Result<Lsm, StoreError>,
+        sqlite: impl FnOnce(&Path) -> Result<Sqlite, StoreError>,
+    ) -> Result<Box<dyn Store>, StoreError> {
         // An engine would begin a new one.
         self.lock.check()?;
         let path = self.path.join(records_in(self.engine));
@@ -186,10 +198,10 @@ impl Directory {
         Ok(match self.engine {
             Engine::Fjall => {
                 let log = Files::open(&self.path.join(LOG))?;
-                let store = Logged::open(Lsm::open(&path)?, log, SEGMENT_BYTES)?;
+                let store = Logged::open(lsm(&path)?, log, SEGMENT_BYTES)?;
                 Box::new(Locked { store, lock })
             }
-            Engine::Sqlite => Box::new(Locked { store: Sqlite::open(&path)?, lock }),
+            Engine::Sqlite => Box::new(Locked { store: sqlite(&path)?, lock }),
         })
     }
 }
@@ -266,6 +278,26 @@ impl Drop for Filling {
             let _ = fs::remove_dir(path);
         }
     }
+}
+
+/// What is in a directory; nothing if it is not there.
+fn entries(path: &Path) -> Result<Vec<PathBuf>, DirectoryError> {
+    match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed(path)(error)),
+        Ok(entries) => {
+            entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed(path))).collect()
+        }
+    }
+}
+
+/// Of a file, or of all files in a directory.
+fn bytes(path: &Path) -> Result<u64, DirectoryError> {
+    let metadata = path.metadata().map_err(failed(path))?;
+    if !metadata.is_dir() {
+        return Ok(metadata.len());
+    }
+    entries(path)?.iter().map(|path| bytes(path)).sum()
 }
 
 /// Where in a directory an engine has its records.

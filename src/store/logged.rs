@@ -25,8 +25,9 @@ pub(super) const SEGMENT_BYTES: u64 = 32 << 20;
 const STEPS: u64 = 512;
 /// Bytes of a buffer that is kept for the next commit.
 const FRAME_KEPT: usize = 4 << 20;
-/// Bytes that the engine is given in one commit when somebody waits for the last one.
-const SETTLE_BYTES: u64 = 4 << 20;
+/// Bytes that the engine is given in one commit when somebody waits for the last one. What damage in its
+/// journal can take is one commit.
+const SETTLE_BYTES: u64 = 256 << 10;
 
 /// An engine behind a log.
 pub struct Logged<S: Store, L: Segments> {

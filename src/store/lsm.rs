@@ -1,11 +1,13 @@
 //! Records in a log-structured merge tree (fjall).
 
 mod journal;
+mod salvage;
 
 use std::path::Path;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
+use super::exchange;
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
 /// Memory for blocks that were read: only a start reads.
@@ -29,6 +31,10 @@ impl From<fjall::Error> for StoreError {
         Self(match error {
             fjall::Error::Io(error) => error.to_string(),
             fjall::Error::Locked => "another process has it open".to_owned(),
+            fjall::Error::Storage(lsm_tree::Error::Io(error)) => error.to_string(),
+            fjall::Error::Storage(error) => {
+                format!("a file that all depends on is damaged: {error}")
+            }
             other => other.to_string(),
         })
     }
@@ -38,6 +44,7 @@ impl Lsm {
     /// Opens or makes it. A last commit that is there in part is cut off, one that is damaged is set aside,
     /// and the log tells of both.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        exchange::end(path, &[])?;
         journal::mend(path)?;
         let database = Database::builder(path)
             .cache_size(CACHE_BYTES)
@@ -51,6 +58,12 @@ impl Lsm {
             .map(|table| database.keyspace(table.name(), options))
             .collect::<Result<_, _>>()?;
         Ok(Self { database, tables })
+    }
+
+    /// Opens it, and compares its files with their checksums. What can be read of damaged ones goes into a
+    /// new database, the old one is set aside, and the log tells of it.
+    pub(super) fn open_mended(path: &Path) -> Result<Self, StoreError> {
+        salvage::open(path)
     }
 }
 

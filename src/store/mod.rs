@@ -5,7 +5,9 @@
 //! committed. At the start [`recover`] reads everything back.
 
 mod acts;
+mod batches;
 mod directory;
+mod exchange;
 mod lock;
 mod logged;
 mod lsm;

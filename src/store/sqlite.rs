@@ -1,11 +1,13 @@
 //! Records in an SQLite database, for those who want to open it with a tool they know.
 
+mod salvage;
 mod wal;
 
 use std::path::Path;
 
 use rusqlite::{Connection, params};
 
+use super::exchange;
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
 /// Pages of the log before it is written into the database.
@@ -26,6 +28,7 @@ impl From<rusqlite::Error> for StoreError {
 impl Sqlite {
     /// Opens or makes it. A last commit that is there in part is cut off, and the log tells of it.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        exchange::end(path, &salvage::BESIDE)?;
         let log = path.with_extension("sqlite-wal");
         let torn = wal::torn_bytes(&log)?;
         if torn > 0 {
@@ -45,6 +48,12 @@ impl Sqlite {
             ))?;
         }
         Ok(Self { connection, commit: None })
+    }
+
+    /// Opens it, and has SQLite look at all of its pages. What can be read of a damaged database goes into a
+    /// new one, the old one is set aside, and the log tells of it.
+    pub(super) fn open_mended(path: &Path) -> Result<Self, StoreError> {
+        salvage::open(path)
     }
 }
 

@@ -6,6 +6,7 @@ use crate::common::wire;
 use crate::common::{
     Broker, Client, Connect, Message, V5, V311, Version, broker, broker_with_shards, code,
 };
+use crate::sys_topics::expect_drops;
 
 fn number(payload: &[u8]) -> usize {
     std::str::from_utf8(payload).unwrap().parse().unwrap()
@@ -186,16 +187,15 @@ fn serves_a_client_that_used_its_quota_up() {
 /// QoS 1 messages are acknowledged as they come, so a burst above the maximum in one write is fine
 /// as long as its receivers keep up; all of them count once.
 #[test]
-fn takes_bursts_of_the_stated_size() {
+fn takes_bursts_above_the_maximum() {
     let broker = broker("");
-    let mut client = broker.connect(V5, "client");
-    for _ in 0..3 {
-        let bytes: Vec<u8> =
-            (1..=1000).flat_map(|id| Message::new("t", "x").qos(1).id(id).bytes(V5)).collect();
-        client.send(&bytes);
-        for id in 1..=1000 {
-            client.wait_puback(id);
-        }
+    let (mut client, connack) = broker.connect_with(&Connect::new(V5, "client"));
+    assert_eq!(connack.properties.number(property::RECEIVE_MAXIMUM), Some(1000));
+    let bytes: Vec<u8> =
+        (1..=3000).flat_map(|id| Message::new("t", "x").qos(1).id(id).bytes(V5)).collect();
+    client.send(&bytes);
+    for id in 1..=3000 {
+        client.wait_puback(id);
     }
 }
 
@@ -248,9 +248,11 @@ fn drops_the_oldest_of_an_absent_client(shards: u16) {
 }
 shards!(drops_the_oldest_of_an_absent_client);
 
-/// `overflow.offline = "end_session"`: the session ends, with its subscriptions.
+/// `overflow.offline = "end_session"`: the session ends, with its subscriptions. What it had is lost, and
+/// counted.
 fn ends_the_session_of_an_absent_client(shards: u16) {
-    let toml = "[queue]\nmax_messages = 4\n[overflow]\noffline = \"end_session\"";
+    let toml = "[queue]\nmax_messages = 4\n[overflow]\noffline = \"end_session\"\n\
+                [sys]\ninterval = \"1s\"";
     let broker = broker_with_shards(shards, toml);
     let connect = absent(&broker, "t");
     let mut publisher = broker.connect(V5, "publisher");
@@ -261,6 +263,7 @@ fn ends_the_session_of_an_absent_client(shards: u16) {
     let (mut client, connack) = broker.connect_with(&connect);
     assert!(!connack.session_present);
     client.expect_nothing();
+    expect_drops(&mut publisher, &[("session_ended", 4)]);
 }
 shards!(ends_the_session_of_an_absent_client);
 
@@ -503,7 +506,8 @@ shards!(slows_only_the_publishers_of_the_full_queue);
 fn drops_qos_0_of_a_slow_reader(shards: u16) {
     const COUNT: usize = 700;
     let toml = "[limits]\nmax_packet_size = \"64KiB\"\n\
-                [queue]\nqos0_backlog_bytes = \"64KiB\"\nmax_bytes = \"1MiB\"";
+                [queue]\nqos0_backlog_bytes = \"64KiB\"\nmax_bytes = \"1MiB\"\n\
+                [sys]\ninterval = \"1s\"";
     let broker = broker_with_shards(shards, toml);
     let mut slow = broker.connect(V311, "slow");
     slow.subscribe("t", 0);
@@ -534,6 +538,8 @@ fn drops_qos_0_of_a_slow_reader(shards: u16) {
     assert!(count < COUNT, "nothing was dropped");
     publisher.publish("t", "4711", 0);
     assert_eq!(number(&slow.take_publish().payload), 4711);
+    let dropped = u32::try_from(COUNT - count).expect("it is small");
+    expect_drops(&mut publisher, &[("slow_reader", dropped)]);
 }
 shards!(drops_qos_0_of_a_slow_reader);
 

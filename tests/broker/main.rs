@@ -8,6 +8,7 @@ mod common;
 mod acl;
 mod authentication;
 mod connect;
+mod drops;
 mod ending;
 mod enhanced;
 mod flow_control;

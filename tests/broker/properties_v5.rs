@@ -1,6 +1,7 @@
 //! What version 5 adds to messages: aliases, expiry, identifiers, user properties, formats,
 //! request and response, packet sizes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::common::cases::shards;
@@ -132,6 +133,31 @@ fn sets_aliases(shards: u16) {
     assert_eq!(known.len(), 2);
 }
 shards!(sets_aliases);
+
+/// [MQTT-3.1.2-26] `mqtt.topic_alias_maximum_outbound` bounds the aliases, the client's maximum does, too.
+#[test]
+fn sets_no_more_aliases_than_configured() {
+    for (configured, expected) in [(None, 32), (Some(0), 0), (Some(1), 1), (Some(100), 60)] {
+        let line = |n| format!("[mqtt]\ntopic_alias_maximum_outbound = {n}");
+        let broker = broker(&configured.map_or_else(String::new, line));
+        let connect = Connect::new(V5, "subscriber").with(topic_alias_maximum(60));
+        let (mut subscriber, _) = broker.connect_with(&connect);
+        subscriber.subscribe("#", 1);
+        let mut publisher = broker.connect(V5, "publisher");
+        for round in 0..2_u8 {
+            let mut aliases = BTreeSet::new();
+            for topic in (0..70).map(|n| format!("topic/{n}")) {
+                publisher.publish(&topic, "x", round);
+                let publish = subscriber.receive();
+                let alias = publish.properties.number(TOPIC_ALIAS);
+                let known = round == 1 && alias.is_some();
+                assert_eq!(publish.topic, if known { "" } else { &topic });
+                aliases.extend(alias);
+            }
+            assert!(aliases.into_iter().eq(1..=expected), "{configured:?}");
+        }
+    }
+}
 
 /// [MQTT-3.3.2-7] On the next connection the broker starts over, also for what it sends again.
 #[test]

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::common::cases::{shards, versions};
+use crate::common::property::{maximum_packet_size, message_expiry, session_expiry};
 use crate::common::{
-    Client, Connect, Message, V5, V311, Version, Will, broker, broker_with_shards, code,
+    Client, Connect, Message, V5, V311, Version, Will, broker, broker_with_shards, code, let_pass,
 };
 
 const QUICK: &str = "[sys]\ninterval = \"1s\"";
@@ -134,20 +135,69 @@ fn counts_truly(shards: u16) {
 }
 shards!(counts_truly);
 
-/// Drops are counted.
+/// Waits until so many drops of these causes are told.
+#[track_caller]
+pub(crate) fn expect_drops(watcher: &mut Client, expected: &[(&str, u32)]) {
+    watcher.subscribe("$SYS/broker/publish/messages/dropped/+", 0);
+    watch(watcher, |values| {
+        let told = |cause| number(values, &format!("publish/messages/dropped/{cause}"));
+        expected.iter().all(|(cause, count)| told(cause) == Some(f64::from(*count)))
+    });
+}
+
+/// Drops are counted, by cause and in all.
 #[test]
 fn counts_drops() {
-    let broker = broker("[sys]\ninterval = \"1s\"\n[queue]\nmax_messages = 1");
-    let connect = Connect::lasting(V5, "away");
-    let (mut client, _) = broker.connect_with(&connect);
-    client.subscribe("t", 1);
-    client.disconnect();
-    let mut watcher = broker.connect(V5, "watcher");
+    let toml = "[queue]\nmax_messages = 1\n[mqtt]\nmax_inflight = 1";
+    let broker = broker(&format!("{QUICK}\n{toml}"));
+    let session = |id: &str, expiry, filter: &str| {
+        let connect = Connect::new(V5, id).with(session_expiry(expiry)).resume();
+        let (mut client, _) = broker.connect_with(&connect);
+        client.subscribe(filter, 1);
+        client.disconnect();
+        connect
+    };
+    let mut publisher = broker.connect(V5, "publisher");
+    session("full", 60, "full");
     for n in 0..4 {
-        watcher.try_publish(Message::new("t", n.to_string()).qos(1));
+        publisher.try_publish(Message::new("full", n.to_string()).qos(1));
     }
+    for _ in 0..2 {
+        publisher.publish("full", "not for the absent", 0);
+    }
+    let late = session("late", 60, "late");
+    publisher.deliver(Message::new("late", "x").qos(1).with(message_expiry(1)));
+    session("short", 1, "short");
+    publisher.publish("short", "x", 1);
+    session("member", 60, "$share/group/alone");
+    publisher.publish("alone", "x", 1);
+    broker.connect(V5, "member").disconnect();
+    let small = Connect::new(V5, "small").with(maximum_packet_size(60));
+    let (mut small, _) = broker.connect_with(&small);
+    small.subscribe("large", 1);
+    for qos in [0, 1, 0, 1, 1] {
+        publisher.publish("large", [b'x'; 60], qos);
+    }
+    small.expect_nothing_from(&mut publisher);
+    let_pass(Duration::from_millis(1_100));
+    broker.connect_with(&late).0.expect_nothing();
+    let mut watcher = broker.connect(V5, "watcher");
+    let causes = [
+        ("queue_full", 3),
+        ("slow_reader", 0),
+        ("expired", 1),
+        ("packet_too_large", 5),
+        ("offline", 2),
+        ("orphaned", 1),
+        ("store_failed", 0),
+        ("session_ended", 1),
+    ];
+    expect_drops(&mut watcher, &causes);
+    let total: u32 = causes.iter().map(|(_, count)| count).sum();
     watcher.subscribe("$SYS/broker/publish/messages/dropped", 0);
-    watch(&mut watcher, |values| number(values, "publish/messages/dropped") == Some(3.0));
+    watch(&mut watcher, |values| {
+        number(values, "publish/messages/dropped") == Some(f64::from(total))
+    });
 }
 
 /// [MQTT-4.7.2-1] Filters that begin with a wildcard do not take them in.

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 
 use super::{Running, file, sluice};
 
@@ -136,4 +136,162 @@ fn the_log_tells_of_clients_if_asked() {
         assert_eq!(log.contains("client_id=\"pump\" version=3.1.1 keep_alive=60"), told, "{log}");
         assert_eq!(log.contains("disconnected: it said goodbye"), told, "{log}");
     }
+}
+
+/// A client of 3.1.1 that was let in.
+fn connect(address: &str, client_id: &str, clean: bool) -> TcpStream {
+    let mut client = TcpStream::connect(address).expect("it listens");
+    let length = u8::try_from(client_id.len()).expect("a short name");
+    let head = [0x10, 12 + length];
+    let rest = [u8::from(clean) << 1, 0, 60, 0, length];
+    let connect = [&head, b"\0\x04MQTT\x04".as_slice(), &rest, client_id.as_bytes()].concat();
+    let connack = ask(&mut client, &connect, 4);
+    assert_eq!((connack[0], connack[3]), (0x20, 0));
+    client
+}
+
+/// Sends a packet, and takes so many bytes of what comes.
+fn ask(client: &mut TcpStream, packet: &[u8], answer: usize) -> Vec<u8> {
+    client.write_all(packet).expect("it is open");
+    let mut bytes = vec![0; answer];
+    client.read_exact(&mut bytes).expect("an answer");
+    bytes
+}
+
+/// Ends well, and returns when the broker has taken note.
+fn say_goodbye(mut client: TcpStream) {
+    client.write_all(b"\xE0\0").expect("DISCONNECT is sent");
+    client.read_to_end(&mut Vec::new()).expect("a close");
+}
+
+/// What was dropped for a client is told when it goes, and when its session ends.
+#[test]
+fn the_log_tells_what_was_dropped_for_a_client() {
+    let mut command = sluice();
+    command
+        .args(["--bind", "127.0.0.1:0", "--shards", "1", "--log", "debug"])
+        .env("SLUICE_QUEUE_MAX_MESSAGES", "1")
+        .env("SLUICE_OVERFLOW_OFFLINE", "drop_oldest")
+        .env("NO_COLOR", "1");
+    let broker = Running::start(&mut command);
+    let address = &broker.addresses()[0];
+    let mut pump = connect(address, "pump", false);
+    ask(&mut pump, b"\x82\x06\0\x01\0\x01t\x01", 5);
+    say_goodbye(pump);
+    let mut publisher = connect(address, "publisher", true);
+    for _ in 0..3 {
+        ask(&mut publisher, b"\x32\x06\0\x01t\0\x01x", 4);
+    }
+    ask(&mut publisher, b"\x30\x04\0\x01tx\xC0\0", 2);
+    let mut pump = connect(address, "pump", false);
+    pump.read_exact(&mut [0; 8]).expect("the last message comes");
+    say_goodbye(pump);
+    let mut pump = connect(address, "pump", false);
+    pump.write_all(b"\xF0\0").expect("it is open");
+    pump.read_to_end(&mut Vec::new()).expect("a close");
+    say_goodbye(connect(address, "pump", true));
+    say_goodbye(publisher);
+    broker.signal(Signal::TERM);
+    let log = broker.end().1;
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|line| {
+            line.contains("disconnected") || line.contains("closed:") || line.contains("ended")
+        })
+        .collect();
+    let [first, second, bad, ended, last, other] = lines[..] else { panic!("{log}") };
+    for (line, what, dropped) in [
+        (first, "disconnected: it said goodbye", ""),
+        (second, "disconnected: it said goodbye", " dropped=queue_full:2,offline:1"),
+        (bad, "closed: ", " dropped=queue_full:2,offline:1"),
+        (ended, "its session has ended", " dropped=queue_full:2,offline:1"),
+        (last, "disconnected: it said goodbye", ""),
+    ] {
+        assert!(line.contains(what) && line.contains("client_id=\"pump\""), "{line}");
+        assert!(
+            line.ends_with(dropped) && line.contains("dropped") != dropped.is_empty(),
+            "{line}"
+        );
+    }
+    assert!(ended.contains("INFO") && other.contains("publisher"), "{log}");
+}
+
+/// Packets of bad clients are counted, and the log bounded: what is left out is told, though nothing
+/// more is to be said.
+#[test]
+fn bad_packets_are_counted_and_the_log_is_bounded() {
+    let mut command = sluice();
+    command
+        .args(["--bind", "127.0.0.1:0", "--shards", "1"])
+        .env("SLUICE_LOG_CLIENT_LINES_PER_SECOND", "2")
+        .env("SLUICE_SYS_INTERVAL", "1s")
+        .env("NO_COLOR", "1");
+    let mut broker = Running::start(&mut command);
+    let address = broker.addresses().remove(0);
+    let bad: [&[u8]; 8] = [
+        b"\xF0\0",
+        b"\x36\x05\0\x01t\0\x01",
+        b"\x31\x03\0\0x",
+        b"\x30\x03\0\x01#",
+        b"\x80\x06\0\x01\0\x01t\0",
+        b"\x82\x06\0\0\0\x01t\0",
+        b"\xC0\x80\x80\x80\x80\x01",
+        b"\x20\x02\0\0",
+    ];
+    let mut clients: Vec<TcpStream> =
+        (0..bad.len()).map(|n| connect(&address, &format!("bad-{n}"), true)).collect();
+    // All of it comes in one turn.
+    broker.signal(Signal::STOP);
+    waitpid(Some(Pid::from_child(&broker.child)), WaitOptions::UNTRACED).expect("it stops");
+    for (client, packet) in clients.iter_mut().zip(bad) {
+        client.write_all(packet).expect("it is open");
+    }
+    broker.signal(Signal::CONT);
+    for client in &mut clients {
+        client.read_to_end(&mut Vec::new()).expect("a close");
+    }
+    for _ in 0..2 {
+        let line = broker.line();
+        assert!(line.contains("closed: ") && line.contains("client_id=\"bad-"), "{line}");
+    }
+    let line = broker.line();
+    assert!(line.contains("WARN") && line.contains("suppressed=6"), "{line}");
+    let mut watcher = connect(&address, "watcher", true);
+    let topic = b"$SYS/broker/clients/errors";
+    let subscribe = [b"\x82\x1F\0\x01\0\x1A".as_slice(), topic, b"\0"].concat();
+    ask(&mut watcher, &subscribe, 5);
+    let mut value = String::new();
+    while value != "8" {
+        let mut head = [0; 4];
+        watcher.read_exact(&mut head).expect("PUBLISH comes");
+        let mut rest = vec![0; usize::from(head[1]) - 2];
+        watcher.read_exact(&mut rest).expect("all of it comes");
+        assert_eq!(rest[..topic.len()], *topic);
+        value = String::from_utf8(rest.split_off(topic.len())).expect("a number");
+        assert!(["0", "8"].contains(&&*value), "{value}");
+    }
+}
+
+/// At level trace, too, nothing is said of a message.
+#[test]
+fn no_message_is_worth_a_line() {
+    let flags = ["--bind", "127.0.0.1:0", "--shards", "1", "--log", "trace"];
+    let broker = Running::start(sluice().args(flags).env("NO_COLOR", "1"));
+    let address = broker.addresses().remove(0);
+    let mut client = connect(&address, "client", true);
+    ask(&mut client, b"\x82\x06\0\x01\0\x01t\x02", 5);
+    let _before = connect(&address, "before", true);
+    for _ in 0..100 {
+        assert_eq!(ask(&mut client, b"\x30\x04\0\x01tx", 6), b"\x30\x04\0\x01tx");
+        ask(&mut client, b"\x32\x06\0\x01t\0\x01x", 12);
+        ask(&mut client, b"\x34\x06\0\x01t\0\x01x", 12);
+        ask(&mut client, b"\x62\x02\0\x01", 4);
+    }
+    say_goodbye(connect(&address, "after", true));
+    broker.signal(Signal::TERM);
+    let log = broker.end().1;
+    let lines: Vec<&str> = log.lines().collect();
+    let place = |id| lines.iter().position(|line| line.contains(&format!("client_id=\"{id}\"")));
+    let between = &lines[place("before").expect("it is told")..place("after").expect("it is told")];
+    assert_eq!(between.len(), 1, "{between:#?}");
 }

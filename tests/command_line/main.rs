@@ -5,6 +5,7 @@ mod errors;
 mod files;
 mod log;
 mod run;
+mod tls;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};

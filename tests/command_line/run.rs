@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -66,6 +67,35 @@ fn a_flag_goes_before_a_variable_and_a_variable_before_the_file() {
     let from_flag = Running::start(&mut command);
     assert!(from_flag.started().contains("127.0.0.4:"), "{}", from_flag.started());
     assert!(from_flag.started().contains(" 3 shards"), "{}", from_flag.started());
+}
+
+/// It does not need to be told by `ulimit` first.
+#[test]
+fn the_limit_on_open_files_is_raised() {
+    let start = |limits: &str| {
+        let mut command = Command::new("sh");
+        command
+            .args([
+                "-c",
+                &format!("ulimit {limits}; exec \"$0\" \"$@\""),
+                env!("CARGO_BIN_EXE_sluice"),
+            ])
+            .args(["--bind", "127.0.0.1:0", "--shards", "1"])
+            .env("SLUICE_LIMITS_MAX_CONNECTIONS", "300")
+            .stdin(Stdio::null());
+        let broker = Running::start(&mut command);
+        let path = format!("/proc/{}/limits", broker.child.id());
+        let limits = fs::read_to_string(path).expect("it runs");
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+        let words = line.expect("it says so").split_whitespace();
+        let limits: Vec<u32> = words.map_while(|word| word.parse().ok()).collect();
+        (limits, broker.start.concat())
+    };
+    let (limits, log) = start("-Sn 100 -Hn 2000");
+    assert!(limits[0] > 300 && !log.contains("WARN"), "{limits:?} {log}");
+    let (limits, log) = start("-n 200");
+    assert_eq!(limits, [200, 200]);
+    assert!(log.contains("WARN") && log.contains("limits.max_connections"), "{log}");
 }
 
 #[test]

@@ -124,6 +124,42 @@ fn what_a_member_leaves_behind_is_read_for_the_others() {
     }
 }
 
+/// [MQTT-4.8.2-5] Of a queue on disk, too, what others of a group shall have is read for them, and only
+/// the rest is lost, and counted.
+#[test]
+fn what_nobody_else_gets_is_counted() {
+    let settings = &[
+        ("SLUICE_QUEUE_MAX_MESSAGES", "20"),
+        ("SLUICE_OVERFLOW_OFFLINE", "end_session"),
+        ("SLUICE_SYS_INTERVAL", "1s"),
+    ];
+    for (shared, lost) in [(true, 10), (false, 20)] {
+        let broker = Broker::start_set("fjall", 2, settings);
+        let (mut ends, _) = broker.connect_with(&Connect::lasting(V5, "ends"));
+        ends.subscribe("plain", 1);
+        ends.subscribe(if shared { "$share/g/t" } else { "t" }, 1);
+        ends.disconnect();
+        let mut publisher = broker.connect(V5, "publisher");
+        for n in 0..10 {
+            publish(&mut publisher, "plain", n..n + 1, 1);
+            publish(&mut publisher, "t", n..n + 1, 1);
+        }
+        let mut stays = broker.connect(V5, "stays");
+        stays.subscribe("$share/g/t", 1);
+        // One too many.
+        publisher.try_publish(Message::new("plain", "x").qos(1));
+        for n in 0..if shared { 10 } else { 0 } {
+            stays.expect("t", n.to_string());
+        }
+        publisher.subscribe("$SYS/broker/publish/messages/dropped/session_ended", 0);
+        let begun = Instant::now();
+        while publisher.receive().payload_text() != lost.to_string() {
+            assert!(begun.elapsed() < Duration::from_secs(10), "{shared}");
+        }
+        stays.expect_nothing();
+    }
+}
+
 fn resident_bytes(broker: &Broker) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", broker.process().id()));
     let status = status.expect("it runs");

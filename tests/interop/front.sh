@@ -280,16 +280,17 @@ certificate_user = "common_name"
 END
 : >"$work/log"
 start
-ca="--cafile $work/certs/ca.pem"
+ca=(--cafile "$work/certs/ca.pem")
 tls() { local port=$1; shift; timeout 20 mosquitto_pub -h localhost -p "$port" -t t -m m -q 1 "$@" >"$work/said" 2>&1; }
 no_tls() { if tls "$@"; then echo "let in: $*" >&2; return 1; fi; }
 for version in tlsv1.2 tlsv1.3; do
-    for mqtt in mqttv31 mqttv311 mqttv5; do tls "${ports[0]}" $ca --tls-version $version -V $mqtt; done
+    for mqtt in mqttv31 mqttv311 mqttv5; do tls "${ports[0]}" "${ca[@]}" --tls-version $version -V $mqtt; done
 done
 no_tls "${ports[0]}" --cafile "$work/other/ca.pem"
-tls "${ports[1]}" $ca --cert "$work/certs/client.pem" --key "$work/certs/client.key"
-no_tls "${ports[1]}" $ca
-no_tls "${ports[1]}" $ca --cert "$work/other/client.pem" --key "$work/other/client.key"
+tls "${ports[1]}" "${ca[@]}" --cert "$work/certs/client.pem" --key "$work/certs/client.key"
+no_tls "${ports[1]}" "${ca[@]}"
+wait_for 'closed: TLS: peer sent no certificates'
+no_tls "${ports[1]}" "${ca[@]}" --cert "$work/other/client.pem" --key "$work/other/client.key"
 for version in -tls1_2 -tls1_3; do
     timeout 20 openssl s_client -connect "localhost:${ports[0]}" $version -CAfile "$work/certs/ca.pem" \
         -alpn mqtt -verify_return_error </dev/null >"$work/said" 2>&1
@@ -347,12 +348,14 @@ echo "client_crl = \"$work/crl.pem\"" >>"$work/sluice.toml"
 : >"$work/log"
 start
 for version in tlsv1.2 tlsv1.3; do
-    client() { tls "${ports[1]}" $ca --tls-version $version --cert "$work/$1.pem" --key "$work/$1.key"; }
+    client() { tls "${ports[1]}" "${ca[@]}" --tls-version $version --cert "$work/$1.pem" --key "$work/$1.key"; }
     client valid
     for name in expired revoked; do
         if client $name; then echo "let in: $name, $version" >&2; exit 1; fi
     done
 done
+wait_for 'closed: TLS: invalid peer certificate: .*[Ee]xpired'
+wait_for 'closed: TLS: invalid peer certificate: .*Revoked'
 kill -TERM "$broker"
 wait "$broker"
 broker=""
@@ -449,7 +452,7 @@ start
 head -c 900 /dev/zero | tr '\0' x >"$work/small"
 head -c 1100 /dev/zero | tr '\0' x >"$work/large"
 for version in mqttv31 mqttv311 mqttv5; do
-    sent=(-h 127.0.0.1 -p "${ports[0]}" -u two -P 2 -V $version -q 1 -t t)
+    sent=(-h 127.0.0.1 -p "${ports[0]}" -u two -P 2 -V "$version" -q 1 -t t)
     timeout 20 mosquitto_pub "${sent[@]}" -f "$work/small"
     # A client of version 5 knows the limit, and does not send.
     if timeout 20 mosquitto_pub "${sent[@]}" -f "$work/large" >"$work/said" 2>&1 && [ $version != mqttv5 ]; then

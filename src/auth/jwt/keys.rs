@@ -65,13 +65,24 @@ pub(super) fn load_key(path: &Path, algorithm: JwtAlgorithm) -> Result<Key, JwtK
         JwtAlgorithm::Rs256 => (Algorithm::RS256, DecodingKey::from_rsa_pem(text)),
         JwtAlgorithm::Es256 => (Algorithm::ES256, DecodingKey::from_ec_pem(text)),
     };
-    let key = key.map_err(|_| {
-        wrong(
-            path,
-            format!("is no public key for {algorithm:?} in PEM, which auth.jwt.algorithm asks for"),
-        )
-    })?;
+    let key = key.map_err(|_| wrong(path, misfit(text, algorithm)))?;
     Ok(Key { id: None, algorithm, key })
+}
+
+/// Why a file has no key for the algorithm that it is read for.
+fn misfit(text: &[u8], algorithm: Algorithm) -> String {
+    let other = match algorithm {
+        Algorithm::RS256 => DecodingKey::from_ec_pem(text).map(|_| ("EC", "ES256")),
+        _ => DecodingKey::from_rsa_pem(text).map(|_| ("RSA", "RS256")),
+    };
+    match other {
+        Ok((kind, named)) => format!(
+            "its key is of {kind}, not for {algorithm:?}; write auth.jwt.algorithm = \"{named}\""
+        ),
+        Err(_) => {
+            format!("is no public key for {algorithm:?} in PEM, which auth.jwt.algorithm asks for")
+        }
+    }
 }
 
 /// Reads a JWK Set (RFC 7517). Its keys for other uses and other algorithms are passed over.

@@ -248,6 +248,20 @@ fn rights_are_what_the_claim_lists() {
     }
 }
 
+/// Who has a key of the other kind is told what to write.
+#[test]
+fn a_key_for_another_algorithm_says_for_which() {
+    for (algorithm, set, named) in [
+        (&rcgen::PKCS_ECDSA_P256_SHA256, JwtAlgorithm::Rs256, "ES256"),
+        (&rcgen::PKCS_RSA_SHA256, JwtAlgorithm::Es256, "RS256"),
+    ] {
+        let pem = rcgen::KeyPair::generate_for(algorithm).unwrap().public_key_pem();
+        let error = load(pem.as_bytes(), Some(set)).map(drop).unwrap_err();
+        let end = format!("write auth.jwt.algorithm = \"{named}\"");
+        assert!(error.ends_with(&end), "{error}");
+    }
+}
+
 #[test]
 fn key_files_that_are_no_use() {
     for (text, algorithm, part) in [

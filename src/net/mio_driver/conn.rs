@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::net::driver::{CloseCause, Completion, ConnId, Refused};
+use crate::net::driver::{CloseCause, Completion, ConnId};
 use crate::net::kept::Kept;
 use crate::net::tcp::Transport;
 
@@ -95,10 +95,7 @@ impl Conn {
                     Read::Nothing
                 }
                 io::ErrorKind::ConnectionReset => Read::End(CloseCause::Reset),
-                kind => Read::End(match Refused::of(&error) {
-                    Some(Refused(why)) => CloseCause::Refused(why),
-                    None => CloseCause::Error(kind),
-                }),
+                _ => Read::End(CloseCause::of(&error)),
             },
         }
     }

@@ -89,12 +89,12 @@ impl Pipe {
 
     /// How the direction ended, if all before that was read.
     pub(super) fn ended(&mut self, now: Time) -> Option<CloseCause> {
-        let (at, cause) = self.end?;
+        let (at, cause) = self.end.clone()?;
         (at <= now && self.settle(now) == 0).then_some(cause)
     }
 
     fn is_reset(&self, now: Time) -> bool {
-        self.end.is_some_and(|(at, cause)| at <= now && cause == CloseCause::Reset)
+        self.end.as_ref().is_some_and(|(at, cause)| *at <= now && *cause == CloseCause::Reset)
     }
 
     /// Ends the direction behind what was written.
@@ -122,7 +122,7 @@ impl Pipe {
     /// When something arrives next, after `now`.
     pub(super) fn next_arrival(&self, now: Time) -> Option<Time> {
         let chunk = self.flight.front().map(|(at, _)| *at);
-        let end = self.end.map(|(at, _)| at);
+        let end = self.end.as_ref().map(|(at, _)| *at);
         chunk.into_iter().chain(end).filter(|at| *at > now).min()
     }
 }

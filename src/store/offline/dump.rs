@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Write};
 
-use super::copy::Batches;
 use super::line::{Line, VERSION};
 use crate::hooks::{Store, StoreError, Table};
+use crate::store::batches::Batches;
 use crate::store::record::damaged_key;
 
 /// Why a store is not written out.
