@@ -388,8 +388,8 @@ pub enum V3Publisher {
     Acknowledge,
 }
 
-/// Retained messages (`[retained]`). A message that finds them full is delivered, but not retained:
-/// a v5 publisher is told Quota exceeded (0x97), and it is counted.
+/// Retained messages (`[retained]`). A message that finds them full is refused, and v5 publishers are told
+/// 0x97; one of QoS 0 is delivered, but not retained.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retained {
     /// Messages (default 1,000,000).

@@ -25,6 +25,8 @@ pub struct PublishOutcome {
     /// Whether a session of this shard has a matching subscription. Shards that were handed the
     /// message are taken to have one until they refuse.
     pub matched: bool,
+    /// Whether it is retained: then it has not come for nothing if nobody is subscribed.
+    pub retained: bool,
     /// What to acknowledge when it is kept. An error (0x80 and above) is acknowledged in any
     /// case; 3.x, which cannot, is closed for it (but see
     /// [`LinkParameters::acknowledge_unkept`](super::LinkParameters::acknowledge_unkept)).
@@ -41,6 +43,7 @@ impl PublishOutcome {
         waiting: 0,
         kept: true,
         matched: true,
+        retained: false,
         reason: ReasonCode::Success,
         unstored: false,
     };
@@ -93,6 +96,7 @@ pub(super) struct PendingPublish {
     reason: ReasonCode,
     kept: bool,
     matched: bool,
+    retained: bool,
     unstored: bool,
     /// Whether this connection awaits the acknowledgement: the PUBLISH came over it.
     armed: bool,
@@ -109,6 +113,8 @@ impl PendingPublish {
             self.reason
         } else if self.matched {
             ReasonCode::QuotaExceeded
+        } else if self.retained {
+            ReasonCode::Success
         } else {
             ReasonCode::NoMatchingSubscribers
         };
@@ -190,6 +196,7 @@ impl Session {
             reason: outcome.reason,
             kept: outcome.kept,
             matched: outcome.matched,
+            retained: outcome.retained,
             unstored: outcome.unstored,
             armed: true,
         };

@@ -63,11 +63,14 @@ pub enum DropCause {
     StoreFailed = 6,
     /// The session ended, by no doing of its client, while it was queued or not acknowledged.
     SessionEnded = 7,
+    /// It was to be retained, and there are as many, or as many bytes, as there may be. Its publisher was
+    /// told, or else it was delivered all the same.
+    NotRetained = 8,
 }
 
 impl DropCause {
     /// How many causes there are.
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 9;
     /// Every cause, in the order of their values.
     pub const ALL: [Self; Self::COUNT] = [
         Self::QueueFull,
@@ -78,6 +81,7 @@ impl DropCause {
         Self::Orphaned,
         Self::StoreFailed,
         Self::SessionEnded,
+        Self::NotRetained,
     ];
 
     /// The cause's name in metrics and logs.
@@ -92,6 +96,7 @@ impl DropCause {
             Self::Orphaned => "orphaned",
             Self::StoreFailed => "store_failed",
             Self::SessionEnded => "session_ended",
+            Self::NotRetained => "not_retained",
         }
     }
 }

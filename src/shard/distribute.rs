@@ -111,16 +111,22 @@ impl<'a> Parcel<'a> {
 pub(super) struct Reach {
     /// Somebody on this shard is subscribed.
     pub(super) matched: bool,
-    /// A session of this shard has it, or it is retained.
+    /// A session of this shard has it.
     pub(super) kept: bool,
+    pub(super) retained: bool,
     /// The shards that were handed it.
     pub(super) remote: u64,
     pub(super) reason: ReasonCode,
 }
 
 impl Reach {
-    pub(super) const NONE: Self =
-        Self { matched: false, kept: false, remote: 0, reason: ReasonCode::Success };
+    pub(super) const NONE: Self = Self {
+        matched: false,
+        kept: false,
+        retained: false,
+        remote: 0,
+        reason: ReasonCode::Success,
+    };
 
     pub(super) fn refused(reason: ReasonCode) -> Self {
         Self { reason, ..Self::NONE }
@@ -153,7 +159,7 @@ impl<S> Core<S> {
         stamp: Option<Stamp>,
     ) -> Reach {
         let mut reach = self.distribute_here(parcel, route);
-        reach.kept |= stamp.is_some();
+        reach.retained = stamp.is_some();
         let remote = self.router.get(route).remote;
         // What is retained is retained by every shard.
         let mask = if stamp.is_some() { self.mailbox.others() } else { remote };

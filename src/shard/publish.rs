@@ -7,7 +7,7 @@ use crate::mqtt::{
     publish_wire_reusable, topic,
 };
 use crate::router::Stamp;
-use crate::session::{Begin, PublishOutcome, STORE, Verdict};
+use crate::session::{Begin, DropCause, PublishOutcome, STORE, Verdict};
 
 use super::Core;
 use super::distribute::{Parcel, Reach};
@@ -83,13 +83,38 @@ impl<S> Core<S> {
         Ok(())
     }
 
-    /// A client's message on a topic of the broker's own goes nowhere.
+    /// What no topic makes right: an error, or an answer if it has been given already.
+    fn refuse_unfit(
+        &mut self,
+        reader: &mut Reader<'_>,
+        publish: &Publish<'_>,
+    ) -> Result<Option<Then>, DecodeError> {
+        if publish.qos > self.settings.maximum_qos {
+            return Err(DecodeError::new(ReasonCode::QoSNotSupported, "QoS above Maximum QoS"));
+        }
+        if publish.retain && !self.settings.retain_available {
+            let detail = "RETAIN is not available";
+            return Err(DecodeError::new(ReasonCode::RetainNotSupported, detail));
+        }
+        let Err(error) = self.check_content(publish) else { return Ok(None) };
+        match publish.packet_id.filter(|_| error.reason == ReasonCode::PayloadFormatInvalid) {
+            Some(packet_id) => self
+                .acknowledge(reader, publish, packet_id, |_, _| Reach::refused(error.reason))
+                .map(Some),
+            None => Err(error),
+        }
+    }
+
+    /// A client's message on a topic of the broker's own, or where it may not publish, goes nowhere.
     pub(super) fn publish_reserved(
         &mut self,
         reader: &mut Reader<'_>,
         publish: &Publish<'_>,
     ) -> Result<Then, DecodeError> {
         self.flush_run(reader);
+        if let Some(then) = self.refuse_unfit(reader, publish)? {
+            return Ok(then);
+        }
         let Some(packet_id) = publish.packet_id else { return Ok(Then::Continue) };
         let reason = match reader.version.is_v5() {
             true => ReasonCode::NotAuthorized,
@@ -139,22 +164,8 @@ impl<S> Core<S> {
         source: Source<'_>,
     ) -> Result<Then, DecodeError> {
         self.flush_run(reader);
-        if let Err(error) = self.check_content(publish) {
-            let Some(packet_id) = publish.packet_id else { return Err(error) };
-            if error.reason != ReasonCode::PayloadFormatInvalid {
-                return Err(error);
-            }
-            return self
-                .acknowledge(reader, publish, packet_id, |_, _| Reach::refused(error.reason));
-        }
-        if publish.qos > self.settings.maximum_qos {
-            return Err(DecodeError::new(ReasonCode::QoSNotSupported, "QoS above Maximum QoS"));
-        }
-        if publish.retain && !self.settings.retain_available {
-            return Err(DecodeError::new(
-                ReasonCode::RetainNotSupported,
-                "RETAIN is not available",
-            ));
+        if let Some(then) = self.refuse_unfit(reader, publish)? {
+            return Ok(then);
         }
         let lanes = self.lanes_blocked(reader.route, publish.retain);
         if lanes != 0 {
@@ -238,6 +249,7 @@ impl<S> Core<S> {
             waiting: reach.remote | u64::from(stored) << STORE,
             kept: reach.kept,
             matched: reach.matched,
+            retained: reach.retained,
             reason: reach.reason,
             unstored,
         };
@@ -299,8 +311,14 @@ impl<S> Core<S> {
         }
         match self.retain(parcel) {
             Ok(stamp) => self.distribute(parcel, route, Some(stamp)),
-            // Delivered, though not retained: its publisher is told the latter.
-            Err(reason) => Reach { reason, ..self.distribute(parcel, route, None) },
+            Err(reason) => {
+                self.stats.dropped[DropCause::NotRetained as usize].add(1);
+                // Who is told may send it once more, and it must not come twice.
+                match parcel.packet_id {
+                    Some(_) => Reach::refused(reason),
+                    None => self.distribute(parcel, route, None),
+                }
+            }
         }
     }
 

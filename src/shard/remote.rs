@@ -1,10 +1,9 @@
 //! What shards tell each other, and what a shard does with it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use crate::mqtt::{Message, PacketId};
-use crate::net::{Arena, ConnId, Driver};
+use crate::net::{Arena, ClientCertificate, ConnId, Driver};
 use crate::router::{GroupCount, GroupId, SessionKey, ShardChoice, Stamp};
 use crate::session::{DropCause, Redistribution};
 use crate::store::ActId;
@@ -114,7 +113,7 @@ pub(super) struct Handoff<S> {
     socket: S,
     listener: u16,
     peer: SocketAddr,
-    certificate: Option<Arc<str>>,
+    certificate: Option<ClientCertificate>,
 }
 
 /// One thing that a shard tells another.
@@ -270,14 +269,13 @@ impl<S> Core<S> {
 
     fn take_routed(&mut self, routed: &Routed, refusals: &mut Refusals) {
         let Routed { message, stamp, publisher, awaited, group, .. } = routed;
-        let mut reach = Reach::NONE;
         if let Some(stamp) = stamp {
             self.clock = self.clock.max(stamp.0);
             let retained = (!message.payload().is_empty()).then(|| message.clone());
-            let taken = self.router.retain(message.topic(), retained.clone(), *stamp, self.now);
-            reach.kept = taken.is_ok();
-            if taken == Ok(true) {
-                self.note_retained(message.topic(), retained.as_ref(), *stamp);
+            match self.router.retain(message.topic(), retained.clone(), *stamp, self.now) {
+                Ok(true) => self.note_retained(message.topic(), retained.as_ref(), *stamp),
+                Ok(false) => {}
+                Err(_) => self.stats.dropped[DropCause::NotRetained as usize].add(1),
             }
         }
         let mut parcel = Parcel::from_message(message, self.now, *publisher);
@@ -289,12 +287,11 @@ impl<S> Core<S> {
                 self.distribute_here(&mut parcel, route)
             }
         };
-        let kept = reach.kept | here.kept;
         if let Some((packet_id, turn)) = *awaited {
             let Publisher { session, serial, .. } = *publisher;
             let (matched, unstored) = (here.matched, self.was_refused());
             let refusal = Refusal { session, serial, packet_id, turn, matched, unstored };
-            refusals.note(refusal, kept);
+            refusals.note(refusal, here.kept);
         }
     }
 

@@ -287,6 +287,42 @@ fn succeeds_if_anyone_keeps_it(shards: u16) {
 }
 shards!(succeeds_if_anyone_keeps_it);
 
+/// That it is retained makes no success of what its subscribers could not keep; of what nobody is
+/// subscribed to, it does.
+fn retaining_is_not_keeping(shards: u16) {
+    let broker = broker_with_shards(shards, "[queue]\nmax_messages = 1");
+    let connect = absent(&broker, "t");
+    // On three shards, publishers that are at home on each.
+    let mut publishers: Vec<_> =
+        (0..6).map(|n| broker.connect(V5, &format!("publisher-{n}"))).collect();
+    publishers[0].publish("t", "0", 1);
+    for publisher in &mut publishers {
+        for qos in [1, 2] {
+            let retained = |topic: &str| Message::new(topic, "1").qos(qos).retain();
+            assert_eq!(publisher.try_publish(retained("t")), code::QUOTA_EXCEEDED);
+            assert_eq!(publisher.try_publish(retained("other")), code::SUCCESS);
+        }
+    }
+    let (mut client, _) = broker.connect_with(&connect);
+    expect_numbers(&mut client, 0..1);
+    client.subscribe("t", 1);
+    assert!(client.expect("t", "1").retain);
+}
+shards!(retaining_is_not_keeping);
+
+/// A subscription of QoS 0 asks nobody to keep anything: that it misses a message is no failure.
+fn a_qos_0_subscription_keeps_nothing(shards: u16) {
+    let broker = broker_with_shards(shards, "");
+    let (mut client, _) = broker.connect_with(&Connect::lasting(V5, "absent"));
+    client.subscribe("t", 0);
+    client.disconnect();
+    for n in 0..6 {
+        let mut publisher = broker.connect(V5, &format!("publisher-{n}"));
+        assert_eq!(publisher.try_publish(Message::new("t", "x").qos(1)), code::SUCCESS);
+    }
+}
+shards!(a_qos_0_subscription_keeps_nothing);
+
 /// [MQTT-4.3.3-9] After a PUBREC of 0x80 or more the identifier is free, and the message a new one.
 #[test]
 fn takes_a_refused_qos_2_message_again() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::common::cases::{shards, versions};
 use crate::common::property::{self, *};
 use crate::common::{
-    Message, Packet, V5, V311, Version, broker, broker_with_shards, code, let_pass,
+    Connect, Message, Packet, V5, V311, Version, broker, broker_with_shards, code, let_pass,
 };
 
 /// Retain Handling, in its bits of the Subscription Options.
@@ -281,25 +281,71 @@ fn sends_many(shards: u16) {
 }
 shards!(sends_many);
 
-/// Configuration `retained.max_messages`: what finds the store full is delivered, not retained, and
-/// told (0x97); replacing and clearing still work.
-#[test]
-fn tells_when_the_store_is_full() {
-    let broker = broker_with_shards(1, "[retained]\nmax_messages = 2\n[sys]\ninterval = \"0s\"");
+/// Configuration `retained.max_messages`: what finds the store full is refused (0x97) and delivered to
+/// nobody, so that whoever sends it once more is not heard twice; replacing and clearing still work.
+fn refuses_what_finds_the_store_full(shards: u16) {
+    let broker =
+        broker_with_shards(shards, "[retained]\nmax_messages = 2\n[sys]\ninterval = \"0s\"");
     let mut watcher = broker.connect(V5, "watcher");
-    watcher.subscribe("kept/#", 0);
+    watcher.subscribe("kept/#", 2);
     let mut publisher = broker.connect(V5, "publisher");
     publisher.publish_retained("kept/1", "x", 1);
     publisher.publish_retained("kept/2", "x", 1);
-    let third = Message::new("kept/3", "x").qos(1).retain();
-    assert_eq!(publisher.try_publish(third.clone()), code::QUOTA_EXCEEDED);
+    for qos in [1, 2] {
+        let third = Message::new("kept/3", "x").qos(qos).retain();
+        assert_eq!(publisher.try_publish(third), code::QUOTA_EXCEEDED);
+    }
     publisher.publish_retained("kept/2", "y", 1);
     publisher.publish_retained("kept/1", "", 1);
+    let third = Message::new("kept/3", "x").qos(2).retain();
     assert_eq!(publisher.try_publish(third), code::SUCCESS);
-    let expected = [("1", "x"), ("2", "x"), ("3", "x"), ("2", "y"), ("1", ""), ("3", "x")];
-    for (topic, payload) in expected {
+    for (topic, payload) in [("1", "x"), ("2", "x"), ("2", "y"), ("1", ""), ("3", "x")] {
         watcher.expect(&format!("kept/{topic}"), payload);
     }
+    watcher.expect_nothing_from(&mut publisher);
+}
+shards!(refuses_what_finds_the_store_full);
+
+/// 3.x knows no refusal: its publisher is closed. [MQTT-4.3.3-2] What it sends again in its session is
+/// delivered once.
+fn closes_who_finds_the_store_full(version: Version) {
+    let broker = broker("[retained]\nmax_messages = 1");
+    let mut watcher = broker.connect(V5, "watcher");
+    watcher.subscribe("kept/#", 2);
+    let connect = Connect::lasting(version, "publisher");
+    let (mut publisher, _) = broker.connect_with(&connect);
+    publisher.publish_retained("kept/1", "x", 1);
+    for qos in [1, 2] {
+        let message = Message::new("kept/2", qos.to_string()).qos(qos).retain().id(7);
+        publisher.start_publish(message.clone());
+        publisher.expect_closed();
+        (publisher, _) = broker.connect_with(&connect);
+        publisher.start_publish(message.dup());
+        publisher.expect_closed();
+        (publisher, _) = broker.connect_with(&connect);
+    }
+    publisher.publish_retained("kept/1", "", 1);
+    publisher.deliver(Message::new("kept/2", "2").qos(2).retain().id(7));
+    for (topic, payload) in [("1", "x"), ("1", ""), ("2", "2")] {
+        watcher.expect(&format!("kept/{topic}"), payload);
+    }
+    watcher.expect_nothing_from(&mut publisher);
+}
+versions!(closes_who_finds_the_store_full, 3.x);
+
+/// QoS 0 knows no answer: it is delivered, and not retained, which is counted.
+#[test]
+fn delivers_qos_0_that_finds_the_store_full() {
+    let broker = broker("[retained]\nmax_messages = 1\n[sys]\ninterval = \"1s\"");
+    let mut client = broker.connect(V5, "client");
+    client.subscribe("kept/#", 0);
+    client.publish_retained("kept/1", "x", 0);
+    client.publish_retained("kept/2", "x", 0);
+    client.expect("kept/1", "x");
+    client.expect("kept/2", "x");
+    client.subscribe("kept/2", 0);
+    client.expect_nothing_from_itself();
+    crate::sys_topics::expect_drops(&mut client, &[("not_retained", 1)]);
 }
 
 /// Section 3.2.2.3.5: without Retain Available such a message is a protocol error, 0x9A.
