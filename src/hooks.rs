@@ -22,6 +22,9 @@ pub struct Client<'a> {
     pub username: Option<&'a str>,
     /// The user that its certificate names, if it has shown one and names in it count.
     pub certificate: Option<&'a str>,
+    /// The name in its certificate, if it has shown one: the one that is a user, or if names in it do not
+    /// count, the Common Name of its subject.
+    pub certificate_name: Option<&'a str>,
     /// Where it connects from.
     pub peer: SocketAddr,
     /// The listener it connects to, by its place in the configuration; `None` once it is let in.

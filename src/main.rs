@@ -22,7 +22,10 @@ fn main() -> ExitCode {
             ExitCode::from(USAGE)
         }
         Ok(Task::Check(file, config, changes)) => match Broker::check_files(&config) {
-            Ok(()) => {
+            Ok(warnings) => {
+                for warning in warnings {
+                    eprintln!("sluice: warning: {warning}");
+                }
                 let lines: String = changes.iter().map(|change| format!("\n{change}")).collect();
                 say(format_args!("{}: right{lines}", file.display()))
             }

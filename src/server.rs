@@ -18,6 +18,7 @@ use crossbeam_channel::Receiver;
 
 pub use self::failure::{ShardFailure, Watch};
 pub use self::run::{RunError, run};
+use self::settings::own_access;
 pub use self::settings::{access_settings, settings};
 
 use self::bind::{Bound, bind_all};
@@ -43,6 +44,8 @@ pub struct Broker {
     writer: Option<JoinHandle<()>>,
     /// Who decides about clients, as far as the embedding program does not.
     access: Arc<Access>,
+    /// That program does, or says what clients may do.
+    has_own: bool,
     /// By listener.
     tls: Vec<Option<Arc<TlsAcceptor>>>,
     /// The configuration in force, but for what is lowered to the system's limits.
@@ -96,14 +99,14 @@ impl Broker {
     }
 
     /// Reads the files that a configuration names, for passwords, rules and TLS, as a start does, and starts
-    /// nothing.
+    /// nothing. Gives what the log would warn of.
     ///
     /// # Errors
     /// The first that cannot be read or is wrong.
-    pub fn check_files(config: &Config) -> Result<(), StartError> {
-        Access::check(&access_settings(config))?;
+    pub fn check_files(config: &Config) -> Result<Vec<String>, StartError> {
+        let warnings = Access::check(&access_settings(config))?;
         tls_acceptors(config)?;
-        Ok(())
+        Ok(warnings)
     }
 
     /// As [`Broker::start`], with code of the embedding program at the ports. An authenticator of its own
@@ -113,7 +116,8 @@ impl Broker {
     /// As [`Broker::start`].
     pub fn start_with(config: Config, mut hooks: Hooks) -> Result<Self, StartError> {
         config.check()?;
-        let access = Arc::new(Access::new(&access_settings(&config))?);
+        let has_own = hooks.authenticator.is_some() || hooks.authorizer.is_some();
+        let access = Arc::new(Access::new(&own_access(&config, has_own))?);
         hooks.authenticator.get_or_insert(access.clone());
         hooks.authorizer.get_or_insert(access.clone());
         let shards = usize::from(config.shard_count());
@@ -153,6 +157,7 @@ impl Broker {
             failures,
             writer,
             access,
+            has_own,
             tls,
             config: Mutex::new(config),
         };

@@ -39,6 +39,8 @@ pub struct AccessSettings {
     /// Clients that wait for one of them. One more is refused with Server unavailable (0x88); not changed
     /// by a reload.
     pub queue: usize,
+    /// Whether some clients have a user name that counts. Without, rules for users are an error.
+    pub names_users: bool,
     /// Who is banned.
     pub bans: BanSettings,
     /// What those who come in may do.
@@ -60,6 +62,16 @@ pub enum AccessError {
     /// The ACL file is no use.
     #[error(transparent)]
     AclFile(#[from] AclFileError),
+    /// A rule is for users, and no client is one.
+    #[error(
+        "{place} is for users, but nobody is asked who they are; name the users in auth.password_file \
+         (sluice passwd FILE USER makes one), write an [auth.jwt] or an [auth.http], take the names in client \
+         certificates (certificate_user in [listener.tls]), or take it out"
+    )]
+    Nameless {
+        /// What says so.
+        place: String,
+    },
     /// No threads.
     #[error("cannot start a thread for authentication: {0}")]
     Thread(#[source] io::Error),
@@ -87,10 +99,10 @@ impl Access {
     /// Puts rules in force.
     ///
     /// # Errors
-    /// A file is wrong, or there are no threads.
+    /// A file is wrong, a rule speaks of nobody, or there are no threads.
     pub fn new(settings: &AccessSettings) -> Result<Self, AccessError> {
         let access = Self {
-            links: RwLock::new(Arc::new(Links::load(settings)?)),
+            links: RwLock::new(Arc::new(load(settings)?)),
             desk: Desk::default(),
             workers: OnceLock::new(),
             threads: settings.threads,
@@ -100,12 +112,13 @@ impl Access {
         Ok(access)
     }
 
-    /// Reads the files of these settings, and does nothing with them.
+    /// Reads the files of these settings, and does nothing with them. Gives what else the log would say of
+    /// them.
     ///
     /// # Errors
-    /// A file is wrong.
-    pub fn check(settings: &AccessSettings) -> Result<(), AccessError> {
-        Links::load(settings).map(drop)
+    /// A file is wrong, or a rule speaks of nobody.
+    pub fn check(settings: &AccessSettings) -> Result<Vec<String>, AccessError> {
+        Links::load(settings).map(|links| links.warnings)
     }
 
     /// Puts new rules in force, all of them or none. Failures so far, and bans for them, stay.
@@ -113,7 +126,7 @@ impl Access {
     /// # Errors
     /// As [`Access::new`]; the old rules stay in force then.
     pub fn reload(&self, settings: &AccessSettings) -> Result<(), AccessError> {
-        let links = Arc::new(Links::load(settings)?);
+        let links = Arc::new(load(settings)?);
         self.start_workers(settings)?;
         *self.links.write().unwrap_or_else(PoisonError::into_inner) = links;
         Ok(())
@@ -138,6 +151,14 @@ impl Access {
     fn links(&self) -> Arc<Links> {
         self.links.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+fn load(settings: &AccessSettings) -> Result<Links, AccessError> {
+    let links = Links::load(settings)?;
+    for warning in &links.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(links)
 }
 
 impl Desk {

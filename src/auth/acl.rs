@@ -38,12 +38,14 @@ pub struct AclRule {
     pub subscribe: bool,
     /// Topic filters; `%u` stands for the user name and `%c` for the client identifier.
     pub topics: Vec<String>,
-    /// The users it speaks of; all of them, and those without a name, if there are none here.
-    pub users: Vec<String>,
+    /// The users it speaks of; if absent, all of them, and those without a name.
+    pub users: Option<Vec<String>>,
     /// The client identifiers; all if there are none here.
     pub clients: Vec<String>,
     /// The addresses; all if there are none here.
     pub addresses: Vec<Network>,
+    /// The names in client certificates; all clients, and those without one, if there are none here.
+    pub certificates: Vec<String>,
 }
 
 /// Why an ACL file is no use.
@@ -89,6 +91,27 @@ impl Acl {
         }
     }
 
+    /// The first place in the settings that speaks of users.
+    pub(super) fn speaks_of_users(&self, settings: &AclSettings) -> Option<String> {
+        match (self, settings) {
+            (Self::Rules(rules, _), _) => {
+                rules.iter().enumerate().find_map(|(index, (rule, _))| {
+                    let names = |filter: &String| filter.contains("%u");
+                    let key = match &rule.users {
+                        Some(_) => "",
+                        None if rule.topics.iter().any(names) => ".topics: %u",
+                        None => return None,
+                    };
+                    Some(format!("acl.rule[{index}]{key}"))
+                })
+            }
+            (Self::Mosquitto(acl), AclSettings::MosquittoFile(path)) => {
+                Some(format!("{}:{}: this", path.display(), acl.for_users?))
+            }
+            _ => None,
+        }
+    }
+
     /// What the client may do; `None`: everything.
     pub(super) fn rights(&self, client: &Client<'_>) -> Option<Rights> {
         match self {
@@ -120,11 +143,12 @@ fn load_file(path: &Path) -> Result<MosquittoAcl, AclFileError> {
 impl AclRule {
     fn speaks_of(&self, client: &Client<'_>) -> bool {
         let name = |names: &[String], own: Option<&str>| {
-            names.is_empty() || own.is_some_and(|own| names.iter().any(|name| name == own))
+            own.is_some_and(|own| names.iter().any(|name| name == own))
         };
         let address: IpAddr = client.peer.ip();
-        name(&self.users, client.username)
-            && name(&self.clients, Some(client.client_id))
+        self.users.as_ref().is_none_or(|users| name(users, client.username))
+            && (self.clients.is_empty() || name(&self.clients, Some(client.client_id)))
+            && (self.certificates.is_empty() || name(&self.certificates, client.certificate_name))
             && (self.addresses.is_empty()
                 || self.addresses.iter().any(|network| network.contains(address)))
     }
@@ -206,7 +230,15 @@ pub(super) mod tests {
         client_id: &'a str,
     ) -> Client<'a> {
         let peer = SocketAddr::from(([192, 0, 2, 1], 5));
-        Client { client_id, username, certificate: None, peer, listener: None, protocol_version: 5 }
+        Client {
+            client_id,
+            username,
+            certificate: None,
+            certificate_name: None,
+            peer,
+            listener: None,
+            protocol_version: 5,
+        }
     }
 
     fn rule(effect: Effect, topics: &[&str]) -> AclRule {
@@ -215,9 +247,10 @@ pub(super) mod tests {
             publish: true,
             subscribe: true,
             topics: topics.iter().map(|one| (*one).to_owned()).collect(),
-            users: Vec::new(),
+            users: None,
             clients: Vec::new(),
             addresses: Vec::new(),
+            certificates: Vec::new(),
         }
     }
 
@@ -237,7 +270,8 @@ pub(super) mod tests {
     #[test]
     fn a_rule_is_for_those_it_names() {
         let all = rule(Effect::ALLOW, &["t"]);
-        let users = AclRule { users: vec!["a".to_owned(), "b".to_owned()], ..all.clone() };
+        let users = AclRule { users: Some(vec!["a".to_owned(), "b".to_owned()]), ..all.clone() };
+        let nobody = AclRule { users: Some(Vec::new()), ..all.clone() };
         let clients = AclRule { clients: vec!["c".to_owned()], ..all.clone() };
         let addresses = AclRule { addresses: vec!["192.0.2.0/24".parse().unwrap()], ..all.clone() };
         let elsewhere = AclRule { addresses: vec!["10.0.0.0/8".parse().unwrap()], ..all.clone() };
@@ -247,6 +281,8 @@ pub(super) mod tests {
             (&users, Some("b"), "x", true),
             (&users, Some("c"), "x", false),
             (&users, None, "a", false),
+            (&nobody, Some("a"), "a", false),
+            (&nobody, None, "a", false),
             (&clients, None, "c", true),
             (&clients, Some("c"), "x", false),
             (&addresses, None, "x", true),
@@ -261,6 +297,17 @@ pub(super) mod tests {
                 "{rule:?} {client:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_rule_may_be_for_certificates() {
+        let names = ["ann", "bob"].map(str::to_owned).to_vec();
+        let rule = AclRule { certificates: names, ..rule(Effect::ALLOW, &["t"]) };
+        for (name, speaks) in [(Some("ann"), true), (Some("bob"), true), (Some("eve"), false)] {
+            let one = Client { certificate_name: name, ..client(Some("eve"), "c") };
+            assert_eq!(may(std::slice::from_ref(&rule), &one, "t"), speaks, "{name:?}");
+        }
+        assert!(!may(&[rule], &client(Some("ann"), "ann"), "t"), "without a certificate");
     }
 
     #[test]

@@ -77,6 +77,8 @@ pub(super) struct Links {
     chain: Chain,
     pub(super) bans: BanSettings,
     pub(super) acl: Acl,
+    /// What is wrong, though not so that they could not be put in force.
+    pub(super) warnings: Vec<String>,
 }
 
 /// Which links count.
@@ -116,14 +118,23 @@ impl Links {
         let mut chain = Chain::new(&all);
         chain.open |= all.is_empty();
         let own = settings.listeners.iter();
+        let acl = Acl::load(&settings.acl)?;
+        if !settings.names_users
+            && let Some(place) = acl.speaks_of_users(&settings.acl)
+        {
+            return Err(AccessError::Nameless { place });
+        }
+        let passwords = settings.password_file.as_deref().map(PasswordFile::load).transpose()?;
+        let file = passwords.as_ref().zip(settings.password_file.as_deref());
         Ok(Self {
-            passwords: settings.password_file.as_deref().map(PasswordFile::load).transpose()?,
+            warnings: file.iter().flat_map(|(file, path)| file.warnings(path)).collect(),
+            passwords,
             tokens: settings.jwt.as_ref().map(Tokens::load).transpose()?,
             server: settings.http.as_ref().map(Server::new).transpose()?,
             chains: own.map(|links| links.as_deref().map(Chain::new)).collect(),
             chain,
             bans: settings.bans.clone(),
-            acl: Acl::load(&settings.acl)?,
+            acl,
         })
     }
 

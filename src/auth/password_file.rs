@@ -24,12 +24,14 @@ pub struct PasswordFile {
     seed: foldhash::fast::RandomState,
     /// The first user's who can log in by SCRAM-SHA-256: an unknown one looks like that.
     like: Option<Verifier>,
+    /// Lines that count for nothing: their numbers, from 1, and why.
+    skipped: Vec<(usize, String)>,
 }
 
 #[derive(Debug)]
 enum Line {
     User(Box<str>, PasswordHash),
-    /// A comment, or nothing.
+    /// A comment, nothing, or what is skipped.
     Other(Box<str>),
 }
 
@@ -55,54 +57,44 @@ pub enum PasswordFileError {
         /// What the system says.
         error: io::Error,
     },
-    /// A line is wrong.
-    #[error("{path}:{line}: {message}")]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// What is wrong with it.
-        message: String,
-    },
 }
 
 impl PasswordFile {
-    /// Reads a file.
+    /// Reads a file. As Mosquitto does, it takes the last line of a user, and skips those that are wrong:
+    /// [`warnings`](Self::warnings) tells which.
     ///
     /// # Errors
-    /// It cannot be read, or a line of it is wrong.
+    /// It cannot be read.
     pub fn load(path: &Path) -> Result<Self, PasswordFileError> {
         let text = fs::read_to_string(path)
             .map_err(|error| PasswordFileError::Unread { path: path.to_owned(), error })?;
-        Self::parse(&text).map_err(|(line, message)| PasswordFileError::Line {
-            path: path.to_owned(),
-            line,
-            message,
-        })
+        Ok(Self::parse(&text))
     }
 
-    /// Reads the text of a file; of a wrong line, its number (from 1) and what is wrong.
-    fn parse(text: &str) -> Result<Self, (usize, String)> {
+    fn parse(text: &str) -> Self {
         let mut file = Self::default();
         for (number, line) in (1..).zip(text.lines()) {
             if line.trim().is_empty() || line.starts_with('#') {
                 file.lines.push(Line::Other(line.into()));
                 continue;
             }
-            let fail = |message: String| (number, message);
-            let (user, hash) = line.split_once(':').ok_or_else(|| fail("has no ':'".to_owned()))?;
-            check_user(user).map_err(|wrong| fail(format!("the user name {wrong}")))?;
-            // Mosquitto's file may go on with further fields.
-            let hash = hash.split(':').next().unwrap_or_default().trim_end();
-            let hash = PasswordHash::parse(hash)
-                .map_err(|wrong| fail(format!("the password of {user:?} {wrong}")))?;
-            if file.by_user.contains_key(user) {
-                return Err(fail(format!("{user:?} stands here twice")));
-            }
-            file.set(user, hash);
+            let wrong = match parse_line(line) {
+                Ok((user, hash)) => file
+                    .set(user, hash)
+                    .then(|| format!("{user:?} stands here again; what stood before is skipped")),
+                Err(wrong) => {
+                    file.lines.push(Line::Other(line.into()));
+                    Some(format!("{wrong}; the line is skipped"))
+                }
+            };
+            file.skipped.extend(wrong.map(|wrong| (number, wrong)));
         }
-        Ok(file)
+        file
+    }
+
+    /// What was skipped of the file at `path`.
+    pub fn warnings(&self, path: &Path) -> impl Iterator<Item = String> {
+        self.skipped.iter().map(move |(line, wrong)| format!("{}:{line}: {wrong}", path.display()))
     }
 
     /// How many users it has.
@@ -227,6 +219,11 @@ impl PasswordFile {
         {
             fchown(&file, Some(old.uid()), Some(old.gid()))?;
         }
+        file.write_all(self.text().as_bytes())?;
+        file.sync_all()
+    }
+
+    fn text(&self) -> String {
         let mut text = String::new();
         for line in &self.lines {
             match line {
@@ -234,9 +231,21 @@ impl PasswordFile {
                 Line::Other(other) => text.push_str(&format!("{other}\n")),
             }
         }
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
+        text
     }
+}
+
+/// The user of a line, and the hash; or what is wrong.
+fn parse_line(line: &str) -> Result<(&str, PasswordHash), String> {
+    let (user, hash) = line.split_once(':').ok_or("has no ':'")?;
+    // Mosquitto takes it like this.
+    let user = user.trim();
+    check_user(user).map_err(|wrong| format!("the user name {wrong}"))?;
+    // Its file may go on with further fields.
+    let hash = hash.split(':').next().unwrap_or_default().trim_end();
+    let hash =
+        PasswordHash::parse(hash).map_err(|wrong| format!("the password of {user:?} {wrong}"))?;
+    Ok((user, hash))
 }
 
 /// The file that a link leads to.
@@ -277,8 +286,9 @@ mod tests {
 
     #[test]
     fn a_file_of_mosquitto_is_read_as_it_is() {
-        let file = PasswordFile::parse(&format!("# users\n\nbob:{BOB}\nanna b:{BOB}\n")).unwrap();
+        let file = PasswordFile::parse(&format!("# users\n\nbob:{BOB}\nanna b :{BOB}:x\n"));
         assert_eq!(file.user_count(), 2);
+        assert!(file.skipped.is_empty());
         assert_eq!(file.check("bob", b"sponge"), Known::Right);
         assert_eq!(file.check("anna b", b"sponge"), Known::Right);
         assert_eq!(file.check("bob", b"wrong"), Known::Wrong);
@@ -287,24 +297,42 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_line_is_named() {
+    fn a_wrong_line_is_named_and_skipped() {
         for (text, line, part) in [
-            ("bob\n", 1, "has no ':'"),
-            (":x\n", 1, "the user name is empty"),
-            ("# fine\nbob:secret\n", 2, "\"bob\" is not a password hash"),
-            (&format!("bob:{BOB}\nbob:{BOB}\n"), 2, "twice"),
+            ("bob\n", 2, "has no ':'; the line is skipped"),
+            (":x\n", 2, "the user name is empty"),
+            ("eve:\n", 2, "the password of \"eve\" is not a password hash"),
+            ("# fine\nbob:secret\n", 3, "\"bob\" is not a password hash"),
+            ("bob:\n", 2, "\"bob\" is not a password hash"),
         ] {
-            let (at, message) = PasswordFile::parse(text).unwrap_err();
-            assert_eq!(at, line, "{text}");
-            assert!(message.contains(part), "{message}");
+            let file = PasswordFile::parse(&format!("bob:{BOB}\n{text}"));
+            let warnings: Vec<String> = file.warnings(Path::new("users")).collect();
+            let [warning] = &warnings[..] else { panic!("{text}: {warnings:?}") };
+            assert!(warning.starts_with(&format!("users:{line}: ")), "{text}: {warning}");
+            assert!(warning.contains(part), "{warning}");
+            assert_eq!((file.user_count(), file.check("bob", b"sponge")), (1, Known::Right));
+            assert_eq!(file.text(), format!("bob:{}\n{text}", bob()), "it is kept");
         }
+    }
+
+    /// `mosquitto_passwd` adds none, but who puts files together does.
+    #[test]
+    fn the_last_line_of_a_user_counts() {
+        let other = PasswordHash::new(b"other").unwrap();
+        let file = PasswordFile::parse(&format!("bob:{other}\nann:{BOB}\nbob:{BOB}\n"));
+        assert_eq!(file.check("bob", b"sponge"), Known::Right);
+        assert_eq!(file.check("bob", b"other"), Known::Wrong);
+        let warnings: Vec<String> = file.warnings(Path::new("users")).collect();
+        let warning = "users:3: \"bob\" stands here again; what stood before is skipped";
+        assert_eq!(warnings, [warning]);
+        assert_eq!(file.text(), format!("bob:{}\nann:{}\n", bob(), bob()), "nothing is left of it");
     }
 
     #[test]
     fn what_is_written_can_be_read_and_comments_stay() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("passwords");
-        let mut file = PasswordFile::parse("# first\n").unwrap();
+        let mut file = PasswordFile::parse("# first\n");
         for user in ["a", "b", "c"] {
             assert!(!file.set(user, bob()));
         }
@@ -332,7 +360,7 @@ mod tests {
 
     #[test]
     fn who_is_not_in_it_looks_as_if_he_were() {
-        let mut file = PasswordFile::parse(&format!("bob:{BOB}\n")).unwrap();
+        let mut file = PasswordFile::parse(&format!("bob:{BOB}\n"));
         assert!(!file.has_verifiers() && file.verifier("eve").is_none());
         file.set("anna", PasswordHash::new_scram(b"secret", 5000).unwrap());
         let (anna, is_known) = file.verifier("anna").unwrap();

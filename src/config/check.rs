@@ -193,6 +193,15 @@ impl Checker<'_> {
                     format!("there is no group {unknown:?}; write an [[acl.group]] for it");
                 return Err(self.blame(&[&format!("acl.rule[{index}].groups")], &message));
             }
+            let asks = |listener: &Listener| {
+                let tls = listener.tls.as_ref();
+                tls.is_some_and(|tls| tls.client_certificates != ClientCertificates::None)
+            };
+            if !rule.certificates.is_empty() && !config.listeners.iter().any(asks) {
+                let message = "no client is asked for a certificate; write client_certificates = \"optional\" \
+                               or \"required\" in a [listener.tls], or take it out";
+                return Err(self.blame(&[&format!("acl.rule[{index}].certificates")], message));
+            }
             if rule.effect == AclEffect::Deny && (rule.max_qos != 2 || !rule.retain) {
                 let message = "denies, so it has no limits; take max_qos and retain out";
                 return Err(self.blame(&[&format!("acl.rule[{index}].effect")], message));

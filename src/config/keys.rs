@@ -250,6 +250,7 @@ impl AclRule {
             .key("groups", &mut self.groups, names())?
             .key("clients", &mut self.clients, names())?
             .key("addresses", &mut self.addresses, addresses)?
+            .key("certificates", &mut self.certificates, names())?
             .key("max_qos", &mut self.max_qos, Count(0..=2))?
             .key("retain", &mut self.retain, Flag)?;
         Ok(())

@@ -85,6 +85,22 @@ impl Config {
         check::check(self, &Origins::new())
     }
 
+    /// Whether some clients have a user name that counts: by a password, a token, the server that is asked, or
+    /// a certificate.
+    #[must_use]
+    pub fn names_users(&self) -> bool {
+        self.listeners.iter().any(|listener| {
+            let own = listener.authentication.as_deref();
+            let counts = |link| own.map_or_else(|| self.auth.has(link), |own| own.contains(&link));
+            let has_tokens = self.auth.jwt.as_ref().is_some_and(|jwt| jwt.user_claim.is_some());
+            let tls = listener.tls.as_ref();
+            tls.is_some_and(|tls| tls.certificate_user != UserFrom::None)
+                || counts(AuthLink::PasswordFile)
+                || counts(AuthLink::Http)
+                || counts(AuthLink::Jwt) && has_tokens
+        })
+    }
+
     /// The number of shards to start: `shards`, or one a core.
     #[must_use]
     pub fn shard_count(&self) -> u8 {

@@ -12,7 +12,7 @@ use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
 use tracing::warn;
 
-use super::driver::ACCEPTS_PER_TURN;
+use super::driver::{ACCEPTS_PER_TURN, Turnstile};
 use super::proxy::Proxied;
 use super::tcp::{self, Transport};
 use super::tls::TlsAcceptor;
@@ -91,13 +91,14 @@ struct Listener {
     /// The poll said so, and the queue has not been seen empty since.
     ready: bool,
     accepted_this_turn: usize,
-    paused: bool,
+    /// Nobody passes until then.
+    shut_until: Option<Time>,
 }
 
 impl Listener {
     /// Whether it has more to accept; `tls`: whether any with TLS may come.
     fn waits(&self, tls: bool) -> bool {
-        self.ready && !self.paused && (tls || self.tls.is_none())
+        self.ready && self.shut_until.is_none() && (tls || self.tls.is_none())
     }
 
     /// What is spoken over a socket that was accepted.
@@ -118,12 +119,12 @@ impl Listener {
     }
 }
 
-/// Accepts in bounded batches. Readiness is remembered, so pausing costs no system call and a full
+/// Accepts in bounded batches. Readiness is remembered, so waiting costs no system call and a full
 /// descriptor table makes no busy loop.
 #[derive(Debug)]
 pub(super) struct Acceptor {
     listeners: Vec<Listener>,
-    paused: bool,
+    turnstile: Option<Arc<dyn Turnstile>>,
     retry_at: Option<Time>,
     warned_at: Option<Time>,
 }
@@ -147,10 +148,10 @@ impl Acceptor {
                 ws,
                 ready: false,
                 accepted_this_turn: 0,
-                paused: false,
+                shut_until: None,
             });
         }
-        Ok(Self { listeners, paused: false, retry_at: None, warned_at: None })
+        Ok(Self { listeners, turnstile: None, retry_at: None, warned_at: None })
     }
 
     pub(super) fn set_ready(&mut self, index: usize) {
@@ -159,27 +160,15 @@ impl Acceptor {
         }
     }
 
-    pub(super) fn pause(&mut self) {
-        self.paused = true;
-    }
-
-    pub(super) fn pause_listener(&mut self, index: usize) {
-        if let Some(listener) = self.listeners.get_mut(index) {
-            listener.paused = true;
-        }
-    }
-
-    pub(super) fn resume(&mut self) {
-        self.paused = false;
-        for listener in &mut self.listeners {
-            listener.paused = false;
-        }
+    pub(super) fn set_turnstile(&mut self, turnstile: Arc<dyn Turnstile>) {
+        self.turnstile = Some(turnstile);
     }
 
     pub(super) fn begin_turn(&mut self, now: Time) {
         self.retry_at = self.retry_at.filter(|at| *at > now);
         for listener in &mut self.listeners {
             listener.accepted_this_turn = 0;
+            listener.shut_until = listener.shut_until.filter(|at| *at > now);
         }
     }
 
@@ -192,7 +181,7 @@ impl Acceptor {
     /// Whether the next turn has connections to accept already; `tls`: whether any with TLS may come.
     pub(super) fn has_more(&self, tls: bool) -> bool {
         let mut listeners = self.listeners.iter();
-        !self.paused && self.retry_at.is_none() && listeners.any(|listener| listener.waits(tls))
+        self.retry_at.is_none() && listeners.any(|listener| listener.waits(tls))
     }
 
     /// Whether connections of a listener begin with a TLS handshake.
@@ -202,7 +191,9 @@ impl Acceptor {
 
     /// When to look again although the poll says nothing.
     pub(super) fn retry_at(&self) -> Option<Time> {
-        self.retry_at.filter(|_| !self.paused)
+        let shut = self.listeners.iter().filter(|listener| listener.ready);
+        let opens = shut.filter_map(|listener| listener.shut_until).min();
+        self.retry_at.or(opens)
     }
 
     /// The next connection that this turn may take; `tls`: whether any with TLS may come.
@@ -211,13 +202,23 @@ impl Acceptor {
         now: Time,
         tls: bool,
     ) -> Option<(Transport, usize, SocketAddr)> {
-        if self.paused || self.retry_at.is_some() {
+        if self.retry_at.is_some() {
             return None;
         }
         for (index, listener) in self.listeners.iter_mut().enumerate() {
             while listener.waits(tls) && listener.accepted_this_turn < ACCEPTS_PER_TURN {
+                if let Some(turnstile) = &self.turnstile
+                    && let Err(until) = turnstile.pass(index, now)
+                {
+                    listener.shut_until = Some(until);
+                    break;
+                }
                 listener.accepted_this_turn += 1;
-                match listener.socket.accept() {
+                let accepted = listener.socket.accept();
+                if let (Some(turnstile), Err(_)) = (&self.turnstile, &accepted) {
+                    turnstile.give_back(index, now);
+                }
+                match accepted {
                     Ok((fd, peer)) => {
                         match listener.transport(fd) {
                             Ok(transport) => return Some((transport, index, peer)),

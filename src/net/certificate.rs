@@ -1,5 +1,7 @@
 //! What certificates say: of a client, which user it is; of a server, which names it serves.
 
+use std::sync::Arc;
+
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// Which name of a client's certificate is its user name.
@@ -14,15 +16,34 @@ pub enum CertificateUser {
     SubjectAlternativeName,
 }
 
-/// The user name in a verified certificate.
-pub(super) fn user_of(der: &[u8], which: CertificateUser) -> Option<String> {
-    if which == CertificateUser::None {
-        return None;
+/// The name in a client's certificate, which is verified: the one that may be a user name; if none may, the
+/// Common Name of its subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The name.
+    pub name: Arc<str>,
+    /// Whether it is the client's user name.
+    pub is_user: bool,
+}
+
+impl ClientCertificate {
+    /// The user it names.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        self.is_user.then_some(&*self.name)
     }
+
+    /// `None` if there is no such name in the certificate.
+    pub(super) fn read(der: &[u8], which: CertificateUser) -> Option<Self> {
+        let name = name_in(der, which)?.into();
+        Some(Self { name, is_user: which != CertificateUser::None })
+    }
+}
+
+fn name_in(der: &[u8], which: CertificateUser) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     let name = match which {
-        CertificateUser::None => None,
-        CertificateUser::CommonName => {
+        CertificateUser::None | CertificateUser::CommonName => {
             let name = certificate.subject().iter_common_name().next()?;
             name.as_str().ok().map(str::to_owned)
         }
@@ -82,17 +103,23 @@ mod tests {
         let email = SanType::Rfc822Name("ann@example.com".try_into().unwrap());
         let ip = SanType::IpAddress([127, 0, 0, 1].into());
         let ann = certificate("ann", &[ip, email]);
-        assert_eq!(user_of(&ann, CommonName).as_deref(), Some("ann"));
-        assert_eq!(user_of(&ann, SubjectAlternativeName).as_deref(), Some("ann@example.com"));
-        assert_eq!(user_of(&ann, Nobody), None);
+        for (which, name, is_user) in [
+            (CommonName, "ann", true),
+            (SubjectAlternativeName, "ann@example.com", true),
+            (Nobody, "ann", false),
+        ] {
+            let read = ClientCertificate::read(&ann, which);
+            assert_eq!(read, Some(ClientCertificate { name: name.into(), is_user }));
+            assert_eq!(read.unwrap().user(), is_user.then_some(name));
+        }
         let bare = certificate("", &[]);
         assert_eq!(
-            [CommonName, SubjectAlternativeName].map(|which| user_of(&bare, which)),
-            [None, None]
+            [CommonName, SubjectAlternativeName, Nobody].map(|which| name_in(&bare, which)),
+            [None, None, None]
         );
-        assert_eq!(user_of(&certificate("a\nb", &[]), CommonName), None);
+        assert_eq!(name_in(&certificate("a\nb", &[]), CommonName), None);
         for cut in 0..ann.len() {
-            assert_eq!(user_of(&ann[..cut], CommonName), None);
+            assert_eq!(name_in(&ann[..cut], CommonName), None);
         }
     }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::arena::Arena;
+use super::certificate::ClientCertificate;
 use crate::timer::Time;
 
 /// The most one connection is read in one turn, in bytes.
@@ -67,8 +68,8 @@ pub enum Completion {
     HandshakeDone {
         /// The connection.
         conn: ConnId,
-        /// The user that the other end's certificate names.
-        user: Option<Arc<str>>,
+        /// The other end's certificate, if it has shown one with a name in it.
+        certificate: Option<ClientCertificate>,
     },
     /// Bytes came in: those kept earlier first, then new ones. Never empty.
     Received {
@@ -156,6 +157,18 @@ pub enum CloseMode {
     /// At once. If the peer has sent what was not read, the system answers with a reset, which may
     /// destroy what was sent last. Cheaper: right where nobody waits for an answer.
     Abort,
+}
+
+/// Lets connections in one by one, over all drivers that have it.
+pub trait Turnstile: fmt::Debug + Send + Sync {
+    /// Lets one connection of a listener pass.
+    ///
+    /// # Errors
+    /// There are enough; with the time when to try again.
+    fn pass(&self, listener: usize, now: Time) -> Result<(), Time>;
+
+    /// There was none to pass.
+    fn give_back(&self, listener: usize, now: Time);
 }
 
 /// Interrupts the [`Driver::wait`] of another thread.
@@ -247,12 +260,6 @@ pub trait Driver {
     /// its transport has a word for that.
     fn stop_accepting(&mut self);
 
-    /// Accepts nothing for now; who connects waits in the system's queue.
-    fn pause_accepting(&mut self);
-
-    /// Accepts nothing on one listener for now.
-    fn pause_listener(&mut self, listener: usize);
-
-    /// Accepts again, on all listeners.
-    fn resume_accepting(&mut self);
+    /// Accepts only who passes this; the others wait in the system's queue.
+    fn set_turnstile(&mut self, turnstile: Arc<dyn Turnstile>);
 }

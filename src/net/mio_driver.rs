@@ -24,7 +24,7 @@ use self::conn::{Conn, LINGER_KIB, Read, Step, after, flag};
 use self::layered::HANDSHAKES_PER_TURN;
 use super::acceptor::{Acceptor, Listening};
 use super::arena::Arena;
-use super::driver::{CloseMode, Completion, ConnId, Driver, READ_CHUNK, Wake};
+use super::driver::{CloseMode, Completion, ConnId, Driver, READ_CHUNK, Turnstile, Wake};
 use super::kept::{Kept, KeptPool};
 use super::slots::Slots;
 use super::tcp::Transport;
@@ -558,16 +558,8 @@ impl Driver for MioDriver {
         self.acceptor.stop(self.poll.registry());
     }
 
-    fn pause_accepting(&mut self) {
-        self.acceptor.pause();
-    }
-
-    fn pause_listener(&mut self, listener: usize) {
-        self.acceptor.pause_listener(listener);
-    }
-
-    fn resume_accepting(&mut self) {
-        self.acceptor.resume();
+    fn set_turnstile(&mut self, turnstile: Arc<dyn Turnstile>) {
+        self.acceptor.set_turnstile(turnstile);
     }
 }
 

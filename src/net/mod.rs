@@ -21,10 +21,10 @@ pub mod ws;
 
 pub use acceptor::{ListenSocket, Listening};
 pub use arena::Arena;
-pub use certificate::CertificateUser;
+pub use certificate::{CertificateUser, ClientCertificate};
 pub use driver::{
     ACCEPTS_PER_TURN, CloseCause, CloseMode, Completion, ConnId, Driver, LARGE_FRAME, READ_CHUNK,
-    Wake,
+    Turnstile, Wake,
 };
 pub use mio_driver::{MioDriver, MioSocket, MioWaker};
 pub use tcp::{KeepAlive, ListenOptions, bind, bind_group};

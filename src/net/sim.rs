@@ -62,7 +62,7 @@ use fastrand::Rng;
 use self::driver::SimConn;
 pub use self::driver::{SimDriver, SimSocket, SimWaker};
 use self::link::Link;
-use super::driver::{CloseCause, ConnId};
+use super::driver::{CloseCause, ConnId, Turnstile};
 use super::slots::Slots;
 use crate::timer::Time;
 
@@ -168,7 +168,9 @@ struct Shard {
     backlog: VecDeque<(Time, u32)>,
     accepts_left: usize,
     accepting: bool,
-    paused: bool,
+    turnstile: Option<Arc<dyn Turnstile>>,
+    /// Nobody passes until then.
+    shut_until: Option<Time>,
     woken: bool,
     wakes: u64,
     /// When the last wait would have timed out.
@@ -217,7 +219,8 @@ impl Net {
     fn is_ready(&mut self, shard: usize) -> bool {
         let Some(this) = self.shards.get_mut(shard) else { return false };
         let now = self.now;
-        let accepts = !this.paused && this.backlog.iter().any(|(at, _)| *at <= now);
+        let open = this.shut_until.is_none_or(|at| at <= now);
+        let accepts = open && this.backlog.iter().any(|(at, _)| *at <= now);
         if this.busy || this.woken || accepts || this.deadline.is_some_and(|at| at <= now) {
             return true;
         }
@@ -297,7 +300,8 @@ impl World {
             .flat_map(|link| [&link.up, &link.down])
             .filter_map(|p| p.next_arrival(now));
         let shards = net.shards.iter().flat_map(|shard| {
-            shard.backlog.iter().map(|(at, _)| *at).chain(shard.deadline).filter(|at| *at > now)
+            let arrivals = shard.backlog.iter().map(|(at, _)| *at);
+            arrivals.chain(shard.deadline).chain(shard.shut_until).filter(|at| *at > now)
         });
         arrivals.chain(shards).min()
     }

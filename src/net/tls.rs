@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rustls::ServerConnection;
 use rustls::server::ServerConfig;
 
-use super::certificate::{CertificateUser, user_of};
+use super::certificate::{CertificateUser, ClientCertificate};
 use super::tls_stream::TlsStream;
 
 /// What a listener of TLS goes by, shared by all shards. It can be replaced while connections are open,
@@ -57,8 +57,8 @@ pub(super) struct Tls {
 pub(super) enum Handshake {
     /// The client is to say more.
     Waits,
-    /// It is done; the client's certificate names this user.
-    Done(Option<Arc<str>>),
+    /// It is done, and this is the client's certificate.
+    Done(Option<ClientCertificate>),
     /// WebSocket has begun.
     Upgraded,
     /// The header of the PROXY protocol has come; it names who connected, unless that is the proxy itself.
@@ -78,7 +78,7 @@ impl Tls {
         }
         let chain = self.stream.session().peer_certificates();
         let certificate = chain.and_then(|chain| chain.first());
-        let user = certificate.and_then(|certificate| user_of(certificate, self.user));
-        Ok(Handshake::Done(user.map(Arc::from)))
+        let read = |certificate| ClientCertificate::read(certificate, self.user);
+        Ok(Handshake::Done(certificate.and_then(|certificate| read(certificate))))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use super::settings::{access_settings, settings, tls_settings};
+use super::settings::{own_access, settings, tls_settings};
 use super::{Broker, StartError};
 use crate::config::{self, Config};
 use crate::net::TlsError;
@@ -34,7 +34,7 @@ impl Broker {
         });
         let tls = tls.map(|(acceptor, (settings, user))| Ok((acceptor, settings.load()?, user)));
         let tls: Vec<_> = tls.collect::<Result<_, TlsError>>()?;
-        self.access.reload(&access_settings(&next))?;
+        self.access.reload(&own_access(&next, self.has_own))?;
         for (acceptor, new, user) in tls {
             acceptor.replace(new, user);
         }

@@ -39,6 +39,7 @@ pub fn access_settings(config: &Config) -> AccessSettings {
         listeners: config.listeners.iter().map(links).collect(),
         threads: if *threads == 0 { cores.div_ceil(2) } else { usize::from(*threads) },
         queue: *queue as usize,
+        names_users: config.names_users(),
         bans: BanSettings {
             failures_by_address: ban.failures_by_address,
             failures_by_user: ban.failures_by_user,
@@ -51,6 +52,12 @@ pub fn access_settings(config: &Config) -> AccessSettings {
         },
         acl: acl_settings(&config.acl),
     }
+}
+
+/// The same for a broker of which, with `has_own`, other code says who a client is, or what it may do.
+pub(super) fn own_access(config: &Config, has_own: bool) -> AccessSettings {
+    let settings = access_settings(config);
+    AccessSettings { names_users: settings.names_users || has_own, ..settings }
 }
 
 /// The links of a listener that has some of its own.
@@ -174,6 +181,8 @@ fn acl_settings(acl: &config::Acl) -> AclSettings {
 fn acl_rule(rule: &config::AclRule, groups: &[config::AclGroup]) -> AclRule {
     let members = groups.iter().filter(|group| rule.groups.contains(&group.name));
     let members = members.flat_map(|group| group.users.iter().cloned());
+    // A rule for a group that has nobody in it is for nobody.
+    let is_for_users = !(rule.users.is_empty() && rule.groups.is_empty());
     let max_qos = QoS::from_u8(rule.max_qos).unwrap_or(QoS::ExactlyOnce);
     AclRule {
         effect: match rule.effect {
@@ -183,9 +192,10 @@ fn acl_rule(rule: &config::AclRule, groups: &[config::AclGroup]) -> AclRule {
         publish: rule.action != config::AclAction::Subscribe,
         subscribe: rule.action != config::AclAction::Publish,
         topics: rule.topics.clone(),
-        users: rule.users.iter().cloned().chain(members).collect(),
+        users: is_for_users.then(|| rule.users.iter().cloned().chain(members).collect()),
         clients: rule.clients.clone(),
         addresses: rule.addresses.clone(),
+        certificates: rule.certificates.clone(),
     }
 }
 
@@ -345,20 +355,4 @@ fn strategy(strategy: config::SharedStrategy) -> Strategy {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::router::RouterLimits;
-
-    /// A layer that is used without the configuration behaves as with an empty one.
-    #[test]
-    fn the_layers_have_the_defaults_of_the_configuration() {
-        let settings = settings(&Config::default());
-        assert_eq!(settings.limits, Limits::default());
-        assert_eq!(settings.session, SessionLimits::default());
-        let router = RouterLimits::default();
-        assert_eq!(settings.max_retained_messages, router.max_retained_messages);
-        assert_eq!(settings.max_retained_bytes, router.max_retained_bytes);
-        assert_eq!(settings.route_cache_entries, router.route_cache_entries);
-        assert_eq!(settings.strategy, router.strategy);
-    }
-}
+mod tests;

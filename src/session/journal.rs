@@ -17,6 +17,8 @@ pub type SessionNumber = u64;
 pub struct IdentityRecord {
     /// The user it was let in as.
     pub user: Option<Box<str>>,
+    /// The name in the certificate that it showed.
+    pub certificate: Option<Box<str>>,
     /// Where it connected from.
     pub peer: SocketAddr,
     /// The Protocol Version.

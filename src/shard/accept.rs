@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 
-use crate::net::{CloseMode, ConnId, Driver};
+use crate::net::{ClientCertificate, CloseMode, ConnId, Driver};
 use crate::timer::Time;
 
 use super::Core;
 use super::connection::{Connection, State};
 use super::settings::Settings;
 use super::timers::Timer;
+use super::turnstile::AcceptRates;
 
 /// Addresses remembered in one second, at most; beyond that all of them count as one.
 const MAX_ADDRESSES: usize = 65_536;
@@ -29,7 +30,10 @@ pub(crate) struct Admission {
     subscription_bytes: AtomicUsize,
     /// Connections of the users whose quotas limit them.
     by_user: Mutex<HashMap<Arc<str>, u32, foldhash::fast::RandomState>>,
+    /// By address.
     rate: Mutex<Rate>,
+    /// By listener, and of all.
+    pub(super) rates: Arc<AcceptRates>,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +72,7 @@ impl Admission {
             by_listener: settings.listeners.iter().map(|_| AtomicUsize::new(0)).collect(),
             by_user: Mutex::default(),
             rate: Mutex::default(),
+            rates: Arc::new(AcceptRates::new(settings)),
         }
     }
 
@@ -197,39 +202,6 @@ impl Admission {
     }
 }
 
-/// How many connections this shard accepted in the present second.
-#[derive(Debug)]
-pub(super) struct Accepting {
-    second: u64,
-    count: u32,
-    by_listener: Vec<u32>,
-    paused: bool,
-    /// The pause is over.
-    pub(super) resume: bool,
-}
-
-impl Accepting {
-    pub(super) fn new(listeners: usize) -> Self {
-        Self { second: 0, count: 0, by_listener: vec![0; listeners], paused: false, resume: false }
-    }
-
-    /// Counts one; gives how many that makes, in all and of its listener.
-    fn count(&mut self, listener: usize, now: Time) -> (u32, u32) {
-        let second = now.0 / 1000;
-        if self.second != second {
-            self.second = second;
-            self.count = 0;
-            self.by_listener.fill(0);
-        }
-        self.count += 1;
-        let of_listener = self.by_listener.get_mut(listener).map_or(0, |count| {
-            *count += 1;
-            *count
-        });
-        (self.count, of_listener)
-    }
-}
-
 impl<S> Core<S> {
     /// Takes in a new connection, or closes it if a limit says so.
     pub(super) fn accepted<D: Driver<Socket = S>>(
@@ -241,7 +213,6 @@ impl<S> Core<S> {
     ) {
         self.follow_settings();
         self.stats.accepted.add(1);
-        self.count_accepted(driver, listener);
         let of_listener = self.settings.listeners.get(listener);
         let has_tls = of_listener.is_some_and(|listener| listener.handshake_timeout.is_some());
         if has_tls && let Some((_, detail)) = self.is_slow() {
@@ -272,10 +243,10 @@ impl<S> Core<S> {
         }
     }
 
-    /// A connection may begin with CONNECT now; its client's certificate may name a user.
-    pub(super) fn handshake_done(&mut self, id: ConnId, user: Option<Arc<str>>) {
+    /// A connection may begin with CONNECT now; its client may have shown a certificate.
+    pub(super) fn handshake_done(&mut self, id: ConnId, certificate: Option<ClientCertificate>) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        connection.certificate = user;
+        connection.certificate = certificate;
         if connection.state == State::Handshaking {
             connection.state = State::AwaitingConnect;
             self.set_deadline(id, self.settings.connect_timeout);
@@ -307,33 +278,6 @@ impl<S> Core<S> {
             connection.state = State::Closing;
             driver.close(id, CloseMode::Abort);
             self.drop_connection(id);
-        }
-    }
-
-    /// Stops accepting for the rest of a second in which enough have come.
-    fn count_accepted<D: Driver<Socket = S>>(&mut self, driver: &mut D, listener: usize) {
-        let (of_all, of_listener) = self.accepting.count(listener, self.now);
-        let shards = u32::from(self.shards);
-        let enough = |count, most: Option<u32>| most.is_some_and(|m| count >= (m / shards).max(1));
-        let most = self.settings.listeners.get(listener).and_then(|l| l.connections_per_second);
-        if enough(of_all, self.settings.connections_per_second) {
-            driver.pause_accepting();
-        } else if enough(of_listener, most) {
-            driver.pause_listener(listener);
-        } else {
-            return;
-        }
-        if !std::mem::replace(&mut self.accepting.paused, true) {
-            let next = Time((self.accepting.second + 1) * 1000);
-            self.timers.insert(next, Timer::Accept);
-        }
-    }
-
-    /// Accepts again when a new second has begun.
-    pub(super) fn accept_again<D: Driver<Socket = S>>(&mut self, driver: &mut D) {
-        if std::mem::take(&mut self.accepting.resume) && !self.stopping.is_stopping() {
-            self.accepting.paused = false;
-            driver.resume_accepting();
         }
     }
 
@@ -375,7 +319,7 @@ impl<S> Core<S> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::settings::{ListenerSettings, PublishRate, Terms};
+    use super::super::settings::ListenerSettings;
     use super::*;
 
     const NOW: Time = Time(5_000);
@@ -385,14 +329,7 @@ mod tests {
     }
 
     fn settings() -> Settings {
-        let listener = ListenerSettings {
-            max_connections: 2,
-            proxies: None,
-            handshake_timeout: None,
-            connections_per_second: None,
-            terms: Terms { max_packet_size: 1 << 20, max_keep_alive: 0 },
-            publish_rate: PublishRate::default(),
-        };
+        let listener = ListenerSettings { max_connections: 2, ..ListenerSettings::for_tests() };
         Settings {
             listeners: vec![listener; 2],
             max_connections: 3,

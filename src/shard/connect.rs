@@ -8,7 +8,7 @@ use crate::mqtt::{
     ConnAck, Connect, ConnectError, FrameHead, Message, Packet, QoS, ReasonCode, Version,
     decode_connect, encode, topic,
 };
-use crate::net::{CloseMode, ConnId};
+use crate::net::{ClientCertificate, CloseMode, ConnId};
 use crate::router::SessionKey;
 use crate::session::{LinkParameters, STORE, Session, Will};
 
@@ -101,7 +101,8 @@ impl<S> Core<S> {
             (Denial::ServerUnavailable, _) => "nobody can say now whether it may come in",
             (Denial::Busy, _) => "too many logins wait to be checked",
         };
-        let user = connection.certificate.as_deref().or(connect.username);
+        let named = connection.certificate.as_ref().and_then(ClientCertificate::user);
+        let user = named.or(connect.username);
         self.log.login(self.now, connection.peer, connect.client_id, user, cause);
         self.end(id, Ending::Logged);
     }
@@ -191,10 +192,9 @@ impl<S> Core<S> {
     pub(super) fn admit(&mut self, id: ConnId, connect: &Connect<'_>, login: &Login) -> Then {
         let assigned = connect.client_id.is_empty().then(|| self.assign_client_id());
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
-        let Some(peer) = self.connections.get(id).map(|connection| connection.peer) else {
-            return Then::Stop;
-        };
-        let identity = self.identify(client_id, login, peer, connect);
+        let Some(connection) = self.connections.get(id) else { return Then::Stop };
+        let (peer, certificate) = (connection.peer, connection.certificate.clone());
+        let identity = self.identify(client_id, login, connection, connect);
         if let Some((reason, detail)) = self.forbids(identity.as_deref(), client_id, connect) {
             self.refuse(id, Some(connect.version), reason, detail);
             return Then::Stop;
@@ -233,6 +233,7 @@ impl<S> Core<S> {
             client_id,
             username: login.user.as_deref(),
             certificate: None,
+            certificate_name: certificate.as_ref().map(|one| &*one.name),
             peer,
             listener: None,
             protocol_version: connect.version as u8,

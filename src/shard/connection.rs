@@ -7,7 +7,7 @@ use crate::mqtt::{
     AckKind, Message, Packet, PacketId, PublishOut, ReasonCode, Version, encode, encode_ack,
     encode_publish, encode_publish_head,
 };
-use crate::net::{CloseMode, ConnId};
+use crate::net::{ClientCertificate, CloseMode, ConnId};
 use crate::router::{RouteId, SessionKey};
 use crate::session::{DropCause, Sink};
 use crate::timer::{Time, TimerKey};
@@ -77,8 +77,8 @@ pub(super) struct Connection {
     pub(super) allotment: Option<Box<Allotment>>,
     pub(super) listener: u16,
     pub(super) peer: std::net::SocketAddr,
-    /// The user that the client's certificate names.
-    pub(super) certificate: Option<std::sync::Arc<str>>,
+    /// What the client has shown, with a name in it.
+    pub(super) certificate: Option<ClientCertificate>,
 }
 
 impl Connection {
@@ -126,7 +126,8 @@ impl Connection {
         Client {
             client_id,
             username,
-            certificate: self.certificate.as_deref(),
+            certificate: self.certificate.as_ref().and_then(ClientCertificate::user),
+            certificate_name: self.certificate.as_ref().map(|one| &*one.name),
             peer: self.peer,
             listener: Some(self.listener),
             protocol_version: version as u8,

@@ -37,6 +37,7 @@ mod store;
 mod subscribe;
 mod sys;
 mod timers;
+mod turnstile;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -56,7 +57,7 @@ use crate::net::{Arena, Completion, ConnId, Driver};
 use crate::router::{Router, RouterLimits};
 use crate::timer::{Time, Wheel};
 
-use self::accept::{Accepting, Admission};
+use self::accept::Admission;
 use self::authenticate::Authentication;
 use self::budget::{Allowance, Budget};
 use self::connection::Connections;
@@ -130,6 +131,7 @@ impl Shared {
     /// listeners but for their proxies, and the limits of connections may be others.
     pub fn change_settings(&self, settings: Settings) {
         let mut current = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        self.admission.rates.follow(&settings);
         *current = Arc::new(settings);
         self.settings_changes.fetch_add(1, Ordering::Release);
     }
@@ -216,7 +218,6 @@ struct Core<S> {
     subscription_bytes: usize,
     /// Sessions with a connection.
     connected: u64,
-    accepting: Accepting,
     overload: Overload,
     authentication: Authentication,
     rights_change: RightsChange,
@@ -254,10 +255,11 @@ impl<D: Driver> Shard<D> {
 
     fn new(
         id: u8,
-        driver: D,
+        mut driver: D,
         mailbox: mail::Mailbox<Item<D::Socket>>,
         shared: Arc<Shared>,
     ) -> Self {
+        driver.set_turnstile(shared.admission.rates.clone());
         let now = driver.now();
         let settings = shared.settings();
         #[expect(clippy::cast_possible_truncation, reason = "at most MAX_SHARDS")]
@@ -303,7 +305,6 @@ impl<D: Driver> Shard<D> {
             ended: EndedSessions::default(),
             subscription_bytes: 0,
             connected: 0,
-            accepting: Accepting::new(settings.listeners.len()),
             overload: Overload::new(settings.max_turn, settings.max_memory, now),
             random: fastrand::Rng::with_seed(shared.seed ^ u64::from(id)),
             settings,
@@ -350,7 +351,6 @@ impl<D: Driver> Shard<D> {
         self.core.expire_retained();
         self.scan_retained();
         self.pump_on();
-        self.core.accept_again(&mut self.driver);
         self.core.end_doomed();
         self.core.remove_remains();
         self.core.check_stop(&mut self.driver);
@@ -374,7 +374,9 @@ impl<D: Driver> Shard<D> {
                 Completion::Relayed { conn, peer } => {
                     self.core.relayed(&mut self.driver, conn, peer);
                 }
-                Completion::HandshakeDone { conn, user } => self.core.handshake_done(conn, user),
+                Completion::HandshakeDone { conn, certificate } => {
+                    self.core.handshake_done(conn, certificate);
+                }
                 Completion::Received { conn, mut range } => loop {
                     let start = range.start;
                     let bytes = self.arena.bytes(range.clone());

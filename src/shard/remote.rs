@@ -1,10 +1,9 @@
 //! What shards tell each other, and what a shard does with it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use crate::mqtt::{Message, PacketId};
-use crate::net::{Arena, ConnId, Driver};
+use crate::net::{Arena, ClientCertificate, ConnId, Driver};
 use crate::router::{GroupCount, GroupId, SessionKey, ShardChoice, Stamp};
 use crate::session::{DropCause, Redistribution};
 use crate::store::ActId;
@@ -114,7 +113,7 @@ pub(super) struct Handoff<S> {
     socket: S,
     listener: u16,
     peer: SocketAddr,
-    certificate: Option<Arc<str>>,
+    certificate: Option<ClientCertificate>,
 }
 
 /// One thing that a shard tells another.

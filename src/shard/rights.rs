@@ -18,6 +18,7 @@ use crate::router::{RouteId, SessionKey, SubscriptionHandle, SubscriptionOptions
 use crate::session::IdentityRecord;
 
 use super::Core;
+use super::connection::Connection;
 use super::ended::{LEVELS_EACH, LEVELS_PER_TURN};
 use super::ending::Ending;
 use super::input::{Reader, Then};
@@ -33,6 +34,8 @@ const SESSIONS_PER_TURN: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Identity {
     user: Option<Arc<str>>,
+    /// The name in its certificate.
+    certificate: Option<Arc<str>>,
     peer: SocketAddr,
     protocol_version: u8,
     /// `None`: it may do everything.
@@ -85,6 +88,7 @@ impl Identity {
             client_id,
             username: self.user.as_deref(),
             certificate: None,
+            certificate_name: self.certificate.as_deref(),
             peer: self.peer,
             listener: None,
             protocol_version: self.protocol_version,
@@ -101,6 +105,7 @@ impl Slot {
         self.session.note_session(self.will_at, || {
             by_rules.map(|identity| IdentityRecord {
                 user: identity.user.as_deref().map(Into::into),
+                certificate: identity.certificate.as_deref().map(Into::into),
                 peer: identity.peer,
                 protocol_version: identity.protocol_version,
             })
@@ -113,10 +118,16 @@ impl<S> Core<S> {
     pub(super) fn restore_identity(&mut self, key: SessionKey, record: Option<IdentityRecord>) {
         let Some(authorizer) = self.shared.hooks.authorizer.clone() else { return };
         let (Some(slot), Some(record)) = (self.sessions.get(key), record) else { return };
-        let IdentityRecord { user, peer, protocol_version } = record;
-        let (user, publish) = (user.map(Arc::from), HashMap::default());
-        let (rights, is_granted) = (None, false);
-        let mut identity = Identity { user, peer, protocol_version, rights, is_granted, publish };
+        let IdentityRecord { user, certificate, peer, protocol_version } = record;
+        let mut identity = Identity {
+            user: user.map(Arc::from),
+            certificate: certificate.map(Arc::from),
+            peer,
+            protocol_version,
+            rights: None,
+            is_granted: false,
+            publish: HashMap::default(),
+        };
         identity.rights = authorizer.rights(&identity.client(slot.session.client_id()));
         self.set_identity(key, Some(Box::new(identity)));
     }
@@ -126,14 +137,20 @@ impl<S> Core<S> {
         &self,
         client_id: &str,
         login: &Login,
-        peer: SocketAddr,
+        connection: &Connection,
         connect: &Connect<'_>,
     ) -> Option<Box<Identity>> {
         let Login { user, rights, .. } = login.clone();
-        let (protocol_version, publish) = (connect.version as u8, HashMap::default());
-        let is_granted = rights.is_some();
-        let mut identity = Identity { user, peer, protocol_version, rights, is_granted, publish };
-        if !is_granted {
+        let mut identity = Identity {
+            user,
+            certificate: connection.certificate.as_ref().map(|one| one.name.clone()),
+            peer: connection.peer,
+            protocol_version: connect.version as u8,
+            is_granted: rights.is_some(),
+            rights,
+            publish: HashMap::default(),
+        };
+        if !identity.is_granted {
             let authorizer = self.shared.hooks.authorizer.as_ref()?;
             identity.rights = authorizer.rights(&identity.client(client_id));
         }

@@ -136,7 +136,7 @@ impl Quotas {
 }
 
 /// Every value that a shard goes by. Made once, shared by all shards.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Bounds of what a packet may hold.
     pub limits: Limits,
@@ -236,6 +236,21 @@ impl Settings {
     pub(super) fn terms(&self, listener: u16) -> Terms {
         let any = Terms { max_packet_size: self.limits.max_packet_size, max_keep_alive: 0 };
         self.listeners.get(usize::from(listener)).map_or(any, |listener| listener.terms)
+    }
+}
+
+#[cfg(test)]
+impl ListenerSettings {
+    /// Nothing special: a test names what it is about.
+    pub(super) fn for_tests() -> Self {
+        Self {
+            max_connections: usize::MAX,
+            proxies: None,
+            handshake_timeout: None,
+            connections_per_second: None,
+            terms: Terms { max_packet_size: 1 << 20, max_keep_alive: 0 },
+            publish_rate: PublishRate::default(),
+        }
     }
 }
 

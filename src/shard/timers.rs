@@ -25,8 +25,6 @@ pub(super) enum Timer {
     Rate(ConnId),
     /// A full receiver's patience.
     Patience(SessionKey),
-    /// Connections may be accepted again.
-    Accept,
     /// `$SYS` topics.
     Sys,
     /// Retained messages for subscribers that had no room.
@@ -50,7 +48,6 @@ impl<S> Core<S> {
                 Timer::Session(key) => self.session_due(key),
                 Timer::Rate(id) => self.rate_due(id),
                 Timer::Patience(key) => self.patience_over(key),
-                Timer::Accept => self.accepting.resume = true,
                 Timer::Sys => self.publish_sys(),
                 Timer::Scans => self.scans.wake(),
                 Timer::Sweep => self.sweep(),

@@ -11,6 +11,10 @@ use crate::timer::Time;
 
 const CHECKSUM_LEN: usize = 4;
 
+/// What an identity may have.
+const HAS_USER: u8 = 1;
+const HAS_CERTIFICATE: u8 = 2;
+
 /// Between the broker's clock, which begins anew at each start, and the time of day in milliseconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Epoch {
@@ -98,10 +102,15 @@ impl Encoder {
         }
         self.u8(record.identity.is_some().into());
         if let Some(identity) = &record.identity {
-            self.u8(identity.user.is_some().into());
+            let has_user = u8::from(identity.user.is_some()) * HAS_USER;
+            let has_certificate = u8::from(identity.certificate.is_some()) * HAS_CERTIFICATE;
+            self.u8(has_user | has_certificate);
             self.bytes(identity.user.as_deref().unwrap_or_default().as_bytes());
             self.bytes(identity.peer.to_string().as_bytes());
             self.u8(identity.protocol_version);
+            if let Some(certificate) = &identity.certificate {
+                self.bytes(certificate.as_bytes());
+            }
         }
     }
 
@@ -286,13 +295,13 @@ impl<'a> Decoder<'a> {
     }
 
     fn identity(&mut self) -> Option<IdentityRecord> {
-        let has_user = self.u8()? != 0;
+        let has = self.u8()?;
         let user = self.text()?;
-        Some(IdentityRecord {
-            user: has_user.then(|| user.into()),
-            peer: self.text()?.parse().ok()?,
-            protocol_version: self.u8()?,
-        })
+        let user = (has & HAS_USER != 0).then(|| user.into());
+        let peer = self.text()?.parse().ok()?;
+        let protocol_version = self.u8()?;
+        let certificate = if has & HAS_CERTIFICATE != 0 { Some(self.text()?.into()) } else { None };
+        Some(IdentityRecord { user, certificate, peer, protocol_version })
     }
 
     fn text(&mut self) -> Option<&'a str> {

@@ -187,15 +187,35 @@ fn a_reload_is_all_or_nothing() {
         Connect::new(V5, "a").user("alice", "wonderland"),
         Connect::new(V5, "b").user("bob", "builder"),
     );
-    passwords.write(&format!("{BOB}alice:nonsense\n"));
-    let error = broker.reload(&passwords.toml("anonymous = true")).unwrap_err();
-    assert!(error.contains(":2: the password of \"alice\" is not a password hash"), "{error}");
+    passwords.write(BOB);
+    let wrong = "anonymous = true\n[acl]\nmosquitto_file = \"/nowhere/acl\"";
+    let error = broker.reload(&passwords.toml(wrong)).unwrap_err();
+    assert!(error.contains("/nowhere/acl: cannot be read"), "{error}");
     broker.connect_with(&alice);
     refused(&broker, &bob, BAD_USER_NAME_OR_PASSWORD);
     refused(&broker, &Connect::new(V5, "c"), code::NOT_AUTHORIZED);
-    passwords.write(BOB);
     broker.reload(&passwords.toml("")).unwrap();
     broker.connect_with(&bob);
+    refused(&broker, &alice, BAD_USER_NAME_OR_PASSWORD);
+}
+
+/// Who was let in before is let in, and nobody else.
+#[test]
+fn a_file_of_mosquitto_with_wrong_lines_is_read_as_mosquitto_does() {
+    let bob_as_alice = BOB.replace("bob", "alice");
+    let passwords = Passwords::new(&[&bob_as_alice, "nobody\neve:\nbob:plain\n", BOB, ALICE]);
+    let broker = broker(&passwords.toml(""));
+    broker.connect_with(&Connect::new(V5, "a").user("alice", "wonderland"));
+    broker.connect_with(&Connect::new(V5, "b").user("bob", "builder"));
+    for (user, password) in
+        [("alice", "builder"), ("bob", "plain"), ("eve", ""), ("nobody", ""), ("eve", "x")]
+    {
+        let connect = Connect::new(V5, "c").user(user, password);
+        refused(&broker, &connect, BAD_USER_NAME_OR_PASSWORD);
+    }
+    passwords.write(&format!("{BOB}nobody\n"));
+    broker.reload(&passwords.toml("")).unwrap();
+    let alice = Connect::new(V5, "a").user("alice", "wonderland");
     refused(&broker, &alice, BAD_USER_NAME_OR_PASSWORD);
 }
 

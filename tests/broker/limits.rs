@@ -326,32 +326,36 @@ fn connection_rate_of_an_address() {
     });
 }
 
-/// `connections_per_second`: those beyond wait, and are all served.
+/// `connections_per_second`: over all shards, those beyond wait, and are all served.
 #[test]
 fn connection_rate() {
-    let broker = broker_with_shards(1, "[limits]\nconnections_per_second = 20");
-    let start = Instant::now();
-    let mut clients: Vec<Client> = (0..50).map(|_| broker.open(V311)).collect();
-    for (n, client) in clients.iter_mut().enumerate() {
-        client.send(&Connect::new(V311, &format!("client-{n}")).bytes());
+    // In two seconds, and before them.
+    for (shards, rate, count) in [(1, 20, 50), (3, 20, 50), (3, 2, 5)] {
+        let limit = format!("[limits]\nconnections_per_second = {rate}");
+        let broker = broker_with_shards(shards, &limit);
+        let start = Instant::now();
+        let mut clients: Vec<Client> = (0..count).map(|_| broker.open(V311)).collect();
+        for (n, client) in clients.iter_mut().enumerate() {
+            client.send(&Connect::new(V311, &format!("client-{n}")).bytes());
+        }
+        for client in &mut clients {
+            assert_eq!(client.connack().code, code::SUCCESS);
+        }
+        let took = start.elapsed();
+        let all = format!("{count} in {took:?} at {rate} a second on {shards} shards");
+        assert!(took >= Duration::from_millis(990), "{all}");
     }
-    for client in &mut clients {
-        assert_eq!(client.connack().code, code::SUCCESS);
-    }
-    let took = start.elapsed();
-    assert!(took >= Duration::from_millis(900), "50 in {took:?} at 20 a second");
 }
 
 /// `connect_timeout`: a connection that says nothing, or not all, is closed; one that connected
 /// in time stays.
-#[test]
-fn time_to_connect() {
+fn time_to_connect(version: Version) {
     let broker = broker("[limits]\nconnect_timeout = \"500ms\"");
-    let mut connected = broker.connect(V311, "connected");
-    let mut silent = broker.open(V311);
-    let mut slow = broker.open(V311);
+    let mut connected = broker.connect(version, "connected");
+    let mut silent = broker.open(version);
+    let mut slow = broker.open(version);
     let start = Instant::now();
-    let bytes = Connect::new(V311, "slow").bytes();
+    let bytes = Connect::new(version, "slow").bytes();
     slow.send(&bytes[..bytes.len() - 1]);
     for client in [&mut silent, &mut slow] {
         client.expect_closed();
@@ -361,6 +365,7 @@ fn time_to_connect() {
     }
     connected.expect_nothing();
 }
+versions!(time_to_connect);
 
 /// A packet that is never finished holds nobody up, and no other packet behind it counts.
 fn unfinished_packets(version: Version) {

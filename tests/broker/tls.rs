@@ -18,9 +18,11 @@ use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned,
     SupportedProtocolVersion, version,
 };
+use sluice::config::Durability;
 use tempfile::TempDir;
 
 use crate::common::client::subscribe;
+use crate::common::property::session_expiry;
 use crate::common::{Broker, Connect, Message, Packet, V5, V311, fixture, wire};
 
 const TLS12: &SupportedProtocolVersion = &version::TLS12;
@@ -331,6 +333,67 @@ fn the_name_in_a_certificate_is_the_user() {
                 other => panic!("SUBACK expected, got {other:?}"),
             }
         }
+    }
+}
+
+/// Whatever name the client gives, and whether or not that in its certificate is a user name.
+#[test]
+fn a_rule_may_be_for_certificates() {
+    let mut ca = ca();
+    ca.sign("ann", &["ann.example.com"], false);
+    ca.sign("bob", &["bob.example.com"], false);
+    let acl = "[acl]\ndefault = \"deny\"\n\
+               [[acl.rule]]\neffect = \"deny\"\ntopics = [\"t\"]\ncertificates = [\"bob\"]\n\
+               [[acl.rule]]\neffect = \"allow\"\ntopics = [\"t\", \"u\"]\n\
+               [[acl.rule]]\neffect = \"allow\"\ntopics = [\"ann\"]\ncertificates = [\"ann\", \"ann.example.com\"]\n";
+    for (from, bob) in [
+        ("none", [0x87, 0, 0x87]),
+        ("common_name", [0x87, 0, 0x87]),
+        ("subject_alternative_name", [0, 0, 0x87]),
+    ] {
+        let listener = ca.with_clients("optional", &format!("certificate_user = {from:?}"));
+        let broker = fixture::broker_with_listener(3, &listener, acl);
+        let cases = [(Some("ann"), [0, 0, 0]), (Some("bob"), bob), (None, [0, 0, 0x87])];
+        for (n, (name, granted)) in cases.into_iter().cycle().take(9).enumerate() {
+            let tls = Tls::new(&ca, TLS13, name.map(|name| (&ca, name)));
+            let connect = Connect::new(V5, &format!("ann{n}")).user("ann", "x");
+            let mut client = tls.connect(&broker, &connect);
+            client.send(&subscribe(V5, 1, &[("t", 0), ("u", 0), ("ann", 0)], &[]));
+            match client.packet(&connect) {
+                Some(Packet::SubAck(codes)) => assert_eq!(codes.codes, granted, "{from} {name:?}"),
+                other => panic!("SUBACK expected, got {other:?}"),
+            }
+        }
+    }
+}
+
+/// What a session had by the certificate of its client it has after a restart.
+#[test]
+fn a_stored_session_has_the_certificate_of_its_client() {
+    let mut ca = ca();
+    ca.sign("ann", &[], false);
+    let data = TempDir::new().unwrap();
+    let start = || {
+        let acl = "[acl]\ndefault = \"deny\"\n\
+                   [[acl.rule]]\neffect = \"allow\"\ntopics = [\"t\"]\ncertificates = [\"ann\"]\n";
+        let mut config = fixture::config(2, &ca.with_clients("required", ""), acl);
+        config.store.durability = Durability::Os;
+        config.store.data = data.path().to_owned();
+        Broker::of(sluice::Broker::start(config).unwrap())
+    };
+    let tls = Tls::new(&ca, TLS13, Some((&ca, "ann")));
+    let connect = Connect::new(V5, "c").resume().with(session_expiry(600));
+    let broker = start();
+    let mut client = tls.connect(&broker, &connect);
+    client.send(&subscribe(V5, 1, &[("t", 1)], &[]));
+    assert!(matches!(client.packet(&connect), Some(Packet::SubAck(codes)) if codes.codes == [1]));
+    drop(broker);
+    let broker = start();
+    let mut client = tls.connect(&broker, &connect);
+    client.send(&Message::new("t", "x").bytes(V5));
+    match client.packet(&connect) {
+        Some(Packet::Publish(publish)) => assert_eq!(publish.topic, "t"),
+        other => panic!("PUBLISH expected, got {other:?}"),
     }
 }
 

@@ -10,7 +10,7 @@ use sluice::net::ws::{
 
 use crate::common::client::subscribe;
 use crate::common::fixture::broker_with_listener;
-use crate::common::{Broker, Connect, Packet, V5, V31, V311, Will, let_pass};
+use crate::common::{Broker, Connect, Message, Packet, V5, V31, V311, Version, Will, let_pass};
 
 use super::tls::{TLS13, Tls, ca};
 
@@ -205,15 +205,21 @@ fn messages_of_every_size_pass() {
 #[test]
 fn packets_and_frames_are_cut_anywhere() {
     let broker = broker("");
-    let connect = Connect::new(V311, "cut");
+    for version in [V311, V5] {
+        cut_anywhere(&broker, version);
+    }
+}
+
+fn cut_anywhere(broker: &Broker, version: Version) {
+    let connect = Connect::new(version, "cut");
     let mut stream = Vec::new();
     stream.extend(connect.bytes());
-    stream.extend(subscribe(V311, 1, &[("t", 0)], &[]));
+    stream.extend(subscribe(version, 1, &[("t", 0)], &[]));
     for n in 0..20 {
-        stream.extend(publish("t", &vec![n; usize::from(n) * 10], 4));
+        stream.extend(Message::new("t", vec![n; usize::from(n) * 10]).bytes(version));
     }
     for step in [1, 2, 3, 7, 50, stream.len()] {
-        let mut ws = Ws::open(tcp(&broker));
+        let mut ws = Ws::open(tcp(broker));
         let mut wire = Vec::new();
         let pieces: Vec<_> = stream.chunks(step).collect();
         for (at, piece) in pieces.iter().enumerate() {

@@ -1,6 +1,8 @@
 //! `sluice check`: whether a file is right, and what it changes.
 
-use super::{ends, file, sluice};
+use rustix::process::Signal;
+
+use super::{Running, ends, file, sluice};
 
 #[test]
 fn check_says_whether_a_file_is_right() {
@@ -41,6 +43,80 @@ fn check_reads_the_files_that_are_named() {
         assert!(err.starts_with("sluice: ") && err.contains("/nowhere/users"), "{text}: {err}");
         assert_eq!(err.lines().count(), 1, "{err}");
     }
+}
+
+/// A denial for a user that nobody is would deny nothing.
+#[test]
+fn rules_for_users_need_somebody_who_asks_for_them() {
+    let dir = tempfile::TempDir::new().expect("a temporary directory");
+    let [users, for_ann, for_names, for_all] =
+        ["users", "for_ann", "for_names", "for_all"].map(|name| dir.path().join(name));
+    std::fs::write(&users, "").expect("it is written");
+    std::fs::write(&for_ann, "topic read a\nuser ann\ntopic deny b\n").expect("it is written");
+    std::fs::write(&for_names, "# names\n\npattern write a/%u\n").expect("it is written");
+    std::fs::write(&for_all, "topic a/%u\npattern write a/%c\n").expect("it is written");
+    let rule = |more: &str| {
+        format!(
+            "[acl]\ndefault = \"allow\"\n[[acl.group]]\nname = \"g\"\nusers = []\n\
+                 [[acl.rule]]\neffect = \"deny\"\ntopics = [\"a\"]\n\
+                 [[acl.rule]]\neffect = \"deny\"\n{more}\n"
+        )
+    };
+    for (acl, place) in [
+        (rule("topics = [\"b\"]\nusers = [\"ann\"]"), "acl.rule[1] is for users, "),
+        (rule("topics = [\"b\"]\ngroups = [\"g\"]"), "acl.rule[1] is for users, "),
+        (rule("topics = [\"b\", \"b/%u/#\"]"), "acl.rule[1].topics: %u is for users, "),
+        (rule("topics = [\"b/%c\"]\nclients = [\"c\"]"), ""),
+        (format!("[acl]\nmosquitto_file = {for_ann:?}\n"), "for_ann:2: this is for users, "),
+        (format!("[acl]\nmosquitto_file = {for_names:?}\n"), "for_names:3: this is for users, "),
+        (format!("[acl]\nmosquitto_file = {for_all:?}\n"), ""),
+    ] {
+        for (auth, asks) in [
+            ("", false),
+            ("[auth]\nanonymous = true\n", false),
+            (&*format!("[auth]\nanonymous = true\npassword_file = {users:?}\n"), true),
+        ] {
+            let (_dir, path) = file(&format!("{auth}{acl}"));
+            let (status, _, err) = ends(sluice().args(["check", &path]));
+            let is_right = asks || place.is_empty();
+            assert_eq!(status, i32::from(!is_right), "{auth}{acl}{err}");
+            let said = err.starts_with("sluice: ") && err.contains(place);
+            assert!(said || is_right, "{err}");
+            if !is_right {
+                let start = ends(sluice().args(["--config", &path, "--bind", "127.0.0.1:0"]));
+                assert!(
+                    start.0 == 1 && start.2.ends_with(&err),
+                    "a start fails like a check: {}",
+                    start.2
+                );
+            }
+        }
+    }
+}
+
+/// Who was let in by Mosquitto goes on to be; the lines that it skips are named.
+#[test]
+fn check_names_the_lines_that_are_skipped() {
+    let (_users, users) = file("# users\nann\n");
+    let (_dir, path) = file(&format!("[auth]\npassword_file = {users:?}\n"));
+    let (status, out, err) = ends(sluice().args(["check", &path]));
+    assert_eq!(status, 0, "{err}");
+    assert!(out.starts_with(&format!("{path}: right\n")), "{out}");
+    assert_eq!(err, format!("sluice: warning: {users}:2: has no ':'; the line is skipped\n"));
+    let mut broker = Running::start(sluice().args([
+        "--config",
+        &path,
+        "--bind",
+        "127.0.0.1:0",
+        "--shards",
+        "1",
+    ]));
+    let said = format!("{users}:2: has no ':'; the line is skipped");
+    assert!(broker.start.concat().contains(&said), "{:?}", broker.start);
+    broker.signal(Signal::HUP);
+    assert!(broker.line().contains(&said), "a reload says so, too");
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().0, Some(0));
 }
 
 /// What differs from the defaults, whoever says so, each with what it would be.

@@ -53,6 +53,7 @@ fn everything() -> Vec<Change> {
         will_at: Some(Time(61_234)),
         identity: Some(IdentityRecord {
             user: Some("alice".into()),
+            certificate: Some("Alice's".into()),
             peer: "[::1]:1883".parse().expect("an address"),
             protocol_version: 5,
         }),

@@ -45,6 +45,7 @@ fn a_session_comes_back_with_all_that_belongs_to_it() {
     };
     let identity = IdentityRecord {
         user: Some("alice".into()),
+        certificate: Some("Alice's".into()),
         peer: ([192, 0, 2, 1], 4711).into(),
         protocol_version: 5,
     };

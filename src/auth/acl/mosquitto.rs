@@ -19,6 +19,8 @@ pub(in crate::auth) struct MosquittoAcl {
     anonymous: Entries,
     users: HashMap<Box<str>, Entries, foldhash::fast::RandomState>,
     patterns: Entries,
+    /// The first line that is for a user, or has the name of one filled in.
+    pub(super) for_users: Option<usize>,
 }
 
 /// Denials first.
@@ -76,7 +78,10 @@ impl MosquittoAcl {
                 return Err((number, "has nothing after its first word"));
             }
             match word {
-                "user" => user = Some(rest.into()),
+                "user" => {
+                    acl.for_users.get_or_insert(number);
+                    user = Some(rest.into());
+                }
                 "topic" => {
                     // Only patterns have names to be filled in.
                     let entry = entry(rest, false).map_err(|wrong| (number, wrong))?;
@@ -86,6 +91,9 @@ impl MosquittoAcl {
                     }
                 }
                 "pattern" => {
+                    if rest.contains("%u") {
+                        acl.for_users.get_or_insert(number);
+                    }
                     acl.patterns.add(entry(rest, true).map_err(|wrong| (number, wrong))?);
                 }
                 _ => return Err((number, "begins with none of user, topic, pattern")),

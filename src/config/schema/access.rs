@@ -303,6 +303,9 @@ pub struct AclRule {
     pub clients: Vec<String>,
     /// Addresses and networks.
     pub addresses: Vec<Network>,
+    /// The names in client certificates: of each that which `certificate_user` takes, and if it takes none,
+    /// the Common Name.
+    pub certificates: Vec<String>,
     /// The highest QoS it allows (default 2): above it a message is another rule's, and a subscription is
     /// granted less.
     pub max_qos: u8,
@@ -320,6 +323,7 @@ impl Default for AclRule {
             groups: Vec::new(),
             clients: Vec::new(),
             addresses: Vec::new(),
+            certificates: Vec::new(),
             max_qos: 2,
             retain: true,
         }

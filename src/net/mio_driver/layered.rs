@@ -35,9 +35,9 @@ impl MioDriver {
             }
             // What the client has sent already is read next.
             Ok(Handshake::Upgraded) => Step::Later,
-            Ok(Handshake::Done(user)) => {
+            Ok(Handshake::Done(certificate)) => {
                 conn.end_handshake(&mut self.handshakes);
-                Step::More(Completion::HandshakeDone { conn: id, user })
+                Step::More(Completion::HandshakeDone { conn: id, certificate })
             }
             Ok(Handshake::Waits) => {
                 match conn.read_result(Err(io::ErrorKind::WouldBlock.into()), 0) {

@@ -1,5 +1,6 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::*;
@@ -426,19 +427,55 @@ fn a_wake_ends_the_wait() {
 }
 
 #[test]
-fn accepting_is_bounded_paused_and_stopped() {
+fn accepting_is_bounded_and_stopped() {
     let mut rig = Rig::new();
     let count = ACCEPTS_PER_TURN + 10;
     let clients: Vec<_> = (0..count).map(|_| TcpStream::connect(rig.addr).unwrap()).collect();
     assert_eq!(rig.turn(SOON).len(), ACCEPTS_PER_TURN);
-    rig.driver.pause_accepting();
-    rig.quiet();
-    rig.driver.resume_accepting();
     assert_eq!(rig.turn(None).len(), 10);
     rig.driver.stop_accepting();
     rig.quiet();
     assert!(TcpStream::connect(rig.addr).is_err());
     assert_eq!(rig.driver.connections(), clients.len());
+}
+
+/// Lets so many pass until a time.
+#[derive(Debug)]
+struct Few {
+    left: AtomicUsize,
+    until: Time,
+}
+
+impl Turnstile for Few {
+    fn pass(&self, _: usize, now: Time) -> Result<(), Time> {
+        let pass = |left: usize| if now < self.until { left.checked_sub(1) } else { Some(left) };
+        let passed = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pass);
+        passed.map(drop).map_err(|_| self.until)
+    }
+
+    fn give_back(&self, _: usize, _: Time) {
+        self.left.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn who_does_not_pass_waits() {
+    let mut rig = Rig::new();
+    let until = rig.driver.now().plus(Duration::from_millis(300));
+    rig.driver.set_turnstile(Arc::new(Few { left: 3.into(), until }));
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        clients.push(TcpStream::connect(rig.addr).unwrap());
+        assert_eq!(rig.turn(SOON).len(), 1, "one of whom there is none does not count");
+    }
+    clients.extend((0..5).map(|_| TcpStream::connect(rig.addr).unwrap()));
+    assert_eq!(rig.turn(SOON).len(), 1);
+    let mut turns = 0;
+    while rig.driver.connections() < clients.len() {
+        rig.turn(None);
+        turns += 1;
+    }
+    assert!(rig.driver.now() >= until && turns <= 3, "{turns}");
 }
 
 #[test]

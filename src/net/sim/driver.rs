@@ -9,7 +9,8 @@ use super::link::Link;
 use super::{Net, Shard, Shared, lock};
 use crate::net::arena::Arena;
 use crate::net::driver::{
-    ACCEPTS_PER_TURN, CloseCause, CloseMode, Completion, ConnId, Driver, READ_CHUNK, Wake,
+    ACCEPTS_PER_TURN, CloseCause, CloseMode, Completion, ConnId, Driver, READ_CHUNK, Turnstile,
+    Wake,
 };
 use crate::net::kept::Kept;
 use crate::net::slots::Slots;
@@ -57,7 +58,8 @@ impl Shard {
             backlog: VecDeque::new(),
             accepts_left: 0,
             accepting: true,
-            paused: false,
+            turnstile: None,
+            shut_until: None,
             woken: false,
             wakes: 0,
             deadline: None,
@@ -143,10 +145,17 @@ impl Net {
     fn accept(&mut self, shard: usize) -> Option<Completion> {
         let now = self.now;
         let this = self.shards.get_mut(shard)?;
-        if this.paused || this.accepts_left == 0 {
+        this.shut_until = this.shut_until.filter(|at| *at > now);
+        if this.shut_until.is_some() || this.accepts_left == 0 {
             return None;
         }
         let first = this.backlog.iter().position(|(at, _)| *at <= now)?;
+        if let Some(turnstile) = &this.turnstile
+            && let Err(until) = turnstile.pass(0, now)
+        {
+            this.shut_until = Some(until);
+            return None;
+        }
         let (_, link) = this.backlog.remove(first)?;
         this.accepts_left -= 1;
         let peer = self.links.get(&link)?.peer;
@@ -358,17 +367,8 @@ impl Driver for SimDriver {
         }
     }
 
-    fn pause_accepting(&mut self) {
-        self.with(|shard| shard.paused = true);
-    }
-
-    fn pause_listener(&mut self, _: usize) {
-        // It has one.
-        self.pause_accepting();
-    }
-
-    fn resume_accepting(&mut self) {
-        self.with(|shard| shard.paused = false);
+    fn set_turnstile(&mut self, turnstile: Arc<dyn Turnstile>) {
+        self.with(|shard| shard.turnstile = Some(turnstile));
     }
 }
 

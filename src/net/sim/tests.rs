@@ -229,14 +229,29 @@ fn wakes_and_timeouts_make_a_shard_ready() {
     assert_eq!(driver.now(), Time(30));
 }
 
+/// Nobody passes before.
+#[derive(Debug)]
+struct NotBefore(Time);
+
+impl Turnstile for NotBefore {
+    fn pass(&self, _: usize, now: Time) -> Result<(), Time> {
+        if now < self.0 { Err(self.0) } else { Ok(()) }
+    }
+
+    fn give_back(&self, _: usize, _: Time) {}
+}
+
 #[test]
-fn accepting_can_pause_and_stop() {
+fn accepting_can_wait_and_stop() {
     let world = World::new(1, calm());
     let mut driver = world.add_driver();
-    driver.pause_accepting();
+    driver.set_turnstile(Arc::new(NotBefore(Time(100))));
     let (one, two) = (world.connect(), world.connect());
     assert_eq!(turn(&mut driver), []);
-    driver.resume_accepting();
+    assert!(!world.is_ready(0));
+    assert_eq!(world.next_event(), Some(Time(100)));
+    world.advance_to(Time(100));
+    assert!(world.is_ready(0));
     assert_eq!(turn(&mut driver).len(), 2);
     let late = world.connect();
     driver.stop_accepting();

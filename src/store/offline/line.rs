@@ -116,6 +116,9 @@ struct WillLine {
 struct Identity {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     user: Option<String>,
+    /// The name in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    certificate: Option<String>,
     peer: SocketAddr,
     protocol_version: u8,
 }
@@ -270,6 +273,7 @@ fn session_line(record: SessionRecord) -> Option<Session> {
     };
     let identity = record.identity.map(|identity| Identity {
         user: identity.user.map(String::from),
+        certificate: identity.certificate.map(String::from),
         peer: identity.peer,
         protocol_version: identity.protocol_version,
     });
@@ -295,6 +299,7 @@ fn session_record(session: Session) -> Result<SessionRecord, String> {
     };
     let identity = session.identity.map(|identity| IdentityRecord {
         user: identity.user.map(String::into_boxed_str),
+        certificate: identity.certificate.map(String::into_boxed_str),
         peer: identity.peer,
         protocol_version: identity.protocol_version,
     });
