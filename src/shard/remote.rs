@@ -176,6 +176,7 @@ impl<S> Core<S> {
                 Item::Orphan { message, group, hops, act } => {
                     acts |= act.is_some();
                     let act = self.join_act(act);
+                    self.router.arrived(group);
                     self.take_orphan(&message, group, hops);
                     self.end_act(act);
                 }
@@ -273,6 +274,7 @@ impl<S> Core<S> {
         awaited: Option<(PacketId, u64)>,
         outcomes: &mut Outcomes,
     ) -> Reach {
+        self.router.arrived(group.theirs);
         if self.router.members_here(group.theirs) > 0 {
             let kept = self.deliver_to_group(parcel, group.theirs);
             return Reach { matched: true, kept, ..Reach::NONE };
@@ -305,6 +307,7 @@ impl<S> Core<S> {
             // What waits for the store waits for this turn now.
             store.journal.wait((session, serial));
         }
+        self.router.routed_to(*group, choice.shard);
         if choice.shard == self.id {
             let noted = self.noted();
             let kept = self.deliver_to_group(&mut parcel, choice.group);
@@ -380,9 +383,11 @@ impl<S> Core<S> {
         let chosen = self.router.choose_shard(group, &parcel.router_publisher());
         match chosen {
             Some(choice) if choice.shard != self.id && hops < self.shards => {
+                self.router.routed_to(group, choice.shard);
                 self.pass_on(message, choice, hops + 1);
             }
             _ if self.router.members_here(group) > 0 => {
+                self.router.routed_to(group, self.id);
                 self.deliver_to_group(&mut parcel, group);
             }
             _ => self.count_orphan(),
