@@ -29,6 +29,7 @@ mod retry;
 mod rig;
 mod sessions;
 mod shared;
+mod shared_choice;
 mod shutdown;
 mod step_by_step;
 mod subscriptions;
