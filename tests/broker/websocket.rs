@@ -21,11 +21,11 @@ fn broker(more: &str) -> Broker {
 }
 
 /// What a connection can be: TCP, or TLS over it.
-trait Stream: Read + Write {}
+pub(crate) trait Stream: Read + Write {}
 impl<S: Read + Write> Stream for S {}
 
 /// One client.
-struct Ws {
+pub(crate) struct Ws {
     stream: Box<dyn Stream>,
     decoder: Decoder,
     /// Payload that has come.
@@ -51,7 +51,7 @@ fn read_until(stream: &mut impl Read, enough: impl Fn(&[u8]) -> bool) -> Vec<u8>
 }
 
 impl Ws {
-    fn open(mut stream: impl Stream + 'static) -> Self {
+    pub(crate) fn open(mut stream: impl Stream + 'static) -> Self {
         let handshake = ClientHandshake::new(*b"sixteen bytes...");
         stream.write_all(&handshake.request("localhost", "/mqtt")).unwrap();
         stream.flush().unwrap();
@@ -82,7 +82,7 @@ impl Ws {
         self.raw(&frame(first, payload));
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.frame(0x82, bytes);
     }
 
@@ -100,7 +100,7 @@ impl Ws {
         len > 0
     }
 
-    fn packet(&mut self, connect: &Connect) -> Option<Packet> {
+    pub(crate) fn packet(&mut self, connect: &Connect) -> Option<Packet> {
         loop {
             if let Some((first, body_at, len)) = head(&self.payload)
                 && self.payload.len() >= body_at + len

@@ -217,3 +217,36 @@ fn each_setting_is_its_own_key() {
         assert_eq!(settings(&config.expect("a configuration")), expected(flag), "{name}");
     }
 }
+
+#[test]
+fn each_option_of_a_listener_is_what_it_says() {
+    let options = |keys: &str| {
+        let text = format!("[[listener]]\nbind = \"[::1]:0\"\n{keys}");
+        let config = Config::parse("test.toml", &text, []).unwrap();
+        listen_options(&config.listeners[0])
+    };
+    let kept_at_default = ListenOptions { defer_accept: true, ..ListenOptions::default() };
+    assert_eq!(options(""), kept_at_default);
+    let [idle, interval] = [77, 9].map(Duration::from_secs);
+    let keep_alive = "keepalive = \"77s\"\nkeepalive_interval = \"9s\"\nkeepalive_probes = 3";
+    let default = || kept_at_default.clone();
+    for (keys, changed) in [
+        ("v6only = true", ListenOptions { only_v6: true, ..default() }),
+        ("nodelay = false", ListenOptions { nodelay: false, ..default() }),
+        ("defer_accept = false", ListenOptions { defer_accept: false, ..default() }),
+        (
+            "receive_buffer = \"30000B\"",
+            ListenOptions { receive_buffer: Some(30_000), ..default() },
+        ),
+        ("send_buffer = \"20000B\"", ListenOptions { send_buffer: Some(20_000), ..default() }),
+        (
+            keep_alive,
+            ListenOptions {
+                keep_alive: Some(KeepAlive { idle, interval, probes: 3 }),
+                ..default()
+            },
+        ),
+    ] {
+        assert_eq!(options(keys), changed, "{keys}");
+    }
+}

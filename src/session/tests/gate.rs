@@ -131,6 +131,24 @@ fn a_message_routed_again_waits_for_where_it_goes() {
     assert_eq!(rig.session.route_again(1, id(1), 3, 6), 0, "nobody waits for it");
 }
 
+/// A shard that has nothing to store for a message is not waited for; others are, and so is it for the rest.
+#[test]
+fn what_a_shard_does_not_store_passes_it() {
+    let mut rig = Rig::new(Version::V5, 10);
+    for (packet_id, shards) in [(1, &[1, 2][..]), (2, &[1]), (3, &[1])] {
+        assert_eq!(rig.publish(AtLeastOnce, packet_id, handed(1, shards)), Verdict::Continue);
+    }
+    for packet_id in [1, 2] {
+        rig.session.pass(1, 1, id(packet_id));
+    }
+    assert_eq!(rig.confirm(&[]), Verdict::Continue);
+    assert!(rig.wire.take().is_empty());
+    assert_eq!(rig.confirm(&[(2, 1)]), Verdict::Continue);
+    assert_eq!(rig.wire.take(), [ok(PubAck, 1), ok(PubAck, 2)]);
+    assert_eq!(rig.confirm(&[(1, 1), (2, 1)]), Verdict::Continue);
+    assert_eq!(rig.wire.take(), [ok(PubAck, 3)]);
+}
+
 /// One that comes back to a session of the publisher's own shard needs no more than that.
 #[test]
 fn a_message_that_is_kept_here_in_the_end_is_a_success() {
