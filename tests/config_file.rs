@@ -1,9 +1,10 @@
 //! `sluice.toml` and the tables of the README say what the code does.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use sluice::Config;
-use sluice::config::{ClientCertificates, GiveUp};
+use sluice::config::{ClientCertificates, Retry};
 
 fn text(name: &str) -> String {
     let path = format!("{}/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -32,20 +33,33 @@ fn what_it_says_are_the_defaults() {
     assert_eq!(config, Ok(Config::default()));
 }
 
+/// The sections that are absent by default, and the least that makes one.
+const ABSENT: [(&str, &str); 5] = [
+    ("listener.limits", "[[listener]]\nbind = \"127.0.0.1:1\"\n[listener.limits]\n"),
+    (
+        "listener.tls",
+        "[[listener]]\nbind = \"127.0.0.1:1\"\n[listener.tls]\ncertificate = \"c\"\nkey = \"k\"\n",
+    ),
+    ("listener.websocket", "[[listener]]\nbind = \"127.0.0.1:1\"\n[listener.websocket]\n"),
+    ("auth.jwt", "[auth.jwt]\nkey_file = \"k\"\n"),
+    ("auth.http", "[auth.http]\nurl = \"http://127.0.0.1/\"\n"),
+];
+
+/// The section of [`ABSENT`] that a key belongs to, and its name there.
+fn in_absent(key: &str) -> Option<(&'static str, &'static str, String)> {
+    let key = key.replace("[0]", "");
+    ABSENT.into_iter().find_map(|(section, least)| {
+        let name = key.strip_prefix(section)?.strip_prefix('.')?;
+        Some((section, least, name.to_owned()))
+    })
+}
+
 #[test]
 fn it_has_every_key() {
     let table: toml::Value = toml::from_str(&uncommented()).expect("the file is TOML");
     for key in Config::keys() {
-        let absent = [
-            "mqtt.retry.",
-            "listener[0].tls.",
-            "listener[0].websocket.",
-            "listener[0].limits.",
-            "auth.jwt.",
-            "auth.http.",
-        ];
-        if absent.iter().any(|section| key.starts_with(section)) {
-            continue; // By default: see their examples.
+        if key.starts_with("mqtt.retry.") || in_absent(&key).is_some() {
+            continue; // By default: see its example, and what is said of them.
         }
         let path = key.replace("[0]", ".0");
         let found = path.split('.').try_fold(&table, |value, part| match part.parse::<usize>() {
@@ -53,6 +67,58 @@ fn it_has_every_key() {
             Err(_) => value.get(part),
         });
         assert!(found.is_some(), "sluice.toml does not have {key}");
+    }
+}
+
+/// What is said of the keys of a section that is absent by default: where its example is, lines that begin with
+/// the name of one, or of several.
+fn described(section: &str) -> BTreeMap<String, String> {
+    let text = text("sluice.toml");
+    let example = format!("#     [{section}]");
+    let block = text.split("\n\n").find(|block| block.lines().any(|line| line == example));
+    let mut keys = BTreeMap::new();
+    let mut last: Vec<String> = Vec::new();
+    for line in block.expect("the section has an example").lines() {
+        let Some(rest) = line.strip_prefix("#   ") else { continue };
+        if rest.starts_with(|c: char| c.is_ascii_lowercase()) {
+            let several = rest.split(' ').take_while(|word| word.ends_with(',')).count();
+            last = rest.split(' ').take(several + 1).map(|word| word.replace(',', "")).collect();
+        } else if !rest.starts_with("        ") {
+            last.clear();
+        }
+        for key in &last {
+            let said: &mut String = keys.entry(key.clone()).or_default();
+            *said += &format!(" {}", rest.trim());
+        }
+    }
+    keys
+}
+
+#[test]
+fn what_it_says_of_absent_sections_is_so() {
+    let mut keys = BTreeSet::new();
+    for (section, least, key) in Config::keys().iter().filter_map(|key| in_absent(key)) {
+        let base = Config::parse("least", least, []).expect("a configuration");
+        let described = described(section);
+        let said = described.get(&key).unwrap_or_else(|| panic!("{section}: nothing of {key}"));
+        let default = said.split_once("the default is ").map(|(_, rest)| {
+            let value = rest.split(' ').next().unwrap_or(rest);
+            value.trim_end_matches([';', '.', ','])
+        });
+        let nothing = ["\"inherit\"", "\"unlimited\"", "\"\"", "[]"];
+        let values = default.as_ref().map_or(&nothing[..], std::slice::from_ref);
+        let is_default = |value: &&str| {
+            let line = format!("{least}{key} = {value}\n");
+            Config::parse("sluice.toml", &line, []).as_ref() == Ok(&base)
+        };
+        let has_none = least.contains(&format!("\n{key} = "));
+        assert!(has_none || values.iter().any(is_default), "[{section}] {key}:{said}");
+        keys.insert((section, key));
+    }
+    for (section, _) in ABSENT {
+        for key in described(section).into_keys() {
+            assert!(keys.contains(&(section, key.clone())), "[{section}] has no {key}");
+        }
     }
 }
 
@@ -64,8 +130,10 @@ fn its_examples_are_right() {
     assert_eq!(examples.len(), 1, "another example needs its own assertion here");
     let config = Config::parse("example", &format!("[mqtt]\n{}", examples[0]), []);
     let retry = config.expect("the example is right").mqtt.retry.expect("it sets retry");
-    assert_eq!(retry.after.len(), 3);
-    assert_eq!(retry.give_up, GiveUp::Disconnect);
+    assert_eq!(retry, Retry::default());
+    for key in Config::keys().iter().filter_map(|key| key.strip_prefix("mqtt.retry.")) {
+        assert!(examples[0].contains(&format!("{key} = ")), "{key}");
+    }
 }
 
 /// The lines that are indented within comments.

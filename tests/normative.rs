@@ -86,6 +86,26 @@ fn has_test(source: &str, function: &str) -> bool {
     defined.is_some_and(|at| attributed(at) || called)
 }
 
+/// Whether a test runs with a version of the protocol, as far as its source tells: by the macro that calls
+/// it, or by the versions it names itself.
+fn runs_with(source: &str, function: &str, version: &str) -> bool {
+    let call = format!("versions!({function}");
+    let cases = source.lines().find_map(|line| line.strip_prefix(&call));
+    if let Some(cases) = cases {
+        return match version {
+            "V5" => cases != ", 3.x);",
+            "V311" => true,
+            _ => cases != ", from 3.1.1);",
+        };
+    }
+    let head = format!("fn {function}(");
+    let body = source.split_once(&head).map_or("", |(_, rest)| rest);
+    let body = body.split("\n}").next().unwrap_or(body);
+    let words = || body.split(|c: char| !c.is_ascii_alphanumeric());
+    let names = |name: &str| words().any(|word| word == name);
+    names(version) || !["V5", "V311", "V31"].into_iter().any(names)
+}
+
 /// The statements a text cites, as `MQTT-1.2.3-4` in brackets.
 fn cited(text: &str) -> BTreeSet<String> {
     text.split("[MQTT-")
@@ -159,10 +179,35 @@ fn every_citation_is_a_statement() {
 }
 
 #[test]
+fn every_row_has_a_test_that_runs_with_its_version() {
+    let page = read(&root().join("tests/broker/NORMATIVE.md"));
+    let mut wrong = Vec::new();
+    for row in rows(&page) {
+        let version = match row.section {
+            "5.0" => "V5",
+            "3.1.1" => "V311",
+            "3.1" => "V31",
+            _ => continue,
+        };
+        let sources = named_tests(row.tests).into_iter().filter_map(source_of);
+        let mut runs = sources.map(|(path, test)| runs_with(&read(&path), test, version));
+        if !named_tests(row.tests).is_empty() && !runs.any(|runs| runs) {
+            wrong.push(format!("{} {}: {}", row.section, row.statement, row.tests));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn a_test_is_known_by_its_attribute_or_its_macro() {
     let source = "/// Says.\n#[test]\nfn plain() {}\n\nfn helper() {}\n\nfn cased(v: Version) {}\nversions!(cased, 3.x);\n";
     assert!(has_test(source, "plain") && has_test(source, "cased"));
     assert!(!has_test(source, "helper") && !has_test(source, "case") && !has_test(source, "none"));
     assert_eq!(cited("[MQTT-3.1.2-1], (3.1.1) [MQTT-1.5.3-1]").len(), 2);
     assert_eq!(named_tests("client, `a::b`, `tests/interop`"), ["a::b"]);
+    for (version, runs) in [("V5", false), ("V311", true), ("V31", true)] {
+        assert_eq!(runs_with(source, "cased", version), runs);
+        assert!(runs_with(source, "plain", version), "it names none");
+    }
+    assert!(!runs_with("fn a() {\n    V31;\n}\nfn b() {\n    V5;\n}\n", "a", "V5"));
 }

@@ -92,6 +92,9 @@ impl View {
             next.stage.name(),
             next.clients,
         );
+        if counters.stalled > 0 {
+            line += &format!("  STALLED: {} publishers", counters.stalled);
+        }
         if counters.sent > 0 {
             line += &format!("  sent {}/s", rate(counters.sent, last.sent));
         }
@@ -140,11 +143,12 @@ mod tests {
         second.counters.sent += 100;
         second.counters.missing = 3;
         second.counters.failed = 1;
+        second.counters.stalled = 2;
         second.latencies.record(50_000_000, 1);
         let line = view.line(second, start + Duration::from_secs(3));
         assert_eq!(
             line,
-            "  3.0 s  measuring  7/10 connected  sent 50/s  received 0/s  p50 50.0 ms p99 50.0 ms  missing 3  errors 1"
+            "  3.0 s  measuring  7/10 connected  STALLED: 2 publishers  sent 50/s  received 0/s  p50 50.0 ms p99 50.0 ms  missing 3  errors 1"
         );
     }
 }

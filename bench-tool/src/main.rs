@@ -1,5 +1,13 @@
 //! Loads, measures and compares MQTT brokers.
 
+/// A line on standard error; that nobody reads it is no error.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+
 mod cli;
 mod compare;
 mod disk;
@@ -19,14 +27,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use cli::{Cli, Command, RunArgs};
 use engine::{EngineError, Monitor};
 use floor::Floor;
 use live::Live;
-use measure::ProcessGroup;
 use report::{Outcome, Status, status_of};
 use scenario::{RunError, Setup};
 
@@ -37,10 +44,15 @@ const DISK_QUIET_WITHIN: Duration = Duration::from_secs(3);
 type Error = Box<dyn std::error::Error>;
 
 fn main() -> ExitCode {
+    if std::env::args_os().skip(1).eq(["-h"]) {
+        // For a command it is the host; alone it can only be a question.
+        let _ = Cli::command().print_help();
+        return ExitCode::SUCCESS;
+    }
     let status = match act(Cli::parse().command) {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("sluice-bench: {error}");
+            say!("sluice-bench: {error}");
             status_of_error(&*error)
         }
     };
@@ -49,7 +61,7 @@ fn main() -> ExitCode {
 
 fn act(command: Command) -> Result<Status, Error> {
     if let Command::Floor(args) = command {
-        return Ok(floor(args.bind).map(|()| Status::Success)?);
+        return floor(args.bind).map(|()| Status::Success);
     }
     if let Some(directory) = command.out() {
         // Before the run: its result is not to be lost for this.
@@ -70,6 +82,7 @@ fn act(command: Command) -> Result<Status, Error> {
 }
 
 fn run(args: &RunArgs, stop: Arc<std::sync::atomic::AtomicBool>) -> Result<Status, Error> {
+    args.parameters.check_used(args.scenario)?;
     let parameters = args.parameters.apply(args.scenario.defaults())?;
     args.scenario.check(&parameters)?;
     if let Some(core) = args.core {
@@ -90,7 +103,7 @@ fn run(args: &RunArgs, stop: Arc<std::sync::atomic::AtomicBool>) -> Result<Statu
         connect_burst: args.broker.connect_burst,
         spin: args.spin,
         threads: args.broker.threads()?,
-        broker: ProcessGroup::new(args.broker.pid.clone()),
+        broker: args.broker.processes(),
         disk: args.disk.clone(),
         stop: Arc::clone(&stop),
         monitor: Arc::clone(&monitor),
@@ -115,7 +128,7 @@ fn tell(outcome: &Outcome, target: &str, out: Option<&Path>) -> Result<Status, E
         let setting = serde_json::Map::new();
         let report = report::Report { entries, baseline: None, text: &text, setting };
         report::write_files(directory, &report)?;
-        eprintln!("written to {}", directory.display());
+        say!("written to {}", directory.display());
     }
     print(&text)?;
     Ok(status_of(&outcome.problems))
@@ -141,12 +154,12 @@ fn status_of_error(error: &(dyn std::error::Error + 'static)) -> Status {
     }
 }
 
-fn floor(address: SocketAddr) -> std::io::Result<()> {
+fn floor(address: SocketAddr) -> Result<(), Error> {
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     engine::make_room_for(most.map_or(100_000, |most| most.saturating_sub(1_000) as usize))?;
-    let floor = Floor::bind(address)?;
-    eprintln!("floor: relaying on {}", floor.address()?);
-    floor.serve()
+    let floor = Floor::bind(address).map_err(|error| format!("{address}: {error}"))?;
+    say!("floor: relaying on {}", floor.address()?);
+    Ok(floor.serve()?)
 }
 
 /// Pins this thread, and the processes it starts from now on.

@@ -28,7 +28,7 @@ pub(crate) fn stop_on_signal() -> io::Result<Arc<AtomicBool>> {
                 }
                 process::exit(i32::from(Status::Interrupted as u8));
             }
-            eprintln!("\ninterrupted: keeping the result; once more to end at once");
+            say!("\ninterrupted: keeping the result; once more to end at once");
         }
     })?;
     Ok(stop)

@@ -37,6 +37,12 @@ const MAX_HASH_LEN: usize = 128;
 /// The iterations that SCRAM-SHA-256 may have: clients compute them, and do not take fewer (RFC 7677, 4).
 pub const SCRAM_ITERATIONS: RangeInclusive<u32> = 4096..=MAX_ROUNDS;
 
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has held a password against a hash.
+    pub(super) static VERIFICATIONS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// The hash of a password, in one of the forms that verify:
 /// - `$argon2id$v=19$m=…,t=…,p=…$salt$hash`, the form of new ones, and Mosquitto's newest;
 /// - `$7$rounds$salt$hash`, Mosquitto's PBKDF2 with HMAC-SHA512;
@@ -150,6 +156,8 @@ impl PasswordHash {
     /// Whether this is the password. Takes as long whether or not it is.
     #[must_use]
     pub fn verify(&self, password: &[u8]) -> bool {
+        #[cfg(test)]
+        VERIFICATIONS.set(VERIFICATIONS.get() + 1);
         let mut computed = vec![0; self.hash.len()];
         let done = self.kind.compute(password, &self.salt, &mut computed);
         done & bool::from(computed.ct_eq(&self.hash))

@@ -275,6 +275,7 @@ pub(crate) fn check_user(user: &str) -> Result<(), &'static str> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use super::super::password::VERIFICATIONS;
     use super::*;
 
     const BOB: &str = "$6$YWJjZGVmZ2hpamts$m7eOX5ZHdUXNDr3MLnsKk2gba4zcxIKDbsyRp3pyWjXZgDJSXHJT9KmXBu0\
@@ -294,6 +295,38 @@ mod tests {
         assert_eq!(file.check("bob", b"wrong"), Known::Wrong);
         assert_eq!(file.check("eve", b"sponge"), Known::Not);
         assert_eq!(PasswordFile::default().check("eve", b"sponge"), Known::Not);
+    }
+
+    /// Time must not tell who has an account: whatever the answer, one password is held against one
+    /// hash.
+    #[test]
+    fn an_unknown_user_costs_what_a_wrong_password_does() {
+        let costs = |file: &PasswordFile, user: &str| {
+            VERIFICATIONS.set(0);
+            (file.check(user, b"wrong"), VERIFICATIONS.get())
+        };
+        let (_, salt_and_hash) = BOB.split_once("$6$").unwrap();
+        let hashes = [
+            BOB.to_owned(),
+            format!("$7$3${salt_and_hash}"),
+            "$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2RRPPc"
+                .to_owned(),
+            PasswordHash::new_scram(b"secret", 4096).unwrap().to_string(),
+        ];
+        let mut text = "# users\n\n".to_owned();
+        for (number, hash) in hashes.iter().enumerate() {
+            text.push_str(&format!("# number {number}\nuser{number}:{hash}\n\n"));
+        }
+        let file = PasswordFile::parse(&text);
+        assert_eq!(file.user_count(), hashes.len());
+        for number in 0..hashes.len() {
+            assert_eq!(costs(&file, &format!("user{number}")), (Known::Wrong, 1));
+        }
+        for number in 0..50 {
+            assert_eq!(costs(&file, &format!("unknown{number}")), (Known::Not, 1), "{number}");
+        }
+        let nobody = PasswordFile::parse("# nobody yet\n");
+        assert_eq!(costs(&nobody, "user0"), (Known::Not, 0));
     }
 
     #[test]

@@ -1,33 +1,37 @@
 //! Who of a shared group gets a message: first which shard, then which of its members.
 
-use super::groups::{Group, GroupId, Remote};
-use super::hash::stable_hash;
+use super::groups::GroupId;
+use super::load::{GroupLoad, Level};
 use super::slab::NIL;
 use super::{Router, SessionKey, SubscriptionOptions};
 
 /// How a shared group picks the member that gets a message.
 ///
-/// Connected members come first; the others only when none of those can take it.
+/// Connected members come first; the others only when none of those can take it. What is said of members
+/// holds whichever shards they are on, from when all shards have been told of them: that is, once they have
+/// their SUBACK.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Strategy {
-    /// Each in turn.
+    /// Each in turn; each shard goes round by itself.
     #[default]
     RoundRobin,
     /// Any, with equal chances.
     Random,
-    /// The one with the fewest unacknowledged messages; among shards: each in turn, by its
-    /// number of members.
+    /// The one with the fewest unacknowledged messages, in flight and in its queue. Of a member on another
+    /// shard what counts is what that shard [showed](Router::measure_loads) last, and what was sent there
+    /// since.
     LeastInFlight,
-    /// Always the same one, until it leaves or disconnects.
+    /// Always the same one, until it leaves or disconnects. Only what it has no room for goes to others.
     Sticky,
-    /// By the publisher's client id: one publisher, one member, as long as they stay the same.
+    /// By the publisher's client id: one publisher, one member, as long as they stay the same. Wills, and
+    /// what a member left behind, are as of one publisher.
     ClientId,
     /// By the topic: one topic, one member, as long as they stay the same.
     Topic,
 }
 
 /// Of whom and what a message is, as far as strategies care. Both are hashes by
-/// [`stable_hash`], so that all shards choose alike.
+/// [`stable_hash`](super::stable_hash), so that all shards choose alike.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Publisher {
     /// Of the publisher's client id.
@@ -52,35 +56,24 @@ pub(super) const LOOK_AT_MOST: usize = 256;
 
 impl Router {
     /// Which shard serves the next message of a group: those with connected members first, by
-    /// their number. `None`: the group is gone.
+    /// their number, or as the strategy wants it. `None`: the group is gone.
     pub fn choose_shard(&mut self, group: GroupId, publisher: &Publisher) -> Option<ShardChoice> {
         let index = self.groups.resolve(group)?;
-        let here = self.here(index, group);
-        if self.groups.group(index).remote.is_empty() {
-            let choice = ShardChoice { shard: self.shard, group, online: here.online > 0 };
-            return (here.members > 0).then_some(choice);
+        let known = self.groups.group(index);
+        if known.remote.is_empty() {
+            let choice = ShardChoice { shard: self.shard, group, online: known.online > 0 };
+            return (!known.members.is_empty()).then_some(choice);
         }
-        let place = self.shard_place(index, publisher);
-        let group = self.groups.group_mut(index);
-        let anybody_online = here.online > 0 || group.remote.iter().any(|one| one.online > 0);
-        let weight = |one: &Remote| if anybody_online { one.online } else { one.members };
-        let shards = in_order(group, here);
-        if self.strategy == Strategy::Sticky {
-            let kept = shards.clone().find(|one| one.shard == group.sticky_shard);
-            if let Some(kept) = kept.filter(|one| weight(one) > 0) {
-                return Some(kept.choice());
-            }
+        let here = self.here(index);
+        let mut shards: Shards = self.others(index).collect();
+        let place = shards.partition_point(|one| one.shard < here.shard);
+        if here.members > 0 {
+            shards.insert(place, here);
         }
-        let total: u64 = shards.clone().map(|one| u64::from(weight(&one))).sum();
-        let mut place = place.checked_rem(total)?;
-        let chosen = shards.clone().find(|one| {
-            let weight = u64::from(weight(one));
-            let found = place < weight;
-            place = place.saturating_sub(weight);
-            found
-        })?;
-        group.sticky_shard = chosen.shard;
-        Some(chosen.choice())
+        if shards.iter().any(|one| one.online > 0) {
+            shards.retain(|one| one.online > 0);
+        }
+        self.choose_of(index, shards, publisher)
     }
 
     /// Which other shard with connected members serves a message of a group, if there is one.
@@ -90,16 +83,36 @@ impl Router {
         publisher: &Publisher,
     ) -> Option<ShardChoice> {
         let index = self.groups.resolve(group)?;
-        let place = self.shard_place(index, publisher);
-        let shards = &self.groups.group(index).remote;
-        let total: u64 = shards.iter().map(|one| u64::from(one.online)).sum();
-        let mut place = place.checked_rem(total)?;
+        let shards = self.others(index).filter(|one| one.online > 0).collect();
+        self.choose_of(index, shards, publisher)
+    }
+
+    fn choose_of(
+        &mut self,
+        index: u32,
+        mut shards: Shards,
+        publisher: &Publisher,
+    ) -> Option<ShardChoice> {
+        match self.strategy {
+            Strategy::Sticky => {
+                let chosen = shards.iter().min_by_key(|one| one.since);
+                return chosen.map(Standing::choice);
+            }
+            Strategy::LeastInFlight => {
+                let least = shards.iter().map(|one| one.level).min()?;
+                shards.retain(|one| one.level == least);
+            }
+            _ => {}
+        }
+        let total: u64 = shards.iter().map(|one| u64::from(one.weight())).sum();
+        let mut place = self.shard_place(index, publisher).checked_rem(total)?;
         let chosen = shards.iter().find(|one| {
-            let found = place < u64::from(one.online);
-            place = place.saturating_sub(one.online.into());
+            let weight = u64::from(one.weight());
+            let found = place < weight;
+            place = place.saturating_sub(weight);
             found
         });
-        chosen.map(|one| one.choice())
+        chosen.map(Standing::choice)
     }
 
     /// Which member of this shard gets the next message of a group.
@@ -122,7 +135,6 @@ impl Router {
         let group = self.groups.group_mut(index);
         let member = *group.members.get(chosen)?;
         group.member_cursor = chosen as u32 + 1;
-        group.sticky_member = member.entry;
         Some((member.session, self.subs.granted(member.entry).into()))
     }
 
@@ -171,7 +183,7 @@ impl Router {
             Strategy::RoundRobin | Strategy::LeastInFlight => next,
             Strategy::Random => self.random.usize(..len),
             Strategy::Sticky => {
-                let kept = group.sticky_member;
+                let kept = self.groups.kept(index).entry;
                 let place =
                     if kept == NIL { usize::MAX } else { self.subs.position(kept) as usize };
                 if part.contains(&place) { place - part.start } else { next }
@@ -184,35 +196,73 @@ impl Router {
 
     fn shard_place(&mut self, index: u32, publisher: &Publisher) -> u64 {
         match self.strategy {
-            Strategy::RoundRobin | Strategy::LeastInFlight => {
-                let cursor = &mut self.groups.group_mut(index).shard_cursor;
-                *cursor = cursor.wrapping_add(1);
-                u64::from(*cursor)
-            }
-            Strategy::Random => self.random.u64(..),
-            // Every shard begins with the same one.
-            Strategy::Sticky => stable_hash(self.groups.share(index).as_bytes()),
             Strategy::ClientId => publisher.client_id_hash,
             Strategy::Topic => publisher.topic_hash,
+            Strategy::Random => self.random.u64(..),
+            Strategy::RoundRobin | Strategy::LeastInFlight | Strategy::Sticky => {
+                let cursor = &mut self.groups.group_mut(index).shard_cursor;
+                *cursor = cursor.wrapping_add(1);
+                // Shards do not all begin with the same one.
+                u64::from(*cursor) + u64::from(self.shard)
+            }
         }
     }
 
-    fn here(&self, index: u32, id: GroupId) -> Remote {
+    fn here(&self, index: u32) -> Standing {
         let group = self.groups.group(index);
-        Remote { shard: self.shard, online: group.online, members: group.members.len() as u32, id }
+        let (online, members) = (group.online, group.members.len() as u32);
+        Standing {
+            shard: self.shard,
+            group: self.groups.id(index),
+            online,
+            members,
+            since: self.groups.kept(index).since,
+            level: level_of(self.groups.load(index), online, members),
+        }
+    }
+
+    fn others(&self, index: u32) -> impl Iterator<Item = Standing> {
+        self.groups.group(index).remote.iter().map(|one| Standing {
+            shard: one.shard,
+            group: one.id,
+            online: one.online,
+            members: one.members,
+            since: one.since,
+            level: level_of(one.load.as_ref(), one.online, one.members),
+        })
     }
 }
 
-/// All shards with members, this one included, in the order that is the same on all of them.
-fn in_order(group: &Group, here: Remote) -> impl Iterator<Item = Remote> + Clone + use<> {
-    let mut shards: smallvec::SmallVec<[Remote; 8]> = group.remote.iter().copied().collect();
-    let place = shards.partition_point(|one| one.shard < here.shard);
-    shards.insert(place, here);
-    shards.into_iter()
+/// How a shard stands in a group when a message comes.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    shard: u8,
+    group: GroupId,
+    online: u32,
+    members: u32,
+    since: u32,
+    level: Level,
 }
 
-impl Remote {
-    fn choice(self) -> ShardChoice {
-        ShardChoice { shard: self.shard, group: self.id, online: self.online > 0 }
+/// In the order that is the same on all of them.
+type Shards = smallvec::SmallVec<[Standing; 8]>;
+
+impl Standing {
+    /// How many members it has that count.
+    fn weight(&self) -> u32 {
+        match (self.level.count, self.online) {
+            (0, 0) => self.members,
+            (0, online) => online,
+            (at_least, _) => at_least,
+        }
     }
+
+    fn choice(&self) -> ShardChoice {
+        ShardChoice { shard: self.shard, group: self.group, online: self.online > 0 }
+    }
+}
+
+fn level_of(load: Option<&GroupLoad>, online: u32, members: u32) -> Level {
+    let of = if online > 0 { online } else { members };
+    load.map_or_else(Level::default, |load| load.level(of))
 }

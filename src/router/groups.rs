@@ -5,10 +5,12 @@ use std::collections::VecDeque;
 use hashbrown::{HashMap, HashTable};
 use smallvec::SmallVec;
 
-use super::SessionKey;
 use super::hash::{Seed, spread};
+use super::load::{GroupLoad, Load};
 use super::slab::{NIL, Slab, Vacant};
 use super::subscriptions::{Granted, Owner, SEARCH_AT_MOST, Subscriptions};
+use super::{SessionKey, Strategy};
+use crate::chunks::Chunks;
 
 /// Names a shared group on the shard that gave it out; stale once the group is gone, and then harmless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,6 +43,10 @@ pub struct GroupCount {
     pub online: u32,
     /// All members; 0 when the group is gone from that shard.
     pub members: u32,
+    /// The lower, the longer the strategy [`Sticky`](super::Strategy::Sticky) has kept to one of them.
+    pub since: u32,
+    /// How busy they are, if the strategy minds.
+    pub load: Option<GroupLoad>,
 }
 
 #[derive(Debug)]
@@ -54,12 +60,11 @@ pub(super) struct Group {
     pub(super) online: u32,
     pub(super) member_cursor: u32,
     pub(super) shard_cursor: u32,
-    /// The entry of the member the strategy `Sticky` keeps to.
-    pub(super) sticky_member: u32,
-    pub(super) sticky_shard: u8,
     indexed: bool,
     /// Waits in the list of those that the other shards have to be told of.
     is_news: bool,
+    /// Waits in the list of those whose load is to be measured.
+    is_busy: bool,
     /// Members that were [taken out](Groups::take_out), and whose entries are still there.
     leaving: u32,
     pub(super) members: SmallVec<[Member; 2]>,
@@ -74,18 +79,41 @@ pub(super) struct Member {
 }
 
 /// The members on another shard.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Remote {
     pub(super) shard: u8,
     pub(super) online: u32,
     pub(super) members: u32,
     pub(super) id: GroupId,
+    pub(super) since: u32,
+    pub(super) load: Option<GroupLoad>,
+}
+
+/// Whom the strategy `Sticky` keeps to, among the members here.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    /// The member's entry.
+    pub(super) entry: u32,
+    /// Later than what any shard kept to when it became that.
+    pub(super) since: u32,
+}
+
+impl Kept {
+    const NOBODY: Self = Self { entry: NIL, since: 0 };
+}
+
+impl Group {
+    /// How many members come first, in front of the others: those that are connected; or all, if none is.
+    pub(super) fn first(&self) -> usize {
+        if self.online > 0 { self.online as usize } else { self.members.len() }
+    }
 }
 
 impl Vacant for Group {
     fn vacate(&mut self, next: u32) {
         self.generation = 0;
         self.is_news = false;
+        self.is_busy = false;
         self.node = next;
         self.members = SmallVec::new();
         self.remote = Box::default();
@@ -103,12 +131,21 @@ pub(super) struct Groups {
     table: HashTable<u32>,
     shares: Shares,
     news: VecDeque<u32>,
+    /// Those that have got messages lately, or whose members have something in flight.
+    busy: VecDeque<u32>,
+    strategy: Strategy,
+    /// Whether other shards see how busy the members here are.
+    show_loads: bool,
+    /// By group, if the strategy is `Sticky`.
+    kept: Chunks<Kept>,
+    /// By group, if other shards see them.
+    loads: Chunks<GroupLoad>,
     last_generation: u32,
     seed: Seed,
 }
 
 impl Groups {
-    pub(super) fn new(seed: Seed) -> Self {
+    pub(super) fn new(seed: Seed, strategy: Strategy, shards: u8) -> Self {
         let shares = Shares {
             counted_bytes: 0,
             by_name: HashMap::default(),
@@ -120,6 +157,11 @@ impl Groups {
             table: HashTable::new(),
             shares,
             news: VecDeque::new(),
+            busy: VecDeque::new(),
+            strategy,
+            show_loads: shards > 1 && strategy == Strategy::LeastInFlight,
+            kept: Chunks::new(),
+            loads: Chunks::new(),
             last_generation: 0,
             seed,
         }
@@ -150,14 +192,19 @@ impl Groups {
             online: 0,
             member_cursor: 0,
             shard_cursor: 0,
-            sticky_member: NIL,
-            sticky_shard: u8::MAX,
             indexed: false,
             is_news: false,
+            is_busy: false,
             leaving: 0,
             members: SmallVec::new(),
             remote: Box::default(),
         });
+        if self.strategy == Strategy::Sticky {
+            set(&mut self.kept, index, Kept::NOBODY, || Kept::NOBODY);
+        }
+        if self.show_loads {
+            set(&mut self.loads, index, GroupLoad::default(), GroupLoad::default);
+        }
         let Self { groups, table, seed, .. } = self;
         let rehash = |&index: &u32| hash(*seed, groups[index].node, groups[index].share);
         table.insert_unique(hash(*seed, node, share), index, rehash);
@@ -264,15 +311,68 @@ impl Groups {
         if let Some(moved) = group.members.get(position) {
             subs.set_position(moved.entry, position);
         }
-        if group.sticky_member == entry {
-            group.sticky_member = NIL;
-        }
         if group.indexed {
             subs.index_remove(entry);
             group.indexed = !group.members.is_empty();
         }
         group.leaving += 1;
         subs.set_position(entry, NIL as usize);
+        self.members_changed(subs, index);
+    }
+
+    /// Has `Sticky` keep to another member here if the one it keeps to has left, or is not connected and
+    /// others are.
+    fn members_changed(&mut self, subs: &Subscriptions, index: u32) {
+        let group = &self.groups[index];
+        if let Some(kept) = self.kept.get_mut(index as usize)
+            && (kept.entry == NIL || subs.position(kept.entry) as usize >= group.first())
+        {
+            let elsewhere = group.remote.iter().map(|one| one.since).max();
+            kept.since = kept.since.max(elsewhere.unwrap_or(0)).saturating_add(1);
+            kept.entry = group.members.first().map_or(NIL, |member| member.entry);
+        }
+        self.add_busy(index);
+    }
+
+    /// Whom `Sticky` keeps to.
+    pub(super) fn kept(&self, index: u32) -> Kept {
+        self.kept.get(index as usize).copied().unwrap_or(Kept::NOBODY)
+    }
+
+    /// How busy the members here are, if other shards see it.
+    pub(super) fn load(&self, index: u32) -> Option<&GroupLoad> {
+        self.loads.get(index as usize)
+    }
+
+    /// Whether other shards see how busy the members here are.
+    #[inline]
+    pub(super) fn show_loads(&self) -> bool {
+        self.show_loads
+    }
+
+    /// The load of a group has to be measured.
+    pub(super) fn add_busy(&mut self, index: u32) {
+        let group = &mut self.groups[index];
+        if self.show_loads && !std::mem::replace(&mut group.is_busy, true) {
+            self.busy.push_back(index);
+        }
+    }
+
+    pub(super) fn busy_count(&self) -> usize {
+        self.busy.len()
+    }
+
+    /// The next group whose load has to be measured.
+    pub(super) fn next_busy(&mut self) -> Option<u32> {
+        while let Some(index) = self.busy.pop_front() {
+            // One that is gone may have left its place to another.
+            if self.get(index).is_some_and(|group| group.is_busy) {
+                self.groups[index].is_busy = false;
+                return Some(index);
+            }
+        }
+        self.busy = VecDeque::new();
+        None
     }
 
     /// The other shards have to be told of a group.
@@ -328,6 +428,13 @@ impl Groups {
             subs.set_position(group.members[place].entry, place);
         }
         group.online = if online { group.online + 1 } else { group.online - 1 };
+        if online && group.online == 1 {
+            // Others may have been kept to while nobody was connected here.
+            if let Some(kept) = self.kept.get_mut(index as usize) {
+                kept.entry = NIL;
+            }
+        }
+        self.members_changed(subs, index);
         true
     }
 
@@ -369,12 +476,24 @@ impl Groups {
             spilled * size_of::<Member>() + group.remote.len() * size_of::<Remote>()
         };
         let each: usize = self.table.iter().map(|&index| one(&self.groups[index])).sum();
-        let news = self.news.capacity() * size_of::<u32>();
-        news + self.groups.heap_bytes()
+        let lists = (self.news.capacity() + self.busy.capacity()) * size_of::<u32>();
+        let loads = self.loads.len() * (size_of::<GroupLoad>() + size_of::<Load>());
+        lists
+            + loads
+            + self.kept.len() * size_of::<Kept>()
+            + self.groups.heap_bytes()
             + self.table.allocation_size()
             + each
             + self.shares.heap_bytes()
     }
+}
+
+/// Sets the value at an index, filling up what is missing before it.
+fn set<T>(list: &mut Chunks<T>, index: u32, value: T, filler: impl Fn() -> T) {
+    while list.len() <= index as usize {
+        list.push(filler());
+    }
+    list[index as usize] = value;
 }
 
 fn hash(seed: Seed, node: u32, share: u32) -> u64 {

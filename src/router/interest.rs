@@ -31,7 +31,7 @@ impl Router {
         if self.bit(shard).is_none() {
             return;
         }
-        let GroupCount { ref share, ref filter, id, online, members } = *count;
+        let GroupCount { ref share, ref filter, id, online, members, since, ref load } = *count;
         let existing = self.trie.find(filter).and_then(|node| self.groups.find(node, share));
         let group = match existing {
             Some(group) => group,
@@ -41,7 +41,8 @@ impl Router {
                 self.group_or_insert(node, share, filter)
             }
         };
-        self.groups.set_remote(group, Remote { shard, online, members, id });
+        let load = load.clone();
+        self.groups.set_remote(group, Remote { shard, online, members, id, since, load });
         self.prune_group(group);
     }
 

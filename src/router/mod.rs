@@ -13,6 +13,7 @@ mod foreign;
 mod groups;
 mod hash;
 mod interest;
+mod load;
 mod retained;
 mod retained_scan;
 mod route;
@@ -29,6 +30,7 @@ pub use cache::RouteId;
 pub use choice::{Publisher, ShardChoice, Strategy};
 pub use groups::{GroupCount, GroupId};
 pub use hash::stable_hash;
+pub use load::GroupLoad;
 pub use retained::{RetainedFull, Stamp};
 pub use route::{Delivery, Route, Target};
 pub use subscribe::{Ended, Subscribed, Subscription, Unsubscribed};
@@ -121,12 +123,12 @@ impl Router {
             trie: trie::Trie::new(hash),
             foreign: foreign::Foreign::new(hash),
             subs: subscriptions::Subscriptions::new(hash),
-            groups: groups::Groups::new(hash),
+            groups: groups::Groups::new(hash, limits.strategy, shards),
             retained: retained::Retained::new(hash, &limits),
             shard,
             shards,
             strategy: limits.strategy,
-            random: fastrand::Rng::with_seed(seed),
+            random: fastrand::Rng::with_seed(seed ^ u64::from(shard)),
             walk: trie::Walk::default(),
             matched: Vec::new(),
         }

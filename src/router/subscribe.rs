@@ -285,6 +285,8 @@ impl Router {
             id: self.groups.id(index),
             online: group.online,
             members: group.members.len() as u32,
+            since: self.groups.kept(index).since,
+            load: self.groups.load(index).cloned(),
         })
     }
 

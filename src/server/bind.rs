@@ -75,3 +75,82 @@ pub(super) fn why(address: &Bind, error: &io::Error) -> &'static str {
         _ => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use rustix::net::sockopt;
+    use socket2::{Domain, SockAddr, Socket, Type};
+
+    use super::*;
+
+    fn listener(bind: impl Into<Bind>) -> Listener {
+        let (receive_buffer, send_buffer) = (Some(30_000), Some(20_000));
+        Listener {
+            nodelay: false,
+            receive_buffer,
+            send_buffer,
+            backlog: 3,
+            // Those that are silent do not wait otherwise.
+            defer_accept: false,
+            ..Listener::on(bind)
+        }
+    }
+
+    /// What connections inherit is set where they come in, on each shard.
+    #[test]
+    fn sockets_have_what_the_configuration_says() {
+        let config = Config {
+            listeners: vec![
+                listener(SocketAddr::from(([127, 0, 0, 1], 0))),
+                Listener::on(SocketAddr::from(([127, 0, 0, 1], 0))),
+            ],
+            ..Config::default()
+        };
+        let bound = bind_all(&config, 2, &[None, None]).unwrap();
+        let options = |listening: &Listening| {
+            let ListenSocket::Tcp(socket) = &listening.socket else { panic!("it is of TCP") };
+            let nodelay = sockopt::tcp_nodelay(socket).unwrap();
+            let receive = sockopt::socket_recv_buffer_size(socket).unwrap();
+            (nodelay, receive, sockopt::socket_send_buffer_size(socket).unwrap())
+        };
+        for shard in &bound.by_shard {
+            let [changed, default] = [0, 1].map(|place: usize| options(&shard[place]));
+            // The kernel doubles what it is asked for, to have room for its own.
+            assert_eq!(changed, (false, 60_000, 40_000));
+            assert!(default.0 && default.1 != changed.1 && default.2 != changed.2, "{default:?}");
+        }
+    }
+
+    /// The kernel lets in one more than may wait.
+    #[test]
+    fn so_many_wait_to_be_accepted_as_the_configuration_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let tcp = Bind::from(SocketAddr::from(([127, 0, 0, 1], 0)));
+        for bind in [tcp, Bind::Unix(dir.path().join("socket"))] {
+            let config = Config { listeners: vec![listener(bind)], ..Config::default() };
+            let bound = bind_all(&config, 1, &[None]).unwrap();
+            let (domain, address) = match &bound.addresses[0] {
+                Bind::Ip(address) => (Domain::for_address(*address), SockAddr::from(*address)),
+                Bind::Unix(path) => (Domain::UNIX, SockAddr::unix(path).unwrap()),
+            };
+            let mut connected = Vec::new();
+            for _ in 0..8 {
+                let socket = Socket::new(domain, Type::STREAM, None).unwrap();
+                let connects = match domain {
+                    Domain::UNIX => {
+                        socket.set_nonblocking(true).and_then(|()| socket.connect(&address))
+                    }
+                    _ => socket.connect_timeout(&address, Duration::from_millis(200)),
+                };
+                if connects.is_err() {
+                    break;
+                }
+                connected.push(socket);
+            }
+            assert_eq!(connected.len(), 4, "{address:?}");
+        }
+    }
+}

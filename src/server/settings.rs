@@ -355,20 +355,4 @@ fn strategy(strategy: config::SharedStrategy) -> Strategy {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::router::RouterLimits;
-
-    /// A layer that is used without the configuration behaves as with an empty one.
-    #[test]
-    fn the_layers_have_the_defaults_of_the_configuration() {
-        let settings = settings(&Config::default());
-        assert_eq!(settings.limits, Limits::default());
-        assert_eq!(settings.session, SessionLimits::default());
-        let router = RouterLimits::default();
-        assert_eq!(settings.max_retained_messages, router.max_retained_messages);
-        assert_eq!(settings.max_retained_bytes, router.max_retained_bytes);
-        assert_eq!(settings.route_cache_entries, router.route_cache_entries);
-        assert_eq!(settings.strategy, router.strategy);
-    }
-}
+mod tests;

@@ -274,6 +274,14 @@ impl Session {
         }
     }
 
+    /// Records that sessions of `shard` have the message of `packet_id` of `turn`, and that nothing is to be
+    /// stored for it there.
+    pub fn pass(&mut self, shard: u8, turn: u64, packet_id: PacketId) {
+        for (_, waiting, _) in self.pending_publishes(turn, packet_id) {
+            *waiting &= !(1_u64.checked_shl(shard.into()).unwrap_or(0));
+        }
+    }
+
     /// Has QoS 1 messages up to `turn` that are not confirmed answered as not stored. They are stored all the
     /// same when that is possible again. Not QoS 2: who is told so may send the message once more.
     pub fn give_up_storing(&mut self, turn: u64) {

@@ -279,6 +279,12 @@ impl Session {
         self.active.as_ref().map_or(0, |active| active.queue.len())
     }
 
+    /// Messages in flight and in the queue.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.in_flight() + self.queued()
+    }
+
     /// Bytes in the queue, by [`Message::size`].
     #[must_use]
     pub fn queued_bytes(&self) -> u64 {

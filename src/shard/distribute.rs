@@ -8,9 +8,7 @@ use crate::mqtt::{
     encode_publish, encode_publish_head, publish_len,
 };
 use crate::net::ConnId;
-use crate::router::{
-    GroupId, RouteId, SessionKey, ShardChoice, Stamp, SubscriptionOptions, stable_hash,
-};
+use crate::router::{GroupId, RouteId, SessionKey, Stamp, stable_hash};
 use crate::session::{AliasUse, Delivered, Delivery, Direct, DropCause};
 use crate::timer::Time;
 
@@ -138,11 +136,11 @@ impl Reach {
 struct Forms([Option<(usize, usize)>; 4]);
 
 /// What a member of a shared group gets, or a session with plain subscriptions.
-struct Share<'a> {
-    qos: QoS,
-    retain_as_published: bool,
-    identifiers: &'a [u32],
-    group: Option<GroupId>,
+pub(super) struct Share<'a> {
+    pub(super) qos: QoS,
+    pub(super) retain_as_published: bool,
+    pub(super) identifiers: &'a [u32],
+    pub(super) group: Option<GroupId>,
 }
 
 impl Share<'_> {
@@ -180,7 +178,8 @@ impl<S> Core<S> {
         }
     }
 
-    fn send_routed(
+    /// Hands a message to another shard: to a group there, or to the plain subscribers.
+    pub(super) fn send_routed(
         &mut self,
         to: u8,
         parcel: &mut Parcel<'_>,
@@ -243,7 +242,7 @@ impl<S> Core<S> {
     }
 
     /// Hands a session a message that nobody may have made an owned one of; says whether it has it.
-    fn deliver_share(
+    pub(super) fn deliver_share(
         &mut self,
         parcel: &mut Parcel<'_>,
         key: SessionKey,
@@ -450,79 +449,6 @@ impl<S> Core<S> {
             slot.session.count_drops(cause, count);
         }
     }
-
-    /// Each shared group gets the message once.
-    pub(super) fn distribute_to_groups(
-        &mut self,
-        parcel: &mut Parcel<'_>,
-        route: RouteId,
-        reach: &mut Reach,
-    ) {
-        let groups = self.router.get(route).groups.clone();
-        let publisher = parcel.router_publisher();
-        for group in groups {
-            let Some(mut choice) = self.router.choose_shard(group, &publisher) else { continue };
-            if choice.shard == self.id
-                && parcel.qos > QoS::AtMostOnce
-                && self.is_group_full(group)
-                && let Some(other) = self.router.choose_other_shard(group, &publisher)
-            {
-                choice = other;
-            }
-            if choice.shard == self.id {
-                reach.matched = true;
-                reach.kept |= self.deliver_to_group(parcel, choice.group);
-            } else {
-                self.send_to_group(parcel, choice, group);
-                reach.remote |= 1 << choice.shard;
-            }
-        }
-    }
-
-    /// Hands a message to another shard, for a group that has the number `ours` here.
-    pub(super) fn send_to_group(
-        &mut self,
-        parcel: &mut Parcel<'_>,
-        choice: ShardChoice,
-        ours: GroupId,
-    ) {
-        let group = RoutedGroup { theirs: choice.group, ours };
-        self.send_routed(choice.shard, parcel, None, Some(group));
-    }
-
-    /// Hands a message to one member, of this shard, of a group.
-    pub(super) fn deliver_to_group(&mut self, parcel: &mut Parcel<'_>, group: GroupId) -> bool {
-        let publisher = parcel.router_publisher();
-        let size = parcel.topic.len() + parcel.payload.len();
-        let mut limits = self.settings.session;
-        if !self.allowance.has(size, &self.shared.budget) {
-            // Only what can be sent at once.
-            limits.max_queued_messages = 0;
-        }
-        let sessions = &self.sessions;
-        // One that may not receive the topic is about to lose its subscription.
-        let member = |key| sessions.get(key).filter(|slot| slot.may_receive(parcel.topic));
-        let chosen = self.router.choose_member(group, &publisher, |key| match member(key) {
-            Some(slot) if slot.session.has_room(size, &limits) => slot.session.in_flight(),
-            _ => usize::MAX,
-        });
-        // When every member is full, one of them suffers what its policy says.
-        let any = |key| if member(key).is_some() { 0 } else { usize::MAX };
-        let Some((key, options)) =
-            chosen.or_else(|| self.router.choose_member(group, &publisher, any))
-        else {
-            return false;
-        };
-        let SubscriptionOptions { qos, retain_as_published, identifier, .. } = options;
-        let identifier = identifier.map(std::num::NonZeroU32::get);
-        let share = Share {
-            qos: qos.min(parcel.qos),
-            retain_as_published,
-            identifiers: identifier.as_slice(),
-            group: Some(group),
-        };
-        self.deliver_share(parcel, key, &share)
-    }
 }
 
 impl Parcel<'_> {
@@ -543,6 +469,7 @@ mod tests {
     use crate::hooks::Hooks;
     use crate::mqtt::topic::Filter;
     use crate::net::sim::{Faults, SimDriver, SimOptions, World};
+    use crate::router::SubscriptionOptions;
     use crate::session::{LinkParameters, Session};
 
     /// A shard with so many clients that are subscribed to `t`.

@@ -15,10 +15,12 @@ mod ending;
 mod exchange;
 mod flush;
 mod gate;
+mod groups;
 mod input;
 mod long_packets;
 pub mod mail;
 mod outbox;
+mod outcomes;
 mod overload;
 mod paging;
 mod pressure;
@@ -452,6 +454,8 @@ impl<D: Driver> Shard<D> {
 
     /// Writes to sockets and peers what the turn produced.
     fn finish_turn(&mut self) {
+        // Before the answers leave: whoever sees one finds its acknowledgements counted.
+        self.core.measure_loads();
         flush(&mut self.core, &mut self.driver, &mut self.arena);
         self.core.hand_over();
         self.core.mailbox.post(self.core.turn);

@@ -13,6 +13,7 @@ use super::connection::Connection;
 use super::distribute::{Parcel, Reach};
 use super::flush::flush_output;
 use super::mail::Batch;
+use super::outcomes::{Outcome, Outcomes};
 use super::runs::Run;
 use super::store::Keeper;
 
@@ -87,26 +88,6 @@ impl Returned {
     }
 }
 
-/// A message that no session of a shard could keep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    session: SessionKey,
-    serial: u32,
-    packet_id: PacketId,
-    turn: u64,
-    /// Somebody is subscribed, but has no room.
-    matched: bool,
-    /// Somebody could not keep it because the store fails.
-    pub(super) unstored: bool,
-}
-
-impl Refusal {
-    /// Whether both are of one message.
-    fn is_of(&self, other: &Self) -> bool {
-        Self { matched: other.matched, unstored: other.unstored, ..*self } == *other
-    }
-}
-
 /// A connection on the way to its client's home.
 #[derive(Debug)]
 pub(super) struct Handoff<S> {
@@ -131,7 +112,7 @@ pub(super) enum Item<S> {
     /// Everything up to the turn is done, but for what is refused or returned.
     Confirm {
         turn: u64,
-        refused: Vec<Refusal>,
+        refused: Vec<Outcome>,
         returned: Vec<Returned>,
     },
     /// Do not read from this client: it fills a queue here.
@@ -148,41 +129,10 @@ pub(super) enum Item<S> {
         hops: u8,
         act: Option<ActId>,
     },
+    /// Of messages of a turn whose confirmation waits for a commit, those that need not wait for it.
+    Passed(Vec<Outcome>),
     /// The sender routes nothing more: it stops.
     Quiet,
-}
-
-/// Which messages of a batch nobody here could keep.
-#[derive(Default)]
-struct Refusals {
-    refused: Vec<Refusal>,
-    returned: Vec<Returned>,
-    last: Option<(Refusal, bool)>,
-}
-
-impl Refusals {
-    /// A message may come twice in a row: for plain subscribers, and for a group.
-    fn note(&mut self, refusal: Refusal, kept: bool) {
-        match &mut self.last {
-            Some((last, any)) if refusal.is_of(last) => {
-                *any |= kept;
-                last.matched |= refusal.matched;
-                last.unstored |= refusal.unstored;
-            }
-            _ => {
-                self.settle();
-                self.last = Some((refusal, kept));
-            }
-        }
-    }
-
-    fn settle(&mut self) {
-        if let Some((refusal, kept)) = self.last.take()
-            && (!kept || refusal.unstored)
-        {
-            self.refused.push(refusal);
-        }
-    }
 }
 
 impl<S> Core<S> {
@@ -194,7 +144,7 @@ impl<S> Core<S> {
         batch: Batch<Item<S>>,
     ) {
         let Batch { from, turn, wants_confirmation, items, bytes, .. } = batch;
-        let mut refusals = Refusals::default();
+        let mut outcomes = Outcomes::default();
         let before = self.noted();
         let mut acts = false;
         for item in items {
@@ -208,7 +158,7 @@ impl<S> Core<S> {
                 }
                 Item::Routed(routed) => {
                     let act = self.join_act(routed.act);
-                    self.take_routed(&routed, &mut refusals);
+                    self.take_routed(&routed, &mut outcomes);
                     self.end_act(act);
                     acts |= routed.act.is_some();
                 }
@@ -226,9 +176,11 @@ impl<S> Core<S> {
                 Item::Orphan { message, group, hops, act } => {
                     acts |= act.is_some();
                     let act = self.join_act(act);
+                    self.router.arrived(group);
                     self.take_orphan(&message, group, hops);
                     self.end_act(act);
                 }
+                Item::Passed(passed) => self.take_passed(from, passed),
                 Item::Quiet => self.stopping.peer_is_quiet(from),
             }
         }
@@ -236,15 +188,14 @@ impl<S> Core<S> {
             store.did_all((from, turn));
         }
         if wants_confirmation {
-            refusals.settle();
-            let Refusals { refused, returned, .. } = refusals;
-            self.confirm_to(from, turn, refused, returned, before);
+            outcomes.settle();
+            self.confirm_to(from, turn, outcomes, before);
         }
     }
 
     /// Takes in which messages another shard had no receiver for, or could not store.
-    fn take_refused(&mut self, from: u8, refused: Vec<Refusal>) {
-        for Refusal { session, serial, packet_id, turn, matched, unstored } in refused {
+    fn take_refused(&mut self, from: u8, refused: Vec<Outcome>) {
+        for Outcome { session, serial, packet_id, turn, matched, unstored, .. } in refused {
             let Some(slot) = self.sessions.get_serial(session, serial) else { continue };
             if unstored {
                 slot.session.refuse_unstored(from, turn, packet_id);
@@ -252,6 +203,15 @@ impl<S> Core<S> {
             } else {
                 slot.session.refuse(from, turn, packet_id, matched);
             }
+        }
+    }
+
+    /// Lets publishers go on whose messages another shard has nothing to commit for.
+    fn take_passed(&mut self, from: u8, passed: Vec<Outcome>) {
+        for Outcome { session, serial, packet_id, turn, .. } in passed {
+            let Some(slot) = self.sessions.get_serial(session, serial) else { continue };
+            slot.session.pass(from, turn, packet_id);
+            self.let_out(session, serial);
         }
     }
 
@@ -267,8 +227,9 @@ impl<S> Core<S> {
         }
     }
 
-    fn take_routed(&mut self, routed: &Routed, refusals: &mut Refusals) {
+    fn take_routed(&mut self, routed: &Routed, outcomes: &mut Outcomes) {
         let Routed { message, stamp, publisher, awaited, group, .. } = routed;
+        let noted = self.noted();
         if let Some(stamp) = stamp {
             self.clock = self.clock.max(stamp.0);
             let retained = (!message.payload().is_empty()).then(|| message.clone());
@@ -281,7 +242,7 @@ impl<S> Core<S> {
         let mut parcel = Parcel::from_message(message, self.now, *publisher);
         parcel.packet_id = awaited.map(|(packet_id, _)| packet_id);
         let here = match group {
-            Some(group) => self.take_for_group(&mut parcel, *group, *awaited, refusals),
+            Some(group) => self.take_for_group(&mut parcel, *group, *awaited, outcomes),
             None => {
                 let route = self.route(message.topic());
                 self.distribute_here(&mut parcel, route)
@@ -289,9 +250,18 @@ impl<S> Core<S> {
         };
         if let Some((packet_id, turn)) = *awaited {
             let Publisher { session, serial, .. } = *publisher;
-            let (matched, unstored) = (here.matched, self.was_refused());
-            let refusal = Refusal { session, serial, packet_id, turn, matched, unstored };
-            refusals.note(refusal, here.kept);
+            let (stored, unstored) = (self.noted() > noted, self.was_refused());
+            let Reach { kept, matched, .. } = here;
+            outcomes.note(Outcome {
+                session,
+                serial,
+                packet_id,
+                turn,
+                kept,
+                stored,
+                matched,
+                unstored,
+            });
         }
     }
 
@@ -302,8 +272,9 @@ impl<S> Core<S> {
         parcel: &mut Parcel<'_>,
         group: RoutedGroup,
         awaited: Option<(PacketId, u64)>,
-        refusals: &mut Refusals,
+        outcomes: &mut Outcomes,
     ) -> Reach {
+        self.router.arrived(group.theirs);
         if self.router.members_here(group.theirs) > 0 {
             let kept = self.deliver_to_group(parcel, group.theirs);
             return Reach { matched: true, kept, ..Reach::NONE };
@@ -316,7 +287,7 @@ impl<S> Core<S> {
                 let group = group.ours;
                 let act = self.store.as_mut().and_then(Keeper::gives_back);
                 let returned = Returned { message, publisher, packet_id, turn, group, act };
-                refusals.returned.push(returned);
+                outcomes.returned.push(returned);
             }
             None => self.take_orphan(&message, group.theirs, 0),
         }
@@ -336,6 +307,7 @@ impl<S> Core<S> {
             // What waits for the store waits for this turn now.
             store.journal.wait((session, serial));
         }
+        self.router.routed_to(*group, choice.shard);
         if choice.shard == self.id {
             let noted = self.noted();
             let kept = self.deliver_to_group(&mut parcel, choice.group);
@@ -411,9 +383,11 @@ impl<S> Core<S> {
         let chosen = self.router.choose_shard(group, &parcel.router_publisher());
         match chosen {
             Some(choice) if choice.shard != self.id && hops < self.shards => {
+                self.router.routed_to(group, choice.shard);
                 self.pass_on(message, choice, hops + 1);
             }
             _ if self.router.members_here(group) > 0 => {
+                self.router.routed_to(group, self.id);
                 self.deliver_to_group(&mut parcel, group);
             }
             _ => self.count_orphan(),
@@ -428,43 +402,5 @@ impl<S> Core<S> {
         let act = self.act_with(choice.shard);
         let item = Item::Orphan { message: message.clone(), group: choice.group, hops, act };
         self.mailbox.push(choice.shard, message.size(), item);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refusal(packet_id: u16, matched: bool) -> Refusal {
-        let packet_id = PacketId::new(packet_id).expect("not 0");
-        Refusal { session: 1, serial: 1, packet_id, turn: 1, matched, unstored: false }
-    }
-
-    /// What a batch refuses of these messages, each with whether somebody here kept it.
-    fn refused(notes: &[(Refusal, bool)]) -> Vec<Refusal> {
-        let mut refusals = Refusals::default();
-        for (refusal, kept) in notes {
-            refusals.note(*refusal, *kept);
-        }
-        refusals.settle();
-        refusals.refused
-    }
-
-    #[test]
-    fn what_was_kept_is_not_refused() {
-        let (a, b) = (refusal(1, true), refusal(2, true));
-        assert_eq!(refused(&[(a, true), (b, true)]), []);
-        assert_eq!(refused(&[(a, false), (b, true)]), [a]);
-        assert_eq!(refused(&[(a, true), (b, false)]), [b]);
-    }
-
-    #[test]
-    fn a_message_for_subscribers_and_a_group_is_one() {
-        let (nobody, full) = (refusal(1, false), refusal(1, true));
-        for kept in [[true, false], [false, true]] {
-            assert_eq!(refused(&[(full, kept[0]), (full, kept[1])]), [], "one of them has it");
-        }
-        assert_eq!(refused(&[(nobody, false), (full, false)]), [full], "somebody had no room");
-        assert_eq!(refused(&[(full, false), (nobody, false)]), [full]);
     }
 }

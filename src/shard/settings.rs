@@ -136,7 +136,7 @@ impl Quotas {
 }
 
 /// Every value that a shard goes by. Made once, shared by all shards.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Bounds of what a packet may hold.
     pub limits: Limits,

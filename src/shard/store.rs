@@ -12,9 +12,10 @@ use crate::session::{
 };
 use crate::store::{ActId, Kept, Link, Part, Recovered, StoredSession, Turn};
 
+use super::outcomes::Outcomes;
 use super::paging::{Paging, is_retired};
 use super::publish::SYS_PREFIX;
-use super::remote::{Item, Refusal, Returned};
+use super::remote::{Item, Returned};
 use super::{Core, Shard};
 
 /// What a broker with a store gives its shards.
@@ -233,15 +234,10 @@ impl<S> Core<S> {
     }
 
     /// Confirms a turn of another shard: once what was noted since `first` is committed. What nobody
-    /// here keeps goes back at once: what is to be committed may wait for what becomes of it.
-    pub(super) fn confirm_to(
-        &mut self,
-        to: u8,
-        of: u64,
-        refused: Vec<Refusal>,
-        returned: Vec<Returned>,
-        first: usize,
-    ) {
+    /// here keeps goes back at once: what is to be committed may wait for what becomes of it. What is not
+    /// stored is not waited for.
+    pub(super) fn confirm_to(&mut self, to: u8, of: u64, outcomes: Outcomes, first: usize) {
+        let Outcomes { refused, passed, returned, .. } = outcomes;
         let turn = self.turn;
         let mut confirmed = of;
         if let Some(store) = &mut self.store {
@@ -249,6 +245,9 @@ impl<S> Core<S> {
             let noted = (store.journal.len() > first).then_some(turn);
             if let Some(turn) = noted.or(last) {
                 store.deferred.push_back(Deferred { turn, to, of });
+                if !passed.is_empty() {
+                    self.mailbox.push(to, 0, Item::Passed(passed));
+                }
                 if refused.is_empty() && returned.is_empty() {
                     return;
                 }

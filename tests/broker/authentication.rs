@@ -95,6 +95,34 @@ fn anonymous_is_who_gives_no_user_name() {
     broker.connect_with(&Connect::new(V5, "a").user("alice", "wonderland"));
 }
 
+/// `auth.queue`: who comes when so many wait for a thread is refused at once; those who wait are not.
+#[test]
+fn who_finds_the_queue_full_is_refused() {
+    let passwords = Passwords::new(&[CAROL]);
+    let broker = broker(&passwords.toml("threads = 1\nqueue = 1"));
+    let connect = |n: usize| {
+        let version = if n.is_multiple_of(2) { V311 } else { V5 };
+        Connect::new(version, &format!("c{n}")).user("carol", "password")
+    };
+    let mut clients: Vec<Client> = (0..12).map(|n| broker.open(connect(n).version)).collect();
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.send(&connect(n).bytes());
+    }
+    let mut let_in = 0;
+    for client in &mut clients {
+        let code = client.connack().code;
+        if code == code::SUCCESS {
+            let_in += 1;
+            assert!(client.survives());
+        } else {
+            assert_eq!(code, if client.version.is_v5() { SERVER_UNAVAILABLE } else { 3 });
+            client.expect_closed();
+        }
+    }
+    assert!((1..12).contains(&let_in), "{let_in} of 12");
+    broker.connect_with(&connect(0));
+}
+
 #[test]
 fn without_a_password_file_a_user_name_counts_for_nothing() {
     for toml in ["", "[auth]\nanonymous = true"] {

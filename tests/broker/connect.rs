@@ -148,11 +148,14 @@ fn refuses_unknown_protocol_levels() {
 #[test]
 fn refuses_unknown_protocol_names() {
     let broker = broker("");
-    for (name, level) in [("MQTX", 4), ("mqtt", 5), ("", 4), ("MQTTT", 5), ("MQIsdp", 4)] {
+    let names = ["MQTX", "mqtt", "", "MQTTT", "MQIsdp"];
+    for (version, name) in names.into_iter().flat_map(|name| [(V311, name), (V5, name)]) {
+        let level = if version == V5 { 5 } else { 4 };
         let mut body = field(name);
-        body.extend([level, 0x02, 0, 0, 0]);
+        body.extend([level, 0x02, 0, 0]);
+        body.extend((version == V5).then_some(0));
         body.extend(field("client"));
-        let mut client = broker.open(V311);
+        let mut client = broker.open(version);
         client.send(&packet(wire::CONNECT, &body));
         let answer = client.raw_until_close();
         let refused = answer.is_empty() || answer[0] == 0x20 && answer[2] == 0 && answer[3] != 0;
@@ -359,6 +362,40 @@ fn keeps_problem_information_to_itself() {
     let pubcomp = client.wait_pubcomp(999);
     assert_eq!(pubcomp.code, code::PACKET_IDENTIFIER_NOT_FOUND);
     assert_eq!(pubcomp.properties, no_properties());
+}
+
+/// Sections 3.2.2.3.9 and 3.14.2.2.3: who is refused or disconnected is told in words, too; with Request
+/// Problem Information 0 DISCONNECT is without.
+#[test]
+fn says_why_in_words() {
+    let broker = broker("");
+    let unknown = text(AUTHENTICATION_METHOD, "SCRAM-SHA-1");
+    let (_, connack) =
+        Client::connect(broker.address(), &Connect::new(V5, "refused").with(unknown));
+    assert_eq!(connack.code, code::BAD_AUTHENTICATION_METHOD);
+    let words = connack.properties.text(REASON_STRING);
+    assert!(words.is_some_and(|words| !words.is_empty()), "{connack:?}");
+    for wants in [None, Some(1), Some(0)] {
+        let mut connect = Connect::new(V5, "client");
+        connect = match wants {
+            Some(wants) => connect.with(byte(REQUEST_PROBLEM_INFORMATION, wants)),
+            None => connect,
+        };
+        let end = |mut client: Client, expected| {
+            let Event::Packet(Packet::Disconnect(reason)) = client.event() else {
+                panic!("no DISCONNECT")
+            };
+            assert_eq!(reason.code, expected);
+            let words = reason.properties.text(REASON_STRING);
+            assert_eq!(words.is_some(), wants != Some(0), "{reason:?}");
+            assert_ne!(words, Some(""));
+        };
+        let (taken_over, _) = broker.connect_with(&connect);
+        let (mut wrong, _) = broker.connect_with(&connect);
+        end(taken_over, code::SESSION_TAKEN_OVER);
+        wrong.send(&connect.bytes());
+        end(wrong, code::PROTOCOL_ERROR);
+    }
 }
 
 /// [MQTT-4.12.0-1] An Authentication Method that is not supported: 0x8C, close.

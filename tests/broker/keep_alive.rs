@@ -6,8 +6,10 @@ use crate::common::cases::versions;
 use crate::common::property::SERVER_KEEP_ALIVE;
 use crate::common::wire::{self, packet};
 use crate::common::{
-    Client, Connect, Message, V5, V31, V311, Version, broker, broker_with_shards, code, let_pass,
+    Client, Connect, Message, Packet, V5, V31, V311, Version, broker, broker_with_shards, code,
+    let_pass,
 };
+use crate::rig::{Rig, packets};
 
 /// One and a half seconds of silence end a keep alive of one; the broker may take a second more.
 fn expect_timeout(client: &mut Client, last_sent: Instant) {
@@ -29,6 +31,29 @@ fn closes_a_silent_connection(version: Version) {
     without.expect_nothing();
 }
 versions!(closes_a_silent_connection);
+
+/// [MQTT-3.1.2-22] The same to the second: nothing before one and a half times the Keep Alive, and the end
+/// within a second after.
+#[test]
+fn closes_within_a_second() {
+    let mut rig = Rig::new(1, "");
+    let silent = [V311, V5].map(|version| {
+        let connect = Connect::new(version, &format!("{version:?}")).keep_alive(10);
+        rig.connect(&connect)
+    });
+    let mut pass = |millis| {
+        rig.world.advance(Duration::from_millis(millis));
+        silent.map(|client| (rig.receive(client), rig.world.client_end(client).is_some()))
+    };
+    assert_eq!(pass(14_900), [(vec![], false), (vec![], false)]);
+    let [old, new] = pass(1_100);
+    assert_eq!(old, (vec![], true));
+    let told = packets(&new.0, V5);
+    assert!(
+        matches!(&told[..], [Packet::Disconnect(reason)] if reason.code == code::KEEP_ALIVE_TIMEOUT)
+    );
+    assert!(new.1);
+}
 
 /// [MQTT-3.1.2-22] Any packet counts, whatever its type; the time runs from the last one.
 fn lives_on_any_packet(version: Version) {

@@ -349,14 +349,13 @@ fn connection_rate() {
 
 /// `connect_timeout`: a connection that says nothing, or not all, is closed; one that connected
 /// in time stays.
-#[test]
-fn time_to_connect() {
+fn time_to_connect(version: Version) {
     let broker = broker("[limits]\nconnect_timeout = \"500ms\"");
-    let mut connected = broker.connect(V311, "connected");
-    let mut silent = broker.open(V311);
-    let mut slow = broker.open(V311);
+    let mut connected = broker.connect(version, "connected");
+    let mut silent = broker.open(version);
+    let mut slow = broker.open(version);
     let start = Instant::now();
-    let bytes = Connect::new(V311, "slow").bytes();
+    let bytes = Connect::new(version, "slow").bytes();
     slow.send(&bytes[..bytes.len() - 1]);
     for client in [&mut silent, &mut slow] {
         client.expect_closed();
@@ -366,6 +365,7 @@ fn time_to_connect() {
     }
     connected.expect_nothing();
 }
+versions!(time_to_connect);
 
 /// A packet that is never finished holds nobody up, and no other packet behind it counts.
 fn unfinished_packets(version: Version) {

@@ -80,20 +80,24 @@ fn to_come_again_fills_no_bucket() {
     assert_eq!(came(&mut rig, subscriber), 10);
 }
 
-/// `publish_bytes_per_second`: a packet is taken whole, and paid for afterwards.
+/// `publish_bytes_per_second`, of all, a listener or a user: a packet is taken whole, and paid for afterwards.
 #[test]
 fn bytes_are_limited_too() {
-    let toml = "[limits]\npublish_bytes_per_second = \"1000B\"\npublish_burst = \"2s\"";
-    let mut rig = Rig::new(1, toml);
-    let [publisher, subscriber] = pair(&mut rig, &Connect::new(V311, "publisher"));
-    let large = Message::new("t", "x".repeat(100_000)).bytes(V311);
-    rig.send(publisher, &large);
-    assert_eq!(came(&mut rig, subscriber), 1);
-    rig.send(publisher, &messages(1));
-    rig.world.advance(Duration::from_millis(97_900));
-    assert_eq!(came(&mut rig, subscriber), 0);
-    rig.world.advance(Duration::from_millis(300));
-    assert_eq!(came(&mut rig, subscriber), 1);
+    let limits = "publish_bytes_per_second = \"1000B\"\npublish_burst = \"2s\"";
+    let quota = "[[quota]]\nusers = [\"ann\"]";
+    for of in ["[limits]", "[[listener]]\nbind = \"127.0.0.1:0\"\n[listener.limits]", quota] {
+        let mut rig = Rig::new(1, &format!("{of}\n{limits}"));
+        let connect = Connect::new(V311, "publisher").user("ann", "secret");
+        let [publisher, subscriber] = pair(&mut rig, &connect);
+        let large = Message::new("t", "x".repeat(100_000)).bytes(V311);
+        rig.send(publisher, &large);
+        assert_eq!(came(&mut rig, subscriber), 1);
+        rig.send(publisher, &messages(1));
+        rig.world.advance(Duration::from_millis(97_900));
+        assert_eq!(came(&mut rig, subscriber), 0, "{of}");
+        rig.world.advance(Duration::from_millis(300));
+        assert_eq!(came(&mut rig, subscriber), 1, "{of}");
+    }
 }
 
 /// Acknowledged messages are delayed, and all of them arrive.
@@ -386,6 +390,29 @@ fn who_comes_is_refused_when_turns_take_long() {
         }
         rig.send(publisher, &messages(3));
         assert_eq!(came(&mut rig, subscriber), 3);
+    }
+}
+
+/// Before the handshake of TLS there is no word for it, and to get there would cost the time that is short:
+/// the connection is closed.
+#[test]
+fn who_comes_over_tls_is_closed_when_turns_take_long() {
+    let plain = "[[listener]]\nbind = \"127.0.0.1:0\"";
+    let tls: &str = &format!("{plain}\n[listener.tls]\ncertificate = \"c.pem\"\nkey = \"c.key\"");
+    for (listener, turn, stays) in [(tls, 90, true), (tls, 120, false), (plain, 120, true)] {
+        let mut rig = Rig::new(2, &format!("[limits]\nmax_turn = \"100ms\"\n{listener}"));
+        let turn = Duration::from_millis(turn);
+        rig.world.set_turn(turn);
+        for _ in 0..40 {
+            rig.world.advance(turn);
+            rig.turns(1);
+        }
+        let clients: Vec<_> = (0..4).map(|_| rig.world.connect()).collect();
+        rig.turns(4);
+        for client in clients {
+            assert!(rig.take(client).is_empty(), "nothing is said");
+            assert_eq!(rig.world.client_end(client).is_none(), stays, "{listener} {turn:?}");
+        }
     }
 }
 

@@ -408,21 +408,25 @@ fn resumes_across_versions() {
     }
 }
 
-/// [MQTT-4.1.0-1] A session is not discarded while its connection is open, whatever its interval.
-#[test]
-fn lives_while_it_is_connected() {
-    let broker = broker("");
-    let connect = Connect::new(V5, "client").with(session_expiry(1));
+/// [MQTT-4.1.0-1], (3.1.1) [MQTT-4.1.0-2] A session is not discarded while its connection is open,
+/// whatever its interval.
+fn lives_while_it_is_connected(version: Version) {
+    let broker = broker("[mqtt]\nv3_session_expiry = \"1s\"");
+    let connect = match version {
+        V5 => Connect::new(V5, "client").with(session_expiry(1)).resume(),
+        V31 | V311 => Connect::lasting(version, "client"),
+    };
     let (mut client, _) = broker.connect_with(&connect);
     client.subscribe("t", 1);
     // A timer of an earlier connection must not end the resumed session.
     client.hang_up();
-    let (mut client, connack) = broker.connect_with(&connect.clone().resume());
-    assert!(connack.session_present);
+    let (mut client, connack) = broker.connect_with(&connect);
+    assert_eq!(connack.session_present, version != V31);
     let_pass(Duration::from_millis(2_200));
     client.publish("t", "still", 1);
     client.expect("t", "still");
 }
+versions!(lives_while_it_is_connected);
 
 /// Unsubscribing is part of the session: it holds after a resume.
 fn keeps_the_subscriptions_as_they_were(version: Version) {

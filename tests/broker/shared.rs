@@ -471,9 +471,8 @@ fn can_choose_by_topic(shards: u16) {
 shards!(can_choose_by_topic);
 
 /// Strategy "least_in_flight": who does not acknowledge gets no more than who does.
-#[test]
-fn can_choose_the_least_busy() {
-    let broker = broker_with_shards(1, "[shared]\nstrategy = \"least_in_flight\"");
+fn can_choose_the_least_busy(shards: u16) {
+    let broker = with_strategy("least_in_flight", shards);
     let mut members = members(&broker, 2, "work", 1);
     let mut publisher = broker.connect(V5, "publisher");
     let mut lazy = 0;
@@ -494,6 +493,7 @@ fn can_choose_the_least_busy() {
     }
     assert!((1..=2).contains(&lazy), "the busy member got {lazy} of 20");
 }
+shards!(can_choose_the_least_busy);
 
 /// Section 3.2.2.3.13: switched off it is stated, and refused with 0x9E.
 #[test]

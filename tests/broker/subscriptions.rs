@@ -4,14 +4,13 @@ use crate::common::cases::{shards, versions};
 use crate::common::property::subscription_identifier;
 use crate::common::wire::{self, packet};
 use crate::common::{
-    Client, Connect, Message, V5, V311, Version, broker, broker_with_shards, code,
+    Client, Connect, Message, V5, V31, V311, Version, broker, broker_with_shards, code,
 };
 
 const NO_LOCAL: u8 = 1 << 2;
 
 /// [MQTT-4.7.1-1], [MQTT-4.7.1-2], [MQTT-4.7.2-1], [MQTT-4.7.3-4] Which names a filter takes in.
-#[test]
-fn matches_by_the_rules() {
+fn matches_by_the_rules(version: Version) {
     // Filter, what it takes in, what it does not.
     let cases: [(&str, &[&str], &[&str]); 20] = [
         ("a/b", &["a/b"], &["a", "a/b/c", "A/b", "a/B", "/a/b", "a/b/", "a//b", "ab"]),
@@ -40,9 +39,9 @@ fn matches_by_the_rules() {
         ("+/+/+/+", &["///", "a/b/c/d"], &["a/b/c", "//"]),
     ];
     let broker = broker("");
-    let mut publisher = broker.connect(V311, "publisher");
+    let mut publisher = broker.connect(version, "publisher");
     for (n, (filter, takes, leaves)) in cases.into_iter().enumerate() {
-        let mut subscriber = broker.connect(V311, &format!("subscriber-{n}"));
+        let mut subscriber = broker.connect(version, &format!("subscriber-{n}"));
         subscriber.subscribe(filter, 0);
         for name in takes {
             publisher.publish(name, filter, 0);
@@ -55,6 +54,7 @@ fn matches_by_the_rules() {
         subscriber.expect_nothing_from(&mut publisher);
     }
 }
+versions!(matches_by_the_rules);
 
 /// [MQTT-3.8.4-1], [MQTT-3.8.4-2], [MQTT-3.9.3-1] SUBACK has the packet's identifier and a code for
 /// each filter, in their order.
@@ -107,11 +107,15 @@ fn delivers_once_for_overlapping_filters(version: Version) {
 versions!(delivers_once_for_overlapping_filters);
 
 /// [MQTT-4.7.1-1] to [MQTT-4.7.3-1] Filters that are none: 0x8F, in 3.1.1 0x80 [MQTT-3.8.4-5]
-/// (3.1.1), and the other filters of the packet are served.
+/// (3.1.1), in 3.1, which has no failure, QoS 0; and the other filters of the packet are served.
 fn refuses_bad_filters(version: Version) {
     let broker = broker("");
     let mut client = broker.connect(version, "client");
-    let refusal = if version.is_v5() { code::TOPIC_FILTER_INVALID } else { 0x80 };
+    let refusal = match version {
+        V5 => code::TOPIC_FILTER_INVALID,
+        V311 => 0x80,
+        V31 => 0,
+    };
     let bad = ["", "a#", "#/a", "a/#/b", "a/b#", "a+", "+a", "a/+b", "a/b+/c", "##", "++", "/#/"];
     for filter in bad {
         let suback = client.subscribe_with(&[("good/1", 1), (filter, 0), ("good/2", 2)], &[]);
@@ -120,7 +124,7 @@ fn refuses_bad_filters(version: Version) {
     client.publish("good/2", "x", 2);
     client.expect("good/2", "x");
 }
-versions!(refuses_bad_filters, from 3.1.1);
+versions!(refuses_bad_filters);
 
 /// [MQTT-3.10.4-2] After UNSUBACK nothing new comes; [MQTT-3.10.4-5] it has the packet's
 /// identifier; [MQTT-3.11.3-1] in version 5 a code for each filter.
@@ -155,6 +159,9 @@ fn unsubscribes_by_the_letter(version: Version) {
             assert_eq!(codes, [code::NO_SUBSCRIPTION_EXISTED], "{filter}");
         }
     }
+    // One that is no filter is told so in version 5.
+    let codes = client.unsubscribe(&["a/#/b"]).codes;
+    assert_eq!(codes, if version.is_v5() { vec![code::TOPIC_FILTER_INVALID] } else { vec![] });
     client.publish("a/b", "still", 0);
     client.expect("a/b", "still");
 }

@@ -1,4 +1,4 @@
-//! TLS: the same broker behind it, who is let in by certificate, and what a reload changes.
+//! TLS: the same broker behind it.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -18,14 +18,12 @@ use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned,
     SupportedProtocolVersion, version,
 };
-use sluice::config::Durability;
 use tempfile::TempDir;
 
 use crate::common::client::subscribe;
-use crate::common::property::session_expiry;
 use crate::common::{Broker, Connect, Message, Packet, V5, V311, fixture, wire};
 
-const TLS12: &SupportedProtocolVersion = &version::TLS12;
+pub(crate) const TLS12: &SupportedProtocolVersion = &version::TLS12;
 pub(crate) const TLS13: &SupportedProtocolVersion = &version::TLS13;
 
 /// A CA of the test's own, and a directory for what it signs.
@@ -37,7 +35,7 @@ pub(crate) struct Ca {
 }
 
 impl Ca {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "a CA");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -49,7 +47,7 @@ impl Ca {
         Self { dir, issuer: Issuer::new(params, key), pem, serial: 1 }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
@@ -73,7 +71,7 @@ impl Ca {
     }
 
     /// Writes a list of revoked certificates.
-    fn revoke(&self, serials: &[u64]) {
+    pub(crate) fn revoke(&self, serials: &[u64]) {
         let revoked = serials.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: date_time_ymd(2020, 1, 1),
@@ -147,6 +145,10 @@ impl Tls {
 
     pub(crate) fn over(&self, socket: TcpStream) -> Client {
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        self.through(socket)
+    }
+
+    fn through<S: Read + Write>(&self, socket: S) -> Client<S> {
         let config = Arc::new(self.config.clone());
         let session = ClientConnection::new(config, self.host.try_into().unwrap()).unwrap();
         Client(StreamOwned::new(session, socket))
@@ -154,17 +156,14 @@ impl Tls {
 
     /// A client that was let in.
     #[track_caller]
-    fn connect(&self, broker: &Broker, connect: &Connect) -> Client {
+    pub(crate) fn connect(&self, broker: &Broker, connect: &Connect) -> Client {
         let mut client = self.open(broker);
-        client.send(&connect.bytes());
-        match client.packet(connect) {
-            Some(Packet::ConnAck(connack)) if connack.code == 0 => client,
-            other => panic!("CONNACK expected, got {other:?}"),
-        }
+        client.connect(connect);
+        client
     }
 
     /// Whether a client is let in, or hears no CONNACK at all.
-    fn comes_in(&self, broker: &Broker) -> bool {
+    pub(crate) fn comes_in(&self, broker: &Broker) -> bool {
         let mut client = self.open(broker);
         let connect = Connect::new(V5, "c");
         let _ = client.0.write_all(&connect.bytes()).and_then(|()| client.0.flush());
@@ -173,31 +172,106 @@ impl Tls {
 }
 
 /// A small client over TLS.
-pub(crate) struct Client(pub(crate) StreamOwned<ClientConnection, TcpStream>);
+pub(crate) struct Client<S: Read + Write = TcpStream>(pub(crate) StreamOwned<ClientConnection, S>);
 
-impl Client {
-    fn send(&mut self, bytes: &[u8]) {
+impl<S: Read + Write> Client<S> {
+    /// Connects; it must be let in.
+    #[track_caller]
+    fn connect(&mut self, connect: &Connect) {
+        self.send(&connect.bytes());
+        match self.packet(connect) {
+            Some(Packet::ConnAck(connack)) => assert_eq!(connack.code, 0),
+            other => panic!("CONNACK expected, got {other:?}"),
+        }
+    }
+
+    /// Whether it answers a ping.
+    pub(crate) fn survives(&mut self, connect: &Connect) -> bool {
+        self.send(&wire::packet(wire::PINGREQ, &[]));
+        self.packet(connect) == Some(Packet::PingResp)
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).unwrap();
         self.0.flush().unwrap();
     }
 
     /// The next packet; none if the connection ends first.
-    fn packet(&mut self, connect: &Connect) -> Option<Packet> {
-        let mut first = [0; 1];
-        self.0.read_exact(&mut first).ok()?;
-        let (mut len, mut shift) = (0, 0);
-        loop {
-            let mut byte = [0; 1];
-            self.0.read_exact(&mut byte).ok()?;
-            len |= usize::from(byte[0] & 0x7F) << shift;
-            shift += 7;
-            if byte[0] & 0x80 == 0 {
-                break;
+    pub(crate) fn packet(&mut self, connect: &Connect) -> Option<Packet> {
+        read_packet(&mut self.0, connect)
+    }
+}
+
+/// The next packet of a stream; none if it ends first.
+pub(crate) fn read_packet(stream: &mut impl Read, connect: &Connect) -> Option<Packet> {
+    let mut byte = [0; 1];
+    stream.read_exact(&mut byte).ok()?;
+    let [first] = byte;
+    let (mut len, mut shift) = (0, 0);
+    loop {
+        stream.read_exact(&mut byte).ok()?;
+        len |= usize::from(byte[0] & 0x7F) << shift;
+        shift += 7;
+        if byte[0] & 0x80 == 0 {
+            break;
+        }
+    }
+    let mut body = vec![0; len];
+    stream.read_exact(&mut body).ok()?;
+    Some(Packet::read(connect.version, first, &body))
+}
+
+/// A socket that counts the records of application data that come over it.
+struct Records {
+    socket: TcpStream,
+    /// What has come of the head of a record.
+    head: Vec<u8>,
+    /// What is still to come of its body.
+    body: usize,
+    application_data: usize,
+}
+
+impl Records {
+    const APPLICATION_DATA: u8 = 0x17;
+
+    fn new(socket: TcpStream) -> Self {
+        Self { socket, head: Vec::new(), body: 0, application_data: 0 }
+    }
+
+    fn count(&mut self, mut bytes: &[u8]) {
+        while let Some((byte, rest)) = bytes.split_first() {
+            if self.body > 0 {
+                let here = self.body.min(bytes.len());
+                self.body -= here;
+                bytes = &bytes[here..];
+                continue;
+            }
+            self.head.push(*byte);
+            bytes = rest;
+            if let [kind, _, _, high, low] = self.head[..] {
+                self.application_data += usize::from(kind == Self::APPLICATION_DATA);
+                self.body = usize::from(u16::from_be_bytes([high, low]));
+                self.head.clear();
             }
         }
-        let mut body = vec![0; len];
-        self.0.read_exact(&mut body).ok()?;
-        Some(Packet::read(connect.version, first[0], &body))
+    }
+}
+
+impl Read for Records {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let len = self.socket.read(buf)?;
+        self.count(&buf[..len]);
+        Ok(len)
+    }
+}
+
+impl Write for Records {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        self.socket.write(buf)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.socket.flush()
     }
 }
 
@@ -227,22 +301,31 @@ fn messages_of_every_size_pass_over_both_versions() {
     }
 }
 
+/// What a turn has for a client shares its records.
 #[test]
-fn many_small_messages_at_once_keep_their_order() {
+fn many_small_messages_at_once_keep_their_order_and_share_records() {
     let ca = ca();
     let broker = fixture::broker_with_listener(2, &ca.listener(""), "");
-    let connect = Connect::new(V311, "c");
-    let mut client = Tls::new(&ca, TLS13, None).connect(&broker, &connect);
-    client.send(&subscribe(V311, 1, &[("t", 0)], &[]));
-    assert!(matches!(client.packet(&connect), Some(Packet::SubAck(_))));
-    let burst: Vec<u8> =
-        (0..2000).flat_map(|n: u32| Message::new("t", n.to_string()).bytes(V311)).collect();
-    client.send(&burst);
-    for n in 0..2000 {
-        match client.packet(&connect) {
-            Some(Packet::Publish(publish)) => assert_eq!(publish.payload_text(), n.to_string()),
-            other => panic!("PUBLISH {n} expected, got {other:?}"),
+    for version in [TLS12, TLS13] {
+        let connect = Connect::new(V311, "c");
+        let socket = TcpStream::connect(broker.address()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut client = Tls::new(&ca, version, None).through(Records::new(socket));
+        client.connect(&connect);
+        client.send(&subscribe(V311, 1, &[("t", 0)], &[]));
+        assert!(matches!(client.packet(&connect), Some(Packet::SubAck(_))));
+        let burst: Vec<u8> =
+            (0..2000).flat_map(|n: u32| Message::new("t", n.to_string()).bytes(V311)).collect();
+        client.send(&burst);
+        let before = client.0.sock.application_data;
+        for n in 0..2000 {
+            match client.packet(&connect) {
+                Some(Packet::Publish(publish)) => assert_eq!(publish.payload_text(), n.to_string()),
+                other => panic!("PUBLISH {n} expected, got {other:?}"),
+            }
         }
+        let records = client.0.sock.application_data - before;
+        assert!((1..100).contains(&records), "{records} records");
     }
 }
 
@@ -289,112 +372,6 @@ fn what_is_not_tls_is_turned_away_and_others_go_on() {
     }
     good.send(&wire::packet(wire::PINGREQ, &[]));
     assert_eq!(good.packet(&connect), Some(Packet::PingResp));
-}
-
-#[test]
-fn a_certificate_has_to_be_good() {
-    let (mut own, mut other) = (ca(), Ca::new());
-    own.sign("ann", &[], false);
-    own.sign("expired", &[], true);
-    let revoked = own.sign("revoked", &[], false);
-    own.revoke(&[revoked]);
-    other.sign("stranger", &[], false);
-    let crl = format!("client_crl = {:?}", own.path("crl.pem"));
-    for (which, without) in [("required", false), ("optional", true)] {
-        let broker = fixture::broker_with_listener(1, &own.with_clients(which, &crl), "");
-        for version in [TLS12, TLS13] {
-            let comes_in = |certificate| Tls::new(&own, version, certificate).comes_in(&broker);
-            assert_eq!(comes_in(None), without, "{which} without");
-            assert!(comes_in(Some((&own, "ann"))), "{which} ann");
-            for bad in [(&own, "expired"), (&own, "revoked"), (&other, "stranger")] {
-                assert!(!comes_in(Some(bad)), "{which} {}", bad.1);
-            }
-        }
-    }
-}
-
-/// It counts in place of what CONNECT says, on whichever shard the client is at home.
-#[test]
-fn the_name_in_a_certificate_is_the_user() {
-    let mut ca = ca();
-    ca.sign("ann", &["bob.example.com"], false);
-    for (from, user) in [("common_name", "ann"), ("subject_alternative_name", "bob.example.com")] {
-        let listener = ca.with_clients("required", &format!("certificate_user = {from:?}"));
-        let acl =
-            "[acl]\ndefault = \"deny\"\n[[acl.rule]]\neffect = \"allow\"\ntopics = [\"%u\"]\n";
-        let broker = fixture::broker_with_listener(3, &listener, acl);
-        let tls = Tls::new(&ca, TLS13, Some((&ca, "ann")));
-        for n in 0..6 {
-            let connect = Connect::new(V5, &format!("c{n}")).user("eve", "x");
-            let mut client = tls.connect(&broker, &connect);
-            client.send(&subscribe(V5, 1, &[("eve", 0), (user, 0)], &[]));
-            match client.packet(&connect) {
-                Some(Packet::SubAck(codes)) => assert_eq!(codes.codes, [0x87, 0], "{from} {n}"),
-                other => panic!("SUBACK expected, got {other:?}"),
-            }
-        }
-    }
-}
-
-/// Whatever name the client gives, and whether or not that in its certificate is a user name.
-#[test]
-fn a_rule_may_be_for_certificates() {
-    let mut ca = ca();
-    ca.sign("ann", &["ann.example.com"], false);
-    ca.sign("bob", &["bob.example.com"], false);
-    let acl = "[acl]\ndefault = \"deny\"\n\
-               [[acl.rule]]\neffect = \"deny\"\ntopics = [\"t\"]\ncertificates = [\"bob\"]\n\
-               [[acl.rule]]\neffect = \"allow\"\ntopics = [\"t\", \"u\"]\n\
-               [[acl.rule]]\neffect = \"allow\"\ntopics = [\"ann\"]\ncertificates = [\"ann\", \"ann.example.com\"]\n";
-    for (from, bob) in [
-        ("none", [0x87, 0, 0x87]),
-        ("common_name", [0x87, 0, 0x87]),
-        ("subject_alternative_name", [0, 0, 0x87]),
-    ] {
-        let listener = ca.with_clients("optional", &format!("certificate_user = {from:?}"));
-        let broker = fixture::broker_with_listener(3, &listener, acl);
-        let cases = [(Some("ann"), [0, 0, 0]), (Some("bob"), bob), (None, [0, 0, 0x87])];
-        for (n, (name, granted)) in cases.into_iter().cycle().take(9).enumerate() {
-            let tls = Tls::new(&ca, TLS13, name.map(|name| (&ca, name)));
-            let connect = Connect::new(V5, &format!("ann{n}")).user("ann", "x");
-            let mut client = tls.connect(&broker, &connect);
-            client.send(&subscribe(V5, 1, &[("t", 0), ("u", 0), ("ann", 0)], &[]));
-            match client.packet(&connect) {
-                Some(Packet::SubAck(codes)) => assert_eq!(codes.codes, granted, "{from} {name:?}"),
-                other => panic!("SUBACK expected, got {other:?}"),
-            }
-        }
-    }
-}
-
-/// What a session had by the certificate of its client it has after a restart.
-#[test]
-fn a_stored_session_has_the_certificate_of_its_client() {
-    let mut ca = ca();
-    ca.sign("ann", &[], false);
-    let data = TempDir::new().unwrap();
-    let start = || {
-        let acl = "[acl]\ndefault = \"deny\"\n\
-                   [[acl.rule]]\neffect = \"allow\"\ntopics = [\"t\"]\ncertificates = [\"ann\"]\n";
-        let mut config = fixture::config(2, &ca.with_clients("required", ""), acl);
-        config.store.durability = Durability::Os;
-        config.store.data = data.path().to_owned();
-        Broker::of(sluice::Broker::start(config).unwrap())
-    };
-    let tls = Tls::new(&ca, TLS13, Some((&ca, "ann")));
-    let connect = Connect::new(V5, "c").resume().with(session_expiry(600));
-    let broker = start();
-    let mut client = tls.connect(&broker, &connect);
-    client.send(&subscribe(V5, 1, &[("t", 1)], &[]));
-    assert!(matches!(client.packet(&connect), Some(Packet::SubAck(codes)) if codes.codes == [1]));
-    drop(broker);
-    let broker = start();
-    let mut client = tls.connect(&broker, &connect);
-    client.send(&Message::new("t", "x").bytes(V5));
-    match client.packet(&connect) {
-        Some(Packet::Publish(publish)) => assert_eq!(publish.topic, "t"),
-        other => panic!("PUBLISH expected, got {other:?}"),
-    }
 }
 
 #[test]
@@ -451,32 +428,6 @@ fn only_1_3_is_only_1_3() {
     let broker = fixture::broker_with_listener(1, &ca.listener("min_version = \"1.3\""), "");
     assert!(Tls::new(&ca, TLS13, None).comes_in(&broker));
     assert!(!Tls::new(&ca, TLS12, None).comes_in(&broker));
-}
-
-#[test]
-fn a_reload_is_for_new_connections_and_a_broken_file_for_none() {
-    let mut ca = ca();
-    let (listener, other) = (ca.listener(""), self::ca());
-    let broker = fixture::broker_with_listener(2, &listener, "");
-    let tls = Tls::new(&ca, TLS13, None);
-    let connect = Connect::new(V5, "old");
-    let mut old = tls.connect(&broker, &connect);
-    fs::write(ca.path("server.key"), "nonsense").unwrap();
-    let error = broker.reload_with_listener(&listener, "").unwrap_err();
-    assert!(error.contains("server.key: has no private key"), "{error}");
-    assert!(tls.comes_in(&broker), "the old one is in force");
-    fs::copy(other.path("server.key"), ca.path("server.key")).unwrap();
-    let error = broker.reload_with_listener(&listener, "").unwrap_err();
-    assert!(error.contains("does not go with the certificate"), "{error}");
-    fs::copy(other.path("server.pem"), ca.path("server.pem")).unwrap();
-    broker.reload_with_listener(&listener, "").unwrap();
-    assert!(!Tls::new(&ca, TLS13, None).comes_in(&broker));
-    assert!(Tls::new(&other, TLS13, None).comes_in(&broker));
-    old.send(&wire::packet(wire::PINGREQ, &[]));
-    assert_eq!(old.packet(&connect), Some(Packet::PingResp));
-    ca.sign("server", &["localhost"], false);
-    broker.reload_with_listener(&listener, "").unwrap();
-    assert!(Tls::new(&ca, TLS13, None).comes_in(&broker));
 }
 
 /// A refusal is read before the end.

@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
 use serde_json::{Value, json};
@@ -172,6 +174,49 @@ fn keys_are_read_again() {
     broker.reload(&next.toml("")).unwrap();
     broker.connect_with(&connect(&next));
     refused(&broker, &connect(&maker), BAD_USER_NAME_OR_PASSWORD);
+}
+
+/// `jwks_file`: the `kid` of a token names its key; one that is no longer in the set makes no more tokens.
+#[test]
+fn keys_of_a_set_come_and_go() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("keys.json");
+    let encode_bytes = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    // 0x04, and both coordinates.
+    let (x, y) = pair.public_key_raw()[1..].split_at(32);
+    let [x, y] = [x, y].map(encode_bytes);
+    let first = json!({"kty": "oct", "kid": "first", "k": encode_bytes(SECRETS[0].as_bytes())});
+    let second = json!({"kty": "EC", "crv": "P-256", "kid": "second", "x": x, "y": y});
+    let write = |keys: Value| fs::write(&path, json!({"keys": keys}).to_string()).unwrap();
+    let connect = |key: &EncodingKey, algorithm, kid: &str| {
+        let header = Header { kid: Some(kid.to_owned()), ..Header::new(algorithm) };
+        let claims = json!({"sub": "anna", "exp": now() + 3600.0});
+        Connect::new(V5, "c").user("anna", &encode(&header, &claims, key).unwrap())
+    };
+    let secret = EncodingKey::from_secret(SECRETS[0].as_bytes()).unwrap();
+    let private = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap();
+    let of_first = connect(&secret, Algorithm::HS256, "first");
+    let of_second = connect(&private, Algorithm::ES256, "second");
+    let astray = connect(&private, Algorithm::ES256, "first");
+
+    write(json!([first, second]));
+    let toml = format!("[auth.jwt]\njwks_file = {path:?}");
+    let broker = broker(&toml);
+    let mut connected =
+        broker.connect_with(&Connect { client_id: "d".into(), ..of_first.clone() }).0;
+    broker.connect_with(&of_first);
+    broker.connect_with(&of_second);
+    refused(&broker, &astray, BAD_USER_NAME_OR_PASSWORD);
+    fs::write(&path, "nonsense").unwrap();
+    let error = broker.reload(&toml).unwrap_err();
+    assert!(error.contains("keys.json: is no JWK Set"), "{error}");
+    broker.connect_with(&of_first);
+    write(json!([second]));
+    broker.reload(&toml).unwrap();
+    refused(&broker, &of_first, BAD_USER_NAME_OR_PASSWORD);
+    broker.connect_with(&of_second);
+    assert!(connected.survives(), "it was let in before");
 }
 
 /// Who is banned as a user is so whatever CONNECT says.

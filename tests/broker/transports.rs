@@ -12,7 +12,7 @@ use crate::common::client::subscribe;
 use crate::common::fixture::{broker_with_listener, config};
 use crate::common::{Broker, Client, Connect, Event, Packet, V5, V311, code};
 
-use super::tls::{TLS13, Tls, ca};
+use super::tls::{TLS13, Tls, ca, read_packet};
 
 const PROXIED: &str = "proxy_protocol = true\nproxy_from = [\"127.0.0.0/8\"]\n";
 
@@ -186,6 +186,36 @@ fn programs_of_this_machine_come_over_a_socket() {
     }
     broker.stop();
     assert!(!path.exists());
+}
+
+/// A proxy on this machine may come over a socket of it: whom it names is who connects.
+#[test]
+fn a_proxy_may_come_over_a_socket() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("mqtt");
+    let toml = "proxy_protocol = true\n[auth]\nanonymous = true\n\
+                [auth.ban]\naddresses = [\"203.0.113.7\", \"127.0.0.1\"]";
+    let inner = sluice::Broker::start(unix_config(&path, toml)).expect("it starts");
+    let _broker = Broker::of(inner);
+    let connect = Connect::new(V5, "c");
+    let answer = |header: &[u8]| {
+        let mut socket = UnixStream::connect(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        socket.write_all(&[header, &connect.bytes()].concat()).unwrap();
+        read_packet(&mut socket, &connect)
+    };
+    for (header, code) in [
+        (line("203.0.113.7"), 0x8A),
+        (line("203.0.113.8"), code::SUCCESS),
+        (binary(0x21, [203, 0, 113, 7], 10), 0x8A),
+        (binary(0x21, [203, 0, 113, 8], 10), code::SUCCESS),
+    ] {
+        match answer(&header) {
+            Some(Packet::ConnAck(connack)) => assert_eq!(connack.code, code, "{header:x?}"),
+            other => panic!("CONNACK expected, got {other:?}"),
+        }
+    }
+    assert_eq!(answer(&[]), None, "without a header it is closed");
 }
 
 #[test]

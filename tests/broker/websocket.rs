@@ -10,7 +10,7 @@ use sluice::net::ws::{
 
 use crate::common::client::subscribe;
 use crate::common::fixture::broker_with_listener;
-use crate::common::{Broker, Connect, Packet, V5, V31, V311, Will, let_pass};
+use crate::common::{Broker, Connect, Message, Packet, V5, V31, V311, Version, Will, let_pass};
 
 use super::tls::{TLS13, Tls, ca};
 
@@ -21,11 +21,11 @@ fn broker(more: &str) -> Broker {
 }
 
 /// What a connection can be: TCP, or TLS over it.
-trait Stream: Read + Write {}
+pub(crate) trait Stream: Read + Write {}
 impl<S: Read + Write> Stream for S {}
 
 /// One client.
-struct Ws {
+pub(crate) struct Ws {
     stream: Box<dyn Stream>,
     decoder: Decoder,
     /// Payload that has come.
@@ -51,7 +51,7 @@ fn read_until(stream: &mut impl Read, enough: impl Fn(&[u8]) -> bool) -> Vec<u8>
 }
 
 impl Ws {
-    fn open(mut stream: impl Stream + 'static) -> Self {
+    pub(crate) fn open(mut stream: impl Stream + 'static) -> Self {
         let handshake = ClientHandshake::new(*b"sixteen bytes...");
         stream.write_all(&handshake.request("localhost", "/mqtt")).unwrap();
         stream.flush().unwrap();
@@ -82,7 +82,7 @@ impl Ws {
         self.raw(&frame(first, payload));
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.frame(0x82, bytes);
     }
 
@@ -100,7 +100,7 @@ impl Ws {
         len > 0
     }
 
-    fn packet(&mut self, connect: &Connect) -> Option<Packet> {
+    pub(crate) fn packet(&mut self, connect: &Connect) -> Option<Packet> {
         loop {
             if let Some((first, body_at, len)) = head(&self.payload)
                 && self.payload.len() >= body_at + len
@@ -205,15 +205,21 @@ fn messages_of_every_size_pass() {
 #[test]
 fn packets_and_frames_are_cut_anywhere() {
     let broker = broker("");
-    let connect = Connect::new(V311, "cut");
+    for version in [V311, V5] {
+        cut_anywhere(&broker, version);
+    }
+}
+
+fn cut_anywhere(broker: &Broker, version: Version) {
+    let connect = Connect::new(version, "cut");
     let mut stream = Vec::new();
     stream.extend(connect.bytes());
-    stream.extend(subscribe(V311, 1, &[("t", 0)], &[]));
+    stream.extend(subscribe(version, 1, &[("t", 0)], &[]));
     for n in 0..20 {
-        stream.extend(publish("t", &vec![n; usize::from(n) * 10], 4));
+        stream.extend(Message::new("t", vec![n; usize::from(n) * 10]).bytes(version));
     }
     for step in [1, 2, 3, 7, 50, stream.len()] {
-        let mut ws = Ws::open(tcp(&broker));
+        let mut ws = Ws::open(tcp(broker));
         let mut wire = Vec::new();
         let pieces: Vec<_> = stream.chunks(step).collect();
         for (at, piece) in pieces.iter().enumerate() {

@@ -3,9 +3,11 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tempfile::TempDir;
 
 use super::{Running, ends, file, sluice};
@@ -109,4 +111,39 @@ fn certificates_are_made_and_a_broker_starts_with_them() {
     let mut answer = Vec::new();
     let _ = socket.read_to_end(&mut answer);
     assert_eq!(answer.first(), Some(&0x15), "an alert of TLS: {answer:x?}");
+}
+
+/// `certs/make.sh`: it makes them next to itself, in the place of those that it made before, and they go
+/// together.
+#[test]
+fn the_script_makes_certificates_next_to_itself() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let certs = dir.path().join("certs");
+    fs::create_dir(&certs).expect("a directory");
+    let script = certs.join("make.sh");
+    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/certs/make.sh"), &script).expect("it is there");
+    let [ca, certificate, key, client, client_key] =
+        ["ca.pem", "server.pem", "server.key", "client.pem", "client.key"]
+            .map(|name| certs.join(name));
+    let config = format!(
+        "[[listener]]\nbind = \"127.0.0.1:0\"\n[listener.tls]\ncertificate = {certificate:?}\n\
+         key = {key:?}\nclient_certificates = \"required\"\nclient_ca = {ca:?}\n\
+         [[listener.tls.more]]\ncertificate = {client:?}\nkey = {client_key:?}\n"
+    );
+    let (_dir, config) = file(&config);
+    let mut made = Vec::new();
+    for name in ["ann", "bob"] {
+        let mut command = Command::new("bash");
+        command.arg(&script).args(["--client", name]).current_dir("/");
+        let (status, said, err) = ends(command.env("SLUICE", env!("CARGO_BIN_EXE_sluice")));
+        assert_eq!(status, 0, "{err}");
+        assert!(said.contains("certificate = \"certs/server.pem\""), "{said}");
+        let (status, _, err) = ends(sluice().args(["check", &config]));
+        assert_eq!(status, 0, "{err}");
+        let shown = CertificateDer::from_pem_file(&client).expect("a certificate");
+        let has_name = shown.windows(name.len()).any(|part| part == name.as_bytes());
+        assert!(has_name, "the arguments are those of `sluice certs`");
+        made.push(fs::read(&ca).expect("it is there"));
+    }
+    assert_ne!(made[0], made[1], "the second in the place of the first");
 }

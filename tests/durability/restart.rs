@@ -396,3 +396,46 @@ fn many_subscriptions_of_a_session_that_ends() {
         client.expect("new", "x");
     }
 }
+
+/// Messages that nobody has to keep pass while others wait for their commit, between shards, too.
+#[test]
+fn what_nobody_keeps_waits_for_no_commit() {
+    let broker = Broker::start("sqlite", 2);
+    // At home on either shard, each kind of them.
+    let clients = |kind: &str| -> Vec<Client> {
+        (0..6).map(|n| broker.connect(V5, &format!("{kind}-{n}"))).collect()
+    };
+    for n in 0..6 {
+        let mut absent = broker.connect_with(&Connect::lasting(V5, &format!("absent-{n}"))).0;
+        absent.subscribe("kept", 1);
+        absent.disconnect();
+    }
+    let (mut keepers, mut publishers) = (clients("keeper"), clients("publisher"));
+    let mut subscribers = clients("subscriber");
+    for (n, subscriber) in subscribers.iter_mut().enumerate() {
+        subscriber.subscribe(&format!("t/{n}"), 2);
+    }
+    // Nobody else commits meanwhile.
+    let path = broker.data().join("sluice.sqlite");
+    let database = rusqlite::Connection::open(path).expect("it is there");
+    database.execute_batch("begin immediate").expect("the lock");
+    let ids: Vec<_> =
+        keepers.iter_mut().map(|it| it.start_publish(Message::new("kept", "x").qos(1))).collect();
+    for keeper in &mut keepers {
+        keeper.ping();
+    }
+    for (n, subscriber) in subscribers.iter_mut().enumerate() {
+        for (m, publisher) in publishers.iter_mut().enumerate() {
+            publisher.publish(&format!("t/{n}"), m.to_string(), 1 + (m % 2) as u8);
+            subscriber.expect(&format!("t/{n}"), m.to_string());
+        }
+    }
+    for keeper in &mut keepers {
+        keeper.ping();
+        assert!(keeper.take_puback_if_any().is_none(), "what is kept waits");
+    }
+    database.execute_batch("rollback").expect("the lock is given back");
+    for (keeper, id) in keepers.iter_mut().zip(ids) {
+        assert_eq!(keeper.wait_puback(id).code, code::SUCCESS);
+    }
+}

@@ -1,9 +1,12 @@
-// MQTT.js against a broker: node mqttjs_client.mjs HOST PORT [mqtt | ws], with the package "mqtt" in NODE_MODULES.
+// MQTT.js against a broker: node mqttjs_client.mjs HOST PORT [mqtt | ws | wss CA], with the package "mqtt" in
+// NODE_MODULES. CA is a file with the certificate of that of the broker.
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 
 const [host, port, protocol] = [process.argv[2], Number(process.argv[3]), process.argv[4] ?? 'mqtt'];
+const ca = process.argv[5] && readFileSync(process.argv[5]);
 const require = createRequire(path.join(process.env.NODE_MODULES, 'here.js'));
 const mqtt = require('mqtt');
 
@@ -24,7 +27,7 @@ class Client {
     const client = new Client();
     client.messages = [];
     client.mqtt = mqtt.connect({
-      host, port, protocol, path: '/mqtt', protocolId, protocolVersion, reconnectPeriod: 0, connectTimeout: WAIT,
+      host, port, protocol, ca, path: '/mqtt', protocolId, protocolVersion, reconnectPeriod: 0, connectTimeout: WAIT,
       clientId: `js${serial++}${run}`.slice(0, 23), ...options,
     });
     client.mqtt.on('message', (topic, payload, packet) => client.messages.push(packet));

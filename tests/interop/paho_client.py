@@ -1,4 +1,5 @@
-"""Paho's client for Python against a broker: paho_client.py HOST PORT [tcp | websockets]"""
+"""Paho's client for Python against a broker: paho_client.py HOST PORT [tcp | websockets] [CA], over TLS if there is a
+file with the certificate of a CA"""
 
 import queue
 import socket
@@ -12,6 +13,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 HOST, PORT = sys.argv[1], int(sys.argv[2])
 TRANSPORT = sys.argv[3] if len(sys.argv) > 3 else "tcp"
+CA = sys.argv[4] if len(sys.argv) > 4 else None
 RUN = f"{time.time_ns():x}"
 WAIT = 10
 NAMES = {mqtt.MQTTv31: "3.1", mqtt.MQTTv311: "3.1.1", mqtt.MQTTv5: "5"}
@@ -31,6 +33,8 @@ class Client:
         session = {} if v5 else {"clean_session": clean}
         self.paho = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=client_id,
                                 protocol=version, transport=TRANSPORT, **session)
+        if CA:
+            self.paho.tls_set(CA)
         self.paho.on_connect = lambda c, u, flags, reason, p: self.connacks.put((flags, reason, p))
         self.paho.on_message = lambda c, u, message: self.messages.put(message)
         self.paho.on_publish = lambda c, u, mid, reason, p: self.acks.put((mid, reason))

@@ -38,12 +38,13 @@ clients() {
         NODE_MODULES="$cache" timeout 300 node tests/interop/mqttjs_client.mjs "$host" "$port"
 }
 
-# The same over WebSocket: whose clients have it, and a real browser.
+# The same over WebSocket: whose clients have it, and a real browser. With CA over TLS, too.
 websockets() {
-    local host=${1%:*} port=${1##*:}
-    timeout 300 "$venv/bin/python" tests/interop/paho_client.py "$host" "$port" websockets &&
-        NODE_MODULES="$cache" timeout 300 node tests/interop/mqttjs_client.mjs "$host" "$port" ws &&
-        NODE_MODULES="$cache" timeout 120 node tests/interop/browser.mjs "ws://$host:$port/mqtt"
+    local host=${1%:*} port=${1##*:} ca=${2:-} scheme=ws
+    if [ -n "$ca" ]; then scheme=wss; fi
+    timeout 300 "$venv/bin/python" tests/interop/paho_client.py "$host" "$port" websockets ${ca:+"$ca"} &&
+        NODE_MODULES="$cache" timeout 300 node tests/interop/mqttjs_client.mjs "$host" "$port" $scheme ${ca:+"$ca"} &&
+        NODE_MODULES="$cache" timeout 120 node tests/interop/browser.mjs "$scheme://$host:$port/mqtt"
 }
 
 if [ $# -gt 0 ]; then
@@ -52,26 +53,42 @@ if [ $# -gt 0 ]; then
 fi
 
 cargo build --release --bin sluice
+rm -rf "$cache/certs"
+target/release/sluice certs --out "$cache/certs" >/dev/null
 for shards in 1 3; do
     log=$cache/broker-$shards.log
-    printf '[[listener]]\nbind = "127.0.0.1:0"\n%s' '' '[listener.websocket]' >"$cache/broker.toml"
+    cat >"$cache/broker.toml" <<TOML
+[[listener]]
+bind = "127.0.0.1:0"
+[[listener]]
+bind = "127.0.0.1:0"
+[listener.websocket]
+[[listener]]
+bind = "127.0.0.1:0"
+[listener.websocket]
+[listener.tls]
+certificate = "$cache/certs/server.pem"
+key = "$cache/certs/server.key"
+TOML
     target/release/sluice --config "$cache/broker.toml" --shards "$shards" --durability memory \
         2>"$log" </dev/null &
     broker=$!
-    address="" websocket=""
+    addresses=()
     for _ in $(seq 100); do
-        read -r address websocket < <(sed -n 's/.* listening on \([0-9.:]*\), \([0-9.:]*\) with .*/\1 \2/p' "$log") || true
-        if [ -n "$websocket" ]; then break; fi
+        IFS=', ' read -ra addresses < <(sed -n 's/.* listening on \(.*\) with .*/\1/p' "$log") || true
+        if [ ${#addresses[@]} = 3 ]; then break; fi
         if ! kill -0 "$broker" 2>/dev/null; then break; fi
         sleep 0.1
     done
-    if [ -z "$websocket" ]; then
+    if [ ${#addresses[@]} != 3 ]; then
         echo "interop: the broker did not start" >&2
         cat "$log" >&2
         exit 1
     fi
-    echo "interop: a broker on $address with $shards shard(s)"
-    if ! { clients "$address" && websockets "$websocket"; }; then
+    echo "interop: a broker on ${addresses[*]} with $shards shard(s)"
+    # Over TLS once: it is about the transport.
+    if ! { clients "${addresses[0]}" && websockets "${addresses[1]}" &&
+        { [ $shards = 1 ] || websockets "${addresses[2]}" "$cache/certs/ca.pem"; }; }; then
         echo "interop: FAILED; the log of the broker:" >&2
         tail -n 50 "$log" >&2
         exit 1

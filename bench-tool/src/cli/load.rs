@@ -10,17 +10,15 @@ use crate::engine::MAX_WINDOW;
 
 #[derive(Debug, Args)]
 pub(crate) struct ConnArgs {
-    #[command(flatten)]
-    pub(crate) clients: ClientArgs,
     /// Number of clients.
     #[arg(short, long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) count: u32,
+    #[command(flatten)]
+    pub(crate) clients: ClientArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct PubArgs {
-    #[command(flatten)]
-    pub(crate) clients: ClientArgs,
     /// Number of clients.
     #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) count: u32,
@@ -58,12 +56,12 @@ pub(crate) struct PubArgs {
     /// End after so many messages of all clients together; 0: no limit.
     #[arg(short = 'L', long, visible_alias = "repeat", default_value_t = 0)]
     pub(crate) limit: u64,
+    #[command(flatten)]
+    pub(crate) clients: ClientArgs,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct SubArgs {
-    #[command(flatten)]
-    pub(crate) clients: ClientArgs,
     /// Number of clients.
     #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) count: u32,
@@ -76,13 +74,13 @@ pub(crate) struct SubArgs {
     /// End after so many messages to all clients together; 0: no limit.
     #[arg(short = 'L', long, default_value_t = 0)]
     pub(crate) limit: u64,
+    #[command(flatten)]
+    pub(crate) clients: ClientArgs,
 }
 
 /// What all three have in common.
 #[derive(Debug, Args)]
 pub(crate) struct ClientArgs {
-    #[command(flatten)]
-    pub(crate) broker: BrokerArgs,
     /// The clients are numbered from one more than this.
     #[arg(short = 'n', long, visible_alias = "start-number", default_value_t = 0)]
     pub(crate) startnumber: u32,
@@ -107,4 +105,6 @@ pub(crate) struct ClientArgs {
     /// Write a page, charts, JSON, CSV and percentile files to this directory.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) broker: BrokerArgs,
 }

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -12,7 +13,7 @@ use crate::disk::DiskArgs;
 use crate::engine::{
     self, Carrier, Endpoint, FlowSpec, Login, MAX_WINDOW, MIN_PAYLOAD, WebSocketTarget,
 };
-use crate::measure;
+use crate::measure::{self, ProcessGroup};
 use crate::scenario::{Parameters, ScenarioName};
 
 mod load;
@@ -23,9 +24,52 @@ pub(crate) use load::{ClientArgs, ConnArgs, PubArgs, SubArgs};
 pub(crate) use torture::{TortureArgs, run as run_torture};
 pub(crate) use transport::{TlsArgs, TlsVersionArg, WebSocketArgs};
 
+/// What a scenario takes, and the words of its result.
+const ABOUT_RUN: &str = "\
+What is not given has the scenario's own default, which the result names.
+
+The result says:
+  broker's CPU  CPU time of the broker's processes (--pid) for each message
+  missing       while it runs: a later message has come, or at QoS 0 nobody
+                waits for it any more; it may still come
+  lost          sent and, at QoS 1 and 2, acknowledged, and not received
+  not acknowledged
+                sent at QoS 1 or 2, and not answered by the broker
+  duplicates    received once more than sent
+  reordered     received behind a later message of the same publisher
+  stalled       publishers that wait for messages, or acknowledgements, that
+                do not come
+  memory        what the broker has grown by for each connection: start it
+                afresh before
+
+Exit status:
+  0 all went well
+  1 there is no result: wrong file, no such host
+  2 wrong usage
+  3 messages were lost, repeated, overtaken, refused or not acknowledged
+    although their QoS forbids it
+  4 connections were refused, or were lost while the broker went on
+  5 the broker died
+  130 it was interrupted";
+
+/// How to begin.
+const EXAMPLES: &str = "\
+Examples, with a broker at 127.0.0.1:1883:
+  50 pairs exchange messages as fast as they can:
+    sluice-bench run p2p --pid \"$(pidof mosquitto)\"
+  How much memory a connection takes:
+    sluice-bench run idle -c 10000 --pid \"$(pidof mosquitto)\"
+  Receive and count; and, in another terminal, publish 100 messages a second:
+    sluice-bench sub -t 'a/#' -q 1
+    sluice-bench pub -t 'a/%i' -c 10 -q 1 -I 100
+  Sluice, Mosquitto and EMQX side by side:
+    sluice-bench compare bench-tool/compare.toml --quick
+
+-h is the broker's host, as in mosquitto_pub; for help of a command: --help.";
+
 /// Loads, measures and compares MQTT brokers.
 #[derive(Debug, Parser)]
-#[command(version, disable_help_flag = true)]
+#[command(version, disable_help_flag = true, after_help = EXAMPLES)]
 pub(crate) struct Cli {
     /// Print help.
     #[arg(long, action = ArgAction::Help, global = true)]
@@ -43,6 +87,7 @@ pub(crate) enum Command {
     /// Subscribe and count; messages of `pub` are timed and followed.
     Sub(Box<SubArgs>),
     /// Run one scenario against one broker and report what it cost.
+    #[command(after_help = ABOUT_RUN)]
     Run(Box<RunArgs>),
     /// Run scenarios against several brokers in turn and put the results side by side.
     Compare(CompareArgs),
@@ -70,9 +115,8 @@ impl Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
+    /// What is run.
     pub(crate) scenario: ScenarioName,
-    #[command(flatten)]
-    pub(crate) broker: BrokerArgs,
     #[command(flatten)]
     pub(crate) parameters: ParameterArgs,
     /// Write a page, charts, JSON, CSV and percentile files to this directory.
@@ -87,6 +131,8 @@ pub(crate) struct RunArgs {
     /// Poll without sleeping, so that the broker does not pay for waking this tool.
     #[arg(long)]
     pub(crate) spin: bool,
+    #[command(flatten)]
+    pub(crate) broker: BrokerArgs,
 }
 
 #[derive(Debug, Args)]
@@ -97,13 +143,10 @@ pub(crate) struct BrokerArgs {
     /// The broker's port [default: 1883, with TLS 8883, with --ws 8083 and 8084].
     #[arg(short, long)]
     port: Option<u16>,
-    #[command(flatten)]
-    tls: TlsArgs,
-    #[command(flatten)]
-    web_socket: WebSocketArgs,
-    /// A process of the broker, on this machine, to measure with its descendants; may be repeated.
+    /// The broker's process on this machine, to measure with its descendants; several, or the option repeated, are
+    /// added up.
     #[arg(long)]
-    pub(crate) pid: Vec<u32>,
+    pid: Vec<Pids>,
     /// Protocol version: 3.1, 3.1.1 or 5.
     #[arg(short = 'V', long = "mqtt-version", default_value = "3.1.1")]
     version: VersionArg,
@@ -125,12 +168,17 @@ pub(crate) struct BrokerArgs {
     /// Clients that connect at the same time, at most.
     #[arg(long, default_value_t = 64)]
     pub(crate) connect_burst: usize,
+    // Last, as what follows a heading stands under it.
+    #[command(flatten)]
+    tls: TlsArgs,
+    #[command(flatten)]
+    web_socket: WebSocketArgs,
 }
 
 /// What a scenario can be told; each has defaults of its own for the rest.
 #[derive(Debug, Default, Args)]
 pub(crate) struct ParameterArgs {
-    /// Clients that only connect and subscribe (idle, storm).
+    /// Clients that only connect and subscribe (idle, storm); the other scenarios have publishers and subscribers.
     #[arg(short, long)]
     clients: Option<u32>,
     /// Publishers.
@@ -140,9 +188,9 @@ pub(crate) struct ParameterArgs {
     #[arg(long)]
     subscribers: Option<u32>,
     /// Quality of Service: 0, 1 or 2.
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = clap::value_parser!(u8).range(..3))]
     qos: Option<u8>,
-    /// Messages that each publisher may have outstanding.
+    /// Messages that each publisher may have outstanding: not received by all, or not acknowledged.
     #[arg(short = 'F', long, visible_alias = "inflight")]
     window: Option<u32>,
     /// Bytes of each payload.
@@ -179,7 +227,7 @@ pub(crate) struct ParameterArgs {
 pub(crate) struct CompareArgs {
     /// The targets and scenarios, as TOML.
     pub(crate) file: PathBuf,
-    /// Short runs, once each.
+    /// Short runs, once each, without the scenarios that take long: a hundred seconds for compare.toml.
     #[arg(long)]
     pub(crate) quick: bool,
     /// Only targets with these names; may be repeated.
@@ -198,9 +246,27 @@ pub(crate) struct CompareArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct FloorArgs {
-    /// The address to listen on.
-    #[arg(long, default_value = "127.0.0.1:1883")]
+    /// The address and port to listen on.
+    #[arg(long, default_value = "127.0.0.1:1883", value_parser = listening_address)]
     pub(crate) bind: SocketAddr,
+}
+
+/// Processes as `pidof` names them: with blanks, or commas, between them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Pids(Vec<u32>);
+
+impl FromStr for Pids {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let words = text.split([' ', ',', '\n']).filter(|word| !word.is_empty());
+        let pid = |word: &str| word.parse().map_err(|_| format!("\"{word}\" is no process id"));
+        let pids: Vec<u32> = words.map(pid).collect::<Result<_, String>>()?;
+        if pids.is_empty() {
+            return Err("it names no process: is the broker running?".into());
+        }
+        Ok(Self(pids))
+    }
 }
 
 /// A protocol version as people write it.
@@ -229,6 +295,11 @@ impl From<VersionArg> for Version {
 }
 
 impl BrokerArgs {
+    /// The broker's processes.
+    pub(crate) fn processes(&self) -> ProcessGroup {
+        ProcessGroup::new(self.pid.iter().flat_map(|pids| &pids.0).copied().collect())
+    }
+
     pub(crate) fn login(&self) -> Login {
         Login {
             version: self.version.into(),
@@ -269,6 +340,46 @@ impl BrokerArgs {
 }
 
 impl ParameterArgs {
+    /// Refuses what a scenario has no use for.
+    ///
+    /// # Errors
+    /// What that is, and what it takes, in one line.
+    pub(crate) fn check_used(&self, scenario: ScenarioName) -> Result<(), String> {
+        use ScenarioName::{
+            Fanin, Fanout, Idle, Large, P2p, Persistent, Retained, Shared, Slow, Storm, Wildcard,
+        };
+        let is_crowd = matches!(scenario, Idle | Storm);
+        let is_steady = !is_crowd && !matches!(scenario, Retained | Persistent);
+        let is_pairs = matches!(scenario, P2p | Wildcard | Large | Persistent);
+        let is_stored = matches!(scenario, Retained | Persistent);
+        let is_many_to_many = matches!(scenario, Fanout | Fanin | Shared | Slow);
+        let all = [
+            ("--clients", self.clients.is_some(), is_crowd),
+            ("--publishers", self.publishers.is_some(), is_pairs || is_many_to_many),
+            ("--subscribers", self.subscribers.is_some(), is_many_to_many || scenario == Retained),
+            ("--qos", self.qos.is_some(), !is_crowd),
+            ("--window", self.window.is_some(), !is_crowd),
+            ("--size", self.size.is_some(), !is_crowd),
+            ("--rate", self.rate.is_some(), is_steady || scenario == Persistent),
+            ("--messages", self.messages.is_some(), is_stored),
+            ("--stalled", self.stalled.is_some(), scenario == Slow),
+            ("--ballast", self.ballast.is_some(), is_steady),
+            ("--topics", self.topics.is_some(), scenario == Wildcard),
+            ("--lasting", self.lasting, is_steady),
+            ("--seconds", self.seconds.is_some(), is_steady),
+            ("--warm-up", self.warm_up.is_some(), is_steady),
+        ];
+        let Some((name, ..)) = all.iter().find(|(_, is_given, is_used)| *is_given && !is_used)
+        else {
+            return Ok(());
+        };
+        let used = all.iter().filter(|(_, _, is_used)| *is_used).map(|(name, ..)| *name);
+        let used = used.collect::<Vec<_>>().join(", ");
+        let scenario = scenario.to_possible_value();
+        let scenario = scenario.as_ref().map_or("it", |value| value.get_name());
+        Err(format!("{scenario} has no use for {name}: it takes {used}"))
+    }
+
     /// Puts what was given in place of the scenario's defaults.
     pub(crate) fn apply(&self, defaults: Parameters) -> Result<Parameters, String> {
         let qos = match self.qos {
@@ -330,8 +441,13 @@ pub(crate) fn check(parameters: &Parameters) -> Result<(), String> {
 /// The first address of a host.
 pub(crate) fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
     let mut addresses =
-        (host, port).to_socket_addrs().map_err(|error| format!("{host}: {error}"))?;
-    addresses.next().ok_or_else(|| format!("{host}: no address"))
+        (host, port).to_socket_addrs().map_err(|error| format!("host \"{host}\": {error}"))?;
+    addresses.next().ok_or_else(|| format!("host \"{host}\": it has no address"))
+}
+
+fn listening_address(text: &str) -> Result<SocketAddr, String> {
+    let address = text.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+    address.ok_or_else(|| "no address and port of this machine, such as 127.0.0.1:1883".into())
 }
 
 #[cfg(test)]
@@ -352,6 +468,16 @@ mod tests {
         assert_eq!(run.broker.endpoint().unwrap().address, "[::1]:1".parse().unwrap());
         let parameters = run.parameters.apply(run.scenario.defaults()).unwrap();
         assert_eq!(parameters.qos, QoS::ExactlyOnce);
+    }
+
+    #[test]
+    fn processes_are_named_as_pidof_does() {
+        for (text, pids) in [("7", vec![7]), ("7 8\n", vec![7, 8]), ("7,8, 9", vec![7, 8, 9])] {
+            assert_eq!(text.parse(), Ok(Pids(pids)), "{text}");
+        }
+        for text in ["", " ", "sluice", "-1", "1.5"] {
+            assert!(text.parse::<Pids>().is_err(), "{text}");
+        }
     }
 
     #[test]

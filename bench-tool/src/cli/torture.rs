@@ -89,7 +89,7 @@ fn torture(
     let mut broker = match Process::start(target, here, watch) {
         Ok(broker) => broker,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            eprintln!("{}: skipped: {error}", target.name);
+            say!("{}: skipped: {error}", target.name);
             return Ok(None);
         }
         Err(error) => return Err(format!("{}: {error}", target.name).into()),
@@ -97,7 +97,7 @@ fn torture(
     let mut kills = 0;
     let history = play(&mut broker, plan, stop, |count| {
         kills = count;
-        eprintln!("{}: killed {count} of {} times", target.name, plan.kills);
+        say!("{}: killed {count} of {} times", target.name, plan.kills);
     })
     .map_err(|error| format!("{}: {error}", target.name))?;
     let verdict = check(&history);
@@ -106,7 +106,7 @@ fn torture(
     if verdict.is_right() {
         return Ok(Some(Status::Success));
     }
-    eprintln!("{} said: {}", target.name, broker.said());
+    say!("{} said: {}", target.name, broker.said());
     Ok(Some(Status::Messages))
 }
 

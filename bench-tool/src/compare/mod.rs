@@ -48,7 +48,7 @@ pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Status, 
         comparison.scenarios.iter().map(|one| targets.iter().filter(|t| one.runs_on(t)).count());
     let runs = pairs.sum::<usize>() * pace.repetitions as usize;
     let takes = duration::expected(comparison, &targets, pace);
-    eprintln!("{runs} runs of {} targets, about {}", targets.len(), duration::show(takes));
+    say!("{runs} runs of {} targets, about {}", targets.len(), duration::show(takes));
     let mut done = 0;
     'all: for _ in 0..pace.repetitions {
         for (row, scenario) in comparison.scenarios.iter().enumerate() {
@@ -66,11 +66,11 @@ pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Status, 
                 let run = Run { comparison, certs, pace, scenario, target, stop };
                 match run.once(&name, whole) {
                     Ok(outcome) => {
-                        eprintln!("{name}{}", results::brief(&outcome));
+                        say!("{name}{}", results::brief(&outcome));
                         results.add(row, column, outcome);
                     }
                     Err(error) => {
-                        eprintln!("{name}FAILED: {error}");
+                        say!("{name}FAILED: {error}");
                         let text = format!("{}, {}: {error}", scenario.name, target.name);
                         results.note(Problem::new(crate::status_of_error(&*error), text));
                     }
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Status, 
         let baseline = Some(comparison.baseline.as_str());
         let setting = setting(comparison, certs, &targets, &args.file)?;
         write_files(directory, &Report { entries, baseline, text: &text, setting })?;
-        eprintln!("written to {}", directory.display());
+        say!("written to {}", directory.display());
     }
     crate::print(&text)?;
     Ok(results.status())
@@ -99,7 +99,9 @@ fn available<'c>(
     for target in &comparison.targets {
         match target::availability(target, comparison, certs)? {
             Availability::Here => targets.push(target),
-            Availability::Missing(what) => eprintln!("{}: skipped, {what}", target.name),
+            Availability::Missing(what) => {
+                say!("{}: skipped, {what}", target.name);
+            }
         }
     }
     if targets.is_empty() {

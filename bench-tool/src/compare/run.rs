@@ -82,7 +82,7 @@ impl Run<'_> {
         drop(live);
         match (outcome, running.said()) {
             (Err(error), Some(said)) => {
-                eprintln!("{}: it said: {said}", target.name);
+                say!("{}: it said: {said}", target.name);
                 Err(error.into())
             }
             (outcome, _) => Ok(outcome?),

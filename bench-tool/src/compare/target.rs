@@ -71,7 +71,7 @@ pub(super) fn availability(
     let places = Places::new(comparison, certs.directory(), Path::new(""), Ports::default())?;
     if let Some(prepare) = &target.prepare {
         let prepare: Vec<String> = prepare.iter().map(|word| places.fill(word)).collect();
-        eprintln!("{}: {}", target.name, prepare.join(" "));
+        say!("{}: {}", target.name, prepare.join(" "));
         let (program, arguments) = split(&prepare);
         let done =
             Command::new(program).args(arguments).current_dir(&comparison.directory).status();

@@ -37,7 +37,10 @@ struct Measured {
 
 pub(crate) fn run(args: &DiskArgs, stop: &AtomicBool) -> Result<Status, crate::Error> {
     if !(args.seconds.is_finite() && args.seconds > 0.0) || args.batch.contains(&0) {
-        return Err("seconds and bytes have to be more than 0".into());
+        return Err("--seconds and --batch: more than 0".into());
+    }
+    if !args.directory.is_dir() {
+        return Err(format!("{}: is no directory", args.directory.display()).into());
     }
     let mut text = format!(
         "{:>10} {:>10} {:>12} {:>10} {:>10} {:>10}\n",

@@ -48,6 +48,8 @@ counters! {
     duplicates,
     /// Messages that came behind later ones.
     reordered,
+    /// Publishers that wait now, and none of whose messages has become complete for about a second.
+    stalled,
 }
 
 #[cfg(test)]

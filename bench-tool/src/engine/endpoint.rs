@@ -70,6 +70,16 @@ impl Carrier {
         }
     }
 
+    /// What may be wrong if nothing sensible comes back.
+    pub(super) fn doubt(self) -> &'static str {
+        match self {
+            Self::Tcp => "is that port for TLS (--tls) or WebSocket (--ws)?",
+            Self::Tls => "does that port speak TLS, and without WebSocket (--ws)?",
+            Self::Ws => "does that port speak WebSocket, and without TLS (--tls)?",
+            Self::Wss => "does that port speak WebSocket, and over TLS?",
+        }
+    }
+
     pub(crate) fn is_tls(self) -> bool {
         matches!(self, Self::Tls | Self::Wss)
     }

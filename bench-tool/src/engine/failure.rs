@@ -1,6 +1,7 @@
 //! Why a connection ended, and why a run cannot go on.
 
 use std::io;
+use std::net::SocketAddr;
 
 use sluice::mqtt::{DecodeError, QoS, ReasonCode};
 use sluice::net::ws;
@@ -16,10 +17,14 @@ pub(crate) enum Failure {
     Tls(rustls::Error),
     #[error("WebSocket: {0}")]
     WebSocket(String),
+    #[error("WebSocket: {0}")]
+    NoWebSocket(String),
     #[error("closed by the broker in the middle of the handshake")]
     ClosedInHandshake,
     #[error("the broker answers with TLS, which was not asked for (--tls)")]
     SpeaksTls,
+    #[error("the broker answers with HTTP: that is a port for WebSocket (--ws)")]
+    SpeaksHttp,
     #[error("closed by the broker")]
     ClosedByBroker,
     #[error("connection refused by the broker: {}", .0.name())]
@@ -42,10 +47,15 @@ pub(crate) enum Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        let is_web_socket = error
-            .get_ref()
-            .is_some_and(|inner| inner.is::<ws::HandshakeError>() || inner.is::<ws::Violation>());
-        if is_web_socket {
+        let inner = error.get_ref();
+        match inner.and_then(|inner| inner.downcast_ref::<ws::HandshakeError>()) {
+            Some(answer @ ws::HandshakeError::Answer(_)) => {
+                return Self::NoWebSocket(answer.to_string());
+            }
+            Some(refusal) => return Self::WebSocket(refusal.to_string()),
+            None => {}
+        }
+        if inner.is_some_and(|inner| inner.is::<ws::Violation>()) {
             return Self::WebSocket(error.to_string());
         }
         match error.downcast() {
@@ -55,15 +65,39 @@ impl From<io::Error> for Failure {
     }
 }
 
+impl Failure {
+    /// Whether this is how it ends when a port is for something else than what is spoken there.
+    pub(super) fn may_be_another_carrier(&self) -> bool {
+        match self {
+            Self::Socket(error) => {
+                matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+            }
+            Self::Tls(error) => matches!(error, rustls::Error::InvalidMessage(_)),
+            Self::NoWebSocket(_) | Self::ClosedInHandshake | Self::ClosedByBroker => true,
+            Self::Codec(_) => true,
+            _ => false,
+        }
+    }
+}
+
 /// Why a run cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EngineError {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("{failed} of {clients} clients could not connect, the first: {first}")]
-    NotConnected { failed: u64, clients: usize, first: String },
-    #[error("{missing} of {clients} clients were still not connected after {0} s without progress", .seconds)]
-    ConnectTimeout { missing: u64, clients: usize, seconds: u64 },
+    #[error("{failed} of {clients} clients could not connect to {address}, the first: {first}")]
+    NotConnected { failed: u64, clients: usize, address: SocketAddr, first: String },
+    #[error(
+        "{missing} of {clients} clients were still not connected to {address} after {seconds} s without progress{hint}"
+    )]
+    ConnectTimeout {
+        missing: u64,
+        clients: usize,
+        address: SocketAddr,
+        seconds: u64,
+        /// What may be the reason, if nobody got in.
+        hint: String,
+    },
     #[error("interrupted")]
     Interrupted,
 }

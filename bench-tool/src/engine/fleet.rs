@@ -1,6 +1,7 @@
 //! Clients spread over threads, one a core at most, that work as one.
 
 use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
@@ -8,7 +9,8 @@ use std::time::Duration;
 
 use super::peers::{MAX_THREADS, Peers};
 use super::{
-    Behind, ClientSpec, Counters, Engine, EngineError, EngineOptions, Receives, Stage, dial,
+    Behind, ClientSpec, Counters, Engine, EngineError, EngineOptions, Receives, Stage,
+    Unacknowledged, dial,
 };
 use crate::measure::{Latencies, StreamFaults, thread_cpu_ns};
 
@@ -19,6 +21,7 @@ pub(crate) struct Fleet {
     /// Of each client, in the order in which they were added: its thread, and its number there.
     places: Vec<(usize, usize)>,
     publishers: usize,
+    address: SocketAddr,
     /// CPU time that each thread has used for its clients, in nanoseconds.
     busy_ns: Vec<u64>,
 }
@@ -42,6 +45,7 @@ impl Fleet {
             engines: engines.collect::<io::Result<_>>()?,
             places: Vec::new(),
             publishers: 0,
+            address: options.endpoint.address,
             busy_ns: vec![0; threads],
         })
     }
@@ -98,6 +102,7 @@ impl Fleet {
         EngineError::NotConnected {
             failed: self.counters().failed,
             clients: self.clients(),
+            address: self.address,
             first: self.first_failure().unwrap_or_default().to_owned(),
         }
     }
@@ -107,9 +112,31 @@ impl Fleet {
         self.engines.iter_mut().for_each(|engine| engine.set_publishing(publishing));
     }
 
-    /// Lets the clients work for a time.
+    /// Lets the clients work for a time, or until all publishers have waited in vain for a [while](super::STANDSTILL).
     pub(crate) fn run_for(&mut self, time: Duration) -> Result<(), EngineError> {
-        self.run_until_done(Some(time), |_| false)
+        self.run_until_done(Some(time), Engine::stands_still)
+    }
+
+    /// Whether the last [`run_for`](Self::run_for) has ended, or could have, before its time.
+    pub(crate) fn stands_still(&self) -> bool {
+        self.engines.iter().all(Engine::stands_still)
+    }
+
+    /// Of what is outstanding, what the broker has not acknowledged.
+    pub(crate) fn unacknowledged(&self) -> Unacknowledged {
+        let mut sum = Unacknowledged::default();
+        for Unacknowledged { messages, deliveries } in
+            self.engines.iter().map(Engine::unacknowledged)
+        {
+            sum.messages += messages;
+            sum.deliveries += deliveries;
+        }
+        sum
+    }
+
+    /// Publishers on all threads.
+    pub(crate) fn publishers(&self) -> usize {
+        self.engines.iter().map(Engine::publishers).sum()
     }
 
     /// Lets the clients work until each thread says that it is done, or for a time, or until all connections
@@ -254,6 +281,11 @@ impl Fleet {
         self.engines.iter().find_map(Engine::first_failure)
     }
 
+    /// Where the broker is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Connections that stand.
     pub(crate) fn connected(&self) -> usize {
         self.engines.iter().map(Engine::connected).sum()
@@ -266,8 +298,7 @@ impl Fleet {
 
     /// Whether nobody is let in any more since every connection was closed.
     pub(crate) fn broker_is_gone(&self) -> bool {
-        let target = self.engines.first().map(|engine| engine.options.endpoint.address);
-        self.is_abandoned() && !target.is_some_and(dial::is_listening)
+        self.is_abandoned() && !dial::is_listening(self.address)
     }
 
     /// CPU time that each thread has used for its clients, in nanoseconds.

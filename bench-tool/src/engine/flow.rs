@@ -31,6 +31,8 @@ pub(crate) struct Flow {
     qos: QoS,
     retain: bool,
     acknowledged: bool,
+    /// The window does not wait for what a receiver has a later message than.
+    passes_over: bool,
     receivers: u32,
     window: u64,
     limit: u64,
@@ -53,6 +55,14 @@ pub(crate) struct Flow {
     stalled_checks: u32,
 }
 
+/// What a broker was sent and has not taken on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Unacknowledged {
+    pub(crate) messages: u64,
+    /// How often these are still to be received.
+    pub(crate) deliveries: u64,
+}
+
 impl Flow {
     pub(crate) fn new(
         spec: &FlowSpec,
@@ -70,6 +80,7 @@ impl Flow {
             qos: spec.qos,
             retain: spec.retain,
             acknowledged: spec.qos != QoS::AtMostOnce,
+            passes_over: spec.ordered || spec.qos == QoS::AtMostOnce,
             receivers: spec.receivers,
             window: u64::from(spec.window),
             limit: spec.limit.unwrap_or(u64::MAX),
@@ -96,6 +107,18 @@ impl Flow {
     /// Messages sent and not complete.
     pub(crate) fn outstanding(&self) -> u64 {
         self.sent - self.completed
+    }
+
+    /// Of the outstanding ones, those that the broker has not acknowledged.
+    pub(crate) fn unacknowledged(&self) -> Unacknowledged {
+        let slot_mask = self.slots.len() as u64 - 1;
+        let slots = (self.completed..self.sent)
+            .filter_map(|sequence| self.slots.get((sequence & slot_mask) as usize))
+            .filter(|slot| **slot & ACK_AWAITED != 0);
+        slots.fold(Unacknowledged::default(), |sum, slot| Unacknowledged {
+            messages: sum.messages + 1,
+            deliveries: sum.deliveries + u64::from(slot & !ACK_AWAITED),
+        })
     }
 
     /// The length of the longest frame.
@@ -219,17 +242,17 @@ impl Flow {
     /// A receiver has the message, for the first time.
     #[inline]
     pub(crate) fn delivered(&mut self, sequence: u64, seen: Seen) {
-        if seen == Seen::Late && self.may_lose() {
-            return; // not waited for since it was passed over
+        if seen == Seen::Late && self.passes_over {
+            return; // not waited for since then
         }
         self.received(sequence);
     }
 
-    /// A receiver has a later message before these. With QoS 0 they will hardly come any more, and the
-    /// window does not wait for them.
+    /// A receiver has a later message before these. With QoS 0, and where order is owed, they will hardly come any
+    /// more.
     #[cold]
     pub(crate) fn passed_over(&mut self, sequences: Range<u64>) {
-        if self.may_lose() {
+        if self.passes_over {
             let outstanding = sequences.start.max(self.completed)..sequences.end.min(self.sent);
             outstanding.for_each(|sequence| self.received(sequence));
         }
@@ -381,6 +404,17 @@ mod tests {
     }
 
     #[test]
+    fn what_the_broker_did_not_take_on_is_known() {
+        let mut flow = flow(QoS::AtLeastOnce, 4, 2);
+        fill(&mut flow);
+        flow.acknowledged(1);
+        flow.delivered(1, Seen::Fresh);
+        flow.acknowledged(3);
+        let expected = Unacknowledged { messages: 2, deliveries: 3 };
+        assert_eq!(flow.unacknowledged(), expected);
+    }
+
+    #[test]
     fn frames_carry_their_own_sequence_and_packet_identifier() {
         let mut flow = flow(QoS::AtLeastOnce, 2, 1);
         let mut out = Vec::new();
@@ -504,10 +538,15 @@ mod tests {
         assert_eq!(flow.stalled_checks(), 1);
     }
 
+    /// `[MQTT-4.6.0-6]`
     #[test]
-    fn qos_0_does_not_wait_for_what_was_passed_over_and_qos_1_does() {
-        for (qos, outstanding) in [(QoS::AtMostOnce, 1), (QoS::AtLeastOnce, 4)] {
-            let mut flow = flow(qos, 4, 1);
+    fn what_was_passed_over_is_waited_for_only_where_it_is_reliable_and_has_no_order() {
+        for (qos, ordered, outstanding) in
+            [(QoS::AtMostOnce, false, 1), (QoS::AtLeastOnce, true, 1), (QoS::AtLeastOnce, false, 4)]
+        {
+            let spec = FlowSpec { ordered, ..FlowSpec::new("a/b".into(), qos, 64, 4) };
+            let templates = wire::publish_templates(Version::V311, &spec);
+            let mut flow = Flow::new(&spec, templates, 0, 1, 2);
             fill(&mut flow);
             for packet_id in 1..=4 {
                 flow.acknowledged(packet_id);

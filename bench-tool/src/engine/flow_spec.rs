@@ -21,6 +21,8 @@ pub(crate) struct FlowSpec {
     pub(crate) limit: Option<u64>,
     /// Topics that are used in turn; more than one get a number as last level.
     pub(crate) topics: u32,
+    /// The broker owes each receiver their order: who has a later one will hardly get an earlier one.
+    pub(crate) ordered: bool,
     pub(crate) retain: bool,
     /// Sent in turn as they are, instead of what can be measured.
     pub(crate) contents: Vec<Vec<u8>>,
@@ -40,6 +42,7 @@ impl FlowSpec {
             rate: None,
             limit: None,
             topics: 1,
+            ordered: true,
             retain: false,
             contents: Vec::new(),
             times_acknowledgements: false,

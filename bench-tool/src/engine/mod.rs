@@ -50,12 +50,13 @@ pub(crate) use dial::make_room_for;
 pub(crate) use endpoint::{Carrier, Endpoint};
 pub(crate) use failure::{EngineError, Failure};
 pub(crate) use fleet::Fleet;
-pub(crate) use flow::{LATE_NS, MAX_WINDOW};
+pub(crate) use flow::{LATE_NS, MAX_WINDOW, Unacknowledged};
 pub(crate) use flow_spec::FlowSpec;
 pub(crate) use monitor::{Monitor, Snapshot, Stage};
 pub(crate) use pace::check_rate;
 pub(crate) use payload::HEAD_LEN as MIN_PAYLOAD;
 pub(crate) use tls::{TlsOptions, TlsVersion};
+pub(crate) use turn::STANDSTILL;
 pub(crate) use web_socket::{USUAL_PATH, WebSocketTarget};
 pub(crate) use wire::{Login, numbered};
 
@@ -142,6 +143,9 @@ pub(crate) struct Engine {
     read_buffer: Vec<u8>,
     write_buffer: Vec<u8>,
     next_stall_check_ns: u64,
+    /// At the last of those checks, and for how many of them it has been that.
+    progress: u64,
+    still_checks: u32,
     keep_alive_seconds: u16,
     round: Round,
     board: Arc<Board>,
@@ -189,6 +193,8 @@ impl Engine {
             read_buffer: vec![0; turn::READ_CHUNK],
             write_buffer: Vec::new(),
             next_stall_check_ns: 0,
+            progress: 0,
+            still_checks: 0,
             counters: Counters::default(),
             latencies: Latencies::new(),
             acknowledgements: Latencies::new(),
@@ -267,8 +273,19 @@ impl Engine {
                 patience_ends_ns = now_ns + nanoseconds(patience);
             } else if now_ns > patience_ends_ns {
                 let missing = (clients as u64).saturating_sub(reached);
+                let Endpoint { address, .. } = self.options.endpoint;
                 let seconds = patience.as_secs();
-                return Err(EngineError::ConnectTimeout { missing, clients, seconds });
+                let hint = match self.counters.ready {
+                    0 => format!(": {}", self.options.endpoint.carrier().doubt()),
+                    _ => String::new(),
+                };
+                return Err(EngineError::ConnectTimeout {
+                    missing,
+                    clients,
+                    address,
+                    seconds,
+                    hint,
+                });
             }
         }
         Ok(())
@@ -325,6 +342,27 @@ impl Engine {
     /// Whether all that is to be published is sent, and nothing is outstanding.
     pub(crate) fn flows_are_done(&self) -> bool {
         self.flows.iter().all(Flow::is_done)
+    }
+
+    /// Whether all publishers wait, and nothing has been sent, received or acknowledged for a
+    /// [while](STANDSTILL).
+    pub(crate) fn stands_still(&self) -> bool {
+        self.still_checks >= turn::STANDSTILL_CHECKS && self.peers.are_all_stalled()
+    }
+
+    /// Of what is outstanding, what the broker has not acknowledged.
+    pub(crate) fn unacknowledged(&self) -> Unacknowledged {
+        let mut sum = Unacknowledged::default();
+        for Unacknowledged { messages, deliveries } in self.flows.iter().map(Flow::unacknowledged) {
+            sum.messages += messages;
+            sum.deliveries += deliveries;
+        }
+        sum
+    }
+
+    /// Publishers.
+    pub(crate) fn publishers(&self) -> usize {
+        self.flows.len()
     }
 
     /// Messages received by the clients of all threads.

@@ -54,6 +54,9 @@ struct Progress {
     received: AtomicU64,
     /// Everything that is sent, received or acknowledged.
     all: AtomicU64,
+    /// Publishers, and those of them that are stalled.
+    publishers: AtomicU64,
+    stalled: AtomicU64,
 }
 
 /// One thread's side.
@@ -184,12 +187,14 @@ impl Peers {
     }
 
     /// Tells how far this thread is.
-    pub(crate) fn show(&self, counters: &Counters) {
+    pub(crate) fn show(&self, counters: &Counters, publishers: usize) {
         let Some(progress) = self.meeting.progress.get(self.own as usize) else { return };
         let all = counters.delivered + counters.acknowledged + counters.sent;
         progress.delivered.store(counters.delivered, Ordering::Relaxed);
         progress.received.store(counters.received, Ordering::Relaxed);
         progress.all.store(all, Ordering::Relaxed);
+        progress.publishers.store(publishers as u64, Ordering::Relaxed);
+        progress.stalled.store(counters.stalled, Ordering::Relaxed);
     }
 
     /// Of all threads.
@@ -200,6 +205,12 @@ impl Peers {
     /// Of all threads.
     pub(crate) fn received(&self) -> u64 {
         self.sum(|one| &one.received)
+    }
+
+    /// Whether there are publishers, and all of them, on all threads, are stalled.
+    pub(crate) fn are_all_stalled(&self) -> bool {
+        let stalled = self.sum(|one| &one.stalled);
+        stalled > 0 && stalled == self.sum(|one| &one.publishers)
     }
 
     /// Grows while any thread gets on.
@@ -253,6 +264,18 @@ mod tests {
         let told = sides[1].receive().unwrap();
         assert_eq!(told, [receipt(4, 0..3), receipt(4, 5..6), receipt(5, 6..7)]);
         assert!(sides[1].receive().is_none());
+    }
+
+    #[test]
+    fn all_are_stalled_when_each_is_on_every_thread() {
+        let sides = Peers::group(2);
+        let stalled = |stalled| Counters { stalled, ..Counters::default() };
+        assert!(!sides[0].are_all_stalled());
+        sides[0].show(&stalled(2), 2);
+        sides[1].show(&stalled(1), 2);
+        assert!(!sides[0].are_all_stalled());
+        sides[1].show(&stalled(2), 2);
+        assert!(sides[0].are_all_stalled());
     }
 
     #[test]

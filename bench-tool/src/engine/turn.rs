@@ -22,9 +22,18 @@ const WRITE_CHUNK: usize = 256 * 1024;
 /// What a TLS server says to a client that speaks MQTT: the head of an alert.
 const TLS_ALERT: [u8; 2] = [21, 3];
 
-/// A QoS 0 window is opened again when nothing of it has come for this many stall checks.
+/// What a WebSocket server says to a client that speaks MQTT, if it says anything.
+const HTTP: &[u8] = b"HTTP/";
+
+/// A publisher is stalled when nothing of its window has come for this many stall checks. At QoS 0 the window is
+/// opened again.
 const STALLED_CHECKS: u32 = 4;
 const STALL_CHECK_NS: u64 = 250_000_000;
+
+/// When nothing has happened for this many of them, and all publishers are stalled, nothing will.
+pub(super) const STANDSTILL_CHECKS: u32 = 20;
+pub(crate) const STANDSTILL: Duration =
+    Duration::from_nanos(STANDSTILL_CHECKS as u64 * STALL_CHECK_NS);
 
 impl Engine {
     /// Waits for events, for `wait` at most, and handles them.
@@ -61,7 +70,7 @@ impl Engine {
         self.keep_alive(now_ns);
         self.flush_touched();
         self.check_stalls(now_ns);
-        self.peers.show(&self.counters);
+        self.peers.show(&self.counters, self.flows.len());
         // Where nobody receives, what there is to show is how long acknowledgements take.
         let is_heard = self.latencies.count() > 0;
         let latencies = if is_heard { &self.latencies } else { &self.acknowledgements };
@@ -237,6 +246,9 @@ impl Engine {
                 Err(Failure::Codec(_)) if bytes.starts_with(&TLS_ALERT) && was_connecting => {
                     return self.fail(index, &Failure::SpeaksTls);
                 }
+                Err(Failure::Codec(_)) if bytes.starts_with(HTTP) && was_connecting => {
+                    return self.fail(index, &Failure::SpeaksHttp);
+                }
                 Err(failure) => return self.fail(index, &failure),
             }
             if was_connecting && connection.phase == Phase::Ready {
@@ -337,13 +349,22 @@ impl Engine {
             return;
         }
         self.next_stall_check_ns = now_ns + STALL_CHECK_NS;
+        self.counters.stalled = 0;
         for (index, flow) in (0..).zip(&mut self.flows) {
-            if flow.stalled_checks() >= STALLED_CHECKS && flow.may_lose() {
+            if flow.stalled_checks() < STALLED_CHECKS {
+                continue;
+            }
+            if flow.may_lose() {
                 self.counters.given_up += flow.outstanding();
                 flow.give_up_outstanding();
                 touch(flow, index, &mut self.touched_flows);
+            } else {
+                self.counters.stalled += 1;
             }
         }
+        let progress = self.peers.progress();
+        self.still_checks = if progress == self.progress { self.still_checks + 1 } else { 0 };
+        self.progress = progress;
     }
 
     pub(super) fn fail(&mut self, index: usize, failure: &Failure) {
@@ -362,6 +383,11 @@ impl Engine {
         }
         self.counters.failed += 1;
         let client_id = &connection.client_id;
-        self.first_failure.get_or_insert_with(|| format!("client {client_id}: {failure}"));
+        let is_unheard = matches!(phase, Phase::Dialling | Phase::Connecting);
+        let doubt = match is_unheard && failure.may_be_another_carrier() {
+            true => format!(" ({})", self.options.endpoint.carrier().doubt()),
+            false => String::new(),
+        };
+        self.first_failure.get_or_insert_with(|| format!("client {client_id}: {failure}{doubt}"));
     }
 }

@@ -76,7 +76,7 @@ impl Floor {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 // Of one connection, or no file descriptors left: another event follows.
                 Err(error) => {
-                    eprintln!("floor: cannot accept: {error}");
+                    say!("floor: cannot accept: {error}");
                     return Ok(());
                 }
             }

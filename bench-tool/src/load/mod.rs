@@ -17,6 +17,7 @@ use crate::engine::{
 use crate::live::Live;
 use crate::measure::{ProcessGroup, Reading, Spent};
 use crate::report::{Outcome, Problem, Status};
+use crate::scenario::RunError;
 
 pub(crate) use conn::run as run_conn;
 pub(crate) use publish::run as run_pub;
@@ -87,9 +88,9 @@ impl<'a> Load<'a> {
             monitor: Arc::clone(&monitor),
         };
         let engine = Fleet::new(&options, args.broker.threads()?)?;
-        let broker = ProcessGroup::new(args.broker.pid.clone());
+        let broker = args.broker.processes();
         if let Some(pid) = broker.vanished() {
-            return Err(format!("process {pid} is not there").into());
+            return Err(RunError::NoProcess(pid).into());
         }
         let resident_before = broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
         Ok(Self { args, engine, endpoint, broker, monitor, resident_before, problems: Vec::new() })

@@ -37,6 +37,7 @@ pub(crate) fn run(args: &SubArgs, stop: &Arc<AtomicBool>) -> Result<Status, crat
     let mut outcome = Outcome {
         work: Work::Messages(counters.received),
         faults: load.engine.faults(),
+        unordered: is_shared.then_some("the members of a group are owed none [MQTT-4.6.0-6]"),
         ..outcome(&load, label(args), &done.working)
     };
     let others = counters.received - counters.delivered - counters.duplicates;

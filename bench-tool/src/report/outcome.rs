@@ -13,6 +13,9 @@ use crate::scenario::{Parameters, ScenarioName};
 /// A share of one core above which a thread counts as fully used.
 const BUSY: f64 = 0.92;
 
+/// No broker has a connection in less than so many bytes.
+const LEAST_EACH: f64 = 64.0;
+
 /// In less time than this nothing shows who was busy.
 const LEAST_MEASURED: Duration = Duration::from_millis(200);
 
@@ -67,11 +70,19 @@ pub(crate) struct Outcome {
     pub(crate) acknowledgements: Latencies,
     /// If it was asked for.
     pub(crate) disk: Option<DiskUse>,
+    /// Of everything that was sent, before and after the measured time, too.
     pub(crate) faults: StreamFaults,
-    /// QoS 0 messages no longer waited for.
-    pub(crate) given_up: u64,
+    /// Messages sent from beginning to end, if more than in the measured time.
+    pub(crate) sent_in_all: u64,
+    /// Why messages that came behind later ones are no fault, if they are none.
+    pub(crate) unordered: Option<&'static str>,
+    /// Messages that the broker never acknowledged, and publishers that waited in vain at the end.
+    pub(crate) unacknowledged: u64,
+    pub(crate) stalled: u64,
     /// The broker's memory before the first connection.
     pub(crate) resident_before: Option<u64>,
+    /// The broker's memory when half of the connections stood.
+    pub(crate) resident_between: Option<u64>,
     /// The broker's memory at the end of the measured time.
     pub(crate) resident_bytes: Option<u64>,
     /// What makes the run a failure, one line each.
@@ -99,8 +110,12 @@ impl Default for Outcome {
             acknowledgements: Latencies::new(),
             disk: None,
             faults: StreamFaults::default(),
-            given_up: 0,
+            sent_in_all: 0,
+            unordered: None,
+            unacknowledged: 0,
+            stalled: 0,
             resident_before: None,
+            resident_between: None,
             resident_bytes: None,
             problems: Vec::new(),
         }
@@ -136,8 +151,23 @@ impl Outcome {
         self.own_cpu_ns as f64 / self.elapsed.as_nanos().max(1) as f64
     }
 
-    /// Growth of the broker's memory for one connection, in bytes.
+    /// Growth of the broker's memory for one connection, in bytes; `None` if that [says nothing](Self::reuses_memory).
     pub(crate) fn bytes_each(&self) -> Option<f64> {
+        self.grown_each().filter(|_| !self.reuses_memory())
+    }
+
+    /// Whether the broker has put connections where its allocator had kept memory from before: it has hardly grown,
+    /// or for the first half of them much less than for the second.
+    pub(crate) fn reuses_memory(&self) -> bool {
+        let Some(each) = self.grown_each() else { return false };
+        let halves = self.resident_before.zip(self.resident_between).zip(self.resident_bytes);
+        let is_uneven = halves.is_some_and(|((before, between), after)| {
+            2 * between.saturating_sub(before) < after.saturating_sub(between)
+        });
+        each < LEAST_EACH || is_uneven
+    }
+
+    fn grown_each(&self) -> Option<f64> {
         let Work::Connections(count) = self.work else { return None };
         let grown = self.resident_bytes?.saturating_sub(self.resident_before?);
         Some(grown as f64 / count.max(1) as f64)
@@ -294,5 +324,24 @@ mod tests {
             ..Outcome::default()
         };
         assert_eq!(outcome.headline().unwrap().to_string(), "1200 B");
+    }
+
+    #[test]
+    fn memory_that_was_there_before_makes_the_figure_worthless() {
+        let grown = |between: u64, after: u64| Outcome {
+            work: Work::Connections(1000),
+            resident_before: Some(5_000_000),
+            resident_between: Some(5_000_000 + between),
+            resident_bytes: Some(5_000_000 + after),
+            ..Outcome::default()
+        };
+        assert_eq!(grown(700_000, 1_200_000).bytes_each(), Some(1200.0));
+        // A table that doubles is no memory from before.
+        assert_eq!(grown(400_000, 1_100_000).bytes_each(), Some(1100.0));
+        for (between, after) in [(0, 0), (0, 700_000), (200_000, 700_000), (4_000, 8_000)] {
+            let outcome = grown(between, after);
+            assert!(outcome.reuses_memory(), "{between} {after}");
+            assert_eq!(outcome.headline(), None, "{between} {after}");
+        }
     }
 }

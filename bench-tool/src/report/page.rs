@@ -8,7 +8,7 @@ use super::chart::escape;
 use super::files::Report;
 use super::summary::{Summary, less};
 
-const STYLE: &str = ":root{color-scheme:light dark;--ink:#1f2328;--faint:#59636e;--line:#d1d9e0;--ground:#fff;--box:#f6f8fa;--best:#1a7f37}@media(prefers-color-scheme:dark){:root{--ink:#f0f6fc;--faint:#9198a1;--line:#3d444d;--ground:#0d1117;--box:#151b23;--best:#3fb950}}*{box-sizing:border-box}body{max-width:1140px;margin:2.5rem auto;padding:0 1.25rem;font:15px/1.55 system-ui,sans-serif;background:var(--ground);color:var(--ink)}h1{font-size:1.7rem;margin:0}h2{font-size:1.2rem;margin:2.5rem 0 .5rem}p{margin:.4rem 0;color:var(--faint)}table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:tabular-nums}th,td{padding:.4rem .7rem;border-bottom:1px solid var(--line);text-align:right}th:first-child,td:first-child{text-align:left}th{font-weight:600}td small{color:var(--faint)}td.best{color:var(--best);font-weight:600}.wide{overflow-x:auto}svg{display:block;width:100%;height:auto;margin:1.5rem 0}.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr));gap:1.5rem 2.5rem}.two svg{margin:.5rem 0}pre{overflow-x:auto;font-size:12px;line-height:1.45;background:var(--box);padding:1rem;border-radius:6px}details{margin:.6rem 0}summary{cursor:pointer}";
+const STYLE: &str = ":root{color-scheme:light dark;--ink:#1f2328;--faint:#59636e;--line:#d1d9e0;--ground:#fff;--box:#f6f8fa;--best:#1a7f37}@media(prefers-color-scheme:dark){:root{--ink:#f0f6fc;--faint:#9198a1;--line:#3d444d;--ground:#0d1117;--box:#151b23;--best:#3fb950}}*{box-sizing:border-box}body{max-width:1140px;margin:2.5rem auto;padding:0 1.25rem;font:15px/1.55 system-ui,sans-serif;background:var(--ground);color:var(--ink)}h1{font-size:1.7rem;margin:0}h2{font-size:1.2rem;margin:2.5rem 0 .5rem}p{margin:.4rem 0;color:var(--faint)}p.problem{color:var(--ink);font-weight:600}table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:tabular-nums}th,td{padding:.4rem .7rem;border-bottom:1px solid var(--line);text-align:right}th:first-child,td:first-child{text-align:left}th{font-weight:600}td small{color:var(--faint)}td.best{color:var(--best);font-weight:600}.wide{overflow-x:auto}svg{display:block;width:100%;height:auto;margin:1.5rem 0}.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr));gap:1.5rem 2.5rem}.two svg{margin:.5rem 0}pre{overflow-x:auto;font-size:12px;line-height:1.45;background:var(--box);padding:1rem;border-radius:6px}details{margin:.6rem 0}summary{cursor:pointer}";
 
 /// Builds the page from the charts, by file name, and what `about` says about the run.
 pub(super) fn build(report: &Report<'_>, about: &Value, charts: &[(String, String)]) -> String {
@@ -21,11 +21,11 @@ pub(super) fn build(report: &Report<'_>, about: &Value, charts: &[(String, Strin
     let (latencies, others): (Vec<_>, Vec<_>) =
         charts.iter().partition(|(name, _)| name.starts_with("latency-"));
     if !others.is_empty() {
-        page.push_str("<h2>What it costs, and what it brings</h2>\n");
+        page.push_str("<h2>What it costs the broker, and how much it does</h2>\n");
         others.iter().for_each(|(_, svg)| page.push_str(svg));
     }
     if !latencies.is_empty() {
-        page.push_str("<h2>Latency</h2>\n<p>Each step to the right is ten times as rare; both axes are logarithmic. Beside each name stands its median. With a window, latency follows from throughput: compare it where the rate is fixed, or where one message is outstanding.</p>\n<div class=\"two\">\n");
+        page.push_str("<h2>Latency</h2>\n<p>Each step to the right is ten times as rare; both axes are logarithmic. Beside each name stands its median. Where so many messages are outstanding, latency follows from throughput: compare it where the rate is fixed, or where one is outstanding.</p>\n<div class=\"two\">\n");
         latencies.iter().for_each(|(_, svg)| page.push_str(svg));
         page.push_str("</div>\n");
     }
@@ -88,22 +88,27 @@ fn figures(report: &Report<'_>) -> String {
 
 fn remarks(report: &Report<'_>) -> String {
     let runs = || report.entries.iter().flat_map(|entry| entry.runs);
-    let mut text = String::from(
-        "<p>Medians; ± is half the distance between the lowest and the highest run. \"2× less\" reads: the baseline spends twice as much.</p>\n",
-    );
+    let mut text = String::new();
+    if report.entries.iter().any(|entry| entry.runs.len() > 1) {
+        text += "<p>Medians of several runs; ± is half the distance between the lowest and the highest of them.</p>\n";
+    }
+    if let Some(baseline) = report.baseline {
+        let baseline = escape(baseline);
+        let _ = writeln!(text, "<p>\"2× less\" reads: {baseline} spends twice as much.</p>");
+    }
     let disturbed = runs().filter(|run| run.is_disturbed()).count();
     if disturbed > 0 {
         let all = runs().count();
         let _ = writeln!(
             text,
-            "<p>{disturbed} of {all} runs were disturbed by other processes; a figure of nothing but disturbed runs is marked with ~ and too high.</p>"
+            "<p>In {disturbed} of {all} runs other processes kept the machine busy. Where that was so in all runs of a figure, it is marked with ~ and too high.</p>"
         );
     }
     for entry in report.entries {
         for problem in entry.runs.iter().flat_map(|run| &run.problems) {
             let (scenario, target) = (escape(entry.scenario), escape(entry.target));
             let problem = escape(&problem.to_string());
-            let _ = writeln!(text, "<p>{scenario}, {target}: {problem}</p>");
+            let _ = writeln!(text, "<p class=\"problem\">{scenario}, {target}: {problem}</p>");
         }
     }
     text

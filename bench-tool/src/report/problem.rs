@@ -56,7 +56,8 @@ impl Problem {
     pub(crate) fn with_connections(engine: &Fleet) -> Option<Self> {
         let failed = engine.counters().failed;
         let first = engine.first_failure().unwrap_or_default();
-        let text = format!("{failed} connections failed, the first: {first}");
+        let address = engine.address();
+        let text = format!("{failed} connections to {address} failed, the first: {first}");
         if failed == 0 {
             return None;
         }

@@ -20,7 +20,9 @@ pub(super) fn run_json(entry: &Entry<'_>, run: &Outcome) -> Value {
     let faults = json!({
         "lost": run.faults.lost,
         "duplicates": run.faults.duplicates,
-        "reordered": run.faults.reordered,
+        "reordered": run.unordered.is_none().then_some(run.faults.reordered),
+        "unacknowledged": run.unacknowledged,
+        "stalled_publishers": run.stalled,
         "remarks": remarks.join("; "),
         "problems": run.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
     });

@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::{Outcome, Work};
-use crate::measure::{DiskUse, Latencies};
+use crate::measure::{DiskUse, Latencies, StreamFaults};
+
+/// What is said instead of the memory of a connection.
+const REUSED: &str = "not known: the broker took memory that it had from before; start it afresh";
 
 /// Everything about one run.
 pub(crate) fn describe(outcome: &Outcome) -> String {
@@ -34,9 +37,11 @@ pub(crate) fn describe(outcome: &Outcome) -> String {
     line("this tool's CPU", format!("{each:.3} µs per {unit} ({cores:.2} cores)"));
     if let Some(each) = outcome.bytes_each() {
         line("memory", format!("{each:.0} bytes per connection"));
+    } else if outcome.reuses_memory() {
+        line("memory", REUSED.into());
     }
     if let Some(bytes) = outcome.resident_bytes {
-        line("resident", format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)));
+        line("broker's memory", format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)));
     }
     if outcome.latencies.count() > 0 {
         line("latency", percentiles(&outcome.latencies));
@@ -48,14 +53,7 @@ pub(crate) fn describe(outcome: &Outcome) -> String {
         line(name, value);
     }
     if matches!(outcome.work, Work::Messages(_)) {
-        let faults = outcome.faults;
-        line(
-            "faults",
-            format!(
-                "{} lost, {} duplicates, {} reordered",
-                faults.lost, faults.duplicates, faults.reordered
-            ),
-        );
+        line("faults", faults(outcome));
     }
     for (name, value) in &outcome.remarks {
         line(name, value.clone());
@@ -70,6 +68,20 @@ pub(crate) fn describe(outcome: &Outcome) -> String {
         line("PROBLEM", problem.to_string());
     }
     format!("{}\n{text}", outcome.label)
+}
+
+/// What did not arrive as it was sent.
+fn faults(outcome: &Outcome) -> String {
+    let StreamFaults { lost, duplicates, reordered } = outcome.faults;
+    let mut text = format!("{lost} lost, {duplicates} duplicates");
+    text += &match outcome.unordered {
+        None => format!(", {reordered} reordered"),
+        Some(reason) => format!("; order is not looked at: {reason}"),
+    };
+    if outcome.sent_in_all > outcome.sent {
+        text += &format!("; of {} sent, with the warm-up", outcome.sent_in_all);
+    }
+    text
 }
 
 /// What the broker did with the disk, and what the disk would have allowed.
@@ -159,6 +171,24 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn faults_say_what_they_are_of_and_whether_order_is_owed() {
+        let faults = |unordered, sent_in_all| {
+            let faults = StreamFaults { lost: 1, duplicates: 2, reordered: 3 };
+            super::faults(&Outcome {
+                faults,
+                unordered,
+                sent: 5,
+                sent_in_all,
+                ..Outcome::default()
+            })
+        };
+        assert_eq!(faults(None, 0), "1 lost, 2 duplicates, 3 reordered");
+        let expected =
+            "1 lost, 2 duplicates; order is not looked at: why; of 9 sent, with the warm-up";
+        assert_eq!(faults(Some("why"), 9), expected);
+    }
 
     #[test]
     fn a_table_is_aligned() {

@@ -16,6 +16,9 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// What is freed late shall not be counted as a connection's memory.
 const SETTLE_MEMORY: Duration = Duration::from_secs(1);
 
+/// Fewer connections than this are less than a step in which memory is taken.
+const LEAST_HALVED: u32 = 500;
+
 pub(super) fn run(
     scenario: ScenarioName,
     setup: &Setup,
@@ -23,19 +26,26 @@ pub(super) fn run(
 ) -> Result<Outcome, RunError> {
     let clients = parameters.clients;
     let mut engine = setup.engine(clients as usize)?;
-    for n in 0..clients {
-        engine.add_client(ClientSpec {
-            client_id: format!("{}-c{n}", setup.id_prefix),
-            subscription: Some(Subscription {
-                filters: vec![format!("bench/{n}")],
-                qos: QoS::AtMostOnce,
-            }),
-            ..ClientSpec::default()
-        });
-    }
+    let client = |n: u32| ClientSpec {
+        client_id: format!("{}-c{n}", setup.id_prefix),
+        subscription: Some(Subscription {
+            filters: vec![format!("bench/{n}")],
+            qos: QoS::AtMostOnce,
+        }),
+        ..ClientSpec::default()
+    };
     let is_measured = !setup.broker.is_empty();
     let resident_before = if is_measured { Some(setup.broker.resident_bytes()?) } else { None };
+    let mut resident_between = None;
     let before = Reading::take(&setup.broker);
+    let mut next = 0;
+    if scenario == ScenarioName::Idle && is_measured && clients >= LEAST_HALVED {
+        next = clients / 2;
+        (0..next).for_each(|n| engine.add_client(client(n)));
+        engine.connect_all()?;
+        resident_between = Some(setup.broker.resident_bytes()?);
+    }
+    (next..clients).for_each(|n| engine.add_client(client(n)));
     engine.connect_all()?;
     let all_in = Reading::take(&setup.broker);
     thread::sleep(SETTLE);
@@ -62,6 +72,7 @@ pub(super) fn run(
         others_cores: before.until(&settled).others_cores,
         latencies: engine.latencies(),
         resident_before,
+        resident_between,
         resident_bytes: resident_after,
         problems,
         ..Outcome::default()

@@ -31,27 +31,27 @@ const OPEN_WINDOW: u32 = MAX_WINDOW;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ScenarioName {
-    /// Pairs: each publisher has a topic and a subscriber of its own.
+    /// Pairs: each publisher has a topic and a subscriber of its own (50).
     P2p,
-    /// Few publishers, one topic each, and every subscriber wants all of them.
+    /// Few publishers, one topic each, and every subscriber wants all of them (1 to 500).
     Fanout,
-    /// Many publishers, few subscribers that each want all of them.
+    /// Many publishers, few subscribers that each want all of them (50 to 1).
     Fanin,
-    /// Publishers whose messages the members of one group share.
+    /// Publishers whose messages the members of one group share (50 to 10).
     Shared,
-    /// Topics by the thousand, each matched by subscriptions with wildcards, beside many that match nothing.
+    /// Pairs with topics by the thousand, matched by filters with wildcards, beside 10,000 that match nothing.
     Wildcard,
-    /// Subscribers that each ask for every retained message.
+    /// Subscribers that each ask for every retained message (10 for 10,000).
     Retained,
-    /// Pairs with payloads of 256 KiB.
+    /// Pairs with payloads of 256 KiB (10).
     Large,
-    /// Queues of absent clients are filled, and then fetched.
+    /// Queues of absent clients are filled, and then fetched (20 of 500).
     Persistent,
-    /// A fan-out in which some of the subscribers stop reading: does anybody else suffer?
+    /// A fan-out in which some of the subscribers stop reading: does anybody else suffer? (10 beside 50).
     Slow,
-    /// Connections that do nothing but be there: memory each.
+    /// Connections that do nothing but be there: memory of each (15,000).
     Idle,
-    /// Clients that connect and subscribe as fast as they are let in.
+    /// Clients that connect and subscribe as fast as they are let in (10,000).
     Storm,
 }
 
@@ -114,7 +114,7 @@ pub(crate) enum RunError {
     Interrupted { stage: Stage, connected: u64, clients: usize },
     #[error("at {rate}/s of each of {publishers} publishers not one message is due in {seconds} s")]
     NothingDue { rate: f64, publishers: u32, seconds: f64 },
-    #[error("process {0} is not there")]
+    #[error("there is no process {0} (--pid)")]
     NoProcess(u32),
     #[error("the broker's process {0} ended during the run")]
     BrokerDied(u32),

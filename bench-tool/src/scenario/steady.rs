@@ -8,8 +8,8 @@ use sluice::mqtt::QoS;
 use super::leftovers::{forget_sessions, note_left_behind};
 use super::{Parameters, RunError, ScenarioName, Setup};
 use crate::engine::{
-    Behind, ClientSpec, Counters, EngineError, Fleet, FlowSpec, LATE_NS, Receives, Session, Stage,
-    Subscription, numbered,
+    Behind, ClientSpec, Counters, EngineError, Fleet, FlowSpec, LATE_NS, Receives, STANDSTILL,
+    Session, Stage, Subscription, Unacknowledged, numbered,
 };
 use crate::measure::{Reading, monotonic_ns};
 use crate::report::{Outcome, Problem, Status, Work, percentiles, short};
@@ -90,8 +90,9 @@ fn measure(
         remarks,
         ..Outcome::default()
     };
-    let order = if scenario == ScenarioName::Shared { Order::Open } else { Order::Kept };
-    finish(&mut engine, parameters.qos, order, ended, &mut outcome)?;
+    outcome.unordered = unordered(scenario);
+    finish(&mut engine, parameters.qos, ended, &mut outcome)?;
+    outcome.sent_in_all = engine.counters().sent;
     Ok(outcome)
 }
 
@@ -140,18 +141,45 @@ fn run_undisturbed(engine: &mut Fleet, parameters: &Parameters) -> Result<String
     Ok(format!("{:.0}/s, {}", delivered / seconds, percentiles(&engine.latencies())))
 }
 
-/// Whether messages must come in the order in which they were sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
-    Kept,
-    Open,
+/// Why order is nobody's duty in a scenario, if it is not: it is owed to each subscriber, for each topic.
+fn unordered(scenario: ScenarioName) -> Option<&'static str> {
+    match scenario {
+        ScenarioName::Shared => Some("the members of a group are owed none [MQTT-4.6.0-6]"),
+        ScenarioName::Wildcard => Some(NONE_BETWEEN_TOPICS),
+        _ => None,
+    }
 }
+
+pub(super) const NONE_BETWEEN_TOPICS: &str = "there is none between topics [MQTT-4.6.0-5]";
+
+/// Publishers that wait in vain, what they wait for, and what may help.
+fn note_stall(engine: &Fleet, stalled: u64, stood_still: bool, outcome: &mut Outcome) {
+    let Unacknowledged { messages, .. } = engine.unacknowledged();
+    let (lost, publishers) = (outcome.faults.lost, engine.publishers());
+    if stalled == 0 || lost + messages == 0 {
+        return;
+    }
+    outcome.stalled = stalled;
+    let what = match (lost, messages) {
+        (_, 0) => "messages that were acknowledged and did not come",
+        (0, _) => "acknowledgements that did not come",
+        _ => "messages and acknowledgements that did not come",
+    };
+    let mut text = format!("{stalled} of {publishers} publishers stalled, waiting for {what}");
+    if stood_still {
+        let time = short(STANDSTILL);
+        text += &format!("; the run was ended when nothing had happened for {time}");
+    }
+    outcome.problems.push(Problem::new(Status::Messages, text));
+}
+
+/// What is behind most losses at QoS 1 and 2.
+const FULL_QUEUE: &str = "a broker whose queue for a subscriber is full drops what it has acknowledged: let it queue more (Mosquitto: max_queued_messages), or have less outstanding (-F)";
 
 /// Lets the last messages arrive, and says what went wrong.
 pub(super) fn finish(
     engine: &mut Fleet,
     qos: QoS,
-    order: Order,
     ended: Result<(), EngineError>,
     outcome: &mut Outcome,
 ) -> Result<(), RunError> {
@@ -159,30 +187,44 @@ pub(super) fn finish(
         Err(EngineError::Interrupted) => outcome.problems.push(Problem::interrupted()),
         ended => ended?,
     }
+    let (stalled, stood_still) = (engine.counters().stalled, engine.stands_still());
     engine.enter(Stage::Draining);
     engine.set_publishing(false);
     engine.drain(DRAIN_PATIENCE)?;
-    let faults = engine.faults();
-    let Counters { refused, given_up, .. } = engine.counters();
+    let Counters { refused, failed, .. } = engine.counters();
+    let Unacknowledged { messages: unacknowledged, deliveries } = engine.unacknowledged();
+    let mut faults = engine.faults();
+    // What the broker never took on, it has not lost.
+    faults.lost = faults.lost.saturating_sub(deliveries);
     outcome.faults = faults;
-    outcome.given_up = given_up;
+    outcome.unacknowledged = unacknowledged;
     outcome.problems.extend(Problem::with_connections(engine));
+    let may_lose = qos == QoS::AtMostOnce;
+    if !may_lose {
+        note_stall(engine, stalled, stood_still, outcome);
+    }
+    let is_unordered = outcome.unordered.is_some();
     let mut problem = |is_one: bool, text: String| {
         if is_one {
             outcome.problems.push(Problem::new(Status::Messages, text));
         }
     };
     problem(refused > 0, format!("{refused} messages were refused by the broker"));
-    let may_lose = qos == QoS::AtMostOnce;
     problem(!may_lose && faults.lost > 0, format!("{} messages were lost", faults.lost));
+    // Whose connection is gone waits for more than that.
+    let is_unacknowledged = !may_lose && unacknowledged > 0 && failed == 0;
+    problem(is_unacknowledged, format!("{unacknowledged} messages were not acknowledged"));
     let may_repeat = qos == QoS::AtLeastOnce;
     let duplicates = faults.duplicates;
     problem(!may_repeat && duplicates > 0, format!("{duplicates} messages came twice"));
-    let is_overtaken = order == Order::Kept && faults.reordered > 0;
+    let is_overtaken = !is_unordered && faults.reordered > 0;
     problem(is_overtaken, format!("{} messages were overtaken", faults.reordered));
     if outcome.work == Work::Messages(0) && outcome.problems.is_empty() {
         let text = "not one message was delivered";
         outcome.problems.push(Problem::new(Status::Messages, text));
+    }
+    if !may_lose && faults.lost > 0 && failed == 0 {
+        outcome.remarks.push(("note", FULL_QUEUE.into()));
     }
     engine.disconnect_all()?;
     Ok(())
@@ -206,10 +248,11 @@ fn clients(scenario: ScenarioName, prefix: &str, parameters: &Parameters) -> Vec
         session,
         ..ClientSpec::default()
     };
+    let ordered = unordered(scenario).is_none();
     let receivers = if is_pairs || scenario == ScenarioName::Shared { 1 } else { subscribers };
     let publisher = |n: u32| ClientSpec {
         client_id: format!("{prefix}-p{n}"),
-        publishes: Some(FlowSpec { receivers, topics, ..parameters.flow(topic(n)) }),
+        publishes: Some(FlowSpec { receivers, topics, ordered, ..parameters.flow(topic(n)) }),
         ..ClientSpec::default()
     };
     (0..subscribers).map(subscriber).chain((0..publishers).map(publisher)).collect()

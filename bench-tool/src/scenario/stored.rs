@@ -5,7 +5,7 @@ use std::time::Duration;
 use sluice::mqtt::QoS;
 
 use super::leftovers::{forget_sessions, note_left_behind};
-use super::steady::{Order, finish};
+use super::steady::{NONE_BETWEEN_TOPICS, finish};
 use super::{Parameters, RunError, Setup};
 use crate::engine::{ClientSpec, Fleet, FlowSpec, Receives, Session, Stage, Subscription};
 use crate::measure::Reading;
@@ -62,7 +62,8 @@ pub(super) fn run_retained(setup: &Setup, parameters: &Parameters) -> Result<Out
         outcome.problems.push(Problem::new(Status::Messages, text));
     }
     // Lost is what did not come at any QoS: a retained message has no excuse.
-    finish(&mut engine, QoS::AtLeastOnce, Order::Open, ended, &mut outcome)?;
+    outcome.unordered = Some(NONE_BETWEEN_TOPICS);
+    finish(&mut engine, QoS::AtLeastOnce, ended, &mut outcome)?;
     let removed = remove_retained(setup, FlowSpec { payload_len: 0, ..store });
     note_left_behind("retained messages", removed, &mut outcome);
     Ok(outcome)
@@ -160,7 +161,7 @@ pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<O
     // What nobody was there to fetch to the end is not lost.
     let is_fetched = ended.is_ok() && !is_refused;
     let judged = if is_fetched { qos } else { QoS::AtMostOnce };
-    finish(&mut engine, judged, Order::Kept, ended, &mut outcome)?;
+    finish(&mut engine, judged, ended, &mut outcome)?;
     if !is_fetched {
         outcome.faults.lost = 0;
     }
@@ -199,5 +200,9 @@ fn memory(
     messages: u64,
 ) -> Option<(&'static str, String)> {
     let each = after?.saturating_sub(before?) as f64 / messages.max(1) as f64;
-    Some(("memory", format!("{each:.0} bytes per stored message")))
+    let doubt = match each {
+        0.0 => ", unless the broker took memory that it had from before: start it afresh",
+        _ => "",
+    };
+    Some(("memory", format!("{each:.0} bytes per stored message{doubt}")))
 }

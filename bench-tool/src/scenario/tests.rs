@@ -194,6 +194,7 @@ fn lasting_sessions_are_ended_after_the_run_and_what_they_cost_the_disk_is_known
         let outcome = scenario.run(&setup, &parameters).unwrap();
         assert_eq!(outcome.problems, [], "{scenario:?}");
         assert!(outcome.acknowledgements.count() > 100, "{scenario:?}");
+        assert_eq!(outcome.unordered.is_some(), scenario == ScenarioName::Shared);
         let used = outcome.disk.unwrap();
         assert_eq!((used.messages, used.outstanding), (outcome.sent, Some(3 * 8)), "{scenario:?}");
         assert!(used.written_bytes.is_some());
@@ -232,6 +233,10 @@ enum Damage {
     StallsAfter(u64, Duration),
     /// Closes both connections, and lets others in.
     ClosesAfter(u64),
+    /// Forwards no more, but acknowledges.
+    SwallowsAfter(u64),
+    /// Neither forwards nor acknowledges any more.
+    IgnoresAfter(u64),
 }
 
 #[test]
@@ -264,6 +269,33 @@ fn a_loss_fails_a_qos_1_run() {
     let outcome = ScenarioName::P2p.run(&setup, &parameters).unwrap();
     assert!(outcome.problems.iter().any(|problem| problem.to_string().ends_with("were lost")));
     assert_eq!(status_of(&outcome.problems), Status::Messages);
+    // What later ones have overtaken does not close the window.
+    let outcome_lost = outcome.faults.lost;
+    assert!(outcome_lost >= outcome.sent / 10 && outcome.sent > 100, "{outcome_lost}");
+    assert_eq!(outcome.stalled, 0);
+}
+
+#[test]
+fn who_waits_in_vain_is_told_and_ends_the_run() {
+    for (damage, lost, unacknowledged, what) in [
+        (Damage::SwallowsAfter(100), 8, 0, "messages that were acknowledged and did not come"),
+        (Damage::IgnoresAfter(100), 0, 8, "acknowledgements that did not come"),
+    ] {
+        let qos = QoS::AtLeastOnce;
+        let parameters =
+            Parameters { publishers: 1, qos, seconds: 60.0, ..short(ScenarioName::P2p) };
+        let setup = setup(bad_relay(damage), Version::V311);
+        let monitor = Arc::clone(&setup.monitor);
+        let outcome = ScenarioName::P2p.run(&setup, &parameters).unwrap();
+        let expected = format!(
+            "1 of 1 publishers stalled, waiting for {what}; the run was ended when nothing had happened for 5.00 s"
+        );
+        assert_eq!(outcome.problems[0].to_string(), expected);
+        assert_eq!(status_of(&outcome.problems), Status::Messages);
+        assert_eq!((outcome.faults.lost, outcome.unacknowledged), (lost, unacknowledged));
+        assert_eq!(monitor.snapshot().counters.stalled, 1);
+        assert!(outcome.elapsed < Duration::from_secs(30));
+    }
 }
 
 #[test]
@@ -272,7 +304,7 @@ fn a_relay_that_dies_leaves_a_partial_result() {
     let setup = setup(bad_relay(Damage::DiesAfter(500)), Version::V311);
     let outcome = ScenarioName::P2p.run(&setup, &parameters).unwrap();
     let text = outcome.problems[0].to_string();
-    assert!(text.contains("connections failed"), "{text}");
+    assert!(text.contains("connections to "), "{text}");
     assert_eq!(status_of(&outcome.problems), Status::BrokerDied);
     assert!(matches!(outcome.work, Work::Messages(_)));
 }
@@ -336,6 +368,9 @@ fn forward(mut publisher: Frames, mut subscriber: TcpStream, damage: Damage) -> 
             return Ok(());
         }
         count += 1;
+        if matches!(damage, Damage::IgnoresAfter(last) if count > last) {
+            continue;
+        }
         // QoS 1 is acknowledged here, and the subscriber's own acknowledgement is left unread.
         if frame[0] & 0x06 == 0x02 {
             let topic_len = usize::from(frame[3]);
@@ -344,6 +379,7 @@ fn forward(mut publisher: Frames, mut subscriber: TcpStream, damage: Damage) -> 
         }
         match damage {
             Damage::Loses(nth) if count % nth == 0 => continue,
+            Damage::SwallowsAfter(last) if count > last => continue,
             Damage::Repeats(nth) if count % nth == 0 => subscriber.write_all(&frame)?,
             Damage::Swaps(nth) if count % nth == 0 => {
                 held = Some(frame);

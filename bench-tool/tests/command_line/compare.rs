@@ -59,6 +59,8 @@ fn one_scenario_has_half_the_rate_of_another_and_the_disk_is_looked_at() {
     let half = "run = \"p2p\"\npublishers = 2\nqos = 1\nhalf_of = \"pairs\"";
     let text = FILE.replace("run = \"idle\"\nclients = 10", half);
     let text = format!("disk = \"data\"\n{text}").replace("repetitions = 2", "repetitions = 1");
+    // Long enough for an acknowledgement on a machine that has much else to do.
+    let text = text.replace("seconds = 0.2", "seconds = 0.5");
     fs::write(&file, text.replace("\"pairs\"\nrun", "\"pairs\"\nqos = 1\nrun")).unwrap();
     let out = directory.path().join("out");
     let (file, shown) = (file.to_str().unwrap(), out.to_str().unwrap());
@@ -77,6 +79,25 @@ fn one_scenario_has_half_the_rate_of_another_and_the_disk_is_looked_at() {
     assert!(half["written_bytes_each"].is_number(), "{half}");
     assert!(half["acknowledged_p99_us"].as_f64().unwrap() > 0.0, "{half}");
     assert!(fs::read_dir(directory.path().join("data")).unwrap().next().is_none());
+}
+
+/// What it started would outlive a tool that ends for this.
+#[test]
+fn progress_that_nobody_reads_ends_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("compare.toml");
+    fs::write(&file, FILE).unwrap();
+    let mut child = Command::new(PROGRAM)
+        .args(["compare", file.to_str().unwrap(), "--quick", "--repetitions", "1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stderr.take());
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("Throughput per second"), "{text}");
 }
 
 #[test]

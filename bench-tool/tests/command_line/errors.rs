@@ -95,6 +95,95 @@ fn queues_that_take_nothing_are_a_result() {
 }
 
 #[test]
+fn what_is_not_there_is_named() {
+    for (arguments, status, expected) in [
+        (
+            &["run", "p2p", "-h", "no.such.host.invalid"][..],
+            ERROR,
+            "host \"no.such.host.invalid\": ",
+        ),
+        (&["sub", "-t", "a", "-h", ""], ERROR, "host \"\": "),
+        (&["disk", "/no/such/place"], ERROR, "/no/such/place: is no directory"),
+        (&["floor", "--bind", "192.0.2.1:1"], ERROR, "192.0.2.1:1: "),
+        (&["run", "p2p", "--pid", "99999999"], ERROR, "there is no process 99999999 (--pid)"),
+        (&["conn", "--pid", "99999999"], ERROR, "there is no process 99999999 (--pid)"),
+        (&["run", "p2p", "--pid", ""], USAGE, "it names no process: is the broker running?"),
+        (&["run", "p2p", "--pid", "1 x"], USAGE, "\"x\" is no process id"),
+    ] {
+        let output = run(arguments);
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {errors}");
+        assert!(errors.contains(expected), "{arguments:?}: {errors}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
+    }
+}
+
+#[test]
+fn what_a_scenario_has_no_use_for_is_refused() {
+    for (arguments, expected) in [
+        (&["run", "p2p", "-c", "5"][..], "p2p has no use for --clients: it takes --publishers, "),
+        (&["run", "idle", "-W", "5"], "idle has no use for --seconds: it takes --clients\n"),
+        (&["run", "fanin", "--topics", "5"], "fanin has no use for --topics: it takes "),
+    ] {
+        let (status, output, errors) = run_at(broker::nobody(), arguments);
+        assert_eq!((status, output.as_str()), (Some(ERROR), ""), "{errors}");
+        assert!(errors.starts_with(&format!("sluice-bench: {expected}")), "{errors}");
+    }
+}
+
+#[test]
+fn h_alone_is_a_question() {
+    for (arguments, words) in [
+        (&["-h"][..], "-h is the broker's host"),
+        (&["--help"], "-h is the broker's host"),
+        (&["run", "--help"], "lost          sent and, at QoS 1 and 2, acknowledged"),
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(0));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn several_processes_are_added_up() {
+    let (floor, address) = floor();
+    let pids = format!("{} {}", floor.child.id(), std::process::id());
+    let storm = ["run", "storm", "-c", "2", "--pid", &pids];
+    let (status, output, errors) = run_at(address, &storm);
+    assert_eq!(status, Some(0), "{output}{errors}");
+    assert!(output.contains("broker's CPU"), "{output}");
+}
+
+#[test]
+fn another_carrier_on_the_port_is_suspected() {
+    let directory = tls::certificates();
+    let web_socket = "[listener.websocket]\npath = \"/mqtt\"";
+    let (_plain, plain) = tls::broker(&directory, None, "");
+    let (_ws, ws) = tls::broker(&directory, None, web_socket);
+    let (_tls, tls) = tls::broker(&directory, Some("server"), "");
+    let (_wss, wss) = tls::broker(&directory, Some("server"), web_socket);
+    for (address, how, flag) in [
+        (ws, &[][..], "(--ws)"),
+        (tls, &[], "(--tls)"),
+        (wss, &[], "(--tls)"),
+        (plain, &["--insecure"], "does that port speak TLS, "),
+        (ws, &["--insecure"], "does that port speak TLS, "),
+        (wss, &["--insecure"], "(--ws)"),
+        (plain, &["--ws"], "does that port speak WebSocket, "),
+        (tls, &["--ws"], "(--tls)"),
+        (wss, &["--ws"], "(--tls)"),
+        (tls, &["--ws", "--insecure"], "does that port speak WebSocket, "),
+        (ws, &["--ws", "--insecure"], "over TLS?"),
+    ] {
+        let (status, _, errors) = run_at(address, &[&["conn", "-c", "1"], how].concat());
+        assert_eq!(status, Some(CONNECTIONS), "{how:?}: {errors}");
+        assert!(errors.contains(flag), "{how:?}, {flag}: {errors}");
+        assert_eq!(errors.lines().count(), 1, "{how:?}: {errors}");
+    }
+}
+
+#[test]
 fn a_disk_that_is_not_there_is_named_before_the_run() {
     let pairs = ["run", "p2p", "--disk", "/no/such/place"];
     let (status, output, errors) = run_at(broker::nobody(), &pairs);

@@ -184,7 +184,8 @@ fn nobody_there_is_one_line() {
         assert_eq!(status, Some(CONNECTIONS), "{errors}");
         assert_eq!(output, "");
         assert_eq!(errors.lines().count(), 1, "{errors}");
-        assert!(errors.contains("could not connect, the first: client"), "{errors}");
+        let told = format!("could not connect to {address}, the first: client");
+        assert!(errors.contains(&told), "{errors}");
         assert!(errors.contains("Connection refused"), "{errors}");
     }
 }

@@ -163,7 +163,7 @@ fn tls_on_one_side_only_is_told() {
     let told = "the broker answers with TLS, which was not asked for (--tls)";
     assert_refused(address, &[], told);
     let (_floor, plain) = floor();
-    let told = "closed by the broker in the middle of the handshake";
+    let told = "closed by the broker in the middle of the handshake (does that port speak TLS, and without WebSocket (--ws)?)";
     assert_refused(plain, &["--insecure"], told);
 }
 

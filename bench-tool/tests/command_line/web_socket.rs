@@ -48,5 +48,9 @@ fn a_handshake_that_is_refused_is_one_line() {
     let other = ["--ws-path", "/other"];
     tls::assert_refused(ws, &other, "WebSocket: the server answers with status 404");
     let (_floor, plain) = floor();
-    tls::assert_refused(plain, &["--ws"], "closed by the broker in the middle of the handshake");
+    tls::assert_refused(
+        plain,
+        &["--ws"],
+        "closed by the broker in the middle of the handshake (does that port speak WebSocket, and without TLS (--tls)?)",
+    );
 }

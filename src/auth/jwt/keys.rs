@@ -61,6 +61,12 @@ pub(super) fn load_key(path: &Path, algorithm: JwtAlgorithm) -> Result<Key, JwtK
             let message = format!("a secret for HS256 has at least {MIN_SECRET_LEN} bytes");
             return Err(wrong(path, message));
         }
+        // Who has it could make tokens, and a public key everybody may have.
+        JwtAlgorithm::Hs256 if text.starts_with(b"-----BEGIN ") => {
+            let message =
+                "is in PEM, which is no secret: write the algorithm of the key, RS256 or ES256";
+            return Err(wrong(path, message.to_owned()));
+        }
         JwtAlgorithm::Hs256 => (Algorithm::HS256, DecodingKey::from_secret(text)),
         JwtAlgorithm::Rs256 => (Algorithm::RS256, DecodingKey::from_rsa_pem(text)),
         JwtAlgorithm::Es256 => (Algorithm::ES256, DecodingKey::from_ec_pem(text)),

@@ -266,6 +266,11 @@ fn a_key_for_another_algorithm_says_for_which() {
 fn key_files_that_are_no_use() {
     for (text, algorithm, part) in [
         ("short", Some(JwtAlgorithm::Hs256), "at least 32 bytes"),
+        (
+            "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYI\n",
+            Some(JwtAlgorithm::Hs256),
+            "is no secret",
+        ),
         ("no key", Some(JwtAlgorithm::Rs256), "no public key for RS256 in PEM"),
         ("no key", Some(JwtAlgorithm::Es256), "no public key for ES256 in PEM"),
         ("{}", None, "is no JWK Set"),

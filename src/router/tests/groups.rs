@@ -116,7 +116,7 @@ fn by_client_id_and_by_topic() {
 
 fn count(online: u32, members: u32) -> GroupCount {
     let (share, filter) = ("g".to_owned(), "a/+".to_owned());
-    GroupCount { share, filter, id: GroupId::NONE, online, members }
+    GroupCount { share, filter, id: GroupId::NONE, online, members, since: 0, load: None }
 }
 
 #[test]
@@ -148,35 +148,140 @@ fn shards_by_their_connected_members() {
     assert_eq!((router.group_count(), router.node_count()), (0, 0));
 }
 
+/// Shards that have told each other how many members of the group they have.
+fn shards_with(strategy: Pick, members: &[u32]) -> Vec<Router> {
+    let limits = RouterLimits { strategy, ..RouterLimits::default() };
+    let shards = members.len() as u8;
+    let mut routers: Vec<Router> =
+        (0..shards).map(|shard| Router::new(shard, shards, shard.into(), limits)).collect();
+    for shard in 0..routers.len() {
+        let told = (0..members[shard]).filter_map(|session| {
+            let options = options(QoS::AtLeastOnce);
+            routers[shard].subscribe(session, &shared("g", "a/+"), options).group
+        });
+        let told = told.last();
+        tell(&mut routers, shard, told);
+    }
+    routers
+}
+
+fn tell(routers: &mut [Router], shard: usize, count: Option<GroupCount>) {
+    let Some(count) = count else { return };
+    for (_, router) in routers.iter_mut().enumerate().filter(|(other, _)| *other != shard) {
+        router.set_group_online(shard as u8, &count);
+    }
+}
+
+fn chosen_shard(router: &mut Router, publisher: &Publisher) -> u8 {
+    let group = router.group("g", "a/+").unwrap();
+    router.choose_shard(group, publisher).unwrap().shard
+}
+
 #[test]
 fn all_shards_choose_the_same_shard_for_one_key() {
     use super::Pick::*;
     for strategy in [Sticky, ClientId, Topic] {
-        let members = [3, 1, 4, 2];
-        let limits = RouterLimits { strategy, ..RouterLimits::default() };
-        let mut routers: Vec<Router> =
-            (0..4).map(|shard| Router::new(shard, 4, shard.into(), limits)).collect();
-        for (shard, router) in routers.iter_mut().enumerate() {
-            for session in 0..members[shard] {
-                router.subscribe(session, &shared("g", "a/+"), options(QoS::AtMostOnce));
-            }
-            for other in (0..4).filter(|&other| other != shard) {
-                router.set_group_online(other as u8, &count(members[other], members[other]));
-            }
-        }
+        let mut routers = shards_with(strategy, &[3, 1, 4, 2]);
         for n in 0..50u32 {
             let key = stable_hash(&n.to_le_bytes());
             let publisher = Publisher { client_id_hash: key, topic_hash: key };
-            let chosen: BTreeSet<u8> = routers
-                .iter_mut()
-                .map(|router| {
-                    let group = router.group("g", "a/+").unwrap();
-                    router.choose_shard(group, &publisher).unwrap().shard
-                })
-                .collect();
+            let chosen: BTreeSet<u8> =
+                routers.iter_mut().map(|router| chosen_shard(router, &publisher)).collect();
             assert_eq!(chosen.len(), 1, "{strategy:?}");
         }
     }
+}
+
+#[test]
+fn sticky_keeps_to_the_shard_that_was_first() {
+    let mut routers = shards_with(Pick::Sticky, &[0, 0, 0]);
+    let filter = shared("g", "a/+");
+    let chosen = |routers: &mut [Router]| -> Vec<u8> {
+        routers.iter_mut().map(|router| chosen_shard(router, &NOBODY)).collect()
+    };
+    // Shards 1 and 2 have members, and do not know of each other: the lower number is first.
+    let told = [1, 2].map(|shard: usize| {
+        let joined = routers[shard].subscribe(0, &filter, options(QoS::AtMostOnce));
+        (shard, joined.group)
+    });
+    for (shard, count) in told.into_iter().rev() {
+        tell(&mut routers, shard, count);
+    }
+    assert_eq!(chosen(&mut routers), [1, 1, 1]);
+    let joined = routers[0].subscribe(0, &filter, options(QoS::AtMostOnce)).group;
+    tell(&mut routers, 0, joined);
+    assert_eq!(chosen(&mut routers), [1, 1, 1]);
+    // Of those who stay shard 2 was first. Who leaves in favour of another here is last.
+    routers[1].subscribe(9, &filter, options(QoS::AtMostOnce));
+    let left = routers[1].unsubscribe(0, &filter).unwrap().group;
+    tell(&mut routers, 1, left);
+    assert_eq!(chosen(&mut routers), [2, 2, 2]);
+    let left = routers[2].unsubscribe(0, &filter).unwrap().group;
+    tell(&mut routers, 2, left);
+    assert_eq!(chosen(&mut routers), [0, 0, 0]);
+}
+
+/// A message for the group, from a shard, to the shard it chooses.
+fn route(routers: &mut [Router], from: usize) -> usize {
+    let group = routers[from].group("g", "a/+").unwrap();
+    let choice = routers[from].choose_shard(group, &NOBODY).unwrap();
+    routers[from].routed_to(group, choice.shard);
+    choice.shard.into()
+}
+
+#[test]
+fn the_shard_with_the_least_busy_members() {
+    let mut routers = shards_with(Pick::LeastInFlight, &[1, 2, 1]);
+    let load = [vec![4], vec![5, 2], vec![3]];
+    let measure = |routers: &mut [Router], load: &[Vec<usize>]| {
+        for (router, load) in routers.iter_mut().zip(load) {
+            router.measure_loads(|session| load[session as usize]);
+        }
+    };
+    measure(&mut routers, &load);
+    // What is on the way counts, whoever sent it.
+    let mut routed = [0; 3];
+    for from in [0, 1, 2, 0, 1, 2] {
+        let shard = route(&mut routers, from);
+        routed[shard] += 1;
+        if shard != from {
+            let group = routers[shard].group("g", "a/+").unwrap();
+            routers[shard].arrived(group);
+        }
+    }
+    assert_eq!(routed, [1, 3, 2], "to members with 4, 2, 3");
+    // It was measured with the rest, and acknowledged.
+    measure(&mut routers, &[vec![4], vec![5, 5], vec![0]]);
+    assert!((0..4).all(|n| route(&mut routers, n % 3) == 2));
+    // Who can take nothing is the last.
+    measure(&mut routers, &[vec![usize::MAX], vec![100, 200], vec![usize::MAX]]);
+    assert!((0..9).all(|n| route(&mut routers, n % 3) == 1));
+}
+
+#[test]
+fn loads_are_measured_in_steps_while_there_are_any() {
+    let limits = RouterLimits { strategy: Pick::LeastInFlight, ..RouterLimits::default() };
+    let mut router = Router::new(0, 2, 1, limits);
+    for session in 0..3000 {
+        let filter = format!("t/{session}");
+        router.subscribe(session, &shared("g", &filter), options(QoS::AtLeastOnce));
+    }
+    let measured = |router: &mut Router, load: usize| {
+        let count = std::cell::Cell::new(0);
+        router.measure_loads(|_| {
+            count.set(count.get() + 1);
+            load
+        });
+        count.get()
+    };
+    // Whoever has something is looked at again.
+    assert_eq!([1, 1, 1, 1].map(|load| measured(&mut router, load)), [1024; 4]);
+    assert_eq!([0, 0, 0, 0].map(|load| measured(&mut router, load)), [1024, 1024, 952, 0]);
+    assert!(!router.has_loads());
+    // One shard alone has nobody to show it to.
+    let mut router = Router::new(0, 1, 1, limits);
+    router.subscribe(0, &shared("g", "t"), options(QoS::AtLeastOnce));
+    assert!(!router.has_loads());
 }
 
 #[test]

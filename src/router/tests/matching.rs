@@ -166,6 +166,8 @@ impl Model {
                     id: GroupId::NONE,
                     online: members / 2,
                     members,
+                    since: 0,
+                    load: None,
                 };
                 router.set_group_online(shard, &count);
                 self.remote_groups.insert((filter, shard), members);

@@ -77,24 +77,28 @@ fn version_3_is_told_success_for_what_was_not_kept_if_so_configured() {
 /// all that it waits for have confirmed.
 #[test]
 fn leaves_in_order() {
-    let mut rig = Rig::new(Version::V5, 10);
-    for (packet_id, qos, outcome) in [
-        (1, AtLeastOnce, handed(1, &[1, 2])),
-        (2, ExactlyOnce, handed(1, &[2])),
-        (3, AtLeastOnce, O::KEPT),
-        (4, ExactlyOnce, handed(2, &[1])),
-        (5, AtLeastOnce, O { turn: 2, ..O::UNMATCHED }),
-    ] {
-        assert_eq!(rig.publish(qos, packet_id, outcome), Verdict::Continue);
+    for (version, unmatched) in
+        [(Version::V31, Success), (Version::V311, Success), (Version::V5, NoMatchingSubscribers)]
+    {
+        let mut rig = Rig::new(version, 10);
+        for (packet_id, qos, outcome) in [
+            (1, AtLeastOnce, handed(1, &[1, 2])),
+            (2, ExactlyOnce, handed(1, &[2])),
+            (3, AtLeastOnce, O::KEPT),
+            (4, ExactlyOnce, handed(2, &[1])),
+            (5, AtLeastOnce, O { turn: 2, ..O::UNMATCHED }),
+        ] {
+            assert_eq!(rig.publish(qos, packet_id, outcome), Verdict::Continue);
+        }
+        assert_eq!(rig.session.pending(), 5);
+        assert_eq!(rig.confirm(&[(2, 9)]), Verdict::Continue);
+        assert!(rig.wire.take().is_empty());
+        assert_eq!(rig.confirm(&[(1, 1), (2, 9)]), Verdict::Continue);
+        assert_eq!(rig.wire.take(), [ok(PubAck, 1), ok(PubRec, 2), ok(PubAck, 3)]);
+        assert_eq!(rig.confirm(&[(1, 2), (2, 9)]), Verdict::Continue);
+        assert_eq!(rig.wire.take(), [ok(PubRec, 4), ack(PubAck, 5, unmatched)]);
+        assert!(!rig.session.has_pending());
     }
-    assert_eq!(rig.session.pending(), 5);
-    assert_eq!(rig.confirm(&[(2, 9)]), Verdict::Continue);
-    assert!(rig.wire.take().is_empty());
-    assert_eq!(rig.confirm(&[(1, 1), (2, 9)]), Verdict::Continue);
-    assert_eq!(rig.wire.take(), [ok(PubAck, 1), ok(PubRec, 2), ok(PubAck, 3)]);
-    assert_eq!(rig.confirm(&[(1, 2), (2, 9)]), Verdict::Continue);
-    assert_eq!(rig.wire.take(), [ok(PubRec, 4), ack(PubAck, 5, NoMatchingSubscribers)]);
-    assert!(!rig.session.has_pending());
 }
 
 /// The store confirms like a shard, but keeps for no session.
@@ -125,6 +129,24 @@ fn a_message_routed_again_waits_for_where_it_goes() {
     assert_eq!(rig.confirm(&[(1, 5), (2, 5), (3, 5)]), Verdict::Continue);
     assert_eq!(rig.wire.take(), [ack(PubAck, 1, QuotaExceeded)]);
     assert_eq!(rig.session.route_again(1, id(1), 3, 6), 0, "nobody waits for it");
+}
+
+/// A shard that has nothing to store for a message is not waited for; others are, and so is it for the rest.
+#[test]
+fn what_a_shard_does_not_store_passes_it() {
+    let mut rig = Rig::new(Version::V5, 10);
+    for (packet_id, shards) in [(1, &[1, 2][..]), (2, &[1]), (3, &[1])] {
+        assert_eq!(rig.publish(AtLeastOnce, packet_id, handed(1, shards)), Verdict::Continue);
+    }
+    for packet_id in [1, 2] {
+        rig.session.pass(1, 1, id(packet_id));
+    }
+    assert_eq!(rig.confirm(&[]), Verdict::Continue);
+    assert!(rig.wire.take().is_empty());
+    assert_eq!(rig.confirm(&[(2, 1)]), Verdict::Continue);
+    assert_eq!(rig.wire.take(), [ok(PubAck, 1), ok(PubAck, 2)]);
+    assert_eq!(rig.confirm(&[(1, 1), (2, 1)]), Verdict::Continue);
+    assert_eq!(rig.wire.take(), [ok(PubAck, 3)]);
 }
 
 /// One that comes back to a session of the publisher's own shard needs no more than that.

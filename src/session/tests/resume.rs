@@ -28,17 +28,19 @@ fn resends_in_order_with_dup() {
 /// released is not published again.
 #[test]
 fn resends_pubrel_in_the_order_of_pubrec() {
-    let mut rig = Rig::new(Version::V5, 10);
-    for payload in ["a", "b", "c"] {
-        let _ = rig.send(ExactlyOnce, payload);
+    for version in [Version::V31, Version::V311, Version::V5] {
+        let mut rig = Rig::new(version, 10);
+        for payload in ["a", "b", "c"] {
+            let _ = rig.send(ExactlyOnce, payload);
+        }
+        for packet_id in [3, 1] {
+            assert_eq!(rig.pubrec(packet_id), Ok(Acked::Released));
+        }
+        rig.disconnect();
+        rig.connect(&parameters(version, 10));
+        assert_eq!(rig.wire.out[..2], [ok(PubRel, 3), ok(PubRel, 1)]);
+        assert_eq!(rig.wire.publishes(), [(2, true, "b".into())]);
     }
-    for packet_id in [3, 1] {
-        assert_eq!(rig.pubrec(packet_id), Ok(Acked::Released));
-    }
-    rig.disconnect();
-    rig.connect(&parameters(Version::V5, 10));
-    assert_eq!(rig.wire.out[..2], [ok(PubRel, 3), ok(PubRel, 1)]);
-    assert_eq!(rig.wire.publishes(), [(2, true, "b".into())]);
 }
 
 /// [MQTT-4.9.0-2] A Receive Maximum smaller than before bounds what is sent again, too.
