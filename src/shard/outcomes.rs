@@ -15,8 +15,8 @@ pub(super) struct Outcome {
     pub(super) turn: u64,
     /// A session here has it.
     pub(super) kept: bool,
-    /// It has to be committed.
-    pub(super) stored: bool,
+    /// Its publisher has to wait: it is to be committed, or goes back to be routed again.
+    pub(super) waits: bool,
     /// Somebody is subscribed.
     pub(super) matched: bool,
     /// Somebody could not keep it because the store fails.
@@ -26,7 +26,7 @@ pub(super) struct Outcome {
 impl Outcome {
     fn add(&mut self, other: &Self) {
         self.kept |= other.kept;
-        self.stored |= other.stored;
+        self.waits |= other.waits;
         self.matched |= other.matched;
         self.unstored |= other.unstored;
     }
@@ -42,14 +42,20 @@ impl Outcome {
 pub(super) struct Outcomes {
     /// No session here could keep them.
     pub(super) refused: Vec<Outcome>,
-    /// Sessions here have them, and nothing has to be committed.
+    /// Sessions here have them, and their publishers need not wait, though others may have to.
     pub(super) passed: Vec<Outcome>,
     /// Their group has no member here any more.
     pub(super) returned: Vec<Returned>,
     last: Option<Outcome>,
+    /// Some may have to wait: without a store, nobody has.
+    tells_passed: bool,
 }
 
 impl Outcomes {
+    pub(super) fn new(has_store: bool) -> Self {
+        Self { tells_passed: has_store, ..Self::default() }
+    }
+
     /// A message may come twice in a row: for plain subscribers, and for a group.
     pub(super) fn note(&mut self, outcome: Outcome) {
         match &mut self.last {
@@ -66,7 +72,7 @@ impl Outcomes {
         let Some(last) = self.last.take() else { return };
         if !last.kept || last.unstored {
             self.refused.push(last);
-        } else if !last.stored {
+        } else if self.tells_passed && !last.waits {
             self.passed.push(last);
         }
     }
@@ -79,12 +85,12 @@ mod tests {
     fn outcome(packet_id: u16, kept: bool, matched: bool) -> Outcome {
         let packet_id = PacketId::new(packet_id).expect("not 0");
         let (session, serial, turn) = (1, 1, 1);
-        let (stored, unstored) = (false, false);
-        Outcome { session, serial, packet_id, turn, kept, stored, matched, unstored }
+        let (waits, unstored) = (false, false);
+        Outcome { session, serial, packet_id, turn, kept, waits, matched, unstored }
     }
 
     fn of(outcomes: &[Outcome]) -> Outcomes {
-        let mut all = Outcomes::default();
+        let mut all = Outcomes::new(true);
         outcomes.iter().for_each(|outcome| all.note(*outcome));
         all.settle();
         all
@@ -111,14 +117,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_for_one_does_not_pass() {
+    fn what_is_stored_for_one_or_goes_back_does_not_pass() {
         let kept = outcome(1, true, true);
-        let stored = Outcome { stored: true, ..kept };
+        let stored = Outcome { waits: true, ..kept };
+        let returned = Outcome { waits: true, ..outcome(1, false, false) };
         let unstored = Outcome { unstored: true, ..kept };
         assert_eq!(of(&[kept]).passed, [kept]);
-        for both in [[kept, stored], [stored, kept], [kept, unstored]] {
+        for both in [[kept, stored], [stored, kept], [kept, returned], [kept, unstored]] {
             assert_eq!(of(&both).passed, []);
         }
         assert_eq!(of(&[kept, unstored]).refused.len(), 1);
+        let mut without_a_store = Outcomes::new(false);
+        without_a_store.note(kept);
+        without_a_store.settle();
+        assert_eq!(without_a_store.passed, []);
     }
 }

@@ -144,7 +144,7 @@ impl<S> Core<S> {
         batch: Batch<Item<S>>,
     ) {
         let Batch { from, turn, wants_confirmation, items, bytes, .. } = batch;
-        let mut outcomes = Outcomes::default();
+        let mut outcomes = Outcomes::new(self.store.is_some());
         let before = self.noted();
         let mut acts = false;
         for item in items {
@@ -229,7 +229,7 @@ impl<S> Core<S> {
 
     fn take_routed(&mut self, routed: &Routed, outcomes: &mut Outcomes) {
         let Routed { message, stamp, publisher, awaited, group, .. } = routed;
-        let noted = self.noted();
+        let (noted, returned) = (self.noted(), outcomes.returned.len());
         if let Some(stamp) = stamp {
             self.clock = self.clock.max(stamp.0);
             let retained = (!message.payload().is_empty()).then(|| message.clone());
@@ -250,7 +250,8 @@ impl<S> Core<S> {
         };
         if let Some((packet_id, turn)) = *awaited {
             let Publisher { session, serial, .. } = *publisher;
-            let (stored, unstored) = (self.noted() > noted, self.was_refused());
+            let waits = self.noted() > noted || outcomes.returned.len() > returned;
+            let unstored = self.was_refused();
             let Reach { kept, matched, .. } = here;
             outcomes.note(Outcome {
                 session,
@@ -258,7 +259,7 @@ impl<S> Core<S> {
                 packet_id,
                 turn,
                 kept,
-                stored,
+                waits,
                 matched,
                 unstored,
             });
