@@ -16,14 +16,18 @@ const STORE_BIT: u64 = 1 << STORE;
 /// What routing made of a PUBLISH with QoS 1 or 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublishOutcome {
+    /// What other shards name the message by that were handed it: greater than those before it.
+    pub number: u64,
     /// The turn that has to be confirmed.
     pub turn: u64,
     /// Who has to confirm it: a bit for each shard that was handed the message, and [`STORE`].
     pub waiting: u64,
+    /// The shards that were handed it because somebody there wants it. They are taken to have kept it
+    /// until they refuse.
+    pub wanted: u64,
     /// Whether a session of this shard has kept it, or was given it at QoS 0.
     pub kept: bool,
-    /// Whether a session of this shard has a matching subscription. Shards that were handed the
-    /// message are taken to have one until they refuse.
+    /// Whether a session of this shard has a matching subscription.
     pub matched: bool,
     /// Whether it is retained: then it has not come for nothing if nobody is subscribed.
     pub retained: bool,
@@ -39,8 +43,10 @@ pub struct PublishOutcome {
 impl PublishOutcome {
     /// Kept, with nothing to wait for.
     pub const KEPT: Self = Self {
+        number: 0,
         turn: 0,
         waiting: 0,
+        wanted: 0,
         kept: true,
         matched: true,
         retained: false,
@@ -57,6 +63,10 @@ impl PublishOutcome {
     }
 }
 
+fn bit(shard: u8) -> u64 {
+    1_u64.checked_shl(shard.into()).unwrap_or(0)
+}
+
 /// What has to happen to the connection.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +81,8 @@ pub enum Verdict {
 /// One entry of the gate.
 #[derive(Debug)]
 pub(super) struct Pending {
+    /// Of a PUBLISH, [its own](PublishOutcome::number); of anything else, that of the PUBLISH before it.
+    number: u64,
     turn: u64,
     waiting: u64,
     what: What,
@@ -89,8 +101,12 @@ pub(super) enum What {
 
 #[derive(Debug)]
 pub(super) struct PendingPublish {
-    /// Shards that may have kept it: those handed it that have not refused.
-    handed: u64,
+    /// Shards that may have kept it: those that want it and have not refused.
+    wanted: u64,
+    /// Shards that were handed it after another one had returned it.
+    again: u64,
+    /// How many times they were, and have not refused.
+    wanted_again: u32,
     packet_id: PacketId,
     qos: QoS,
     reason: ReasonCode,
@@ -108,7 +124,7 @@ impl PendingPublish {
         if self.unstored {
             return link.version.is_v5().then_some(ReasonCode::QuotaExceeded);
         }
-        let kept = self.kept || self.handed != 0;
+        let kept = self.kept || self.wanted != 0 || self.wanted_again != 0;
         let reason = if kept || self.reason.is_error() {
             self.reason
         } else if self.matched {
@@ -128,11 +144,6 @@ impl PendingPublish {
 }
 
 impl Pending {
-    /// An entry that waits only for those in front of it.
-    pub(super) fn settled(what: What) -> Self {
-        Self { turn: 0, waiting: 0, what }
-    }
-
     #[inline]
     fn confirm(&mut self, confirmed: &[u64; 64]) -> bool {
         let mut open = self.waiting;
@@ -166,6 +177,33 @@ impl Active {
         Some(true)
     }
 
+    /// Adds what is no PUBLISH: it leaves when `turn` is confirmed by all in `waiting`, after what is
+    /// there.
+    pub(super) fn append(&mut self, what: What, turn: u64, waiting: u64) {
+        let number = self.gate.back().map_or(0, |last| last.number);
+        self.gate.push_back(Pending { number, turn, waiting, what });
+    }
+
+    /// The PUBLISH of that number: its turn, who has to confirm that, and what leaves then.
+    fn pending_publish(
+        &mut self,
+        number: u64,
+    ) -> Option<(&mut u64, &mut u64, &mut PendingPublish)> {
+        let is_it = |pending: &Pending| {
+            pending.number == number && matches!(pending.what, What::Publish(_))
+        };
+        let mut at = self.gate.partition_point(|pending| pending.number < number);
+        if !self.gate.get(at).is_some_and(is_it) {
+            // Out, or behind later ones: its client has come back and repeated it.
+            at = self.gate.iter().position(is_it)?;
+        }
+        let Pending { turn, waiting, what, .. } = self.gate.get_mut(at)?;
+        match what {
+            What::Publish(publish) => Some((turn, waiting, publish)),
+            What::PubRecAgain(_) | What::Frame(_) => None,
+        }
+    }
+
     /// The connection is gone: frames of it are void, acknowledgements await a repetition.
     pub(super) fn disarm_gate(&mut self) {
         self.gate.retain_mut(|pending| match &mut pending.what {
@@ -190,7 +228,9 @@ impl Session {
         sink: &mut S,
     ) -> Verdict {
         let publish = PendingPublish {
-            handed: outcome.waiting & !STORE_BIT,
+            wanted: outcome.wanted,
+            again: 0,
+            wanted_again: 0,
             packet_id,
             qos,
             reason: outcome.reason,
@@ -232,8 +272,7 @@ impl Session {
             sink.raw(frame);
             return;
         }
-        let what = What::Frame(frame.into());
-        self.active_mut().gate.push_back(Pending { turn, waiting, what });
+        self.active_mut().append(What::Frame(frame.into()), turn, waiting);
     }
 
     /// Lets out what is complete: `confirmed` has the last confirmed turn of each shard, and of
@@ -255,31 +294,34 @@ impl Session {
         verdict
     }
 
-    /// Records that no session of `shard` could keep the message of `packet_id` of `turn`, and
-    /// whether one `matched` it at all. To be called before that shard's confirmation of the turn.
-    pub fn refuse(&mut self, shard: u8, turn: u64, packet_id: PacketId, matched: bool) {
-        let bit = 1_u64.checked_shl(shard.into()).unwrap_or(0);
-        for (_, _, publish) in self.pending_publishes(turn, packet_id) {
-            publish.handed &= !bit;
-            publish.matched |= matched;
-        }
+    /// Records that no session of `shard` could keep the message of that number, and whether one
+    /// `matched` it at all. To be called before that shard's confirmation of the turn.
+    pub fn refuse(&mut self, shard: u8, number: u64, matched: bool) {
+        let Some((_, _, publish)) = self.pending_publish(number) else { return };
+        publish.wanted &= !bit(shard);
+        publish.matched |= matched;
     }
 
-    /// Records that a session of `shard` could not keep the message of `packet_id` of `turn` because
-    /// the store fails. That shard need not be waited for any more.
-    pub fn refuse_unstored(&mut self, shard: u8, turn: u64, packet_id: PacketId) {
-        for (_, waiting, publish) in self.pending_publishes(turn, packet_id) {
-            publish.unstored = true;
-            *waiting &= !(1_u64.checked_shl(shard.into()).unwrap_or(0));
-        }
+    /// Records as much of a shard that was handed the message [again](Self::route_again), each time it was.
+    pub fn refuse_again(&mut self, number: u64, matched: bool) {
+        let Some((_, _, publish)) = self.pending_publish(number) else { return };
+        publish.wanted_again = publish.wanted_again.saturating_sub(1);
+        publish.matched |= matched;
     }
 
-    /// Records that sessions of `shard` have the message of `packet_id` of `turn`, and that nothing is to be
-    /// stored for it there.
-    pub fn pass(&mut self, shard: u8, turn: u64, packet_id: PacketId) {
-        for (_, waiting, _) in self.pending_publishes(turn, packet_id) {
-            *waiting &= !(1_u64.checked_shl(shard.into()).unwrap_or(0));
-        }
+    /// Records that a session of `shard` could not keep the message of that number because the store
+    /// fails. That shard need not be waited for any more.
+    pub fn refuse_unstored(&mut self, shard: u8, number: u64) {
+        let Some((_, waiting, publish)) = self.pending_publish(number) else { return };
+        publish.unstored = true;
+        *waiting &= !bit(shard);
+    }
+
+    /// Records that sessions of `shard` have the message of that number, and that nothing is to be stored
+    /// for it there. If it was handed to that shard again, this tells of one time only: it is waited for.
+    pub fn pass(&mut self, shard: u8, number: u64) {
+        let Some((_, waiting, publish)) = self.pending_publish(number) else { return };
+        *waiting &= !(bit(shard) & !publish.again);
     }
 
     /// Has QoS 1 messages up to `turn` that are not confirmed answered as not stored. They are stored all the
@@ -297,63 +339,40 @@ impl Session {
         }
     }
 
-    /// Records that the message of `packet_id` of `turn` was handed to a session of the
-    /// publisher's own shard afterwards, and whether that has `kept` it.
-    pub fn route_here(&mut self, turn: u64, packet_id: PacketId, kept: bool) {
-        for (_, _, publish) in self.pending_publishes(turn, packet_id) {
-            publish.matched = true;
-            publish.kept |= kept;
-        }
+    /// Records that the message of that number came back to a session of the publisher's own shard: whether
+    /// that has `kept` it, or has not because the store fails.
+    pub fn route_here(&mut self, number: u64, kept: bool, unstored: bool) {
+        let Some((_, _, publish)) = self.pending_publish(number) else { return };
+        publish.matched = true;
+        publish.kept |= kept;
+        publish.unstored |= unstored;
     }
 
-    /// Records that the message of `packet_id` of `turn` came back, and was handed to shard `to` in the
-    /// turn `again`. Gives the shards that have to confirm that turn, all that it waited for among them;
-    /// 0 if nobody waits for the message.
-    pub fn route_again(&mut self, turn: u64, packet_id: PacketId, to: u8, again: u64) -> u64 {
-        let bit = 1_u64.checked_shl(to.into()).unwrap_or(0);
-        let mut to_confirm = 0;
-        for (of_turn, waiting, publish) in self.pending_publishes(turn, packet_id) {
-            *of_turn = again;
-            *waiting |= bit;
-            publish.handed |= bit;
-            to_confirm |= *waiting & !STORE_BIT;
-        }
-        to_confirm
+    /// Records that the message of that number came back, and was handed to shard `to` in `turn`. Gives the
+    /// shards that have to confirm that turn, all that it waited for among them; 0 if nobody waits for it.
+    pub fn route_again(&mut self, number: u64, to: u8, turn: u64) -> u64 {
+        let Some((of_turn, waiting, publish)) = self.pending_publish(number) else { return 0 };
+        publish.again |= bit(to);
+        publish.wanted_again += 1;
+        *of_turn = turn;
+        *waiting |= bit(to);
+        *waiting & !STORE_BIT
     }
 
-    /// Records that what [`route_here`](Self::route_here) told of was stored in the turn `again`. Gives
-    /// the shards that have to confirm that turn.
-    pub fn store_again(&mut self, turn: u64, packet_id: PacketId, again: u64) -> u64 {
-        let mut to_confirm = 0;
-        for (of_turn, waiting, _) in self.pending_publishes(turn, packet_id) {
-            *of_turn = again;
-            to_confirm |= *waiting & !STORE_BIT;
-            *waiting |= STORE_BIT;
-        }
-        to_confirm
+    /// Records that what [`route_here`](Self::route_here) told of was stored in `turn`. Gives the shards
+    /// that have to confirm that turn.
+    pub fn store_again(&mut self, number: u64, turn: u64) -> u64 {
+        let Some((of_turn, waiting, _)) = self.pending_publish(number) else { return 0 };
+        *of_turn = turn;
+        *waiting |= STORE_BIT;
+        *waiting & !STORE_BIT
     }
 
-    /// The PUBLISH of `packet_id` that was routed in `turn`, and again since if none is of that
-    /// turn; with the turn and the shards it waits for. More than one only if the client used the
-    /// identifier twice.
-    fn pending_publishes(
+    fn pending_publish(
         &mut self,
-        turn: u64,
-        packet_id: PacketId,
-    ) -> impl Iterator<Item = (&mut u64, &mut u64, &mut PendingPublish)> {
-        let is_it = |pending: &Pending| matches!(&pending.what, What::Publish(p) if p.packet_id == packet_id);
-        let gate = self.active.as_mut().map(|active| &mut active.gate);
-        let turns = gate.iter().flat_map(|gate| gate.iter()).filter(|pending| is_it(pending));
-        let turn = turns.map(|pending| pending.turn).filter(|&other| other >= turn).min();
-        let gate = gate.into_iter().flat_map(|gate| gate.iter_mut());
-        gate.filter(move |pending| Some(pending.turn) == turn).filter_map(move |pending| {
-            match &mut pending.what {
-                What::Publish(publish) if publish.packet_id == packet_id => {
-                    Some((&mut pending.turn, &mut pending.waiting, publish))
-                }
-                _ => None,
-            }
-        })
+        number: u64,
+    ) -> Option<(&mut u64, &mut u64, &mut PendingPublish)> {
+        self.active.as_mut()?.pending_publish(number)
     }
 
     /// Whether anything waits in the gate.
@@ -376,9 +395,9 @@ impl Session {
             QoS::AtLeastOnce => self.link.charged += 1,
             QoS::ExactlyOnce => self.hold(publish.packet_id, true),
         }
-        let PublishOutcome { turn, waiting, .. } = outcome;
+        let PublishOutcome { number, turn, waiting, .. } = outcome;
         let what = What::Publish(publish);
-        self.active_mut().gate.push_back(Pending { turn, waiting, what });
+        self.active_mut().gate.push_back(Pending { number, turn, waiting, what });
     }
 
     fn let_out<S: Sink>(&mut self, what: What, sink: Option<&mut S>) -> Verdict {

@@ -1,7 +1,7 @@
 //! Messages from the client: QoS 2 identifiers held, and our Receive Maximum.
 
 use super::durable::answer;
-use super::gate::{Pending, What};
+use super::gate::What;
 use super::{Session, Sink};
 use crate::mqtt::{AckKind, DecodeError, PacketId, QoS, ReasonCode};
 
@@ -158,7 +158,7 @@ impl Session {
             sink.ack(AckKind::PubRec, packet_id, ReasonCode::Success);
         } else if flags & AGAIN == 0 {
             now |= AGAIN;
-            active.gate.push_back(Pending::settled(What::PubRecAgain(packet_id)));
+            active.append(What::PubRecAgain(packet_id), 0, 0);
         }
         active.held.insert(packet_id, now);
         self.link.charged += u32::from(flags & CHARGED == 0);

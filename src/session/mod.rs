@@ -203,6 +203,13 @@ impl Session {
         self.link.version
     }
 
+    /// Whether its client is told, or closed, when there was no room for a message of its: see
+    /// [`LinkParameters::acknowledge_unkept`].
+    #[must_use]
+    pub fn is_told_of_unkept(&self) -> bool {
+        self.link.version.is_v5() || !self.link.acknowledge_unkept
+    }
+
     /// Whether there is a connection.
     #[inline]
     #[must_use]

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::mqtt::{
-    LARGE_PAYLOAD, Message, PacketId, Publish, PublishOut, QoS, ReasonCode, Version,
-    encode_publish, encode_publish_head, publish_len,
+    LARGE_PAYLOAD, Message, Publish, PublishOut, QoS, ReasonCode, Version, encode_publish,
+    encode_publish_head, publish_len,
 };
 use crate::net::ConnId;
 use crate::router::{GroupId, RouteId, SessionKey, Stamp, stable_hash};
@@ -15,6 +15,7 @@ use crate::timer::Time;
 use super::Core;
 use super::connection::State;
 use super::outbox::Place;
+use super::outcomes::{Awaited, Why};
 use super::remote::{Item, Publisher, Routed, RoutedGroup};
 use super::settings::OverflowOffline;
 
@@ -30,8 +31,8 @@ pub(super) struct Parcel<'a> {
     publish: Option<(&'a Publish<'a>, Option<&'a Bytes>)>,
     message: Option<Message>,
     pub(super) publisher: Publisher,
-    /// The identifier it is acknowledged by, if its publisher's shard waits for that.
-    pub(super) packet_id: Option<PacketId>,
+    /// [What it is named by](crate::session::PublishOutcome::number) if it is to be acknowledged.
+    pub(super) number: Option<u64>,
 }
 
 impl<'a> Parcel<'a> {
@@ -54,7 +55,7 @@ impl<'a> Parcel<'a> {
             publish: Some((publish, frame)),
             message: None,
             publisher,
-            packet_id: None,
+            number: None,
         }
     }
 
@@ -69,7 +70,7 @@ impl<'a> Parcel<'a> {
             publish: None,
             message: Some(message.clone()),
             publisher,
-            packet_id: None,
+            number: None,
         }
     }
 
@@ -111,9 +112,13 @@ pub(super) struct Reach {
     pub(super) matched: bool,
     /// A session of this shard has it.
     pub(super) kept: bool,
+    /// A session of this shard has it not, because the store fails.
+    pub(super) unstored: bool,
     pub(super) retained: bool,
     /// The shards that were handed it.
     pub(super) remote: u64,
+    /// Those among them where somebody wants it.
+    pub(super) wanted: u64,
     pub(super) reason: ReasonCode,
 }
 
@@ -121,13 +126,39 @@ impl Reach {
     pub(super) const NONE: Self = Self {
         matched: false,
         kept: false,
+        unstored: false,
         retained: false,
         remote: 0,
+        wanted: 0,
         reason: ReasonCode::Success,
     };
 
     pub(super) fn refused(reason: ReasonCode) -> Self {
         Self { reason, ..Self::NONE }
+    }
+
+    /// Somebody on this shard is subscribed, and has it or not.
+    pub(super) fn add(&mut self, kept: Kept) {
+        self.matched = true;
+        self.kept |= kept == Kept::Yes;
+        self.unstored |= kept == Kept::Unstored;
+    }
+}
+
+/// Whether a session has a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// It has it, or needs no more of it.
+    Yes,
+    /// There was no room.
+    No,
+    /// The store fails.
+    Unstored,
+}
+
+impl From<bool> for Kept {
+    fn from(kept: bool) -> Self {
+        if kept { Self::Yes } else { Self::No }
     }
 }
 
@@ -158,23 +189,25 @@ impl<S> Core<S> {
     ) -> Reach {
         let mut reach = self.distribute_here(parcel, route);
         reach.retained = stamp.is_some();
-        let remote = self.router.get(route).remote;
+        reach.wanted = self.router.get(route).remote;
         // What is retained is retained by every shard.
-        let mask = if stamp.is_some() { self.mailbox.others() } else { remote };
-        self.hand_on(parcel, mask, stamp);
-        reach.remote |= mask;
+        reach.remote = if stamp.is_some() { self.mailbox.others() } else { reach.wanted };
+        self.hand_on(parcel, &reach, stamp);
         if !self.router.get(route).groups.is_empty() {
             self.distribute_to_groups(parcel, route, &mut reach);
         }
         reach
     }
 
-    /// Hands a message to the shards in `mask`.
-    fn hand_on(&mut self, parcel: &mut Parcel<'_>, mut mask: u64, stamp: Option<Stamp>) {
+    /// Hands a message to the shards that it is to reach.
+    fn hand_on(&mut self, parcel: &mut Parcel<'_>, reach: &Reach, stamp: Option<Stamp>) {
+        let mut mask = reach.remote;
         while mask != 0 {
             let to = mask.trailing_zeros();
             mask &= mask - 1;
-            self.send_routed(to as u8, parcel, stamp, None);
+            let wanted = reach.wanted & 1 << to != 0;
+            let why = if wanted { Why::Wanted } else { Why::Retained };
+            self.send_routed(to as u8, parcel, why, stamp, None);
         }
     }
 
@@ -183,11 +216,12 @@ impl<S> Core<S> {
         &mut self,
         to: u8,
         parcel: &mut Parcel<'_>,
+        why: Why,
         stamp: Option<Stamp>,
         group: Option<RoutedGroup>,
     ) {
         let publisher = parcel.publisher;
-        let awaited = parcel.packet_id.map(|packet_id| (packet_id, self.turn));
+        let awaited = parcel.number.map(|number| Awaited { number, why });
         let message = parcel.message(self.now).clone();
         let weight = message.size();
         let act = self.act_with(to);
@@ -206,14 +240,13 @@ impl<S> Core<S> {
             let Some(target) = self.router.get(route).targets.get(index) else { break };
             let own = own_session == Some(target.session);
             let Some(wanted) = target.for_publisher(own) else { continue };
-            reach.matched = true;
             if wanted.qos.min(parcel.qos) == QoS::AtMostOnce && !target.has_identifiers() {
                 let (key, retain_as_published) = (target.session, wanted.retain_as_published);
                 let share = Share { retain_as_published, ..Share::AT_MOST_ONCE };
                 self.deliver_at_most_once(parcel, key, &share, &mut forms);
-                reach.kept = true;
+                reach.add(Kept::Yes);
             } else {
-                reach.kept |= self.deliver_to_target(parcel, route, index, own);
+                reach.add(self.deliver_to_target(parcel, route, index, own));
             }
         }
         reach
@@ -226,10 +259,10 @@ impl<S> Core<S> {
         route: RouteId,
         index: usize,
         own: bool,
-    ) -> bool {
+    ) -> Kept {
         let route = self.router.get(route);
-        let Some(target) = route.targets.get(index) else { return false };
-        let Some(wanted) = target.for_publisher(own) else { return false };
+        let Some(target) = route.targets.get(index) else { return Kept::No };
+        let Some(wanted) = target.for_publisher(own) else { return Kept::No };
         let identifiers: SmallVec<[u32; 4]> = route.identifiers(target, own).into();
         let key = target.session;
         let share = Share {
@@ -241,13 +274,13 @@ impl<S> Core<S> {
         self.deliver_share(parcel, key, &share)
     }
 
-    /// Hands a session a message that nobody may have made an owned one of; says whether it has it.
+    /// Hands a session a message that nobody may have made an owned one of.
     pub(super) fn deliver_share(
         &mut self,
         parcel: &mut Parcel<'_>,
         key: SessionKey,
         share: &Share<'_>,
-    ) -> bool {
+    ) -> Kept {
         // An owned message may have waited, and expired: only the session looks at that.
         if share.qos == QoS::AtMostOnce && parcel.message.is_none() {
             return self.deliver_at_most_once(parcel, key, share, &mut Forms::default());
@@ -255,17 +288,16 @@ impl<S> Core<S> {
         self.deliver(parcel, key, share)
     }
 
-    /// QoS 0: in the bytes that others get, too, where that is possible. Says whether the session has
-    /// it, or needs no more of it.
+    /// QoS 0: in the bytes that others get, too, where that is possible.
     fn deliver_at_most_once(
         &mut self,
         parcel: &mut Parcel<'_>,
         key: SessionKey,
         share: &Share<'_>,
         forms: &mut Forms,
-    ) -> bool {
+    ) -> Kept {
         let retain = parcel.retain && share.retain_as_published;
-        let Some(slot) = self.sessions.get_mut(key) else { return false };
+        let Some(slot) = self.sessions.get_mut(key) else { return Kept::No };
         let connection = slot.connection.and_then(|id| Some((id, self.connections.get(id)?)));
         let live = connection.filter(|(_, connection)| connection.state == State::Connected);
         let Some((id, connection)) = live else {
@@ -273,13 +305,13 @@ impl<S> Core<S> {
                 return self.deliver(parcel, key, share);
             }
             self.count_drops(key, DropCause::Offline, 1);
-            return true;
+            return Kept::Yes;
         };
         let version = connection.version;
         if connection.is_slow(self.settings.qos0_backlog_bytes) {
             slot.session.count_drops(DropCause::SlowReader, 1);
             self.stats.dropped[DropCause::SlowReader as usize].add(1);
-            return true;
+            return Kept::Yes;
         }
         let mut publish = parcel.out(retain);
         publish.subscription_identifiers = share.identifiers;
@@ -310,7 +342,7 @@ impl<S> Core<S> {
             Direct::TooLarge => self.stats.dropped[DropCause::PacketTooLarge as usize].add(1),
             Direct::Deliver => return self.deliver(parcel, key, share),
         }
-        true
+        Kept::Yes
     }
 
     /// Writes a QoS 0 message to a connection in a form that is encoded when it is first needed.
@@ -339,8 +371,8 @@ impl<S> Core<S> {
         }
     }
 
-    /// Hands a session an owned message; says whether it has it.
-    fn deliver(&mut self, parcel: &mut Parcel<'_>, key: SessionKey, share: &Share<'_>) -> bool {
+    /// Hands a session an owned message.
+    fn deliver(&mut self, parcel: &mut Parcel<'_>, key: SessionKey, share: &Share<'_>) -> Kept {
         let publisher = parcel.publisher;
         let retain = parcel.retain && share.retain_as_published;
         let message = parcel.message(self.now);
@@ -354,42 +386,43 @@ impl<S> Core<S> {
         self.deliver_message(key, delivery, publisher)
     }
 
-    /// Hands a session an owned message; says whether it has it, or needs no more of it.
+    /// Hands a session an owned message.
     pub(super) fn deliver_message(
         &mut self,
         key: SessionKey,
         delivery: Delivery<'_>,
         publisher: Publisher,
-    ) -> bool {
+    ) -> Kept {
         let tight = self.tight_limits(key, delivery.message.size());
-        let Some(slot) = self.sessions.get_mut(key) else { return false };
+        let Some(slot) = self.sessions.get_mut(key) else { return Kept::No };
         if slot.session.is_stored()
             && delivery.qos > QoS::AtMostOnce
             && publisher.is_told()
             && self.store_fails()
         {
             self.count_drops(key, DropCause::StoreFailed, 1);
-            self.refuse_to_store();
-            return false;
+            return Kept::Unstored;
         }
-        let Some(slot) = self.sessions.get_mut(key) else { return false };
+        let Some(slot) = self.sessions.get_mut(key) else { return Kept::No };
         let online = slot.connection;
         let mut out = online.and_then(|id| self.connections.live_out(id, &self.settings));
         let limits = tight.as_ref().unwrap_or(&self.settings.session);
         match slot.session.deliver(delivery, self.now, out.as_mut(), limits) {
-            Delivered::Sent => true,
+            Delivered::Sent => Kept::Yes,
             Delivered::Queued => {
                 if slot.session.is_full(limits) {
                     self.became_full(key);
                 }
-                true
+                Kept::Yes
             }
             Delivered::Dropped(cause) => {
                 self.stats.dropped[cause as usize].add(1);
-                cause != DropCause::QueueFull
+                (cause != DropCause::QueueFull).into()
             }
-            Delivered::Full if online.is_some() => self.deliver_to_full(key, delivery, publisher),
-            Delivered::Full => self.deliver_to_absent(key, delivery),
+            Delivered::Full if online.is_some() => {
+                self.deliver_to_full(key, delivery, publisher).into()
+            }
+            Delivered::Full => self.deliver_to_absent(key, delivery).into(),
         }
     }
 

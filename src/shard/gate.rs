@@ -26,6 +26,8 @@ pub(super) struct Gate {
     interest: [u64; 64],
     /// Sessions that hold something back, by shard and in the order of turns.
     waiting: Vec<VecDeque<Waiting>>,
+    /// The last that was given to a PUBLISH.
+    number: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,7 +44,15 @@ impl Gate {
             shards,
             interest: [0; 64],
             waiting: (0..64).map(|_| VecDeque::new()).collect(),
+            number: 0,
         }
+    }
+
+    /// A number for a PUBLISH that is to be acknowledged: no other of this shard has it, ever.
+    #[inline]
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.number += 1;
+        self.number
     }
 
     /// Notes that `turn` told each shard in `mask` of a filter.

@@ -4,7 +4,8 @@ use crate::mqtt::QoS;
 use crate::router::{GroupId, RouteId, ShardChoice, SubscriptionOptions};
 
 use super::Core;
-use super::distribute::{Parcel, Reach, Share};
+use super::distribute::{Kept, Parcel, Reach, Share};
+use super::outcomes::Why;
 use super::remote::RoutedGroup;
 
 impl<S> Core<S> {
@@ -28,11 +29,11 @@ impl<S> Core<S> {
             }
             self.router.routed_to(group, choice.shard);
             if choice.shard == self.id {
-                reach.matched = true;
-                reach.kept |= self.deliver_to_group(parcel, choice.group);
+                reach.add(self.deliver_to_group(parcel, choice.group));
             } else {
-                self.send_to_group(parcel, choice, group);
+                self.send_to_group(parcel, Why::Wanted, choice, group);
                 reach.remote |= 1 << choice.shard;
+                reach.wanted |= 1 << choice.shard;
             }
         }
     }
@@ -41,15 +42,16 @@ impl<S> Core<S> {
     pub(super) fn send_to_group(
         &mut self,
         parcel: &mut Parcel<'_>,
+        why: Why,
         choice: ShardChoice,
         ours: GroupId,
     ) {
         let group = RoutedGroup { theirs: choice.group, ours };
-        self.send_routed(choice.shard, parcel, None, Some(group));
+        self.send_routed(choice.shard, parcel, why, None, Some(group));
     }
 
     /// Hands a message to one member, of this shard, of a group.
-    pub(super) fn deliver_to_group(&mut self, parcel: &mut Parcel<'_>, group: GroupId) -> bool {
+    pub(super) fn deliver_to_group(&mut self, parcel: &mut Parcel<'_>, group: GroupId) -> Kept {
         let publisher = parcel.router_publisher();
         let size = parcel.topic.len() + parcel.payload.len();
         let mut limits = self.settings.session;
@@ -69,7 +71,7 @@ impl<S> Core<S> {
         let Some((key, options)) =
             chosen.or_else(|| self.router.choose_member(group, &publisher, any))
         else {
-            return false;
+            return Kept::No;
         };
         let SubscriptionOptions { qos, retain_as_published, identifier, .. } = options;
         let identifier = identifier.map(std::num::NonZeroU32::get);

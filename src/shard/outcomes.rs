@@ -1,9 +1,27 @@
 //! What became of the messages of another shard's batch that their publishers wait for.
 
-use crate::mqtt::PacketId;
 use crate::router::SessionKey;
 
 use super::remote::Returned;
+
+/// A message that its publisher waits to have acknowledged, as another shard is handed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Awaited {
+    /// Its [number](crate::session::PublishOutcome::number).
+    pub(super) number: u64,
+    pub(super) why: Why,
+}
+
+/// Why a shard is handed a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Somebody there wants it.
+    Wanted,
+    /// To retain it: nobody is known to want it there.
+    Retained,
+    /// Somebody there wants it, and another shard has returned it.
+    Returned,
+}
 
 /// What became of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,8 +29,12 @@ pub(super) struct Outcome {
     /// The publisher's.
     pub(super) session: SessionKey,
     pub(super) serial: u32,
-    pub(super) packet_id: PacketId,
-    pub(super) turn: u64,
+    /// The message's.
+    pub(super) number: u64,
+    /// Another shard had returned it.
+    pub(super) again: bool,
+    /// Its publisher takes it to be kept here, or somebody is subscribed after all.
+    pub(super) wanted: bool,
     /// A session here has it.
     pub(super) kept: bool,
     /// Its publisher has to wait: it is to be committed, or goes back to be routed again.
@@ -25,15 +47,27 @@ pub(super) struct Outcome {
 
 impl Outcome {
     fn add(&mut self, other: &Self) {
+        self.wanted |= other.wanted;
         self.kept |= other.kept;
         self.waits |= other.waits;
         self.matched |= other.matched;
         self.unstored |= other.unstored;
     }
 
+    /// Whether one report tells of both. What was returned is told of each time.
     fn is_of_same(&self, other: &Self) -> bool {
-        let name = |one: &Self| (one.session, one.serial, one.packet_id, one.turn);
-        name(self) == name(other)
+        let name = |one: &Self| (one.session, one.serial, one.number);
+        name(self) == name(other) && !self.again && !other.again
+    }
+
+    fn is_refused(&self) -> bool {
+        self.unstored || self.wanted && !self.kept
+    }
+
+    /// Whether its publisher need not wait for this shard: it waits anyhow for all that retain it, and for
+    /// those that were handed it again.
+    fn passes(&self) -> bool {
+        self.wanted && !self.waits && !self.again
     }
 }
 
@@ -70,9 +104,9 @@ impl Outcomes {
     /// Nothing more follows.
     pub(super) fn settle(&mut self) {
         let Some(last) = self.last.take() else { return };
-        if !last.kept || last.unstored {
+        if last.is_refused() {
             self.refused.push(last);
-        } else if self.tells_passed && !last.waits {
+        } else if self.tells_passed && last.passes() {
             self.passed.push(last);
         }
     }
@@ -82,11 +116,10 @@ impl Outcomes {
 mod tests {
     use super::*;
 
-    fn outcome(packet_id: u16, kept: bool, matched: bool) -> Outcome {
-        let packet_id = PacketId::new(packet_id).expect("not 0");
-        let (session, serial, turn) = (1, 1, 1);
+    fn outcome(number: u64, kept: bool, matched: bool) -> Outcome {
+        let (session, serial, again, wanted) = (1, 1, false, true);
         let (waits, unstored) = (false, false);
-        Outcome { session, serial, packet_id, turn, kept, waits, matched, unstored }
+        Outcome { session, serial, number, again, wanted, kept, waits, matched, unstored }
     }
 
     fn of(outcomes: &[Outcome]) -> Outcomes {
@@ -98,8 +131,8 @@ mod tests {
 
     #[test]
     fn what_was_kept_is_not_refused() {
-        let kept = |packet_id| outcome(packet_id, true, true);
-        let full = |packet_id| outcome(packet_id, false, true);
+        let kept = |number| outcome(number, true, true);
+        let full = |number| outcome(number, false, true);
         assert_eq!(of(&[kept(1), kept(2)]).refused, []);
         assert_eq!(of(&[full(1), kept(2)]).refused, [full(1)]);
         assert_eq!(of(&[kept(1), full(2)]).refused, [full(2)]);
@@ -131,5 +164,32 @@ mod tests {
         without_a_store.note(kept);
         without_a_store.settle();
         assert_eq!(without_a_store.passed, []);
+    }
+
+    /// A shard that was handed a message to retain it says nothing of it, unless somebody could not keep it.
+    #[test]
+    fn what_is_only_retained_is_not_reported() {
+        let retained = Outcome { wanted: false, ..outcome(1, false, false) };
+        let stored = Outcome { waits: true, ..retained };
+        let (full, kept) = (outcome(1, false, true), outcome(1, true, true));
+        for one in [retained, stored] {
+            let all = of(&[one]);
+            assert_eq!((all.refused, all.passed), (vec![], vec![]));
+            assert_eq!(of(&[one, full]).refused.len(), 1);
+            assert_eq!(of(&[one, kept]).refused, []);
+        }
+        assert_eq!(of(&[retained, kept]).passed.len(), 1);
+        assert_eq!(of(&[stored, kept]).passed, [], "the retained message is to be committed");
+    }
+
+    /// A shard may be handed a message again for several groups: each time counts.
+    #[test]
+    fn what_was_returned_is_refused_each_time_and_does_not_pass() {
+        let kept = Outcome { again: true, ..outcome(1, true, true) };
+        let full = Outcome { again: true, ..outcome(1, false, true) };
+        assert_eq!(of(&[full, kept, full]).refused, [full, full]);
+        assert_eq!(of(&[full, kept, full]).passed, []);
+        let first = outcome(1, true, true);
+        assert_eq!(of(&[first, full]).passed, [first]);
     }
 }

@@ -18,6 +18,14 @@ use super::remote::Publisher;
 /// What only the broker publishes.
 pub(super) const SYS_PREFIX: &[u8] = b"$SYS/";
 
+/// Why a message is not retained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NotRetained {
+    NoRoom,
+    /// The store fails.
+    Unstored,
+}
+
 impl<S> Core<S> {
     /// Handles one PUBLISH frame, which begins at `at` in the input.
     #[inline]
@@ -99,7 +107,7 @@ impl<S> Core<S> {
         let Err(error) = self.check_content(publish) else { return Ok(None) };
         match publish.packet_id.filter(|_| error.reason == ReasonCode::PayloadFormatInvalid) {
             Some(packet_id) => self
-                .acknowledge(reader, publish, packet_id, |_, _| Reach::refused(error.reason))
+                .acknowledge(reader, publish, packet_id, |_, _, _| Reach::refused(error.reason))
                 .map(Some),
             None => Err(error),
         }
@@ -121,7 +129,7 @@ impl<S> Core<S> {
             // 3.x cannot be told, and must not try again for ever.
             false => ReasonCode::Success,
         };
-        self.acknowledge(reader, publish, packet_id, |_, _| Reach::refused(reason))
+        self.acknowledge(reader, publish, packet_id, |_, _, _| Reach::refused(reason))
     }
 
     /// A PUBLISH that sets or uses a topic alias [MQTT-3.3.2-8] [MQTT-3.3.2-12].
@@ -206,9 +214,9 @@ impl<S> Core<S> {
         if self.pressure.any() && self.hold_for_receivers(reader) {
             return Ok(Then::Hold);
         }
-        self.acknowledge(reader, publish, packet_id, |core, reader| {
+        self.acknowledge(reader, publish, packet_id, |core, reader, number| {
             let publisher = core.publisher(reader);
-            core.route_publish(reader, publish, frame, publisher, Some(packet_id))
+            core.route_publish(reader, publish, frame, publisher, Some(number))
         })
     }
 
@@ -219,7 +227,7 @@ impl<S> Core<S> {
         reader: &mut Reader<'_>,
         publish: &Publish<'_>,
         packet_id: PacketId,
-        route: impl FnOnce(&mut Self, &mut Reader<'_>) -> Reach,
+        route: impl FnOnce(&mut Self, &mut Reader<'_>, u64) -> Reach,
     ) -> Result<Then, DecodeError> {
         if self.hold_for_gate(reader) {
             return Ok(Then::Hold);
@@ -240,18 +248,20 @@ impl<S> Core<S> {
         let stores_identifier = self.stores_identifier(reader.session, publish.qos);
         let noted = self.noted();
         let act = stores_identifier.then(|| self.begin_act());
-        let reach = route(self, reader);
-        let unstored = self.was_refused();
-        let stores_identifier = stores_identifier && !unstored && !reach.reason.is_error();
+        let number = self.gate.next_number();
+        let reach = route(self, reader, number);
+        let stores_identifier = stores_identifier && !reach.unstored && !reach.reason.is_error();
         let stored = stores_identifier || self.noted() > noted;
         let outcome = PublishOutcome {
+            number,
             turn: self.turn,
             waiting: reach.remote | u64::from(stored) << STORE,
+            wanted: reach.wanted,
             kept: reach.kept,
             matched: reach.matched,
             retained: reach.retained,
             reason: reach.reason,
-            unstored,
+            unstored: reach.unstored,
         };
         if outcome.waiting != 0 {
             self.mailbox.ask_confirmation(reach.remote);
@@ -280,14 +290,14 @@ impl<S> Core<S> {
         publish: &Publish<'_>,
         frame: Option<&Bytes>,
         publisher: Publisher,
-        packet_id: Option<PacketId>,
+        number: Option<u64>,
     ) -> Reach {
         let mut scratch = std::mem::take(&mut self.buffer);
         let mut topic = std::mem::take(&mut self.topic);
         topic.clear();
         topic.push_str(self.router.get(reader.route).topic());
         let mut parcel = Parcel::from_publish(publish, &topic, frame, &mut scratch, publisher);
-        parcel.packet_id = packet_id;
+        parcel.number = number;
         let reach = self.retain_and_distribute(&mut parcel, reader.route);
         self.give_back(scratch);
         self.topic = topic;
@@ -309,24 +319,29 @@ impl<S> Core<S> {
         if !parcel.retain {
             return self.distribute(parcel, route, None);
         }
-        match self.retain(parcel) {
-            Ok(stamp) => self.distribute(parcel, route, Some(stamp)),
-            Err(reason) => {
-                self.stats.dropped[DropCause::NotRetained as usize].add(1);
-                // Who is told may send it once more, and it must not come twice.
-                match parcel.packet_id {
-                    Some(_) => Reach::refused(reason),
-                    None => self.distribute(parcel, route, None),
-                }
-            }
+        let why = match self.retain(parcel) {
+            Ok(stamp) => return self.distribute(parcel, route, Some(stamp)),
+            Err(why) => why,
+        };
+        self.stats.dropped[DropCause::NotRetained as usize].add(1);
+        let unstored = why == NotRetained::Unstored;
+        if parcel.number.is_some() && (unstored || self.is_told_of_unkept(parcel.publisher)) {
+            // It may be sent once more, and must not come twice.
+            return Reach { unstored, ..Reach::refused(ReasonCode::QuotaExceeded) };
         }
+        self.distribute(parcel, route, None)
+    }
+
+    /// Whether a client is told, or closed, when there was no room for its message.
+    fn is_told_of_unkept(&self, publisher: Publisher) -> bool {
+        let slot = self.sessions.get(publisher.session);
+        slot.is_some_and(|slot| slot.session.is_told_of_unkept())
     }
 
     /// Sets or clears the retained message of a topic [MQTT-3.3.1-5] [MQTT-3.3.1-6].
-    fn retain(&mut self, parcel: &mut Parcel<'_>) -> Result<Stamp, ReasonCode> {
+    fn retain(&mut self, parcel: &mut Parcel<'_>) -> Result<Stamp, NotRetained> {
         if self.store_fails() && parcel.publisher.is_told() {
-            self.refuse_to_store();
-            return Err(ReasonCode::QuotaExceeded);
+            return Err(NotRetained::Unstored);
         }
         self.clock += 1;
         let stamp = Stamp(self.clock, self.id);
@@ -337,7 +352,7 @@ impl<S> Core<S> {
                 self.note_retained(parcel.topic, kept.as_ref(), stamp);
                 Ok(stamp)
             }
-            Err(_) => Err(ReasonCode::QuotaExceeded),
+            Err(_) => Err(NotRetained::NoRoom),
         }
     }
 }

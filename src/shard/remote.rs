@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::mqtt::{Message, PacketId};
+use crate::mqtt::Message;
 use crate::net::{Arena, ClientCertificate, ConnId, Driver};
 use crate::router::{GroupCount, GroupId, SessionKey, ShardChoice, Stamp};
 use crate::session::{DropCause, Redistribution};
@@ -10,10 +10,10 @@ use crate::store::ActId;
 
 use super::Core;
 use super::connection::Connection;
-use super::distribute::{Parcel, Reach};
+use super::distribute::{Kept, Parcel, Reach};
 use super::flush::flush_output;
 use super::mail::Batch;
-use super::outcomes::{Outcome, Outcomes};
+use super::outcomes::{Awaited, Outcome, Outcomes, Why};
 use super::runs::Run;
 use super::store::Keeper;
 
@@ -50,8 +50,8 @@ pub(super) struct Routed {
     /// Set if the shard shall retain it.
     pub(super) stamp: Option<Stamp>,
     pub(super) publisher: Publisher,
-    /// What the publisher waits to have acknowledged, and the turn in which it was routed.
-    pub(super) awaited: Option<(PacketId, u64)>,
+    /// Set if the publisher waits to have it acknowledged.
+    pub(super) awaited: Option<Awaited>,
     /// The group that shall get it; else the plain subscribers.
     pub(super) group: Option<RoutedGroup>,
     /// The act that it is part of.
@@ -73,8 +73,8 @@ pub(super) struct RoutedGroup {
 pub(super) struct Returned {
     message: Message,
     publisher: Publisher,
-    packet_id: PacketId,
-    turn: u64,
+    /// What it is named by.
+    number: u64,
     /// By the id of the shard it returns to.
     group: GroupId,
     /// The act that it is part of.
@@ -195,22 +195,24 @@ impl<S> Core<S> {
 
     /// Takes in which messages another shard had no receiver for, or could not store.
     fn take_refused(&mut self, from: u8, refused: Vec<Outcome>) {
-        for Outcome { session, serial, packet_id, turn, matched, unstored, .. } in refused {
+        for Outcome { session, serial, number, again, matched, unstored, .. } in refused {
             let Some(slot) = self.sessions.get_serial(session, serial) else { continue };
             if unstored {
-                slot.session.refuse_unstored(from, turn, packet_id);
+                slot.session.refuse_unstored(from, number);
                 self.let_out(session, serial);
+            } else if again {
+                slot.session.refuse_again(number, matched);
             } else {
-                slot.session.refuse(from, turn, packet_id, matched);
+                slot.session.refuse(from, number, matched);
             }
         }
     }
 
     /// Lets publishers go on whose messages another shard has nothing to commit for.
     fn take_passed(&mut self, from: u8, passed: Vec<Outcome>) {
-        for Outcome { session, serial, packet_id, turn, .. } in passed {
+        for Outcome { session, serial, number, .. } in passed {
             let Some(slot) = self.sessions.get_serial(session, serial) else { continue };
-            slot.session.pass(from, turn, packet_id);
+            slot.session.pass(from, number);
             self.let_out(session, serial);
         }
     }
@@ -240,24 +242,25 @@ impl<S> Core<S> {
             }
         }
         let mut parcel = Parcel::from_message(message, self.now, *publisher);
-        parcel.packet_id = awaited.map(|(packet_id, _)| packet_id);
+        parcel.number = awaited.map(|awaited| awaited.number);
         let here = match group {
-            Some(group) => self.take_for_group(&mut parcel, *group, *awaited, outcomes),
+            Some(group) => self.take_for_group(&mut parcel, *group, outcomes),
             None => {
                 let route = self.route(message.topic());
                 self.distribute_here(&mut parcel, route)
             }
         };
-        if let Some((packet_id, turn)) = *awaited {
+        if let Some(Awaited { number, why }) = *awaited {
             let Publisher { session, serial, .. } = *publisher;
             let waits = self.noted() > noted || outcomes.returned.len() > returned;
-            let unstored = self.was_refused();
-            let Reach { kept, matched, .. } = here;
+            let Reach { kept, matched, unstored, .. } = here;
+            let (again, wanted) = (why == Why::Returned, why != Why::Retained || matched);
             outcomes.note(Outcome {
                 session,
                 serial,
-                packet_id,
-                turn,
+                number,
+                again,
+                wanted,
                 kept,
                 waits,
                 matched,
@@ -272,33 +275,32 @@ impl<S> Core<S> {
         &mut self,
         parcel: &mut Parcel<'_>,
         group: RoutedGroup,
-        awaited: Option<(PacketId, u64)>,
         outcomes: &mut Outcomes,
     ) -> Reach {
+        let mut reach = Reach::NONE;
         self.router.arrived(group.theirs);
         if self.router.members_here(group.theirs) > 0 {
-            let kept = self.deliver_to_group(parcel, group.theirs);
-            return Reach { matched: true, kept, ..Reach::NONE };
+            reach.add(self.deliver_to_group(parcel, group.theirs));
+            return reach;
         }
         self.tell_news_of(group.theirs.index());
         let publisher = parcel.publisher;
         let message = parcel.message(self.now).clone();
-        match awaited {
-            Some((packet_id, turn)) => {
+        match parcel.number {
+            Some(number) => {
                 let group = group.ours;
                 let act = self.store.as_mut().and_then(Keeper::gives_back);
-                let returned = Returned { message, publisher, packet_id, turn, group, act };
-                outcomes.returned.push(returned);
+                outcomes.returned.push(Returned { message, publisher, number, group, act });
             }
             None => self.take_orphan(&message, group.theirs, 0),
         }
-        Reach::NONE
+        reach
     }
 
     /// Chooses again for a message that another shard had no member for. Its acknowledgement goes on
     /// waiting, for whoever is handed it now.
     fn route_again(&mut self, returned: &Returned) {
-        let Returned { message, publisher, packet_id, turn, group, .. } = returned;
+        let Returned { message, publisher, number, group, .. } = returned;
         let mut parcel = Parcel::from_message(message, self.now, *publisher);
         let Some(choice) = self.router.choose_shard(*group, &parcel.router_publisher()) else {
             return;
@@ -314,23 +316,23 @@ impl<S> Core<S> {
             let kept = self.deliver_to_group(&mut parcel, choice.group);
             let stored = self.noted() > noted;
             let Some(slot) = self.sessions.get_serial(session, serial) else { return };
-            slot.session.route_here(*turn, *packet_id, kept);
+            slot.session.route_here(*number, kept == Kept::Yes, kept == Kept::Unstored);
             if stored {
-                let waiting = slot.session.store_again(*turn, *packet_id, self.turn);
+                let waiting = slot.session.store_again(*number, self.turn);
                 self.mailbox.ask_confirmation(waiting);
                 self.gate.wait(waiting, self.turn, session, serial);
             }
             return;
         }
         let slot = self.sessions.get_serial(session, serial);
-        let waiting = slot
-            .map_or(0, |slot| slot.session.route_again(*turn, *packet_id, choice.shard, self.turn));
+        let waiting =
+            slot.map_or(0, |slot| slot.session.route_again(*number, choice.shard, self.turn));
         if waiting != 0 {
-            parcel.packet_id = Some(*packet_id);
+            parcel.number = Some(*number);
             self.mailbox.ask_confirmation(waiting);
             self.gate.wait(waiting, self.turn, session, serial);
         }
-        self.send_to_group(&mut parcel, choice, *group);
+        self.send_to_group(&mut parcel, Why::Returned, choice, *group);
     }
 
     /// Sends a connection to its client's home shard.

@@ -44,8 +44,6 @@ pub(super) struct Keeper {
     stride: u64,
     /// What is being done, if that is an act or a part of one, and the shards that were handed a part.
     act: Option<(ActId, u64)>,
-    /// A session did not take a message because the store fails.
-    refused: bool,
     /// The turn in which the store was last seen to fail.
     failed_at: Option<u64>,
     pub(super) paging: Paging,
@@ -74,7 +72,6 @@ impl Keeper {
             next_session: recovered.next_session + 1 + u64::from(id),
             stride: shards.into(),
             act: None,
-            refused: false,
             failed_at: None,
             paging: Paging::default(),
         }
@@ -155,19 +152,6 @@ impl<S> Core<S> {
     #[inline]
     pub(super) fn store_fails(&self) -> bool {
         self.store.as_ref().is_some_and(|store| store.link.is_failing())
-    }
-
-    /// Notes that a message was not taken because the store fails.
-    pub(super) fn refuse_to_store(&mut self) {
-        if let Some(store) = &mut self.store {
-            store.refused = true;
-        }
-    }
-
-    /// Whether a message was not taken for that reason since the last call.
-    #[inline]
-    pub(super) fn was_refused(&mut self) -> bool {
-        self.store.as_mut().is_some_and(|store| std::mem::take(&mut store.refused))
     }
 
     /// Stores a new session from now on.

@@ -333,6 +333,39 @@ fn closes_who_finds_the_store_full(version: Version) {
 }
 versions!(closes_who_finds_the_store_full, 3.x);
 
+/// [MQTT-3.3.5-1] Who prefers success to the truth (`overflow.v3_publisher = "acknowledge"`) is told that, and
+/// the subscribers get what is not retained. A v5 publisher is told the truth.
+fn delivers_what_finds_the_store_full_if_it_is_acknowledged(version: Version) {
+    let toml = "[retained]\nmax_messages = 1\n[overflow]\nv3_publisher = \"acknowledge\"\n\
+                [sys]\ninterval = \"1s\"";
+    let broker = broker_with_shards(3, toml);
+    let mut watchers = ["a", "b", "c", "d"].map(|name| broker.connect(V5, name));
+    for watcher in &mut watchers {
+        watcher.subscribe("kept/#", 2);
+    }
+    let mut publisher = broker.connect(version, "publisher");
+    publisher.publish_retained("kept/1", "x", 1);
+    for qos in [1, 2] {
+        publisher.publish_retained("kept/2", qos.to_string(), qos);
+        publisher.publish_retained("nobody", qos.to_string(), qos);
+    }
+    let mut v5 = broker.connect(V5, "v5");
+    let third = Message::new("kept/2", "3").qos(1).retain();
+    assert_eq!(v5.try_publish(third), code::QUOTA_EXCEEDED);
+    for watcher in &mut watchers {
+        for (topic, payload) in [("kept/1", "x"), ("kept/2", "1"), ("kept/2", "2")] {
+            watcher.expect(topic, payload);
+        }
+        watcher.expect_nothing_from(&mut publisher);
+    }
+    let mut late = broker.connect(V5, "late");
+    late.subscribe("#", 2);
+    late.expect("kept/1", "x");
+    late.expect_nothing_from(&mut publisher);
+    crate::sys_topics::expect_drops(&mut late, &[("not_retained", 5)]);
+}
+versions!(delivers_what_finds_the_store_full_if_it_is_acknowledged, 3.x);
+
 /// QoS 0 knows no answer: it is delivered, and not retained, which is counted.
 #[test]
 fn delivers_qos_0_that_finds_the_store_full() {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use sluice::Config;
-use sluice::hooks::Hooks;
+use sluice::hooks::{Commit, Hooks, Store};
 use sluice::net::sim::{ClientId, Faults, SimDriver, SimOptions, World};
 use sluice::server::settings;
 use sluice::session::DropCause;
-use sluice::shard::{Shard, Shared};
+use sluice::shard::{Shard, Shared, Stored};
+use sluice::store::{Epoch, Memory, Writer, recover};
 
 use crate::common::connect::Connect;
 use crate::common::wire::{self, Cursor};
@@ -17,6 +18,7 @@ pub(crate) struct Rig {
     pub(crate) world: World,
     pub(crate) shards: Vec<Shard<SimDriver>>,
     shared: Arc<Shared>,
+    writer: Option<Writer>,
 }
 
 impl Rig {
@@ -26,11 +28,20 @@ impl Rig {
 
     /// Connections hold so many bytes each way.
     pub(crate) fn with_buffers(buffer_bytes: usize, shards: usize, toml: &str) -> Self {
-        let world = World::new(1, SimOptions { faults: Faults::NONE, buffer_bytes });
-        let config = Config::parse("test.toml", toml, []).expect("a configuration");
-        let shared: Arc<_> = Shared::new(settings(&config), Hooks::default(), shards, 1).into();
-        let drivers = (0..shards).map(|_| world.add_driver()).collect();
-        Self { shards: Shard::assemble(drivers, &shared), world, shared }
+        let (world, shared, drivers) = parts(buffer_bytes, shards, toml);
+        Self { shards: Shard::assemble(drivers, &shared), world, shared, writer: None }
+    }
+
+    /// With a store, which commits after each round of [`turns`](Self::turns).
+    pub(crate) fn with_store(store: &Memory, shards: usize, toml: &str) -> Self {
+        let (world, shared, drivers) = parts(SimOptions::default().buffer_bytes, shards, toml);
+        let store = store.clone();
+        let open = Box::new(move || Ok(Box::new(store.clone()) as Box<dyn Store>));
+        let (epoch, count) = (Epoch { unix_ms: 0 }, u8::try_from(shards).expect("few"));
+        let (recovered, writer, links) =
+            recover(open, Commit::Disk, epoch, count).expect("whole records");
+        let shards = Shard::assemble_stored(drivers, &shared, Stored { links, recovered });
+        Self { shards, world, shared, writer: Some(writer) }
     }
 
     /// Gives all shards another configuration.
@@ -72,6 +83,9 @@ impl Rig {
         for _ in 0..turns {
             for shard in &mut self.shards {
                 assert!(shard.turn(false).expect("a simulated driver does not fail"));
+            }
+            if let Some(writer) = &mut self.writer {
+                writer.step();
             }
         }
     }
@@ -152,6 +166,14 @@ impl Rig {
         }
         payloads
     }
+}
+
+fn parts(buffer_bytes: usize, shards: usize, toml: &str) -> (World, Arc<Shared>, Vec<SimDriver>) {
+    let world = World::new(1, SimOptions { faults: Faults::NONE, buffer_bytes });
+    let config = Config::parse("test.toml", toml, []).expect("a configuration");
+    let shared = Shared::new(settings(&config), Hooks::default(), shards, 1).into();
+    let drivers = (0..shards).map(|_| world.add_driver()).collect();
+    (world, shared, drivers)
 }
 
 /// Whole packets.

@@ -7,7 +7,7 @@ use ReasonCode::{NoMatchingSubscribers, NotAuthorized, QuotaExceeded, Success};
 /// Handed to the shards of `waiting`, kept by nobody here.
 fn handed(turn: u64, shards: &[u32]) -> O {
     let waiting = shards.iter().map(|&shard| 1 << shard).sum();
-    O { turn, waiting, kept: false, ..O::KEPT }
+    O { turn, waiting, wanted: waiting, kept: false, ..O::KEPT }
 }
 
 /// Nothing pending: acknowledged at once.
@@ -62,7 +62,7 @@ fn version_3_is_told_success_for_what_was_not_kept_if_so_configured() {
         }
         // The same when other shards have to say so first.
         assert_eq!(rig.publish(ExactlyOnce, 3, handed(1, &[1])), Verdict::Continue);
-        rig.session.refuse(1, 1, id(3), true);
+        rig.session.refuse(1, 5, true);
         assert_eq!(rig.confirm(&[(1, 1)]), Verdict::Continue);
         assert_eq!(rig.wire.take(), [ack(PubRec, 3, told)]);
         assert_eq!(rig.pubrel(3), Ok(!version.is_v5()));
@@ -120,15 +120,103 @@ fn the_store_confirms_but_keeps_nothing() {
 fn a_message_routed_again_waits_for_where_it_goes() {
     let mut rig = Rig::new(Version::V5, 10);
     assert_eq!(rig.publish(AtLeastOnce, 1, handed(1, &[1, 2])), Verdict::Continue);
-    rig.session.refuse(1, 1, id(1), false);
-    assert_eq!(rig.session.route_again(1, id(1), 3, 5), 1 << 1 | 1 << 2 | 1 << 3);
+    rig.session.refuse(1, 1, false);
+    assert_eq!(rig.session.route_again(1, 3, 5), 1 << 1 | 1 << 2 | 1 << 3);
     assert_eq!(rig.confirm(&[(1, 4), (2, 4)]), Verdict::Continue);
     assert!(rig.wire.take().is_empty());
-    rig.session.refuse(2, 1, id(1), true);
-    rig.session.refuse(3, 5, id(1), true);
+    rig.session.refuse(2, 1, true);
+    rig.session.refuse_again(1, true);
     assert_eq!(rig.confirm(&[(1, 5), (2, 5), (3, 5)]), Verdict::Continue);
     assert_eq!(rig.wire.take(), [ack(PubAck, 1, QuotaExceeded)]);
-    assert_eq!(rig.session.route_again(1, id(1), 3, 6), 0, "nobody waits for it");
+    assert_eq!(rig.session.route_again(1, 3, 6), 0, "nobody waits for it");
+}
+
+/// Shard 2 is handed a message for a plain subscriber, and once more when shard 1 has returned it: what it
+/// says of one time is not true of the other.
+#[test]
+fn what_a_shard_says_of_one_time_is_not_said_of_the_other() {
+    // That nothing is stored for the first.
+    let mut rig = Rig::new(Version::V5, 10);
+    assert_eq!(rig.publish(AtLeastOnce, 1, handed(5, &[1, 2])), Verdict::Continue);
+    rig.session.refuse(1, 1, false);
+    assert_eq!(rig.session.route_again(1, 2, 8), 1 << 1 | 1 << 2);
+    rig.session.pass(2, 1);
+    assert_eq!(rig.confirm(&[(1, 8), (2, 7)]), Verdict::Continue);
+    assert!(rig.wire.take().is_empty());
+    assert_eq!(rig.confirm(&[(1, 8), (2, 8)]), Verdict::Continue);
+    assert_eq!(rig.wire.take(), [ok(PubAck, 1)]);
+    // Nor that nobody kept it, in whichever order: once of two times, and twice.
+    for (first, again, reason) in
+        [(1, 0, Success), (0, 1, Success), (1, 1, Success), (0, 2, Success), (1, 2, QuotaExceeded)]
+    {
+        let mut rig = Rig::new(Version::V5, 10);
+        assert_eq!(rig.publish(AtLeastOnce, 1, handed(5, &[1, 2])), Verdict::Continue);
+        rig.session.refuse(1, 1, false);
+        for _ in 0..2 {
+            let _ = rig.session.route_again(1, 2, 8);
+        }
+        (0..first).for_each(|_| rig.session.refuse(2, 1, true));
+        (0..again).for_each(|_| rig.session.refuse_again(1, true));
+        assert_eq!(rig.confirm(&[(1, 8), (2, 8)]), Verdict::Continue);
+        assert_eq!(rig.wire.take(), [ack(PubAck, 1, reason)], "{first}, {again}");
+    }
+}
+
+/// What is said late of a message that has left is not said of the next one with its identifier.
+#[test]
+fn what_is_said_of_one_message_is_not_said_of_the_next() {
+    let mut rig = Rig::new(Version::V5, 10);
+    assert_eq!(rig.publish(AtLeastOnce, 1, handed(1, &[1, 2])), Verdict::Continue);
+    rig.session.give_up_storing(1);
+    assert_eq!(rig.confirm(&[]), Verdict::Continue);
+    assert_eq!(rig.wire.take(), [ack(PubAck, 1, QuotaExceeded)]);
+    assert_eq!(rig.publish(AtLeastOnce, 1, handed(2, &[1, 2])), Verdict::Continue);
+    rig.session.pass(1, 1);
+    rig.session.refuse(2, 1, true);
+    rig.session.refuse_unstored(1, 1);
+    rig.session.route_here(1, false, true);
+    assert_eq!(rig.session.route_again(1, 3, 3), 0);
+    assert_eq!(rig.confirm(&[(2, 2)]), Verdict::Continue);
+    assert!(rig.wire.take().is_empty());
+    assert_eq!(rig.confirm(&[(1, 2), (2, 2)]), Verdict::Continue);
+    assert_eq!(rig.wire.take(), [ok(PubAck, 1)]);
+}
+
+/// Messages that a client repeats stand in another order, and are found all the same.
+#[test]
+fn what_is_said_of_a_message_reaches_it_where_it_stands() {
+    let mut rig = Rig::new(Version::V5, 10);
+    for packet_id in 1..=4 {
+        assert_eq!(rig.publish(AtLeastOnce, packet_id, handed(1, &[1])), Verdict::Continue);
+        rig.session.send_when_confirmed(b"frame", 1, 1 << 1, &mut rig.wire);
+    }
+    for number in [4, 2] {
+        rig.session.refuse(1, number, true);
+    }
+    rig.disconnect();
+    rig.connect(&parameters(Version::V5, 10));
+    for packet_id in [3, 1, 4, 2] {
+        assert_eq!(rig.begin(AtLeastOnce, packet_id, true), Begin::Duplicate);
+    }
+    rig.session.refuse(1, 3, true);
+    assert_eq!(rig.confirm(&[(1, 1)]), Verdict::Continue);
+    let refused = |packet_id| ack(PubAck, packet_id, QuotaExceeded);
+    assert_eq!(rig.wire.take(), [refused(3), ok(PubAck, 1), refused(4), refused(2)]);
+}
+
+/// A shard that is handed a message only to retain it is waited for, and is not taken to have kept it.
+#[test]
+fn who_only_retains_is_waited_for() {
+    for (matched, reason) in [(false, Success), (true, QuotaExceeded)] {
+        let mut rig = Rig::new(Version::V5, 10);
+        let outcome = O { waiting: 0b110, retained: true, ..O::UNMATCHED };
+        assert_eq!(rig.publish(AtLeastOnce, 1, O { turn: 1, ..outcome }), Verdict::Continue);
+        rig.session.refuse(2, 1, matched);
+        assert_eq!(rig.confirm(&[(1, 1)]), Verdict::Continue);
+        assert!(rig.wire.take().is_empty());
+        assert_eq!(rig.confirm(&[(1, 1), (2, 1)]), Verdict::Continue);
+        assert_eq!(rig.wire.take(), [ack(PubAck, 1, reason)]);
+    }
 }
 
 /// A shard that has nothing to store for a message is not waited for; others are, and so is it for the rest.
@@ -138,8 +226,8 @@ fn what_a_shard_does_not_store_passes_it() {
     for (packet_id, shards) in [(1, &[1, 2][..]), (2, &[1]), (3, &[1])] {
         assert_eq!(rig.publish(AtLeastOnce, packet_id, handed(1, shards)), Verdict::Continue);
     }
-    for packet_id in [1, 2] {
-        rig.session.pass(1, 1, id(packet_id));
+    for number in [1, 2] {
+        rig.session.pass(1, number);
     }
     assert_eq!(rig.confirm(&[]), Verdict::Continue);
     assert!(rig.wire.take().is_empty());
@@ -149,15 +237,20 @@ fn what_a_shard_does_not_store_passes_it() {
     assert_eq!(rig.wire.take(), [ok(PubAck, 3)]);
 }
 
-/// One that comes back to a session of the publisher's own shard needs no more than that.
+/// One that comes back to a session of the publisher's own shard needs no more than that, unless the store
+/// fails.
 #[test]
 fn a_message_that_is_kept_here_in_the_end_is_a_success() {
-    let mut rig = Rig::new(Version::V5, 10);
-    assert_eq!(rig.publish(AtLeastOnce, 1, handed(1, &[1])), Verdict::Continue);
-    rig.session.refuse(1, 1, id(1), false);
-    rig.session.route_here(1, id(1), true);
-    assert_eq!(rig.confirm(&[(1, 1)]), Verdict::Continue);
-    assert_eq!(rig.wire.take(), [ok(PubAck, 1)]);
+    for (kept, unstored, reason) in
+        [(true, false, Success), (false, false, QuotaExceeded), (false, true, QuotaExceeded)]
+    {
+        let mut rig = Rig::new(Version::V5, 10);
+        assert_eq!(rig.publish(AtLeastOnce, 1, handed(1, &[1])), Verdict::Continue);
+        rig.session.refuse(1, 1, false);
+        rig.session.route_here(1, kept, unstored);
+        assert_eq!(rig.confirm(&[(1, 1)]), Verdict::Continue);
+        assert_eq!(rig.wire.take(), [ack(PubAck, 1, reason)]);
+    }
 }
 
 /// A message that every shard refused gets 0x97 in 5.0, and a QoS 2 identifier is free again.
@@ -167,9 +260,9 @@ fn refused_by_all() {
     assert_eq!(rig.publish(AtLeastOnce, 1, handed(1, &[1, 2])), Verdict::Continue);
     assert_eq!(rig.publish(ExactlyOnce, 2, handed(1, &[1, 2])), Verdict::Continue);
     assert_eq!(rig.publish(AtLeastOnce, 1, handed(2, &[1])), Verdict::Continue);
-    rig.session.refuse(1, 1, id(1), true);
-    rig.session.refuse(1, 1, id(2), true);
-    rig.session.refuse(2, 1, id(2), true);
+    rig.session.refuse(1, 1, true);
+    rig.session.refuse(1, 2, true);
+    rig.session.refuse(2, 2, true);
     assert_eq!(rig.confirm(&[(1, 2), (2, 1)]), Verdict::Continue);
     assert_eq!(rig.wire.take(), [ok(PubAck, 1), ack(PubRec, 2, QuotaExceeded), ok(PubAck, 1)]);
     assert_eq!(rig.session.inbound_qos2(), 0);
@@ -183,7 +276,7 @@ fn refused_by_all_in_3() {
     let mut rig = Rig::new(Version::V311, 10);
     assert_eq!(rig.publish(ExactlyOnce, 1, handed(1, &[1])), Verdict::Continue);
     assert_eq!(rig.publish(AtLeastOnce, 2, handed(1, &[2])), Verdict::Continue);
-    rig.session.refuse(1, 1, id(1), true);
+    rig.session.refuse(1, 1, true);
     assert_eq!(rig.confirm(&[(1, 1), (2, 1)]), Verdict::Close);
     assert!(rig.wire.take().is_empty());
     assert!(!rig.session.has_pending(), "what is confirmed is not confirmed again");

@@ -102,7 +102,7 @@ fn pubrel_unknown() {
 #[test]
 fn receive_maximum() {
     let mut rig = with_receive_maximum(Version::V5, 3);
-    let waiting = O { turn: 1, waiting: 1 << 1, kept: false, ..O::KEPT };
+    let waiting = O { turn: 1, waiting: 1 << 1, wanted: 1 << 1, kept: false, ..O::KEPT };
     for packet_id in 1..=10 {
         assert_eq!(rig.publish(AtLeastOnce, packet_id, O::KEPT), Verdict::Continue);
     }

@@ -125,6 +125,7 @@ pub(super) struct Rig {
     pub(super) wire: Wire,
     pub(super) limits: SessionLimits,
     pub(super) now: Time,
+    published: u64,
 }
 
 pub(super) fn parameters(version: Version, receive_maximum: u16) -> LinkParameters {
@@ -143,6 +144,7 @@ impl Rig {
             wire: Wire::default(),
             limits: LIMITS,
             now: T0,
+            published: 0,
         };
         rig.connect(&parameters(version, receive_maximum));
         rig
@@ -188,9 +190,11 @@ impl Rig {
         self.session.begin_publish(qos, id(packet_id), dup, &mut self.wire)
     }
 
-    /// A new PUBLISH with that outcome.
+    /// A new PUBLISH with that outcome. They are numbered from 1 on.
     pub(super) fn publish(&mut self, qos: QoS, packet_id: u16, outcome: PublishOutcome) -> Verdict {
         assert_eq!(self.begin(qos, packet_id, false), Begin::New);
+        self.published += 1;
+        let outcome = PublishOutcome { number: self.published, ..outcome };
         self.session.finish_publish(qos, id(packet_id), outcome, &mut self.wire)
     }
 

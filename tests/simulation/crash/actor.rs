@@ -25,6 +25,20 @@ pub(crate) enum Role {
     Deserter { filter: &'static str, qos: QoS },
     /// Resumes its session or begins one that ends with the connection, by chance.
     Beginner,
+    /// A subscriber whose sessions end with their connections: nothing is stored for it.
+    Watcher { filter: &'static str, qos: QoS },
+}
+
+impl Role {
+    /// What it subscribes to.
+    fn filter(&self) -> Option<(&'static str, QoS)> {
+        match *self {
+            Self::Subscriber { filter, qos }
+            | Self::Deserter { filter, qos }
+            | Self::Watcher { filter, qos } => Some((filter, qos)),
+            Self::Publisher { .. } | Self::Beginner => None,
+        }
+    }
 }
 
 /// The state of a message that is under way.
@@ -45,7 +59,7 @@ pub(crate) struct Actor {
     admitted: bool,
     /// Its session is there, for all that the broker has said.
     was_here: bool,
-    /// A beginner's: whether it begins a session that ends with the connection.
+    /// Whether it begins a session that ends with the connection.
     clean: bool,
     /// A beginner's: whether its session is there, if it knows.
     there: Option<bool>,
@@ -71,13 +85,13 @@ impl Actor {
         Self {
             name: name.to_owned(),
             version,
+            clean: matches!(role, Role::Watcher { .. }),
             role,
             net: None,
             out: Vec::new(),
             input: Vec::new(),
             admitted: false,
             was_here: false,
-            clean: false,
             there: Some(false),
             expected: None,
             left: false,
@@ -94,8 +108,7 @@ impl Actor {
 
     /// Whether nothing is owed in either direction.
     pub(crate) fn is_settled(&self) -> bool {
-        let subscribes = matches!(self.role, Role::Subscriber { .. } | Role::Deserter { .. });
-        let ready = self.subscribed || !subscribes;
+        let ready = self.subscribed || self.role.filter().is_none();
         self.admitted
             && ready
             && self.out.is_empty()
@@ -112,8 +125,8 @@ impl Actor {
         draining: bool,
     ) -> Result<(), String> {
         let Some(net) = self.net else {
-            if !draining {
-                self.clean = matches!(self.role, Role::Beginner) && rng.bool();
+            if !draining && matches!(self.role, Role::Beginner) {
+                self.clean = rng.bool();
             }
             self.connect(world);
             return Ok(());
@@ -217,9 +230,7 @@ impl Actor {
     }
 
     fn subscribe(&mut self) {
-        let (Role::Subscriber { filter, qos } | Role::Deserter { filter, qos }) = self.role else {
-            return;
-        };
+        let Some((filter, qos)) = self.role.filter() else { return };
         let filter = SubscribeFilter {
             filter,
             qos,
@@ -278,10 +289,11 @@ impl Actor {
             return self.begin(present);
         }
         // A session that no CONNACK has told of may be there all the same.
-        let promised = self.was_here && !self.left && self.version != Version::V31;
+        let promised = self.was_here && !self.left && !self.clean && self.version != Version::V31;
         if promised && !present {
             return Err("its session is lost".to_owned());
         }
+        self.subscribed &= !self.clean;
         if self.left && present && self.version != Version::V31 {
             // It had not come to the end of the session when its connection broke.
             self.subscribed = false;

@@ -24,7 +24,7 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
                 acknowledged: actor.acknowledged.clone(),
                 refused: BTreeSet::new(),
             }),
-            Role::Beginner => {}
+            Role::Beginner | Role::Watcher { .. } => {}
             Role::Subscriber { filter, qos } | Role::Deserter { filter, qos } => {
                 history.received.push(Received {
                     client: actor.name.clone(),

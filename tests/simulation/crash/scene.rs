@@ -47,12 +47,16 @@ pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, 
     if rng.u8(0..4) > 0 {
         settings.session.in_memory.messages = rng.u32(0..4);
     }
+    if rng.bool() {
+        // Shards are behind each other.
+        settings.mailbox_bytes = rng.usize(1..3_000);
+    }
     let mut actors = cast();
     let mut scene = Scene { world, settings, broker: None, rng, seed, confirms, verbose };
     let disk = Disk::new(&mut scene.rng);
     scene.restart(disk);
     for actor in &mut actors {
-        if matches!(actor.role, Role::Subscriber { .. } | Role::Deserter { .. }) {
+        if !matches!(actor.role, Role::Publisher { .. } | Role::Beginner) {
             scene.until_settled(actor)?;
         }
     }
@@ -93,6 +97,7 @@ fn cast() -> Vec<Actor> {
         subscriber("member b", Version::V311, "$share/g/t/#", Two),
         subscriber("stays", Version::V5, "$share/h/d/#", One),
         Actor::new("leaves", Version::V5, Role::Deserter { filter: "$share/h/d/#", qos: One }),
+        Actor::new("watches", Version::V5, Role::Watcher { filter: "d/#", qos: One }),
         Actor::new("begins a", Version::V311, Role::Beginner),
         Actor::new("begins b", Version::V5, Role::Beginner),
         publisher("t/1a", Version::V311, One),

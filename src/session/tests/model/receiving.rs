@@ -2,7 +2,7 @@
 //! acknowledged before it is confirmed, nor out of order [MQTT-4.3.2-4], [MQTT-4.3.3-8] to
 //! [MQTT-4.3.3-12], [MQTT-4.6.0-2], [MQTT-4.6.0-3], [MQTT-4.9.0-1].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
@@ -18,6 +18,10 @@ enum Step {
     ClientRead,
     NextTurn,
     Confirm(usize),
+    /// A shard has nothing to store of a message that it was handed first.
+    Pass(usize),
+    /// A shard returns a message, and the other one is handed it.
+    Return(usize),
     Disconnect,
     Connect(Version),
 }
@@ -31,6 +35,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => Just(Step::ClientRead),
         2 => Just(Step::NextTurn),
         3 => (1..3_usize).prop_map(Step::Confirm),
+        2 => (1..3_usize).prop_map(Step::Pass),
+        2 => (1..3_usize).prop_map(Step::Return),
         1 => Just(Step::Disconnect),
         1 => prop_oneof![Just(Version::V311), Just(Version::V5)].prop_map(Step::Connect),
     ]
@@ -52,13 +58,24 @@ struct Flow {
     released: bool,
 }
 
+/// A message that a shard has not confirmed.
+#[derive(Debug)]
+struct Handed {
+    /// Each time it is routed it has another one.
+    routing: u64,
+    number: u32,
+    to: usize,
+    again: bool,
+}
+
 struct Model {
     rig: Rig,
     flows: Vec<Flow>,
     published: [Vec<u32>; 3],
     routed: [Vec<u32>; 3],
-    /// What each routed message waits for.
-    waits: BTreeMap<u32, (u64, u64)>,
+    /// What routed messages wait for.
+    handed: Vec<Handed>,
+    routings: u64,
     next: u32,
     turn: u64,
     confirmed: [u64; 64],
@@ -75,7 +92,8 @@ impl Model {
             flows: Vec::new(),
             published: Default::default(),
             routed: Default::default(),
-            waits: BTreeMap::new(),
+            handed: Vec::new(),
+            routings: 0,
             next: 0,
             turn: 1,
             confirmed: [0; 64],
@@ -96,8 +114,22 @@ impl Model {
             Step::Confirm(shard) => {
                 self.confirmed[shard] = self.turn;
                 self.turn += 1;
-                let sink = self.rig.session.is_connected().then_some(&mut self.rig.wire);
-                assert_eq!(self.rig.session.confirm(&self.confirmed, sink), Verdict::Continue);
+                self.handed.retain(|handed| handed.to != shard);
+                self.confirm();
+            }
+            Step::Pass(shard) => {
+                let at = self.handed.iter().position(|handed| handed.to == shard && !handed.again);
+                if let Some(at) = at {
+                    let Handed { routing, .. } = self.handed.remove(at);
+                    self.rig.session.pass(shard as u8, routing);
+                    self.confirm();
+                }
+            }
+            Step::Return(shard) => {
+                let at = self.handed.iter().rposition(|handed| handed.to == shard);
+                if let Some(at) = at {
+                    self.give_back(at);
+                }
             }
             Step::Disconnect => {
                 self.rig.disconnect();
@@ -106,6 +138,23 @@ impl Model {
             Step::Connect(version) => self.connect(version),
         }
         self.transmit();
+    }
+
+    fn confirm(&mut self) {
+        let sink = self.rig.session.is_connected().then_some(&mut self.rig.wire);
+        assert_eq!(self.rig.session.confirm(&self.confirmed, sink), Verdict::Continue);
+    }
+
+    fn give_back(&mut self, at: usize) {
+        let Handed { routing, number, to: from, again } = self.handed[at];
+        self.turn += 1;
+        let (to, turn, session) = (3 - from, self.turn, &mut self.rig.session);
+        match again {
+            true => session.refuse_again(routing, false),
+            false => session.refuse(from as u8, routing, false),
+        }
+        assert_ne!(session.route_again(routing, to as u8, turn), 0);
+        self.handed.push(Handed { routing, number, to, again: true });
     }
 
     fn forget_connection(&mut self) {
@@ -150,11 +199,17 @@ impl Model {
                     Begin::ReceiveMaximumExceeded => panic!("{packet_id}"),
                     Begin::New => {
                         self.routed[usize::from(qos.as_u8())].push(number);
-                        self.waits.insert(number, (self.turn, waiting));
-                        let turn = self.turn;
+                        self.handed.retain(|handed| handed.number != number);
+                        self.routings += 1;
+                        let (routing, again) = (self.routings, false);
+                        let shards = (0..64).filter(|shard| waiting & (1 << shard) != 0);
+                        let handed = shards.map(|to| Handed { routing, number, to, again });
+                        self.handed.extend(handed);
                         let outcome = PublishOutcome {
-                            turn,
+                            number: routing,
+                            turn: self.turn,
                             waiting,
+                            wanted: waiting,
                             kept: waiting == 0,
                             ..PublishOutcome::KEPT
                         };
@@ -179,10 +234,8 @@ impl Model {
                 assert!(!flow.released);
                 assert!(flow.number > self.last_acknowledged, "out of order");
                 self.last_acknowledged = flow.number;
-                let (turn, waiting) = self.waits[&flow.number];
-                for shard in (0..64).filter(|shard| waiting & (1 << shard) != 0) {
-                    assert!(self.confirmed[shard] >= turn, "before its deed");
-                }
+                let waits = self.handed.iter().find(|handed| handed.number == flow.number);
+                assert!(waits.is_none(), "before its deed: {waits:?}");
             }
             self.to_client.push_back(out);
         }
