@@ -213,14 +213,7 @@ impl Drop for Queue {
 
 impl Queue {
     pub(super) fn new(total: QueuedBytes) -> Self {
-        Self {
-            entries: VecDeque::new(),
-            expiring: None,
-            bytes: 0,
-            total,
-            qos0: 0,
-            on_disk: None,
-        }
+        Self { entries: VecDeque::new(), expiring: None, bytes: 0, total, qos0: 0, on_disk: None }
     }
 
     #[inline]

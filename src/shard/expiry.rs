@@ -23,7 +23,12 @@ pub(super) type ExpiringQueues = BTreeSet<SessionKey>;
 
 impl<S> Core<S> {
     /// Whether a session takes a message of `size` bytes, once what has expired in its queue is gone.
-    pub(super) fn has_room(&mut self, key: SessionKey, size: usize, limits: &SessionLimits) -> bool {
+    pub(super) fn has_room(
+        &mut self,
+        key: SessionKey,
+        size: usize,
+        limits: &SessionLimits,
+    ) -> bool {
         let Some(slot) = self.sessions.get_mut(key) else { return true };
         if slot.session.has_room(size, limits) {
             return true;

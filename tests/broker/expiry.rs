@@ -58,7 +58,8 @@ fn expired(rig: &Rig) -> u64 {
 }
 
 fn payloads(rig: &mut Rig) -> Vec<String> {
-    let client = rig.connect(&Connect::lasting(V5, "away"));
+    let client = rig.world.connect();
+    rig.send(client, &Connect::lasting(V5, "away").bytes());
     let text = |payload| String::from_utf8(payload).expect("text");
     rig.take_all(client, V5).into_iter().map(text).collect()
 }
@@ -123,7 +124,8 @@ fn what_has_expired_goes_though_nobody_comes() {
         rig.send(client, &wire::packet(wire::DISCONNECT, &[]));
     }
     let publisher = publisher(&mut rig, V5);
-    let messages: Vec<_> = (1..=3000).map(|id| brief(id, if id % 3 == 0 { 60 } else { 5 })).collect();
+    let messages: Vec<_> =
+        (1..=3000).map(|id| brief(id, if id % 3 == 0 { 60 } else { 5 })).collect();
     for some in messages.chunks(500) {
         assert_eq!(publish(&mut rig, publisher, some), [code::SUCCESS; 500]);
     }

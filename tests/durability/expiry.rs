@@ -10,11 +10,12 @@ use crate::process::Broker;
 
 const QUEUE: u32 = 20;
 
-const PAGED: &[(&str, &str)] = &[("SLUICE_QUEUE_MAX_MESSAGES", "20"), ("SLUICE_SYS_INTERVAL", "1s")];
+const PAGED: &[(&str, &str)] =
+    &[("SLUICE_QUEUE_MAX_MESSAGES", "20"), ("SLUICE_SYS_INTERVAL", "1s")];
 const IN_MEMORY: &[(&str, &str)] = &[
     ("SLUICE_QUEUE_MAX_MESSAGES", "20"),
     ("SLUICE_SYS_INTERVAL", "1s"),
-    ("SLUICE_QUEUE_IN_MEMORY", "1000"),
+    ("SLUICE_QUEUE_IN_MEMORY", "20"),
 ];
 
 /// Runs a test for each engine, with a part of the queue in memory and with all of it.

@@ -109,9 +109,8 @@ fn the_queue_of_a_session_that_ended_goes_in_steps() {
 #[test]
 fn what_has_expired_is_removed() {
     let mut bench = Bench::new(2);
-    let brief = |seconds| {
-        Message::new("t", QoS::AtLeastOnce, false, b"x", b"", Some(seconds), Time(0))
-    };
+    let brief =
+        |seconds| Message::new("t", QoS::AtLeastOnce, false, b"x", b"", Some(seconds), Time(0));
     let shared = brief(1);
     let size = shared.size() as u64;
     let mut changes = vec![session("a", 1), session("b", 2), queued(2, 1, &message("t"))];
@@ -166,7 +165,8 @@ fn a_look_ends_before_what_is_not_committed() {
 fn a_look_at_a_queue_that_is_being_removed() {
     let mut bench = Bench::new(1);
     let shared = Message::new("t", QoS::AtLeastOnce, false, b"x", b"", Some(1), Time(0));
-    let mut changes: Vec<_> = ["a", "b", "c"].into_iter().zip(1..).map(|(n, s)| session(n, s)).collect();
+    let mut changes: Vec<_> =
+        ["a", "b", "c"].into_iter().zip(1..).map(|(n, s)| session(n, s)).collect();
     changes.extend((1..=3).map(|session| paged(session, 1, &shared)));
     drop(shared);
     bench.commit(1, changes);

@@ -177,9 +177,8 @@ fn messages_expire_by_the_clock_on_the_wall() {
 #[test]
 fn what_expired_meanwhile_is_removed() {
     let mut bench = Bench::new(1);
-    let brief = |seconds| {
-        Message::new("t", QoS::AtLeastOnce, false, b"x", b"", Some(seconds), Time(1_000))
-    };
+    let brief =
+        |seconds| Message::new("t", QoS::AtLeastOnce, false, b"x", b"", Some(seconds), Time(1_000));
     let (both, sent, later) = (brief(10), brief(10), brief(100));
     let changes = vec![
         session("a", 1),

@@ -112,7 +112,12 @@ fn stored(max_queued_messages: u32) -> (Rig, Journal) {
 
 fn looked(messages: u32, bytes: u64, next_expiry: Option<Time>, end: Option<u64>) -> PageOfQueue {
     let expired = Some(ExpiredOnDisk { messages, bytes, next_expiry });
-    PageOfQueue { end: end.unwrap_or(100), is_last: end.is_none(), expired, ..PageOfQueue::default() }
+    PageOfQueue {
+        end: end.unwrap_or(100),
+        is_last: end.is_none(),
+        expired,
+        ..PageOfQueue::default()
+    }
 }
 
 #[test]
