@@ -197,6 +197,12 @@ impl Segments for MemorySegments {
         Ok(())
     }
 
+    fn cut(&mut self, segment: Segment, len: u64) -> io::Result<()> {
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        self.two().files[segment as usize].bytes.truncate(len);
+        Ok(())
+    }
+
     fn name(&self, segment: Segment) -> String {
         format!("segment {segment:?}")
     }
