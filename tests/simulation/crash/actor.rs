@@ -23,6 +23,8 @@ pub(crate) enum Role {
     Subscriber { filter: &'static str, qos: QoS },
     /// A subscriber that ends its session now and then, and begins another.
     Deserter { filter: &'static str, qos: QoS },
+    /// A subscriber that unsubscribes now and then, and subscribes again at once.
+    Leaver { filter: &'static str, qos: QoS },
     /// Resumes its session or begins one that ends with the connection, by chance.
     Beginner,
 }
@@ -94,14 +96,18 @@ impl Actor {
 
     /// Whether nothing is owed in either direction.
     pub(crate) fn is_settled(&self) -> bool {
-        let subscribes = matches!(self.role, Role::Subscriber { .. } | Role::Deserter { .. });
-        let ready = self.subscribed || !subscribes;
+        let ready = self.subscribed || !self.subscribes();
         self.admitted
             && ready
             && self.out.is_empty()
             && self.open.is_empty()
             && self.half_done.is_empty()
             && self.owed.is_empty()
+    }
+
+    pub(crate) fn subscribes(&self) -> bool {
+        use Role::{Deserter, Leaver, Subscriber};
+        matches!(self.role, Subscriber { .. } | Deserter { .. } | Leaver { .. })
     }
 
     /// Moves bytes, handles what came, perhaps begins something; nothing new if `draining`.
@@ -205,6 +211,11 @@ impl Actor {
                 self.half_done.clear();
                 self.admitted = false;
             }
+            Role::Leaver { filter, .. } if self.subscribed && rng.u8(0..10) == 0 => {
+                wire::put_unsubscribe(self.version, PacketId::MIN, filter, &mut self.out);
+                self.subscribed = false;
+                self.subscribe();
+            }
             _ => {}
         }
     }
@@ -217,7 +228,10 @@ impl Actor {
     }
 
     fn subscribe(&mut self) {
-        let (Role::Subscriber { filter, qos } | Role::Deserter { filter, qos }) = self.role else {
+        let (Role::Subscriber { filter, qos }
+        | Role::Deserter { filter, qos }
+        | Role::Leaver { filter, qos }) = self.role
+        else {
             return;
         };
         let filter = SubscribeFilter {
@@ -242,6 +256,7 @@ impl Actor {
                 self.subscribed = true;
                 Ok(())
             }
+            Packet::UnsubAck(_) => Ok(()),
             Packet::PubAck(ack) => self.acknowledged(AckKind::PubAck, ack.packet_id, ack.reason),
             Packet::PubRec(ack) => self.acknowledged(AckKind::PubRec, ack.packet_id, ack.reason),
             Packet::PubRel(ack) => self.acknowledged(AckKind::PubRel, ack.packet_id, ack.reason),

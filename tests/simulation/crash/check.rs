@@ -25,7 +25,9 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
                 refused: BTreeSet::new(),
             }),
             Role::Beginner => {}
-            Role::Subscriber { filter, qos } | Role::Deserter { filter, qos } => {
+            Role::Subscriber { filter, qos }
+            | Role::Deserter { filter, qos }
+            | Role::Leaver { filter, qos } => {
                 history.received.push(Received {
                     client: actor.name.clone(),
                     filter: (*filter).to_owned(),

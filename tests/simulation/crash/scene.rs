@@ -52,7 +52,7 @@ pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, 
     let disk = Disk::new(&mut scene.rng);
     scene.restart(disk);
     for actor in &mut actors {
-        if matches!(actor.role, Role::Subscriber { .. } | Role::Deserter { .. }) {
+        if actor.subscribes() {
             scene.until_settled(actor)?;
         }
     }
@@ -93,6 +93,8 @@ fn cast() -> Vec<Actor> {
         subscriber("member b", Version::V311, "$share/g/t/#", Two),
         subscriber("stays", Version::V5, "$share/h/d/#", One),
         Actor::new("leaves", Version::V5, Role::Deserter { filter: "$share/h/d/#", qos: One }),
+        subscriber("keeps", Version::V5, "$share/k/t/#", Two),
+        Actor::new("turns", Version::V5, Role::Leaver { filter: "$share/k/t/#", qos: Two }),
         Actor::new("begins a", Version::V311, Role::Beginner),
         Actor::new("begins b", Version::V5, Role::Beginner),
         publisher("t/1a", Version::V311, One),
