@@ -53,8 +53,7 @@ impl Bench {
 
     /// What a session has queued from a place on, read in a turn of shard 0.
     pub(crate) fn page(&mut self, turn: u64, session: u64, from: u64) -> PageOfQueue {
-        self.ask(turn, PageRequest { session, from, messages: 100, bytes: 1 << 20, waiter: (1, 1) })
-            .expect("at once")
+        self.ask(turn, request(session, from, 100)).expect("at once")
     }
 
     pub(crate) fn ask(&mut self, turn: u64, request: PageRequest) -> Option<PageOfQueue> {
@@ -106,6 +105,12 @@ impl Store for Strict {
 pub(crate) fn part(shard: u8, turn: u64, act: ActId, changes: Vec<Change>) -> Turn {
     let parts = vec![Part { first: 0, end: changes.len(), act }];
     Turn { shard, turn, parts, changes: changes.into(), ..Turn::default() }
+}
+
+/// For a page.
+pub(crate) fn request(session: u64, from: u64, messages: u32) -> PageRequest {
+    let (bytes, expired_by, waiter) = (1 << 20, None, (1, 1));
+    PageRequest { session, from, messages, bytes, expired_by, waiter }
 }
 
 pub(crate) fn id(packet_id: u16) -> PacketId {
