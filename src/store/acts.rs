@@ -113,11 +113,11 @@ impl Acts {
         let about = self.find(&change);
         let mut behind = None;
         match &change {
-            // Made twice it is as made once, and all of a topic come from one shard.
-            Change::Retained(..)
-            // Of what is queued, whoever has that queued.
-            | Change::InFlight(..)
-            | Change::Undone => return self.reconcile(change),
+            // What is retained may be set twice, and all of a topic comes from one shard, in order. What is
+            // in flight may be queued by another act, or stored.
+            Change::Retained(..) | Change::InFlight(..) | Change::Undone => {
+                return self.reconcile(change);
+            }
             Change::Removed { .. } | Change::Freed(..) => match about {
                 Some(at) if at.act == id => return self.reconcile(change),
                 about => behind = about.map(|at| at.act),
