@@ -64,8 +64,7 @@ pub enum DropCause {
     /// The session ended, by no doing of its client, while it was queued or not acknowledged.
     SessionEnded = 7,
     /// It was to be retained, and was not: there are as many messages, or as many bytes, as there may be, or
-    /// the store fails. Its publisher was told, or else it was delivered all the same. It counts once on the
-    /// publisher's shard, or, if that had room for it, on each shard that had none.
+    /// the store fails. Its publisher was told, or else it was delivered all the same.
     NotRetained = 8,
 }
 

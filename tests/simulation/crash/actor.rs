@@ -26,6 +26,8 @@ pub(crate) enum Role {
     Subscriber { filter: &'static str, qos: QoS },
     /// A subscriber that ends its session now and then, and begins another.
     Deserter { filter: &'static str, qos: QoS },
+    /// A subscriber that unsubscribes now and then, and subscribes again at once.
+    Leaver { filter: &'static str, qos: QoS },
     /// A subscriber that is away most of the time, to messages that expire.
     Sleeper { filter: &'static str, qos: QoS },
     /// Resumes its session or begins one that ends with the connection, by chance.
@@ -40,6 +42,7 @@ impl Role {
         match *self {
             Self::Subscriber { filter, qos }
             | Self::Deserter { filter, qos }
+            | Self::Leaver { filter, qos }
             | Self::Sleeper { filter, qos }
             | Self::Watcher { filter, qos } => Some((filter, qos)),
             Self::Publisher { .. } | Self::Beginner => None,
@@ -112,10 +115,6 @@ impl Actor {
         }
     }
 
-    pub(crate) fn subscribes(&self) -> bool {
-        self.role.filter().is_some()
-    }
-
     /// What it publishes expires.
     pub(crate) fn is_brief(&self) -> bool {
         matches!(&self.role, Role::Publisher { topic, .. } if topic.starts_with(BRIEF))
@@ -130,6 +129,10 @@ impl Actor {
             && self.open.is_empty()
             && self.half_done.is_empty()
             && self.owed.is_empty()
+    }
+
+    pub(crate) fn subscribes(&self) -> bool {
+        self.role.filter().is_some()
     }
 
     /// Moves bytes, handles what came, perhaps begins something; nothing new if `draining`.
@@ -247,6 +250,11 @@ impl Actor {
                 self.half_done.clear();
                 self.admitted = false;
             }
+            Role::Leaver { filter, .. } if self.subscribed && rng.u8(0..10) == 0 => {
+                wire::put_unsubscribe(self.version, PacketId::MIN, filter, &mut self.out);
+                self.subscribed = false;
+                self.subscribe();
+            }
             _ => {}
         }
     }
@@ -282,6 +290,7 @@ impl Actor {
                 self.subscribed = true;
                 Ok(())
             }
+            Packet::UnsubAck(_) => Ok(()),
             Packet::PubAck(ack) => self.acknowledged(AckKind::PubAck, ack.packet_id, ack.reason),
             Packet::PubRec(ack) => self.acknowledged(AckKind::PubRec, ack.packet_id, ack.reason),
             Packet::PubRel(ack) => self.acknowledged(AckKind::PubRel, ack.packet_id, ack.reason),
