@@ -109,6 +109,22 @@ fn wildcards_beside_ballast_and_large_payloads_pass_the_floor() {
 }
 
 #[test]
+fn bursts_keep_the_rate_and_the_window() {
+    let bursts =
+        Parameters { rate: Some(400.0), burst: 20, window: 30, ..short(ScenarioName::P2p) };
+    let parameters = Parameters { seconds: 0.5, qos: QoS::AtLeastOnce, ..bursts };
+    let outcome = ScenarioName::P2p.run(&setup(floor(), Version::V5), &parameters).unwrap();
+    assert_eq!(outcome.problems, []);
+    let share = outcome.per_second() / (3.0 * 400.0);
+    assert!((0.5..1.7).contains(&share), "{share}");
+    assert!(
+        outcome.label.contains("400/s each in bursts of 20, 30 outstanding"),
+        "{}",
+        outcome.label
+    );
+}
+
+#[test]
 fn a_rate_is_kept() {
     let parameters = Parameters { rate: Some(500.0), seconds: 0.5, ..short(ScenarioName::P2p) };
     let outcome = ScenarioName::P2p.run(&setup(floor(), Version::V311), &parameters).unwrap();

@@ -125,10 +125,10 @@ fn several_threads_count_losses_and_notice_a_death() {
 #[test]
 fn a_slow_broker_shows_in_an_open_loop_and_not_in_a_closed_one() {
     let parameters = Parameters { publishers: 1, ..short(ScenarioName::P2p) };
-    for (rate, is_open) in [(None, false), (Some(1_000.0), true)] {
+    for (rate, window, is_open) in [(None, 1, false), (Some(1_000.0), OPEN_WINDOW, true)] {
         let address = bad_relay(Damage::StallsAfter(40, Duration::from_millis(150)));
         let parameters =
-            Parameters { rate, window: 1, warm_up_seconds: 0.0, seconds: 0.4, ..parameters };
+            Parameters { rate, window, warm_up_seconds: 0.0, seconds: 0.4, ..parameters };
         let outcome = ScenarioName::P2p.run(&setup(address, Version::V311), &parameters).unwrap();
         assert_eq!(outcome.problems, []);
         // One message waited in a closed loop; every one that was due then in an open loop.
