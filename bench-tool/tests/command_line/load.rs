@@ -119,7 +119,7 @@ fn who_a_client_is_stands_in_its_topic_and_its_password_counts() {
     sub.wait_for("1/1 connected");
     let publish =
         ["pub", "-c", "2", "-i", "0", "-n", "1", "--id", "n%i", "-u", "u%i", "-t", "a/%c/%u"];
-    let publish = [&publish[..], &["-I", "0", "-L", "2"]].concat();
+    let publish = [&publish[..], &["-I", "0", "-L", "2", "-W", "20"]].concat();
     let (status, output, errors) = run_at(address, &[&publish[..], &right].concat());
     assert_eq!(status, Some(0), "{output}{errors}");
     let (status, output, errors) = sub.end();
