@@ -345,6 +345,13 @@ impl Engine {
         self.flows.iter().all(Flow::is_done)
     }
 
+    /// The same, but nothing more is expected of a publisher that has no connection.
+    pub(crate) fn flows_have_ended(&self) -> bool {
+        let connection = |flow: &Flow| self.connections.get(flow.connection as usize);
+        let is_gone = |flow| connection(flow).is_none_or(|one| one.phase == Phase::Closed);
+        self.flows.iter().all(|flow| flow.is_done() || is_gone(flow))
+    }
+
     /// Whether all publishers wait, and nothing has been sent, received or acknowledged for a
     /// [while](STANDSTILL).
     pub(crate) fn stands_still(&self) -> bool {

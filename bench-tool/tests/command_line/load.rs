@@ -133,6 +133,18 @@ fn who_a_client_is_stands_in_its_topic_and_its_password_counts() {
     }
 }
 
+#[test]
+fn who_is_refused_does_not_keep_the_others_from_their_end() {
+    let (_broker, address, _directory) = broker_with(&["u1"]);
+    let who = ["pub", "-c", "2", "-i", "0", "-u", "u%i", "-P", "wonderland"];
+    let what = ["-t", "a", "-I", "0", "-L", "2", "-W", "20"];
+    let (status, output, errors) = run_at(address, &[&who[..], &what].concat());
+    assert_eq!(status, Some(CONNECTIONS), "{output}{errors}");
+    assert!(output.contains("published             1 in "), "{output}");
+    assert!(!output.contains(" in 20."), "{output}");
+    assert!(output.contains("refused by the broker: Bad User Name or Password"), "{output}");
+}
+
 /// `[MQTT-3.3.1-5]`
 #[test]
 fn files_and_lines_are_published_as_they_are_and_can_be_retained() {
