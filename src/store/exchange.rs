@@ -65,7 +65,8 @@ fn aside(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+/// The file of a database whose name goes on with a suffix.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

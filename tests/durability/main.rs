@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod contents;
 mod damaged;
 mod failing;
 mod killed;
@@ -12,3 +13,4 @@ mod paging;
 mod process;
 mod restart;
 mod trace;
+mod written;

@@ -3,7 +3,7 @@
 use sluice::hooks::{Commit, Store, Table};
 use sluice::mqtt::{Message, PacketId, QoS};
 use sluice::session::{Change, PageOfQueue, PageRequest, QueuedRecord, SessionRecord};
-use sluice::store::{Epoch, Link, Memory, Recovered, Turn, Writer, recover};
+use sluice::store::{Epoch, Link, Memory, PROGRESS_RECORDS, Recovered, Turn, Writer, recover};
 use sluice::timer::Time;
 
 use crate::engines::records;
@@ -27,7 +27,7 @@ impl Bench {
         let again = memory.clone();
         let open = Box::new(move || Ok(Box::new(again.clone()) as Box<dyn Store>));
         let (recovered, writer, links) =
-            recover(open, Commit::Disk, epoch, shards).expect("whole records");
+            recover(open, Commit::Disk, epoch, shards, PROGRESS_RECORDS).expect("whole records");
         Self { memory, recovered, writer, links }
     }
 

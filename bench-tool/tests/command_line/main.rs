@@ -19,6 +19,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_sluice-bench");
 /// The statuses that the README lists.
 const ERROR: i32 = 1;
 const USAGE: i32 = 2;
+const MESSAGES: i32 = 3;
 const CONNECTIONS: i32 = 4;
 const BROKER_DIED: i32 = 5;
 const INTERRUPTED: i32 = 130;

@@ -29,7 +29,7 @@ const EIO: i32 = 5;
 /// Opens a database of which all files are whole, or what is left of it.
 pub(super) fn open(path: &Path) -> Result<Lsm, StoreError> {
     let old = Lsm::open(path)?;
-    let damaged = damaged_files(&old)?;
+    let damaged = damaged_files(path, &old)?;
     if damaged.is_empty() {
         return Ok(old);
     }
@@ -47,14 +47,26 @@ pub(super) fn open(path: &Path) -> Result<Lsm, StoreError> {
     Lsm::open(path)
 }
 
-/// The files of tables whose checksum is wrong.
-fn damaged_files(database: &Lsm) -> io::Result<Vec<PathBuf>> {
+/// The files of tables whose checksum is wrong. The log says before how much there is to read.
+fn damaged_files(path: &Path, database: &Lsm) -> io::Result<Vec<PathBuf>> {
+    let versions: Vec<_> =
+        database.tables.iter().map(|table| table.tree.current_version()).collect();
+    let files: Vec<_> = versions.iter().flat_map(|version| version.iter_tables()).collect();
+    let mut bytes = 0;
+    for file in &files {
+        bytes += file.path.metadata()?.len();
+    }
+    if !files.is_empty() {
+        tracing::info!(
+            "{}: {} files of {bytes} bytes in all are compared with their checksums",
+            path.display(),
+            files.len()
+        );
+    }
     let (mut damaged, mut buffer) = (Vec::new(), vec![0; READ_BYTES]);
-    for keyspace in &database.tables {
-        for file in keyspace.tree.current_version().iter_tables() {
-            if checksum(&file.path, &mut buffer)? != Some(file.checksum().into_u128()) {
-                damaged.push(file.path.to_path_buf());
-            }
+    for file in files {
+        if checksum(&file.path, &mut buffer)? != Some(file.checksum().into_u128()) {
+            damaged.push(file.path.to_path_buf());
         }
     }
     Ok(damaged)

@@ -19,7 +19,12 @@ const CUTS: u32 = 10;
 
 /// Opens a database of which all pages are whole, or what is left of it.
 pub(super) fn open(path: &Path) -> Result<Sqlite, StoreError> {
+    // That of its log counts: it is read, too.
+    let bytes: u64 = BESIDE.iter().chain(&[""]).map(|suffix| bytes(path, suffix)).sum();
     let old = Sqlite::open(path)?;
+    if bytes > 0 {
+        tracing::info!("{}: SQLite looks at all pages of {bytes} bytes", path.display());
+    }
     let Some(found) = damage(&old.connection)? else { return Ok(old) };
     tracing::error!("{}: the database is damaged: {found}", path.display());
     let mut new = Sqlite::open(&exchange::draft(path, &BESIDE)?)?;
@@ -34,6 +39,11 @@ pub(super) fn open(path: &Path) -> Result<Sqlite, StoreError> {
     drop(old);
     exchange::take_draft(path, &BESIDE)?;
     Sqlite::open(path)
+}
+
+/// Of a file whose name goes on with a suffix; none if it is not there.
+fn bytes(path: &Path, suffix: &str) -> u64 {
+    exchange::beside(path, suffix).metadata().map_or(0, |metadata| metadata.len())
 }
 
 /// What SQLite finds wrong; nothing if it is whole.

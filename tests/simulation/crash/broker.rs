@@ -8,7 +8,7 @@ use sluice::hooks::{Commit, Hooks, Store, StoreError, Table, Write};
 use sluice::net::Driver;
 use sluice::net::sim::{SimDriver, World};
 use sluice::shard::{Settings, Shard, Shared, Stored};
-use sluice::store::{Epoch, Logged, Memory, MemorySegments, Writer, recover};
+use sluice::store::{Epoch, Logged, Memory, MemorySegments, PROGRESS_RECORDS, Writer, recover};
 
 /// When the store says that a commit is on disk.
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +108,8 @@ impl Broker {
             Ok(Box::new(Records { store: opened.open()?, confirms }) as Box<dyn Store>)
         });
         let (recovered, writer, links) =
-            recover(open, Commit::Disk, epoch, shards).expect("its records are whole");
+            recover(open, Commit::Disk, epoch, shards, PROGRESS_RECORDS)
+                .expect("its records are whole");
         // What sessions had queued that ended is removed in steps after their end.
         assert_eq!(recovered.report.damaged, 0);
         let shared = Arc::new(Shared::new(settings.clone(), Hooks::default(), drivers.len(), seed));

@@ -11,6 +11,8 @@ use sluice::shard::Settings;
 use super::actor::{Actor, Role};
 use super::broker::{Broker, Confirms, Disk};
 use super::check;
+use super::dying::Dying;
+use super::fickle::{self, Fickle};
 
 /// Steps in which everything has to end well, once nothing goes wrong any more.
 const DRAIN_STEPS: u32 = 200_000;
@@ -60,13 +62,16 @@ pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, 
     let crashes = scene.rng.usize(1..6);
     for _ in 0..steps {
         if scene.rng.usize(0..steps) < crashes {
-            scene.crash();
+            scene.crash(&mut actors);
         }
         scene.step(&mut actors, false)?;
     }
     scene.world.heal();
     scene.drain(&mut actors)?;
-    scene.crash();
+    scene.crash(&mut actors);
+    scene.drain(&mut actors)?;
+    // Who has been told to be subscribed, or not to be, is so.
+    actors.iter_mut().filter(|actor| actor.name == fickle::TOPIC).for_each(Actor::begin_message);
     scene.drain(&mut actors)?;
     let mut late =
         Actor::new("late", Version::V5, Role::Subscriber { filter: "r/#", qos: QoS::AtLeastOnce });
@@ -78,13 +83,22 @@ pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, 
 fn cast() -> Vec<Actor> {
     use QoS::{AtLeastOnce as One, ExactlyOnce as Two};
     let publisher = |name: &str, version, qos| {
-        let retain = name.starts_with("r/");
-        Actor::new(name, version, Role::Publisher { topic: name.to_owned(), qos, retain })
+        let (retain, clears) = (name.starts_with("r/"), name.starts_with("r/c"));
+        Actor::new(name, version, Role::Publisher { topic: name.to_owned(), qos, retain, clears })
+    };
+    let dying = |name: &str, version, topic, delay| {
+        Actor::new(name, version, Role::Dying(Dying::new(topic, delay)))
     };
     let subscriber = |name: &str, version, filter, qos| {
         Actor::new(name, version, Role::Subscriber { filter, qos })
     };
-    vec![
+    let unsteady = publisher(fickle::TOPIC, Version::V5, Two);
+    let wavering = |name: &str, version, filter| {
+        Actor::new(name, version, Role::Fickle(Fickle::new(filter, unsteady.sent.clone())))
+    };
+    let wavering =
+        [wavering("wavers a", Version::V5, "u/+"), wavering("wavers b", Version::V311, "u/1")];
+    let mut cast = vec![
         subscriber("sub a", Version::V311, "t/#", Two),
         subscriber("sub b", Version::V5, "t/+", Two),
         subscriber("sub c", Version::V5, "t/#", One),
@@ -104,7 +118,17 @@ fn cast() -> Vec<Actor> {
         publisher("r/2", Version::V5, Two),
         publisher("d/1", Version::V5, One),
         publisher("d/2", Version::V5, Two),
-    ]
+        publisher("r/c", Version::V5, Two),
+        subscriber("heir a", Version::V5, "w/#", Two),
+        subscriber("heir b", Version::V5, "$share/i/w/#", Two),
+        subscriber("heir c", Version::V311, "$share/i/w/#", Two),
+        dying("dies a", Version::V311, "w/a", 0),
+        dying("dies b", Version::V5, "w/b", 0),
+        dying("dies c", Version::V5, "w/c", 1),
+        unsteady,
+    ];
+    cast.extend(wavering);
+    cast
 }
 
 impl Scene {
@@ -115,11 +139,12 @@ impl Scene {
         self.broker = Some(Broker::start(world, disk, *confirms, settings, shards, seed));
     }
 
-    fn crash(&mut self) {
+    fn crash(&mut self, actors: &mut [Actor]) {
         if self.verbose {
             eprintln!("{:>8} crash", self.world.now().0);
         }
         let disk = self.broker.take().expect("it runs").crash(&mut self.rng);
+        actors.iter_mut().for_each(|actor| actor.broker_is_gone(&self.world));
         self.restart(disk);
     }
 
@@ -217,6 +242,6 @@ pub(super) fn end_by_a_clean_start(version: Version) -> Result<(), String> {
     let mut actor = Actor::new("begins", version, Role::Beginner);
     scene.until_begun(&mut actor, false)?;
     scene.until_begun(&mut actor, true)?;
-    scene.crash();
+    scene.crash(std::slice::from_mut(&mut actor));
     scene.until_begun(&mut actor, false)
 }
