@@ -8,7 +8,7 @@ use crate::mqtt::{Message, QoS};
 use crate::net::Driver;
 use crate::router::{GroupId, SessionKey, Stamp, SubscriptionOptions, stable_hash};
 use crate::session::{
-    Change, Departure, Journal, Restored, STORE, Session, SubscriptionRecord, WillDue,
+    Change, Departure, DropCause, Journal, Restored, STORE, Session, SubscriptionRecord, WillDue,
 };
 use crate::store::{ActId, Kept, Link, Part, Recovered, StoredSession, Turn};
 
@@ -323,7 +323,8 @@ impl<S> Core<S> {
 
     /// Puts a session back that was stored.
     fn restore_session(&mut self, stored: StoredSession) {
-        let StoredSession { mut record, subscriptions, inbound, kept, paged } = stored;
+        let StoredSession { mut record, subscriptions, inbound, kept, paged, expired } = stored;
+        self.stats.dropped[DropCause::Expired as usize].add(expired.into());
         if is_retired(&record) {
             return self.retire_again(record.session);
         }
@@ -347,6 +348,7 @@ impl<S> Core<S> {
         let will_at = record.will_at;
         let Some(slot) = self.sessions.get_mut(key) else { return };
         slot.session.restore(record, &inbound, kept, paged, now);
+        slot.session.count_drops(DropCause::Expired, expired.into());
         slot.will_at = will_at;
         if was_connected {
             // Its connection ended with the process.

@@ -279,13 +279,29 @@ impl Writer {
 
     /// Reads pages, so much at a time. Gives how many have to wait for an act.
     fn read_pages(&mut self, store: &dyn Store, budget: &mut usize) -> Result<usize, StoreError> {
-        let mut held_up = 0;
+        let (mut held_up, mut removed) = (0, false);
         for _ in 0..self.asked.len() {
             if *budget == 0 {
                 break;
             }
             let Some(&(shard, request)) = self.asked.front() else { break };
             let until = self.acts.first_place(request.session);
+            if let Some(by) = request.expired_by {
+                let epoch = self.staging.epoch();
+                let expired = pages::expired(store, &request, by, until, epoch)?;
+                self.asked.pop_front();
+                removed |= !expired.keys.is_empty();
+                for (key, message) in expired.keys {
+                    self.staging.forget(key, message);
+                }
+                *budget = budget.saturating_sub(expired.seen as usize + 1);
+                self.send_page(shard, &request, expired.page);
+                continue;
+            }
+            if removed {
+                // The store still has that: whoever is to have the queue of a session that has ended would, too.
+                break;
+            }
             let read = pages::read(store, &request, until, self.staging.epoch())?;
             self.asked.pop_front();
             let pages::Read { page, damaged, stray } = read;
@@ -307,13 +323,17 @@ impl Writer {
                 self.staging.forget(key, message);
             }
             *budget = budget.saturating_sub(page.messages.len() + 1);
-            let PageRequest { session, waiter, .. } = request;
-            if let Some(pages) = self.pages.get(usize::from(shard)) {
-                // A shard that is gone wants nothing.
-                let _ = pages.send(Page { session, waiter, page });
-            }
+            self.send_page(shard, &request, page);
         }
         Ok(held_up)
+    }
+
+    fn send_page(&self, shard: u8, request: &PageRequest, page: PageOfQueue) {
+        let PageRequest { session, waiter, .. } = *request;
+        if let Some(pages) = self.pages.get(usize::from(shard)) {
+            // A shard that is gone wants nothing.
+            let _ = pages.send(Page { session, waiter, page });
+        }
     }
 
     fn begin_to_fail(&self, error: &StoreError) {

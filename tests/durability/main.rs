@@ -5,6 +5,7 @@ mod common;
 
 mod contents;
 mod damaged;
+mod expiry;
 mod failing;
 mod killed;
 mod offline;

@@ -20,6 +20,9 @@ const OUTSTANDING: usize = 6;
 /// Of the numbers of a publisher that clears, the last of so many is an empty message.
 pub(crate) const CLEARS_EVERY: u32 = 3;
 
+/// What topics begin with whose messages expire after a second.
+const BRIEF: &str = "e/";
+
 /// What an actor is there for.
 #[derive(Clone, Debug)]
 pub(crate) enum Role {
@@ -29,6 +32,8 @@ pub(crate) enum Role {
     Subscriber { filter: &'static str, qos: QoS },
     /// A subscriber that ends its session now and then, and begins another.
     Deserter { filter: &'static str, qos: QoS },
+    /// A subscriber that is away most of the time, to messages that expire.
+    Sleeper { filter: &'static str, qos: QoS },
     /// Resumes its session or begins one that ends with the connection, by chance.
     Beginner,
     /// Leaves Wills.
@@ -102,12 +107,20 @@ impl Actor {
         }
     }
 
+    pub(crate) fn subscribes(&self) -> bool {
+        matches!(self.role, Role::Subscriber { .. } | Role::Deserter { .. } | Role::Sleeper { .. })
+    }
+
+    /// What it publishes expires.
+    pub(crate) fn is_brief(&self) -> bool {
+        matches!(&self.role, Role::Publisher { topic, .. } if topic.starts_with(BRIEF))
+    }
+
     /// Whether nothing is owed in either direction.
     pub(crate) fn is_settled(&self) -> bool {
         let ready = match &self.role {
-            Role::Subscriber { .. } | Role::Deserter { .. } => self.subscribed,
             Role::Fickle(fickle) => fickle.is_answered,
-            Role::Publisher { .. } | Role::Beginner | Role::Dying(_) => true,
+            _ => self.subscribed || !self.subscribes(),
         };
         self.admitted
             && ready
@@ -131,6 +144,9 @@ impl Actor {
                 return Ok(());
             }
             if !draining {
+                if matches!(self.role, Role::Sleeper { .. }) && rng.u8(0..20) > 0 {
+                    return Ok(());
+                }
                 self.clean = match self.role {
                     Role::Beginner => rng.bool(),
                     Role::Dying(_) => self.version.is_v5() && rng.u8(0..4) == 0,
@@ -165,6 +181,7 @@ impl Actor {
         let patience = match self.role {
             Role::Beginner => 2,
             Role::Dying(_) => 5,
+            Role::Sleeper { .. } => 10,
             _ => 400,
         };
         let leaves = !draining && self.admitted && rng.u16(0..patience) == 0;
@@ -193,11 +210,16 @@ impl Actor {
         }
     }
 
-    /// Ends its connection, if it has one, and begins another.
-    pub(crate) fn reconnect(&mut self, world: &World, clean: bool) {
+    /// Ends its connection, if it has one.
+    pub(crate) fn leave(&mut self, world: &World) {
         if let Some(net) = self.net {
             self.forget(world, net);
         }
+    }
+
+    /// Ends its connection, if it has one, and begins another.
+    pub(crate) fn reconnect(&mut self, world: &World, clean: bool) {
+        self.leave(world);
         self.clean = clean;
         self.connect(world);
     }
@@ -262,12 +284,15 @@ impl Actor {
         let Role::Publisher { topic, qos, retain, clears } = &self.role else { return };
         let is_empty = *clears && (number + 1).is_multiple_of(CLEARS_EVERY);
         let text = if is_empty { String::new() } else { number.to_string() };
-        let flags = (*qos, dup, *retain);
-        wire::put_publish(self.version, (topic, text.as_bytes()), flags, Some(id), &mut self.out);
+        let (flags, more) = ((*qos, dup, *retain), (Some(id), self.is_brief().then_some(1)));
+        wire::put_publish(self.version, (topic, text.as_bytes()), flags, more, &mut self.out);
     }
 
     fn subscribe(&mut self) {
-        let (Role::Subscriber { filter, qos } | Role::Deserter { filter, qos }) = self.role else {
+        let (Role::Subscriber { filter, qos }
+        | Role::Deserter { filter, qos }
+        | Role::Sleeper { filter, qos }) = self.role
+        else {
             return;
         };
         let filter = SubscribeFilter::new(filter, qos);

@@ -9,12 +9,29 @@ use super::actor::{Actor, CLEARS_EVERY, Role};
 use super::dying::Dying;
 use super::fickle::{Fickle, TOPIC};
 
+/// What a sleeper got is in order, at QoS 2 once; what it did not get may have expired.
+fn check_sleeper(sleeper: &Actor) -> Result<(), String> {
+    for (topic, numbers) in &sleeper.received {
+        let mut seen = BTreeSet::new();
+        let new: Vec<_> = numbers.iter().filter(|number| seen.insert(**number)).collect();
+        let twice = topic.ends_with("/2") && new.len() < numbers.len();
+        if twice && matches!(sleeper.role, Role::Sleeper { qos: QoS::ExactlyOnce, .. }) {
+            return Err(format!("{}: {topic} at QoS 2 comes twice: {numbers:?}", sleeper.name));
+        }
+        if !new.is_sorted() {
+            return Err(format!("{}: {topic} is not in order: {numbers:?}", sleeper.name));
+        }
+    }
+    Ok(())
+}
+
 /// Every message that was acknowledged reached everybody, in order, at QoS 2 once, and so did every Will
 /// that was due; `late` found the last value of each that is retained: all were acknowledged, at the end.
 pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
     let mut history = History::default();
     for actor in actors {
         match &actor.role {
+            Role::Publisher { .. } if actor.is_brief() => {}
             Role::Publisher { topic, qos, clears, .. } => history.published.push(Published {
                 client: actor.name.clone(),
                 topic: topic.clone(),
@@ -30,6 +47,7 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
             Role::Beginner => {}
             Role::Dying(dying) => history.published.push(wills(actor, dying)),
             Role::Fickle(fickle) => steadiness(actor, fickle, actors)?,
+            Role::Sleeper { .. } => check_sleeper(actor)?,
             Role::Subscriber { filter, qos } | Role::Deserter { filter, qos } => {
                 history.received.push(Received {
                     client: actor.name.clone(),
