@@ -48,10 +48,11 @@ pub(crate) fn config(shards: u16, listener: &str, toml: &str) -> sluice::Config 
     let mut config = sluice::Config::parse("test.toml", &text, [])
         .unwrap_or_else(|error| panic!("{error}\n{text}"));
     // Nothing is stored, unless all tests are to be run with a store.
-    match std::env::var_os(STORED) {
-        Some(_) => config.store.data = new_data(),
-        None => config.store.durability = Durability::Memory,
-    }
+    config.store.durability = match std::env::var_os(STORED) {
+        Some(_) => Durability::Os,
+        None => Durability::Memory,
+    };
+    config.store.data = new_data();
     config
 }
 
