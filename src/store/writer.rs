@@ -251,8 +251,13 @@ impl Writer {
         for _ in 0..self.forgotten.len() {
             let Some(&(session, from)) = self.forgotten.front() else { break };
             let (epoch, staging) = (self.staging.epoch(), &mut self.staging);
-            let mut next = None;
+            // What is not committed yet comes later.
+            let until = self.acts.first_place(session, from);
+            let mut next = until;
             each_queued(store, session, from, |place, key, value| {
+                if until.is_some_and(|until| place >= until) {
+                    return false;
+                }
                 if *budget == 0 {
                     next = Some(place);
                     return false;
@@ -267,8 +272,6 @@ impl Writer {
                 true
             })?;
             self.forgotten.pop_front();
-            // What is not committed yet comes later.
-            let next = next.or(self.acts.first_place(session));
             self.forgotten.extend(next.map(|next| (session, next)));
             if *budget == 0 {
                 break;
@@ -285,7 +288,7 @@ impl Writer {
                 break;
             }
             let Some(&(shard, request)) = self.asked.front() else { break };
-            let until = self.acts.first_place(request.session);
+            let until = self.acts.first_place(request.session, request.from);
             if let Some(by) = request.expired_by {
                 let epoch = self.staging.epoch();
                 let expired = pages::expired(store, &request, by, until, epoch)?;
@@ -347,6 +350,9 @@ impl Writer {
         while let Some(turn) = self.waiting.pop_front() {
             self.take(turn);
         }
+        for change in self.acts.complete() {
+            self.stage(change);
+        }
         if self.staging.is_empty() && self.store.is_some() {
             self.staging.clear();
             self.staging.forget_unheld();
@@ -389,8 +395,10 @@ impl Writer {
                 parts.next();
             }
             if let Some(Part { act, end, .. }) = parts.next_if(|part| part.first <= index) {
-                let own = std::iter::from_fn(|| changes.next_if(|(at, _)| *at < end));
-                self.acts.add(act, (shard, turn), own.map(|(_, change)| change));
+                while let Some((_, change)) = changes.next_if(|(at, _)| *at < end) {
+                    let change = self.acts.add(act, (shard, turn), change);
+                    change.into_iter().for_each(|change| self.stage(change));
+                }
             } else if let Some((_, change)) = changes.next()
                 && let Some(change) = self.acts.reconcile(change)
             {
@@ -408,9 +416,6 @@ impl Writer {
         }
         for act in done {
             self.acts.done(shard, act);
-        }
-        for change in self.acts.complete() {
-            self.stage(change);
         }
         self.asked.extend(asked.into_iter().map(|request| (shard, request)));
         if let Some(taken) = self.taken.get_mut(usize::from(shard)) {

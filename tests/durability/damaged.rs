@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use sluice::hooks::{Commit, Table, Write};
@@ -9,7 +10,7 @@ use sluice::store::Directory;
 
 use crate::common::{Connect, V5, let_pass};
 use crate::offline::store;
-use crate::process::{Broker, engines};
+use crate::process::{Broker, OPENS, engines};
 
 const MESSAGES: u32 = 12;
 
@@ -63,6 +64,7 @@ fn starts_with(broker: &mut Broker, messages: impl Iterator<Item = u32>) {
 
 /// A record of a directory that nobody uses has one bit less, and the checksum that it had before.
 fn damage(data: &Path, table: Table, which: usize) {
+    let _opens = OPENS.write().unwrap_or_else(PoisonError::into_inner);
     let directory = Directory::existing(data).expect("nobody has it");
     let mut store = directory.records().expect("whole");
     let mut found = Vec::new();

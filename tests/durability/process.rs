@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -178,9 +178,7 @@ impl Broker {
             command = traced(&command, &self.trace(), bytes);
         }
         command.stdin(Stdio::null()).stderr(Stdio::piped());
-        let spawned = command.spawn();
-        let mut child =
-            spawned.unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
+        let mut child = spawn(&mut command);
         let mut log = BufReader::new(child.stderr.take().expect("its log is a pipe"));
         self.log.clear();
         while !self.log.contains(" listening on ") {
@@ -222,6 +220,16 @@ impl Drop for Broker {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Held by whoever has a data directory in this process: until it is another program, a new process has
+/// what this one has open, locks among it.
+pub(crate) static OPENS: RwLock<()> = RwLock::new(());
+
+/// Starts a program.
+pub(crate) fn spawn(command: &mut Command) -> Child {
+    let _spawns = OPENS.read().unwrap_or_else(PoisonError::into_inner);
+    command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()))
 }
 
 /// Makes `name::fjall` and `name::sqlite` of a function that takes a broker.

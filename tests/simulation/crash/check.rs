@@ -48,7 +48,9 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
             Role::Dying(dying) => history.published.push(wills(actor, dying)),
             Role::Fickle(fickle) => steadiness(actor, fickle, actors)?,
             Role::Sleeper { .. } => check_sleeper(actor)?,
-            Role::Subscriber { filter, qos } | Role::Deserter { filter, qos } => {
+            Role::Subscriber { filter, qos }
+            | Role::Deserter { filter, qos }
+            | Role::Leaver { filter, qos } => {
                 history.received.push(Received {
                     client: actor.name.clone(),
                     filter: (*filter).to_owned(),
