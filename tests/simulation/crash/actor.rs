@@ -317,13 +317,13 @@ impl Actor {
                 self.admit(connack.session_present)
             }
             Packet::SubAck(_) | Packet::UnsubAck(_) => {
-                match &mut self.role {
-                    Role::Fickle(fickle) => fickle.answered(),
-                    _ => self.subscribed = true,
+                match (&mut self.role, packet) {
+                    (Role::Fickle(fickle), _) => fickle.answered(),
+                    (_, Packet::SubAck(_)) => self.subscribed = true,
+                    _ => {}
                 }
                 Ok(())
             }
-            Packet::UnsubAck(_) => Ok(()),
             Packet::PubAck(ack) => self.acknowledged(AckKind::PubAck, ack.packet_id, ack.reason),
             Packet::PubRec(ack) => self.acknowledged(AckKind::PubRec, ack.packet_id, ack.reason),
             Packet::PubRel(ack) => self.acknowledged(AckKind::PubRel, ack.packet_id, ack.reason),
