@@ -31,6 +31,8 @@ pub(super) struct Scene {
     rng: Rng,
     seed: u64,
     confirms: Confirms,
+    /// Of the moments in which the store could commit, it does in one of so many.
+    commits_in: u8,
     verbose: bool,
 }
 
@@ -54,7 +56,10 @@ pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, 
         settings.session.in_memory.messages = rng.u32(0..4);
     }
     let mut actors = cast();
-    let mut scene = Scene { world, settings, broker: None, rng, seed, confirms, verbose };
+    // With a slow disk an answer that does not wait for it is there long before.
+    let commits_in = if rng.bool() { 1 } else { 30 };
+    let mut scene =
+        Scene { world, settings, broker: None, rng, seed, confirms, commits_in, verbose };
     let disk = Disk::new(&mut scene.rng);
     scene.restart(disk);
     for actor in &mut actors {
@@ -161,7 +166,7 @@ impl Scene {
 
     /// One thing happens.
     fn step(&mut self, actors: &mut [Actor], draining: bool) -> Result<(), String> {
-        let Self { world, broker, rng, .. } = self;
+        let Self { world, broker, rng, commits_in, .. } = self;
         let broker = broker.as_mut().expect("it runs");
         match rng.u8(0..12) {
             0..5 => {
@@ -170,7 +175,8 @@ impl Scene {
                     broker.turn(shard);
                 }
             }
-            5 => broker.commit(),
+            5 if draining || rng.u8(0..*commits_in) == 0 => broker.commit(),
+            5 => {}
             6 => {
                 let until = world.now().plus(Duration::from_millis(rng.u64(1..20)));
                 world.advance_to(world.next_event().map_or(until, |next| next.min(until)));
@@ -281,7 +287,9 @@ pub(super) fn end_by_a_clean_start(version: Version) -> Result<(), String> {
     let settings = sluice::server::settings(&sluice::Config::default());
     let rng = Rng::with_seed(1);
     let (broker, confirms) = (None, Confirms::Truly);
-    let mut scene = Scene { world, settings, broker, rng, seed: 1, confirms, verbose: false };
+    let commits_in = 1;
+    let mut scene =
+        Scene { world, settings, broker, rng, seed: 1, confirms, commits_in, verbose: false };
     let disk = Disk::new(&mut scene.rng);
     scene.restart(disk);
     let mut actor = Actor::new("begins", version, Role::Beginner);
