@@ -9,7 +9,9 @@ use super::StartError;
 use crate::config::{self, Config, Durability, StoreEngine};
 use crate::hooks::Commit;
 use crate::shard::{Bell, Stored};
-use crate::store::{Directory, DirectoryError, Engine, Epoch, Report, Writer, recover, whole};
+use crate::store::{
+    Directory, DirectoryError, Engine, Epoch, PROGRESS_RECORDS, Report, Writer, recover, whole,
+};
 
 /// Takes the data directory into use; nothing if nothing is to be stored.
 pub(super) fn directory(store: &config::Store) -> Result<Option<Directory>, DirectoryError> {
@@ -63,7 +65,8 @@ pub(super) fn open(
         false => directory.records(),
     });
     let path = &config.store.data;
-    let (recovered, writer, links) = recover(open, commit, epoch, config.shard_count())
+    let shards = config.shard_count();
+    let (recovered, writer, links) = recover(open, commit, epoch, shards, PROGRESS_RECORDS)
         .map_err(|error| StartError::Store { directory: path.clone(), error })?;
     let Report { records, messages, damaged, stray, expired } = recovered.report;
     let (sessions, retained) = (recovered.sessions.len(), recovered.retained.len());

@@ -201,7 +201,7 @@ mod tests {
     use crate::net::sim::{SimDriver, SimOptions, World};
     use crate::router::SubscriptionOptions;
     use crate::session::Session;
-    use crate::store::{Epoch, Memory, Writer, recover};
+    use crate::store::{Epoch, Memory, PROGRESS_RECORDS, Writer, recover};
 
     type SimCore = Core<<SimDriver as Driver>::Socket>;
 
@@ -210,7 +210,8 @@ mod tests {
         let memory = Memory::default();
         let open = Box::new(move || Ok(Box::new(memory.clone()) as Box<dyn Store>));
         let (recovered, writer, links) =
-            recover(open, Commit::Disk, Epoch::default(), 1).expect("an empty store");
+            recover(open, Commit::Disk, Epoch::default(), 1, PROGRESS_RECORDS)
+                .expect("an empty store");
         let mut settings = Settings::for_tests();
         settings.session.in_memory.messages = 2;
         let shared = Shared::new(settings, Hooks::default(), 1, 1).into();

@@ -55,7 +55,7 @@ mod tests {
     use crate::hooks::{Commit, Hooks, Store};
     use crate::mqtt::QoS;
     use crate::net::sim::{Faults, SimDriver, SimOptions, World};
-    use crate::store::{Epoch, Memory, Recovered, Writer, recover};
+    use crate::store::{Epoch, Memory, PROGRESS_RECORDS, Recovered, Writer, recover};
 
     /// Two shards over a store.
     struct Two {
@@ -67,7 +67,8 @@ mod tests {
     fn open(memory: &Memory) -> (Recovered, Writer, Vec<crate::store::Link>) {
         let memory = memory.clone();
         let open = Box::new(move || Ok(Box::new(memory.clone()) as Box<dyn Store>));
-        recover(open, Commit::Disk, Epoch { unix_ms: 1 << 40 }, 2).expect("whole records")
+        recover(open, Commit::Disk, Epoch { unix_ms: 1 << 40 }, 2, PROGRESS_RECORDS)
+            .expect("whole records")
     }
 
     impl Two {

@@ -270,6 +270,11 @@ impl<S: Store, L: Segments> Log<S, L> {
         let mut last = None;
         for (head, segment, bytes) in &found {
             let commits = Found::of(bytes, *head);
+            let len: usize = commits.whole.iter().map(std::ops::Range::len).sum();
+            if len > 0 {
+                let name = self.segments.name(*segment);
+                tracing::info!("{name}: {len} bytes of commits are handed to the engine");
+            }
             self.report(*segment, bytes, &commits)?;
             match last.replace((head.life, commits.next)) {
                 Some((life, _)) if life != head.life => {

@@ -30,7 +30,9 @@ pub use directory::{Directory, DirectoryError, Engine, Filling};
 pub use logged::{Logged, Segment, Segments};
 pub use memory::{Memory, MemorySegments};
 pub use record::Epoch;
-pub use recovery::{Kept, Recovered, Report, RetainedRecord, StoredSession, recover};
+pub use recovery::{
+    Kept, PROGRESS_RECORDS, Recovered, Report, RetainedRecord, StoredSession, recover,
+};
 pub use writer::{Link, Open, Page, Part, Turn, Writer};
 
 /// Files that a store keeps open at most.

@@ -14,8 +14,8 @@ use crate::mqtt::{Message, PacketId};
 use crate::session::{Paged, QueuedRecord, SessionRecord, SubscriptionRecord};
 use crate::timer::Time;
 
-/// Records between two lines about the progress.
-const PROGRESS_RECORDS: u64 = 250_000;
+/// Records that a broker reads between two lines about its progress.
+pub const PROGRESS_RECORDS: u64 = 250_000;
 /// Writes in one commit that tidies up.
 const WRITES_PER_COMMIT: usize = 4096;
 
@@ -95,7 +95,7 @@ pub struct Recovered {
 }
 
 /// Opens a store, reads everything but what waits in queues, and gives the writer for it with a link for
-/// each shard.
+/// each shard. After each `progress` records the log says how far it is.
 ///
 /// # Errors
 /// What cannot be opened or read.
@@ -104,9 +104,10 @@ pub fn recover(
     commit: Commit,
     epoch: Epoch,
     shards: u8,
+    progress: u64,
 ) -> Result<(Recovered, Writer, Vec<Link>), StoreError> {
     let mut store = open()?;
-    let mut reading = Reading::new(epoch, commit);
+    let mut reading = Reading::new(epoch, commit, progress);
     reading.read(&mut *store)?;
     let Reading { sessions, retained, messages, uses, report, next_session, .. } = reading;
     let next_message = messages.last().map_or(1, |last| last + 1);
@@ -134,6 +135,8 @@ struct Reading {
     in_flight: Vec<InFlight>,
     writes: Vec<Write>,
     report: Report,
+    /// Records between two lines about that.
+    progress: u64,
     next_session: u64,
 }
 
@@ -171,7 +174,7 @@ enum Unfit {
 type Take = fn(&mut Reading, &[u8], Decoder<'_>) -> Result<(), Unfit>;
 
 impl Reading {
-    fn new(epoch: Epoch, commit: Commit) -> Self {
+    fn new(epoch: Epoch, commit: Commit, progress: u64) -> Self {
         Self {
             epoch,
             commit,
@@ -184,6 +187,7 @@ impl Reading {
             in_flight: Vec::new(),
             writes: Vec::new(),
             report: Report::default(),
+            progress,
             next_session: 0,
         }
     }
@@ -227,7 +231,7 @@ impl Reading {
 
     fn record(&mut self, table: Table, key: &[u8], value: &[u8], take: Take) {
         self.report.records += 1;
-        if self.report.records.is_multiple_of(PROGRESS_RECORDS) {
+        if self.report.records.is_multiple_of(self.progress) {
             tracing::info!(
                 "reading the store: {} records, now {}",
                 self.report.records,

@@ -77,7 +77,8 @@ fn names_aside(path: &Path) -> io::Result<(PathBuf, Option<PathBuf>)> {
     }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+/// The file of a database whose name goes on with a suffix.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

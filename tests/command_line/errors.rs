@@ -129,7 +129,10 @@ fn a_data_directory_that_cannot_be_used_is_said() {
     fs::write(root.join("file"), "").expect("it is written");
     fs::create_dir(root.join("lite")).expect("it is made");
     fs::write(root.join("lite/format"), "2 sqlite\n").expect("it is written");
+    fs::create_dir(root.join("newer")).expect("it is made");
+    fs::write(root.join("newer/format"), "3 fjall\n").expect("it is written");
     let whole = |name: &str| root.join(name).display().to_string();
+    let newer = format!("the data directory {} has format 3, this version knows 2", whole("newer"));
     let has_to = "; it has to be a directory that the broker can make, or write to: name one with --data, or \
                   store.data";
     for (name, said, way) in [
@@ -151,6 +154,7 @@ fn a_data_directory_that_cannot_be_used_is_said() {
                 whole("lite")
             ),
         ),
+        ("newer", newer.clone(), ": use a newer version".to_owned()),
     ] {
         let args = ["--bind", "127.0.0.1:0", "--shards", "1", "--log", "error", "--data", name];
         let (status, _, err) = ends(sluice().args(args).current_dir(&root));
@@ -158,6 +162,14 @@ fn a_data_directory_that_cannot_be_used_is_said() {
         assert!(err.starts_with(&format!("sluice: {said}")), "{err}");
         assert!(err.ends_with(&format!("{way}\n")) && err.lines().count() == 1, "{err}");
     }
+    // Nor does anything else touch it.
+    for tool in [&["check", "newer"][..], &["dump", "newer"], &["migrate", "newer", "new"]] {
+        let (status, out, err) = ends(sluice().arg("store").args(tool).current_dir(&root));
+        assert_eq!((status, out.as_str()), (1, ""), "{err}");
+        assert_eq!(err, format!("sluice: {newer}: use a newer version\n"));
+    }
+    let left = fs::read_to_string(root.join("newer/format")).expect("it is there");
+    assert_eq!((left.as_str(), root.join("new").exists()), ("3 fjall\n", false));
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! A broker of the test's own, in this process.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use sluice::config::Durability;
-use tempfile::TempDir;
 
 use super::connect::Connect;
 use super::packet::ConnAck;
@@ -17,6 +18,8 @@ const STORED: &str = "TEST_STORED";
 pub(crate) struct Broker {
     address: SocketAddr,
     inner: Option<sluice::Broker>,
+    /// Its data directory, which goes with it.
+    data: Option<PathBuf>,
 }
 
 /// Starts a broker with two shards on a free loopback port; `toml` is further configuration.
@@ -31,7 +34,11 @@ pub(crate) fn broker_with_shards(shards: u16, toml: &str) -> Broker {
 
 /// The same with further keys of its listener.
 pub(crate) fn broker_with_listener(shards: u16, listener: &str, toml: &str) -> Broker {
-    Broker::of(sluice::Broker::start(config(shards, listener, toml)).expect("the broker starts"))
+    let config = config(shards, listener, toml);
+    let data = std::env::var_os(STORED).map(|_| config.store.data.clone());
+    let mut broker = Broker::of(sluice::Broker::start(config).expect("the broker starts"));
+    broker.data = data;
+    broker
 }
 
 /// A configuration with a listener on a free loopback port.
@@ -40,18 +47,26 @@ pub(crate) fn config(shards: u16, listener: &str, toml: &str) -> sluice::Config 
         format!("shards = {shards}\n[[listener]]\nbind = \"127.0.0.1:0\"\n{listener}\n{toml}\n");
     let mut config = sluice::Config::parse("test.toml", &text, [])
         .unwrap_or_else(|error| panic!("{error}\n{text}"));
-    // Nothing is stored, unless all tests are to be run with a store; its directory stays behind.
-    match std::env::var_os(STORED) {
-        Some(_) => config.store.data = TempDir::new().expect("a directory").keep(),
-        None => config.store.durability = Durability::Memory,
-    }
+    // Nothing is stored, unless all tests are to be run with a store.
+    config.store.durability = match std::env::var_os(STORED) {
+        Some(_) => Durability::Os,
+        None => Durability::Memory,
+    };
+    config.store.data = new_data();
     config
+}
+
+/// The name of a directory that is not there yet.
+fn new_data() -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    std::env::temp_dir().join(format!("sluice-test-{process}-{count}"))
 }
 
 impl Broker {
     /// One that was started in another way.
     pub(crate) fn of(inner: sluice::Broker) -> Self {
-        Self { address: inner.addresses()[0], inner: Some(inner) }
+        Self { address: inner.addresses()[0], inner: Some(inner), data: None }
     }
 
     /// Gives it a new configuration; two shards.
@@ -96,5 +111,14 @@ impl Broker {
     /// Stops it gracefully; returns when it has stopped.
     pub(crate) fn stop(mut self) {
         assert_eq!(self.inner.take().expect("it runs").stop(), Ok(()));
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        drop(self.inner.take());
+        if let Some(data) = &self.data {
+            let _ = std::fs::remove_dir_all(data);
+        }
     }
 }

@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::time::Duration;
+
+use sluice::hooks::{Commit, Table, Write};
+use sluice::store::Directory;
 
 use crate::common::{Connect, V5, let_pass};
 use crate::offline::store;
-use crate::process::Broker;
+use crate::process::{Broker, OPENS, engines};
 
 const MESSAGES: u32 = 12;
 
@@ -56,6 +60,117 @@ fn starts_with(broker: &mut Broker, messages: impl Iterator<Item = u32>) {
     client.expect_nothing();
     broker.connect(V5, "publisher").publish("t", "next", 1);
     client.expect("t", "next");
+}
+
+/// A record of a directory that nobody uses has one bit less, and the checksum that it had before.
+fn damage(data: &Path, table: Table, which: usize) {
+    let _opens = OPENS.write().unwrap_or_else(PoisonError::into_inner);
+    let directory = Directory::existing(data).expect("nobody has it");
+    let mut store = directory.records().expect("whole");
+    let mut found = Vec::new();
+    store.scan(table, &mut |key, value| found.push((key.to_vec(), value.to_vec()))).expect("whole");
+    let (key, mut value) = found.swap_remove(which);
+    value[0] ^= 1;
+    let write = Write { table, key, value: Some(value), fresh: false };
+    store.commit(&[write], Commit::System).expect("room");
+}
+
+/// What `sluice store check` ends with, of a store that something was wrong with.
+fn checked(broker: &Broker) -> String {
+    let (status, out, _) = store(&["check"], &[broker.data()]);
+    assert_eq!(status, 1, "{out}");
+    out.lines().last().unwrap_or_default().to_owned()
+}
+
+/// What is left of a message without its record goes, too; nothing else is missed.
+fn a_damaged_record_is_set_aside_and_told(mut broker: Broker) {
+    let mut client = broker.connect_with(&Connect::lasting(V5, "client")).0;
+    client.subscribe("t", 1);
+    client.disconnect();
+    let mut publisher = broker.connect(V5, "publisher");
+    for n in 0..MESSAGES {
+        publisher.publish("t", payload(n), 1);
+    }
+    for topic in ["r/1", "r/2"] {
+        publisher.publish_retained(topic, topic, 1);
+    }
+    broker.kill();
+    damage(broker.data(), Table::Messages, 5);
+    damage(broker.data(), Table::Retained, 0);
+    assert_eq!(
+        checked(&broker),
+        "2 damaged, 0 set aside as damaged earlier, 1 that belong to nothing"
+    );
+    starts_with(&mut broker, (0..MESSAGES).filter(|n| *n != 5));
+    let said = "2 records are damaged and were set aside, 1 belonged to nothing and were removed";
+    assert!(broker.log().contains(said), "{}", broker.log());
+    let mut late = broker.connect(V5, "late");
+    late.subscribe("r/+", 1);
+    late.expect("r/2", "r/2");
+    late.expect_nothing();
+    broker.stop();
+    assert_eq!(
+        checked(&broker),
+        "0 damaged, 2 set aside as damaged earlier, 0 that belong to nothing"
+    );
+    broker.restart();
+    assert!(!broker.log().contains("damaged"), "{}", broker.log());
+}
+engines!(a_damaged_record_is_set_aside_and_told);
+
+/// What waits in a queue is read when its client comes.
+#[test]
+fn a_record_that_is_damaged_later_is_set_aside_when_it_is_read() {
+    let mut broker = killed("sqlite");
+    broker.restart();
+    let database = broker.data().join("sluice.sqlite");
+    let database = rusqlite::Connection::open(database).expect("a database");
+    let damage = "update messages set value = x'FF' || substr(value, 2) \
+                  where key = (select key from messages order by key limit 1 offset 7)";
+    assert_eq!(database.execute(damage, []), Ok(1));
+    drop(database);
+    let mut client = broker.connect_with(&Connect::lasting(V5, "client")).0;
+    for n in (0..MESSAGES).filter(|n| *n != 7) {
+        client.expect("t", payload(n));
+    }
+    client.expect_nothing();
+    let said = broker.wait_to_say("cannot be read");
+    assert!(said.contains("1 messages of a queue cannot be read, and were set aside"), "{said}");
+    broker.stop();
+    assert_eq!(
+        checked(&broker),
+        "0 damaged, 1 set aside as damaged earlier, 0 that belong to nothing"
+    );
+}
+
+/// What may take long is told before.
+#[test]
+fn what_is_read_at_a_start_is_told() {
+    let mut broker = killed("fjall");
+    broker.restart();
+    let log = broker.data().join("log/a.log").display().to_string();
+    let bytes = number_before(broker.log(), &format!("{log}: "), " bytes of commits are handed");
+    let payloads = MESSAGES as usize * payload(0).len();
+    assert!(bytes > payloads && bytes < 10 * payloads, "{bytes}");
+    broker.stop();
+    broker.restart();
+    assert!(!broker.log().contains("bytes of commits"), "it is empty: {}", broker.log());
+
+    let mut broker = killed("sqlite");
+    let file = |name: &str| fs::metadata(broker.data().join(name)).map_or(0, |it| it.len());
+    let on_disk: u64 = ["sluice.sqlite", "sluice.sqlite-wal"].map(file).iter().sum();
+    broker.restart();
+    let begin = format!("{}: ", broker.data().join("sluice.sqlite").display());
+    let bytes =
+        number_before(broker.log(), &format!("{begin}SQLite looks at all pages of "), " bytes");
+    assert_eq!(bytes as u64, on_disk);
+}
+
+/// The number in a line of a log between two texts.
+fn number_before(log: &str, begin: &str, end: &str) -> usize {
+    let (_, rest) = log.split_once(begin).unwrap_or_else(|| panic!("no \"{begin}\" in {log}"));
+    let (number, _) = rest.split_once(end).unwrap_or_else(|| panic!("no \"{end}\" in {log}"));
+    number.parse().unwrap_or_else(|_| panic!("\"{number}\" is no number"))
 }
 
 /// What was there in part had not been acknowledged.
@@ -133,6 +248,10 @@ fn what_can_be_read_of_a_damaged_database_stays() {
         fs::write(path, &bytes).expect("written");
         broker.restart();
         assert!(broker.log().contains("the damaged database was set aside"), "{}", broker.log());
+        if engine == "fjall" {
+            let read = number_before(broker.log(), ": tables of ", " bytes are compared with");
+            assert!(read > 8 << 20, "{read} bytes");
+        }
         let mut client = broker.connect_with(&Connect::lasting(V5, "client")).0;
         broker.connect(V5, "publisher").publish("t", "last", 1);
         let mut got = Vec::new();

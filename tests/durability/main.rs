@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod contents;
 mod damaged;
 mod expiry;
 mod failing;
@@ -13,3 +14,4 @@ mod paging;
 mod process;
 mod restart;
 mod trace;
+mod written;

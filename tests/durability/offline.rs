@@ -7,13 +7,14 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use crate::common::{Connect, V5};
-use crate::process::Broker;
+use crate::process::{Broker, spawn};
 
 /// Exit status, standard output, standard error.
 pub(crate) fn store(arguments: &[&str], paths: &[&Path]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
     command.arg("store").args(arguments).args(paths).stdin(Stdio::null());
-    let output = command.output().expect("the program starts");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = spawn(&mut command).wait_with_output().expect("it ends");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
 }

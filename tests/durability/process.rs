@@ -1,14 +1,16 @@
 //! The program as a process of its own, which can be killed.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::common::packet::ConnAck;
-use crate::common::{Client, Connect, Version};
+use crate::common::{Client, Connect, Version, let_pass};
 use crate::trace::traced;
 
 /// A data directory, and a broker that uses it when it runs.
@@ -22,7 +24,15 @@ pub(crate) struct Broker {
     address: SocketAddr,
     running: Option<Child>,
     log: String,
-    trace: Option<TempDir>,
+    /// What it said since then.
+    later: Arc<Mutex<String>>,
+    trace: Option<Trace>,
+}
+
+/// Where its system calls are written to, and how many bytes of each.
+struct Trace {
+    directory: TempDir,
+    bytes: usize,
 }
 
 impl Broker {
@@ -42,6 +52,7 @@ impl Broker {
             address,
             running: None,
             log: String::new(),
+            later: Arc::default(),
             trace: None,
         };
         broker.restart_with(shards);
@@ -68,17 +79,22 @@ impl Broker {
         broker
     }
 
-    /// With its system calls written to [`trace`](Self::trace).
-    pub(crate) fn start_traced(engine: &'static str, durability: &'static str) -> Self {
+    /// With its system calls written to [`trace`](Self::trace), so many bytes of each.
+    pub(crate) fn start_traced(
+        engine: &'static str,
+        durability: &'static str,
+        bytes: usize,
+        settings: &'static [(&'static str, &'static str)],
+    ) -> Self {
         let mut broker = Self::start(engine, 2);
-        broker.durability = durability;
-        broker.trace = Some(TempDir::new().expect("a directory"));
+        (broker.durability, broker.settings) = (durability, settings);
+        broker.trace = Some(Trace { directory: TempDir::new().expect("a directory"), bytes });
         broker.restart();
         broker
     }
 
     pub(crate) fn trace(&self) -> std::path::PathBuf {
-        self.trace.as_ref().expect("it is traced").path().join("trace")
+        self.trace.as_ref().expect("it is traced").directory.path().join("trace")
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -96,6 +112,20 @@ impl Broker {
     /// What it said up to where it listens, at its last start.
     pub(crate) fn log(&self) -> &str {
         &self.log
+    }
+
+    /// Waits until it says something with these words, since it listens; gives the line.
+    pub(crate) fn wait_to_say(&self, words: &str) -> String {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let later = self.later.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let line = later.split_inclusive('\n').find(|line| line.contains(words));
+            if let Some(line) = line.filter(|line| line.ends_with('\n')) {
+                return line.to_owned();
+            }
+            assert!(Instant::now() < until, "nothing with \"{words}\" in {later}");
+            let_pass(Duration::from_millis(5));
+        }
     }
 
     /// The command that starts it; a write beyond the limit on a file's size is an error, not its end.
@@ -144,13 +174,11 @@ impl Broker {
         self.kill();
         self.shards = shards;
         let mut command = self.command();
-        if self.trace.is_some() {
-            command = traced(&command, &self.trace());
+        if let Some(Trace { bytes, .. }) = self.trace {
+            command = traced(&command, &self.trace(), bytes);
         }
         command.stdin(Stdio::null()).stderr(Stdio::piped());
-        let spawned = command.spawn();
-        let mut child =
-            spawned.unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
+        let mut child = spawn(&mut command);
         let mut log = BufReader::new(child.stderr.take().expect("its log is a pipe"));
         self.log.clear();
         while !self.log.contains(" listening on ") {
@@ -162,11 +190,16 @@ impl Broker {
         self.address = address.parse().expect("an address");
         self.running = Some(child);
         // Nobody else reads it, and it must not be full.
+        self.later = Arc::default();
+        let later = self.later.clone();
         std::thread::spawn(move || {
-            let mut rest = String::new();
-            let _ = log.read_to_string(&mut rest);
-            if std::env::var_os("SHOW_LOG").is_some() {
-                eprint!("{rest}");
+            let mut line = String::new();
+            while log.read_line(&mut line).is_ok_and(|read| read > 0) {
+                if std::env::var_os("SHOW_LOG").is_some() {
+                    eprint!("{line}");
+                }
+                later.lock().unwrap_or_else(PoisonError::into_inner).push_str(&line);
+                line.clear();
             }
         });
     }
@@ -188,3 +221,32 @@ impl Drop for Broker {
         self.kill();
     }
 }
+
+/// Held by whoever has a data directory in this process: until it is another program, a new process has
+/// what this one has open, locks among it.
+pub(crate) static OPENS: RwLock<()> = RwLock::new(());
+
+/// Starts a program.
+pub(crate) fn spawn(command: &mut Command) -> Child {
+    let _spawns = OPENS.read().unwrap_or_else(PoisonError::into_inner);
+    command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()))
+}
+
+/// Makes `name::fjall` and `name::sqlite` of a function that takes a broker.
+macro_rules! engines {
+    ($test:ident) => {
+        mod $test {
+            #[test]
+            fn fjall() {
+                super::$test(crate::process::Broker::start("fjall", 2));
+            }
+
+            #[test]
+            fn sqlite() {
+                super::$test(crate::process::Broker::start("sqlite", 3));
+            }
+        }
+    };
+}
+
+pub(crate) use engines;

@@ -12,8 +12,8 @@ pub(crate) enum Call {
     Received(Vec<u8>),
     /// Bytes to a socket.
     Sent(Vec<u8>),
-    /// Bytes to a file.
-    Wrote(String, Vec<u8>),
+    /// Bytes to a file, from a place on if that was said; of many bytes those that are traced.
+    Wrote(String, Option<u64>, Vec<u8>),
     /// A file is on disk.
     Synced(String),
 }
@@ -21,11 +21,12 @@ pub(crate) enum Call {
 const CALLS: &str = "trace=read,readv,recvfrom,recvmsg,write,writev,sendto,sendmsg,pwrite64,pwritev,\
      fsync,fdatasync";
 
-/// Has what a command starts traced into a file; the process itself is not the tracer's child.
-pub(crate) fn traced(command: &Command, to: &Path) -> Command {
+/// Has what a command starts traced into a file, so many bytes of what a call reads or writes; the process
+/// itself is not the tracer's child.
+pub(crate) fn traced(command: &Command, to: &Path, bytes: usize) -> Command {
     let mut strace = Command::new("strace");
     strace
-        .args(["-D", "-f", "-y", "-xx", "-q", "-s", "100000"])
+        .args(["-D", "-f", "-y", "-xx", "-q", "-s", &bytes.to_string()])
         .args(["-e", CALLS])
         .arg("-o")
         .arg(to)
@@ -90,10 +91,16 @@ fn call_of(call: &str, result: Option<&str>) -> Option<Call> {
     match name {
         "read" | "readv" | "recvfrom" | "recvmsg" if is_socket => Some(Call::Received(bytes(rest))),
         "write" | "writev" | "sendto" | "sendmsg" if is_socket => Some(Call::Sent(bytes(rest))),
-        "write" | "writev" | "pwrite64" | "pwritev" => Some(Call::Wrote(place, bytes(rest))),
+        "write" | "writev" => Some(Call::Wrote(place, None, bytes(rest))),
+        "pwrite64" | "pwritev" => Some(Call::Wrote(place, last_number(rest), bytes(rest))),
         "fsync" | "fdatasync" => Some(Call::Synced(place)),
         _ => None,
     }
+}
+
+/// The last argument.
+fn last_number(arguments: &str) -> Option<u64> {
+    arguments.trim_end().trim_end_matches(')').rsplit_once(", ")?.1.parse().ok()
 }
 
 /// All that stands in quotes, one after the other: `"\x40\x02"`.
@@ -126,14 +133,16 @@ fn calls_are_read_as_strace_writes_them() {
 14 <... writev resumed>) = 3
 12 fsync(6</b>) = -1 EIO (Input/output error)
 12 recvfrom(9<socket:[1]>, 0x7f00, 4096, 0, NULL, NULL) = -1 EAGAIN (Resource temporarily unavailable)
+12 pwrite64(5</c.log>, "\x62\x63"..., 4096, 8192) = 4096
 12 +++ killed by SIGKILL +++
 "#;
     fs::write(&path, lines).expect("written");
     let wanted = [
         Call::Received(vec![0x30, 1]),
-        Call::Wrote("/a".to_owned(), b"b".to_vec()),
+        Call::Wrote("/a".to_owned(), None, b"b".to_vec()),
         Call::Sent(vec![0x40, 2, 0]),
         Call::Synced("/b".to_owned()),
+        Call::Wrote("/c.log".to_owned(), Some(8192), b"bc".to_vec()),
     ];
     assert_eq!(calls(&path), wanted);
 }

@@ -119,6 +119,91 @@ fn a_torn_commit_is_cut_off_whole() {
     });
 }
 
+#[test]
+fn a_record_is_found_by_its_key() {
+    with_each(|place| {
+        for is_reopened in [false, true] {
+            let mut opened = place.open();
+            let store = &mut *opened.store;
+            if !is_reopened {
+                let gone = put(Table::Messages, b"gone", b"x");
+                commit(store, &[put(Table::Messages, b"a", b"old"), gone]);
+                let writes = [put(Table::Messages, b"a", b"new"), put(Table::Messages, b"ab", b"")];
+                commit(store, &writes);
+                commit(store, &[delete(Table::Messages, b"gone")]);
+            }
+            let get = |table, key: &[u8]| store.get(table, key).expect("whole");
+            assert_eq!(get(Table::Messages, b"a"), Some(b"new".to_vec()));
+            assert_eq!(get(Table::Messages, b"ab"), Some(Vec::new()));
+            for (table, key) in [
+                (Table::Messages, &b"gone"[..]),
+                (Table::Messages, b"never there"),
+                (Table::Messages, b""),
+                (Table::Queued, b"a"),
+            ] {
+                assert_eq!(get(table, key), None, "{table:?} {key:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_range_begins_at_a_key_and_ends_when_it_is_told_to() {
+    with_each(|place| {
+        let mut opened = place.open();
+        let keys: [&[u8]; 6] = [&[1], &[2], &[2, 0], &[2, 0, 7], &[3], &[255, 255]];
+        let writes: Vec<_> = keys.iter().map(|key| put(Table::Queued, key, key)).collect();
+        commit(&mut *opened.store, &writes);
+        commit(&mut *opened.store, &[put(Table::Flights, &[2, 1], b"of another table")]);
+        let visited = |from: &[u8], most: usize| {
+            let mut found = Vec::new();
+            let mut each = |key: &[u8], value: &[u8]| {
+                assert_eq!(key, value);
+                found.push(key.to_vec());
+                found.len() < most
+            };
+            opened.store.range(Table::Queued, from, &mut each).expect("whole");
+            found
+        };
+        assert_eq!(visited(&[], 9), keys);
+        // A key that is there, and one between two.
+        assert_eq!(visited(&[2], 9), keys[1..]);
+        assert_eq!(visited(&[2, 0, 0], 9), keys[3..]);
+        assert_eq!(visited(&[2], 1), keys[1..2]);
+        assert_eq!(visited(&[2, 0], 3), keys[2..5]);
+        assert_eq!(visited(&[255, 255], 9), keys[5..]);
+        assert!(visited(&[255, 255, 0], 9).is_empty());
+    });
+}
+
+/// [`Store::commit`](sluice::hooks::Store::commit): after an error its owner opens it anew, and makes the
+/// commit once more.
+#[test]
+fn a_commit_that_fails_is_made_or_not_and_can_be_made_again() {
+    with_each(|place| {
+        commit(&mut *place.open().store, &[put(Table::Queued, b"a", b"before")]);
+        let large = put(Table::Messages, b"m", &[7; 64 << 10]);
+        let writes = [large, put(Table::Queued, b"b", b"after"), delete(Table::Queued, b"a")];
+        for _ in 0..2 {
+            let mut opened = place.open_without_room();
+            let failed = opened.store.commit(&writes, Commit::Disk);
+            assert!(failed.is_err(), "there is room");
+            drop(opened);
+            place.give_room();
+            let opened = place.open();
+            let queued = records(&*opened.store, Table::Queued);
+            let messages = records(&*opened.store, Table::Messages).len();
+            let key = if messages == 0 { b"a" } else { b"b" };
+            assert_eq!(queued.iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), [key]);
+        }
+        commit(&mut *place.open().store, &writes);
+        let opened = place.open();
+        let queued = [(b"b".to_vec(), b"after".to_vec())];
+        assert_eq!(records(&*opened.store, Table::Queued), queued);
+        assert_eq!(records(&*opened.store, Table::Messages).len(), 1);
+    });
+}
+
 fn files(path: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(path).expect("a directory") {

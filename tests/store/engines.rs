@@ -1,8 +1,11 @@
 //! The engines under one name.
 
 use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use sluice::hooks::{Commit, Store, Table, Write};
 use sluice::store::{Directory, Engine, Logged, Memory, MemorySegments};
 use tempfile::TempDir;
@@ -19,7 +22,12 @@ pub(crate) enum Place {
 pub(crate) struct Opened {
     pub(crate) store: Box<dyn Store>,
     _directory: Option<Directory>,
+    /// Files in memory that do not grow.
+    _full: Vec<OwnedFd>,
 }
+
+/// Bytes that there is room for in a place [without much](Place::open_without_room).
+const ROOM: u64 = 4096;
 
 impl Place {
     pub(crate) fn all() -> [Self; 4] {
@@ -42,16 +50,67 @@ impl Place {
 
     pub(crate) fn open(&self) -> Opened {
         match self {
-            Self::Memory(memory) => Opened { store: Box::new(memory.clone()), _directory: None },
+            Self::Memory(memory) => Opened::of(Box::new(memory.clone())),
             Self::Logged(memory, segments) => {
                 let store = Logged::open(memory.clone(), segments.clone(), 3_000).expect("whole");
-                Opened { store: Box::new(store), _directory: None }
+                Opened::of(Box::new(store))
             }
             Self::Files(path, engine) => {
                 let directory = Directory::open(path.path(), *engine).expect("nobody has it");
                 let store = directory.records().expect("whole");
-                Opened { store, _directory: Some(directory) }
+                Opened { _directory: Some(directory), ..Opened::of(store) }
             }
+        }
+    }
+
+    /// Opens it such that a large commit fails, until there is [room](Self::give_room) again.
+    pub(crate) fn open_without_room(&self) -> Opened {
+        match self {
+            Self::Memory(memory) => {
+                let opened = self.open();
+                memory.fail(Some("no room"));
+                opened
+            }
+            Self::Logged(_, segments) => {
+                let opened = self.open();
+                segments.fail_after(0);
+                opened
+            }
+            Self::Files(path, Engine::Fjall) => {
+                let mut full = Vec::new();
+                for name in ["a.log", "b.log"] {
+                    let path = path.path().join("log").join(name);
+                    let file = memfd_create(name, MemfdFlags::ALLOW_SEALING).expect("memory");
+                    ftruncate(&file, ROOM).expect("memory");
+                    fcntl_add_seals(&file, SealFlags::GROW).expect("it may be sealed");
+                    fs::remove_file(&path).expect("it is there");
+                    symlink(format!("/proc/self/fd/{}", file.as_raw_fd()), path).expect("made");
+                    full.push(file);
+                }
+                Opened { _full: full, ..self.open() }
+            }
+            Self::Files(path, Engine::Sqlite) => {
+                let opened = self.open();
+                sqlite(
+                    path,
+                    "create trigger full before insert on queued begin select raise(abort, 'full'); end",
+                );
+                opened
+            }
+        }
+    }
+
+    /// There is room again. Nobody has it open.
+    pub(crate) fn give_room(&self) {
+        match self {
+            Self::Memory(memory) => memory.fail(None),
+            Self::Logged(_, segments) => segments.fail_after(u32::MAX),
+            Self::Files(path, Engine::Fjall) => {
+                for name in ["a.log", "b.log"] {
+                    fs::remove_file(path.path().join("log").join(name)).expect("it is there");
+                }
+            }
+            Self::Files(path, Engine::Sqlite) => sqlite(path, "drop trigger full"),
         }
     }
 
@@ -67,6 +126,18 @@ impl Place {
             }
         }
     }
+}
+
+impl Opened {
+    fn of(store: Box<dyn Store>) -> Self {
+        Self { store, _directory: None, _full: Vec::new() }
+    }
+}
+
+fn sqlite(path: &TempDir, sql: &str) {
+    let path = path.path().join("sluice.sqlite");
+    let database = rusqlite::Connection::open(path).expect("a database");
+    database.execute_batch(sql).expect("it is done");
 }
 
 fn copy_all(from: &Path, to: &Path) {

@@ -9,7 +9,9 @@ use sluice::mqtt::{Message, Property, QoS};
 use sluice::session::Will;
 use sluice::session::{Change, IdentityRecord, QueuedRecord, SessionRecord, SubscriptionRecord};
 use sluice::store::offline::{Findings, RestoreError, check, copy, dump, restore};
-use sluice::store::{Directory, DirectoryError, Engine, Filling, Memory, Turn, recover};
+use sluice::store::{
+    Directory, DirectoryError, Engine, Filling, Memory, PROGRESS_RECORDS, Turn, recover,
+};
 use sluice::timer::Time;
 use tempfile::TempDir;
 
@@ -412,7 +414,8 @@ fn a_broker_starts_on_what_was_filled() {
     filling.finish().expect("room");
     let directory = Directory::open(path.path(), Engine::Fjall).expect("finished");
     let open = Box::new(move || directory.records());
-    let (recovered, mut writer, links) = recover(open, Commit::Disk, START, 1).expect("whole");
+    let (recovered, mut writer, links) =
+        recover(open, Commit::Disk, START, 1, PROGRESS_RECORDS).expect("whole");
     assert_eq!((recovered.report.damaged, recovered.report.stray), (0, 0));
     assert_eq!((recovered.sessions.len(), recovered.retained.len()), (2, 2));
     links[0].submit(Turn { turn: 1, changes: vec![session("new", 9)].into(), ..Turn::default() });

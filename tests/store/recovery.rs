@@ -1,14 +1,15 @@
 //! Everything comes back as it was.
 
-use sluice::hooks::Table;
+use sluice::hooks::{Commit, Store, Table};
 use sluice::mqtt::{Message, QoS};
 use sluice::session::{
     Change, IdentityRecord, Paged, QueuedRecord, SessionRecord, SubscriptionRecord, Will,
 };
-use sluice::store::{Epoch, Kept, Memory};
+use sluice::store::{Epoch, Kept, Memory, recover};
 use sluice::timer::Time;
 
 use crate::engines::{commit, put, records};
+use crate::said::said;
 use crate::turns::{Bench, START, id, message, paged, queued, session};
 
 fn will(delay_interval: u32) -> Will {
@@ -273,4 +274,30 @@ fn any_bytes_at_all_are_records_or_damaged() {
         assert_eq!(bench.recovered.report.damaged, Table::COUNT as u64 - 1);
         assert!(bench.recovered.sessions.is_empty() && bench.recovered.retained.is_empty());
     }
+}
+
+#[test]
+fn how_far_it_is_is_told() {
+    let mut bench = Bench::new(1);
+    let mut changes = vec![session("a", 1)];
+    changes.extend((1..=5).map(|place| queued(1, place, &message(&place.to_string()))));
+    bench.commit(1, changes);
+    let memory = bench.memory.clone();
+    let told = |progress| {
+        let memory = memory.clone();
+        let open = Box::new(move || Ok(Box::new(memory.clone()) as Box<dyn Store>));
+        said(|| _ = recover(open, Commit::Disk, START, 1, progress).expect("whole records"))
+    };
+    // Five messages, a session, five places.
+    let lines = told(4);
+    let lines: Vec<_> = lines.lines().filter_map(|line| line.split_once("INFO ")).collect();
+    let ends = ["4 records, now messages", "8 records, now queued"];
+    assert!(
+        lines
+            .iter()
+            .map(|(_, line)| *line)
+            .eq(ends.map(|end| format!("sluice::store::recovery: reading the store: {end}"))),
+        "{lines:?}"
+    );
+    assert_eq!(told(12), "");
 }

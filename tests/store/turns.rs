@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use sluice::hooks::{Commit, Store, StoreError, Table, Write};
 use sluice::mqtt::{Message, PacketId, QoS};
 use sluice::session::{Change, PageOfQueue, PageRequest, QueuedRecord, SessionRecord};
-use sluice::store::{ActId, Epoch, Link, Memory, Part, Recovered, Turn, Writer, recover};
+use sluice::store::{
+    ActId, Epoch, Link, Memory, PROGRESS_RECORDS, Part, Recovered, Turn, Writer, recover,
+};
 use sluice::timer::Time;
 
 use crate::engines::records;
@@ -29,7 +31,7 @@ impl Bench {
         let again = memory.clone();
         let open = Box::new(move || Ok(Box::new(Strict(again.clone())) as Box<dyn Store>));
         let (recovered, writer, links) =
-            recover(open, Commit::Disk, epoch, shards).expect("whole records");
+            recover(open, Commit::Disk, epoch, shards, PROGRESS_RECORDS).expect("whole records");
         Self { memory, recovered, writer, links }
     }
 

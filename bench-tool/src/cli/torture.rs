@@ -5,6 +5,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use clap::Args;
 use rustix::process::Pid;
@@ -26,9 +27,12 @@ pub(crate) struct TortureArgs {
     /// Milliseconds between a start and the kill, by chance.
     #[arg(long, value_name = "FROM..TO", default_value = "50..500", value_parser = range)]
     kill_after: RangeInclusive<u64>,
-    /// Messages a second of each of the seven publishers, about.
+    /// Messages a second of each of the eight publishers, about.
     #[arg(long, default_value_t = 200.0)]
     rate: f64,
+    /// Seconds without a message, at the end, after which what is owed counts as lost.
+    #[arg(long, value_name = "SECONDS", default_value_t = 6.0, value_parser = seconds)]
+    overdue: f64,
     /// What chance begins with; by chance, if it is not given.
     #[arg(long)]
     seed: Option<u64>,
@@ -42,6 +46,11 @@ fn range(text: &str) -> Result<RangeInclusive<u64>, String> {
         Some((from, to)) if from <= to => Ok(from..=to),
         _ => Err("not like 50..500".to_owned()),
     }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let parsed = text.parse().ok().filter(|seconds| (0.0..=3600.0).contains(seconds));
+    parsed.ok_or_else(|| "not from 0 to 3600".to_owned())
 }
 
 /// Each broker in turn.
@@ -58,8 +67,13 @@ pub(crate) fn run(args: &TortureArgs, stop: &AtomicBool) -> Result<Status, crate
     let is_meant = |target: &&Target| args.target.is_empty() || args.target.contains(&target.name);
     let here = args.file.parent().unwrap_or(Path::new("."));
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
-    let plan =
-        Plan { kills: args.kills, kill_after_ms: args.kill_after.clone(), rate: args.rate, seed };
+    let plan = Plan {
+        kills: args.kills,
+        kill_after_ms: args.kill_after.clone(),
+        rate: args.rate,
+        overdue: Duration::from_secs_f64(args.overdue),
+        seed,
+    };
     let (mut status, mut played) = (Status::Success, 0);
     for target in targets.iter().filter(is_meant) {
         if stop.load(Ordering::Relaxed) {

@@ -34,6 +34,8 @@ pub struct Published {
     pub acknowledged: BTreeSet<u32>,
     /// Those it has refused, by a reason code: it owes nothing for them.
     pub refused: BTreeSet<u32>,
+    /// Whether they have to come in the order of the numbers.
+    pub is_ordered: bool,
 }
 
 /// What a subscriber received.
@@ -72,4 +74,23 @@ pub struct Read {
     pub found: Option<u32>,
     /// Numbers from this one on had not been sent when it came.
     pub sent: u32,
+    /// The last of so many numbers is sent as an empty message, which clears the topic; 0: none is.
+    pub clears_every: u32,
+}
+
+impl Read {
+    /// Whether a look may find that: the last acknowledged, or a later one.
+    #[must_use]
+    pub fn is_right(&self) -> bool {
+        match (self.acknowledged, self.found) {
+            (None, None) => true,
+            (last, Some(found)) => last.is_none_or(|last| last <= found) && found < self.sent,
+            (Some(last), None) => (last..self.sent).any(|n| clears(n, self.clears_every)),
+        }
+    }
+}
+
+/// Whether a number is the last of so many.
+pub(super) fn clears(number: u32, every: u32) -> bool {
+    every > 0 && (number + 1).is_multiple_of(every)
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use sluice::mqtt::{
     self, AckKind, Connect, ConnectProperties, Disconnect, Limits, Packet, PacketId, Properties,
-    PublishOut, QoS, ReasonCode, Subscribe, SubscribeFilter, SubscribeFilters, Version,
+    PublishOut, QoS, ReasonCode, Subscribe, SubscribeFilter, SubscribeFilters, Unsubscribe,
+    UnsubscribeFilters, Version, Will,
 };
 
 /// Seconds that a session outlives its connection.
@@ -41,6 +42,7 @@ pub(super) enum Incoming {
     Publish(Delivery),
     Ack(AckKind, PacketId, ReasonCode),
     SubAck { is_granted: bool },
+    UnsubAck,
     Disconnect,
     Other(String),
 }
@@ -82,19 +84,40 @@ impl Link {
         persona: &Persona,
         session: Session,
     ) -> io::Result<(Self, bool)> {
+        Self::try_open_with(address, persona, session, None)
+    }
+
+    /// The same with a Will of QoS 2: its topic and number.
+    pub(super) fn try_open_with(
+        address: SocketAddr,
+        persona: &Persona,
+        session: Session,
+        will: Option<(&str, u32)>,
+    ) -> io::Result<(Self, bool)> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         let version = persona.version;
         let mut link = Self { stream, version, buffer: Vec::new() };
         let is_lasting = session == Session::Resume;
         let expiry = (version.is_v5() && is_lasting).then_some(SESSION_EXPIRY_INTERVAL);
+        let payload = will.map_or(String::new(), |(_, number)| number.to_string());
+        let will = will.map(|(topic, _)| Will {
+            qos: QoS::ExactlyOnce,
+            retain: false,
+            topic,
+            payload: payload.as_bytes(),
+            delay_interval: 0,
+            message_expiry_interval: None,
+            payload_format_indicator: None,
+            properties: Properties::EMPTY,
+        });
         link.send(&Packet::Connect(Connect {
             version,
             bridge: false,
             clean_start: !is_lasting,
             keep_alive: 0,
             client_id: &persona.name,
-            will: None,
+            will,
             username: None,
             password: None,
             properties: ConnectProperties {
@@ -159,11 +182,10 @@ impl Link {
 
     pub(super) fn publish(
         &mut self,
-        (topic, number): (&str, u32),
+        (topic, payload): (&str, &str),
         (qos, retain, dup): (QoS, bool, bool),
         id: PacketId,
     ) -> io::Result<()> {
-        let payload = number.to_string();
         let plain = PublishOut::new(topic.as_bytes(), payload.as_bytes());
         let publish = PublishOut { qos, retain, dup, packet_id: Some(id), ..plain };
         let mut bytes = Vec::new();
@@ -178,6 +200,16 @@ impl Link {
             packet_id: PacketId::MIN,
             subscription_identifier: None,
             filters: SubscribeFilters::trusted(&filters),
+            properties: Properties::EMPTY,
+        }))
+    }
+
+    pub(super) fn unsubscribe(&mut self, filter: &str) -> io::Result<()> {
+        let mut filters = Vec::new();
+        UnsubscribeFilters::encode(filter, &mut filters);
+        self.send(&Packet::Unsubscribe(Unsubscribe {
+            packet_id: PacketId::MIN,
+            filters: UnsubscribeFilters::trusted(&filters),
             properties: Properties::EMPTY,
         }))
     }
@@ -227,6 +259,7 @@ impl Incoming {
             Packet::SubAck(packet) => {
                 Self::SubAck { is_granted: packet.reasons.iter().all(|code| *code < 0x80) }
             }
+            Packet::UnsubAck(_) => Self::UnsubAck,
             Packet::Disconnect(_) => Self::Disconnect,
             other => Self::Other(format!("{other:?}")),
         }

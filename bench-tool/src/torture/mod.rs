@@ -6,10 +6,12 @@
 mod check;
 mod history;
 mod link;
+mod mourned;
 mod process;
 mod publisher;
 mod stage;
 mod subscriber;
+mod waverer;
 
 pub use check::{Kind, Verdict, Violations, check};
 pub use history::{History, Presence, Published, Read, Received};
@@ -27,9 +29,14 @@ use fastrand::Rng;
 use sluice::mqtt::{QoS, Version};
 
 use link::Persona;
+use mourned::Mourned;
 use publisher::Publisher;
 use stage::Stage;
 use subscriber::{Ender, Habit, Reader, Subscriber};
+use waverer::Waverer;
+
+/// Of the numbers of a publisher that clears what is retained, the last of so many does.
+const CLEARS_EVERY: u32 = 3;
 
 /// A broker that can be killed and started again, on the same address and on what it has kept.
 pub trait Broker {
@@ -52,13 +59,16 @@ pub struct Plan {
     pub kill_after_ms: RangeInclusive<u64>,
     /// Messages a second of each publisher, about.
     pub rate: f64,
+    /// After this long without a message, at the end, what is owed counts as lost.
+    pub overdue: Duration,
     /// What chance begins with.
     pub seed: u64,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { kills: 20, kill_after_ms: 50..=500, rate: 200.0, seed: 1 }
+        let overdue = Duration::from_secs(6);
+        Self { kills: 20, kill_after_ms: 50..=500, rate: 200.0, overdue, seed: 1 }
     }
 }
 
@@ -75,11 +85,12 @@ pub fn play(
 ) -> io::Result<History> {
     let mut rng = Rng::with_seed(plan.seed);
     let (publishers, subscribers) = (publishers(), subscribers());
-    let retained = publishers.iter().filter(|one| one.retain).map(|one| one.topic.clone());
-    let stage = &Stage::new(broker.address(), plan.rate, retained.collect());
+    let stage = &Stage::new(broker.address(), plan, &publishers);
     let reader =
         Reader { persona: persona("reader", Version::V5), filter: "retained/#".to_owned() };
     let ender = Ender { persona: persona("ender", Version::V311) };
+    let (mourned, topic) = (mourned(), "queued/two-a".to_owned());
+    let waverer = Waverer { persona: persona("wavers", Version::V5), topic };
     let ready = &Barrier::new(subscribers.len() + 1);
     thread::scope(|scope| {
         let receiving: Vec<_> = subscribers
@@ -97,7 +108,16 @@ pub fn play(
                 scope.spawn(move || one.run(stage, rng))
             })
             .collect();
+        let dying: Vec<_> = mourned
+            .iter()
+            .map(|one| {
+                let rng = rng.fork();
+                scope.spawn(move || one.run(stage, rng))
+            })
+            .collect();
         scope.spawn(|| reader.run(stage));
+        let chance = rng.fork();
+        scope.spawn(|| waverer.run(stage, chance));
         let chance = rng.fork();
         scope.spawn(|| ender.run(stage, chance));
         let mut killed = Ok(());
@@ -114,7 +134,8 @@ pub fn play(
             tell(kill);
         }
         stage.ended.store(true, Ordering::Relaxed);
-        let published: Vec<_> = publishing.into_iter().filter_map(|one| one.join().ok()).collect();
+        let publishing = publishing.into_iter().chain(dying);
+        let published: Vec<_> = publishing.filter_map(|one| one.join().ok()).collect();
         // Nobody sends anything again: what is there now is what has been kept.
         let killed = killed.and_then(|()| broker.restart());
         stage.drain(&published);
@@ -138,6 +159,7 @@ fn publishers() -> Vec<Publisher> {
         topic: format!("{}/{name}", if retain { "retained" } else { "queued" }),
         qos,
         retain,
+        clears_every: if name.ends_with("cleared") { CLEARS_EVERY } else { 0 },
     };
     vec![
         publisher("one-a", Version::V311, QoS::AtLeastOnce, false),
@@ -147,7 +169,16 @@ fn publishers() -> Vec<Publisher> {
         publisher("two-c", Version::V5, QoS::ExactlyOnce, false),
         publisher("value-one", Version::V5, QoS::AtLeastOnce, true),
         publisher("value-two", Version::V311, QoS::ExactlyOnce, true),
+        publisher("value-cleared", Version::V5, QoS::AtLeastOnce, true),
     ]
+}
+
+fn mourned() -> [Mourned; 2] {
+    let mourned = |name: &str, version| Mourned {
+        persona: persona(name, version),
+        topic: format!("queued/{name}"),
+    };
+    [mourned("dies-a", Version::V311), mourned("dies-b", Version::V5)]
 }
 
 fn subscribers() -> Vec<Subscriber> {

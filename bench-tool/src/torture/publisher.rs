@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use sluice::mqtt::{AckKind, PacketId, QoS, ReasonCode, Version};
 
-use super::history::Published;
+use super::history::{Published, clears};
 use super::link::{Incoming, Link, Persona, Session};
 use super::stage::{PATIENCE, Progress, Stage};
 
@@ -31,6 +31,8 @@ pub(super) struct Publisher {
     pub(super) topic: String,
     pub(super) qos: QoS,
     pub(super) retain: bool,
+    /// The last of so many numbers is sent as an empty message; 0: none is.
+    pub(super) clears_every: u32,
 }
 
 struct State<'a> {
@@ -56,11 +58,12 @@ impl Publisher {
             sent: 0,
             acknowledged: BTreeSet::new(),
             refused: BTreeSet::new(),
+            is_ordered: true,
         };
         let mut state = State {
             publisher: self,
             stage,
-            progress: stage.progress.iter().find(|progress| progress.topic == self.topic),
+            progress: stage.progress_of(&self.topic),
             rng,
             history,
             open: BTreeMap::new(),
@@ -145,8 +148,10 @@ impl State<'_> {
     }
 
     fn send(&self, link: &mut Link, number: u32, id: PacketId, dup: bool) -> io::Result<()> {
-        let Publisher { topic, qos, retain, .. } = self.publisher;
-        link.publish((topic, number), (*qos, *retain, dup), id)
+        let Publisher { topic, qos, retain, clears_every, .. } = self.publisher;
+        let is_empty = clears(number, *clears_every);
+        let payload = if is_empty { String::new() } else { number.to_string() };
+        link.publish((topic, &payload), (*qos, *retain, dup), id)
     }
 
     fn take(&mut self, link: &mut Link, packet: Incoming) -> io::Result<()> {

@@ -7,17 +7,22 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::Plan;
 use super::check::selects;
 use super::history::{Presence, Published, Read};
 use super::link::{Link, Persona, Session};
+use super::publisher::Publisher;
 
 /// How long a client waits for the broker to be there, or to answer, before it gives up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
-/// How far a publisher has come, for those who look at its retained message.
+/// How far a publisher has come.
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) topic: String,
+    pub(super) retain: bool,
+    /// As a [publisher](super::publisher::Publisher)'s.
+    pub(super) clears_every: u32,
     /// Of numbers, how many were sent.
     pub(super) sent: AtomicU32,
     /// The highest number whose flow is at its end; -1: none.
@@ -39,6 +44,8 @@ pub(super) struct Stage {
     pub(super) address: SocketAddr,
     /// Messages a second of each publisher, about.
     pub(super) rate: f64,
+    /// After this long without a message, what is owed is lost.
+    pub(super) overdue: Duration,
     /// Publishers begin nothing new.
     pub(super) ended: AtomicBool,
     /// Everybody goes once nothing comes any more.
@@ -54,16 +61,21 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) fn new(address: SocketAddr, rate: f64, retained: Vec<String>) -> Self {
+    pub(super) fn new(address: SocketAddr, plan: &Plan, publishers: &[Publisher]) -> Self {
         let (sent, acknowledged) = (|| AtomicU32::new(0), || AtomicI64::new(-1));
-        let progress = retained
-            .into_iter()
-            .map(|topic| Progress { topic, sent: sent(), acknowledged: acknowledged() })
-            .collect();
+        let progress = |of: &Publisher| Progress {
+            topic: of.topic.clone(),
+            retain: of.retain,
+            clears_every: of.clears_every,
+            sent: sent(),
+            acknowledged: acknowledged(),
+        };
+        let progress = publishers.iter().map(progress).collect();
         let (ended, drained) = (AtomicBool::new(false), AtomicBool::new(false));
         let starts = AtomicU32::new(0);
         let (owed, come, notes) = (OnceLock::new(), Mutex::default(), Mutex::default());
-        Self { address, rate, ended, drained, progress, starts, owed, come, notes }
+        let Plan { rate, overdue, .. } = *plan;
+        Self { address, rate, overdue, ended, drained, progress, starts, owed, come, notes }
     }
 
     /// Nothing more is published, and the broker has been started for the last time.
@@ -71,6 +83,11 @@ impl Stage {
         let owed = published.iter().map(|one| (one.topic.clone(), one.acknowledged.clone()));
         self.owed.get_or_init(|| owed.collect());
         self.drained.store(true, Ordering::Relaxed);
+    }
+
+    /// How far the publisher of a topic has come.
+    pub(super) fn progress_of(&self, topic: &str) -> Option<&Progress> {
+        self.progress.iter().find(|progress| progress.topic == topic)
     }
 
     /// A message has come to a client, or to one of a group.

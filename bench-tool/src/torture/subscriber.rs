@@ -14,8 +14,6 @@ use super::stage::{PATIENCE, Stage};
 
 /// After this long without a message, nothing more will come to who has all that is owed.
 const QUIET: Duration = Duration::from_millis(500);
-/// After this long without a message, what is owed is lost.
-const OVERDUE: Duration = Duration::from_secs(6);
 /// How long one waits for packets before it looks around.
 const GLANCE: Duration = Duration::from_millis(20);
 
@@ -181,7 +179,7 @@ impl State<'_> {
             return true;
         }
         let until = *self.until.get_or_insert_with(|| Instant::now() + 4 * PATIENCE);
-        let is_over = quiet > OVERDUE || Instant::now() > until;
+        let is_over = quiet > self.stage.overdue || Instant::now() > until;
         if is_over && !is_done {
             let (name, count) = (&subscriber.persona.name, self.half_done.len());
             self.stage.odd(format!("{name}: it does not end; {count} PUBRELs never came"));
@@ -239,20 +237,18 @@ impl Reader {
 
     /// All that is there is sent at once: what is not within the time is not there.
     fn look(&self, link: &mut Link, stage: &Stage) -> io::Result<()> {
-        let acknowledged: Vec<i64> = stage
-            .progress
-            .iter()
-            .map(|progress| progress.acknowledged.load(Ordering::SeqCst))
+        let retained = stage.progress.iter().filter(|progress| progress.retain);
+        let mut looks: Vec<_> = retained
+            .map(|progress| (progress, progress.acknowledged.load(Ordering::SeqCst), None))
             .collect();
         link.subscribe(&self.filter, QoS::AtMostOnce)?;
-        let mut found = vec![None; stage.progress.len()];
         let mut until = Instant::now() + 4 * QUIET;
-        while found.contains(&None) && Instant::now() < until {
+        while looks.iter().any(|(.., found)| found.is_none()) && Instant::now() < until {
             match link.receive(GLANCE)? {
                 Some(Incoming::Publish(Delivery { topic, number, retain: true, .. })) => {
-                    let which = stage.progress.iter().position(|progress| progress.topic == topic);
-                    if let Some(slot) = which.and_then(|at| found.get_mut(at)) {
-                        *slot = slot.or(number);
+                    let look = looks.iter_mut().find(|(progress, ..)| progress.topic == topic);
+                    if let Some((.., found)) = look {
+                        *found = found.or(number);
                     }
                 }
                 Some(Incoming::SubAck { .. }) => until = Instant::now() + QUIET,
@@ -261,13 +257,13 @@ impl Reader {
             }
         }
         let mut notes = stage.notes();
-        for ((progress, acknowledged), found) in stage.progress.iter().zip(acknowledged).zip(found)
-        {
+        for (progress, acknowledged, found) in looks {
             notes.reads.push(Read {
                 topic: progress.topic.clone(),
                 acknowledged: u32::try_from(acknowledged).ok(),
                 found,
                 sent: progress.sent.load(Ordering::SeqCst),
+                clears_every: progress.clears_every,
             });
         }
         Ok(())

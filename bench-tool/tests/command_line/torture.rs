@@ -1,10 +1,11 @@
 //! `torture`: what stands in its file, and what it ends with.
 
 use std::fs;
+use std::path::Path;
 
 use tempfile::TempDir;
 
-use super::{ERROR, USAGE, run};
+use super::{ERROR, MESSAGES, PROGRAM, USAGE, run};
 
 fn file(text: &str) -> (TempDir, String) {
     let directory = TempDir::new().unwrap();
@@ -12,6 +13,40 @@ fn file(text: &str) -> (TempDir, String) {
     fs::write(&path, text).unwrap();
     let path = path.display().to_string();
     (directory, path)
+}
+
+/// What a torture of the broker beside this tool ends with: `more` goes on with its command.
+fn torture(more: &str) -> (Option<i32>, String, String) {
+    let broker = Path::new(PROGRAM).with_file_name("sluice");
+    assert!(broker.exists(), "cargo test --workspace makes it");
+    let (_directory, path) = file(&format!(
+        "[[target]]\nname = \"a\"\ncommand = [\"{{beside}}/sluice\", \"--bind\", \"127.0.0.1:{{port}}\", \
+         \"--shards\", \"2\", \"--data\", \"{{files}}/data\", {more}]\n"
+    ));
+    let few = ["--kills", "2", "--kill-after", "50..150", "--overdue", "1", "--seed", "5"];
+    let output = run(&[&["torture", path.as_str()][..], &few].concat());
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_broker_that_keeps_its_word_is_a_success() {
+    let (status, said, errors) = torture(r#""--durability", "os""#);
+    assert_eq!(status, Some(0), "{said}{errors}");
+    assert!(said.starts_with("a, killed 2 times, --seed 5\n"), "{said}");
+    assert!(said.contains("nothing was lost, repeated, overtaken or forgotten"), "{said}");
+    assert!(errors.contains("a: killed 2 of 2 times"), "{errors}");
+}
+
+#[test]
+fn a_broker_that_does_not_has_a_status_of_its_own() {
+    let (status, said, errors) = torture(r#""--durability", "memory""#);
+    assert_eq!(status, Some(MESSAGES), "{said}{errors}");
+    for violated in ["that were lost", "with a wrong Session Present"] {
+        let is_it = |line: &str| line.contains("VIOLATED: ") && line.ends_with(violated);
+        assert!(said.lines().any(is_it), "{violated}: {said}");
+    }
+    assert!(errors.contains("a said: "), "{errors}");
 }
 
 fn errors(arguments: &[&str]) -> (Option<i32>, String) {
@@ -54,7 +89,13 @@ fn a_broker_that_does_not_start_is_told_with_what_it_said() {
 
 #[test]
 fn wrong_options_are_told() {
-    for wrong in [["--kill-after", "9..3"], ["--kill-after", "9"], ["--kills", "many"]] {
+    for wrong in [
+        ["--overdue", "soon"],
+        ["--overdue", "-1"],
+        ["--kill-after", "9..3"],
+        ["--kill-after", "9"],
+        ["--kills", "many"],
+    ] {
         let (status, said) = errors(&["torture", "brokers.toml", wrong[0], wrong[1]]);
         assert_eq!(status, Some(USAGE), "{said}");
     }

@@ -21,6 +21,11 @@ pub(super) fn open(path: &Path) -> Result<Lsm, StoreError> {
     replace::end(path, &[])?;
     tree::clear_unmade(path)?;
     journal::mend(path)?;
+    let bytes = tree::bytes(path)?;
+    if bytes > 0 {
+        let path = path.display();
+        tracing::info!("{path}: tables of {bytes} bytes are compared with their checksums");
+    }
     let files = Files::read(path)?;
     for file in &files.damaged {
         tracing::error!("{}: the file is damaged", file.display());

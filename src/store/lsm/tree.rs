@@ -35,6 +35,11 @@ pub(super) fn clear_unmade(path: &Path) -> io::Result<()> {
     if is_made || !path.try_exists()? { Ok(()) } else { fs::remove_dir_all(path) }
 }
 
+/// Of all files that [`Files::read`] may read.
+pub(super) fn bytes(path: &Path) -> io::Result<u64> {
+    damage::bytes(&path.join(KEYSPACES))
+}
+
 /// The files that hold records, and what is wrong.
 #[derive(Debug, Default)]
 pub(super) struct Files {

@@ -5,11 +5,11 @@ use std::path::Path;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 
-use super::Sqlite;
 use super::pages::{Node, Pages, columns};
+use super::{Sqlite, wal};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 use crate::store::batches::Batches;
-use crate::store::{record, replace};
+use crate::store::{damage, record, replace};
 
 /// Files that SQLite has beside a database.
 pub(super) const BESIDE: [&str; 2] = ["-wal", "-shm"];
@@ -19,6 +19,11 @@ const DEPTH: usize = 32;
 /// Opens a database of which all pages are whole, or what is left of it.
 pub(super) fn open(path: &Path) -> Result<Sqlite, StoreError> {
     Sqlite::prepare(path)?;
+    // Its log is read, too.
+    let bytes = damage::bytes(path)? + damage::bytes(&wal::beside(path))?;
+    if bytes > 0 {
+        tracing::info!("{}: SQLite looks at all pages of {bytes} bytes", path.display());
+    }
     let found = match Sqlite::connect(path) {
         Ok(connection) => match damage(&connection)? {
             None => return Ok(Sqlite::with_tables(connection)?),

@@ -1,18 +1,24 @@
 //! A client that goes on whatever happens, and what it saw.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use fastrand::Rng;
 use sluice::mqtt::{
-    AckKind, Disconnect, Packet, PacketId, QoS, ReasonCode, RetainHandling, SubscribeFilter,
-    Version, encode_ack,
+    AckKind, Disconnect, Packet, PacketId, Publish, QoS, ReasonCode, SubscribeFilter, Version,
+    encode_ack,
 };
 use sluice::net::sim::{ClientId, World};
 
+use super::dying::Dying;
+use super::fickle::Fickle;
 use crate::wire::{self, Hello};
 
 /// Messages of a publisher that are not acknowledged, at most.
 const OUTSTANDING: usize = 6;
+/// Of the numbers of a publisher that clears, the last of so many is an empty message.
+pub(crate) const CLEARS_EVERY: u32 = 3;
 
 /// What topics begin with whose messages expire after a second.
 const BRIEF: &str = "e/";
@@ -20,8 +26,8 @@ const BRIEF: &str = "e/";
 /// What an actor is there for.
 #[derive(Clone, Debug)]
 pub(crate) enum Role {
-    /// Publishes numbers from 0 on to a topic of its own.
-    Publisher { topic: String, qos: QoS, retain: bool },
+    /// Publishes numbers from 0 on to a topic of its own; what is retained there it may clear now and then.
+    Publisher { topic: String, qos: QoS, retain: bool, clears: bool },
     /// Notes what it gets.
     Subscriber { filter: &'static str, qos: QoS },
     /// A subscriber that ends its session now and then, and begins another.
@@ -34,10 +40,14 @@ pub(crate) enum Role {
     Beginner,
     /// A subscriber whose sessions end with their connections: nothing is stored for it.
     Watcher { filter: &'static str, qos: QoS },
+    /// Leaves Wills.
+    Dying(Dying),
+    /// Subscribes and unsubscribes.
+    Fickle(Fickle),
 }
 
 impl Role {
-    /// What it subscribes to.
+    /// What it subscribes to, all the time.
     fn filter(&self) -> Option<(&'static str, QoS)> {
         match *self {
             Self::Subscriber { filter, qos }
@@ -45,7 +55,7 @@ impl Role {
             | Self::Leaver { filter, qos }
             | Self::Sleeper { filter, qos }
             | Self::Watcher { filter, qos } => Some((filter, qos)),
-            Self::Publisher { .. } | Self::Beginner => None,
+            Self::Publisher { .. } | Self::Beginner | Self::Dying(_) | Self::Fickle(_) => None,
         }
     }
 }
@@ -68,7 +78,7 @@ pub(crate) struct Actor {
     admitted: bool,
     /// Its session is there, for all that the broker has said.
     was_here: bool,
-    /// Whether it begins a session that ends with the connection.
+    /// Whether it begins a session: a beginner's and a watcher's end with the connection.
     clean: bool,
     /// A beginner's: whether its session is there, if it knows.
     there: Option<bool>,
@@ -81,7 +91,7 @@ pub(crate) struct Actor {
     pub(crate) open: BTreeMap<u32, (PacketId, Half)>,
     next_id: u16,
     /// Numbers below this were sent.
-    pub(crate) sent: u32,
+    pub(crate) sent: Rc<Cell<u32>>,
     pub(crate) acknowledged: BTreeSet<u32>,
     half_done: BTreeSet<PacketId>,
     owed: Vec<(AckKind, PacketId)>,
@@ -107,7 +117,7 @@ impl Actor {
             subscribed: false,
             open: BTreeMap::new(),
             next_id: 0,
-            sent: 0,
+            sent: Rc::default(),
             acknowledged: BTreeSet::new(),
             half_done: BTreeSet::new(),
             owed: Vec::new(),
@@ -122,7 +132,10 @@ impl Actor {
 
     /// Whether nothing is owed in either direction.
     pub(crate) fn is_settled(&self) -> bool {
-        let ready = self.subscribed || !self.subscribes();
+        let ready = match &self.role {
+            Role::Fickle(fickle) => fickle.is_answered,
+            _ => self.subscribed || !self.subscribes(),
+        };
         self.admitted
             && ready
             && self.out.is_empty()
@@ -143,13 +156,21 @@ impl Actor {
         draining: bool,
     ) -> Result<(), String> {
         let Some(net) = self.net else {
+            if let Role::Dying(dying) = &self.role
+                && !dying.comes_back(world.now(), rng, draining)
+            {
+                return Ok(());
+            }
             if !draining {
                 if matches!(self.role, Role::Sleeper { .. }) && rng.u8(0..20) > 0 {
                     return Ok(());
                 }
-                if matches!(self.role, Role::Beginner) {
-                    self.clean = rng.bool();
-                }
+                self.clean = match self.role {
+                    Role::Beginner => rng.bool(),
+                    Role::Watcher { .. } => true,
+                    Role::Dying(_) => self.version.is_v5() && rng.u8(0..4) == 0,
+                    _ => false,
+                };
             }
             self.connect(world);
             return Ok(());
@@ -178,6 +199,7 @@ impl Actor {
         self.input = input;
         let patience = match self.role {
             Role::Beginner => 2,
+            Role::Dying(_) => 5,
             Role::Sleeper { .. } => 10,
             _ => 400,
         };
@@ -195,6 +217,16 @@ impl Actor {
         self.input.clear();
         self.out.clear();
         self.owed.clear();
+        if let Role::Dying(dying) = &mut self.role {
+            dying.gone(world.now());
+        }
+    }
+
+    /// The broker's machine has stopped.
+    pub(crate) fn broker_is_gone(&mut self, world: &World) {
+        if let Role::Dying(dying) = &mut self.role {
+            dying.broker_is_gone(world.now());
+        }
     }
 
     /// Ends its connection, if it has one.
@@ -212,15 +244,20 @@ impl Actor {
     }
 
     fn connect(&mut self, world: &World) {
+        let ends = self.clean && matches!(self.role, Role::Beginner | Role::Watcher { .. });
+        let will = match &mut self.role {
+            Role::Dying(dying) => Some(dying.next(world.now())),
+            _ => None,
+        };
         let hello = Hello {
             version: self.version,
             client_id: self.name.clone(),
             clean_start: self.clean,
-            session_expiry: if self.clean { 0 } else { 1_000_000 },
+            session_expiry: if ends { 0 } else { 1_000_000 },
             keep_alive: 0,
             receive_maximum: None,
             topic_alias_maximum: 0,
-            will: None,
+            will,
         };
         wire::put_connect(&hello, &mut self.out);
         self.expected = if self.clean { Some(false) } else { self.there };
@@ -230,14 +267,12 @@ impl Actor {
     }
 
     fn act(&mut self, rng: &mut Rng) {
-        match &self.role {
+        match &mut self.role {
             Role::Publisher { .. } if self.open.len() < OUTSTANDING && rng.u8(0..4) == 0 => {
-                let number = self.sent;
-                self.sent += 1;
-                self.next_id = self.next_id % 50 + 1;
-                let id = PacketId::new(self.next_id).expect("not 0");
-                self.open.insert(number, (id, Half::Publish));
-                self.publish(number, id, false);
+                self.begin_message();
+            }
+            Role::Fickle(fickle) if fickle.is_answered && rng.u8(0..6) == 0 => {
+                fickle.turn(self.version, &mut self.out);
             }
             Role::Deserter { .. } if self.subscribed && rng.u8(0..30) == 0 => {
                 let expiry = Some(0);
@@ -259,22 +294,27 @@ impl Actor {
         }
     }
 
+    /// A publisher's.
+    pub(crate) fn begin_message(&mut self) {
+        let number = self.sent.get();
+        self.sent.set(number + 1);
+        self.next_id = self.next_id % 50 + 1;
+        let id = PacketId::new(self.next_id).expect("not 0");
+        self.open.insert(number, (id, Half::Publish));
+        self.publish(number, id, false);
+    }
+
     fn publish(&mut self, number: u32, id: PacketId, dup: bool) {
-        let Role::Publisher { topic, qos, retain } = &self.role else { return };
-        let text = number.to_string();
+        let Role::Publisher { topic, qos, retain, clears } = &self.role else { return };
+        let is_empty = *clears && (number + 1).is_multiple_of(CLEARS_EVERY);
+        let text = if is_empty { String::new() } else { number.to_string() };
         let (flags, more) = ((*qos, dup, *retain), (Some(id), self.is_brief().then_some(1)));
         wire::put_publish(self.version, (topic, text.as_bytes()), flags, more, &mut self.out);
     }
 
     fn subscribe(&mut self) {
         let Some((filter, qos)) = self.role.filter() else { return };
-        let filter = SubscribeFilter {
-            filter,
-            qos,
-            no_local: false,
-            retain_as_published: false,
-            retain_handling: RetainHandling::Send,
-        };
+        let filter = SubscribeFilter::new(filter, qos);
         wire::put_subscribe(self.version, PacketId::MIN, filter, None, &mut self.out);
     }
 
@@ -286,40 +326,51 @@ impl Actor {
                 }
                 self.admit(connack.session_present)
             }
-            Packet::SubAck(_) => {
-                self.subscribed = true;
+            Packet::SubAck(_) | Packet::UnsubAck(_) => {
+                match (&mut self.role, packet) {
+                    (Role::Fickle(fickle), _) => fickle.answered(),
+                    (_, Packet::SubAck(_)) => self.subscribed = true,
+                    _ => {}
+                }
                 Ok(())
             }
-            Packet::UnsubAck(_) => Ok(()),
             Packet::PubAck(ack) => self.acknowledged(AckKind::PubAck, ack.packet_id, ack.reason),
             Packet::PubRec(ack) => self.acknowledged(AckKind::PubRec, ack.packet_id, ack.reason),
             Packet::PubRel(ack) => self.acknowledged(AckKind::PubRel, ack.packet_id, ack.reason),
             Packet::PubComp(ack) => self.acknowledged(AckKind::PubComp, ack.packet_id, ack.reason),
-            Packet::Publish(publish) => {
-                let number =
-                    std::str::from_utf8(publish.payload).ok().and_then(|text| text.parse().ok());
-                let number = number.ok_or("no number")?;
-                let topic = String::from_utf8_lossy(publish.topic).into_owned();
-                let first = match (publish.qos, publish.packet_id) {
-                    (QoS::ExactlyOnce, Some(id)) => {
-                        self.owed.push((AckKind::PubRec, id));
-                        self.half_done.insert(id)
-                    }
-                    (_, Some(id)) => {
-                        self.owed.push((AckKind::PubAck, id));
-                        true
-                    }
-                    (_, None) => true,
-                };
-                if first {
-                    self.received.entry(topic).or_default().push(number);
-                }
-                Ok(())
-            }
+            Packet::Publish(publish) => self.take(publish),
             // An older CONNECT of its own may come after a newer one.
             Packet::Disconnect(_) => Ok(()),
             other => Err(format!("unexpected {other:?}")),
         }
+    }
+
+    fn take(&mut self, publish: &Publish<'_>) -> Result<(), String> {
+        let is_new = match (publish.qos, publish.packet_id) {
+            (QoS::ExactlyOnce, Some(id)) => {
+                self.owed.push((AckKind::PubRec, id));
+                self.half_done.insert(id)
+            }
+            (_, Some(id)) => {
+                self.owed.push((AckKind::PubAck, id));
+                true
+            }
+            (_, None) => true,
+        };
+        // An empty one has cleared what is retained.
+        if !is_new || publish.payload.is_empty() {
+            return Ok(());
+        }
+        let number = std::str::from_utf8(publish.payload).ok().and_then(|text| text.parse().ok());
+        let number = number.ok_or("no number")?;
+        if let Role::Fickle(fickle) = &self.role
+            && !fickle.may_get(number)
+        {
+            return Err(format!("{number} came after UNSUBACK"));
+        }
+        let topic = String::from_utf8_lossy(publish.topic).into_owned();
+        self.received.entry(topic).or_default().push(number);
+        Ok(())
     }
 
     fn admit(&mut self, present: bool) -> Result<(), String> {
@@ -327,6 +378,9 @@ impl Actor {
             return self.begin(present);
         }
         // A session that no CONNACK has told of may be there all the same.
+        if self.clean && present {
+            return Err("its session is there after a Clean Start".to_owned());
+        }
         let promised = self.was_here && !self.left && !self.clean && self.version != Version::V31;
         if promised && !present {
             return Err("its session is lost".to_owned());
@@ -337,8 +391,11 @@ impl Actor {
             self.subscribed = false;
         }
         (self.admitted, self.was_here, self.left) = (true, true, false);
-        if !self.subscribed {
-            self.subscribe();
+        match &mut self.role {
+            Role::Dying(dying) => dying.admitted(self.clean),
+            Role::Fickle(fickle) => fickle.ask(self.version, &mut self.out),
+            _ if !self.subscribed => self.subscribe(),
+            _ => {}
         }
         for (number, (id, half)) in self.open.clone() {
             match half {

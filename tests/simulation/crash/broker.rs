@@ -8,7 +8,9 @@ use sluice::hooks::{Commit, Hooks, Store, StoreError, Table, Write};
 use sluice::net::Driver;
 use sluice::net::sim::{SimDriver, World};
 use sluice::shard::{Settings, Shard, Shared, Stored};
-use sluice::store::{Epoch, Logged, Memory, MemorySegments, StoredSession, Writer, recover};
+use sluice::store::{
+    Epoch, Logged, Memory, MemorySegments, PROGRESS_RECORDS, StoredSession, Writer, recover,
+};
 
 /// When the store says that a commit is on disk.
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +112,8 @@ impl Broker {
             Ok(Box::new(Records { store: opened.open()?, confirms }) as Box<dyn Store>)
         });
         let (recovered, writer, links) =
-            recover(open, Commit::Disk, epoch, shards).expect("its records are whole");
+            recover(open, Commit::Disk, epoch, shards, PROGRESS_RECORDS)
+                .expect("its records are whole");
         // What sessions had queued that ended is removed in steps after their end.
         assert_eq!(recovered.report.damaged, 0);
         let waiting = |session: &StoredSession| {

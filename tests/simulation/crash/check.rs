@@ -5,11 +5,9 @@ use std::collections::BTreeSet;
 use sluice::mqtt::QoS;
 use sluice_bench::torture::{self, History, Published, Read, Received};
 
-use super::actor::{Actor, Role};
-
-pub(super) fn retains(actor: &Actor) -> bool {
-    matches!(actor.role, Role::Publisher { retain: true, .. })
-}
+use super::actor::{Actor, CLEARS_EVERY, Role};
+use super::dying::Dying;
+use super::fickle::{Fickle, TOPIC};
 
 /// What a sleeper got is in order, at QoS 2 once; what it did not get may have expired.
 fn check_sleeper(sleeper: &Actor) -> Result<(), String> {
@@ -27,22 +25,28 @@ fn check_sleeper(sleeper: &Actor) -> Result<(), String> {
     Ok(())
 }
 
-/// Every message that was acknowledged reached everybody, in order, at QoS 2 once; `late` found the
-/// last value of each that is retained: all were acknowledged, at the end.
+/// Every message that was acknowledged reached everybody, in order, at QoS 2 once, and so did every Will
+/// that was due; `late` found the last value of each that is retained: all were acknowledged, at the end.
 pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
     let mut history = History::default();
     for actor in actors {
         match &actor.role {
             Role::Publisher { .. } if actor.is_brief() => {}
-            Role::Publisher { topic, qos, .. } => history.published.push(Published {
+            Role::Publisher { topic, qos, clears, .. } => history.published.push(Published {
                 client: actor.name.clone(),
                 topic: topic.clone(),
                 qos: *qos,
-                sent: actor.sent,
-                acknowledged: actor.acknowledged.clone(),
+                sent: actor.sent.get(),
+                acknowledged: match clears {
+                    true => with_a_number(&actor.acknowledged),
+                    false => actor.acknowledged.clone(),
+                },
                 refused: BTreeSet::new(),
+                is_ordered: true,
             }),
             Role::Beginner | Role::Watcher { .. } => {}
+            Role::Dying(dying) => history.published.push(wills(actor, dying)),
+            Role::Fickle(fickle) => steadiness(actor, fickle, actors)?,
             Role::Sleeper { .. } => check_sleeper(actor)?,
             Role::Subscriber { filter, qos }
             | Role::Deserter { filter, qos }
@@ -56,14 +60,53 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
             }
         }
     }
-    for publisher in actors.iter().filter(|actor| retains(actor)) {
+    for publisher in actors {
+        let Role::Publisher { topic, retain: true, clears, .. } = &publisher.role else { continue };
+        let sent = publisher.sent.get();
         history.reads.push(Read {
-            topic: publisher.name.clone(),
-            acknowledged: publisher.sent.checked_sub(1),
-            found: late.received.get(&publisher.name).and_then(|list| list.first()).copied(),
-            sent: publisher.sent,
+            topic: topic.clone(),
+            acknowledged: sent.checked_sub(1),
+            found: late.received.get(topic).and_then(|list| list.first()).copied(),
+            sent,
+            clears_every: if *clears { CLEARS_EVERY } else { 0 },
         });
     }
     let verdict = torture::check(&history);
     if verdict.is_right() { Ok(()) } else { Err(verdict.to_string()) }
+}
+
+/// Those that did not clear what is retained.
+fn with_a_number(acknowledged: &BTreeSet<u32>) -> BTreeSet<u32> {
+    let numbers = acknowledged.iter().copied();
+    numbers.filter(|number| !(number + 1).is_multiple_of(CLEARS_EVERY)).collect()
+}
+
+/// Those of a client that is connected: its last one is not to come.
+fn wills(actor: &Actor, dying: &Dying) -> Published {
+    Published {
+        client: actor.name.clone(),
+        topic: dying.topic.to_owned(),
+        qos: QoS::ExactlyOnce,
+        sent: dying.begun - 1,
+        acknowledged: dying.due.clone(),
+        refused: BTreeSet::new(),
+        // Of two connections the later one may end first.
+        is_ordered: false,
+    }
+}
+
+/// It got nothing twice; and what was published at the end, if it is subscribed.
+fn steadiness(actor: &Actor, fickle: &Fickle, actors: &[Actor]) -> Result<(), String> {
+    let name = &actor.name;
+    let publisher = actors.iter().find(|actor| actor.name == TOPIC).ok_or("nobody publishes")?;
+    let numbers = actor.received.get(TOPIC).map_or(&[][..], Vec::as_slice);
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = numbers.iter().find(|number| !seen.insert(**number)) {
+        return Err(format!("{name}: {twice} came twice"));
+    }
+    let is_there = seen.contains(&(publisher.sent.get() - 1));
+    match is_there == fickle.is_subscribed {
+        true => Ok(()),
+        false => Err(format!("{name}: subscribed {}, got {is_there}", fickle.is_subscribed)),
+    }
 }

@@ -7,6 +7,8 @@
 mod actor;
 mod broker;
 mod check;
+mod dying;
+mod fickle;
 mod scene;
 
 use sluice::mqtt::Version;

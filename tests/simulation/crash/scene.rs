@@ -11,6 +11,8 @@ use sluice::shard::Settings;
 use super::actor::{Actor, Role};
 use super::broker::{Broker, Confirms, Disk};
 use super::check;
+use super::dying::Dying;
+use super::fickle::{self, Fickle};
 
 /// Steps in which everything has to end well, once nothing goes wrong any more.
 const DRAIN_STEPS: u32 = 200_000;
@@ -29,6 +31,8 @@ pub(super) struct Scene {
     rng: Rng,
     seed: u64,
     confirms: Confirms,
+    /// Of the moments in which the store could commit, it does in one of so many.
+    commits_in: u8,
     verbose: bool,
 }
 
@@ -56,7 +60,10 @@ pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, 
         settings.mailbox_bytes = rng.usize(1..3_000);
     }
     let mut actors = cast();
-    let mut scene = Scene { world, settings, broker: None, rng, seed, confirms, verbose };
+    // With a slow disk an answer that does not wait for it is there long before.
+    let commits_in = if rng.bool() { 1 } else { 30 };
+    let mut scene =
+        Scene { world, settings, broker: None, rng, seed, confirms, commits_in, verbose };
     let disk = Disk::new(&mut scene.rng);
     scene.restart(disk);
     for actor in &mut actors {
@@ -68,13 +75,16 @@ pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, 
     let crashes = scene.rng.usize(1..6);
     for _ in 0..steps {
         if scene.rng.usize(0..steps) < crashes {
-            scene.crash();
+            scene.crash(&mut actors);
         }
         scene.step(&mut actors, false)?;
     }
     scene.world.heal();
     scene.drain(&mut actors)?;
-    scene.crash();
+    scene.crash(&mut actors);
+    scene.drain(&mut actors)?;
+    // Who has been told to be subscribed, or not to be, is so.
+    actors.iter_mut().filter(|actor| actor.name == fickle::TOPIC).for_each(Actor::begin_message);
     scene.drain(&mut actors)?;
     let mut late =
         Actor::new("late", Version::V5, Role::Subscriber { filter: "r/#", qos: QoS::AtLeastOnce });
@@ -87,13 +97,22 @@ pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, 
 fn cast() -> Vec<Actor> {
     use QoS::{AtLeastOnce as One, ExactlyOnce as Two};
     let publisher = |name: &str, version, qos| {
-        let retain = name.starts_with("r/");
-        Actor::new(name, version, Role::Publisher { topic: name.to_owned(), qos, retain })
+        let (retain, clears) = (name.starts_with("r/"), name.starts_with("r/c"));
+        Actor::new(name, version, Role::Publisher { topic: name.to_owned(), qos, retain, clears })
+    };
+    let dying = |name: &str, version, topic, delay| {
+        Actor::new(name, version, Role::Dying(Dying::new(topic, delay)))
     };
     let subscriber = |name: &str, version, filter, qos| {
         Actor::new(name, version, Role::Subscriber { filter, qos })
     };
-    vec![
+    let unsteady = publisher(fickle::TOPIC, Version::V5, Two);
+    let wavering = |name: &str, version, filter| {
+        Actor::new(name, version, Role::Fickle(Fickle::new(filter, unsteady.sent.clone())))
+    };
+    let wavering =
+        [wavering("wavers a", Version::V5, "u/+"), wavering("wavers b", Version::V311, "u/1")];
+    let mut cast = vec![
         subscriber("sub a", Version::V311, "t/#", Two),
         subscriber("sub b", Version::V5, "t/+", Two),
         subscriber("sub c", Version::V5, "t/#", One),
@@ -120,7 +139,17 @@ fn cast() -> Vec<Actor> {
         publisher("d/2", Version::V5, Two),
         publisher("e/1", Version::V5, One),
         publisher("e/2", Version::V5, Two),
-    ]
+        publisher("r/c", Version::V5, Two),
+        subscriber("heir a", Version::V5, "w/#", Two),
+        subscriber("heir b", Version::V5, "$share/i/w/#", Two),
+        subscriber("heir c", Version::V311, "$share/i/w/#", Two),
+        dying("dies a", Version::V311, "w/a", 0),
+        dying("dies b", Version::V5, "w/b", 0),
+        dying("dies c", Version::V5, "w/c", 1),
+        unsteady,
+    ];
+    cast.extend(wavering);
+    cast
 }
 
 impl Scene {
@@ -131,17 +160,18 @@ impl Scene {
         self.broker = Some(Broker::start(world, disk, *confirms, settings, shards, seed));
     }
 
-    fn crash(&mut self) {
+    fn crash(&mut self, actors: &mut [Actor]) {
         if self.verbose {
             eprintln!("{:>8} crash", self.world.now().0);
         }
         let disk = self.broker.take().expect("it runs").crash(&mut self.rng);
+        actors.iter_mut().for_each(|actor| actor.broker_is_gone(&self.world));
         self.restart(disk);
     }
 
     /// One thing happens.
     fn step(&mut self, actors: &mut [Actor], draining: bool) -> Result<(), String> {
-        let Self { world, broker, rng, .. } = self;
+        let Self { world, broker, rng, commits_in, .. } = self;
         let broker = broker.as_mut().expect("it runs");
         match rng.u8(0..12) {
             0..5 => {
@@ -150,7 +180,8 @@ impl Scene {
                     broker.turn(shard);
                 }
             }
-            5 => broker.commit(),
+            5 if draining || rng.u8(0..*commits_in) == 0 => broker.commit(),
+            5 => {}
             6 => {
                 let until = world.now().plus(Duration::from_millis(rng.u64(1..20)));
                 world.advance_to(world.next_event().map_or(until, |next| next.min(until)));
@@ -225,7 +256,7 @@ impl Scene {
         }
         self.drain(publishers)?;
         self.pass(EXPIRY);
-        self.crash();
+        self.crash(actors);
         match self.broker.as_ref().expect("it runs").found() {
             0 => Ok(()),
             left => Err(format!("{left} messages are left that have expired")),
@@ -261,12 +292,14 @@ pub(super) fn end_by_a_clean_start(version: Version) -> Result<(), String> {
     let settings = sluice::server::settings(&sluice::Config::default());
     let rng = Rng::with_seed(1);
     let (broker, confirms) = (None, Confirms::Truly);
-    let mut scene = Scene { world, settings, broker, rng, seed: 1, confirms, verbose: false };
+    let commits_in = 1;
+    let mut scene =
+        Scene { world, settings, broker, rng, seed: 1, confirms, commits_in, verbose: false };
     let disk = Disk::new(&mut scene.rng);
     scene.restart(disk);
     let mut actor = Actor::new("begins", version, Role::Beginner);
     scene.until_begun(&mut actor, false)?;
     scene.until_begun(&mut actor, true)?;
-    scene.crash();
+    scene.crash(std::slice::from_mut(&mut actor));
     scene.until_begun(&mut actor, false)
 }

@@ -1,0 +1,107 @@
+//! A client that leaves a Will with each connection, and breaks it off.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use fastrand::Rng;
+use sluice::mqtt::QoS;
+use sluice::timer::Time;
+
+use crate::wire::Testament;
+
+/// The broker has noticed by then that a connection is gone, and done what was due.
+const SLACK: Duration = Duration::from_millis(500);
+/// Of two steps in which it is away it comes back in one of so many, unless it has to.
+const AWAY: u8 = 20;
+
+/// What became of the last CONNECT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    /// It has no answer yet.
+    Sent,
+    /// CONNACK has told that its Will is kept.
+    Kept,
+    /// It will never have one.
+    Lost,
+}
+
+/// The Wills of a client, which are numbered as its connections are. The session outlives all of them, or
+/// another takes its place.
+#[derive(Clone, Debug)]
+pub(crate) struct Dying {
+    pub(crate) topic: &'static str,
+    /// Seconds.
+    delay: u32,
+    /// The numbers below were given to connections.
+    pub(crate) begun: u32,
+    /// Those that had to be published.
+    pub(crate) due: BTreeSet<u32>,
+    last: Last,
+    /// The Will of the connection before the last one is kept.
+    has_former: bool,
+    /// Since then, at the latest, the broker counts the delay.
+    gone_at: Time,
+    /// A CONNECT without CONNACK may be read after a later one, and call off the Will of that.
+    is_uncertain: bool,
+}
+
+impl Dying {
+    pub(crate) fn new(topic: &'static str, delay: u32) -> Self {
+        let (due, gone_at) = (BTreeSet::new(), Time(0));
+        let (last, has_former, is_uncertain) = (Last::Lost, false, false);
+        Self { topic, delay, begun: 0, due, last, has_former, gone_at, is_uncertain }
+    }
+
+    /// Whether it comes back now. At the end it does so when its Will must have been published.
+    pub(crate) fn comes_back(&self, now: Time, rng: &mut Rng, draining: bool) -> bool {
+        self.delay == 0 || self.is_overdue(now) || (!draining && rng.u8(0..AWAY) == 0)
+    }
+
+    fn is_overdue(&self, now: Time) -> bool {
+        let delay = Duration::from_secs(self.delay.into());
+        now >= self.gone_at.plus(delay + SLACK)
+    }
+
+    /// The Will of its next connection.
+    pub(crate) fn next(&mut self, now: Time) -> Testament {
+        self.has_former = self.last == Last::Kept;
+        let is_published = self.delay == 0 || (self.is_overdue(now) && !self.is_uncertain);
+        if self.has_former && is_published {
+            self.due.insert(self.begun - 1);
+        }
+        self.last = Last::Sent;
+        let number = self.begun;
+        self.begun += 1;
+        Testament {
+            topic: self.topic.to_owned(),
+            payload: number.to_string().into_bytes(),
+            qos: QoS::ExactlyOnce,
+            delay: self.delay,
+        }
+    }
+
+    /// CONNACK has come. By a Clean Start the session before has ended, and its Will is due
+    /// [MQTT-3.1.3-9].
+    pub(crate) fn admitted(&mut self, clean: bool) {
+        self.last = Last::Kept;
+        if clean && self.has_former && !self.is_uncertain {
+            self.due.insert(self.begun - 2);
+        }
+    }
+
+    /// Its connection has ended.
+    pub(crate) fn gone(&mut self, now: Time) {
+        self.gone_at = now;
+        if self.last == Last::Sent {
+            (self.last, self.is_uncertain) = (Last::Lost, true);
+        }
+    }
+
+    /// The broker has ended, and with it all that was under way to it.
+    pub(crate) fn broker_is_gone(&mut self, now: Time) {
+        (self.gone_at, self.is_uncertain) = (now, false);
+        if self.last == Last::Sent {
+            self.last = Last::Lost;
+        }
+    }
+}
