@@ -129,8 +129,11 @@ impl<S> Core<S> {
 
     /// While the store fails: refuses what has waited for it since the last call.
     pub(super) fn refuse_unstored(&mut self) {
-        let turn = self.turn;
+        let (turn, failed) = (self.turn, self.store_failed());
         let Some(since) = self.store.as_mut().and_then(|store| store.fails_since(turn)) else {
+            if failed && !self.store_failed() {
+                self.renew_patience();
+            }
             return;
         };
         for (key, serial) in self.gate.waiting_until(since) {

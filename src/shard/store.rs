@@ -91,6 +91,11 @@ impl Keeper {
         }
     }
 
+    /// Whether the store failed when it was last looked at.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed_at.is_some()
+    }
+
     /// Notes that all parts of another shard's acts up to a turn are done.
     pub(super) fn did_all(&mut self, acts: ActId) {
         self.done.push(acts);
@@ -155,6 +160,11 @@ impl<S> Core<S> {
     #[inline]
     pub(super) fn store_fails(&self) -> bool {
         self.store.as_ref().is_some_and(|store| store.link.is_failing())
+    }
+
+    /// Whether the store fails, or did when it was last [looked at](Keeper::fails_since).
+    pub(super) fn store_failed(&self) -> bool {
+        self.store_fails() || self.store.as_ref().is_some_and(Keeper::has_failed)
     }
 
     /// Notes that a message was not taken because the store fails.

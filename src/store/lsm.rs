@@ -7,7 +7,7 @@ use std::path::Path;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
-use super::exchange;
+use super::{Torn, exchange};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
 /// Memory for blocks that were read: only a start reads.
@@ -45,7 +45,19 @@ impl Lsm {
     /// and the log tells of both.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         exchange::end(path, &[])?;
-        journal::mend(path)?;
+        journal::mend(path, Torn::IsTold)?;
+        Self::recover(path)
+    }
+
+    /// As [`open`](Self::open), after a failure. Of a last commit that is there in part nothing is said:
+    /// whoever made it makes it again.
+    pub(super) fn reopen(path: &Path) -> Result<Self, StoreError> {
+        exchange::end(path, &[])?;
+        journal::mend(path, Torn::IsExpected)?;
+        Self::recover(path)
+    }
+
+    fn recover(path: &Path) -> Result<Self, StoreError> {
         let database = Database::builder(path)
             .cache_size(CACHE_BYTES)
             .worker_threads(WORKERS)

@@ -32,11 +32,13 @@ enum Stop {
     Enough,
 }
 
-/// Reads what a session has queued, up to the place `until`, where something is not committed yet.
+/// Reads what a session has queued, up to the place `until`, where something is not committed yet, and
+/// without the records whose removal is not, by their keys.
 pub(super) fn read(
     store: &dyn Store,
     request: &PageRequest,
     until: Option<u64>,
+    is_removed: &dyn Fn(&[u8]) -> bool,
     epoch: Epoch,
 ) -> Result<Read, StoreError> {
     let page = PageOfQueue { end: request.from, ..PageOfQueue::default() };
@@ -46,7 +48,8 @@ pub(super) fn read(
     let mut left = request.messages as usize;
     loop {
         let most = left.min(RECORDS_AT_ONCE);
-        let (records, stop) = read.records(store, request.session, until, most, epoch)?;
+        let session = request.session;
+        let (records, stop) = read.records(store, session, until, is_removed, most, epoch)?;
         left -= records.len();
         for (place, key, fields) in records {
             if bytes >= request.bytes && bytes > 0 {
@@ -85,6 +88,7 @@ impl Read {
         store: &dyn Store,
         session: SessionNumber,
         until: Option<u64>,
+        is_removed: &dyn Fn(&[u8]) -> bool,
         most: usize,
         epoch: Epoch,
     ) -> Result<(Records, Stop), StoreError> {
@@ -100,6 +104,9 @@ impl Read {
                 return false;
             }
             self.page.end = place + 1;
+            if is_removed(key) {
+                return true;
+            }
             let fields = Decoder::open(Table::Queued, key, value, epoch)
                 .and_then(|mut decoder| decoder.queued());
             match fields {

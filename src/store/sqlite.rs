@@ -5,7 +5,7 @@ mod wal;
 
 use std::path::Path;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ErrorCode, params};
 
 use super::exchange;
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
@@ -17,6 +17,8 @@ pub(super) struct Sqlite {
     connection: Connection,
     /// What `synchronous` is set to.
     commit: Option<Commit>,
+    /// The last commit failed, and not for want of room.
+    is_broken: bool,
 }
 
 impl From<rusqlite::Error> for StoreError {
@@ -37,6 +39,17 @@ impl Sqlite {
                 log.display()
             );
         }
+        Self::connect(path)
+    }
+
+    /// As [`open`](Self::open), after a failure. Of a last commit that is there in part nothing is said:
+    /// whoever made it makes it again.
+    pub(super) fn reopen(path: &Path) -> Result<Self, StoreError> {
+        exchange::end(path, &salvage::BESIDE)?;
+        Self::connect(path)
+    }
+
+    fn connect(path: &Path) -> Result<Self, StoreError> {
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
@@ -47,7 +60,7 @@ impl Sqlite {
                  without rowid"
             ))?;
         }
-        Ok(Self { connection, commit: None })
+        Ok(Self { connection, commit: None, is_broken: false })
     }
 
     /// Opens it, and has SQLite look at all of its pages. What can be read of a damaged database goes into a
@@ -55,10 +68,8 @@ impl Sqlite {
     pub(super) fn open_mended(path: &Path) -> Result<Self, StoreError> {
         salvage::open(path)
     }
-}
 
-impl Store for Sqlite {
-    fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
+    fn make(&mut self, writes: &[Write], commit: Commit) -> rusqlite::Result<()> {
         if self.commit != Some(commit) {
             let synchronous = match commit {
                 Commit::System => "normal",
@@ -79,7 +90,21 @@ impl Store for Sqlite {
                     .execute(params![key])?,
             };
         }
-        Ok(transaction.commit()?)
+        transaction.commit()
+    }
+}
+
+impl Store for Sqlite {
+    fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
+        let done = self.make(writes, commit);
+        let error = done.as_ref().err();
+        self.is_broken =
+            error.is_some_and(|error| error.sqlite_error_code() != Some(ErrorCode::DiskFull));
+        Ok(done?)
+    }
+
+    fn wants_reopening(&self) -> bool {
+        self.is_broken
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {

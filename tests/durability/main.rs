@@ -5,10 +5,14 @@ mod common;
 
 mod damaged;
 mod failing;
+mod full;
 mod killed;
+mod log;
 mod offline;
 mod order;
 mod paging;
 mod process;
+mod read_only;
 mod restart;
+mod room;
 mod trace;

@@ -1,7 +1,7 @@
 //! The program as a process of its own, which can be killed.
 
-use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -9,6 +9,8 @@ use tempfile::TempDir;
 
 use crate::common::packet::ConnAck;
 use crate::common::{Client, Connect, Version};
+use crate::log::Log;
+use crate::room::Room;
 use crate::trace::traced;
 
 /// A data directory, and a broker that uses it when it runs.
@@ -21,7 +23,9 @@ pub(crate) struct Broker {
     settings: &'static [(&'static str, &'static str)],
     address: SocketAddr,
     running: Option<Child>,
-    log: String,
+    log: Log,
+    /// Where it finds another file system in place of its directory.
+    room: Option<Room>,
     trace: Option<TempDir>,
 }
 
@@ -32,8 +36,14 @@ impl Broker {
 
     /// On what is in that directory.
     pub(crate) fn start_on(data: TempDir, engine: &'static str, shards: u8) -> Self {
+        let mut broker = Self::new(data, engine, shards);
+        broker.restart();
+        broker
+    }
+
+    fn new(data: TempDir, engine: &'static str, shards: u8) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut broker = Self {
+        Self {
             data,
             engine,
             durability: "os",
@@ -41,10 +51,18 @@ impl Broker {
             settings: &[],
             address,
             running: None,
-            log: String::new(),
+            log: Log::default(),
+            room: None,
             trace: None,
-        };
-        broker.restart_with(shards);
+        }
+    }
+
+    /// On a disk of so many bytes, under `fsync`.
+    pub(crate) fn start_on_disk(engine: &'static str, bytes: u64) -> Self {
+        let mut broker = Self::new(TempDir::new().expect("a directory"), engine, 2);
+        broker.room = Some(Room::with_disk(broker.data(), bytes));
+        broker.durability = "fsync";
+        broker.restart();
         broker
     }
 
@@ -89,13 +107,24 @@ impl Broker {
         self.data.path()
     }
 
+    /// A file of its directory, as it is seen from here.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        let path = self.data().join(name);
+        self.room.as_ref().map_or_else(|| path.clone(), |room| room.seen(&path))
+    }
+
     pub(crate) fn process(&self) -> &Child {
         self.running.as_ref().expect("it runs")
     }
 
-    /// What it said up to where it listens, at its last start.
-    pub(crate) fn log(&self) -> &str {
-        &self.log
+    /// What it has said since its last start.
+    pub(crate) fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// Waits until it has said something since its last start.
+    pub(crate) fn wait_said(&self, words: &str) {
+        assert!(self.log.wait_for(words), "it did not say \"{words}\": {}", self.log());
     }
 
     /// The command that starts it; a write beyond the limit on a file's size is an error, not its end.
@@ -111,7 +140,10 @@ impl Broker {
             .env("SLUICE_SYS_INTERVAL", "0s")
             .env("SLUICE_QUEUE_IN_MEMORY", "2")
             .envs(self.settings.iter().copied());
-        command
+        match &self.room {
+            Some(room) => room.enter(&command),
+            None => command,
+        }
     }
 
     /// Kills it, as far as it runs: it cannot do anything about it.
@@ -151,24 +183,13 @@ impl Broker {
         let spawned = command.spawn();
         let mut child =
             spawned.unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program()));
-        let mut log = BufReader::new(child.stderr.take().expect("its log is a pipe"));
-        self.log.clear();
-        while !self.log.contains(" listening on ") {
-            let read = log.read_line(&mut self.log).expect("its log can be read");
-            assert_ne!(read, 0, "it ended before it listened: {}", self.log);
-        }
-        let (_, rest) = self.log.split_once(" listening on ").expect("it says so");
+        self.log = Log::of(child.stderr.take().expect("its log is a pipe"));
+        self.running = Some(child);
+        self.wait_said(" listening on ");
+        let log = self.log();
+        let (_, rest) = log.split_once(" listening on ").expect("it says so");
         let (address, _) = rest.split_once(' ').expect("more follows");
         self.address = address.parse().expect("an address");
-        self.running = Some(child);
-        // Nobody else reads it, and it must not be full.
-        std::thread::spawn(move || {
-            let mut rest = String::new();
-            let _ = log.read_to_string(&mut rest);
-            if std::env::var_os("SHOW_LOG").is_some() {
-                eprint!("{rest}");
-            }
-        });
     }
 
     /// A connection that must be accepted, and its CONNACK.

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::store::Torn;
 use crate::store::directory::SET_ASIDE;
 
 const START: u8 = 1;
@@ -23,7 +24,7 @@ const MAGIC: &[u8] = b"FJL\x03";
 const ITEM_HEAD: usize = 1 + 1 + 1 + 8 + 2 + 4 + 4;
 
 /// Mends all journals of a directory.
-pub(super) fn mend(directory: &Path) -> io::Result<()> {
+pub(super) fn mend(directory: &Path, torn: Torn) -> io::Result<()> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
@@ -31,13 +32,13 @@ pub(super) fn mend(directory: &Path) -> io::Result<()> {
     for entry in entries {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "jnl") {
-            mend_one(&path)?;
+            mend_one(&path, torn)?;
         }
     }
     Ok(())
 }
 
-fn mend_one(path: &Path) -> io::Result<()> {
+fn mend_one(path: &Path, torn: Torn) -> io::Result<()> {
     let bytes = fs::read(path)?;
     let found = Found::of(&bytes);
     if !found.damaged.is_empty() {
@@ -66,7 +67,7 @@ fn mend_one(path: &Path) -> io::Result<()> {
         file.set_len(found.whole.last().map_or(0, |last| last.end) as u64)?;
         file.sync_all()?;
     }
-    if found.torn > 0 {
+    if found.torn > 0 && torn == Torn::IsTold {
         tracing::warn!(
             "{}: the last commit is there in part, {} bytes were cut off",
             path.display(),
