@@ -71,6 +71,11 @@ pub trait Authenticator: Send + Sync + 'static {
 pub trait Exchange: Send {
     /// Takes the client's next Authentication Data, and answers at once; it is empty if there was none.
     fn step(&mut self, data: &[u8]) -> Step;
+
+    /// The user that the client says it is, once it has said so: for the log, if it is refused.
+    fn user(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// What an [`Exchange`] answers.
@@ -164,7 +169,7 @@ impl std::fmt::Debug for Asking<'_> {
     }
 }
 
-/// The way back of one decision. Dropped without one, it says [`Denial::Busy`].
+/// The way back of one decision. Dropped without one, it says [`Denial::ServerUnavailable`].
 pub struct Reply {
     inbox: Option<Arc<dyn Inbox>>,
     ticket: u64,
@@ -185,7 +190,7 @@ impl Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        self.send(Decision::Deny(Denial::Busy));
+        self.send(Decision::Deny(Denial::ServerUnavailable));
     }
 }
 
@@ -261,7 +266,7 @@ mod tests {
         let inbox: Arc<dyn Inbox> = kept.clone();
         Asking::new(&inbox, 1).reply().decide(Decision::Allow);
         drop(Asking::new(&inbox, 2).reply());
-        let busy = Decision::Deny(Denial::Busy);
-        assert_eq!(*kept.0.lock().unwrap(), [(1, Decision::Allow), (2, busy)]);
+        let nobody_can_say = Decision::Deny(Denial::ServerUnavailable);
+        assert_eq!(*kept.0.lock().unwrap(), [(1, Decision::Allow), (2, nobody_can_say)]);
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use sluice::Broker;
-use sluice::config::cli::{CommandLine, Task};
+use sluice::config::cli::{CommandLine, EXAMPLE, Task};
 use sluice::hooks::Hooks;
 
 #[global_allocator]
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
             eprintln!("sluice: {error}");
             ExitCode::from(USAGE)
         }
+        Ok(Task::Example) => say(format_args!("{}", EXAMPLE.trim_end())),
         Ok(Task::Check(file, config, changes)) => match Broker::check_files(&config) {
             Ok(warnings) => {
                 for warning in warnings {

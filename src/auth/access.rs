@@ -39,8 +39,10 @@ pub struct AccessSettings {
     /// Clients that wait for one of them. One more is refused with Server unavailable (0x88); not changed
     /// by a reload.
     pub queue: usize,
-    /// Whether some clients have a user name that counts. Without, rules for users are an error.
+    /// Whether some clients have a user name that counts. Without, what is for users is an error.
     pub names_users: bool,
+    /// What is for users beside the rules, if anything is: the place of a quota.
+    pub for_users: Option<String>,
     /// Who is banned.
     pub bans: BanSettings,
     /// What those who come in may do.
@@ -62,7 +64,7 @@ pub enum AccessError {
     /// The ACL file is no use.
     #[error(transparent)]
     AclFile(#[from] AclFileError),
-    /// A rule is for users, and no client is one.
+    /// A rule or a quota is for users, and no client is one.
     #[error(
         "{place} is for users, but nobody is asked who they are; name the users in auth.password_file \
          (sluice passwd FILE USER makes one), write an [auth.jwt] or an [auth.http], take the names in client \
@@ -99,16 +101,17 @@ impl Access {
     /// Puts rules in force.
     ///
     /// # Errors
-    /// A file is wrong, a rule speaks of nobody, or there are no threads.
+    /// A file is wrong, a rule or a quota speaks of nobody, or there are no threads.
     pub fn new(settings: &AccessSettings) -> Result<Self, AccessError> {
         let access = Self {
-            links: RwLock::new(Arc::new(load(settings)?)),
+            links: RwLock::new(Arc::new(Links::load(settings)?)),
             desk: Desk::default(),
             workers: OnceLock::new(),
             threads: settings.threads,
             queue: settings.queue,
         };
         access.start_workers(settings)?;
+        access.links().warn();
         Ok(access)
     }
 
@@ -116,7 +119,7 @@ impl Access {
     /// them.
     ///
     /// # Errors
-    /// A file is wrong, or a rule speaks of nobody.
+    /// A file is wrong, or a rule or a quota speaks of nobody.
     pub fn check(settings: &AccessSettings) -> Result<Vec<String>, AccessError> {
         Links::load(settings).map(|links| links.warnings)
     }
@@ -124,11 +127,13 @@ impl Access {
     /// Puts new rules in force, all of them or none. Failures so far, and bans for them, stay.
     ///
     /// # Errors
-    /// As [`Access::new`]; the old rules stay in force then.
+    /// As [`Access::new`], or somebody is writing the password file; the old rules stay in force then.
     pub fn reload(&self, settings: &AccessSettings) -> Result<(), AccessError> {
-        let links = Arc::new(load(settings)?);
+        let links = Links::load(settings)?;
+        links.check_whole(settings)?;
         self.start_workers(settings)?;
-        *self.links.write().unwrap_or_else(PoisonError::into_inner) = links;
+        links.warn();
+        *self.links.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(links);
         Ok(())
     }
 
@@ -151,14 +156,6 @@ impl Access {
     fn links(&self) -> Arc<Links> {
         self.links.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
-
-fn load(settings: &AccessSettings) -> Result<Links, AccessError> {
-    let links = Links::load(settings)?;
-    for warning in &links.warnings {
-        tracing::warn!("{warning}");
-    }
-    Ok(links)
 }
 
 impl Desk {
@@ -192,10 +189,11 @@ impl Desk {
             return reply.decide(Decision::Deny(Denial::ServerUnavailable));
         };
         let since = Instant::now();
-        // If too many wait, the reply goes with the job, and says that the broker is busy.
-        let _ = askers.run(move || {
-            let verdict = links.ask(&claim, since);
-            reply.decide(self.decision(verdict, &links, &claim));
+        askers.run(move |turn| {
+            reply.decide(match turn {
+                Ok(()) => self.decision(links.ask(&claim, since), &links, &claim),
+                Err(denial) => Decision::Deny(denial),
+            });
         });
     }
 }
@@ -229,10 +227,12 @@ impl Authenticator for Access {
             return Answer::Now(Decision::Deny(Denial::ServerUnavailable));
         };
         let reply = asking.reply();
-        // If too many wait, the reply goes with the job, and says that the broker is busy.
-        let _ = workers.run(move || {
-            let verdict = links.decide(chain, &claim, SystemTime::now());
-            desk.conclude(verdict, links, claim, reply);
+        workers.run(move |turn| match turn {
+            Ok(()) => {
+                let verdict = links.decide(chain, &claim, SystemTime::now());
+                desk.conclude(verdict, links, claim, reply);
+            }
+            Err(denial) => reply.decide(Decision::Deny(denial)),
         });
         Answer::Later
     }

@@ -119,9 +119,8 @@ impl Links {
         chain.open |= all.is_empty();
         let own = settings.listeners.iter();
         let acl = Acl::load(&settings.acl)?;
-        if !settings.names_users
-            && let Some(place) = acl.speaks_of_users(&settings.acl)
-        {
+        let for_users = acl.speaks_of_users(&settings.acl).or_else(|| settings.for_users.clone());
+        if let Some(place) = for_users.filter(|_| !settings.names_users) {
             return Err(AccessError::Nameless { place });
         }
         let passwords = settings.password_file.as_deref().map(PasswordFile::load).transpose()?;
@@ -136,6 +135,19 @@ impl Links {
             bans: settings.bans.clone(),
             acl,
         })
+    }
+
+    /// Fails if somebody seems to be in the middle of writing a file.
+    pub(super) fn check_whole(&self, settings: &AccessSettings) -> Result<(), AccessError> {
+        let file = self.passwords.as_ref().zip(settings.password_file.as_deref());
+        file.map_or(Ok(()), |(file, path)| Ok(file.check_whole(path)?))
+    }
+
+    /// Has the log tell of what is wrong.
+    pub(super) fn warn(&self) {
+        for warning in &self.warnings {
+            tracing::warn!("{warning}");
+        }
     }
 
     /// The chain of a listener.

@@ -23,7 +23,6 @@ enum Stage {
     First,
     /// It has to prove it.
     Proof {
-        user: Arc<str>,
         challenge: Challenge,
         is_known: bool,
     },
@@ -37,16 +36,19 @@ pub(super) struct ScramExchange {
     bans: Arc<Bans>,
     address: IpAddr,
     stage: Stage,
+    /// Who the client says it is.
+    user: Option<Arc<str>>,
 }
 
 impl ScramExchange {
     pub(super) fn new(links: Arc<Links>, bans: Arc<Bans>, address: IpAddr) -> Self {
-        Self { links, bans, address, stage: Stage::First }
+        Self { links, bans, address, stage: Stage::First, user: None }
     }
 
     fn first(&mut self, message: &[u8]) -> Step {
-        let Ok(first) = ClientFirst::parse(message) else { return self.failed(None) };
-        let Ok(user) = stringprep::saslprep(&first.user) else { return self.failed(None) };
+        let Ok(first) = ClientFirst::parse(message) else { return self.failed() };
+        let Ok(user) = stringprep::saslprep(&first.user) else { return self.failed() };
+        self.user = Some(user.as_ref().into());
         if self.bans.is_banned(&self.links.bans, self.address, Some(&user), Instant::now()) {
             return Step::Deny(Denial::Banned);
         }
@@ -62,23 +64,24 @@ impl ScramExchange {
         };
         let challenge = Challenge::new(&first, &BASE64.encode(random), verifier);
         let message = challenge.message().into();
-        self.stage = Stage::Proof { user: user.as_ref().into(), challenge, is_known };
+        self.stage = Stage::Proof { challenge, is_known };
         Step::Continue(message)
     }
 
     fn proof(&mut self, message: &[u8]) -> Step {
         let stage = std::mem::replace(&mut self.stage, Stage::Over);
-        let Stage::Proof { user, challenge, is_known } = stage else { return self.failed(None) };
+        let Stage::Proof { challenge, is_known } = stage else { return self.failed() };
         let last = ClientFinal::parse(message);
         let verified = last.ok().and_then(|last| challenge.verify(&last));
         match verified.filter(|_| is_known) {
-            Some(message) => Step::Done(Login::user(Some(user)), message.into()),
-            None => self.failed(Some(&user)),
+            Some(message) => Step::Done(Login::user(self.user.clone()), message.into()),
+            None => self.failed(),
         }
     }
 
-    fn failed(&mut self, user: Option<&str>) -> Step {
+    fn failed(&mut self) -> Step {
         self.stage = Stage::Over;
+        let user = self.user.as_deref();
         self.bans.failed(&self.links.bans, self.address, user, Instant::now());
         Step::Deny(Denial::NotAuthorized)
     }
@@ -93,5 +96,9 @@ impl Exchange for ScramExchange {
             Stage::Proof { .. } => self.proof(data),
             Stage::Over => Step::Deny(Denial::NotAuthorized),
         }
+    }
+
+    fn user(&self) -> Option<&str> {
+        self.user.as_deref()
     }
 }

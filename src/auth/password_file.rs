@@ -26,8 +26,11 @@ pub struct PasswordFile {
     like: Option<Verifier>,
     /// Lines that count for nothing: their numbers, from 1, and why.
     skipped: Vec<(usize, String)>,
+    /// The number of the last line, if that is wrong and has no end.
+    cut: Option<usize>,
 }
 
+/// As it stands in the file: what others wrote may be read by others, and stays as it is.
 #[derive(Debug)]
 enum Line {
     User(Box<str>, PasswordHash),
@@ -57,6 +60,14 @@ pub enum PasswordFileError {
         /// What the system says.
         error: io::Error,
     },
+    /// Its last line is wrong and has no end.
+    #[error("{path}:{line}: is cut short, as if somebody were writing it")]
+    Cut {
+        /// The file.
+        path: PathBuf,
+        /// The number of the line, from 1.
+        line: usize,
+    },
 }
 
 impl PasswordFile {
@@ -73,17 +84,19 @@ impl PasswordFile {
 
     fn parse(text: &str) -> Self {
         let mut file = Self::default();
-        for (number, line) in (1..).zip(text.lines()) {
+        for (number, whole) in (1..).zip(text.split_inclusive('\n')) {
+            let line = whole.strip_suffix('\n').unwrap_or(whole);
             if line.trim().is_empty() || line.starts_with('#') {
                 file.lines.push(Line::Other(line.into()));
                 continue;
             }
             let wrong = match parse_line(line) {
                 Ok((user, hash)) => file
-                    .set(user, hash)
+                    .put(user, line.into(), hash)
                     .then(|| format!("{user:?} stands here again; what stood before is skipped")),
                 Err(wrong) => {
                     file.lines.push(Line::Other(line.into()));
+                    file.cut = (!whole.ends_with('\n')).then_some(number);
                     Some(format!("{wrong}; the line is skipped"))
                 }
             };
@@ -95,6 +108,16 @@ impl PasswordFile {
     /// What was skipped of the file at `path`.
     pub fn warnings(&self, path: &Path) -> impl Iterator<Item = String> {
         self.skipped.iter().map(move |(line, wrong)| format!("{}:{line}: {wrong}", path.display()))
+    }
+
+    /// Fails if its last line is wrong and has no end: then somebody may be writing the file at `path`, and
+    /// not as [`save`](Self::save) does.
+    ///
+    /// # Errors
+    /// That.
+    pub fn check_whole(&self, path: &Path) -> Result<(), PasswordFileError> {
+        let cut = |line| PasswordFileError::Cut { path: path.to_owned(), line };
+        self.cut.map_or(Ok(()), |line| Err(cut(line)))
     }
 
     /// How many users it has.
@@ -154,10 +177,14 @@ impl PasswordFile {
 
     /// Adds a user, or replaces the hash of one; says whether the user was there.
     pub fn set(&mut self, user: &str, hash: PasswordHash) -> bool {
+        self.put(user, format!("{user}:{hash}").into(), hash)
+    }
+
+    fn put(&mut self, user: &str, line: Box<str>, hash: PasswordHash) -> bool {
         if self.like.is_none() {
             self.like = hash.verifier();
         }
-        let line = Line::User(user.into(), hash);
+        let line = Line::User(line, hash);
         match self.by_user.get(user).and_then(|&place| self.lines.get_mut(place)) {
             Some(known) => {
                 *known = line;
@@ -224,14 +251,11 @@ impl PasswordFile {
     }
 
     fn text(&self) -> String {
-        let mut text = String::new();
-        for line in &self.lines {
-            match line {
-                Line::User(user, hash) => text.push_str(&format!("{user}:{hash}\n")),
-                Line::Other(other) => text.push_str(&format!("{other}\n")),
-            }
-        }
-        text
+        let lines = self.lines.iter().flat_map(|line| {
+            let (Line::User(line, _) | Line::Other(line)) = line;
+            [&**line, "\n"]
+        });
+        lines.collect()
     }
 }
 
@@ -344,8 +368,41 @@ mod tests {
             assert!(warning.starts_with(&format!("users:{line}: ")), "{text}: {warning}");
             assert!(warning.contains(part), "{warning}");
             assert_eq!((file.user_count(), file.check("bob", b"sponge")), (1, Known::Right));
-            assert_eq!(file.text(), format!("bob:{}\n{text}", bob()), "it is kept");
+            assert_eq!(file.text(), format!("bob:{BOB}\n{text}"), "it is kept");
         }
+    }
+
+    /// Mosquitto 2.0 does not read a hash without the padding that it has written.
+    #[test]
+    fn what_others_wrote_is_written_as_it_was() {
+        let text = format!("# users\n\nbob:{BOB}\n eve :{BOB}:further:fields\r\nwrong\n");
+        let mut file = PasswordFile::parse(&text);
+        assert_eq!(file.user_count(), 2);
+        assert_eq!(file.check("eve", b"sponge"), Known::Right);
+        assert_eq!(file.text(), text);
+        let new = PasswordHash::new(b"new").unwrap();
+        let added = format!("ann:{new}\n");
+        assert!(!file.set("ann", new));
+        assert_eq!(file.text(), format!("{text}{added}"));
+        assert_eq!(PasswordFile::parse(text.trim_end()).text(), text, "the last line has an end");
+    }
+
+    #[test]
+    fn a_file_that_is_cut_short_is_told_from_one_that_is_wrong() {
+        let path = Path::new("users");
+        let of = |text: &str| PasswordFile::parse(text).check_whole(path);
+        let whole = format!("bob:{BOB}\neve:{BOB}\n");
+        for (end, _) in whole.char_indices() {
+            let (text, line) = (&whole[..end], whole[..end].rsplit('\n').next().unwrap());
+            // Without its padding, the hash is all there.
+            let is_whole = line.is_empty() || line.len() >= whole.len() / 2 - 3;
+            assert_eq!(of(text).is_ok(), is_whole, "{text:?}");
+        }
+        for wrong in ["bob:x\n", &format!("bob:x\neve:{BOB}"), "bob:x\n# end"] {
+            assert!(of(wrong).is_ok(), "{wrong:?}");
+        }
+        let error = of("bob:x\neve").unwrap_err().to_string();
+        assert_eq!(error, "users:2: is cut short, as if somebody were writing it");
     }
 
     /// `mosquitto_passwd` adds none, but who puts files together does.
@@ -358,7 +415,7 @@ mod tests {
         let warnings: Vec<String> = file.warnings(Path::new("users")).collect();
         let warning = "users:3: \"bob\" stands here again; what stood before is skipped";
         assert_eq!(warnings, [warning]);
-        assert_eq!(file.text(), format!("bob:{}\nann:{}\n", bob(), bob()), "nothing is left of it");
+        assert_eq!(file.text(), format!("bob:{BOB}\nann:{BOB}\n"), "nothing is left of it");
     }
 
     #[test]

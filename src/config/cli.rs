@@ -32,6 +32,7 @@ Examples:
                                     let other machines in, anyone who can reach it
   sluice --data /var/lib/sluice     keep sessions and messages there
   sluice --durability memory        keep nothing over a restart
+  sluice config > sluice.toml       write all settings, their meaning and their defaults to a file
   sluice --config sluice.toml       take the settings from a file
   sluice store check sluice-data    say what is in a data directory, and whether all is well
   sluice check sluice.toml          say whether that file is right and what it changes, and end
@@ -42,12 +43,15 @@ Try it, in two more terminals:
   mosquitto_sub -t 'greetings/#' -v
   mosquitto_pub -t greetings/world -m hello
 
-Every setting, its meaning and its default is in the file sluice.toml of the source. Each can also
-be set by an environment variable named after its section and key: max_packet_size of [limits] is
-SLUICE_LIMITS_MAX_PACKET_SIZE. A flag goes before a variable, a variable before the file.
+Every setting can also be set by an environment variable named after its section and key:
+max_packet_size of [limits] is SLUICE_LIMITS_MAX_PACKET_SIZE. A flag goes before a variable, a
+variable before the file.
 
 The exit status is 0 after a stop, 1 if the broker cannot start or go on, and 2 if the command line
 or the settings are wrong.";
+
+/// The file of all settings, with their meaning and their defaults.
+pub const EXAMPLE: &str = include_str!("../../sluice.toml");
 
 /// What was asked for.
 #[derive(Debug, Parser)]
@@ -91,6 +95,8 @@ pub struct CommandLine {
 /// What can be done instead of running the broker.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Print every setting with its meaning and its default: a settings file to begin with
+    Config,
     /// Check a settings file the way a start would, say what it changes, and end
     Check {
         /// The file to check
@@ -113,6 +119,8 @@ pub enum Command {
 pub enum Task {
     /// Run a broker; what was asked for has the settings read again.
     Run(Box<Config>, Box<CommandLine>),
+    /// Print the [`EXAMPLE`].
+    Example,
     /// Say that this file is right, if those it names are, and what it changes, the environment included.
     Check(PathBuf, Box<Config>, Vec<Change>),
     /// Edit a password file.
@@ -138,6 +146,7 @@ impl CommandLine {
             _ => one_line(&error, env::args().skip(1)),
         })?;
         match asked.command {
+            Some(Command::Config) => Ok(Task::Example),
             Some(Command::Passwd(passwd)) => Ok(Task::Passwd(passwd)),
             Some(Command::Certs(certs)) => Ok(Task::Certs(certs)),
             Some(Command::Store(tool)) => Ok(Task::Store(tool)),

@@ -62,7 +62,8 @@ pub fn raise_open_files(config: &mut Config) {
         Durability::Memory => 0,
         Durability::Os | Durability::Fsync => crate::store::OPEN_FILES as u64,
     };
-    let reserved = OTHER_FILES + store + shards * (FILES_PER_SHARD + listeners);
+    // Of each listener one may wait to be let in.
+    let reserved = OTHER_FILES + store + shards * (FILES_PER_SHARD + 2 * listeners);
     let wanted = u64::from(config.limits.max_connections) + reserved;
     let allowed = raise_to(wanted);
     let served = allowed.saturating_sub(reserved);

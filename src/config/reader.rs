@@ -327,7 +327,7 @@ impl<'a> Reader<'a> {
                 "is not a known variable; a file is named by --config FILE".to_owned()
             }
             None => "is not a known variable; each is SLUICE_<SECTION>_<KEY>, and all sections and keys \
-                     are listed in the file sluice.toml of the source"
+                     are listed by sluice config"
                 .to_owned(),
         }
     }

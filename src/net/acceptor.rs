@@ -90,6 +90,8 @@ struct Listener {
     ws: Option<Arc<WsSettings>>,
     /// The poll said so, and the queue has not been seen empty since.
     ready: bool,
+    /// The next to pass: who is not there must not take the place of another.
+    first: Option<(OwnedFd, SocketAddr)>,
     accepted_this_turn: usize,
     /// Nobody passes until then.
     shut_until: Option<Time>,
@@ -99,6 +101,46 @@ impl Listener {
     /// Whether it has more to accept; `tls`: whether any with TLS may come.
     fn waits(&self, tls: bool) -> bool {
         self.ready && self.shut_until.is_none() && (tls || self.tls.is_none())
+    }
+
+    /// The next connection that may pass, if this turn may take one. An error is one that has no room in the
+    /// system.
+    fn accept(
+        &mut self,
+        tls: bool,
+        pass: impl Fn() -> Result<(), Time>,
+    ) -> io::Result<Option<(Transport, SocketAddr)>> {
+        while self.waits(tls) && self.accepted_this_turn < ACCEPTS_PER_TURN {
+            self.accepted_this_turn += 1;
+            let accepted = self.first.take().map_or_else(|| self.socket.accept(), Ok);
+            let (fd, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
+                    Some(Errno::AGAIN) => {
+                        self.ready = false;
+                        break;
+                    }
+                    // One that died in the queue. The others may be well.
+                    None
+                    | Some(Errno::CONNABORTED | Errno::INTR | Errno::PROTO | Errno::PERM)
+                    | Some(Errno::NETDOWN | Errno::NETUNREACH | Errno::HOSTUNREACH)
+                    | Some(Errno::HOSTDOWN | Errno::NONET | Errno::TIMEDOUT) => continue,
+                    // No descriptors, no memory, or what nobody has thought of: never spin.
+                    Some(_) => return Err(error),
+                },
+            };
+            if let Err(until) = pass() {
+                self.first = Some((fd, peer));
+                self.shut_until = Some(until);
+                break;
+            }
+            match self.transport(fd) {
+                Ok(transport) => return Ok(Some((transport, peer))),
+                // Only a configuration that no client can use.
+                Err(error) => warn!(%error, "cannot begin TLS"),
+            }
+        }
+        Ok(None)
     }
 
     /// What is spoken over a socket that was accepted.
@@ -124,6 +166,9 @@ impl Listener {
 #[derive(Debug)]
 pub(super) struct Acceptor {
     listeners: Vec<Listener>,
+    /// The listener to look at first: one of each in turn, lest the one with most to accept takes all that
+    /// may pass.
+    next: usize,
     turnstile: Option<Arc<dyn Turnstile>>,
     retry_at: Option<Time>,
     warned_at: Option<Time>,
@@ -147,11 +192,12 @@ impl Acceptor {
                 tls,
                 ws,
                 ready: false,
+                first: None,
                 accepted_this_turn: 0,
                 shut_until: None,
             });
         }
-        Ok(Self { listeners, turnstile: None, retry_at: None, warned_at: None })
+        Ok(Self { listeners, next: 0, turnstile: None, retry_at: None, warned_at: None })
     }
 
     pub(super) fn set_ready(&mut self, index: usize) {
@@ -205,40 +251,20 @@ impl Acceptor {
         if self.retry_at.is_some() {
             return None;
         }
-        for (index, listener) in self.listeners.iter_mut().enumerate() {
-            while listener.waits(tls) && listener.accepted_this_turn < ACCEPTS_PER_TURN {
-                if let Some(turnstile) = &self.turnstile
-                    && let Err(until) = turnstile.pass(index, now)
-                {
-                    listener.shut_until = Some(until);
+        let count = self.listeners.len();
+        for index in (0..count).map(|step| (self.next + step) % count) {
+            let Some(listener) = self.listeners.get_mut(index) else { continue };
+            let turnstile = self.turnstile.as_deref();
+            let pass = || turnstile.map_or(Ok(()), |turnstile| turnstile.pass(index, now));
+            match listener.accept(tls, pass) {
+                Ok(None) => {}
+                Ok(Some((transport, peer))) => {
+                    self.next = index + 1;
+                    return Some((transport, index, peer));
+                }
+                Err(error) => {
+                    self.exhausted(now, &error);
                     break;
-                }
-                listener.accepted_this_turn += 1;
-                let accepted = listener.socket.accept();
-                if let (Some(turnstile), Err(_)) = (&self.turnstile, &accepted) {
-                    turnstile.give_back(index, now);
-                }
-                match accepted {
-                    Ok((fd, peer)) => {
-                        match listener.transport(fd) {
-                            Ok(transport) => return Some((transport, index, peer)),
-                            // Only a configuration that no client can use.
-                            Err(error) => warn!(%error, "cannot begin TLS"),
-                        }
-                    }
-                    Err(error) => match error.raw_os_error().map(Errno::from_raw_os_error) {
-                        Some(Errno::AGAIN) => listener.ready = false,
-                        // One that died in the queue. The others may be well.
-                        None
-                        | Some(Errno::CONNABORTED | Errno::INTR | Errno::PROTO | Errno::PERM)
-                        | Some(Errno::NETDOWN | Errno::NETUNREACH | Errno::HOSTUNREACH)
-                        | Some(Errno::HOSTDOWN | Errno::NONET | Errno::TIMEDOUT) => {}
-                        // No descriptors, no memory, or what nobody has thought of: never spin.
-                        Some(_) => {
-                            self.exhausted(now, &error);
-                            return None;
-                        }
-                    },
                 }
             }
         }
@@ -261,5 +287,75 @@ impl Acceptor {
             let _ = registry.deregister(&mut SourceFd(&listener.socket.as_raw_fd()));
         }
         self.retry_at = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use mio::Poll;
+
+    use super::*;
+
+    const NOW: Time = Time(5_000);
+    const LATER: Time = Time(6_000);
+
+    /// Lets so many pass, and more later.
+    #[derive(Debug, Default)]
+    struct Few(AtomicUsize);
+
+    impl Turnstile for Few {
+        fn pass(&self, _: usize, now: Time) -> Result<(), Time> {
+            let pass = |left: usize| left.checked_sub(1);
+            let passed = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pass);
+            if now < LATER { passed.map(drop).map_err(|_| LATER) } else { Ok(()) }
+        }
+    }
+
+    /// Listeners, each with so many connections waiting, and so many that pass.
+    fn waiting<const N: usize>(counts: [usize; N], pass: usize) -> (Acceptor, Vec<TcpStream>) {
+        let registry = Poll::new().unwrap().registry().try_clone().unwrap();
+        let sockets = counts.map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let addresses = sockets.each_ref().map(|socket| socket.local_addr().unwrap());
+        let sockets = sockets.into_iter().map(Into::into).collect();
+        let mut acceptor = Acceptor::new(&registry, sockets, usize::MAX).unwrap();
+        acceptor.set_turnstile(Arc::new(Few(pass.into())));
+        (0..N).for_each(|index| acceptor.set_ready(index));
+        let each = addresses.into_iter().zip(counts);
+        let all = each.flat_map(|(address, count)| std::iter::repeat_n(address, count));
+        let clients = all.map(|address| TcpStream::connect(address).unwrap()).collect();
+        (acceptor, clients)
+    }
+
+    /// Whose connections a turn accepts.
+    fn turn(acceptor: &mut Acceptor, now: Time) -> Vec<usize> {
+        acceptor.begin_turn(now);
+        std::iter::from_fn(|| acceptor.accept(now, true).map(|(_, index, _)| index)).collect()
+    }
+
+    #[test]
+    fn listeners_take_turns() {
+        let (mut acceptor, _clients) = waiting([5, 1, 3], 100);
+        assert_eq!(turn(&mut acceptor, NOW), [0, 1, 2, 0, 2, 0, 2, 0, 0]);
+        // Who was the first to be refused is the first to come.
+        let (mut acceptor, _clients) = waiting([5, 3], 3);
+        assert_eq!(turn(&mut acceptor, NOW), [0, 1, 0]);
+        assert!(turn(&mut acceptor, NOW).is_empty());
+        assert_eq!(turn(&mut acceptor, LATER), [1, 0, 1, 0, 0]);
+    }
+
+    #[test]
+    fn who_is_not_there_is_not_asked_for() {
+        let (mut acceptor, _clients) = waiting([2, 0], 3);
+        assert_eq!(turn(&mut acceptor, NOW), [0, 0]);
+        assert!(turn(&mut acceptor, NOW).is_empty());
+        assert_eq!(acceptor.retry_at(), None, "nobody waits");
+        let (mut acceptor, _clients) = waiting([0, 2], 1);
+        assert_eq!(turn(&mut acceptor, NOW), [1]);
+        assert_eq!(acceptor.retry_at(), Some(LATER));
+        assert!(!acceptor.has_more(true));
+        assert_eq!(turn(&mut acceptor, LATER), [1], "the one who waited");
     }
 }

@@ -161,14 +161,11 @@ pub enum CloseMode {
 
 /// Lets connections in one by one, over all drivers that have it.
 pub trait Turnstile: fmt::Debug + Send + Sync {
-    /// Lets one connection of a listener pass.
+    /// Lets one connection of a listener pass, which is there.
     ///
     /// # Errors
     /// There are enough; with the time when to try again.
     fn pass(&self, listener: usize, now: Time) -> Result<(), Time>;
-
-    /// There was none to pass.
-    fn give_back(&self, listener: usize, now: Time);
 }
 
 /// Interrupts the [`Driver::wait`] of another thread.
@@ -260,6 +257,6 @@ pub trait Driver {
     /// its transport has a word for that.
     fn stop_accepting(&mut self);
 
-    /// Accepts only who passes this; the others wait in the system's queue.
+    /// Lets in only who passes this. Of each listener one waits for that, the others in the system's queue.
     fn set_turnstile(&mut self, turnstile: Arc<dyn Turnstile>);
 }

@@ -1,6 +1,6 @@
 //! Who of a shared group gets a message: first which shard, then which of its members.
 
-use super::groups::GroupId;
+use super::groups::{GroupId, Remote};
 use super::load::{GroupLoad, Level};
 use super::slab::NIL;
 use super::{Router, SessionKey, SubscriptionOptions};
@@ -64,16 +64,8 @@ impl Router {
             let choice = ShardChoice { shard: self.shard, group, online: known.online > 0 };
             return (!known.members.is_empty()).then_some(choice);
         }
-        let here = self.here(index);
-        let mut shards: Shards = self.others(index).collect();
-        let place = shards.partition_point(|one| one.shard < here.shard);
-        if here.members > 0 {
-            shards.insert(place, here);
-        }
-        if shards.iter().any(|one| one.online > 0) {
-            shards.retain(|one| one.online > 0);
-        }
-        self.choose_of(index, shards, publisher)
+        let connected = self.standings(index, true, false).any(|one| one.online > 0);
+        self.choose_of(index, true, connected, publisher)
     }
 
     /// Which other shard with connected members serves a message of a group, if there is one.
@@ -83,36 +75,38 @@ impl Router {
         publisher: &Publisher,
     ) -> Option<ShardChoice> {
         let index = self.groups.resolve(group)?;
-        let shards = self.others(index).filter(|one| one.online > 0).collect();
-        self.choose_of(index, shards, publisher)
+        self.choose_of(index, false, true, publisher)
     }
 
+    /// One of the [`standings`](Self::standings).
     fn choose_of(
         &mut self,
         index: u32,
-        mut shards: Shards,
+        here: bool,
+        connected: bool,
         publisher: &Publisher,
     ) -> Option<ShardChoice> {
-        match self.strategy {
+        let place = self.shard_place(index, publisher);
+        match self.groups.strategy() {
             Strategy::Sticky => {
-                let chosen = shards.iter().min_by_key(|one| one.since);
-                return chosen.map(Standing::choice);
+                let chosen = self.standings(index, here, connected).min_by_key(|one| one.since);
+                chosen.as_ref().map(Standing::choice)
             }
             Strategy::LeastInFlight => {
-                let least = shards.iter().map(|one| one.level).min()?;
-                shards.retain(|one| one.level == least);
+                // The other shards change what is read here.
+                let mut shards = std::mem::take(&mut self.candidates);
+                shards.extend(self.standings(index, here, connected));
+                let least = shards.iter().map(|one| one.level).min();
+                let at_least = shards.iter().filter(|one| Some(one.level) == least);
+                let chosen = at_place(at_least.copied(), place);
+                shards.clear();
+                self.candidates = shards;
+                chosen
             }
-            _ => {}
+            Strategy::RoundRobin | Strategy::Random | Strategy::ClientId | Strategy::Topic => {
+                at_place(self.standings(index, here, connected), place)
+            }
         }
-        let total: u64 = shards.iter().map(|one| u64::from(one.weight())).sum();
-        let mut place = self.shard_place(index, publisher).checked_rem(total)?;
-        let chosen = shards.iter().find(|one| {
-            let weight = u64::from(one.weight());
-            let found = place < weight;
-            place = place.saturating_sub(weight);
-            found
-        });
-        chosen.map(Standing::choice)
     }
 
     /// Which member of this shard gets the next message of a group.
@@ -158,7 +152,7 @@ impl Router {
         });
         let load =
             |place: usize| members.get(place).map_or(usize::MAX, |one| in_flight(one.session));
-        if self.strategy == Strategy::LeastInFlight {
+        if self.groups.strategy() == Strategy::LeastInFlight {
             let (load, place) = places
                 .map(|place| (load(place), place))
                 .reduce(|best, one| if one.0 < best.0 { one } else { best })?;
@@ -179,7 +173,7 @@ impl Router {
         let group = self.groups.group(index);
         let cursor = group.member_cursor as usize;
         let next = if part.contains(&cursor) { cursor - part.start } else { 0 };
-        match self.strategy {
+        match self.groups.strategy() {
             Strategy::RoundRobin | Strategy::LeastInFlight => next,
             Strategy::Random => self.random.usize(..len),
             Strategy::Sticky => {
@@ -195,7 +189,7 @@ impl Router {
     }
 
     fn shard_place(&mut self, index: u32, publisher: &Publisher) -> u64 {
-        match self.strategy {
+        match self.groups.strategy() {
             Strategy::ClientId => publisher.client_id_hash,
             Strategy::Topic => publisher.topic_hash,
             Strategy::Random => self.random.u64(..),
@@ -221,21 +215,38 @@ impl Router {
         }
     }
 
-    fn others(&self, index: u32) -> impl Iterator<Item = Standing> {
-        self.groups.group(index).remote.iter().map(|one| Standing {
-            shard: one.shard,
-            group: one.id,
-            online: one.online,
-            members: one.members,
-            since: one.since,
-            level: level_of(one.load.as_ref(), one.online, one.members),
-        })
+    /// How the shards with members stand, in an order that is the same on all of them: this one as well
+    /// with `here`, only those with connected members with `connected`.
+    fn standings(
+        &self,
+        index: u32,
+        here: bool,
+        connected: bool,
+    ) -> impl Iterator<Item = Standing> + Clone {
+        let remote = &self.groups.group(index).remote;
+        let (before, after) = remote.split_at(remote.partition_point(|one| one.shard < self.shard));
+        let here = here.then(|| self.here(index)).filter(|here| here.members > 0);
+        let all = before.iter().map(Standing::of).chain(here).chain(after.iter().map(Standing::of));
+        all.filter(move |one| !connected || one.online > 0)
     }
+}
+
+/// The shard at a place, when each takes up as many as it has members that count.
+fn at_place(mut shards: impl Iterator<Item = Standing> + Clone, place: u64) -> Option<ShardChoice> {
+    let total: u64 = shards.clone().map(|one| u64::from(one.weight())).sum();
+    let mut place = place.checked_rem(total)?;
+    let chosen = shards.find(|one| {
+        let weight = u64::from(one.weight());
+        let found = place < weight;
+        place = place.saturating_sub(weight);
+        found
+    });
+    chosen.as_ref().map(Standing::choice)
 }
 
 /// How a shard stands in a group when a message comes.
 #[derive(Clone, Copy, Debug)]
-struct Standing {
+pub(super) struct Standing {
     shard: u8,
     group: GroupId,
     online: u32,
@@ -244,10 +255,18 @@ struct Standing {
     level: Level,
 }
 
-/// In the order that is the same on all of them.
-type Shards = smallvec::SmallVec<[Standing; 8]>;
-
 impl Standing {
+    fn of(remote: &Remote) -> Self {
+        Self {
+            shard: remote.shard,
+            group: remote.id,
+            online: remote.online,
+            members: remote.members,
+            since: remote.since,
+            level: level_of(remote.load.as_ref(), remote.online, remote.members),
+        }
+    }
+
     /// How many members it has that count.
     fn weight(&self) -> u32 {
         match (self.level.count, self.online) {

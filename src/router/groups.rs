@@ -6,7 +6,7 @@ use hashbrown::{HashMap, HashTable};
 use smallvec::SmallVec;
 
 use super::hash::{Seed, spread};
-use super::load::{GroupLoad, Load};
+use super::load::GroupLoad;
 use super::slab::{NIL, Slab, Vacant};
 use super::subscriptions::{Granted, Owner, SEARCH_AT_MOST, Subscriptions};
 use super::{SessionKey, Strategy};
@@ -344,6 +344,12 @@ impl Groups {
         self.loads.get(index as usize)
     }
 
+    /// How shared groups choose.
+    #[inline]
+    pub(super) fn strategy(&self) -> Strategy {
+        self.strategy
+    }
+
     /// Whether other shards see how busy the members here are.
     #[inline]
     pub(super) fn show_loads(&self) -> bool {
@@ -458,16 +464,20 @@ impl Groups {
     }
 
     /// What a group takes, its name left out.
-    const GROUP_BYTES: usize = size_of::<Group>() + 2 * size_of::<u32>();
+    fn group_bytes(&self) -> usize {
+        let kept = if self.strategy == Strategy::Sticky { size_of::<Kept>() } else { 0 };
+        let load = if self.show_loads { GroupLoad::BYTES } else { 0 };
+        size_of::<Group>() + 2 * size_of::<u32>() + kept + load
+    }
 
     /// The most that a group of this name adds to [`counted_bytes`](Self::counted_bytes).
-    pub(super) fn most_bytes(share: &str) -> usize {
-        Self::GROUP_BYTES + Shares::bytes_of(share)
+    pub(super) fn most_bytes(&self, share: &str) -> usize {
+        self.group_bytes() + Shares::bytes_of(share)
     }
 
     /// About the bytes that groups take, those of their members that do not stand in them left out.
     pub(super) fn counted_bytes(&self) -> usize {
-        self.len() * Self::GROUP_BYTES + self.shares.counted_bytes
+        self.len() * self.group_bytes() + self.shares.counted_bytes
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
@@ -477,7 +487,7 @@ impl Groups {
         };
         let each: usize = self.table.iter().map(|&index| one(&self.groups[index])).sum();
         let lists = (self.news.capacity() + self.busy.capacity()) * size_of::<u32>();
-        let loads = self.loads.len() * (size_of::<GroupLoad>() + size_of::<Load>());
+        let loads = self.loads.len() * GroupLoad::BYTES;
         lists
             + loads
             + self.kept.len() * size_of::<Kept>()

@@ -40,6 +40,9 @@ impl PartialEq for GroupLoad {
 impl Eq for GroupLoad {}
 
 impl GroupLoad {
+    /// What one takes: itself, and what it shares, with the two counts of an [`Arc`].
+    pub(super) const BYTES: usize = size_of::<Self>() + size_of::<Load>() + 2 * size_of::<usize>();
+
     /// How busy they are with what is on its way to them; `members` of them that count, if nobody has
     /// measured it.
     pub(super) fn level(&self, members: u32) -> Level {

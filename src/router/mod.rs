@@ -105,8 +105,9 @@ pub struct Router {
     retained: retained::Retained,
     shard: u8,
     shards: u8,
-    strategy: Strategy,
     random: fastrand::Rng,
+    /// The shards to choose from; emptied after each use.
+    candidates: Vec<choice::Standing>,
     walk: trie::Walk,
     matched: Vec<route::Matched>,
 }
@@ -127,8 +128,8 @@ impl Router {
             retained: retained::Retained::new(hash, &limits),
             shard,
             shards,
-            strategy: limits.strategy,
             random: fastrand::Rng::with_seed(seed ^ u64::from(shard)),
+            candidates: Vec::new(),
             walk: trie::Walk::default(),
             matched: Vec::new(),
         }
@@ -244,8 +245,8 @@ impl Router {
     /// The most that a subscription adds to
     /// [`counted_subscription_bytes`](Self::counted_subscription_bytes).
     #[must_use]
-    pub fn most_subscription_bytes(filter: &Filter<'_>) -> usize {
-        let group = filter.share.map_or(0, groups::Groups::most_bytes);
+    pub fn most_subscription_bytes(&self, filter: &Filter<'_>) -> usize {
+        let group = filter.share.map_or(0, |share| self.groups.most_bytes(share));
         // A group has an entry of its own in the list of its node.
         let entries = 2 * subscriptions::Subscriptions::ENTRY_BYTES;
         trie::Trie::most_bytes(filter.filter) + entries + group

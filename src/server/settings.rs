@@ -40,6 +40,7 @@ pub fn access_settings(config: &Config) -> AccessSettings {
         threads: if *threads == 0 { cores.div_ceil(2) } else { usize::from(*threads) },
         queue: *queue as usize,
         names_users: config.names_users(),
+        for_users: (!config.quotas.is_empty()).then(|| "quota[0]".to_owned()),
         bans: BanSettings {
             failures_by_address: ban.failures_by_address,
             failures_by_user: ban.failures_by_user,

@@ -14,11 +14,8 @@ use super::Core;
 use super::connection::{Connection, State};
 use super::settings::Settings;
 use super::timers::Timer;
-use super::turnstile::AcceptRates;
+use super::turnstile::{AcceptRates, AddressRates};
 use super::user_rate::UserRates;
-
-/// Addresses remembered in one second, at most; beyond that all of them count as one.
-const MAX_ADDRESSES: usize = 65_536;
 
 /// The limits that count over all shards.
 #[derive(Debug)]
@@ -31,17 +28,9 @@ pub(crate) struct Admission {
     subscription_bytes: AtomicUsize,
     /// Connections of the users whose quotas limit them.
     by_user: Mutex<HashMap<Arc<str>, u32, foldhash::fast::RandomState>>,
-    /// By address.
-    rate: Mutex<Rate>,
+    by_address: Mutex<AddressRates>,
     pub(super) user_rates: UserRates,
-    /// By listener, and of all.
-    pub(super) rates: Arc<AcceptRates>,
-}
-
-#[derive(Debug, Default)]
-struct Rate {
-    second: u64,
-    by_address: HashMap<IpAddr, u32, foldhash::fast::RandomState>,
+    pub(super) turnstile: Arc<AcceptRates>,
 }
 
 /// Which limit a connection met.
@@ -73,9 +62,9 @@ impl Admission {
             subscription_bytes: AtomicUsize::new(0),
             by_listener: settings.listeners.iter().map(|_| AtomicUsize::new(0)).collect(),
             by_user: Mutex::default(),
-            rate: Mutex::default(),
+            by_address: Mutex::default(),
             user_rates: UserRates::default(),
-            rates: Arc::new(AcceptRates::new(settings)),
+            turnstile: Arc::new(AcceptRates::new(settings)),
         }
     }
 
@@ -108,20 +97,8 @@ impl Admission {
 
     fn check_rate(&self, settings: &Settings, address: IpAddr, now: Time) -> Result<(), Refusal> {
         let Some(most) = settings.connections_per_second_per_address else { return Ok(()) };
-        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
-        let second = now.0 / 1000;
-        if rate.second != second {
-            rate.second = second;
-            rate.by_address.clear();
-        }
-        let known = rate.by_address.len() < MAX_ADDRESSES || rate.by_address.contains_key(&address);
-        let key = if known { address } else { IpAddr::from([0, 0, 0, 0]) };
-        let count = rate.by_address.entry(key).or_insert(0);
-        if *count >= most {
-            return Err(Refusal::AddressRate);
-        }
-        *count += 1;
-        Ok(())
+        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        by_address.pass(address, most, now).then_some(()).ok_or(Refusal::AddressRate)
     }
 
     /// Counts one more session; false if there are enough.
@@ -386,19 +363,5 @@ mod tests {
             admission.release_user(user);
         }
         assert!(admission.by_user.lock().unwrap().is_empty());
-    }
-
-    #[test]
-    fn an_address_has_its_rate_anew_each_second() {
-        let settings = Settings {
-            connections_per_second_per_address: Some(2),
-            max_connections: usize::MAX,
-            ..settings()
-        };
-        let admission = Admission::new(&settings);
-        let check = |last, now| admission.check_rate(&settings, address(last), now);
-        assert_eq!([1, 1, 1, 2].map(|last| check(last, NOW).is_ok()), [true, true, false, true]);
-        assert_eq!(check(1, Time(NOW.0 + 999)), Err(Refusal::AddressRate));
-        assert_eq!(check(1, Time(NOW.0 + 1000)), Ok(()));
     }
 }

@@ -79,7 +79,7 @@ impl<S> Core<S> {
                 Outcome::In(login) => return self.admit(id, &connect, &login),
                 Outcome::Waits => return Then::Hold,
                 Outcome::Refused(denial) => {
-                    self.refuse_login(id, &connect, denial);
+                    self.refuse_login(id, &connect, None, denial);
                     return Then::Stop;
                 }
             },
@@ -88,21 +88,32 @@ impl<S> Core<S> {
         Then::Stop
     }
 
-    /// Refuses a login. The log says who it was and why, which is more than the client is told.
-    fn refuse_login(&mut self, id: ConnId, connect: &Connect<'_>, denial: Denial) {
+    /// Refuses a login. The log says who it was and why, which is more than the client is told; `user` is who
+    /// it says it is if CONNECT does not say so.
+    pub(super) fn refuse_login(
+        &mut self,
+        id: ConnId,
+        connect: &Connect<'_>,
+        user: Option<&str>,
+        denial: Denial,
+    ) {
         let (version, reason) = (Some(connect.version), reason_of(denial));
         self.send_refusal(id, version, reason, "refused by authentication");
         let Some(connection) = self.connections.get(id) else { return };
-        let cause = match (denial, connect.username) {
+        let named = connection.certificate.as_ref().and_then(ClientCertificate::user);
+        let user = user.or(named).or(connect.username);
+        let by_method = connect.properties.authentication_method.is_some();
+        let cause = match (denial, user) {
             (Denial::BadUserNameOrPassword, _) => "wrong user name or password",
+            (Denial::NotAuthorized, _) if by_method => {
+                "not authorized by its Authentication Method"
+            }
             (Denial::NotAuthorized, None) => "no user name",
             (Denial::NotAuthorized, Some(_)) => "not authorized",
             (Denial::Banned, _) => "banned",
             (Denial::ServerUnavailable, _) => "nobody can say now whether it may come in",
             (Denial::Busy, _) => "too many logins wait to be checked",
         };
-        let named = connection.certificate.as_ref().and_then(ClientCertificate::user);
-        let user = named.or(connect.username);
         self.log.login(self.now, connection.peer, connect.client_id, user, cause);
         self.end(id, Ending::Logged);
     }

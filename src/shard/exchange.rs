@@ -178,10 +178,24 @@ impl<S> Core<S> {
                 (ReasonCode::PacketTooLarge, "its Maximum Packet Size has no room for AUTH")
             }
             Step::Done(login, data) => return self.exchange_done(id, &login, data),
-            Step::Deny(denial) => (reason_of(denial), "refused by authentication"),
+            Step::Deny(denial) => {
+                self.refuse_exchange(id, denial);
+                return Then::Stop;
+            }
         };
         self.refuse(id, Some(Version::V5), reason, detail);
         Then::Stop
+    }
+
+    fn refuse_exchange(&mut self, id: ConnId, denial: Denial) {
+        let Some(enhanced) = self.authentication.enhanced.get_mut(&id) else { return };
+        let (body, exchange) = (enhanced.connect.take(), enhanced.exchange.take());
+        let body = body.unwrap_or_default();
+        // It was decoded before.
+        if let Ok(connect) = decode_connect(&body, &self.settings.limits) {
+            let user = exchange.as_ref().and_then(|exchange| exchange.user());
+            self.refuse_login(id, &connect, user, denial);
+        }
     }
 
     fn exchange_done(&mut self, id: ConnId, login: &Login, last_word: Vec<u8>) -> Then {

@@ -133,7 +133,7 @@ impl Shared {
     /// listeners but for their proxies, and the limits of connections may be others.
     pub fn change_settings(&self, settings: Settings) {
         let mut current = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        self.admission.rates.follow(&settings);
+        self.admission.turnstile.follow(&settings);
         *current = Arc::new(settings);
         self.settings_changes.fetch_add(1, Ordering::Release);
     }
@@ -261,7 +261,7 @@ impl<D: Driver> Shard<D> {
         mailbox: mail::Mailbox<Item<D::Socket>>,
         shared: Arc<Shared>,
     ) -> Self {
-        driver.set_turnstile(shared.admission.rates.clone());
+        driver.set_turnstile(shared.admission.turnstile.clone());
         let now = driver.now();
         let settings = shared.settings();
         #[expect(clippy::cast_possible_truncation, reason = "at most MAX_SHARDS")]

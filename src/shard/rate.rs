@@ -38,6 +38,10 @@ pub(super) struct Allotment {
     told: bool,
     /// Counted among the connections of this user.
     user: Option<Arc<str>>,
+    /// Frames of it are handled: what they cost is known when that is done.
+    pays: bool,
+    /// The Client Identifier of one that has left meanwhile.
+    leaves: Option<Box<str>>,
 }
 
 /// Those of a user wait one behind the other: who has to wait pays at once, for a time that nobody else has.
@@ -121,6 +125,7 @@ impl Allotment {
             let before = after;
             after.take(reserved.len, nanoseconds(now));
             user.give_back(&after, &before, now);
+            self.buckets.give_back_own(reserved.len);
         }
     }
 
@@ -239,6 +244,15 @@ impl Buckets {
         }
     }
 
+    /// Gives those that are the client's alone back what a PUBLISH of so many bytes cost.
+    fn give_back_own(&mut self, len: usize) {
+        for (bucket, count) in [(&mut self.messages, 1), (&mut self.bytes, len as u64)] {
+            if let Some(bucket) = bucket.as_mut().filter(|bucket| !bucket.is_shared) {
+                bucket.full_at = bucket.full_at.saturating_sub(bucket.time_for(count));
+            }
+        }
+    }
+
     /// When there is something in all of them.
     fn ready_at(&self) -> Time {
         Time(self.ready_ns().div_ceil(MILLISECOND))
@@ -289,9 +303,13 @@ impl<S> Core<S> {
     pub(super) fn leave_buckets(&mut self, id: ConnId, client: SessionKey) {
         let connection = self.connections.get_mut(id);
         let Some(allotment) = connection.and_then(|one| one.allotment.as_mut()) else { return };
-        allotment.cancel(self.now);
-        if let Some(slot) = self.sessions.get(client) {
-            self.left_buckets.put(slot.session.client_id(), &allotment.buckets, self.now);
+        let Some(slot) = self.sessions.get(client) else { return };
+        let client_id = slot.session.client_id();
+        if allotment.pays {
+            allotment.leaves = Some(client_id.into());
+        } else {
+            allotment.cancel(self.now);
+            self.left_buckets.put(client_id, &allotment.buckets, self.now);
         }
     }
 
@@ -344,8 +362,16 @@ impl<S> Core<S> {
         }
         let name = login.user.as_ref().filter(|_| is_shared);
         let of_user = name.map(|name| self.shared.admission.user_rates.of(name, self.now));
-        let (reserved, timer, told) = (None, None, false);
-        Ok(Some(Box::new(Allotment { buckets, of_user, reserved, timer, told, user })))
+        Ok(Some(Box::new(Allotment {
+            buckets,
+            of_user,
+            reserved: None,
+            timer: None,
+            told: false,
+            user,
+            pays: false,
+            leaves: None,
+        })))
     }
 
     /// Whether a connection of the same client is counted for this user, and ends when the new one comes.
@@ -371,6 +397,7 @@ impl<S> Core<S> {
             Some(allotment) => {
                 let rest = bytes.get(at..).unwrap_or_default();
                 let paid = allotment.pay(rest, reader.max_packet_size, self.now);
+                allotment.pays = true;
                 self.limited_frames(reader, bytes, at, source, paid)
             }
         }
@@ -389,9 +416,14 @@ impl<S> Core<S> {
         let connection = self.connections.get_mut(reader.id);
         let allotment = connection.and_then(|connection| connection.allotment.as_mut());
         let Some(allotment) = allotment else { return taken };
+        allotment.pays = false;
         if taken.consumed < end {
             let bytes = bytes.get(at..taken.consumed).unwrap_or_default();
             allotment.take_back(paid, bytes, reader.max_packet_size, self.now);
+        }
+        if let Some(client_id) = allotment.leaves.take() {
+            allotment.cancel(self.now);
+            self.left_buckets.put(&client_id, &allotment.buckets, self.now);
         }
         let Some(len) = waits.filter(|_| taken.then == Then::Continue) else { return taken };
         self.hold_for_rate(reader.id, len);

@@ -7,7 +7,7 @@ use crate::mqtt::{
     DecodeError, Packet, Properties, QoS, ReasonCode, RetainHandling, SubAck, Subscribe,
     SubscribeFilter, UnsubAck, Unsubscribe, encode, topic, varint_len,
 };
-use crate::router::{GroupCount, Router, SessionKey, Subscribed, SubscriptionOptions};
+use crate::router::{GroupCount, SessionKey, Subscribed, SubscriptionOptions};
 use crate::session::{STORE, SubscriptionRecord};
 
 use super::Core;
@@ -206,7 +206,7 @@ impl<S> Core<S> {
         let others =
             self.shared.admission.subscription_bytes().wrapping_sub(self.subscription_bytes);
         let here = self.router.counted_subscription_bytes();
-        let wanted = others.wrapping_add(here) + Router::most_subscription_bytes(filter);
+        let wanted = others.wrapping_add(here) + self.router.most_subscription_bytes(filter);
         wanted <= self.settings.max_subscription_bytes
     }
 

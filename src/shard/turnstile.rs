@@ -1,6 +1,10 @@
-//! How many connections are accepted in a second, over all shards: of each listener, and in all.
+//! How many connections are accepted in a second, over all shards: of each listener, from each address, and in
+//! all.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use hashbrown::HashMap;
 
 use crate::net::Turnstile;
 use crate::timer::Time;
@@ -10,11 +14,21 @@ use super::settings::Settings;
 /// What stands for no limit.
 const UNLIMITED: u32 = u32::MAX;
 
+/// Addresses remembered in one second, at most; beyond that all of them count as one.
+const MAX_ADDRESSES: usize = 65_536;
+
 /// What has been accepted in the present second.
 #[derive(Debug, Default)]
 pub(crate) struct AcceptRates {
     all: Rate,
     by_listener: Vec<Rate>,
+}
+
+/// How many have come from each address in the present second.
+#[derive(Debug, Default)]
+pub(super) struct AddressRates {
+    second: u32,
+    by_address: HashMap<IpAddr, u32, foldhash::fast::RandomState>,
 }
 
 /// A limit, and how many have passed: a second in the upper half, and the count of that in the lower.
@@ -43,20 +57,27 @@ impl AcceptRates {
 
 impl Turnstile for AcceptRates {
     fn pass(&self, listener: usize, now: Time) -> Result<(), Time> {
-        let own = self.by_listener.get(listener);
-        own.map_or(Ok(()), |own| own.pass(now))?;
-        self.all.pass(now).inspect_err(|_| {
-            if let Some(own) = own {
-                own.give_back(now);
-            }
-        })
+        let Some(own) = self.by_listener.get(listener) else {
+            return self.all.pass(now).map(drop);
+        };
+        let second = own.pass(now)?;
+        self.all.pass(now).map(drop).inspect_err(|_| own.give_back(second))
     }
+}
 
-    fn give_back(&self, listener: usize, now: Time) {
-        self.all.give_back(now);
-        if let Some(own) = self.by_listener.get(listener) {
-            own.give_back(now);
+impl AddressRates {
+    /// Counts one more from an address; false if there are `most`.
+    pub(super) fn pass(&mut self, address: IpAddr, most: u32, now: Time) -> bool {
+        if self.second != second_of(now) {
+            self.second = second_of(now);
+            self.by_address.clear();
         }
+        let known = self.by_address.len() < MAX_ADDRESSES || self.by_address.contains_key(&address);
+        let key = if known { address } else { IpAddr::from([0, 0, 0, 0]) };
+        let count = self.by_address.entry(key).or_insert(0);
+        let passes = *count < most;
+        *count += u32::from(passes);
+        passes
     }
 }
 
@@ -65,29 +86,32 @@ impl Rate {
         self.most.store(most.unwrap_or(UNLIMITED), Ordering::Relaxed);
     }
 
-    fn pass(&self, now: Time) -> Result<(), Time> {
+    /// Counts one more; gives the second that it counts in, or when to try again.
+    fn pass(&self, now: Time) -> Result<u32, Time> {
         let most = self.most.load(Ordering::Relaxed);
         if most == UNLIMITED {
-            return Ok(());
+            return Ok(second_of(now));
         }
+        // Another shard may be further on in time.
+        let present = |passed| match unpack(passed) {
+            (second, _) if second < second_of(now) => (second_of(now), 0),
+            present => present,
+        };
         let pass = |passed| {
-            // Another shard may be further on in time.
-            let (second, count) = match unpack(passed) {
-                (second, _) if second < second_of(now) => (second_of(now), 0),
-                present => present,
-            };
+            let (second, count) = present(passed);
             (count < most).then(|| pack(second, count + 1))
         };
         match self.passed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pass) {
-            Ok(_) => Ok(()),
+            Ok(passed) => Ok(present(passed).0),
             Err(passed) => Err(Time((u64::from(unpack(passed).0) + 1) * 1000)),
         }
     }
 
-    fn give_back(&self, now: Time) {
+    /// One that was counted in that second does not come.
+    fn give_back(&self, of: u32) {
         let give_back = |passed| {
             let (second, count) = unpack(passed);
-            (second == second_of(now) && count > 0).then(|| pack(second, count - 1))
+            (second == of && count > 0).then(|| pack(second, count - 1))
         };
         // What was of a second that is over is of no use.
         let _ = self.passed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, give_back);
@@ -136,20 +160,35 @@ mod tests {
     }
 
     #[test]
-    fn who_did_not_come_does_not_count() {
-        let rates = rates(Some(2), [Some(1), None]);
-        for _ in 0..5 {
-            assert_eq!(rates.pass(0, NOW), Ok(()));
-            rates.give_back(0, NOW);
-        }
-        assert_eq!([(); 2].map(|()| rates.pass(1, NOW)), [Ok(()); 2]);
-        for _ in 0..5 {
-            assert_eq!(rates.pass(0, NOW), LATER);
-        }
-        rates.give_back(1, NOW);
-        assert_eq!(rates.pass(0, NOW), Ok(()), "whom all had no room for did not count here");
-        rates.give_back(0, Time(6_000));
-        assert_eq!(rates.pass(0, NOW), LATER, "one of another second is not given back");
+    fn whom_all_have_no_room_for_does_not_count_for_its_listener() {
+        let rates = rates(Some(1), [Some(2), None]);
+        assert_eq!(rates.pass(1, NOW), Ok(()));
+        assert_eq!([(); 5].map(|()| rates.pass(0, NOW)), [LATER; 5]);
+        rates.all.set(None);
+        assert_eq!([(); 3].map(|()| rates.pass(0, NOW)), [Ok(()), Ok(()), LATER]);
+    }
+
+    #[test]
+    fn one_is_given_back_in_the_second_that_it_counts_in() {
+        let rate = Rate::default();
+        rate.set(Some(1));
+        assert_eq!(rate.pass(Time(6_000)), Ok(6));
+        rate.give_back(6);
+        // This shard is behind.
+        assert_eq!(rate.pass(NOW), Ok(6));
+        rate.give_back(5);
+        assert_eq!(rate.pass(NOW), Err(Time(7_000)), "nobody was counted in that second");
+        rate.give_back(6);
+        assert_eq!(rate.pass(Time(6_000)), Ok(6));
+    }
+
+    #[test]
+    fn an_address_has_its_rate_anew_each_second() {
+        let mut rates = AddressRates::default();
+        let address = |last| IpAddr::from([10, 0, 0, last]);
+        let mut pass = |last, now| rates.pass(address(last), 2, Time(now));
+        assert_eq!([1, 1, 1, 2].map(|last| pass(last, 5_000)), [true, true, false, true]);
+        assert_eq!([5_999, 6_000].map(|now| pass(1, now)), [false, true]);
     }
 
     #[test]

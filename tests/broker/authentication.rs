@@ -247,6 +247,27 @@ fn a_file_of_mosquitto_with_wrong_lines_is_read_as_mosquitto_does() {
     refused(&broker, &alice, BAD_USER_NAME_OR_PASSWORD);
 }
 
+/// Half a file has fewer users than the file: it is not put in force while somebody seems to write it.
+#[test]
+fn a_file_in_the_middle_of_being_written_is_not_put_in_force() {
+    let passwords = Passwords::new(&[ALICE, BOB]);
+    let broker = broker(&passwords.toml(""));
+    passwords.write(&[ALICE, &BOB[..BOB.len() / 2]].concat());
+    let error = broker.reload(&passwords.toml("")).unwrap_err();
+    assert!(
+        error.ends_with("passwords:2: is cut short, as if somebody were writing it"),
+        "{error}"
+    );
+    broker.connect_with(&Connect::new(V5, "b").user("bob", "builder"));
+    // Whoever starts with it has nothing else.
+    let other = crate::common::broker(&passwords.toml(""));
+    other.connect_with(&Connect::new(V5, "a").user("alice", "wonderland"));
+    passwords.write(ALICE);
+    broker.reload(&passwords.toml("")).unwrap();
+    let bob = Connect::new(V5, "b").user("bob", "builder");
+    refused(&broker, &bob, BAD_USER_NAME_OR_PASSWORD);
+}
+
 /// Keeps all who ask, and decides when a test says so.
 #[derive(Clone, Default)]
 struct Undecided(Arc<Mutex<Vec<(String, Reply)>>>);
@@ -306,6 +327,26 @@ fn others_go_on_while_a_client_waits() {
         assert_eq!(client.connack().code, code::SUCCESS);
         assert!(client.survives());
     }
+}
+
+/// A quota where nobody is a user would limit nobody; an authenticator of one's own may know users.
+#[test]
+fn a_quota_needs_somebody_who_says_who_users_are() {
+    let quota = "[[quota]]\nusers = [\"u\"]\nmax_connections = 1";
+    let error = sluice::Broker::start(config(1, "", quota)).unwrap_err().to_string();
+    assert!(
+        error.starts_with("quota[0] is for users, but nobody is asked who they are"),
+        "{error}"
+    );
+    let (broker, undecided) = undecided(quota);
+    let [mut first, mut second] = ["a", "b"].map(|client_id| {
+        let client = begin(&broker, client_id);
+        undecided.wait(1).into_iter().for_each(|(_, reply)| reply.decide(Decision::Allow));
+        client
+    });
+    assert_eq!(first.connack().code, code::SUCCESS);
+    second.expect_refused_connect(&[code::QUOTA_EXCEEDED]);
+    assert!(broker.reload("").is_ok() && broker.reload(quota).is_ok());
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod limits;
 mod listeners;
 mod malformed;
 mod ordering;
+mod overflow;
 mod pressure;
 mod properties_v5;
 mod qos;

@@ -204,6 +204,55 @@ fn the_clients_of_a_user_share_its_rate() {
     }
 }
 
+/// Who waits for its user's bucket and goes has not taken anything of its own either.
+#[test]
+fn who_does_not_wait_gets_back_what_it_paid() {
+    let limits = "[limits]\npublish_bytes_per_second = \"1000B\"\n\
+                  [[quota]]\nusers = [\"ann\"]\npublish_messages_per_second = 100";
+    let mut rig = Rig::new(2, limits);
+    let connect = Connect::new(V311, "publisher").user("ann", "p");
+    let [mut publisher, subscriber] = pair(&mut rig, &connect);
+    let large = Message::new("t", "x".repeat(10_000)).bytes(V311);
+    rig.send(publisher, &large);
+    assert_eq!(came(&mut rig, subscriber), 1);
+    for _ in 0..3 {
+        rig.send(publisher, &large);
+        rig.world.advance(Duration::from_secs(1));
+        assert_eq!(came(&mut rig, subscriber), 0);
+        rig.world.client_close(publisher);
+        rig.turns(4);
+        publisher = rig.connect(&connect);
+    }
+    rig.send(publisher, &large);
+    rig.world.advance(Duration::from_millis(5_900));
+    assert_eq!(came(&mut rig, subscriber), 0);
+    rig.world.advance(Duration::from_millis(300));
+    assert_eq!(came(&mut rig, subscriber), 1, "10 s for the one that came, less the burst");
+}
+
+/// A message that is an error was none: nobody pays for it, whether it had to wait or not.
+#[test]
+fn an_error_costs_nothing() {
+    let limits = "[limits]\npublish_bytes_per_second = \"1000B\"\n\
+                  [[quota]]\nusers = [\"ann\"]\npublish_messages_per_second = 10";
+    // A topic with a wildcard [MQTT-3.3.2-2].
+    let wrong = Message::new("t/#", "x".repeat(2_000)).bytes(V311);
+    for before in [0, 10] {
+        let mut rig = Rig::new(2, limits);
+        let ann = |name: &str| Connect::new(V311, name).user("ann", "p");
+        let [publisher, subscriber] = pair(&mut rig, &ann("publisher"));
+        rig.send(publisher, &messages(before));
+        assert_eq!(came(&mut rig, subscriber), before);
+        rig.send(publisher, &wrong);
+        rig.world.advance(Duration::from_secs(1));
+        rig.turns(4);
+        assert!(rig.world.client_end(publisher).is_some());
+        let publisher = rig.connect(&ann("publisher"));
+        rig.send(publisher, &messages(20));
+        assert_eq!(came(&mut rig, subscriber), 10, "after {before}");
+    }
+}
+
 /// `quota.publish_bytes_per_second`, beside a limit that each client has for itself.
 #[test]
 fn a_user_may_publish_so_many_bytes() {

@@ -28,6 +28,19 @@ fn check_says_whether_a_file_is_right() {
     assert!(err.contains(": cannot be read: Is a directory"), "{err}");
 }
 
+/// Who has the program alone has its settings, too.
+#[test]
+fn config_prints_a_file_that_changes_nothing() {
+    let (status, out, err) = ends(sluice().arg("config"));
+    assert_eq!((status, err.as_str()), (0, ""));
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/sluice.toml");
+    assert_eq!(out, std::fs::read_to_string(source).expect("it is there"));
+    let (_dir, path) = file(&out);
+    let (status, said, err) = ends(sluice().args(["check", &path]));
+    assert_eq!((status, err.as_str()), (0, ""));
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
 /// A start would end over them, and so does a check.
 #[test]
 fn check_reads_the_files_that_are_named() {
@@ -45,9 +58,9 @@ fn check_reads_the_files_that_are_named() {
     }
 }
 
-/// A denial for a user that nobody is would deny nothing.
+/// A denial for a user that nobody is would deny nothing, a quota limit nobody.
 #[test]
-fn rules_for_users_need_somebody_who_asks_for_them() {
+fn what_is_for_users_needs_somebody_who_asks_for_them() {
     let dir = tempfile::TempDir::new().expect("a temporary directory");
     let [users, for_ann, for_names, for_all] =
         ["users", "for_ann", "for_names", "for_all"].map(|name| dir.path().join(name));
@@ -67,6 +80,10 @@ fn rules_for_users_need_somebody_who_asks_for_them() {
         (rule("topics = [\"b\"]\ngroups = [\"g\"]"), "acl.rule[1] is for users, "),
         (rule("topics = [\"b\", \"b/%u/#\"]"), "acl.rule[1].topics: %u is for users, "),
         (rule("topics = [\"b/%c\"]\nclients = [\"c\"]"), ""),
+        (
+            "[[quota]]\nusers = [\"ann\"]\nmax_connections = 1\n".to_owned(),
+            "quota[0] is for users, ",
+        ),
         (format!("[acl]\nmosquitto_file = {for_ann:?}\n"), "for_ann:2: this is for users, "),
         (format!("[acl]\nmosquitto_file = {for_names:?}\n"), "for_names:3: this is for users, "),
         (format!("[acl]\nmosquitto_file = {for_all:?}\n"), ""),

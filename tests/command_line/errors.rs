@@ -77,7 +77,11 @@ fn errors_are_one_line() {
         ("SLUICE_LOG", "debug", ": is not a known variable; did you mean SLUICE_LOG_LEVEL?"),
         ("SLUICE_BIND", "127.0.0.1:0", "did you mean SLUICE_LISTENER_0_BIND?"),
         ("SLUICE_CONFIG", "a.toml", "a file is named by --config FILE"),
-        ("SLUICE_NONSENSE", "1", "SLUICE_<SECTION>_<KEY>, and all sections and keys are listed in"),
+        (
+            "SLUICE_NONSENSE",
+            "1",
+            "SLUICE_<SECTION>_<KEY>, and all sections and keys are listed by sluice config",
+        ),
     ] {
         let begins = if contains.starts_with(':') { name } else { "SLUICE_" };
         wrong(sluice().env(name, value), begins, contains);

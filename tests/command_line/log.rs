@@ -44,6 +44,39 @@ fn a_refused_login_is_in_the_log() {
     assert_eq!(broker.end().0, Some(0));
 }
 
+/// Who says by its Authentication Method who it is, and is not let in, is named as well.
+#[test]
+fn a_login_refused_by_a_method_is_in_the_log() {
+    let sam = "sam:$scram-sha-256$i=4096$W22ZaJ0SNY7soEsUEjb6gQ$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY\
+               $wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU\n";
+    let (_users, users) = file(sam);
+    let toml = format!("[auth]\npassword_file = {users:?}\nban.users = [\"mallory\"]\n");
+    let (_dir, path) = file(&toml);
+    let flags = ["--config", &path, "--bind", "127.0.0.1:0", "--shards", "1"];
+    let mut broker = Running::start(sluice().args(flags).env("NO_COLOR", "1"));
+    let address = broker.addresses().remove(0);
+    let not_authorized = "refused: not authorized by its Authentication Method";
+    for (first, code, cause, user) in [
+        ("n,a=sam,n=eve,r=abc", 0x87, not_authorized, "user=\"eve\""),
+        ("n,,n=mallory,r=abc", 0x8A, "refused: banned", "user=\"mallory\""),
+        ("nonsense", 0x87, not_authorized, ""),
+    ] {
+        let text = |text: &str| [&[0, text.len() as u8], text.as_bytes()].concat();
+        let properties = [&b"\x15"[..], &text("SCRAM-SHA-256"), b"\x16", &text(first)].concat();
+        let head = b"\0\x04MQTT\x05\x02\0\0";
+        let rest = [&head[..], &[properties.len() as u8], &properties, &text("dev")].concat();
+        let connect = [&[0x10, rest.len() as u8][..], &rest].concat();
+        let mut client = TcpStream::connect(&address).expect("it listens");
+        client.write_all(&connect).expect("it is open");
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).expect("a close");
+        assert_eq!((answer[0], answer[3]), (0x20, code), "{first}");
+        let line = broker.line();
+        assert!(line.contains(cause) && line.contains("client_id=\"dev\""), "{line}");
+        assert!(line.contains(user) && line.contains("user=") != user.is_empty(), "{line}");
+    }
+}
+
 /// Who cannot be checked because nobody answers is told from who cannot be because too many wait.
 #[test]
 fn why_a_login_could_not_be_checked_is_in_the_log() {

@@ -1,4 +1,10 @@
-//! In steady state a shard allocates nothing for a QoS 0 message within it.
+//! In steady state a shard allocates nothing for a QoS 0 message within it, nor to choose among the shards with
+//! members of a shared group.
+
+use sluice::mqtt::topic::Filter;
+use sluice::router::{
+    GroupCount, GroupId, GroupLoad, Publisher, Router, RouterLimits, Strategy, SubscriptionOptions,
+};
 
 use crate::client::{Client, V5, V311, Version, broker, publish};
 use crate::counting::{Counted, Watch, alone};
@@ -189,6 +195,53 @@ fn a_shared_subscription() {
         let receivers = Receivers { version, filter: "$share/group/a/+/c", ..ONE };
         no_allocations(version, &[], &plain(version), receivers);
     }
+}
+
+/// A group with a member on each of many shards.
+fn group_on_many_shards(strategy: Strategy) -> (Router, GroupId) {
+    const SHARDS: u8 = 20;
+    let limits = RouterLimits { strategy, ..RouterLimits::default() };
+    let mut router = Router::new(9, SHARDS, 1, limits);
+    let (share, filter) = ("group".to_owned(), "a/+/c".to_owned());
+    let both = Filter { share: Some(&share), filter: &filter };
+    router.subscribe(0, &both, SubscriptionOptions::default());
+    let load = (strategy == Strategy::LeastInFlight).then(GroupLoad::default);
+    let id = GroupId::NONE;
+    let one = GroupCount { share, filter, id, online: 1, members: 1, since: 9, load };
+    for shard in (0..SHARDS).filter(|shard| *shard != 9) {
+        router.set_group_online(shard, &one);
+    }
+    let group = router.group("group", "a/+/c").expect("it has a member");
+    (router, group)
+}
+
+#[test]
+fn a_shared_group_on_many_shards() {
+    use Strategy::{ClientId, LeastInFlight, Random, RoundRobin, Sticky, Topic};
+    let turn = alone();
+    let choose_with = |strategy| {
+        let (mut router, group) = group_on_many_shards(strategy);
+        let mut choose = || {
+            let publisher = Publisher::default();
+            assert!(router.choose_shard(group, &publisher).is_some());
+            assert!(router.choose_other_shard(group, &publisher).is_some());
+        };
+        choose();
+        let watch = Watch::begin(&turn, true);
+        (0..ROUNDS).for_each(|_| choose());
+        nothing(&watch.end(), ROUNDS);
+    };
+    let choose_with_each = || {
+        for strategy in [RoundRobin, Random, LeastInFlight, Sticky, ClientId, Topic] {
+            choose_with(strategy);
+        }
+    };
+    // What other threads allocate is not counted.
+    std::thread::scope(|scope| {
+        let shard = std::thread::Builder::new().name("shard-0".to_owned());
+        let shard = shard.spawn_scoped(scope, choose_with_each).expect("a thread");
+        shard.join().expect("it allocates nothing");
+    });
 }
 
 #[test]

@@ -190,7 +190,8 @@ pub(crate) struct ParameterArgs {
     /// Quality of Service: 0, 1 or 2.
     #[arg(short, long, value_parser = clap::value_parser!(u8).range(..3))]
     qos: Option<u8>,
-    /// Messages that each publisher may have outstanding: not received by all, or not acknowledged.
+    /// Messages that each publisher may have outstanding: not received by all, or not acknowledged. Default: 64, or
+    /// with a rate 16,384.
     #[arg(short = 'F', long, visible_alias = "inflight")]
     window: Option<u32>,
     /// Bytes of each payload.
@@ -200,6 +201,10 @@ pub(crate) struct ParameterArgs {
     /// when a message was due.
     #[arg(long)]
     rate: Option<f64>,
+    /// Messages that a publisher sends at once, as often as its rate takes; publishers take turns. Default: what is
+    /// due in a millisecond.
+    #[arg(long, requires = "rate")]
+    burst: Option<u32>,
     /// Retained messages (retained), or messages for each absent client (persistent).
     #[arg(long)]
     messages: Option<u32>,
@@ -361,6 +366,7 @@ impl ParameterArgs {
             ("--window", self.window.is_some(), !is_crowd),
             ("--size", self.size.is_some(), !is_crowd),
             ("--rate", self.rate.is_some(), is_steady || scenario == Persistent),
+            ("--burst", self.burst.is_some(), is_steady || scenario == Persistent),
             ("--messages", self.messages.is_some(), is_stored),
             ("--stalled", self.stalled.is_some(), scenario == Slow),
             ("--ballast", self.ballast.is_some(), is_steady),
@@ -391,9 +397,10 @@ impl ParameterArgs {
             publishers: self.publishers.unwrap_or(defaults.publishers),
             subscribers: self.subscribers.unwrap_or(defaults.subscribers),
             qos,
-            window: self.window.unwrap_or(defaults.window),
+            window: self.window.unwrap_or(defaults.window(self.rate.is_some())),
             payload_len: self.size.unwrap_or(defaults.payload_len),
             rate: self.rate,
+            burst: self.burst.unwrap_or(defaults.burst),
             messages: self.messages.unwrap_or(defaults.messages),
             stalled: self.stalled.unwrap_or(defaults.stalled),
             ballast: self.ballast.unwrap_or(defaults.ballast),
@@ -417,6 +424,9 @@ pub(crate) fn check(parameters: &Parameters) -> Result<(), String> {
         return Err(format!("window {window}: 1 to {MAX_WINDOW}"));
     }
     parameters.rate.map_or(Ok(()), engine::check_rate)?;
+    if !(1..=MAX_WINDOW).contains(&parameters.burst) {
+        return Err(format!("burst {}: 1 to {MAX_WINDOW}", parameters.burst));
+    }
     if parameters.messages == 0 || parameters.topics == 0 {
         return Err("messages and topics: at least 1".into());
     }

@@ -90,6 +90,7 @@ struct ScenarioFile {
     size: Option<usize>,
     rate: Option<f64>,
     half_of: Option<Spanned<String>>,
+    burst: Option<u32>,
     messages: Option<u32>,
     stalled: Option<u32>,
     ballast: Option<u32>,
@@ -328,14 +329,19 @@ impl Checker<'_> {
                 QoS::from_u8(value).ok_or_else(|| fail(format!("qos {value}: 0 to 2")))?
             }
         };
+        let is_open = file.rate.is_some() || file.half_of.is_some();
+        if file.burst.is_some() && !is_open {
+            return Err(fail("burst without a rate".into()));
+        }
         let parameters = Parameters {
             clients: file.clients.unwrap_or(defaults.clients),
             publishers: file.publishers.unwrap_or(defaults.publishers),
             subscribers: file.subscribers.unwrap_or(defaults.subscribers),
             qos,
-            window: file.window.unwrap_or(defaults.window),
+            window: file.window.unwrap_or(defaults.window(is_open)),
             payload_len: file.size.unwrap_or(defaults.payload_len),
             rate: file.rate,
+            burst: file.burst.unwrap_or(defaults.burst),
             messages: file.messages.unwrap_or(defaults.messages),
             stalled: file.stalled.unwrap_or(defaults.stalled),
             ballast: file.ballast.unwrap_or(defaults.ballast),
@@ -459,6 +465,10 @@ window = 1
         assert!(storm.starts_with("c.toml:10: scenario \"pairs\": lasting sessions: "), "{storm}");
         let half = error("window = 1", "half_of = \"pairs\"");
         assert_eq!(half, "c.toml:12: half_of \"pairs\" is no scenario before this one");
+        let burst = error("window = 1", "burst = 4");
+        assert_eq!(burst, "c.toml:10: scenario \"pairs\": burst without a rate");
+        let burst = error("window = 1", "rate = 10.0\nburst = 0");
+        assert_eq!(burst, "c.toml:10: scenario \"pairs\": burst 0: 1 to 16384");
         let pace = error("[[scenario]]", "[full]\nseconds = -1.0\n[[scenario]]");
         assert_eq!(pace, "c.toml:10: -1 seconds: 0.1 to 3600");
     }

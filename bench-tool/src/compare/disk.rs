@@ -1,6 +1,8 @@
 //! What brokers do with the disk, side by side with what it allows.
 
-use crate::measure::{DiskUse, Latencies};
+use std::time::Duration;
+
+use crate::measure::{Alone, DiskUse, Latencies};
 use crate::report::{Outcome, median, short, thousands};
 
 pub(super) const TITLE: &str = "On disk: what was taken in and how long its acknowledgement took; what that wrote and how often it was synced;\nand what appending and syncing alone, in batches of that many messages, reaches on the same disk";
@@ -9,7 +11,7 @@ pub(super) const TITLE: &str = "On disk: what was taken in and how long its ackn
 type Show = fn(&[Outcome]) -> Option<String>;
 
 /// What is shown of each scenario.
-const LINES: [(&str, Show); 7] = [
+const LINES: [(&str, Show); 8] = [
     ("messages taken in", |runs| per_second(runs, |used| Some(used.messages_per_second()))),
     ("until acknowledged, p50 / p99", acknowledged),
     ("bytes written for each", |runs| {
@@ -19,7 +21,10 @@ const LINES: [(&str, Show); 7] = [
         of_disk(runs, DiskUse::messages_per_sync).map(|messages| format!("{messages:.0}"))
     }),
     ("disk alone, messages", |runs| per_second(runs, DiskUse::allowed_per_second)),
-    ("disk alone, one sync, p50 / p99", alone),
+    ("disk alone, one sync, p50 / p99", |runs| alone(runs, |alone| (alone.p50, alone.p99))),
+    ("disk alone, any time, p50 / p99", |runs| {
+        alone(runs, |alone| (alone.wait_p50, alone.wait_p99))
+    }),
     ("reached of disk alone", |runs| {
         of_disk(runs, DiskUse::share).map(|share| format!("{:.0} %", share * 100.0))
     }),
@@ -70,23 +75,21 @@ fn acknowledged(runs: &[Outcome]) -> Option<String> {
     (latencies.count() > 0).then(|| format!("{} / {}", at(50.0), at(99.0)))
 }
 
-fn alone(runs: &[Outcome]) -> Option<String> {
-    let p50 = of_disk(runs, |used| Some(used.alone?.p50.as_secs_f64()))?;
-    let p99 = of_disk(runs, |used| Some(used.alone?.p99.as_secs_f64()))?;
-    let show = |seconds| short(std::time::Duration::from_secs_f64(seconds));
+fn alone(runs: &[Outcome], of: impl Fn(Alone) -> (Duration, Duration)) -> Option<String> {
+    let p50 = of_disk(runs, |used| Some(of(used.alone?).0.as_secs_f64()))?;
+    let p99 = of_disk(runs, |used| Some(of(used.alone?).1.as_secs_f64()))?;
+    let show = |seconds| short(Duration::from_secs_f64(seconds));
     Some(format!("{} / {}", show(p50), show(p99)))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::measure::Alone;
 
     #[test]
     fn a_scenario_has_a_line_for_each_figure() {
         let (p50, p99) = (Duration::from_micros(800), Duration::from_millis(3));
+        let (wait_p50, wait_p99) = (Duration::from_micros(1_200), Duration::from_millis(7));
         let used = DiskUse {
             messages: 50_000,
             outstanding: Some(3_200),
@@ -94,7 +97,7 @@ mod tests {
             elapsed: Duration::from_secs(1),
             written_bytes: Some(25_000_000),
             syncs: Some(500),
-            alone: Some(Alone { batches_per_second: 1_000.0, p50, p99 }),
+            alone: Some(Alone { batches_per_second: 1_000.0, p50, p99, wait_p50, wait_p99 }),
         };
         let mut synced = Outcome { disk: Some(used), ..Outcome::default() };
         synced.acknowledgements.record(2_000_000, 1);
@@ -116,6 +119,7 @@ mod tests {
                 ["100", "-"],
                 ["100.0k/s", "-"],
                 ["800 µs / 3.00 ms", "-"],
+                ["1.20 ms / 7.00 ms", "-"],
                 ["50 %", "-"],
             ]
         );

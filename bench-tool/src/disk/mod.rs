@@ -33,7 +33,12 @@ struct Measured {
     took: Duration,
     /// Of append and sync.
     times: Latencies,
+    /// Of who comes at any time: what is left of the sync under way, and one of its own.
+    waits: Latencies,
 }
+
+/// How often somebody comes, to whom a slow sync happens as long as it lasts, and not once.
+const COMES_EVERY: Duration = Duration::from_micros(20);
 
 pub(crate) fn run(args: &DiskArgs, stop: &AtomicBool) -> Result<Status, crate::Error> {
     if !(args.seconds.is_finite() && args.seconds > 0.0) || args.batch.contains(&0) {
@@ -43,20 +48,22 @@ pub(crate) fn run(args: &DiskArgs, stop: &AtomicBool) -> Result<Status, crate::E
         return Err(format!("{}: is no directory", args.directory.display()).into());
     }
     let mut text = format!(
-        "{:>10} {:>10} {:>12} {:>10} {:>10} {:>10}\n",
-        "bytes", "batches/s", "bytes/s", "p50 ms", "p99 ms", "max ms"
+        "{:>10} {:>10} {:>12} {:>10} {:>10} {:>10} {:>13} {:>13}\n",
+        "bytes", "batches/s", "bytes/s", "p50 ms", "p99 ms", "max ms", "wait p50 ms", "wait p99 ms"
     );
     for &bytes in &args.batch {
-        let Measured { batches, took, times } =
+        let Measured { batches, took, times, waits } =
             measure(&args.directory, bytes, Duration::from_secs_f64(args.seconds), stop)?;
         let rate = batches as f64 / took.as_secs_f64();
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         text += &format!(
-            "{bytes:>10} {rate:>10.0} {:>12.0} {:>10.3} {:>10.3} {:>10.3}\n",
+            "{bytes:>10} {rate:>10.0} {:>12.0} {:>10.3} {:>10.3} {:>10.3} {:>13.3} {:>13.3}\n",
             rate * bytes as f64,
             ms(times.percentile(50.0)),
             ms(times.percentile(99.0)),
             ms(times.max()),
+            ms(waits.percentile(50.0)),
+            ms(waits.percentile(99.0)),
         );
     }
     crate::print(&text)?;
@@ -74,7 +81,7 @@ pub(crate) fn measure_alone(
 ) {
     let Some(used) = &mut outcome.disk else { return };
     let Some(bytes) = used.batch_bytes() else { return };
-    let Measured { batches, took, times } = match measure(directory, bytes, within, stop) {
+    let Measured { batches, took, times, waits } = match measure(directory, bytes, within, stop) {
         Ok(measured) => measured,
         Err(error) => return outcome.remarks.push(("disk alone", error)),
     };
@@ -82,6 +89,8 @@ pub(crate) fn measure_alone(
         batches_per_second: batches as f64 / took.as_secs_f64().max(1e-9),
         p50: times.percentile(50.0),
         p99: times.percentile(99.0),
+        wait_p50: waits.percentile(50.0),
+        wait_p99: waits.percentile(99.0),
     });
 }
 
@@ -103,22 +112,40 @@ fn measure(
 fn append(path: &Path, bytes: usize, within: Duration, stop: &AtomicBool) -> io::Result<Measured> {
     let mut random = fastrand::Rng::with_seed(1);
     let batch: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(bytes).collect();
-    let mut times = Latencies::new();
-    let (mut batches, mut written) = (0, 0);
+    let (mut times, mut waits) = (Latencies::new(), Latencies::new());
+    let (mut batches, mut written, mut before) = (0, 0, None);
     let mut file = File::create(path)?;
     let start = Instant::now();
-    while start.elapsed() < within && !stop.load(Ordering::Relaxed) {
+    // Two at least: who comes at any time waits for one and then has its own.
+    while (start.elapsed() < within || batches < 2) && !stop.load(Ordering::Relaxed) {
         if written >= FILE_BYTES {
             (file, written) = (File::create(path)?, 0);
         }
         let begun = Instant::now();
         file.write_all(&batch)?;
         file.sync_data()?;
-        times.record(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX), 1);
+        let took = begun.elapsed();
+        times.record(nanoseconds(took), 1);
+        if let Some(before) = before.replace(took) {
+            record_waits(&mut waits, before, took);
+        }
         batches += 1;
         written += bytes as u64;
     }
-    Ok(Measured { batches, took: start.elapsed(), times })
+    Ok(Measured { batches, took: start.elapsed(), times, waits })
+}
+
+/// Of those who came while one sync was under way, and are answered after the next.
+fn record_waits(waits: &mut Latencies, under_way: Duration, own: Duration) {
+    let mut left = under_way;
+    while !left.is_zero() {
+        waits.record(nanoseconds(left + own), 1);
+        left = left.saturating_sub(COMES_EVERY);
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -149,11 +176,25 @@ mod tests {
         let used = run.disk.unwrap();
         let alone = used.alone.unwrap();
         assert!(alone.p50 > Duration::ZERO && alone.p50 <= alone.p99, "{alone:?}");
+        assert!(alone.p50 < alone.wait_p50 && alone.wait_p50 <= alone.wait_p99, "{alone:?}");
         assert_eq!(used.allowed_per_second(), Some(alone.batches_per_second * 100.0));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
         let mut unsynced = run_with(1);
         measure_alone(&mut unsynced, directory.path(), within, &AtomicBool::new(false));
         assert_eq!(unsynced.disk.unwrap().alone, None);
+    }
+
+    #[test]
+    fn a_slow_sync_is_waited_for_by_all_who_come_meanwhile() {
+        let mut waits = Latencies::new();
+        let (usual, slow) = (Duration::from_micros(100), Duration::from_millis(4));
+        for (before, next) in [(usual, usual), (usual, slow), (slow, usual)] {
+            record_waits(&mut waits, before, next);
+        }
+        // Five come in each of the usual ones, and two hundred in the slow one.
+        assert_eq!(waits.count(), 210);
+        assert_eq!(waits.count_above(Duration::from_micros(250)), 5 + 193);
+        assert!(waits.max() >= Duration::from_micros(4_090), "{:?}", waits.max());
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Flow {
             window: u64::from(spec.window),
             limit: spec.limit.unwrap_or(u64::MAX),
             topics: u64::from(spec.topics.max(1)),
-            pace: spec.rate.map(Pace::new),
+            pace: spec.rate.map(|rate| Pace::new(rate, spec.burst)),
             is_marked: spec.contents.is_empty() && spec.payload_len >= HEAD_LEN,
             sent: 0,
             completed: 0,

@@ -17,6 +17,8 @@ pub(crate) struct FlowSpec {
     pub(crate) receivers: u32,
     /// Messages a second, at times that do not depend on how the earlier ones fare; `None`: as the window allows.
     pub(crate) rate: Option<f64>,
+    /// Messages of a rate that are due at the same time, at least 1.
+    pub(crate) burst: u32,
     /// Messages in all.
     pub(crate) limit: Option<u64>,
     /// Topics that are used in turn; more than one get a number as last level.
@@ -40,6 +42,7 @@ impl FlowSpec {
             window,
             receivers: 1,
             rate: None,
+            burst: 1,
             limit: None,
             topics: 1,
             ordered: true,

@@ -67,6 +67,9 @@ pub(crate) struct Alone {
     /// Of one batch.
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
+    /// What who comes at any time waits: for the rest of the batch under way, and one of its own.
+    pub(crate) wait_p50: Duration,
+    pub(crate) wait_p99: Duration,
 }
 
 impl DiskMeter {
@@ -217,7 +220,8 @@ mod tests {
     #[test]
     fn a_share_is_of_what_the_disk_allows_in_the_same_batches() {
         let (p50, p99) = (Duration::from_millis(1), Duration::from_millis(2));
-        let alone = Some(Alone { batches_per_second: 800.0, p50, p99 });
+        let alone =
+            Some(Alone { batches_per_second: 800.0, p50, p99, wait_p50: p50, wait_p99: p99 });
         let used = DiskUse { alone, ..used() };
         assert_eq!(used.written_bytes_each(), Some(400.0));
         assert_eq!(used.messages_per_sync(), Some(100.0));

@@ -44,6 +44,7 @@ fn parameters(run: &Outcome) -> Value {
         "window": parameters.map(|one| one.window),
         "payload_bytes": parameters.map(|one| one.payload_len),
         "rate": parameters.and_then(|one| one.rate),
+        "burst": parameters.map(|one| one.burst),
         "messages": parameters.map(|one| one.messages),
         "ballast": parameters.map(|one| one.ballast),
         "topics": parameters.map(|one| one.topics),
@@ -99,5 +100,7 @@ fn disk(used: Option<&DiskUse>) -> Value {
         "disk_alone_per_second": used.and_then(DiskUse::allowed_per_second),
         "disk_alone_p50_us": alone.map(|alone| alone.p50.as_secs_f64() * 1e6),
         "disk_alone_p99_us": alone.map(|alone| alone.p99.as_secs_f64() * 1e6),
+        "disk_alone_wait_p50_us": alone.map(|alone| alone.wait_p50.as_secs_f64() * 1e6),
+        "disk_alone_wait_p99_us": alone.map(|alone| alone.wait_p99.as_secs_f64() * 1e6),
     })
 }

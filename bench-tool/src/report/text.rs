@@ -102,6 +102,8 @@ fn disk(used: &DiskUse) -> Vec<(&'static str, String)> {
             share.map_or_else(String::new, |share| format!("; reached: {:.0} %", share * 100.0));
         let text = format!("{allowed:.0}/s in such batches, each p50 {p50}  p99 {p99}{share}");
         lines.push(("disk alone", text));
+        let (p50, p99) = (short(alone.wait_p50), short(alone.wait_p99));
+        lines.push(("", format!("who comes at any time waits p50 {p50}  p99 {p99}")));
     }
     lines
 }

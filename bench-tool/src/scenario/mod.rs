@@ -25,7 +25,7 @@ use crate::measure::{DiskMeter, DiskUse, ProcessGroup};
 use crate::report::{Outcome, Problem, Status};
 
 /// Outstanding at most in an open loop.
-const OPEN_WINDOW: u32 = MAX_WINDOW;
+pub(crate) const OPEN_WINDOW: u32 = MAX_WINDOW;
 
 /// What can be run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
@@ -63,12 +63,14 @@ pub(crate) struct Parameters {
     pub(crate) publishers: u32,
     pub(crate) subscribers: u32,
     pub(crate) qos: QoS,
-    /// Messages outstanding per publisher.
+    /// Messages outstanding per publisher; with a rate [`OPEN_WINDOW`], or those that are due wait beyond it.
     pub(crate) window: u32,
     /// Bytes.
     pub(crate) payload_len: usize,
     /// Messages a second of each publisher (open loop); `None`: as the window allows.
     pub(crate) rate: Option<f64>,
+    /// Messages of a rate that are due at the same time.
+    pub(crate) burst: u32,
     /// For `retained` and `persistent`: retained messages, or messages per queue.
     pub(crate) messages: u32,
     /// For `slow`: subscribers, besides the others, that stop reading.
@@ -145,6 +147,7 @@ impl ScenarioName {
             window: 64,
             payload_len: 64,
             rate: None,
+            burst: 1,
             messages: 1_000,
             stalled: 10,
             ballast: 0,
@@ -203,11 +206,17 @@ impl ScenarioName {
             *parameters;
         let Parameters { messages: count, stalled, ballast, topics, .. } = *parameters;
         let qos = qos.as_u8();
-        let pace = match parameters.rate {
-            None => format!("{window} outstanding"),
-            Some(rate) => format!("{rate}/s each"),
+        let mut pace = match parameters.rate {
+            None => String::new(),
+            Some(rate) if parameters.burst > 1 => {
+                format!(", {rate}/s each in bursts of {}", parameters.burst)
+            }
+            Some(rate) => format!(", {rate}/s each"),
         };
-        let mut messages = format!("QoS {qos}, {pace}, {payload_len} bytes");
+        if window < OPEN_WINDOW {
+            pace += &format!(", {window} outstanding");
+        }
+        let mut messages = format!("QoS {qos}{pace}, {payload_len} bytes");
         if ballast > 0 {
             messages.push_str(&format!(", {ballast} other subscriptions"));
         }
@@ -271,14 +280,18 @@ impl ScenarioName {
 impl Parameters {
     /// What one publisher does, to one topic and one receiver.
     fn flow(&self, topic: String) -> FlowSpec {
-        let rate = self.rate;
-        // An open loop is bounded by the clock only, as far as packet identifiers go.
-        let window = if rate.is_some() { OPEN_WINDOW } else { self.window };
         FlowSpec {
-            rate,
+            rate: self.rate,
+            burst: self.burst,
             times_acknowledgements: self.qos != QoS::AtMostOnce,
-            ..FlowSpec::new(topic, self.qos, self.payload_len, window)
+            ..FlowSpec::new(topic, self.qos, self.payload_len, self.window)
         }
+    }
+
+    /// The window of a scenario that has these defaults, if none is asked for: with a rate, whatever becomes of the
+    /// earlier messages.
+    pub(crate) fn window(&self, has_rate: bool) -> u32 {
+        if has_rate { OPEN_WINDOW } else { self.window }
     }
 
     /// What the broker took in, as far as it is known without a look at the disk.

@@ -122,9 +122,9 @@ fn wildcards_beside_ballast_and_large_payloads_pass_the_floor() {
 #[test]
 fn a_slow_broker_shows_in_an_open_loop_and_not_in_a_closed_one() {
     let parameters = Parameters { publishers: 1, ..short(ScenarioName::P2p) };
-    for (rate, is_open) in [(None, false), (Some(1_000.0), true)] {
+    for (rate, window, is_open) in [(None, 1, false), (Some(1_000.0), OPEN_WINDOW, true)] {
         let address = bad_relay(Damage::StallsAfter(40, Duration::from_millis(150)));
-        let parameters = Parameters { rate, window: 1, warm_up_seconds: 0.0, ..parameters };
+        let parameters = Parameters { rate, window, warm_up_seconds: 0.0, ..parameters };
         let outcome = ScenarioName::P2p.run(&setup(address, Version::V311), &parameters).unwrap();
         assert_eq!(outcome.problems, []);
         // One message waited in a closed loop; every one that was due then in an open loop.
@@ -132,6 +132,22 @@ fn a_slow_broker_shows_in_an_open_loop_and_not_in_a_closed_one() {
         assert_eq!(waited > 50, is_open, "{waited} waited");
         assert!(waited >= 1);
     }
+}
+
+#[test]
+fn bursts_keep_the_rate_and_the_window() {
+    let bursts =
+        Parameters { rate: Some(400.0), burst: 20, window: 30, ..short(ScenarioName::P2p) };
+    let parameters = Parameters { seconds: 0.5, qos: QoS::AtLeastOnce, ..bursts };
+    let outcome = ScenarioName::P2p.run(&setup(floor(), Version::V5), &parameters).unwrap();
+    assert_eq!(outcome.problems, []);
+    let share = outcome.per_second() / (3.0 * 400.0);
+    assert!((0.5..1.7).contains(&share), "{share}");
+    assert!(
+        outcome.label.contains("400/s each in bursts of 20, 30 outstanding"),
+        "{}",
+        outcome.label
+    );
 }
 
 #[test]

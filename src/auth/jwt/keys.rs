@@ -12,6 +12,9 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 /// The fewest bytes of a secret: those of its hash (RFC 7518, 3.2).
 const MIN_SECRET_LEN: usize = 32;
 
+/// How what is in PEM begins.
+const PEM: &[u8] = b"-----BEGIN ";
+
 /// How tokens are signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JwtAlgorithm {
@@ -61,8 +64,8 @@ pub(super) fn load_key(path: &Path, algorithm: JwtAlgorithm) -> Result<Key, JwtK
             let message = format!("a secret for HS256 has at least {MIN_SECRET_LEN} bytes");
             return Err(wrong(path, message));
         }
-        // Who has it could make tokens, and a public key everybody may have.
-        JwtAlgorithm::Hs256 if text.starts_with(b"-----BEGIN ") => {
+        // Who has it could make tokens, and a public key everybody may have. PEM may have text before it.
+        JwtAlgorithm::Hs256 if text.windows(PEM.len()).any(|part| part == PEM) => {
             let message =
                 "is in PEM, which is no secret: write the algorithm of the key, RS256 or ES256";
             return Err(wrong(path, message.to_owned()));

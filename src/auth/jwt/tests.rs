@@ -271,6 +271,11 @@ fn key_files_that_are_no_use() {
             Some(JwtAlgorithm::Hs256),
             "is no secret",
         ),
+        (
+            "\u{FEFF}\nPublic-Key: (256 bit)\n-----BEGIN PUBLIC KEY-----\n",
+            Some(JwtAlgorithm::Hs256),
+            "is no secret",
+        ),
         ("no key", Some(JwtAlgorithm::Rs256), "no public key for RS256 in PEM"),
         ("no key", Some(JwtAlgorithm::Es256), "no public key for ES256 in PEM"),
         ("{}", None, "is no JWK Set"),

@@ -452,10 +452,6 @@ impl Turnstile for Few {
         let passed = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, pass);
         passed.map(drop).map_err(|_| self.until)
     }
-
-    fn give_back(&self, _: usize, _: Time) {
-        self.left.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 #[test]

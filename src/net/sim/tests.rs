@@ -237,8 +237,6 @@ impl Turnstile for NotBefore {
     fn pass(&self, _: usize, now: Time) -> Result<(), Time> {
         if now < self.0 { Err(self.0) } else { Ok(()) }
     }
-
-    fn give_back(&self, _: usize, _: Time) {}
 }
 
 #[test]

@@ -70,15 +70,19 @@ fn what_subscriptions_take_is_counted() {
         ("long", &|n| format!("{n}{long}")),
     ];
     for (name, filter) in filters {
-        for share in [None, Some("group")] {
-            let mut router = Router::new(0, 1, 1, RouterLimits::default());
+        let shared = [Pick::RoundRobin, Pick::Sticky, Pick::LeastInFlight];
+        let shared = shared.map(|strategy| (Some("group"), strategy));
+        for (share, strategy) in [(None, Pick::RoundRobin)].into_iter().chain(shared) {
+            let limits = RouterLimits { strategy, ..RouterLimits::default() };
+            let mut router = Router::new(0, 2, 1, limits);
             let mut subscribed = Vec::new();
             for n in 0..20_000 {
                 let (before, text) = (router.counted_subscription_bytes(), filter(n));
                 let filter = Filter { share, filter: &text };
+                let most = router.most_subscription_bytes(&filter);
                 subscribed.push(router.subscribe(n, &filter, options(QoS::AtMostOnce)).handle);
                 let added = router.counted_subscription_bytes() - before;
-                assert!(added <= Router::most_subscription_bytes(&filter), "{name}: {added}");
+                assert!(added <= most, "{name}: {added}");
             }
             let (counted, taken) =
                 (router.counted_subscription_bytes(), router.subscription_bytes());
@@ -88,5 +92,30 @@ fn what_subscriptions_take_is_counted() {
             }
             assert_eq!(router.counted_subscription_bytes(), 0);
         }
+    }
+}
+
+/// What a strategy keeps of each group counts as well.
+#[test]
+fn what_strategies_keep_is_counted() {
+    let counted = |strategy: Pick| {
+        let limits = RouterLimits { strategy, ..RouterLimits::default() };
+        let mut router = Router::new(0, 2, 1, limits);
+        for n in 0..1000 {
+            let filter = format!("t/{n}");
+            router.subscribe(n, &shared("group", &filter), options(QoS::AtMostOnce));
+        }
+        (router.counted_subscription_bytes(), router.subscription_bytes())
+    };
+    let (least, taken) = counted(Pick::RoundRobin);
+    for strategy in [Pick::Sticky, Pick::LeastInFlight] {
+        let (more, more_taken) = counted(strategy);
+        assert!(more_taken > taken, "{strategy:?}");
+        // Lists grow in steps.
+        let (more, more_taken) = (more - least, more_taken - taken);
+        assert!(
+            (more_taken / 2..=more_taken).contains(&more),
+            "{strategy:?}: {more} of {more_taken}"
+        );
     }
 }

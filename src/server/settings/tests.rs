@@ -114,14 +114,12 @@ const FLAGS: [(&str, &str); 9] = [
     ("SLUICE_SHUTDOWN_PUBLISH_WILLS", "false"),
 ];
 
-/// What becomes of [`TOML`], with one of the [`FLAGS`] another.
-fn expected(flag: usize) -> Settings {
-    const KIB: usize = 1 << 10;
-    let seconds = Duration::from_secs;
+/// What becomes of the listeners of [`TOML`].
+fn expected_listeners() -> Vec<ListenerSettings> {
     let rate = |messages, bytes, burst| PublishRate {
         messages_per_second: Some(messages),
         bytes_per_second: Some(bytes),
-        burst: seconds(burst),
+        burst: Duration::from_secs(burst),
     };
     let listener = |max_connections, proxies, connections_per_second, terms, publish_rate| {
         let handshake_timeout = None;
@@ -137,13 +135,28 @@ fn expected(flag: usize) -> Settings {
         }
     };
     let proxies = vec!["192.0.2.0/24".parse().expect("a network")];
+    vec![
+        listener(1, Some(proxies), Some(4), (2 << 10, 3), rate(5, 6, 7)),
+        listener(usize::MAX, None, None, (8 << 10, 31), rate(25, 26, 27)),
+    ]
+}
+
+/// What becomes of its quotas.
+fn expected_quotas() -> Quotas {
     let publish_rate = PublishRateChange {
         messages_per_second: Some(Some(53)),
         bytes_per_second: Some(Some(54)),
-        burst: Some(seconds(55)),
+        burst: Some(Duration::from_secs(55)),
     };
     let eve = Quota { max_connections: Some(52), publish_rate };
     let others = Quota { max_connections: Some(56), publish_rate: PublishRateChange::default() };
+    Quotas { by_user: [("eve".into(), eve)].into(), others: Some(others) }
+}
+
+/// What becomes of it all, with one of the [`FLAGS`] another.
+fn expected(flag: usize) -> Settings {
+    const KIB: usize = 1 << 10;
+    let seconds = Duration::from_secs;
     Settings {
         limits: Limits {
             max_packet_size: 8 << 10,
@@ -153,11 +166,8 @@ fn expected(flag: usize) -> Settings {
             max_filters_per_packet: 13,
             max_client_id_bytes: 114,
         },
-        listeners: vec![
-            listener(1, Some(proxies), Some(4), (2 << 10, 3), rate(5, 6, 7)),
-            listener(usize::MAX, None, None, (8 << 10, 31), rate(25, 26, 27)),
-        ],
-        quotas: Quotas { by_user: [("eve".into(), eve)].into(), others: Some(others) },
+        listeners: expected_listeners(),
+        quotas: expected_quotas(),
         max_connections: 58,
         max_sessions: 59,
         connections_per_second: Some(21),
