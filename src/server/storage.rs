@@ -65,13 +65,16 @@ pub(super) fn open(
     let path = &config.store.data;
     let (recovered, writer, links) = recover(open, commit, epoch, config.shard_count())
         .map_err(|error| StartError::Store { directory: path.clone(), error })?;
-    let Report { records, messages, damaged, stray } = recovered.report;
+    let Report { records, messages, damaged, stray, expired } = recovered.report;
     let (sessions, retained) = (recovered.sessions.len(), recovered.retained.len());
     tracing::info!(
         "{}: {records} records, of which {sessions} sessions, {messages} messages and {retained} \
          retained messages",
         path.display()
     );
+    if expired > 0 {
+        tracing::info!("{}: {expired} messages had expired and were removed", path.display());
+    }
     if damaged > 0 || stray > 0 {
         tracing::warn!(
             "{}: {damaged} records are damaged and were set aside, {stray} belonged to nothing and \

@@ -78,8 +78,17 @@ impl Durable {
 
     /// Asks for what comes next of the queue.
     pub(super) fn ask_page(&self, from: u64, messages: u32, bytes: u64) {
+        self.ask(from, messages, bytes, None);
+    }
+
+    /// Asks for the removal of what has expired, of so many messages from a place on.
+    pub(super) fn ask_to_expire(&self, from: u64, messages: u32, by: Time) {
+        self.ask(from, messages, 0, Some(by));
+    }
+
+    fn ask(&self, from: u64, messages: u32, bytes: u64, expired_by: Option<Time>) {
         let (session, waiter) = (self.number, self.waiter);
-        self.journal.ask(PageRequest { session, from, messages, bytes, waiter });
+        self.journal.ask(PageRequest { session, from, messages, bytes, expired_by, waiter });
     }
 
     /// Notes that a message that was read is not the session's any more.

@@ -95,19 +95,23 @@ pub struct Paged {
     pub bytes: u64,
     /// Whether some of them came by shared groups.
     pub shared: bool,
+    /// None of them expires before; `None`: none ever does.
+    pub next_expiry: Option<Time>,
 }
 
-/// Asks the store for the next part of a queue.
+/// Asks the store for the next part of a queue, or to remove what has expired in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageRequest {
     /// Whose.
     pub session: SessionNumber,
     /// The place from which on.
     pub from: u64,
-    /// Messages, at most.
+    /// Messages, at most: to give, or to look at.
     pub messages: u32,
     /// Bytes, at most; but one message in any case.
     pub bytes: u64,
+    /// Nothing is to be given: what has expired by then is to be removed [MQTT-3.3.2-5].
+    pub expired_by: Option<Time>,
     /// Who it is for.
     pub waiter: Waiter,
 }

@@ -116,7 +116,9 @@ impl DropCounts {
     #[inline]
     pub fn add(&mut self, cause: DropCause, more: u32) {
         // Most sessions never drop anything.
-        if let Some(count) = self.0.get_or_insert_default().get_mut(cause as usize) {
+        if more > 0
+            && let Some(count) = self.0.get_or_insert_default().get_mut(cause as usize)
+        {
             *count = count.saturating_add(more);
         }
     }

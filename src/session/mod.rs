@@ -17,6 +17,7 @@
 
 mod alias;
 mod durable;
+mod expiry;
 mod gate;
 mod inbound;
 mod journal;
@@ -44,7 +45,7 @@ pub use journal::{
 pub use limits::{DropCause, DropCounts, InMemory, SessionLimits};
 pub use link::LinkParameters;
 pub use outbound::{Acked, Delivered, Delivery, Direct};
-pub use paging::{PageOfQueue, PageTaken};
+pub use paging::{ExpiredOnDisk, PageOfQueue, PageTaken};
 pub use queue::QueuedBytes;
 pub use retry::RetryOutcome;
 pub use shared::Redistribution;

@@ -40,8 +40,8 @@ pub enum Delivered {
     Sent,
     /// In the queue.
     Queued,
-    /// Not taken, because the queue is full, nor counted: choose what to do, and
-    /// [count](Session::count_drops) the drop if it is one.
+    /// Not taken, because the queue is full, nor counted: [make room](Session::make_room) and try again, or
+    /// choose what to do, and [count](Session::count_drops) the drop if it is one.
     Full,
     /// Dropped, and counted.
     Dropped(DropCause),
@@ -437,7 +437,8 @@ impl Session {
         let Self { active, durable, queued_bytes, .. } = self;
         let queue = &mut active.get_or_insert_with(|| Active::new(queued_bytes.clone())).queue;
         let size = delivery.message.size();
-        if !queue.has_room(size, limits) && !queue.takes_excess() {
+        let full = !queue.has_room(size, limits);
+        if full && !queue.takes_excess() {
             return Delivered::Full;
         }
         if let Some(durable) = durable
@@ -448,7 +449,7 @@ impl Session {
                 return self.dropped(DropCause::QueueFull);
             }
             let place = durable.page_out(delivery);
-            queue.page_out(place, size, delivery.group.is_some());
+            queue.page_out(place, delivery.message, delivery.group.is_some(), full);
             return Delivered::Queued;
         }
         let mut entry = Entry::new(delivery, 0);

@@ -8,6 +8,7 @@ use super::journal::QueuedRecord;
 use super::limits::{DropCause, SessionLimits};
 use super::queue::Entry;
 use super::{Redistribution, Session};
+use crate::timer::Time;
 
 /// The next part of a queue, as it was read.
 #[derive(Debug, Default)]
@@ -20,6 +21,19 @@ pub struct PageOfQueue {
     pub lost: u32,
     /// Whether the store has no more of the queue.
     pub is_last: bool,
+    /// What was removed, if that was [asked for](super::PageRequest::expired_by).
+    pub expired: Option<ExpiredOnDisk>,
+}
+
+/// What of a part of a queue had expired, and was removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExpiredOnDisk {
+    /// Messages.
+    pub messages: u32,
+    /// Their bytes, by [`Message::size`](crate::mqtt::Message::size).
+    pub bytes: u64,
+    /// When the first of the others expires.
+    pub next_expiry: Option<Time>,
 }
 
 /// What of a page did not stay with its session.
@@ -31,6 +45,8 @@ pub struct PageTaken {
     pub orphaned: u32,
     /// Messages dropped as [`DropCause::QueueFull`].
     pub dropped: u32,
+    /// Messages dropped as [`DropCause::Expired`].
+    pub expired: u32,
 }
 
 impl Session {
@@ -77,10 +93,16 @@ impl Session {
     pub fn take_page(
         &mut self,
         page: PageOfQueue,
+        now: Time,
         limits: &SessionLimits,
         mut gives: impl FnMut(&QueuedRecord) -> bool,
     ) -> PageTaken {
         let mut taken = PageTaken::default();
+        if let Some(expired) = page.expired {
+            taken.expired = expired.messages;
+            self.expired_on_disk(&page, expired, now);
+            return taken;
+        }
         let Self { active, durable, .. } = self;
         let (Some(active), Some(durable)) = (active.as_mut(), durable) else { return taken };
         let queue = &mut active.queue;
@@ -105,6 +127,11 @@ impl Session {
                 }
                 continue;
             }
+            if record.message.is_expired(now) {
+                durable.removed(place, record.message, record.number);
+                taken.expired += 1;
+                continue;
+            }
             let mut entry = Entry::restore(&record);
             entry.set_place(place, None);
             queue.push(entry);
@@ -119,12 +146,12 @@ impl Session {
         } else if let Some(disk) = disk {
             disk.excess = false;
         }
-        for _ in 0..page.lost {
-            self.drops.record(DropCause::StoreFailed);
-        }
+        self.count_drops(DropCause::StoreFailed, page.lost.into());
+        self.count_drops(DropCause::Expired, taken.expired.into());
         if excess {
             taken.dropped = self.trim_oldest(limits);
         }
+        self.look_on(now);
         taken
     }
 }

@@ -1,6 +1,6 @@
 //! Messages that wait for their turn.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +9,7 @@ use super::journal::{Noted, Paged, QueuedRecord};
 use super::limits::{InMemory, SessionLimits};
 use super::outbound::Delivery;
 use crate::mqtt::{Message, QoS};
+use crate::timer::Time;
 
 /// One message to one client, as it will be delivered.
 #[derive(Debug)]
@@ -149,10 +150,16 @@ impl QueuedBytes {
 /// An empty queue keeps memory for this many entries.
 const CAPACITY_KEPT: usize = 256;
 
+/// So many places of entries that are gone are never worth closing up.
+const GAPS_FREE: usize = 32;
+
 /// The queue of one session, oldest first.
 #[derive(Debug)]
 pub(super) struct Queue {
-    entries: VecDeque<Entry>,
+    /// `None`: it has expired, and its place is not closed up yet. The first one is there.
+    entries: VecDeque<Option<Entry>>,
+    /// If some of the entries expire, or have.
+    expiring: Option<Box<Expiring>>,
     bytes: u64,
     /// What `bytes` is counted in as well.
     total: QueuedBytes,
@@ -162,15 +169,40 @@ pub(super) struct Queue {
     on_disk: Option<Box<OnDisk>>,
 }
 
+/// Which entries expire, by when they do.
+#[derive(Debug, Default)]
+struct Expiring {
+    /// With their numbers: the first entry of the queue has `first`, and so on.
+    order: BTreeSet<(Time, u64)>,
+    first: u64,
+    /// How many entries are gone, and still have a place.
+    gaps: usize,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct OnDisk {
     pub(super) paged: Paged,
-    /// The next page was asked for.
+    /// The next page, or part of a look, was asked for.
     pub(super) asked: bool,
     /// Messages that were added since.
     pub(super) since: u32,
     /// There is too much, and what is oldest is to be dropped once it is read.
     pub(super) excess: bool,
+    /// A look for what has expired.
+    pub(super) look: Option<Look>,
+    /// The next one does not begin before.
+    pub(super) rests_until: Time,
+}
+
+/// How far a look through what is on disk has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    /// The place where it goes on.
+    pub(super) from: u64,
+    /// When the first of those that were seen, and stay, expires.
+    pub(super) next_expiry: Option<Time>,
+    /// Messages that the queue may still take beyond its limits meanwhile.
+    pub(super) excess: u32,
 }
 
 impl Drop for Queue {
@@ -181,7 +213,7 @@ impl Drop for Queue {
 
 impl Queue {
     pub(super) fn new(total: QueuedBytes) -> Self {
-        Self { entries: VecDeque::new(), bytes: 0, total, qos0: 0, on_disk: None }
+        Self { entries: VecDeque::new(), expiring: None, bytes: 0, total, qos0: 0, on_disk: None }
     }
 
     #[inline]
@@ -189,8 +221,20 @@ impl Queue {
         self.entries.is_empty() && self.on_disk.is_none()
     }
 
+    /// Entries in memory.
+    #[inline]
+    fn count(&self) -> usize {
+        self.entries.len() - self.expiring.as_ref().map_or(0, |expiring| expiring.gaps)
+    }
+
+    /// Places that entries take, or took.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.entries.len() + self.on_disk.as_ref().map_or(0, |disk| disk.paged.messages as usize)
+        self.count() + self.on_disk.as_ref().map_or(0, |disk| disk.paged.messages as usize)
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -212,14 +256,14 @@ impl Queue {
 
     /// Messages and bytes in memory.
     pub(super) fn in_memory(&self) -> (usize, u64) {
-        (self.entries.len(), self.bytes)
+        (self.count(), self.bytes)
     }
 
     /// Whether a message of QoS 1 or 2 has to go to the store only, if it can.
     #[inline]
     pub(super) fn pages(&self, size: usize, most: InMemory) -> bool {
         self.on_disk.is_some()
-            || self.entries.len() >= most.messages as usize
+            || self.count() >= most.messages as usize
             || self.bytes + size as u64 > most.bytes
     }
 
@@ -238,23 +282,29 @@ impl Queue {
             && self.bytes().saturating_add(size as u64) <= limits.max_queued_bytes
     }
 
-    /// Whether a full queue takes a message all the same, because its oldest ones are about to be dropped. How
-    /// far the store may be behind bounds how many.
+    /// Whether a full queue takes a message all the same, because its oldest ones are about to be dropped, or
+    /// those that have expired. How far the store may be behind bounds how many, and [`Look::excess`].
     pub(super) fn takes_excess(&self) -> bool {
-        self.on_disk.as_ref().is_some_and(|disk| disk.excess)
+        self.on_disk.as_ref().is_some_and(|disk| {
+            disk.excess || disk.look.as_ref().is_some_and(|look| look.excess > 0)
+        })
     }
 
     /// Counts a message that is in the store only.
-    pub(super) fn page_out(&mut self, place: u64, size: usize, shared: bool) {
+    pub(super) fn page_out(&mut self, place: u64, message: &Message, shared: bool, full: bool) {
         let disk = self.on_disk.get_or_insert_with(|| {
             let paged = Paged { first: place, ..Paged::default() };
             Box::new(OnDisk { paged, ..OnDisk::default() })
         });
         disk.paged.end = place + 1;
         disk.paged.messages += 1;
-        disk.paged.bytes += size as u64;
+        disk.paged.bytes += message.size() as u64;
         disk.paged.shared |= shared;
+        disk.paged.next_expiry = earliest(disk.paged.next_expiry, message.expires_at());
         disk.since += 1;
+        if full && let Some(look) = &mut disk.look {
+            look.excess = look.excess.saturating_sub(1);
+        }
     }
 
     pub(super) fn push(&mut self, entry: Entry) {
@@ -262,40 +312,101 @@ impl Queue {
         self.bytes += size as u64;
         self.total.add(size);
         self.qos0 += u32::from(entry.qos == QoS::AtMostOnce);
-        self.entries.push_back(entry);
+        if let Some(at) = entry.message.expires_at() {
+            let expiring = self.expiring.get_or_insert_default();
+            expiring.order.insert((at, expiring.first + self.entries.len() as u64));
+        }
+        self.entries.push_back(Some(entry));
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter()
+        self.entries.iter().flatten()
     }
 
     #[inline]
     pub(super) fn front(&self) -> Option<&Entry> {
-        self.entries.front()
+        self.entries.front()?.as_ref()
     }
 
     pub(super) fn pop(&mut self) -> Option<Entry> {
-        let entry = self.entries.pop_front()?;
+        let entry = self.entries.pop_front()??;
         self.uncount(&entry);
-        if self.entries.is_empty() && self.entries.capacity() > CAPACITY_KEPT {
-            self.entries = VecDeque::new();
+        if let Some(expiring) = &mut self.expiring {
+            if let Some(at) = entry.message.expires_at() {
+                expiring.order.remove(&(at, expiring.first));
+            }
+            expiring.first += 1;
         }
+        self.close_up();
         Some(entry)
+    }
+
+    /// Takes out the entry that expires first, if it has by `now`.
+    pub(super) fn pop_expired(&mut self, now: Time) -> Option<Entry> {
+        let expiring = self.expiring.as_mut()?;
+        let (at, number) = *expiring.order.first().filter(|(at, _)| *at <= now)?;
+        expiring.order.remove(&(at, number));
+        let index = usize::try_from(number - expiring.first).ok()?;
+        let entry = self.entries.get_mut(index)?.take()?;
+        expiring.gaps += 1;
+        self.uncount(&entry);
+        self.close_up();
+        Some(entry)
+    }
+
+    /// When the first entry in memory expires.
+    #[inline]
+    pub(super) fn next_expiry(&self) -> Option<Time> {
+        self.expiring.as_ref()?.order.first().map(|(at, _)| *at)
     }
 
     /// Takes out every entry that `which` says, in order.
     pub(super) fn take(&mut self, which: impl Fn(&Entry) -> bool) -> Vec<Entry> {
         let mut taken = Vec::new();
         for _ in 0..self.entries.len() {
-            let Some(entry) = self.entries.pop_front() else { break };
-            if which(&entry) {
-                self.uncount(&entry);
-                taken.push(entry);
-            } else {
-                self.entries.push_back(entry);
+            match self.entries.pop_front() {
+                Some(Some(entry)) if which(&entry) => {
+                    self.uncount(&entry);
+                    taken.push(entry);
+                }
+                Some(Some(entry)) => self.entries.push_back(Some(entry)),
+                Some(None) | None => {}
             }
         }
+        self.number();
         taken
+    }
+
+    /// Keeps what is gone from standing in front, and from taking more places than what is there.
+    fn close_up(&mut self) {
+        if let Some(expiring) = &mut self.expiring {
+            while let Some(None) = self.entries.front() {
+                self.entries.pop_front();
+                expiring.first += 1;
+                expiring.gaps -= 1;
+            }
+            if expiring.gaps > GAPS_FREE && expiring.gaps > self.entries.len() / 2 {
+                self.entries.retain(Option::is_some);
+                self.number();
+            } else if expiring.order.is_empty() && expiring.gaps == 0 {
+                self.expiring = None;
+            }
+        }
+        if self.entries.is_empty() && self.entries.capacity() > CAPACITY_KEPT {
+            self.entries = VecDeque::new();
+        }
+    }
+
+    /// Numbers the entries anew: all are there.
+    fn number(&mut self) {
+        if self.expiring.is_some() {
+            let numbered = (0..).zip(self.entries.iter().flatten());
+            let order: BTreeSet<_> = numbered
+                .filter_map(|(number, entry)| Some((entry.message.expires_at()?, number)))
+                .collect();
+            let expiring = Expiring { order, ..Expiring::default() };
+            self.expiring = (!expiring.order.is_empty()).then(|| Box::new(expiring));
+        }
     }
 
     fn uncount(&mut self, entry: &Entry) {
@@ -303,5 +414,13 @@ impl Queue {
         self.bytes -= size;
         self.total.subtract(size);
         self.qos0 -= u32::from(entry.qos == QoS::AtMostOnce);
+    }
+}
+
+/// The earlier of two moments that may not be.
+pub(super) fn earliest(a: Option<Time>, b: Option<Time>) -> Option<Time> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
     }
 }

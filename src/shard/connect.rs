@@ -322,7 +322,8 @@ impl<S> Core<S> {
         if let Some(mut out) = self.connections.live_out(id, &self.settings) {
             slot.session.resume(now, &mut out);
         }
-        if slot.session.is_full(&self.settings.session) {
+        let limits = self.settings.session;
+        if !self.has_room(key, 1, &limits) {
             self.became_full(key);
         }
         self.remember_patience(key);

@@ -376,11 +376,24 @@ impl<S> Core<S> {
         let online = slot.connection;
         let mut out = online.and_then(|id| self.connections.live_out(id, &self.settings));
         let limits = tight.as_ref().unwrap_or(&self.settings.session);
-        match slot.session.deliver(delivery, self.now, out.as_mut(), limits) {
+        let mut delivered = slot.session.deliver(delivery, self.now, out.as_mut(), limits);
+        if delivered == Delivered::Full {
+            let expired = slot.session.make_room(delivery.message.size(), limits, self.now);
+            self.stats.dropped[DropCause::Expired as usize].add(expired.into());
+            delivered = slot.session.deliver(delivery, self.now, out.as_mut(), limits);
+        }
+        match delivered {
             Delivered::Sent => true,
+            Delivered::Queued if online.is_none() => {
+                self.arm_expiry(key);
+                true
+            }
             Delivered::Queued => {
                 if slot.session.is_full(limits) {
-                    self.became_full(key);
+                    let limits = *limits;
+                    if !self.has_room(key, 1, &limits) {
+                        self.became_full(key);
+                    }
                 }
                 true
             }
@@ -430,7 +443,13 @@ impl<S> Core<S> {
     /// session has it, or needs no more of it.
     pub(super) fn is_kept(&mut self, key: SessionKey, delivered: Delivered) -> bool {
         match delivered {
-            Delivered::Sent | Delivered::Queued => true,
+            Delivered::Sent => true,
+            Delivered::Queued => {
+                if self.sessions.get(key).is_some_and(|slot| slot.connection.is_none()) {
+                    self.arm_expiry(key);
+                }
+                true
+            }
             Delivered::Dropped(cause) => {
                 self.stats.dropped[cause as usize].add(1);
                 true

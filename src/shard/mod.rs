@@ -13,6 +13,7 @@ mod distribute;
 mod ended;
 mod ending;
 mod exchange;
+mod expiry;
 mod flush;
 mod gate;
 mod groups;
@@ -64,6 +65,7 @@ use self::authenticate::Authentication;
 use self::budget::{Allowance, Budget};
 use self::connection::Connections;
 use self::ended::EndedSessions;
+use self::expiry::ExpiringQueues;
 use self::flush::{flush, flush_output};
 use self::gate::Gate;
 use self::input::{Taken, Then};
@@ -197,6 +199,7 @@ struct Core<S> {
     scans: RetainedScans,
     /// There is more to remove of what is retained and expired.
     expiring: bool,
+    expiring_queues: ExpiringQueues,
     stats: Arc<ShardStats>,
     /// Connections to read again.
     resumed: Vec<ConnId>,
@@ -293,6 +296,7 @@ impl<D: Driver> Shard<D> {
             allowance: Allowance::default(),
             scans: RetainedScans::default(),
             expiring: false,
+            expiring_queues: ExpiringQueues::default(),
             stats: shared.stats[usize::from(id)].clone(),
             resumed: Vec::new(),
             long_packets: LongPackets::default(),
@@ -351,6 +355,7 @@ impl<D: Driver> Shard<D> {
         self.take_completions();
         self.core.run_timers();
         self.core.expire_retained();
+        self.core.expire_queues();
         self.scan_retained();
         self.pump_on();
         self.core.end_doomed();
@@ -529,6 +534,7 @@ impl<S> Core<S> {
     fn sleep(&mut self) -> Duration {
         if self.scans.are_ready()
             || self.expiring
+            || self.may_expire_queues()
             || self.has_remains()
             || !self.resumed.is_empty()
             || self.long_packets.go_on()

@@ -63,8 +63,10 @@ impl<S> Core<S> {
             && let Some(page) = store.link.take_page()
         {
             store.paging.asked -= 1;
-            let retired = store.paging.retired.get(&page.session).copied();
             let Page { session, waiter: (key, serial), mut page } = page;
+            // What it had asked for itself before it ended is nobody's.
+            let retired = store.paging.retired.get(&session).filter(|_| key == SessionKey::MAX);
+            let retired = retired.copied();
             for (_, record) in &mut page.messages {
                 record.group = record.share.as_deref().and_then(|share| self.group_of(share));
             }
@@ -97,10 +99,11 @@ impl<S> Core<S> {
             last = Some((share.clone(), left));
             left
         };
-        let taken = slot.session.take_page(page, &self.settings.session, has_left);
-        let PageTaken { given, orphaned, dropped } = taken;
+        let taken = slot.session.take_page(page, self.now, &self.settings.session, has_left);
+        let PageTaken { given, orphaned, dropped, expired } = taken;
         self.stats.dropped[DropCause::QueueFull as usize].add(dropped.into());
         self.stats.dropped[DropCause::Orphaned as usize].add(orphaned.into());
+        self.stats.dropped[DropCause::Expired as usize].add(expired.into());
         for orphan in given {
             self.redistribute(orphan);
         }
@@ -112,6 +115,7 @@ impl<S> Core<S> {
             slot.session.pump(self.now, &mut out);
         }
         self.relieve(key);
+        self.has_less(key, expired);
     }
 
     /// A session has ended, and others shall have what it had of shared groups: that is read first. The store
@@ -140,7 +144,8 @@ impl<S> Core<S> {
         let Some(store) = &mut self.store else { return };
         store.paging.retired.insert(session, by);
         let (messages, bytes, waiter) = (PAGE_MESSAGES, PAGE_BYTES, (SessionKey::MAX, 0));
-        store.journal.ask(PageRequest { session, from, messages, bytes, waiter });
+        let expired_by = None;
+        store.journal.ask(PageRequest { session, from, messages, bytes, expired_by, waiter });
     }
 
     /// Gives away what others shall have of the queue of a session that has ended.

@@ -23,6 +23,7 @@ use crate::timer::TimerKey;
 use super::Core;
 use super::connection::State;
 use super::ending::Ending;
+use super::expiry::EXPIRED_PER_TURN;
 use super::input::{Reader, Then};
 use super::remote::{Item, Publisher};
 use super::sessions::Slot;
@@ -310,6 +311,9 @@ impl<S> Core<S> {
     /// A receiver stayed full for too long.
     pub(super) fn patience_over(&mut self, key: SessionKey) {
         let is_kept_from = self.is_kept_from(key);
+        // What has expired keeps nobody waiting.
+        let mut budget = EXPIRED_PER_TURN;
+        self.expire_queue(key, &mut budget);
         let Some(full) = self.pressure.full.get_mut(&key) else { return };
         full.patience = None;
         if let Some(slot) = self.sessions.get_mut(key)
@@ -533,7 +537,7 @@ mod tests {
         assert_eq!(until, Some(core.now.plus(core.settings.patience)));
         let page = PageOfQueue { end: 100, is_last: true, ..PageOfQueue::default() };
         let slot = core.sessions.get_mut(key).expect("it is there");
-        let _ = slot.session.take_page(page, &limits, |_| false);
+        let _ = slot.session.take_page(page, Time(0), &limits, |_| false);
         core.patience_over(key);
         assert!(!core.pressure.any(), "now it is its turn");
     }

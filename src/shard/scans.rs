@@ -48,7 +48,7 @@ pub(super) struct RetainedScans {
     /// Sessions whose scans go on.
     ready: BTreeSet<SessionKey>,
     /// Connected sessions without room: they are looked at again after a pause. Absent ones are in
-    /// neither set, and go on when they connect.
+    /// neither set, and go on when they connect, or something expires in their queues.
     resting: BTreeSet<SessionKey>,
     /// Whose step was last: the next one is the turn of the session after it.
     last: SessionKey,
@@ -184,15 +184,11 @@ impl<S> Core<S> {
 
     /// Whether a session can take a message of that many bytes.
     fn has_room_for(&mut self, key: SessionKey, bytes: usize) -> bool {
-        let tight = self.tight_limits(key, bytes);
-        let limits = tight.as_ref().unwrap_or(&self.settings.session);
-        let Some(slot) = self.sessions.get_mut(key) else { return true };
-        let Some(id) = slot.connection else {
-            return slot.session.has_room(bytes, limits);
-        };
-        let output = self.connections.live_out(id, &self.settings);
+        let limits = self.tight_limits(key, bytes).unwrap_or(self.settings.session);
+        let Some(slot) = self.sessions.get(key) else { return true };
+        let output = slot.connection.and_then(|id| self.connections.live_out(id, &self.settings));
         output.is_none_or(|out| out.has_room() && out.connection.backlog() < out.backlog_limit)
-            && slot.session.has_room(bytes, limits)
+            && self.has_room(key, bytes, &limits)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::mqtt::{Message, QoS};
 use crate::net::Driver;
 use crate::router::{GroupId, SessionKey, Stamp, SubscriptionOptions, stable_hash};
 use crate::session::{
-    Change, Departure, Journal, Restored, STORE, Session, SubscriptionRecord, WillDue,
+    Change, Departure, DropCause, Journal, Restored, STORE, Session, SubscriptionRecord, WillDue,
 };
 use crate::store::{ActId, Kept, Link, Part, Recovered, StoredSession, Turn};
 
@@ -245,8 +245,8 @@ impl<S> Core<S> {
 
     /// Confirms a turn of another shard: once what was noted since `first` is committed. What nobody
     /// here keeps goes back at once: what is to be committed may wait for what becomes of it. What is not
-    /// stored is not waited for.
-    pub(super) fn confirm_to(&mut self, to: u8, of: u64, outcomes: Outcomes, first: usize) {
+    /// stored is not waited for. Says whether the turn is confirmed.
+    pub(super) fn confirm_to(&mut self, to: u8, of: u64, outcomes: Outcomes, first: usize) -> bool {
         let Outcomes { refused, passed, returned, .. } = outcomes;
         let turn = self.turn;
         let mut confirmed = of;
@@ -259,13 +259,14 @@ impl<S> Core<S> {
                     self.mailbox.push(to, 0, Item::Passed(passed));
                 }
                 if refused.is_empty() && returned.is_empty() {
-                    return;
+                    return false;
                 }
                 confirmed = 0;
             }
         }
         let weight = returned.iter().map(Returned::size).sum();
         self.mailbox.push(to, weight, Item::Confirm { turn: confirmed, refused, returned });
+        confirmed == of
     }
 
     /// Whether the writer has committed what somebody here may wait for.
@@ -333,7 +334,8 @@ impl<S> Core<S> {
 
     /// Puts a session back that was stored.
     fn restore_session(&mut self, stored: StoredSession) {
-        let StoredSession { mut record, subscriptions, inbound, kept, paged } = stored;
+        let StoredSession { mut record, subscriptions, inbound, kept, paged, expired } = stored;
+        self.stats.dropped[DropCause::Expired as usize].add(expired.into());
         if is_retired(&record) {
             return self.retire_again(record.session);
         }
@@ -357,6 +359,7 @@ impl<S> Core<S> {
         let will_at = record.will_at;
         let Some(slot) = self.sessions.get_mut(key) else { return };
         slot.session.restore(record, &inbound, kept, paged, now);
+        slot.session.count_drops(DropCause::Expired, expired.into());
         slot.will_at = will_at;
         if was_connected {
             // Its connection ended with the process.

@@ -19,7 +19,8 @@ pub(super) enum Timer {
     Connection(ConnId),
     /// The end of a login that is valid for a time only.
     Login(ConnId),
-    /// The will or the end of an absent session, the redelivery of a present one.
+    /// The will or the end of an absent session, or what expires in its queue; the redelivery of a present
+    /// one.
     Session(SessionKey),
     /// A client may publish again.
     Rate(ConnId),
@@ -151,6 +152,9 @@ impl<S> Core<S> {
             self.stats.expired_sessions.add(1);
             self.end_session(key, EndedBy::Other);
         } else {
+            if slot.session.next_expiry().is_some_and(|at| at <= now) {
+                self.expiring_queues.insert(key);
+            }
             self.arm_absent(key);
         }
     }
@@ -166,16 +170,15 @@ impl<S> Core<S> {
         }
     }
 
-    /// Sets the timer of an absent session to its will or its end, whichever is first.
+    /// Sets the timer of an absent session to its will, its end, or what expires in its queue, whichever is
+    /// first.
     pub(super) fn arm_absent(&mut self, key: SessionKey) {
+        let expiry = self.expiry_due(key);
         let Some(slot) = self.sessions.get_mut(key) else { return };
         if let Some(timer) = slot.timer.take() {
             self.timers.cancel(timer);
         }
-        let at = match (slot.will_at, slot.session.ends_at()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        let at = [slot.will_at, slot.session.ends_at(), expiry].into_iter().flatten().min();
         slot.timer = at.map(|at| self.timers.insert(at, Timer::Session(key)));
     }
 

@@ -5,7 +5,8 @@ use hashbrown::HashMap;
 use super::record::{Decoder, Epoch, QueuedFields, place_key, split_number};
 use crate::hooks::{Store, StoreError, Table};
 use crate::mqtt::Message;
-use crate::session::{PageOfQueue, PageRequest, SessionNumber};
+use crate::session::{ExpiredOnDisk, PageOfQueue, PageRequest, SessionNumber};
+use crate::timer::Time;
 
 /// A page, and what has to be set aside because it cannot be read.
 pub(super) struct Read {
@@ -120,6 +121,67 @@ impl Read {
         })?;
         Ok((records, stop))
     }
+}
+
+/// What of a queue has expired.
+pub(super) struct Expired {
+    /// The page that says so.
+    pub(super) page: PageOfQueue,
+    /// Their keys, and the numbers of their messages.
+    pub(super) keys: Vec<(Vec<u8>, u64)>,
+    /// How many records were looked at.
+    pub(super) seen: u32,
+}
+
+/// Looks for what has expired by a time, in a part of what a session has queued, as [`read`] reads it.
+pub(super) fn expired(
+    store: &dyn Store,
+    request: &PageRequest,
+    by: Time,
+    until: Option<u64>,
+    is_removed: &dyn Fn(&[u8]) -> bool,
+    epoch: Epoch,
+) -> Result<Expired, StoreError> {
+    let mut page = PageOfQueue { end: request.from, is_last: true, ..PageOfQueue::default() };
+    let mut expired = ExpiredOnDisk::default();
+    let (mut keys, mut seen) = (Vec::new(), 0);
+    each_queued(store, request.session, request.from, |place, key, value| {
+        if until.is_some_and(|until| place >= until) {
+            // What that is, the next look sees.
+            expired.next_expiry = Some(by);
+            return false;
+        }
+        if seen == request.messages {
+            page.is_last = false;
+            return false;
+        }
+        (seen, page.end) = (seen + 1, place + 1);
+        if is_removed(key) {
+            return true;
+        }
+        // Who reads one that is damaged sets it aside.
+        let fields = Decoder::open(Table::Queued, key, value, epoch)
+            .and_then(|mut decoder| decoder.queued());
+        match fields.map(|fields| (fields.message, fields.expires_at)) {
+            Some((message, Some(at))) if at <= by => keys.push((key.to_vec(), message)),
+            Some((_, Some(at))) => {
+                expired.next_expiry = Some(expired.next_expiry.map_or(at, |next| next.min(at)));
+            }
+            Some((_, None)) | None => {}
+        }
+        true
+    })?;
+    for (_, number) in &keys {
+        let key = number.to_be_bytes();
+        let size = store.get(Table::Messages, &key)?.and_then(|value| {
+            let mut decoder = Decoder::open(Table::Messages, &key, &value, epoch)?;
+            decoder.message_size()
+        });
+        expired.messages += 1;
+        expired.bytes += size.map_or(0, |(size, _)| size as u64);
+    }
+    page.expired = Some(expired);
+    Ok(Expired { page, keys, seen })
 }
 
 /// The message with a number, if it is there and whole.

@@ -27,6 +27,9 @@ pub(super) const SENT: u8 = 0;
 /// A flight that waits for PUBCOMP.
 pub(super) const RELEASED: u8 = 1;
 
+/// In the flags of a queued message: the moment it expires follows at the end.
+const EXPIRES: u8 = 8;
+
 /// Bytes of a record that its encoder has room for from the beginning: most have fewer.
 const ROOM: usize = 48;
 
@@ -122,12 +125,16 @@ impl Encoder {
 
     pub(super) fn queued(&mut self, fields: &QueuedFields) {
         self.u64(fields.message);
-        self.u8(fields.qos.as_u8() | u8::from(fields.retain) << 2);
+        let expires = if fields.expires_at.is_some() { EXPIRES } else { 0 };
+        self.u8(fields.qos.as_u8() | u8::from(fields.retain) << 2 | expires);
         self.u16(fields.packet_id.map_or(0, |id| id.get()));
         self.bytes(fields.share.as_deref().unwrap_or_default().as_bytes());
         self.u16(u16::try_from(fields.identifiers.len()).unwrap_or(u16::MAX));
         for &identifier in fields.identifiers.iter().take(usize::from(u16::MAX)) {
             self.u32(identifier);
+        }
+        if fields.expires_at.is_some() {
+            self.time(fields.expires_at);
         }
     }
 
@@ -174,17 +181,20 @@ pub(super) struct QueuedFields {
     pub(super) packet_id: Option<PacketId>,
     pub(super) share: Option<Box<str>>,
     pub(super) identifiers: Box<[u32]>,
+    /// When the message expires: so this is known without a look at it.
+    pub(super) expires_at: Option<Time>,
 }
 
 impl QueuedFields {
     pub(super) fn new(message: u64, record: &QueuedRecord) -> Self {
         let QueuedRecord { qos, retain, packet_id, .. } = *record;
         let (share, identifiers) = (record.share.clone(), record.identifiers.clone());
-        Self { message, qos, retain, packet_id, share, identifiers }
+        let expires_at = record.message.expires_at();
+        Self { message, qos, retain, packet_id, share, identifiers, expires_at }
     }
 
     pub(super) fn of(self, message: Message) -> QueuedRecord {
-        let Self { message: number, qos, retain, packet_id, share, identifiers } = self;
+        let Self { message: number, qos, retain, packet_id, share, identifiers, .. } = self;
         let (group, paged) = (None, false);
         QueuedRecord { message, qos, retain, identifiers, group, share, packet_id, number, paged }
     }
@@ -238,12 +248,13 @@ impl<'a> Decoder<'a> {
         Some((at != NO_TIME).then(|| self.epoch.to_time(at)))
     }
 
-    /// What a message takes in memory, if it is whole; nothing is made of it.
-    pub(super) fn message_size(&mut self) -> Option<usize> {
+    /// What a message takes in memory, and when it expires, if it is whole; nothing is made of it.
+    pub(super) fn message_size(&mut self) -> Option<(usize, Option<Time>)> {
         QoS::from_u8(self.u8()? & 3)?;
-        self.time()?;
+        let expires_at = self.time()?;
         let (topic, properties) = (self.text()?, self.bytes()?);
-        Some(Message::size_of(topic.len(), properties.len(), self.bytes()?.len()))
+        let size = Message::size_of(topic.len(), properties.len(), self.bytes()?.len());
+        Some((size, expires_at))
     }
 
     pub(super) fn message(&mut self) -> Option<Message> {
@@ -329,7 +340,8 @@ impl<'a> Decoder<'a> {
         let share = (!share.is_empty()).then(|| share.into());
         let count = self.u16()?;
         let identifiers = (0..count).map(|_| self.u32()).collect::<Option<_>>()?;
-        Some(QueuedFields { message, qos, retain, packet_id, share, identifiers })
+        let expires_at = if flags & EXPIRES != 0 { self.time()? } else { None };
+        Some(QueuedFields { message, qos, retain, packet_id, share, identifiers, expires_at })
     }
 
     pub(super) fn packet_id(&mut self) -> Option<Option<PacketId>> {

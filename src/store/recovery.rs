@@ -12,6 +12,7 @@ use super::writer::{Link, Open, Writer};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 use crate::mqtt::{Message, PacketId};
 use crate::session::{Paged, QueuedRecord, SessionRecord, SubscriptionRecord};
+use crate::timer::Time;
 
 /// Records between two lines about the progress.
 const PROGRESS_RECORDS: u64 = 250_000;
@@ -31,6 +32,8 @@ pub struct StoredSession {
     pub kept: Vec<(u64, Kept)>,
     /// What is queued for it: that is not read, but said how much it is.
     pub paged: Paged,
+    /// Messages that were queued for it, expired while the broker was not there, and are removed.
+    pub expired: u32,
 }
 
 /// What stands at a place of a session.
@@ -74,6 +77,8 @@ pub struct Report {
     pub damaged: u64,
     /// Records that belonged to nothing, and were removed.
     pub stray: u64,
+    /// Messages for a session, and retained ones, that had expired, and were removed.
+    pub expired: u64,
 }
 
 /// Everything that was stored.
@@ -138,7 +143,12 @@ struct Use {
     size: u32,
     /// How many wait for it.
     references: u32,
+    /// Seconds from now until it expires, rounded up; [`NEVER`].
+    expires_in: u32,
 }
+
+/// Of what never expires.
+const NEVER: u32 = u32::MAX;
 
 /// A message in flight to a session.
 struct InFlight {
@@ -154,6 +164,8 @@ enum Unfit {
     Damaged,
     /// What it belongs to is not there.
     Stray,
+    /// Nobody is to have it any more [MQTT-3.3.2-5].
+    Expired,
 }
 
 type Take = fn(&mut Reading, &[u8], Decoder<'_>) -> Result<(), Unfit>;
@@ -229,6 +241,7 @@ impl Reading {
         match taken {
             Ok(()) => return,
             Err(Unfit::Stray) => self.report.stray += 1,
+            Err(Unfit::Expired) => self.report.expired += 1,
             Err(Unfit::Damaged) => {
                 self.report.damaged += 1;
                 let (aside, value) = (damaged_key(table, key), Some(value.to_vec()));
@@ -248,9 +261,12 @@ impl Reading {
 
     fn message(&mut self, key: &[u8], mut value: Decoder<'_>) -> Result<(), Unfit> {
         let (number, _) = split_number(key).ok_or(Unfit::Damaged)?;
-        let size = value.message_size().ok_or(Unfit::Damaged)?;
+        let (size, expires_at) = value.message_size().ok_or(Unfit::Damaged)?;
+        let size = u32::try_from(size).unwrap_or(u32::MAX);
+        let seconds = |at: Time| u32::try_from(at.0.div_ceil(1000)).unwrap_or(NEVER - 1);
+        let expires_in = expires_at.map_or(NEVER, seconds);
         self.messages.push(number);
-        self.uses.push(Use { size: u32::try_from(size).unwrap_or(u32::MAX), references: 0 });
+        self.uses.push(Use { size, references: 0, expires_in });
         self.report.messages += 1;
         Ok(())
     }
@@ -262,7 +278,8 @@ impl Reading {
         self.numbers.insert(record.session, self.sessions.len());
         let (subscriptions, inbound, kept) = (Vec::new(), Vec::new(), Vec::new());
         let paged = Paged::default();
-        self.sessions.push(StoredSession { record, subscriptions, inbound, kept, paged });
+        let expired = 0;
+        self.sessions.push(StoredSession { record, subscriptions, inbound, kept, paged, expired });
         Ok(())
     }
 
@@ -313,17 +330,23 @@ impl Reading {
         Ok(())
     }
 
-    /// What is in flight is taken in, of the rest it is said how much there is.
+    /// What is in flight is taken in, also if it has expired: its delivery has begun. Of the rest it is said how
+    /// much there is.
     fn queued(&mut self, key: &[u8], mut value: Decoder<'_>) -> Result<(), Unfit> {
         let mut fields = value.queued().ok_or(Unfit::Damaged)?;
         let at = self.messages.binary_search(&fields.message).map_err(|_| Unfit::Stray)?;
         let (index, rest) = self.place_of(key)?;
         let (place, _) = split_number(rest).ok_or(Unfit::Damaged)?;
         let session = self.sessions.get_mut(index).ok_or(Unfit::Stray)?;
-        let Some(Use { size, references }) = self.uses.get_mut(at) else { return Ok(()) };
-        *references += 1;
+        let Some(of) = self.uses.get_mut(at) else { return Ok(()) };
         let flight = self.flights.remove(&(session.record.session, place));
-        if flight.is_some() || fields.packet_id.is_some() {
+        let in_flight = flight.is_some() || fields.packet_id.is_some();
+        if of.expires_in == 0 && !in_flight {
+            session.expired += 1;
+            return Err(Unfit::Expired);
+        }
+        of.references += 1;
+        if in_flight {
             fields.packet_id = flight.or(fields.packet_id);
             self.in_flight.push(InFlight { index, place, fields, flew: flight.is_some() });
             return Ok(());
@@ -334,8 +357,12 @@ impl Reading {
         }
         paged.end = place + 1;
         paged.messages += 1;
-        paged.bytes += u64::from(*size);
+        paged.bytes += u64::from(of.size);
         paged.shared |= fields.share.is_some();
+        if of.expires_in != NEVER {
+            let at = Time(u64::from(of.expires_in) * 1000);
+            paged.next_expiry = Some(paged.next_expiry.map_or(at, |next| next.min(at)));
+        }
         Ok(())
     }
 
@@ -371,7 +398,7 @@ impl Reading {
         let stamp = value.u64().zip(value.u8()).ok_or(Unfit::Damaged)?;
         let message = value.message().ok_or(Unfit::Damaged)?;
         if message.is_expired(self.epoch.to_time(self.epoch.unix_ms)) {
-            return Err(Unfit::Stray);
+            return Err(Unfit::Expired);
         }
         self.retained.push(RetainedRecord { topic: topic.into(), stamp, message });
         Ok(())
@@ -379,8 +406,9 @@ impl Reading {
 
     fn drop_unreferenced(&mut self) {
         let unused = self.messages.iter().zip(&self.uses).filter(|(_, one)| one.references == 0);
-        for (number, _) in unused {
-            self.report.stray += 1;
+        for (number, one) in unused {
+            // Those who waited for one that has expired are counted.
+            self.report.stray += u64::from(one.expires_in > 0);
             let key = number.to_be_bytes().to_vec();
             self.writes.push(Write { table: Table::Messages, key, value: None, fresh: false });
         }

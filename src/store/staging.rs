@@ -91,7 +91,8 @@ impl Staging {
 
     /// Whether a record is there only until the next commit.
     pub(super) fn is_removed(&self, table: Table, key: &[u8]) -> bool {
-        self.writes.get(&(table, key.to_vec())).is_some_and(|staged| staged.value.is_none())
+        let is_removal = |staged: &Staged| staged.value.is_none();
+        !self.writes.is_empty() && self.writes.get(&(table, key.to_vec())).is_some_and(is_removal)
     }
 
     /// Takes a change in.
@@ -240,7 +241,12 @@ impl Staging {
 
     /// A queued record that nobody holds in memory is gone, with the message that it was of.
     pub(super) fn forget(&mut self, key: Vec<u8>, message: u64) {
-        self.delete(Table::Queued, key);
+        let record = (Table::Queued, key);
+        if self.writes.get(&record).is_some_and(|staged| staged.value.is_none()) {
+            // The store has it until the next commit: it was read twice.
+            return;
+        }
+        self.delete(record.0, record.1);
         let gone = self.messages.release_number(message);
         self.release(gone);
     }

@@ -311,7 +311,7 @@ impl Writer {
         if self.asked.is_empty() {
             return Ok(0);
         }
-        // Or else all is committed, and only acts wait.
+        // Or else all is committed that was noted before, and only acts wait.
         let fails = self.fails();
         let waiting = if fails { self.staging.first_places() } else { HashMap::new() };
         for _ in 0..self.asked.len() {
@@ -321,8 +321,19 @@ impl Writer {
             let Some(&(shard, request)) = self.asked.front() else { break };
             let staged = waiting.get(&request.session).copied();
             let until = self.acts.first_place(request.session).into_iter().chain(staged).min();
-            let is_removed = |key: &[u8]| fails && self.staging.is_removed(Table::Queued, key);
-            let read = pages::read(store, &request, until, &is_removed, self.staging.epoch())?;
+            let (epoch, staging) = (self.staging.epoch(), &self.staging);
+            let is_removed = |key: &[u8]| staging.is_removed(Table::Queued, key);
+            if let Some(by) = request.expired_by {
+                let expired = pages::expired(store, &request, by, until, &is_removed, epoch)?;
+                self.asked.pop_front();
+                for (key, message) in expired.keys {
+                    self.staging.forget(key, message);
+                }
+                *budget = budget.saturating_sub(expired.seen as usize + 1);
+                self.send_page(shard, &request, expired.page);
+                continue;
+            }
+            let read = pages::read(store, &request, until, &is_removed, epoch)?;
             self.asked.pop_front();
             let pages::Read { page, damaged, stray } = read;
             if page.messages.is_empty() && page.lost == 0 && until.is_some() {
@@ -343,13 +354,17 @@ impl Writer {
                 self.staging.forget(key, message);
             }
             *budget = budget.saturating_sub(page.messages.len() + 1);
-            let PageRequest { session, waiter, .. } = request;
-            if let Some(pages) = self.pages.get(usize::from(shard)) {
-                // A shard that is gone wants nothing.
-                let _ = pages.send(Page { session, waiter, page });
-            }
+            self.send_page(shard, &request, page);
         }
         Ok(held_up)
+    }
+
+    fn send_page(&self, shard: u8, request: &PageRequest, page: PageOfQueue) {
+        let PageRequest { session, waiter, .. } = *request;
+        if let Some(pages) = self.pages.get(usize::from(shard)) {
+            // A shard that is gone wants nothing.
+            let _ = pages.send(Page { session, waiter, page });
+        }
     }
 
     fn begin_to_fail(&self, error: &StoreError) {

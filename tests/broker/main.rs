@@ -13,6 +13,7 @@ mod drops;
 mod ending;
 mod enhanced;
 mod everywhere;
+mod expiry;
 mod flow_control;
 mod http;
 mod keep_alive;

@@ -212,7 +212,15 @@ fn what_is_refused(engine: &'static str) {
     assert_eq!(publisher.try_publish(retained("refused")), code::QUOTA_EXCEEDED);
     assert_eq!(publisher.try_publish(twice("refused")), code::QUOTA_EXCEEDED);
     assert_eq!(stored.subscribe_with(&[("later", 1)], &[]).codes, [code::QUOTA_EXCEEDED]);
-    // What ends with its connection is not stored.
+    // What ends with its connection is not stored, wherever something waits that is.
+    let mut others: Vec<_> =
+        ["one", "two", "three"].into_iter().map(|id| broker.connect(V5, id)).collect();
+    for (n, other) in others.iter_mut().enumerate() {
+        other.subscribe(&format!("of {n}"), 1);
+        publisher.publish(&format!("of {n}"), "goes on", 1);
+        other.expect(&format!("of {n}"), "goes on");
+        other.unsubscribe(&[&format!("of {n}")]);
+    }
     publisher.publish("clean", "goes on", 1);
     subscriber.expect("clean", "goes on");
     subscriber.expect_nothing();

@@ -4,6 +4,7 @@
 mod common;
 
 mod damaged;
+mod expiry;
 mod failing;
 mod full;
 mod killed;

@@ -503,7 +503,7 @@ impl Client {
             self.name, connection.net.0, it.topic
         );
         let (topic, out) = (it.topic.as_str(), &mut connection.out);
-        wire::put_publish(self.version, (topic, &payload), flags, packet_id, out);
+        wire::put_publish(self.version, (topic, &payload), flags, (packet_id, None), out);
         stage.model.note(stage.world.now(), format_args!("{line}"));
     }
 }

@@ -104,11 +104,12 @@ pub(crate) fn put_publish(
     version: Version,
     (topic, payload): (&str, &[u8]),
     (qos, dup, retain): (QoS, bool, bool),
-    packet_id: Option<PacketId>,
+    (packet_id, message_expiry_interval): (Option<PacketId>, Option<u32>),
     out: &mut Vec<u8>,
 ) {
     let plain = PublishOut::new(topic.as_bytes(), payload);
-    encode_publish(version, &PublishOut { qos, dup, retain, packet_id, ..plain }, out);
+    let publish = PublishOut { qos, dup, retain, packet_id, message_expiry_interval, ..plain };
+    encode_publish(version, &publish, out);
 }
 
 /// Hands the first whole packet in `bytes` to `handle`, and gives its length.

@@ -3,11 +3,13 @@
 use std::cell::Cell;
 
 use sluice::hooks::Table;
-use sluice::session::{Change, PageRequest};
+use sluice::mqtt::{Message, QoS};
+use sluice::session::{Change, ExpiredOnDisk, PageRequest};
 use sluice::store::{Part, Turn};
+use sluice::timer::Time;
 
 use crate::engines::{commit, put, records};
-use crate::turns::{Bench, message, paged, queued, removed, session};
+use crate::turns::{Bench, message, paged, queued, removed, request, session};
 
 fn payloads(page: &sluice::session::PageOfQueue) -> Vec<String> {
     let payload = |(_, record): &(u64, sluice::session::QueuedRecord)| {
@@ -23,7 +25,7 @@ fn a_queue_is_read_in_pages_of_so_many_messages_and_bytes() {
     changes.extend((1..=10).map(|place| paged(1, place, &message(&place.to_string()))));
     changes.push(paged(2, 1, &message("another's")));
     bench.commit(1, changes);
-    let request = PageRequest { session: 1, from: 4, messages: 3, bytes: 1 << 20, waiter: (7, 7) };
+    let request = PageRequest { waiter: (7, 7), ..request(1, 4, 3) };
     let page = bench.ask(2, request).expect("at once");
     assert_eq!((payloads(&page), page.end, page.is_last), (text(4..7), 7, false));
     let size = page.messages[0].1.message.size() as u64;
@@ -72,8 +74,7 @@ fn a_page_ends_before_what_is_not_committed() {
     });
     let page = bench.page(3, 1, 1);
     assert_eq!((payloads(&page), page.end, page.is_last), (text(1..2), 2, false));
-    let request = PageRequest { session: 1, from: 2, messages: 9, bytes: 1 << 20, waiter: (1, 1) };
-    assert!(bench.ask(4, request).is_none(), "nothing to read yet");
+    assert!(bench.ask(4, request(1, 2, 9)).is_none(), "nothing to read yet");
     bench.links[1].submit(Turn { shard: 1, turn: 1, done: vec![(0, 2)], ..Turn::default() });
     bench.writer.step();
     let page = bench.links[0].take_page().expect("the act is complete").page;
@@ -102,6 +103,85 @@ fn the_queue_of_a_session_that_ended_goes_in_steps() {
     assert!((1..=5000).contains(&most.get()), "{} at once", most.get());
     assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (1, 1));
     assert_eq!(bench.count(Table::Sessions), 1);
+}
+
+/// [MQTT-3.3.2-5] In parts, without a look at the messages that stay, and what others wait for stays for them.
+#[test]
+fn what_has_expired_is_removed() {
+    let mut bench = Bench::new(2);
+    let brief =
+        |seconds| Message::new("t", QoS::AtLeastOnce, false, b"x", b"", Some(seconds), Time(0));
+    let shared = brief(1);
+    let size = shared.size() as u64;
+    let mut changes = vec![session("a", 1), session("b", 2), queued(2, 1, &message("t"))];
+    changes.extend([paged(1, 1, &shared), queued(2, 2, &shared), paged(1, 2, &message("stays"))]);
+    changes.extend([3, 1, 2].into_iter().zip(3..).map(|(s, place)| paged(1, place, &brief(s))));
+    bench.commit(1, changes);
+    let by = |seconds: u64| Some(Time(1000 * seconds));
+    let look = |from, seconds| PageRequest { expired_by: by(seconds), ..request(1, from, 3) };
+    let expired = |messages, next_expiry| {
+        Some(ExpiredOnDisk { messages, bytes: u64::from(messages) * size, next_expiry })
+    };
+    let page = bench.ask(2, look(1, 1)).expect("at once");
+    assert_eq!((page.end, page.is_last, page.expired), (4, false, expired(1, by(3))));
+    let page = bench.ask(3, look(4, 1)).expect("at once");
+    assert_eq!((page.end, page.is_last, page.expired), (6, true, expired(1, by(2))));
+    bench.writer.step();
+    assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (5, 5));
+    bench.commit(4, vec![removed(2, 2, &shared)]);
+    assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (4, 4));
+    let page = bench.ask(5, look(1, 1)).expect("at once");
+    assert_eq!((page.end, page.is_last, page.expired), (6, true, expired(0, by(2))));
+}
+
+/// A look goes no further than what is committed, and tells that there may be more.
+#[test]
+fn a_look_ends_before_what_is_not_committed() {
+    let mut bench = Bench::new(2);
+    let brief = || Message::new("t", QoS::AtLeastOnce, false, b"x", b"", Some(1), Time(0));
+    bench.commit(1, vec![session("a", 1), paged(1, 1, &brief())]);
+    bench.links[0].submit(Turn {
+        shard: 0,
+        turn: 2,
+        changes: vec![paged(1, 2, &brief()), paged(1, 3, &brief())].into(),
+        parts: vec![Part { first: 0, end: 1, act: (0, 2) }],
+        handed: vec![((0, 2), 0b10)],
+        ..Turn::default()
+    });
+    let by = Some(Time(1000));
+    let look = |from| PageRequest { expired_by: by, ..request(1, from, 9) };
+    let page = bench.ask(3, look(1)).expect("at once");
+    let expired = page.expired.expect("a look");
+    assert_eq!((page.is_last, expired.messages, expired.next_expiry), (true, 1, by));
+    bench.links[1].submit(Turn { shard: 1, turn: 1, done: vec![(0, 2)], ..Turn::default() });
+    let expired = bench.ask(4, look(2)).expect("at once").expired.expect("a look");
+    assert_eq!((expired.messages, expired.next_expiry), (2, None));
+    bench.writer.step();
+    assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (0, 0));
+}
+
+/// A session ends that had asked for a look: what others wait for is not taken from them.
+#[test]
+fn a_look_at_a_queue_that_is_being_removed() {
+    let mut bench = Bench::new(1);
+    let shared = Message::new("t", QoS::AtLeastOnce, false, b"x", b"", Some(1), Time(0));
+    let mut changes: Vec<_> =
+        ["a", "b", "c"].into_iter().zip(1..).map(|(n, s)| session(n, s)).collect();
+    changes.extend((1..=3).map(|session| paged(session, 1, &shared)));
+    drop(shared);
+    bench.commit(1, changes);
+    let look = PageRequest { expired_by: Some(Time(1000)), ..request(1, 1, 9) };
+    bench.links[0].submit(Turn {
+        turn: 2,
+        changes: vec![Change::Forgotten(1, 1), Change::Ended { client_id: "a".into() }].into(),
+        asked: vec![look],
+        ..Turn::default()
+    });
+    while bench.writer.step() {}
+    assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (2, 1));
+    bench.commit(3, vec![Change::Forgotten(2, 1), Change::Ended { client_id: "b".into() }]);
+    while bench.writer.step() {}
+    assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (1, 1));
 }
 
 #[test]
@@ -142,7 +222,14 @@ fn pages_are_read_from_a_store_that_fails() {
     };
     bench.commit(4, page.messages[..2].iter().map(gone).collect());
     assert_eq!(payloads(&bench.page(5, 1, 1)), text(3..5));
-    let request = PageRequest { session: 1, from: 5, messages: 9, bytes: 1 << 20, waiter: (1, 1) };
+    let request = PageRequest {
+        session: 1,
+        from: 5,
+        messages: 9,
+        bytes: 1 << 20,
+        waiter: (1, 1),
+        expired_by: None,
+    };
     assert!(bench.ask(6, request).is_none(), "nothing to read yet");
     assert_eq!(bench.count(Table::Queued), 4);
     bench.memory.fail(None);

@@ -9,7 +9,7 @@ use sluice::store::{Epoch, Kept, Memory};
 use sluice::timer::Time;
 
 use crate::engines::{commit, put, records};
-use crate::turns::{Bench, START, id, message, queued, session};
+use crate::turns::{Bench, START, id, message, paged, queued, session};
 
 fn will(delay_interval: u32) -> Will {
     let message = Message::new("will", QoS::AtLeastOnce, true, b"gone", b"\x01\x01", None, Time(0));
@@ -114,7 +114,8 @@ fn a_session_comes_back_with_all_that_belongs_to_it() {
     };
     assert_eq!((*packet_id, second.packet_id), (id(10), Some(id(11))));
     assert_eq!(second.message.payload(), b"sent");
-    let paged = Paged { first: 3, end: 4, messages: 1, bytes: found.paged.bytes, shared: true };
+    let (bytes, next_expiry) = (found.paged.bytes, None);
+    let paged = Paged { first: 3, end: 4, messages: 1, bytes, shared: true, next_expiry };
     assert_eq!(found.paged, paged);
     let page = bench.page(1, 5, 3);
     assert!(page.is_last && page.lost == 0 && page.end == 4);
@@ -170,6 +171,37 @@ fn messages_expire_by_the_clock_on_the_wall() {
     let topics: Vec<_> = bench.recovered.retained.iter().map(|found| &*found.topic).collect();
     assert_eq!(topics, ["there"]);
     assert_eq!(bench.count(Table::Retained), 1, "what has expired is removed");
+}
+
+/// [MQTT-3.3.2-5] What expired while nobody was there is removed, unless its delivery had begun.
+#[test]
+fn what_expired_meanwhile_is_removed() {
+    let mut bench = Bench::new(1);
+    let brief =
+        |seconds| Message::new("t", QoS::AtLeastOnce, false, b"x", b"", Some(seconds), Time(1_000));
+    let (both, sent, later) = (brief(10), brief(10), brief(100));
+    let changes = vec![
+        session("a", 1),
+        session("b", 2),
+        queued(1, 1, &sent),
+        Change::InFlight(1, 1, id(7)),
+        queued(1, 2, &both),
+        paged(1, 3, &later),
+        paged(1, 4, &message("ever")),
+        paged(2, 1, &both),
+        paged(2, 2, &brief(10)),
+    ];
+    bench.commit(1, changes);
+    let bench = bench.restart_at(Epoch { unix_ms: START.unix_ms + 60_000 });
+    let [a, b] = &bench.recovered.sessions[..] else { panic!("two sessions") };
+    assert_eq!((a.kept.len(), a.paged.messages, a.expired), (1, 2, 1));
+    assert_eq!((a.paged.first, a.paged.next_expiry), (3, Some(Time(41_000))));
+    assert_eq!((b.paged.messages, b.expired), (0, 2));
+    let report = bench.recovered.report;
+    assert_eq!((report.expired, report.stray, report.damaged), (3, 0, 0));
+    assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (3, 3));
+    let bench = bench.restart_at(Epoch { unix_ms: START.unix_ms + 60_000 });
+    assert_eq!(bench.recovered.report.expired, 0);
 }
 
 #[test]

@@ -51,8 +51,7 @@ impl Bench {
 
     /// What a session has queued from a place on, read in a turn of shard 0.
     pub(crate) fn page(&mut self, turn: u64, session: u64, from: u64) -> PageOfQueue {
-        self.ask(turn, PageRequest { session, from, messages: 100, bytes: 1 << 20, waiter: (1, 1) })
-            .expect("at once")
+        self.ask(turn, request(session, from, 100)).expect("at once")
     }
 
     pub(crate) fn ask(&mut self, turn: u64, request: PageRequest) -> Option<PageOfQueue> {
@@ -67,6 +66,12 @@ impl Bench {
     pub(crate) fn count(&self, table: Table) -> usize {
         records(&self.memory, table).len()
     }
+}
+
+/// For a page.
+pub(crate) fn request(session: u64, from: u64, messages: u32) -> PageRequest {
+    let (bytes, expired_by, waiter) = (1 << 20, None, (1, 1));
+    PageRequest { session, from, messages, bytes, expired_by, waiter }
 }
 
 pub(crate) fn id(packet_id: u16) -> PacketId {

@@ -2,6 +2,7 @@
 
 mod aliases;
 mod end;
+mod expiry;
 mod gate;
 mod inbound;
 mod model;

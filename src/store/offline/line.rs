@@ -54,6 +54,8 @@ pub(super) enum Line {
         share: Option<String>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         subscription_identifiers: Vec<u32>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_at: Option<When>,
     },
     InFlight {
         session: u64,
@@ -190,6 +192,7 @@ impl Line {
                 packet_identifier: fields.packet_id.map(PacketId::get),
                 share: fields.share.map(String::from),
                 subscription_identifiers: fields.identifiers.into_vec(),
+                expires_at: fields.expires_at.map(When::from),
             },
             Entry::InFlight { session, place, packet_id } => {
                 Self::InFlight { session, place, packet_identifier: packet_id.get() }
@@ -240,11 +243,21 @@ impl Line {
                 packet_identifier,
                 share,
                 subscription_identifiers,
+                expires_at,
             } => {
                 let packet_id = packet_identifier.map(take_id).transpose()?;
                 let (qos, share) = (take_qos(qos)?, share.map(String::into_boxed_str));
                 let identifiers = subscription_identifiers.into_boxed_slice();
-                let fields = QueuedFields { message, qos, retain, packet_id, share, identifiers };
+                let expires_at = expires_at.map(When::into);
+                let fields = QueuedFields {
+                    message,
+                    qos,
+                    retain,
+                    packet_id,
+                    share,
+                    identifiers,
+                    expires_at,
+                };
                 Entry::Queued { session, place, fields }
             }
             Self::InFlight { session, place, packet_identifier } => {

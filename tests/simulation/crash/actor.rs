@@ -14,6 +14,9 @@ use crate::wire::{self, Hello};
 /// Messages of a publisher that are not acknowledged, at most.
 const OUTSTANDING: usize = 6;
 
+/// What topics begin with whose messages expire after a second.
+const BRIEF: &str = "e/";
+
 /// What an actor is there for.
 #[derive(Clone, Debug)]
 pub(crate) enum Role {
@@ -23,6 +26,8 @@ pub(crate) enum Role {
     Subscriber { filter: &'static str, qos: QoS },
     /// A subscriber that ends its session now and then, and begins another.
     Deserter { filter: &'static str, qos: QoS },
+    /// A subscriber that is away most of the time, to messages that expire.
+    Sleeper { filter: &'static str, qos: QoS },
     /// Resumes its session or begins one that ends with the connection, by chance.
     Beginner,
 }
@@ -92,10 +97,18 @@ impl Actor {
         }
     }
 
+    pub(crate) fn subscribes(&self) -> bool {
+        matches!(self.role, Role::Subscriber { .. } | Role::Deserter { .. } | Role::Sleeper { .. })
+    }
+
+    /// What it publishes expires.
+    pub(crate) fn is_brief(&self) -> bool {
+        matches!(&self.role, Role::Publisher { topic, .. } if topic.starts_with(BRIEF))
+    }
+
     /// Whether nothing is owed in either direction.
     pub(crate) fn is_settled(&self) -> bool {
-        let subscribes = matches!(self.role, Role::Subscriber { .. } | Role::Deserter { .. });
-        let ready = self.subscribed || !subscribes;
+        let ready = self.subscribed || !self.subscribes();
         self.admitted
             && ready
             && self.out.is_empty()
@@ -113,6 +126,9 @@ impl Actor {
     ) -> Result<(), String> {
         let Some(net) = self.net else {
             if !draining {
+                if matches!(self.role, Role::Sleeper { .. }) && rng.u8(0..20) > 0 {
+                    return Ok(());
+                }
                 self.clean = matches!(self.role, Role::Beginner) && rng.bool();
             }
             self.connect(world);
@@ -140,7 +156,11 @@ impl Actor {
         }
         input.drain(..at);
         self.input = input;
-        let patience = if matches!(self.role, Role::Beginner) { 2 } else { 400 };
+        let patience = match self.role {
+            Role::Beginner => 2,
+            Role::Sleeper { .. } => 10,
+            _ => 400,
+        };
         let leaves = !draining && self.admitted && rng.u16(0..patience) == 0;
         if world.client_end(net).is_some() || leaves {
             self.forget(world, net);
@@ -157,11 +177,16 @@ impl Actor {
         self.owed.clear();
     }
 
-    /// Ends its connection, if it has one, and begins another.
-    pub(crate) fn reconnect(&mut self, world: &World, clean: bool) {
+    /// Ends its connection, if it has one.
+    pub(crate) fn leave(&mut self, world: &World) {
         if let Some(net) = self.net {
             self.forget(world, net);
         }
+    }
+
+    /// Ends its connection, if it has one, and begins another.
+    pub(crate) fn reconnect(&mut self, world: &World, clean: bool) {
+        self.leave(world);
         self.clean = clean;
         self.connect(world);
     }
@@ -212,12 +237,15 @@ impl Actor {
     fn publish(&mut self, number: u32, id: PacketId, dup: bool) {
         let Role::Publisher { topic, qos, retain } = &self.role else { return };
         let text = number.to_string();
-        let flags = (*qos, dup, *retain);
-        wire::put_publish(self.version, (topic, text.as_bytes()), flags, Some(id), &mut self.out);
+        let (flags, more) = ((*qos, dup, *retain), (Some(id), self.is_brief().then_some(1)));
+        wire::put_publish(self.version, (topic, text.as_bytes()), flags, more, &mut self.out);
     }
 
     fn subscribe(&mut self) {
-        let (Role::Subscriber { filter, qos } | Role::Deserter { filter, qos }) = self.role else {
+        let (Role::Subscriber { filter, qos }
+        | Role::Deserter { filter, qos }
+        | Role::Sleeper { filter, qos }) = self.role
+        else {
             return;
         };
         let filter = SubscribeFilter {

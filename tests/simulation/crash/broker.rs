@@ -8,7 +8,7 @@ use sluice::hooks::{Commit, Hooks, Store, StoreError, Table, Write};
 use sluice::net::Driver;
 use sluice::net::sim::{SimDriver, World};
 use sluice::shard::{Settings, Shard, Shared, Stored};
-use sluice::store::{Epoch, Logged, Memory, MemorySegments, Writer, recover};
+use sluice::store::{Epoch, Logged, Memory, MemorySegments, StoredSession, Writer, recover};
 
 /// When the store says that a commit is on disk.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +86,8 @@ pub(crate) struct Broker {
     shards: Vec<Shard<SimDriver>>,
     writer: Writer,
     awake: Vec<bool>,
+    /// Messages that it found for somebody, expired or not.
+    found: u64,
 }
 
 impl Broker {
@@ -111,10 +113,14 @@ impl Broker {
             recover(open, Commit::Disk, epoch, shards).expect("its records are whole");
         // What sessions had queued that ended is removed in steps after their end.
         assert_eq!(recovered.report.damaged, 0);
+        let waiting = |session: &StoredSession| {
+            session.kept.len() as u64 + u64::from(session.paged.messages + session.expired)
+        };
+        let found = recovered.sessions.iter().map(waiting).sum();
         let shared = Arc::new(Shared::new(settings.clone(), Hooks::default(), drivers.len(), seed));
         let shards = Shard::assemble_stored(drivers, &shared, Stored { links, recovered });
         let awake = vec![true; shards.len()];
-        Self { world: world.clone(), disk, shards, writer, awake }
+        Self { world: world.clone(), disk, shards, writer, awake, found }
     }
 
     /// The machine stops: gives what it finds when it starts again.
@@ -125,6 +131,11 @@ impl Broker {
         drop((shards, writer));
         world.crash();
         left
+    }
+
+    /// How many messages waited for somebody when it started.
+    pub(crate) fn found(&self) -> u64 {
+        self.found
     }
 
     pub(crate) fn ready(&self) -> Vec<usize> {

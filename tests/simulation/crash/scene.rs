@@ -18,6 +18,10 @@ const DRAIN_STEPS: u32 = 200_000;
 /// Rounds without anything to do after which nothing more will come.
 const QUIET_ROUNDS: u32 = 200;
 
+/// Steps in which messages are published that expire, and time in which they have to be gone then.
+const EXPIRING_STEPS: u32 = 400;
+const EXPIRY: Duration = Duration::from_secs(6);
+
 pub(super) struct Scene {
     world: World,
     settings: Settings,
@@ -52,7 +56,7 @@ pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, 
     let disk = Disk::new(&mut scene.rng);
     scene.restart(disk);
     for actor in &mut actors {
-        if matches!(actor.role, Role::Subscriber { .. } | Role::Deserter { .. }) {
+        if actor.subscribes() {
             scene.until_settled(actor)?;
         }
     }
@@ -72,6 +76,7 @@ pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, 
         Actor::new("late", Version::V5, Role::Subscriber { filter: "r/#", qos: QoS::AtLeastOnce });
     scene.drain(std::slice::from_mut(&mut late))?;
     check::check(&actors, &late)?;
+    scene.expire(&mut actors)?;
     Ok(actors.iter().flat_map(|actor| actor.received.values()).map(|list| list.len() as u64).sum())
 }
 
@@ -92,6 +97,8 @@ fn cast() -> Vec<Actor> {
         subscriber("member a", Version::V5, "$share/g/t/#", Two),
         subscriber("member b", Version::V311, "$share/g/t/#", Two),
         subscriber("stays", Version::V5, "$share/h/d/#", One),
+        Actor::new("sleeps a", Version::V5, Role::Sleeper { filter: "e/#", qos: Two }),
+        Actor::new("sleeps b", Version::V311, Role::Sleeper { filter: "e/+", qos: One }),
         Actor::new("leaves", Version::V5, Role::Deserter { filter: "$share/h/d/#", qos: One }),
         Actor::new("begins a", Version::V311, Role::Beginner),
         Actor::new("begins b", Version::V5, Role::Beginner),
@@ -104,6 +111,8 @@ fn cast() -> Vec<Actor> {
         publisher("r/2", Version::V5, Two),
         publisher("d/1", Version::V5, One),
         publisher("d/2", Version::V5, Two),
+        publisher("e/1", Version::V5, One),
+        publisher("e/2", Version::V5, Two),
     ]
 }
 
@@ -180,6 +189,40 @@ impl Scene {
             }
         }
         Err("it is never let in".to_owned())
+    }
+
+    /// Time passes, and the broker does what there is to do.
+    fn pass(&mut self, time: Duration) {
+        let broker = self.broker.as_mut().expect("it runs");
+        for _ in 0..time.as_millis() / 100 {
+            self.world.advance(Duration::from_millis(100));
+            while let Some(&shard) = broker.ready().first() {
+                broker.turn(shard);
+            }
+            broker.commit();
+        }
+    }
+
+    /// What expires for those who are away leaves the disk, though nobody comes [MQTT-3.3.2-5].
+    fn expire(&mut self, actors: &mut [Actor]) -> Result<(), String> {
+        for actor in actors.iter_mut().filter(|actor| matches!(actor.role, Role::Sleeper { .. })) {
+            actor.leave(&self.world);
+        }
+        // Or else it is sent to them.
+        self.pass(Duration::from_secs(1));
+        actors.sort_by_key(|actor| !actor.is_brief());
+        let count = actors.iter().filter(|actor| actor.is_brief()).count();
+        let publishers = &mut actors[..count];
+        for _ in 0..EXPIRING_STEPS {
+            self.step(publishers, false)?;
+        }
+        self.drain(publishers)?;
+        self.pass(EXPIRY);
+        self.crash();
+        match self.broker.as_ref().expect("it runs").found() {
+            0 => Ok(()),
+            left => Err(format!("{left} messages are left that have expired")),
+        }
     }
 
     /// Nothing new is begun: what was begun has to end.
