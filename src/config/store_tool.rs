@@ -16,12 +16,15 @@ use crate::store::{Directory, Engine, Filling};
 pub enum StoreTool {
     /// Say what is in it, and whether all of it can be read and fits together
     ///
-    /// The exit status is 1 if anything is damaged, or was set aside as damaged when a broker started.
+    /// The exit status is 1 if anything is damaged, or was set aside as damaged when a broker started. No
+    /// record changes, but as when a broker starts, a log is brought to its end, and the format to this one.
     Check {
         /// The data directory
         dir: PathBuf,
     },
     /// Write every record to standard output, as a line of JSON
+    ///
+    /// No record changes, but as when a broker starts, a log is brought to its end, and the format to this one.
     Dump {
         /// The data directory
         dir: PathBuf,
@@ -38,7 +41,7 @@ pub enum StoreTool {
     },
     /// Copy every record to an empty data directory, for another engine
     Migrate {
-        /// The data directory, which stays as it is
+        /// The data directory, whose records stay as they are
         from: PathBuf,
         /// The new one; made if it is not there
         to: PathBuf,

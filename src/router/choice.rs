@@ -89,16 +89,17 @@ impl Router {
         let place = self.shard_place(index, publisher);
         match self.groups.strategy() {
             Strategy::Sticky => {
-                let chosen = self.standings(index, here, connected).min_by_key(|one| one.since);
-                chosen.as_ref().map(Standing::choice)
+                let mut shards = self.standings(index, here, connected);
+                let oldest = shards.clone().map(|one| one.since).min()?;
+                shards.find(|one| one.since == oldest).as_ref().map(Standing::choice)
             }
             Strategy::LeastInFlight => {
                 // The other shards change what is read here.
                 let mut shards = std::mem::take(&mut self.candidates);
                 shards.extend(self.standings(index, here, connected));
                 let least = shards.iter().map(|one| one.level).min();
-                let at_least = shards.iter().filter(|one| Some(one.level) == least);
-                let chosen = at_place(at_least.copied(), place);
+                shards.retain(|one| Some(one.level) == least);
+                let chosen = at_place(shards.iter().copied(), place);
                 shards.clear();
                 self.candidates = shards;
                 chosen

@@ -139,6 +139,18 @@ impl Router {
         self.retained.retain(topic, message, stamp, now)
     }
 
+    /// The same with what another shard, or an earlier process, had room for: whatever the limits say, so that
+    /// all shards retain the same. Gives whether it was newer.
+    pub fn accept_retained(
+        &mut self,
+        topic: &str,
+        message: Option<Message>,
+        stamp: Stamp,
+        now: Time,
+    ) -> bool {
+        self.retained.accept(topic, message, stamp, now)
+    }
+
     /// Removes what expired up to `now`, so many at a time, and tells `expired` of each topic and its
     /// stamp. Gives whether there may be more to remove.
     pub fn expire_retained(&mut self, now: Time, expired: impl FnMut(&str, Stamp)) -> bool {
@@ -216,12 +228,37 @@ impl Retained {
         now: Time,
     ) -> Result<bool, RetainedFull> {
         let slot = self.find(topic);
-        if slot.is_some_and(|slot| self.slots[slot].stamp >= stamp) {
-            return Ok(false);
+        let newer = self.is_newer(slot, stamp);
+        if newer {
+            if let Some(message) = &message {
+                self.check_room(slot, message)?;
+            }
+            self.set(slot, topic, message, stamp, now);
         }
-        if let Some(message) = &message {
-            self.check_room(slot, message)?;
+        Ok(newer)
+    }
+
+    fn accept(&mut self, topic: &str, message: Option<Message>, stamp: Stamp, now: Time) -> bool {
+        let slot = self.find(topic);
+        let newer = self.is_newer(slot, stamp);
+        if newer {
+            self.set(slot, topic, message, stamp, now);
         }
+        newer
+    }
+
+    fn is_newer(&self, slot: Option<u32>, stamp: Stamp) -> bool {
+        slot.is_none_or(|slot| self.slots[slot].stamp < stamp)
+    }
+
+    fn set(
+        &mut self,
+        slot: Option<u32>,
+        topic: &str,
+        message: Option<Message>,
+        stamp: Stamp,
+        now: Time,
+    ) {
         let slot = slot.unwrap_or_else(|| self.insert(topic));
         self.take(slot);
         self.slots[slot].stamp = stamp;
@@ -229,7 +266,6 @@ impl Retained {
             Some(message) => self.put(slot, message),
             None => self.clear(slot, now),
         }
-        Ok(true)
     }
 
     fn expire(&mut self, now: Time, mut expired: impl FnMut(&str, Stamp)) -> bool {

@@ -28,6 +28,7 @@ mod pressure;
 mod publish;
 mod rate;
 mod remote;
+mod retained;
 mod rights;
 mod runs;
 mod scans;

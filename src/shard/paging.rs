@@ -64,15 +64,19 @@ impl<S> Core<S> {
         {
             store.paging.asked -= 1;
             let Page { session, waiter: (key, serial), mut page } = page;
-            // What it had asked for itself before it ended is nobody's.
-            let retired = store.paging.retired.get(&session).filter(|_| key == SessionKey::MAX);
-            let retired = retired.copied();
+            let retired = store.paging.retired.get(&session).copied();
             for (_, record) in &mut page.messages {
                 record.group = record.share.as_deref().and_then(|share| self.group_of(share));
             }
             self.stats.dropped[DropCause::StoreFailed as usize].add(page.lost.into());
             match retired {
-                Some(by) => self.give_away(session, page, by),
+                Some(by) if key == SessionKey::MAX => self.give_away(session, page, by),
+                // It had asked before it ended: all but what has expired is read once more.
+                Some(by) => {
+                    let expired = page.expired.filter(|_| by == EndedBy::Other);
+                    let expired = expired.map_or(0, |expired| expired.messages);
+                    self.stats.dropped[DropCause::Expired as usize].add(expired.into());
+                }
                 None => self.take_page(key, serial, page),
             }
         }
@@ -180,5 +184,83 @@ impl<S> Core<S> {
         if !is_last {
             self.read_retired(session, end, by);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::remote::Publisher;
+    use super::super::settings::Settings;
+    use super::super::{Shard, Shared, Stored};
+    use super::*;
+    use crate::hooks::{Commit, Hooks, Store};
+    use crate::mqtt::{Message, QoS};
+    use crate::net::Driver;
+    use crate::net::sim::{SimDriver, SimOptions, World};
+    use crate::router::SubscriptionOptions;
+    use crate::session::Session;
+    use crate::store::{Epoch, Memory, Writer, recover};
+
+    type SimCore = Core<<SimDriver as Driver>::Socket>;
+
+    /// A shard of which two messages of a queue are in memory.
+    fn shard() -> (Shard<SimDriver>, Writer) {
+        let memory = Memory::default();
+        let open = Box::new(move || Ok(Box::new(memory.clone()) as Box<dyn Store>));
+        let (recovered, writer, links) =
+            recover(open, Commit::Disk, Epoch::default(), 1).expect("an empty store");
+        let mut settings = Settings::for_tests();
+        settings.session.in_memory.messages = 2;
+        let shared = Shared::new(settings, Hooks::default(), 1, 1).into();
+        let driver = World::new(1, SimOptions::default()).add_driver();
+        let stored = Stored { links, recovered };
+        (Shard::assemble_stored(vec![driver], &shared, stored).remove(0), writer)
+    }
+
+    /// A stored session that is away, and a member of `$share/g/t`.
+    fn member(core: &mut SimCore, name: &str) -> SessionKey {
+        let key = core.sessions.insert(Session::new(name));
+        core.shared.admission.add_session();
+        core.store_session(key);
+        let options = SubscriptionOptions { qos: QoS::AtLeastOnce, ..Default::default() };
+        let filter = Filter { share: Some("g"), filter: "t" };
+        let handle = core.router.subscribe(key, &filter, options).handle;
+        core.router.set_place(handle, 0);
+        core.sessions.get_mut(key).expect("it was inserted").subscriptions.push(handle);
+        core.shared.admission.add_subscription();
+        key
+    }
+
+    /// [MQTT-3.3.2-5] [MQTT-4.8.2-5] A session ends while the store looks for what has expired in its queue:
+    /// others of its group get the rest, once.
+    #[test]
+    fn a_look_that_outlasts_its_session() {
+        let (Shard { mut core, .. }, mut writer) = shard();
+        let ends = member(&mut core, "ends");
+        for n in 0..6 {
+            let expiry = (n == 3).then_some(1);
+            let payload = [b'0' + n];
+            let message =
+                Message::new("t", QoS::AtLeastOnce, false, &payload, b"", expiry, core.now);
+            core.publish_message(&message, Publisher::NOBODY);
+        }
+        let stays = member(&mut core, "stays");
+        core.now = core.now.plus(Duration::from_secs(1));
+        let session = &mut core.sessions.get_mut(ends).expect("it is there").session;
+        assert_eq!((session.queued(), session.expire(core.now, 10)), (6, 0));
+        assert!(session.awaits_page(), "a look");
+        core.end_session(ends, EndedBy::Other);
+        for _ in 0..6 {
+            core.hand_over();
+            core.turn += 1;
+            writer.step();
+            core.take_pages();
+        }
+        let session = &core.sessions.get(stays).expect("it is there").session;
+        let dropped = |cause| core.stats.dropped[cause as usize].value();
+        assert_eq!((session.queued(), dropped(DropCause::Expired)), (5, 1));
+        assert_eq!((dropped(DropCause::SessionEnded), dropped(DropCause::Orphaned)), (0, 0));
     }
 }

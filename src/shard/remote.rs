@@ -241,13 +241,7 @@ impl<S> Core<S> {
         let Routed { message, stamp, publisher, awaited, group, .. } = routed;
         let (noted, returned) = (self.noted(), outcomes.returned.len());
         if let Some(stamp) = stamp {
-            self.clock = self.clock.max(stamp.0);
-            let retained = (!message.payload().is_empty()).then(|| message.clone());
-            match self.router.retain(message.topic(), retained.clone(), *stamp, self.now) {
-                Ok(true) => self.note_retained(message.topic(), retained.as_ref(), *stamp),
-                Ok(false) => {}
-                Err(_) => self.stats.dropped[DropCause::NotRetained as usize].add(1),
-            }
+            self.take_retained(message, *stamp);
         }
         let mut parcel = Parcel::from_message(message, self.now, *publisher);
         parcel.packet_id = awaited.map(|(packet_id, _)| packet_id);

@@ -3,18 +3,17 @@
 
 use std::collections::VecDeque;
 
+use crate::mqtt::QoS;
 use crate::mqtt::topic::Filter;
-use crate::mqtt::{Message, QoS};
 use crate::net::Driver;
-use crate::router::{GroupId, SessionKey, Stamp, SubscriptionOptions, stable_hash};
+use crate::router::{GroupId, SessionKey, Stamp, SubscriptionOptions};
 use crate::session::{
-    Change, Departure, DropCause, Journal, Restored, STORE, Session, SubscriptionRecord, WillDue,
+    Departure, DropCause, Journal, Restored, STORE, Session, SubscriptionRecord, WillDue,
 };
 use crate::store::{ActId, Kept, Link, Part, Recovered, StoredSession, Turn};
 
 use super::outcomes::Outcomes;
 use super::paging::{Paging, is_retired};
-use super::publish::SYS_PREFIX;
 use super::remote::{Item, Returned};
 use super::{Core, Shard};
 
@@ -135,8 +134,7 @@ impl<D: Driver> Shard<D> {
                 let stamp = Stamp(one.stamp.0, one.stamp.1);
                 shard.core.clock = shard.core.clock.max(stamp.0);
                 let (message, now) = (Some(one.message.clone()), shard.core.now);
-                // Beyond a limit that is lower now than it was, it stays on disk.
-                let _ = shard.core.router.retain(&one.topic, message, stamp, now);
+                shard.core.router.accept_retained(&one.topic, message, stamp, now);
             }
         }
         // Whoever publishes from the first turn on knows all who are subscribed.
@@ -188,17 +186,6 @@ impl<S> Core<S> {
         store.next_session += store.stride;
         let (journal, in_memory) = (store.journal.clone(), self.settings.session.in_memory);
         slot.session.store_as(number, (key, slot.serial), journal, in_memory);
-    }
-
-    /// Notes a change of a retained message: one shard does so for each topic, so that the changes
-    /// are in their order.
-    pub(super) fn note_retained(&mut self, topic: &str, message: Option<&Message>, stamp: Stamp) {
-        let Some(store) = &self.store else { return };
-        let home = stable_hash(topic.as_bytes()) % u64::from(self.shards);
-        if home == u64::from(self.id) && !topic.as_bytes().starts_with(SYS_PREFIX) {
-            let stamp = (stamp.0, stamp.1);
-            store.journal.note(Change::Retained(topic.into(), stamp, message.cloned()));
-        }
     }
 
     /// Begins something whose changes, here and on the shards that are handed a message meanwhile, are

@@ -6,13 +6,17 @@
 //!
 //! The shard where it begins names its turn and the shards that it handed a part to. What they change by
 //! it is set aside until each has said that it did its share. One that hands its part on names those it
-//! goes to; one that gives it back keeps the act open until the shard where it began has seen to it. The acts of a shard are committed in the order
-//! of its turns, so that none that needs no other shard overtakes: whoever sends again after a crash what
-//! was not acknowledged would send it behind.
+//! goes to; one that gives it back keeps the act open until the shard where it began has seen to it. The
+//! acts of a shard are committed in the order of its turns, so that none that needs no other shard
+//! overtakes: whoever sends again after a crash what was not acknowledged would send it behind.
+//!
+//! An act that removes what another has put somewhere comes behind that one, wherever the two began: or
+//! else a message that goes on to another session would be stored there without the identifier it came under.
+//! Two acts may come behind each other by what they did on different shards. Those are committed together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 
 use crate::mqtt::PacketId;
 use crate::session::{Change, SessionNumber};
@@ -26,51 +30,57 @@ struct Act {
     handed: Vec<(u64, u8, u64)>,
     /// Parts on their way back.
     returned: u32,
-    changes: Vec<Change>,
+    /// In their order, with their numbers among all that were set aside.
+    changes: Vec<(u64, Change)>,
     /// Turns of shards that are not committed before it.
     turns: Vec<(u8, u64)>,
+    /// Acts that are not committed after it.
+    behind: BTreeSet<ActId>,
 }
 
-/// What a change that is set aside is of.
+/// What a change is of that others may follow which have to find it.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Subject {
-    Place(u64, u64),
-    Inbound(u64, PacketId),
-    Topic(Box<str>),
+    Place(SessionNumber, u64),
+    Inbound(SessionNumber, PacketId),
+    /// A session's own record. Only its home changes that and the next.
+    Client(Box<str>),
+    Subscription(SessionNumber, Box<str>),
 }
 
 fn subject(change: &Change) -> Option<Subject> {
-    match change {
+    Some(match change {
         Change::Queued(session, place, _)
         | Change::InFlight(session, place, _)
-        | Change::Removed { session, place, .. } => Some(Subject::Place(*session, *place)),
-        Change::Held(session, id) | Change::Freed(session, id) => {
-            Some(Subject::Inbound(*session, *id))
+        | Change::Removed { session, place, .. } => Subject::Place(*session, *place),
+        Change::Held(session, id) | Change::Freed(session, id) => Subject::Inbound(*session, *id),
+        Change::Session(record) => Subject::Client(record.client_id.clone()),
+        Change::Ended { client_id } => Subject::Client(client_id.clone()),
+        Change::Subscribed(session, record) => {
+            Subject::Subscription(*session, record.filter.clone())
         }
-        Change::Retained(topic, ..) => Some(Subject::Topic(topic.clone())),
-        _ => None,
-    }
+        Change::Unsubscribed(session, filter) => Subject::Subscription(*session, filter.clone()),
+        _ => return None,
+    })
 }
 
-/// The client whose session's own record a change is of. Only its home makes such changes.
-fn client(change: &Change) -> Option<&str> {
-    match change {
-        Change::Session(record) => Some(&record.client_id),
-        Change::Ended { client_id } => Some(client_id),
-        _ => None,
-    }
+/// Where a change is that was set aside.
+#[derive(Clone, Copy, Debug)]
+struct At {
+    act: ActId,
+    index: usize,
 }
 
 /// The acts that are not complete.
 #[derive(Debug, Default)]
 pub(super) struct Acts {
     open: BTreeMap<ActId, Act>,
-    /// The last act that changes the record of a client's session: later changes go behind it, or else
-    /// the end of a session would take the next one with it.
-    clients: HashMap<Box<str>, ActId>,
     /// By shard, then by shard: how far the second has done its share of what the first handed it.
     done: BTreeMap<(u8, u8), u64>,
-    aside: HashSet<Subject>,
+    /// Where something was queued or held, and where a record was last changed, of what is set aside.
+    aside: HashMap<Subject, At>,
+    /// Changes that were set aside, ever.
+    count: u64,
 }
 
 impl Acts {
@@ -97,119 +107,135 @@ impl Acts {
         }
     }
 
-    /// Sets changes of `shard` in its `turn` aside.
-    pub(super) fn add(
-        &mut self,
-        id: ActId,
-        (shard, turn): (u8, u64),
-        changes: impl Iterator<Item = Change>,
-    ) {
-        let mut kept = Vec::new();
-        for change in changes {
-            if let Some(client) = client(&change) {
-                self.clients.insert(client.into(), id);
-                kept.push(change);
-            } else if matches!(change, Change::Removed { .. }) {
-                // The act in which it was queued may be committed, and answered for, before this one.
-                kept.push(change);
-            } else {
-                kept.extend(self.reconcile(change));
+    /// Sets a change aside that a shard makes in a turn as a part of an act. Gives it back if it need not
+    /// wait for the act.
+    pub(super) fn add(&mut self, id: ActId, turn: (u8, u64), change: Change) -> Option<Change> {
+        let about = self.find(&change);
+        let mut behind = None;
+        match &change {
+            // What is retained may be set twice, and all of a topic comes from one shard, in order. What is
+            // in flight may be queued by another act, or stored.
+            Change::Retained(..) | Change::InFlight(..) | Change::Undone => {
+                return self.reconcile(change);
             }
+            Change::Removed { .. } | Change::Freed(..) => match about {
+                Some(at) if at.act == id => return self.reconcile(change),
+                about => behind = about.map(|at| at.act),
+            },
+            _ => {}
         }
-        self.aside.extend(kept.iter().filter_map(subject));
         let act = self.open.entry(id).or_default();
-        act.turns.push((shard, turn));
-        act.changes.append(&mut kept);
+        act.behind.extend(behind);
+        if act.turns.last() != Some(&turn) {
+            act.turns.push(turn);
+        }
+        self.push(id, change);
+        None
     }
 
     /// Applies a change to what it is about, if that is set aside. Gives it back if it has to be made
     /// all the same.
     pub(super) fn reconcile(&mut self, change: Change) -> Option<Change> {
-        if !self.clients.is_empty()
-            && let Some(client) = client(&change)
-            && let Some(act) = self.clients.get(client).and_then(|id| self.open.get_mut(id))
-        {
-            act.changes.push(change);
-            return None;
-        }
-        if self.aside.is_empty() {
-            return Some(change);
-        }
-        let Some(about) = subject(&change).filter(|subject| self.aside.contains(subject)) else {
-            return Some(change);
-        };
-        let mut found = None;
-        for act in self.open.values_mut() {
-            let is_it = |other: &Change| subject(other).as_ref() == Some(&about);
-            if let Some(at) = act.changes.iter().position(is_it) {
-                found = Some((act, at));
-                break;
-            }
-        }
-        let Some((act, at)) = found else { return Some(change) };
+        let Some(at) = self.find(&change) else { return Some(change) };
+        let found = self.open.get_mut(&at.act).and_then(|act| act.changes.get_mut(at.index));
+        let Some((_, found)) = found else { return Some(change) };
         match change {
             Change::InFlight(_, _, packet_id) => {
-                if let Some(Change::Queued(_, _, record)) = act.changes.get_mut(at) {
+                if let Change::Queued(_, _, record) = found {
                     record.packet_id = Some(packet_id);
                 }
-                None
             }
             // What nobody has stored yet need not be removed.
             Change::Removed { .. } | Change::Freed(..) => {
-                if matches!(act.changes.get(at), Some(Change::Queued(..) | Change::Held(..))) {
-                    act.changes.remove(at);
-                    self.aside.remove(&about);
-                    return None;
-                }
-                Some(change)
+                let gone = std::mem::replace(found, Change::Undone);
+                subject(&gone).map(|subject| self.aside.remove(&subject));
             }
-            // The later one wins, whatever becomes of the act.
-            _ => {
-                act.changes.remove(at);
-                self.aside.remove(&about);
-                Some(change)
-            }
+            // Or else the earlier one would undo it.
+            change => self.push(at.act, change),
         }
+        None
     }
 
-    /// Takes out what is complete.
-    pub(super) fn complete(&mut self) -> Vec<Change> {
+    /// Where something is set aside that a change is about.
+    fn find(&self, change: &Change) -> Option<At> {
+        if self.aside.is_empty() {
+            return None;
+        }
+        self.aside.get(&subject(change)?).copied()
+    }
+
+    fn push(&mut self, id: ActId, change: Change) {
+        let act = self.open.entry(id).or_default();
+        if !matches!(change, Change::Removed { .. } | Change::Freed(..))
+            && let Some(subject) = subject(&change)
+        {
+            self.aside.insert(subject, At { act: id, index: act.changes.len() });
+        }
+        act.changes.push((self.count, change));
+        self.count += 1;
+    }
+
+    /// Takes out what is complete, in the order in which it came.
+    pub(super) fn complete(&mut self) -> impl Iterator<Item = Change> + use<> {
+        let until = self.held_up();
         let mut changes = Vec::new();
-        let (done, clients) = (&self.done, &mut self.clients);
-        let has_done = |shard, by, turn| done.get(&(by, shard)).is_some_and(|&done| done >= turn);
-        let complete = |act: &Act| {
-            act.returned == 0
-                && act.handed.iter().all(|&(with, by, turn)| {
-                    (0..u64::BITS as u8)
-                        .filter(|shard| with & 1 << shard != 0)
-                        .all(|shard| has_done(shard, by, turn))
-                })
-        };
-        let mut held_up = 0_u64;
-        self.open.retain(|id, act| {
-            if held_up & 1 << id.0 != 0 || !complete(act) {
-                held_up |= 1 << id.0;
+        let Self { open, aside, .. } = self;
+        open.retain(|id, act| {
+            if is_held_up(&until, id) {
                 return true;
             }
-            for client in act.changes.iter().filter_map(client) {
-                if clients.get(client) == Some(id) {
-                    clients.remove(client);
+            for subject in act.changes.iter().filter_map(|(_, change)| subject(change)) {
+                // Unless another act has changed the same since.
+                if aside.get(&subject).is_some_and(|at| at.act == *id) {
+                    aside.remove(&subject);
                 }
             }
             changes.append(&mut act.changes);
             false
         });
-        for subject in changes.iter().filter_map(subject) {
-            self.aside.remove(&subject);
-        }
-        changes
+        changes.sort_by_key(|(number, _)| *number);
+        changes.into_iter().map(|(_, change)| change)
     }
 
-    /// The first place of a session where something waits for an act.
-    pub(super) fn first_place(&self, session: SessionNumber) -> Option<u64> {
+    /// By shard: the first of its acts that has to wait. It is not complete itself, or one that it comes
+    /// behind has to wait.
+    fn held_up(&self) -> BTreeMap<u8, u64> {
+        let mut until = BTreeMap::new();
+        loop {
+            let mut found = false;
+            for (id, act) in &self.open {
+                let waits = |of| self.open.contains_key(of) && is_held_up(&until, of);
+                if !is_held_up(&until, id)
+                    && (!self.is_complete(act) || act.behind.iter().any(waits))
+                {
+                    until.insert(id.0, id.1);
+                    found = true;
+                }
+            }
+            if !found {
+                return until;
+            }
+        }
+    }
+
+    fn is_complete(&self, act: &Act) -> bool {
+        let has_done =
+            |shard, by, turn| self.done.get(&(by, shard)).is_some_and(|&done| done >= turn);
+        act.returned == 0
+            && act.handed.iter().all(|&(with, by, turn)| {
+                (0..u64::BITS as u8)
+                    .filter(|shard| with & 1 << shard != 0)
+                    .all(|shard| has_done(shard, by, turn))
+            })
+    }
+
+    /// The first place of a session, from one on, where something waits for an act.
+    pub(super) fn first_place(&self, session: SessionNumber, from: u64) -> Option<u64> {
         let changes = self.open.values().flat_map(|act| &act.changes);
-        let places = changes.filter_map(|change| match change {
-            Change::Queued(of, place, _) if *of == session => Some(*place),
+        let places = changes.filter_map(|(_, change)| match change {
+            Change::Queued(of, place, _) | Change::Removed { session: of, place, .. } => {
+                (*of == session && *place >= from).then_some(*place)
+            }
             _ => None,
         });
         places.min()
@@ -220,4 +246,9 @@ impl Acts {
         let turns = self.open.values().flat_map(|act| &act.turns);
         turns.filter(|(of, _)| *of == shard).map(|(_, turn)| *turn).min()
     }
+}
+
+/// Whether an act is one that has to wait, or a later one of the same shard.
+fn is_held_up(until: &BTreeMap<u8, u64>, (shard, turn): &ActId) -> bool {
+    until.get(shard).is_some_and(|first| turn >= first)
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::damage::{self, SET_ASIDE, bytes, entries, sync_above, sync_directory};
 use super::lock::{LOCK_FILE, Lock, Locked};
 use super::logged::{Files, Logged, SEGMENT_BYTES};
 use super::lsm::Lsm;
@@ -41,8 +42,6 @@ impl Engine {
 /// The format that this version writes. It reads the first one, too, which had no log in front of fjall.
 const FORMAT: u32 = 2;
 const FORMAT_FILE: &str = "format";
-/// What the extension of a file begins with that has a damaged commit; then comes where that began.
-pub(super) const SET_ASIDE: &str = "damaged-";
 /// The log in front of fjall. SQLite has one of its own, and what other tools read is current.
 const LOG: &str = "log";
 /// Stands in place of the format until everything is there.
@@ -120,7 +119,7 @@ impl Directory {
     pub fn open(path: &Path, engine: Engine) -> Result<Self, DirectoryError> {
         make(path)?;
         let lock = Arc::new(Lock::take(path)?);
-        if let Some((_, found)) = read_format(path)?
+        if let Some(Format { engine: found, .. }) = read_format(path)?
             && found != engine.name()
         {
             return Err(DirectoryError::OtherEngine { path: path.into(), found, asked: engine });
@@ -138,7 +137,7 @@ impl Directory {
             return Err(DirectoryError::Missing(path.to_owned()));
         }
         let lock = Arc::new(Lock::take(path)?);
-        let engine = read_format(path)?.and_then(|(_, name)| Engine::named(&name));
+        let engine = read_format(path)?.and_then(|format| Engine::named(&format.engine));
         let engine = engine.ok_or_else(|| DirectoryError::NoFormat(path.join(FORMAT_FILE)))?;
         use_format(path, engine)?;
         Ok(Self { path: path.to_owned(), engine, lock })
@@ -157,10 +156,10 @@ impl Directory {
     pub fn set_aside(&self) -> Result<Vec<(PathBuf, u64)>, DirectoryError> {
         let mut found = Vec::new();
         for within in ["", LOG, records_in(Engine::Fjall)].map(|name| self.path.join(name)) {
-            for path in entries(&within)? {
+            for path in entries(&within).map_err(failed(&within))? {
                 let extension = path.extension().unwrap_or_default().as_encoded_bytes();
                 if extension.starts_with(SET_ASIDE.as_bytes()) {
-                    let len = bytes(&path)?;
+                    let len = bytes(&path).map_err(failed(&path))?;
                     found.push((path, len));
                 }
             }
@@ -290,26 +289,6 @@ impl Drop for Filling {
     }
 }
 
-/// What is in a directory; nothing if it is not there.
-fn entries(path: &Path) -> Result<Vec<PathBuf>, DirectoryError> {
-    match fs::read_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(failed(path)(error)),
-        Ok(entries) => {
-            entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed(path))).collect()
-        }
-    }
-}
-
-/// Of a file, or of all files in a directory.
-fn bytes(path: &Path) -> Result<u64, DirectoryError> {
-    let metadata = path.metadata().map_err(failed(path))?;
-    if !metadata.is_dir() {
-        return Ok(metadata.len());
-    }
-    entries(path)?.iter().map(|path| bytes(path)).sum()
-}
-
 /// Where in a directory an engine has its records.
 const fn records_in(engine: Engine) -> &'static str {
     match engine {
@@ -327,16 +306,15 @@ pub(super) fn failed(path: &Path) -> impl Fn(io::Error) -> DirectoryError {
     |error| DirectoryError::System { path: path.to_owned(), error }
 }
 
-/// Makes a directory that is not there; says whether it did.
+/// Makes a directory that is not there, with all above it; says whether it did.
 fn make(path: &Path) -> Result<bool, DirectoryError> {
-    let is_new = !path.exists();
+    let new: Vec<_> = path.ancestors().take_while(|above| !above.exists()).collect();
     fs::create_dir_all(path).map_err(failed(path))?;
-    if is_new && let Some(above) = path.parent() {
+    for made in &new {
         // Or else the machine could end without it.
-        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
-        File::open(above).and_then(|above| above.sync_all()).map_err(failed(path))?;
+        sync_above(made).map_err(failed(path))?;
     }
-    Ok(is_new)
+    Ok(!new.is_empty())
 }
 
 /// Whether there is nothing in a directory, or what was not finished.
@@ -354,13 +332,14 @@ fn is_nothing(path: &Path) -> Result<(), DirectoryError> {
 }
 
 fn format(engine: Engine) -> String {
-    format!("{FORMAT} {}", engine.name())
+    let words = format!("{FORMAT} {}", engine.name());
+    format!("{words} {}", sum(&words))
 }
 
 /// Has a directory say this version's format, before anything is written that an earlier one would not read.
 fn use_format(path: &Path, engine: Engine) -> Result<(), DirectoryError> {
     match read_format(path)? {
-        Some((FORMAT, _)) => Ok(()),
+        Some(Format { is_current: true, .. }) => Ok(()),
         _ => write_format(path, &format(engine)),
     }
 }
@@ -371,27 +350,76 @@ fn write_format(path: &Path, text: &str) -> Result<(), DirectoryError> {
     fs::write(&draft, format!("{text}\n"))
         .and_then(|()| File::open(&draft)?.sync_all())
         .and_then(|()| fs::rename(&draft, path.join(FORMAT_FILE)))
-        .and_then(|()| File::open(path)?.sync_all())
+        .and_then(|()| sync_directory(path))
         .map_err(failed(path))
 }
 
-/// Format and name of the engine, if they have been written.
-fn read_format(path: &Path) -> Result<Option<(u32, String)>, DirectoryError> {
-    let text = match fs::read_to_string(path.join(FORMAT_FILE)) {
-        Ok(text) => text,
+/// What a directory says of itself.
+struct Format {
+    /// The engine's name.
+    engine: String,
+    /// This version would write the same.
+    is_current: bool,
+}
+
+/// Format and engine, if they have been written.
+fn read_format(path: &Path) -> Result<Option<Format>, DirectoryError> {
+    let file = path.join(FORMAT_FILE);
+    let bytes = match damage::read(&file) {
+        Ok((bytes, _)) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(path)(error)),
     };
-    let mut words = text.split_whitespace();
-    let format = words.next().unwrap_or_default();
-    if format == UNFINISHED {
+    let text = String::from_utf8_lossy(&bytes);
+    let words: Vec<_> = text.split_whitespace().collect();
+    if words == [UNFINISHED] {
         return Err(DirectoryError::Unfinished(path.to_owned()));
     }
-    match (format.parse::<u32>(), words.next()) {
-        (Ok(found), Some(_)) if found > FORMAT => {
-            Err(DirectoryError::Newer { path: path.to_owned(), found })
+    if let [number, engine, sums @ ..] = &words[..]
+        && let Ok(found) = number.parse::<u32>()
+    {
+        let is_right = match sums {
+            // Earlier versions wrote none.
+            [] => found > FORMAT || Engine::named(engine).is_some(),
+            [found, ..] => *found == sum(&format!("{number} {engine}")),
+        };
+        match is_right {
+            true if found > FORMAT => {
+                return Err(DirectoryError::Newer { path: path.to_owned(), found });
+            }
+            true => {
+                let is_current = found == FORMAT && !sums.is_empty();
+                return Ok(Some(Format { engine: (*engine).to_owned(), is_current }));
+            }
+            false => {}
         }
-        (Ok(found), Some(engine)) => Ok(Some((found, engine.to_owned()))),
-        _ => Err(DirectoryError::NoFormat(path.join(FORMAT_FILE))),
     }
+    match engine_there(path, &bytes) {
+        Some(engine) => {
+            let engine = engine.name().to_owned();
+            tracing::error!(
+                "{}: the file is damaged; the records are of the engine \"{engine}\"",
+                file.display()
+            );
+            Ok(Some(Format { engine, is_current: false }))
+        }
+        None => Err(DirectoryError::NoFormat(file)),
+    }
+}
+
+/// The engine of which there are records, if the damaged format may have been that of a whole directory.
+fn engine_there(path: &Path, damaged: &[u8]) -> Option<Engine> {
+    let same = damaged.iter().zip(UNFINISHED.as_bytes()).filter(|(one, other)| one == other);
+    if same.count() > UNFINISHED.len() / 2 {
+        return None;
+    }
+    let mut there = [Engine::Fjall, Engine::Sqlite]
+        .into_iter()
+        .filter(|engine| path.join(records_in(*engine)).exists());
+    there.next().filter(|_| there.next().is_none())
+}
+
+/// A checksum, as text.
+fn sum(words: &str) -> String {
+    format!("{:08x}", crc32fast::hash(words.as_bytes()))
 }

@@ -27,6 +27,9 @@ use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
 /// Bytes of a segment on disk.
 pub(super) const SEGMENT_BYTES: u64 = 32 << 20;
+/// How much longer than that a segment stays whose last commit was a large one: syncs of what does not grow
+/// are faster.
+const SEGMENTS_KEPT: u64 = 2;
 /// The engine is given this part of a segment in one commit, or twice what the log has grown.
 const STEPS: u64 = 512;
 /// Bytes of a buffer that is kept for the next commit.
@@ -307,7 +310,7 @@ impl<S: Store, L: Segments> Log<S, L> {
         self.segments.write(segment, 0, &[0; SEGMENT_HEAD])?;
         self.segments.sync(segment)?;
         self.unsynced[segment as usize] = false;
-        Ok(())
+        Ok(self.segments.cut(segment, SEGMENTS_KEPT * self.segment_bytes)?)
     }
 
     /// Gives the engine some of what it has not got.
@@ -448,5 +451,36 @@ impl<S: Store, L: Segments> Log<S, L> {
         // The older one first: with the newer alone, a replay changes nothing.
         self.give_up(self.active.other())?;
         self.give_up(self.active)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hooks::Table;
+    use crate::store::Memory;
+
+    #[test]
+    fn a_segment_is_as_long_as_its_largest_commit_for_as_long_as_it_is_needed() {
+        const SEGMENT_BYTES: u64 = 4_000;
+        let directory = tempfile::tempdir().expect("a directory");
+        let files = Files::open(directory.path()).expect("made");
+        let mut store =
+            Logged::open(Memory::default(), files, SEGMENT_BYTES).expect("nothing is in it");
+        let len = || {
+            let names = ["a.log", "b.log"].map(|name| directory.path().join(name));
+            names.map(|file| file.metadata().map_or(0, |file| file.len())).into_iter().max()
+        };
+        let put = |n: u64, len| {
+            let (table, key) = (Table::Messages, n.to_be_bytes().to_vec());
+            [Write { table, key, value: Some(vec![7; len]), fresh: true }]
+        };
+        store.commit(&put(0, 100_000), Commit::System).expect("room");
+        assert!(len() > Some(100_000));
+        for n in 1..100 {
+            store.commit(&put(n, 100), Commit::System).expect("room");
+        }
+        assert!(len() <= Some(SEGMENTS_KEPT * SEGMENT_BYTES), "{:?}", len());
+        assert_eq!(store.get(Table::Messages, &[0; 8]).expect("whole"), Some(vec![7; 100_000]));
     }
 }

@@ -1,13 +1,16 @@
 //! Records in a log-structured merge tree (fjall).
 
 mod journal;
+mod reader;
 mod salvage;
+mod table;
+mod tree;
 
 use std::path::Path;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
-use super::{Torn, exchange};
+use super::{Torn, replace};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
 /// Memory for blocks that were read: only a start reads.
@@ -44,20 +47,20 @@ impl Lsm {
     /// Opens or makes it. A last commit that is there in part is cut off, one that is damaged is set aside,
     /// and the log tells of both.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        exchange::end(path, &[])?;
+        replace::end(path, &[])?;
         journal::mend(path, Torn::IsTold)?;
-        Self::recover(path)
+        Ok(Self::build(path)?)
     }
 
     /// As [`open`](Self::open), after a failure. Of a last commit that is there in part nothing is said:
     /// whoever made it makes it again.
     pub(super) fn reopen(path: &Path) -> Result<Self, StoreError> {
-        exchange::end(path, &[])?;
+        replace::end(path, &[])?;
         journal::mend(path, Torn::IsExpected)?;
-        Self::recover(path)
+        Ok(Self::build(path)?)
     }
 
-    fn recover(path: &Path) -> Result<Self, StoreError> {
+    fn build(path: &Path) -> Result<Self, fjall::Error> {
         let database = Database::builder(path)
             .cache_size(CACHE_BYTES)
             .worker_threads(WORKERS)
@@ -72,10 +75,16 @@ impl Lsm {
         Ok(Self { database, tables })
     }
 
-    /// Opens it, and compares its files with their checksums. What can be read of damaged ones goes into a
-    /// new database, the old one is set aside, and the log tells of it.
+    /// Opens it, and compares its files with their checksums before. If one is damaged, all that can be read
+    /// goes into a new database, the old one is set aside, and the log tells of it.
     pub(super) fn open_mended(path: &Path) -> Result<Self, StoreError> {
         salvage::open(path)
+    }
+
+    /// Has what is in memory sorted into a file.
+    #[cfg(test)]
+    pub(super) fn sort(&self, table: Table) {
+        self.tables[table as usize].rotate_memtable_and_wait().expect("room");
     }
 }
 

@@ -133,9 +133,16 @@ impl MemorySegments {
     pub fn crashed(&self, mut reached: impl FnMut() -> bool) -> Self {
         let mut files = self.two().files.clone();
         for file in &mut files {
-            let end = file.bytes.len();
-            file.synced.resize(end.max(file.synced.len()), 0);
-            for (old, new) in file.synced.chunks_mut(SECTOR).zip(file.bytes.chunks(SECTOR)) {
+            let mut written = file.bytes.clone();
+            // The disk may not know yet what was cut off.
+            if let Some(cut) = file.synced.get(written.len()..)
+                && !cut.is_empty()
+                && !reached()
+            {
+                written.extend_from_slice(cut);
+            }
+            file.synced.resize(written.len(), 0);
+            for (old, new) in file.synced.chunks_mut(SECTOR).zip(written.chunks(SECTOR)) {
                 if old != new && reached() {
                     old.copy_from_slice(new);
                 }
@@ -194,6 +201,12 @@ impl Segments for MemorySegments {
     }
 
     fn set_aside(&mut self, _: Segment, _: usize, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn cut(&mut self, segment: Segment, len: u64) -> io::Result<()> {
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        self.two().files[segment as usize].bytes.truncate(len);
         Ok(())
     }
 

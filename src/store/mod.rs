@@ -6,8 +6,10 @@
 
 mod acts;
 mod batches;
+mod damage;
+#[cfg(test)]
+mod damaged_files;
 mod directory;
-mod exchange;
 mod lock;
 mod logged;
 mod lsm;
@@ -17,6 +19,7 @@ pub mod offline;
 mod pages;
 mod record;
 mod recovery;
+mod replace;
 mod sqlite;
 mod staging;
 mod writer;

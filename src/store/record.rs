@@ -349,6 +349,17 @@ impl<'a> Decoder<'a> {
     }
 }
 
+/// Whether a record of a table is as it was written.
+pub(super) fn is_whole(table: Table, key: &[u8], value: &[u8]) -> bool {
+    Decoder::open(table, key, value, Epoch::default()).is_some()
+}
+
+/// A value of whatever fields, with its checksum.
+#[cfg(test)]
+pub(super) fn sealed(table: Table, key: &[u8], fields: &[u8]) -> Vec<u8> {
+    Encoder { bytes: fields.to_vec(), epoch: Epoch::default() }.seal(table, key)
+}
+
 /// The key under which a damaged record is set aside.
 pub(super) fn damaged_key(table: Table, key: &[u8]) -> Vec<u8> {
     match table {

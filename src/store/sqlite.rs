@@ -1,5 +1,6 @@
 //! Records in an SQLite database, for those who want to open it with a tool they know.
 
+mod pages;
 mod salvage;
 mod wal;
 
@@ -7,7 +8,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, params};
 
-use super::exchange;
+use super::{Torn, replace};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
 /// Pages of the log before it is written into the database.
@@ -30,29 +31,38 @@ impl From<rusqlite::Error> for StoreError {
 impl Sqlite {
     /// Opens or makes it. A last commit that is there in part is cut off, and the log tells of it.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        exchange::end(path, &salvage::BESIDE)?;
-        let log = path.with_extension("sqlite-wal");
-        let torn = wal::torn_bytes(&log)?;
-        if torn > 0 {
-            tracing::warn!(
-                "{}: the last commit is there in part, {torn} bytes were cut off",
-                log.display()
-            );
-        }
-        Self::connect(path)
+        Self::prepare(path, Torn::IsTold)?;
+        Ok(Self::with_tables(Self::connect(path)?)?)
     }
 
     /// As [`open`](Self::open), after a failure. Of a last commit that is there in part nothing is said:
     /// whoever made it makes it again.
     pub(super) fn reopen(path: &Path) -> Result<Self, StoreError> {
-        exchange::end(path, &salvage::BESIDE)?;
-        Self::connect(path)
+        Self::prepare(path, Torn::IsExpected)?;
+        Ok(Self::with_tables(Self::connect(path)?)?)
     }
 
-    fn connect(path: &Path) -> Result<Self, StoreError> {
+    fn prepare(path: &Path, told: Torn) -> Result<(), StoreError> {
+        replace::end(path, &salvage::BESIDE)?;
+        let log = wal::beside(path);
+        let torn = wal::mend(&log)?;
+        if torn > 0 && told == Torn::IsTold {
+            tracing::warn!(
+                "{}: the last commit is there in part, {torn} bytes were cut off",
+                log.display()
+            );
+        }
+        Ok(())
+    }
+
+    fn connect(path: &Path) -> rusqlite::Result<Connection> {
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        Ok(connection)
+    }
+
+    fn with_tables(connection: Connection) -> rusqlite::Result<Self> {
         for table in Table::ALL {
             let name = table.name();
             connection.execute_batch(&format!(
@@ -77,6 +87,13 @@ impl Sqlite {
             };
             self.connection.pragma_update(None, "synchronous", synchronous)?;
             self.commit = Some(commit);
+        }
+        if writes.is_empty() {
+            // A transaction without changes syncs nothing, and earlier ones may not have been.
+            return match commit {
+                Commit::System => Ok(()),
+                Commit::Disk => self.connection.query_row("pragma wal_checkpoint", [], |_| Ok(())),
+            };
         }
         let transaction = self.connection.transaction()?;
         for Write { table, key, value, .. } in writes {
@@ -135,5 +152,29 @@ impl Store for Sqlite {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The log is synced before anything of it goes into the database.
+    #[test]
+    fn a_commit_of_nothing_syncs_those_before() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("db.sqlite");
+        let mut store = Sqlite::open(&path).expect("new");
+        let value = Some(b"what was committed before".to_vec());
+        let write = Write { table: Table::Retained, key: b"t".to_vec(), value, fresh: false };
+        store.commit(&[write], Commit::System).expect("room");
+        let is_there = || {
+            let bytes = std::fs::read(&path).expect("a file");
+            memchr::memmem::find(&bytes, b"what was committed before").is_some()
+        };
+        store.commit(&[], Commit::System).expect("room");
+        assert!(!is_there());
+        store.commit(&[], Commit::Disk).expect("room");
+        assert!(is_there());
     }
 }

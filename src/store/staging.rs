@@ -73,20 +73,19 @@ impl Staging {
         self.writes.len() + self.by_place.len()
     }
 
-    /// The first place of each session of which it is not known that the store has it.
-    pub(super) fn first_places(&self) -> HashMap<SessionNumber, u64> {
+    /// The places of each session of which it is not known that the store has them.
+    pub(super) fn places(&self) -> HashMap<SessionNumber, Vec<u64>> {
         let put = |(table, key): &(Table, Vec<u8>), staged: &Staged| {
             let (session, rest) = split_number(key).filter(|_| *table == Table::Queued)?;
             let (place, _) = split_number(rest)?;
             staged.value.is_some().then_some((session, place))
         };
         let tried = self.writes.iter().filter_map(|(key, staged)| put(key, staged));
-        let mut first = HashMap::new();
+        let mut places = HashMap::<_, Vec<_>>::new();
         for (session, place) in self.by_place.keys().copied().chain(tried) {
-            let at = first.entry(session).or_insert(place);
-            *at = place.min(*at);
+            places.entry(session).or_default().push(place);
         }
-        first
+        places
     }
 
     /// Whether a record is there only until the next commit.

@@ -278,8 +278,13 @@ impl Writer {
         for _ in 0..self.forgotten.len() {
             let Some(&(session, from)) = self.forgotten.front() else { break };
             let (epoch, staging) = (self.staging.epoch(), &mut self.staging);
-            let mut next = None;
+            // What is not committed yet comes later.
+            let until = self.acts.first_place(session, from);
+            let mut next = until;
             each_queued(store, session, from, |place, key, value| {
+                if until.is_some_and(|until| place >= until) {
+                    return false;
+                }
                 if *budget == 0 {
                     next = Some(place);
                     return false;
@@ -294,8 +299,6 @@ impl Writer {
                 true
             })?;
             self.forgotten.pop_front();
-            // What is not committed yet comes later.
-            let next = next.or(self.acts.first_place(session));
             self.forgotten.extend(next.map(|next| (session, next)));
             if *budget == 0 {
                 break;
@@ -313,14 +316,16 @@ impl Writer {
         }
         // Or else all is committed that was noted before, and only acts wait.
         let fails = self.fails();
-        let waiting = if fails { self.staging.first_places() } else { HashMap::new() };
+        let waiting = if fails { self.staging.places() } else { HashMap::new() };
         for _ in 0..self.asked.len() {
             if *budget == 0 {
                 break;
             }
             let Some(&(shard, request)) = self.asked.front() else { break };
-            let staged = waiting.get(&request.session).copied();
-            let until = self.acts.first_place(request.session).into_iter().chain(staged).min();
+            let PageRequest { session, from, .. } = request;
+            let staged = waiting.get(&session).into_iter().flatten().copied();
+            let staged = staged.filter(|place| *place >= from);
+            let until = self.acts.first_place(session, from).into_iter().chain(staged).min();
             let (epoch, staging) = (self.staging.epoch(), &self.staging);
             let is_removed = |key: &[u8]| staging.is_removed(Table::Queued, key);
             if let Some(by) = request.expired_by {
@@ -378,6 +383,9 @@ impl Writer {
         while let Some(turn) = self.waiting.pop_front() {
             self.take(turn);
         }
+        for change in self.acts.complete() {
+            self.stage(change);
+        }
     }
 
     fn commit_staged(&mut self) {
@@ -431,8 +439,10 @@ impl Writer {
                 parts.next();
             }
             if let Some(Part { act, end, .. }) = parts.next_if(|part| part.first <= index) {
-                let own = std::iter::from_fn(|| changes.next_if(|(at, _)| *at < end));
-                self.acts.add(act, (shard, turn), own.map(|(_, change)| change));
+                while let Some((_, change)) = changes.next_if(|(at, _)| *at < end) {
+                    let change = self.acts.add(act, (shard, turn), change);
+                    change.into_iter().for_each(|change| self.stage(change));
+                }
             } else if let Some((_, change)) = changes.next()
                 && let Some(change) = self.acts.reconcile(change)
             {
@@ -450,9 +460,6 @@ impl Writer {
         }
         for act in done {
             self.acts.done(shard, act);
-        }
-        for change in self.acts.complete() {
-            self.stage(change);
         }
         self.asked.extend(asked.into_iter().map(|request| (shard, request)));
         if let Some(taken) = self.taken.get_mut(usize::from(shard)) {

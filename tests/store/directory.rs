@@ -21,7 +21,7 @@ fn a_directory_is_made_with_all_above_it() {
     let path = TempDir::new().expect("a directory");
     let deep = path.path().join("a/b/c");
     Directory::open(&deep, Engine::Sqlite).expect("made");
-    assert_eq!(fs::read_to_string(deep.join("format")).expect("a file"), "2 sqlite\n");
+    assert_eq!(fs::read_to_string(deep.join("format")).expect("a file"), "2 sqlite 640e95d4\n");
 }
 
 #[test]
@@ -57,7 +57,8 @@ fn the_first_format_is_read_and_becomes_this_one() {
             false => Directory::open(path.path(), Engine::Fjall),
         };
         directory.expect("known").records().expect("whole");
-        assert_eq!(fs::read_to_string(&format).expect("a file"), "2 fjall\n");
+        let text = fs::read_to_string(&format).expect("a file");
+        assert!(text.starts_with("2 fjall "), "{text}");
     }
 }
 
@@ -68,6 +69,36 @@ fn what_is_no_format_is_refused() {
         fs::write(path.path().join("format"), text).expect("written");
         let error = Directory::open(path.path(), Engine::Fjall).expect_err("no format");
         assert!(matches!(error, DirectoryError::NoFormat(_)), "{text:?}: {error}");
+    }
+}
+
+/// What is in it says of which engine it is.
+#[test]
+fn a_damaged_format_is_written_anew() {
+    for engine in [Engine::Fjall, Engine::Sqlite] {
+        let path = TempDir::new().expect("a directory");
+        let format = path.path().join("format");
+        drop(Directory::open(path.path(), engine).expect("new").records().expect("new"));
+        let whole = fs::read(&format).expect("a file");
+        for bit in 0..8 * (whole.len() - 1) {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&format, &bytes).expect("written");
+            drop(Directory::existing(path.path()).expect("it is told by what is there"));
+            assert_eq!(fs::read(&format).expect("a file"), whole, "bit {bit}");
+        }
+        for len in 0..whole.len() - 1 {
+            fs::write(&format, &whole[..len]).expect("written");
+            drop(Directory::open(path.path(), engine).expect("it is told by what is there"));
+            assert_eq!(fs::read(&format).expect("a file"), whole, "cut to {len}");
+        }
+        // One that was not filled to its end is never taken for whole.
+        for bit in 0..8 * "unfinished".len() {
+            let mut bytes = *b"unfinished\n";
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&format, bytes).expect("written");
+            Directory::existing(path.path()).expect_err("it was not finished");
+        }
     }
 }
 

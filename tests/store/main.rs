@@ -1,5 +1,7 @@
 //! The store: what every engine has to do, and what is made of the turns of shards.
 
+mod acts;
+mod acts_model;
 mod contract;
 mod directory;
 mod engines;

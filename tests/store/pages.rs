@@ -160,6 +160,22 @@ fn a_look_ends_before_what_is_not_committed() {
     assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (0, 0));
 }
 
+/// What a look removes is there until the next commit, and nobody is given it meanwhile.
+#[test]
+fn a_page_does_not_bring_what_a_look_has_removed() {
+    let mut bench = Bench::new(1);
+    let brief = Message::new("t", QoS::AtLeastOnce, false, b"x", b"", Some(1), Time(0));
+    bench.commit(1, vec![session("a", 1), paged(1, 1, &brief), paged(1, 2, &message("stays"))]);
+    let page = request(1, 1, 9);
+    let look = PageRequest { expired_by: Some(Time(1000)), ..page };
+    bench.links[0].submit(Turn { turn: 2, asked: vec![look, page], ..Turn::default() });
+    while bench.writer.step() {}
+    let looked = bench.links[0].take_page().expect("the look").page;
+    assert_eq!(looked.expired.map(|expired| expired.messages), Some(1));
+    let page = bench.links[0].take_page().expect("the page").page;
+    assert_eq!((payloads(&page), page.is_last), (vec!["stays".to_owned()], true));
+}
+
 /// A session ends that had asked for a look: what others wait for is not taken from them.
 #[test]
 fn a_look_at_a_queue_that_is_being_removed() {

@@ -1,9 +1,11 @@
 //! A writer over records in memory, stepped by hand, and turns for it.
 
-use sluice::hooks::{Commit, Store, Table};
+use std::collections::HashSet;
+
+use sluice::hooks::{Commit, Store, StoreError, Table, Write};
 use sluice::mqtt::{Message, PacketId, QoS};
 use sluice::session::{Change, PageOfQueue, PageRequest, QueuedRecord, SessionRecord};
-use sluice::store::{Epoch, Link, Memory, Recovered, Turn, Writer, recover};
+use sluice::store::{ActId, Epoch, Link, Memory, Part, Recovered, Turn, Writer, recover};
 use sluice::timer::Time;
 
 use crate::engines::records;
@@ -25,7 +27,7 @@ impl Bench {
 
     pub(crate) fn on(memory: Memory, shards: u8, epoch: Epoch) -> Self {
         let again = memory.clone();
-        let open = Box::new(move || Ok(Box::new(again.clone()) as Box<dyn Store>));
+        let open = Box::new(move || Ok(Box::new(Strict(again.clone())) as Box<dyn Store>));
         let (recovered, writer, links) =
             recover(open, Commit::Disk, epoch, shards).expect("whole records");
         Self { memory, recovered, writer, links }
@@ -66,6 +68,43 @@ impl Bench {
     pub(crate) fn count(&self, table: Table) -> usize {
         records(&self.memory, table).len()
     }
+
+    /// How far each shard is committed.
+    pub(crate) fn committed(&self) -> Vec<u64> {
+        self.links.iter().map(Link::committed).collect()
+    }
+}
+
+/// Holds the writer to what it owes a store: no key occurs twice in a commit.
+struct Strict(Memory);
+
+impl Store for Strict {
+    fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
+        let mut keys = HashSet::new();
+        for Write { table, key, .. } in writes {
+            assert!(keys.insert((table, key)), "{table:?} {key:?} twice in a commit");
+        }
+        self.0.commit(writes, commit)
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.get(table, key)
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        self.0.range(table, from, each)
+    }
+}
+
+/// A turn of a shard whose changes are all of an act.
+pub(crate) fn part(shard: u8, turn: u64, act: ActId, changes: Vec<Change>) -> Turn {
+    let parts = vec![Part { first: 0, end: changes.len(), act }];
+    Turn { shard, turn, parts, changes: changes.into(), ..Turn::default() }
 }
 
 /// For a page.

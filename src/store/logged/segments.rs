@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::store::directory::SET_ASIDE;
+use crate::store::damage;
 
 /// One of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Segment {
 
 /// Two files that are written from their beginning on, again and again.
 pub trait Segments: Send {
-    /// All that is in one.
+    /// All that is in one; other bytes stand for what the disk does not give.
     ///
     /// # Errors
     /// The system's.
@@ -62,6 +62,12 @@ pub trait Segments: Send {
     /// The system's.
     fn set_aside(&mut self, segment: Segment, at: usize, bytes: &[u8]) -> io::Result<()>;
 
+    /// Gives back what is beyond that length; the disk need not know yet.
+    ///
+    /// # Errors
+    /// The system's.
+    fn cut(&mut self, segment: Segment, len: u64) -> io::Result<()>;
+
     /// How people are told of it.
     fn name(&self, segment: Segment) -> String;
 }
@@ -82,10 +88,8 @@ impl Files {
             options.read(true).write(true).create(true).truncate(false).open(path.join(name))
         };
         let files = [open(name(Segment::A))?, open(name(Segment::B))?];
-        File::open(path)?.sync_all()?;
-        if let Some(above) = path.parent() {
-            File::open(above)?.sync_all()?;
-        }
+        damage::sync_directory(path)?;
+        damage::sync_above(path)?;
         Ok(Self { path: path.to_owned(), files })
     }
 
@@ -107,7 +111,14 @@ const fn name(segment: Segment) -> &'static str {
 
 impl Segments for Files {
     fn read(&self, segment: Segment) -> io::Result<Vec<u8>> {
-        fs::read(self.path.join(name(segment)))
+        let (bytes, unreadable) = damage::read(&self.path.join(name(segment)))?;
+        if unreadable > 0 {
+            tracing::error!(
+                "{}: the disk does not give {unreadable} bytes of it",
+                self.name(segment)
+            );
+        }
+        Ok(bytes)
     }
 
     fn read_at(&self, segment: Segment, at: u64, into: &mut [u8]) -> io::Result<usize> {
@@ -132,17 +143,12 @@ impl Segments for Files {
     }
 
     fn set_aside(&mut self, segment: Segment, at: usize, bytes: &[u8]) -> io::Result<()> {
-        let path = self.path.join(name(segment)).with_extension(format!("{SET_ASIDE}{at}"));
-        let mut count = 0;
-        let mut target = path.clone();
-        // Not over something else; the same again after an opening that failed.
-        while target.exists() && fs::read(&target)? != bytes {
-            count += 1;
-            target = path.with_extension(format!("{SET_ASIDE}{at}-{count}"));
-        }
-        fs::write(&target, bytes)?;
-        File::open(&target)?.sync_all()?;
-        File::open(&self.path)?.sync_all()
+        damage::set_aside(&self.path.join(name(segment)), at, bytes)
+    }
+
+    fn cut(&mut self, segment: Segment, len: u64) -> io::Result<()> {
+        let file = self.file(segment);
+        if file.metadata()?.len() > len { file.set_len(len) } else { Ok(()) }
     }
 
     fn name(&self, segment: Segment) -> String {

@@ -1,162 +1,144 @@
-//! What can still be read of tables that have rotted on disk, moved into a new database.
+//! What can still be read of a database of which files have rotted on disk, moved into a new one.
 //!
-//! fjall finds damage when it comes across it, and then neither reads on nor merges what it has. So the
-//! files are compared with their checksums at the start. If one is wrong, every block that is whole goes
-//! into a new database, and the old one is set aside as it was found.
+//! fjall finds damage when it comes across it, and then neither opens nor reads on nor merges what it has.
+//! So all files are compared with their checksums before it opens them. If one is wrong, every record of
+//! every block that is whole, and of the journals, goes into a new database, and the old one is set aside.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
-
-use fjall::Keyspace;
-use lsm_tree::{AbstractTree, InternalValue, SeqNo, UserKey, UserValue};
-use xxhash_rust::xxh3::Xxh3;
+use std::path::Path;
 
 use super::Lsm;
+use super::journal::{self, Journals};
+use super::table::{Record, Records};
+use super::tree::{self, Files};
 use crate::hooks::{StoreError, Table, Write};
 use crate::store::batches::Batches;
-use crate::store::exchange;
-
-/// Bytes of a file that are read at once.
-const READ_BYTES: usize = 256 << 10;
-/// Blocks one behind the other that cannot be read before a file is given up.
-const BLOCKS_SKIPPED: usize = 32 << 10;
-/// What the system says of a disk that does not give what is on it.
-const EIO: i32 = 5;
+use crate::store::{Torn, damage, replace};
 
 /// Opens a database of which all files are whole, or what is left of it.
 pub(super) fn open(path: &Path) -> Result<Lsm, StoreError> {
-    let old = Lsm::open(path)?;
-    let damaged = damaged_files(&old)?;
-    if damaged.is_empty() {
-        return Ok(old);
-    }
-    for file in &damaged {
+    replace::end(path, &[])?;
+    tree::clear_unmade(path)?;
+    journal::mend(path, Torn::IsTold)?;
+    let files = Files::read(path)?;
+    for file in &files.damaged {
         tracing::error!("{}: the file is damaged", file.display());
     }
-    let mut new = Lsm::open(&exchange::draft(path, &[])?)?;
-    for table in Table::ALL {
-        let Some(keyspace) = old.tables.get(table as usize) else { continue };
-        let records = copy(keyspace, table, &damaged, &mut new)?;
-        tracing::warn!("{records} records of the table {} were read", table.name());
-    }
-    drop((old, new));
-    exchange::take_draft(path, &[])?;
-    Lsm::open(path)
-}
-
-/// The files of tables whose checksum is wrong.
-fn damaged_files(database: &Lsm) -> io::Result<Vec<PathBuf>> {
-    let (mut damaged, mut buffer) = (Vec::new(), vec![0; READ_BYTES]);
-    for keyspace in &database.tables {
-        for file in keyspace.tree.current_version().iter_tables() {
-            if checksum(&file.path, &mut buffer)? != Some(file.checksum().into_u128()) {
-                damaged.push(file.path.to_path_buf());
+    if files.damaged.is_empty() {
+        match Lsm::build(path) {
+            Err(error) if is_damage(&error) => {
+                tracing::error!("{}: the database cannot be opened: {error}", path.display());
             }
+            opened => return Ok(opened?),
         }
     }
-    Ok(damaged)
+    let journals = Journals::read(path)?;
+    replace::with(path, &[], |draft| {
+        let mut new = Lsm::build(draft)?;
+        Table::ALL.iter().try_for_each(|table| copy(&files, &journals, *table, &mut new))
+    })?;
+    Ok(Lsm::build(path)?)
 }
 
-/// Nothing if the disk does not give all of it.
-fn checksum(path: &Path, buffer: &mut [u8]) -> io::Result<Option<u128>> {
-    let (mut file, mut checksum) = (File::open(path)?, Xxh3::new());
-    loop {
-        match file.read(buffer) {
-            Ok(0) => return Ok(Some(checksum.digest128())),
-            Ok(len) => checksum.update(buffer.get(..len).unwrap_or_default()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.raw_os_error() == Some(EIO) => return Ok(None),
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// A record as it stands in one file, or that it is gone; the latest of a key comes first.
-type Version = (Reverse<UserKey>, SeqNo, Option<UserValue>);
-
-type Records<'a> = Box<dyn Iterator<Item = lsm_tree::Result<Version>> + 'a>;
-
-fn as_version(record: lsm_tree::Result<InternalValue>) -> lsm_tree::Result<Version> {
-    record.map(|InternalValue { key, value }| {
-        let value = (!key.is_tombstone()).then_some(value);
-        (Reverse(key.user_key), key.seqno, value)
-    })
-}
-
-/// The next record that can be read.
-fn next(records: &mut Records<'_>) -> Result<Option<Version>, StoreError> {
-    for _ in 0..BLOCKS_SKIPPED {
-        match records.next() {
-            Some(Err(error)) if is_damage(&error) => {}
-            next => return Ok(next.transpose().map_err(fjall::Error::from)?),
-        }
-    }
-    Ok(None)
-}
-
-/// Whether reading it once more would not help.
-fn is_damage(error: &lsm_tree::Error) -> bool {
+/// Whether it is of no use to try once more.
+fn is_damage(error: &fjall::Error) -> bool {
+    use fjall::Error::{
+        InvalidTag, InvalidTrailer, InvalidVersion, JournalRecovery, Unrecoverable,
+    };
     match error {
-        lsm_tree::Error::Io(error) => {
-            error.kind() == io::ErrorKind::UnexpectedEof || error.raw_os_error() == Some(EIO)
+        fjall::Error::Storage(lsm_tree::Error::Io(error)) | fjall::Error::Io(error) => {
+            damage::is_unreadable(error) || error.kind() == std::io::ErrorKind::UnexpectedEof
         }
-        _ => true,
+        fjall::Error::Storage(_)
+        | InvalidTag(_)
+        | InvalidTrailer
+        | InvalidVersion(_)
+        | JournalRecovery(_)
+        | Unrecoverable => true,
+        _ => false,
     }
 }
 
-/// Copies what can be read, and gives how many records that is.
-fn copy(
-    from: &Keyspace,
-    table: Table,
-    damaged: &[PathBuf],
-    to: &mut Lsm,
-) -> Result<u64, StoreError> {
-    // What has only been in its journal is a file of its own then.
-    from.tree.flush_active_memtable(0).map_err(fjall::Error::from)?;
-    let version = from.tree.current_version();
-    let mut sources: Vec<Records<'_>> = Vec::new();
-    for file in version.iter_tables() {
-        sources.push(Box::new(file.iter().map(as_version)));
-        if damaged.contains(&file.path) {
-            // In the order of the file, too: its index may be what is damaged.
-            match file.scan() {
-                Ok(scan) => sources.push(Box::new(scan.map(as_version))),
-                Err(error) if is_damage(&error) => {}
-                Err(error) => return Err(fjall::Error::from(error).into()),
-            }
+/// A record as it stands in one place; the latest of a key comes first.
+type Version = (Reverse<Vec<u8>>, u64, Option<Vec<u8>>);
+
+/// A place with records in the order of their keys.
+enum Source {
+    File(Records),
+    Journals(std::vec::IntoIter<Version>),
+}
+
+impl Source {
+    fn next(&mut self) -> Result<Option<Version>, StoreError> {
+        Ok(match self {
+            Self::File(records) => records
+                .next()?
+                .map(|Record { key, sequence, value }| (Reverse(key), sequence, value)),
+            Self::Journals(versions) => versions.next(),
+        })
+    }
+}
+
+/// What the journals have of a table.
+fn journaled(journals: &Journals, keyspace: u64) -> Source {
+    let mut versions = Vec::new();
+    journals.each(&mut |item| {
+        if item.keyspace == keyspace {
+            let value = item.value.map(<[u8]>::to_vec);
+            versions.push((Reverse(item.key.to_vec()), item.sequence, value));
         }
+    });
+    versions.sort_unstable_by(|one: &Version, other| other.cmp(one));
+    Source::Journals(versions.into_iter())
+}
+
+/// Copies what can be read of a table, and says how much that is.
+fn copy(files: &Files, journals: &Journals, table: Table, to: &mut Lsm) -> Result<(), StoreError> {
+    let mut sources = vec![journaled(journals, files.keyspaces[table as usize])];
+    for file in &files.tables[table as usize] {
+        sources.push(Source::File(Records::of(file)?));
     }
     let mut heap = BinaryHeap::new();
     for (index, source) in sources.iter_mut().enumerate() {
-        heap.extend(next(source)?.map(|version| (version, index)));
+        heap.extend(source.next()?.map(|version| (version, index)));
     }
     let mut batches = Batches::new(to);
     let mut last = None;
     while let Some(((Reverse(key), _, value), index)) = heap.pop() {
         if let Some(source) = sources.get_mut(index) {
-            heap.extend(next(source)?.map(|version| (version, index)));
+            heap.extend(source.next()?.map(|version| (version, index)));
         }
         if last.as_ref() != Some(&key)
             && let Some(value) = value
         {
-            let (key, value) = (key.to_vec(), Some(value.to_vec()));
-            batches.put(Write { table, key, value, fresh: true })?;
+            batches.put(Write { table, key: key.clone(), value: Some(value), fresh: true })?;
         }
         last = Some(key);
     }
-    batches.finish()
+    let records = batches.finish()?;
+    tracing::warn!("{records} records of the table {} were read", table.name());
+    for source in &sources {
+        if let Source::File(records) = source
+            && records.lost > 0
+        {
+            let (file, lost) = (records.path().display(), records.lost);
+            tracing::error!("{file}: {lost} bytes of records could not be read");
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
+    use std::path::PathBuf;
+
+    use lsm_tree::AbstractTree;
 
     use crate::hooks::{Commit, Store};
-    use crate::store::directory::SET_ASIDE;
+    use crate::store::damage::SET_ASIDE;
 
     const RECORDS: u32 = 2_000;
 
@@ -229,8 +211,11 @@ mod tests {
         let there = database(&path);
         let file = files(&Lsm::open(&path).expect("whole")).pop().expect("the oldest");
         let whole = fs::read(&file).expect("a file");
-        // In front of what fjall needs to open it: its index, what is in it, where all that is.
-        for (count, at) in [0, 5_000, 20_000, whole.len() - 8_000].into_iter().enumerate() {
+        // In the head of a block, in records, and in what fjall needs to open it: its index, what is in it,
+        // where all that is.
+        let len = whole.len();
+        let places = [0, 5_000, 20_000, len - 8_000, len - 1_500, len - 700, len - 200, len - 1];
+        for at in places {
             let mut bytes = whole.clone();
             bytes[at] ^= 4;
             fs::write(&file, &bytes).expect("written");
@@ -240,7 +225,7 @@ mod tests {
             assert!(found.iter().all(|(n, text)| *text == value(*n) && there.contains(n)));
             assert_eq!(found.last().expect("some").0, RECORDS);
             drop(lsm);
-            let aside = path.with_extension(format!("{SET_ASIDE}{count}"));
+            let aside = path.with_extension(format!("{SET_ASIDE}0"));
             assert!(
                 fs::read(aside.join(file.strip_prefix(&path).expect("below"))).expect("a file")
                     == bytes
@@ -248,20 +233,7 @@ mod tests {
             assert_eq!(read(&open(&path).expect("whole")), found);
             // As it was.
             fs::remove_dir_all(&path).expect("removed");
-            copy_all(&aside, &path);
-        }
-    }
-
-    fn copy_all(from: &Path, to: &Path) {
-        fs::create_dir(to).expect("made");
-        for entry in fs::read_dir(from).expect("a directory") {
-            let entry = entry.expect("an entry");
-            let target = to.join(entry.file_name());
-            if entry.path().is_dir() {
-                copy_all(&entry.path(), &target);
-            } else {
-                fs::copy(entry.path(), target).expect("copied");
-            }
+            fs::rename(&aside, &path).expect("moved");
         }
     }
 }

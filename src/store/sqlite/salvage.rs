@@ -1,137 +1,202 @@
 //! What can still be read of a database of which pages are damaged, moved into a new one.
-//!
-//! A read of a damaged page fails, and with it what goes on from there. So a table is read from its
-//! beginning and from its end, each as far as that goes, and what is between from keys in the middle.
 
 use std::path::Path;
 
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode};
 
 use super::Sqlite;
-use crate::hooks::{StoreError, Table, Write};
+use super::pages::{Node, Pages, columns};
+use crate::hooks::{Commit, Store, StoreError, Table, Write};
 use crate::store::batches::Batches;
-use crate::store::exchange;
+use crate::store::{Torn, record, replace};
 
 /// Files that SQLite has beside a database.
 pub(super) const BESIDE: [&str; 2] = ["-wal", "-shm"];
-/// How often what is between two keys is cut in two to find what can be read of it.
-const CUTS: u32 = 10;
+/// Pages above one another, at most: each has several below it.
+const DEPTH: usize = 32;
 
 /// Opens a database of which all pages are whole, or what is left of it.
 pub(super) fn open(path: &Path) -> Result<Sqlite, StoreError> {
-    let old = Sqlite::open(path)?;
-    let Some(found) = damage(&old.connection)? else { return Ok(old) };
+    Sqlite::prepare(path, Torn::IsTold)?;
+    let found = match Sqlite::connect(path) {
+        Ok(connection) => match damage(&connection)? {
+            None => return Ok(Sqlite::with_tables(connection)?),
+            Some(found) => {
+                // It is to be set aside as it is.
+                connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+                found
+            }
+        },
+        Err(error) if is_damage(&error) => error.to_string(),
+        Err(error) => return Err(error.into()),
+    };
     tracing::error!("{}: the database is damaged: {found}", path.display());
-    let mut new = Sqlite::open(&exchange::draft(path, &BESIDE)?)?;
-    for table in Table::ALL {
-        let mut batches = Batches::new(&mut new);
-        Gap::all(&old.connection, table).read(&mut batches)?;
-        let records = batches.finish()?;
-        tracing::warn!("{records} records of the table {} were read", table.name());
-    }
-    // What is in its log goes into its file with that.
-    new.connection.close().map_err(|(_, error)| error)?;
-    drop(old);
-    exchange::take_draft(path, &BESIDE)?;
+    let pages = Pages::open(path)?;
+    replace::with(path, &BESIDE, |draft| {
+        let mut new = Sqlite::open(draft)?;
+        Reading::new(&pages).all(&mut new)?;
+        // What is in its log goes into its file with that.
+        Ok(new.connection.close().map_err(|(_, error)| error)?)
+    })?;
     Sqlite::open(path)
 }
 
-/// What SQLite finds wrong; nothing if it is whole.
+/// What is wrong; nothing if it is whole.
 fn damage(connection: &Connection) -> Result<Option<String>, StoreError> {
-    let found = connection.query_row("pragma quick_check(1)", [], |row| row.get::<_, String>(0));
-    match found {
-        Ok(found) => Ok((found != "ok").then(|| found.replace('\n', " "))),
+    match look(connection) {
         Err(error) if is_damage(&error) => Ok(Some(error.to_string())),
-        Err(error) => Err(error.into()),
+        found => Ok(found?),
     }
 }
 
-fn is_damage(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
-}
-
-/// Keys of a table that have not been read.
-struct Gap<'a> {
-    connection: &'a Connection,
-    table: Table,
-    /// The first that may be one of them.
-    from: Vec<u8>,
-    /// The first that is not, if there is one.
-    end: Option<Vec<u8>>,
-    cuts: u32,
-}
-
-impl<'a> Gap<'a> {
-    fn all(connection: &'a Connection, table: Table) -> Self {
-        Self { connection, table, from: Vec::new(), end: None, cuts: CUTS }
+fn look(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    let found = connection.query_row("pragma quick_check(1)", [], |row| row.get::<_, String>(0))?;
+    if found != "ok" {
+        return Ok(Some(found.replace('\n', " ")));
     }
-
-    /// Reads what can be read.
-    fn read(mut self, batches: &mut Batches<'_>) -> Result<(), StoreError> {
-        if self.forward(batches)? || self.backward(batches)? {
-            return Ok(());
+    if connection.is_readonly("main")? {
+        return Ok(Some("it says that it is not to be written".to_owned()));
+    }
+    let mut names = connection.prepare("select name from sqlite_schema where type = 'table'")?;
+    let names: Vec<String> = names.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let is_ours = |name: &String| Table::ALL.iter().any(|table| table.name() == name);
+    for table in Table::ALL {
+        let name = table.name();
+        if names.iter().any(|there| there == name) {
+            connection.prepare(&format!("select key, value from {name} order by key"))?;
+        } else if !names.iter().all(is_ours) {
+            return Ok(Some(format!("there is no table {name}")));
         }
-        let Some(cuts) = self.cuts.checked_sub(1) else { return Ok(()) };
-        let Some(middle) = middle(&self.from, self.end.as_deref()) else { return Ok(()) };
-        let Self { connection, table, from, end, .. } = self;
-        let below = Self { connection, table, from, end: Some(middle.clone()), cuts };
-        below.read(batches)?;
-        Self { connection, table, from: middle, end, cuts }.read(batches)
+    }
+    Ok(None)
+}
+
+/// Whether it is of no use to try once more, and not for want of something.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    const READ: [i32; 3] = [
+        rusqlite::ffi::SQLITE_IOERR_READ,
+        rusqlite::ffi::SQLITE_IOERR_SHORT_READ,
+        rusqlite::ffi::SQLITE_IOERR_CORRUPTFS,
+    ];
+    match error.sqlite_error() {
+        Some(error) => match error.code {
+            ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown => true,
+            ErrorCode::SystemIoFailure => READ.contains(&error.extended_code),
+            _ => false,
+        },
+        None => false,
+    }
+}
+
+/// Reads the records of all tables.
+struct Reading<'a> {
+    pages: &'a Pages,
+    /// By number: something leads to it.
+    seen: Vec<bool>,
+    /// Pages that should have records, and cannot be read.
+    lost: u32,
+}
+
+impl<'a> Reading<'a> {
+    fn new(pages: &'a Pages) -> Self {
+        Self { pages, seen: vec![false; pages.count as usize + 1], lost: 0 }
     }
 
-    /// As far as that goes; says whether that is everything.
-    fn forward(&mut self, batches: &mut Batches<'_>) -> Result<bool, StoreError> {
-        self.each("asc", batches, |gap, mut key| {
-            key.push(0);
-            gap.from = key;
-        })
+    fn all(&mut self, to: &mut Sqlite) -> Result<(), StoreError> {
+        let roots = self.pages.roots()?;
+        let root = |table: Table| match roots.iter().find(|(name, _)| name == table.name()) {
+            Some((_, root)) => *root,
+            // All are made in their order, before there is anything in one of them.
+            None => table as u32 + 2,
+        };
+        for table in Table::ALL {
+            let mut batches = Batches::new(to);
+            self.tree(root(table), DEPTH, &mut |key, value| {
+                batches.put(Write { table, key, value: Some(value), fresh: true })
+            })?;
+            let records = batches.finish()?;
+            tracing::warn!("{records} records of the table {} were read", table.name());
+        }
+        if self.lost > 0 {
+            let (lost, found) = (self.lost, self.others(to)?);
+            tracing::error!(
+                "{lost} pages of records cannot be read; {found} records were found that nothing leads to \
+                 without them"
+            );
+        }
+        Ok(())
     }
 
-    fn backward(&mut self, batches: &mut Batches<'_>) -> Result<bool, StoreError> {
-        self.each("desc", batches, |gap, key| gap.end = Some(key))
+    /// Notes that something leads to a page; says whether nothing did before.
+    fn see(&mut self, number: u32) -> bool {
+        self.seen.get_mut(number as usize).is_some_and(|seen| !std::mem::replace(seen, true))
     }
 
-    fn each(
+    /// The records below a page.
+    fn tree(
         &mut self,
-        order: &str,
-        batches: &mut Batches<'_>,
-        narrow: impl Fn(&mut Self, Vec<u8>),
-    ) -> Result<bool, StoreError> {
-        let (table, name) = (self.table, self.table.name());
-        let select = format!(
-            "select key, value from {name} where key >= ?1 and (?2 is null or key < ?2) \
-             order by key {order}"
-        );
-        let mut select = self.connection.prepare_cached(&select)?;
-        let mut rows = select.query(params![self.from, self.end])?;
-        loop {
-            match rows.next() {
-                Ok(None) => return Ok(true),
-                Ok(Some(row)) => {
-                    let (key, value): (Vec<u8>, _) = (row.get(0)?, Some(row.get(1)?));
-                    batches.put(Write { table, key: key.clone(), value, fresh: true })?;
-                    narrow(self, key);
-                }
-                Err(error) if is_damage(&error) => return Ok(false),
-                Err(error) => return Err(error.into()),
+        number: u32,
+        depth: usize,
+        each: &mut impl FnMut(Vec<u8>, Vec<u8>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let Some(depth) = depth.checked_sub(1) else { return Ok(()) };
+        let node = match self.see(number) {
+            true => self.pages.node(number)?,
+            false => None,
+        };
+        let Some(node) = node.filter(Node::has_keys) else {
+            self.lost += 1;
+            return Ok(());
+        };
+        for cell in &node.cells {
+            if let Some(below) = cell.before {
+                self.tree(below, depth, each)?;
+            }
+            let Some((payload, others)) = self.pages.payload(cell)? else { continue };
+            for other in others {
+                self.see(other);
+            }
+            if let Some([key, value]) = columns(&payload).as_deref() {
+                each(key.to_vec(), value.to_vec())?;
             }
         }
+        node.last.map_or(Ok(()), |last| self.tree(last, depth, each))
+    }
+
+    /// The records of pages that nothing leads to, if they are not there: each says itself to which table
+    /// it belongs.
+    fn others(&mut self, to: &mut Sqlite) -> Result<usize, StoreError> {
+        for free in self.pages.free()? {
+            self.see(free);
+        }
+        let mut found = 0;
+        for number in 2..=self.pages.count {
+            if !self.see(number) {
+                continue;
+            }
+            let Some(node) = self.pages.node(number)?.filter(Node::has_keys) else { continue };
+            let mut writes = Vec::new();
+            for cell in &node.cells {
+                let Some((payload, _)) = self.pages.payload(cell)? else { continue };
+                let Some((table, key, value)) = whole(&payload) else { continue };
+                if to.get(table, key)?.is_none() {
+                    let (key, value) = (key.to_vec(), Some(value.to_vec()));
+                    writes.push(Write { table, key, value, fresh: true });
+                }
+            }
+            to.commit(&writes, Commit::System)?;
+            found += writes.len();
+        }
+        Ok(found)
     }
 }
 
-/// A key about in the middle of a gap, if there is one within.
-fn middle(from: &[u8], end: Option<&[u8]>) -> Option<Vec<u8>> {
-    let end = end.unwrap_or(&[u8::MAX; 8]);
-    let shared = from.iter().zip(end).take_while(|(a, b)| a == b).count();
-    let number = |key: &[u8]| {
-        let mut bytes = [0; 8];
-        bytes.iter_mut().zip(key.get(shared..)?).for_each(|(to, byte)| *to = *byte);
-        Some(u64::from_be_bytes(bytes))
-    };
-    let (low, high) = (number(from)?, number(end)?);
-    let half = high.checked_sub(low)? / 2;
-    let prefix = from.get(..shared)?;
-    (half > 0).then(|| [prefix, &(low + half).to_be_bytes()].concat())
+/// A record whose own checksum is right, with the table that this is so for.
+fn whole(payload: &[u8]) -> Option<(Table, &[u8], &[u8])> {
+    let [key, value] = columns(payload)?[..] else { return None };
+    let table = Table::ALL.into_iter().find(|table| record::is_whole(*table, key, value))?;
+    Some((table, key, value))
 }
 
 #[cfg(test)]
@@ -139,21 +204,26 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::hooks::{Commit, Store};
 
     const RECORDS: u32 = 3_000;
     /// What SQLite has by default.
     const PAGE: usize = 4096;
 
+    fn key(n: u32) -> Vec<u8> {
+        [7_u64.to_be_bytes(), u64::from(n).to_be_bytes()].concat()
+    }
+
     fn value(n: u32) -> Vec<u8> {
-        format!("the value of {n}").into_bytes()
+        record::sealed(Table::Queued, &key(n), format!("the value of {n}").as_bytes())
     }
 
     fn database(path: &Path) {
         let mut store = Sqlite::open(path).expect("new");
-        let put = |n: u32| {
-            let key = [7_u64.to_be_bytes(), u64::from(n).to_be_bytes()].concat();
-            Write { table: Table::Queued, key, value: Some(value(n)), fresh: true }
+        let put = |n: u32| Write {
+            table: Table::Queued,
+            key: key(n),
+            value: Some(value(n)),
+            fresh: true,
         };
         store.commit(&(0..RECORDS).map(put).collect::<Vec<_>>(), Commit::Disk).expect("room");
     }
@@ -205,12 +275,28 @@ mod tests {
         );
     }
 
+    /// The list of tables, and what leads to all others of a table.
     #[test]
-    fn the_middle_is_between() {
-        let end = |bytes: &'static [u8]| Some(bytes);
-        assert_eq!(middle(b"", None), Some(vec![0x7f, 255, 255, 255, 255, 255, 255, 255]));
-        assert_eq!(middle(b"ab", end(b"ad")), Some(b"ac\0\0\0\0\0\0\0".to_vec()));
-        assert_eq!(middle(b"ab", end(b"ac")), Some(b"ab\x80\0\0\0\0\0\0".to_vec()));
-        assert_eq!(middle(b"ab\0", end(b"ab\0\0\0\0\0\0\0\0\x01")), None);
+    fn a_page_that_others_hang_on_costs_what_is_in_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("db.sqlite");
+        database(&path);
+        let whole = fs::read(&path).expect("a file");
+        let root = Pages::open(&path).expect("a database").roots().expect("a page");
+        let root = root.iter().find(|(name, _)| name == Table::Queued.name()).expect("there").1;
+        assert_eq!(root, Table::Queued as u32 + 2);
+        let node = Pages::open(&path).expect("a database").node(root).expect("a page");
+        let in_root = node.expect("whole").cells.len();
+        assert!(in_root > 10);
+        // In the head of the file: version, room for others, number of pages, format.
+        let heads = [0, 18, 19, 20, 31, 47].map(|at| (at..at + 1, 0));
+        let pages = [(0..PAGE, 0), (PAGE * (root as usize - 1)..PAGE * root as usize, in_root)];
+        for (damaged, lost) in heads.into_iter().chain(pages) {
+            let mut bytes = whole.clone();
+            bytes[damaged.clone()].iter_mut().for_each(|byte| *byte ^= 0x24);
+            fs::write(&path, &bytes).expect("written");
+            let found = read(&open(&path).expect("mended"));
+            assert_eq!(found.len(), RECORDS as usize - lost, "{damaged:?}");
+        }
     }
 }

@@ -2,21 +2,75 @@
 //!
 //! SQLite takes over the commits that are whole, up to the first that is not, and does not say so.
 
-use std::fs;
+use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use hashbrown::HashMap;
+
+use crate::store::damage;
 
 const HEADER_LEN: usize = 32;
 const FRAME_HEADER_LEN: usize = 24;
 /// In front of a log whose checksums are over little-endian words; with its last bit set, over big-endian ones.
 const MAGIC: u32 = 0x377F_0682;
 
-/// How many bytes at the end of a log belong to no commit that is whole; 0 if there is no log.
-pub(super) fn torn_bytes(path: &Path) -> io::Result<usize> {
-    match fs::read(path) {
-        Ok(log) => Ok(Log::of(&log).map_or(0, |log| log.torn())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(error),
+/// Where the log of a database is.
+pub(super) fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+/// Cuts off what the disk does not give, and what is behind: SQLite would open nothing. Says how many bytes
+/// at the end belong to no commit that is whole; 0 if there is no log.
+pub(super) fn mend(path: &Path) -> io::Result<usize> {
+    let Some((bytes, unreadable)) = read(path)? else { return Ok(0) };
+    let log = Log::of(&bytes);
+    if unreadable > 0 {
+        damage::set_aside(path, 0, &bytes)?;
+        tracing::error!(
+            "{}: the disk does not give {unreadable} bytes of it; what there was of it was set aside",
+            path.display()
+        );
+        let file = File::options().write(true).open(path)?;
+        file.set_len(log.as_ref().map_or(0, |log| log.committed().1) as u64)?;
+        file.sync_all()?;
+    }
+    Ok(log.map_or(0, |log| log.torn()))
+}
+
+fn read(path: &Path) -> io::Result<Option<(Vec<u8>, usize)>> {
+    match damage::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
+    }
+}
+
+/// The pages that the commits of a log have changed, by their numbers.
+#[derive(Default)]
+pub(super) struct Changed {
+    pub(super) page_len: Option<usize>,
+    bytes: Vec<u8>,
+    places: HashMap<u32, usize>,
+}
+
+impl Changed {
+    pub(super) fn read(path: &Path) -> io::Result<Self> {
+        let Some((bytes, _)) = read(path)? else { return Ok(Self::default()) };
+        let Some(log) = Log::of(&bytes) else { return Ok(Self::default()) };
+        let (page_len, places) = (Some(log.page_len), log.committed().0);
+        Ok(Self { page_len, bytes, places })
+    }
+
+    pub(super) fn page(&self, number: u32) -> Option<&[u8]> {
+        let place = *self.places.get(&number)?;
+        self.bytes.get(place..place + self.page_len?)
+    }
+
+    /// The highest number.
+    pub(super) fn last(&self) -> u32 {
+        self.places.keys().copied().max().unwrap_or(0)
     }
 }
 
@@ -36,28 +90,43 @@ impl<'a> Log<'a> {
         (is_log && sums == (word(bytes, 24)?, word(bytes, 28)?)).then_some(log)
     }
 
-    fn torn(&self) -> usize {
-        let frame_len = FRAME_HEADER_LEN + self.page_len;
-        let salts = self.bytes.get(16..24);
+    fn frame_len(&self) -> usize {
+        FRAME_HEADER_LEN + self.page_len
+    }
+
+    fn salts(&self) -> Option<&'a [u8]> {
+        self.bytes.get(16..24)
+    }
+
+    /// Where the latest of each page is, where the last commit ends that is whole, and where frames do.
+    fn committed(&self) -> (HashMap<u32, usize>, usize, usize) {
+        let frame_len = self.frame_len();
         let mut sums = (word(self.bytes, 24).unwrap_or(0), word(self.bytes, 28).unwrap_or(0));
         let (mut at, mut committed) = (HEADER_LEN, HEADER_LEN);
+        let (mut places, mut pending) = (HashMap::new(), Vec::new());
         while let Some(frame) = self.bytes.get(at..at + frame_len)
-            && frame.get(8..16) == salts
+            && frame.get(8..16) == self.salts()
         {
             sums = self.sum(sums, frame.get(..8).unwrap_or_default());
             sums = self.sum(sums, frame.get(FRAME_HEADER_LEN..).unwrap_or_default());
             if (word(frame, 16), word(frame, 20)) != (Some(sums.0), Some(sums.1)) {
                 break;
             }
+            pending.push((word(frame, 0).unwrap_or(0), at + FRAME_HEADER_LEN));
             at += frame_len;
             if word(frame, 4) != Some(0) {
                 committed = at;
+                places.extend(pending.drain(..));
             }
         }
+        (places, committed, at)
+    }
+
+    fn torn(&self) -> usize {
+        let (_, committed, mut end) = self.committed();
         // What an earlier round of the log left behind has other salts.
-        let mut end = at;
-        while self.bytes.get(end + 8..end + 16).is_some_and(|found| Some(found) == salts) {
-            end = (end + frame_len).min(self.bytes.len());
+        while self.bytes.get(end + 8..end + 16).is_some_and(|found| Some(found) == self.salts()) {
+            end = (end + self.frame_len()).min(self.bytes.len());
         }
         end - committed
     }

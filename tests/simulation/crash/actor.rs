@@ -26,6 +26,8 @@ pub(crate) enum Role {
     Subscriber { filter: &'static str, qos: QoS },
     /// A subscriber that ends its session now and then, and begins another.
     Deserter { filter: &'static str, qos: QoS },
+    /// A subscriber that unsubscribes now and then, and subscribes again at once.
+    Leaver { filter: &'static str, qos: QoS },
     /// A subscriber that is away most of the time, to messages that expire.
     Sleeper { filter: &'static str, qos: QoS },
     /// Resumes its session or begins one that ends with the connection, by chance.
@@ -97,10 +99,6 @@ impl Actor {
         }
     }
 
-    pub(crate) fn subscribes(&self) -> bool {
-        matches!(self.role, Role::Subscriber { .. } | Role::Deserter { .. } | Role::Sleeper { .. })
-    }
-
     /// What it publishes expires.
     pub(crate) fn is_brief(&self) -> bool {
         matches!(&self.role, Role::Publisher { topic, .. } if topic.starts_with(BRIEF))
@@ -115,6 +113,11 @@ impl Actor {
             && self.open.is_empty()
             && self.half_done.is_empty()
             && self.owed.is_empty()
+    }
+
+    pub(crate) fn subscribes(&self) -> bool {
+        use Role::{Deserter, Leaver, Sleeper, Subscriber};
+        matches!(self.role, Subscriber { .. } | Deserter { .. } | Leaver { .. } | Sleeper { .. })
     }
 
     /// Moves bytes, handles what came, perhaps begins something; nothing new if `draining`.
@@ -230,6 +233,11 @@ impl Actor {
                 self.half_done.clear();
                 self.admitted = false;
             }
+            Role::Leaver { filter, .. } if self.subscribed && rng.u8(0..10) == 0 => {
+                wire::put_unsubscribe(self.version, PacketId::MIN, filter, &mut self.out);
+                self.subscribed = false;
+                self.subscribe();
+            }
             _ => {}
         }
     }
@@ -244,6 +252,7 @@ impl Actor {
     fn subscribe(&mut self) {
         let (Role::Subscriber { filter, qos }
         | Role::Deserter { filter, qos }
+        | Role::Leaver { filter, qos }
         | Role::Sleeper { filter, qos }) = self.role
         else {
             return;
@@ -270,6 +279,7 @@ impl Actor {
                 self.subscribed = true;
                 Ok(())
             }
+            Packet::UnsubAck(_) => Ok(()),
             Packet::PubAck(ack) => self.acknowledged(AckKind::PubAck, ack.packet_id, ack.reason),
             Packet::PubRec(ack) => self.acknowledged(AckKind::PubRec, ack.packet_id, ack.reason),
             Packet::PubRel(ack) => self.acknowledged(AckKind::PubRel, ack.packet_id, ack.reason),

@@ -44,7 +44,9 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
             }),
             Role::Beginner => {}
             Role::Sleeper { .. } => check_sleeper(actor)?,
-            Role::Subscriber { filter, qos } | Role::Deserter { filter, qos } => {
+            Role::Subscriber { filter, qos }
+            | Role::Deserter { filter, qos }
+            | Role::Leaver { filter, qos } => {
                 history.received.push(Received {
                     client: actor.name.clone(),
                     filter: (*filter).to_owned(),

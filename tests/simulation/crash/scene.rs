@@ -100,6 +100,8 @@ fn cast() -> Vec<Actor> {
         Actor::new("sleeps a", Version::V5, Role::Sleeper { filter: "e/#", qos: Two }),
         Actor::new("sleeps b", Version::V311, Role::Sleeper { filter: "e/+", qos: One }),
         Actor::new("leaves", Version::V5, Role::Deserter { filter: "$share/h/d/#", qos: One }),
+        subscriber("keeps", Version::V5, "$share/k/t/#", Two),
+        Actor::new("turns", Version::V5, Role::Leaver { filter: "$share/k/t/#", qos: Two }),
         Actor::new("begins a", Version::V311, Role::Beginner),
         Actor::new("begins b", Version::V5, Role::Beginner),
         publisher("t/1a", Version::V311, One),

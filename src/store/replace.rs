@@ -3,43 +3,56 @@
 //! The new one is whole before it has the name that says so, and from then on every opening brings the
 //! exchange to its end, wherever it was broken off.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::directory::SET_ASIDE;
+use super::damage::{DRAFT, SET_ASIDE, bytes, sync_above, without_room};
+use crate::hooks::StoreError;
 
-/// The new database until everything is in it.
-const DRAFT: &str = "draft";
 /// The new database until it is in the place of the old one.
 const SALVAGED: &str = "salvaged";
 
-/// Where a new database for the place of another is made; nothing is there yet. A database of files has
-/// one of that name, and others beside it whose names go on with a suffix.
-pub(super) fn draft(path: &Path, suffixes: &[&str]) -> io::Result<PathBuf> {
+/// Has a new database made, which takes the place of a damaged one once it is closed and on disk. One of
+/// files has others beside it, whose names go on with a suffix. What goes wrong leaves nothing behind.
+pub(super) fn with(
+    path: &Path,
+    suffixes: &[&str],
+    make: impl FnOnce(&Path) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
     let draft = path.with_extension(DRAFT);
-    remove(&draft)?;
-    for suffix in suffixes {
-        remove(&beside(&draft, suffix))?;
+    remove_all(&draft, suffixes)?;
+    if let Err(StoreError(error)) = make(&draft) {
+        let room = without_room(path, bytes(path)?);
+        remove_all(&draft, suffixes)?;
+        return Err(StoreError(match room {
+            Some(room) => format!("{error}; {room}"),
+            None => error,
+        }));
     }
-    Ok(draft)
-}
-
-/// Puts the draft, which is closed and on disk, in the place of the damaged database.
-pub(super) fn take_draft(path: &Path, suffixes: &[&str]) -> io::Result<()> {
-    fs::rename(path.with_extension(DRAFT), path.with_extension(SALVAGED))?;
+    fs::rename(draft, path.with_extension(SALVAGED))?;
     sync_above(path)?;
-    end(path, suffixes)
+    Ok(end(path, suffixes)?)
 }
 
-/// Ends an exchange that was begun. The damaged database is set aside with the files beside it, and the log
-/// says where.
+/// Ends what was begun and broken off. The damaged database is set aside with the files beside it, and the
+/// log says where.
 pub(super) fn end(path: &Path, suffixes: &[&str]) -> io::Result<()> {
+    if let Some(aside) = take_place(path, suffixes)? {
+        tracing::error!("{}: the damaged database was set aside there", aside.display());
+    }
+    Ok(())
+}
+
+/// Says where the damaged one is, if there is a new one.
+fn take_place(path: &Path, suffixes: &[&str]) -> io::Result<Option<PathBuf>> {
     let salvaged = path.with_extension(SALVAGED);
     if !salvaged.try_exists()? {
-        return Ok(());
+        return Ok(None);
     }
-    let aside = aside(path)?;
+    let (free, last) = names_aside(path)?;
+    // It goes last: if it is not there any more, it has been set aside already.
+    let aside = if path.try_exists()? { free } else { last.unwrap_or(free) };
     for suffix in suffixes.iter().chain(&[""]) {
         match fs::rename(beside(path, suffix), beside(&aside, suffix)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -49,19 +62,18 @@ pub(super) fn end(path: &Path, suffixes: &[&str]) -> io::Result<()> {
     sync_above(path)?;
     fs::rename(salvaged, path)?;
     sync_above(path)?;
-    tracing::error!("{}: the damaged database was set aside there", aside.display());
-    Ok(())
+    Ok(Some(aside))
 }
 
-/// A name that nothing has.
-fn aside(path: &Path) -> io::Result<PathBuf> {
-    let mut count = 0;
+/// A name that nothing has, and the one before it.
+fn names_aside(path: &Path) -> io::Result<(PathBuf, Option<PathBuf>)> {
+    let (mut count, mut last) = (0, None);
     loop {
         let aside = path.with_extension(format!("{SET_ASIDE}{count}"));
         if !aside.try_exists()? {
-            return Ok(aside);
+            return Ok((aside, last));
         }
-        count += 1;
+        (count, last) = (count + 1, Some(aside));
     }
 }
 
@@ -71,8 +83,9 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn sync_above(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |above| File::open(above)?.sync_all())
+fn remove_all(path: &Path, suffixes: &[&str]) -> io::Result<()> {
+    remove(path)?;
+    suffixes.iter().try_for_each(|suffix| remove(&beside(path, suffix)))
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -113,8 +126,10 @@ mod tests {
             if steps == 3 {
                 fs::rename(path.with_extension(SALVAGED), &path).expect("renamed");
             }
-            for _ in 0..2 {
-                end(&path, &["-wal"]).expect("possible");
+            for again in [false, true] {
+                let aside = take_place(&path, &["-wal"]).expect("possible");
+                let expected = (steps < 3 && !again).then(|| directory.path().join("db.damaged-1"));
+                assert_eq!(aside, expected, "after {steps} steps");
                 let names = names(directory.path());
                 assert!(names.contains(&"db.x is new".to_owned()), "{names:?}");
                 assert!(names.contains(&"db.damaged-0 is earlier".to_owned()), "{names:?}");
@@ -122,5 +137,22 @@ mod tests {
                 assert_eq!((names.len(), old), (4, 2), "{names:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_goes_wrong_leaves_the_old_one_and_nothing_else() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("db.x");
+        fs::write(&path, "old").expect("written");
+        let fails = |draft: &Path| {
+            fs::write(draft, "half")?;
+            fs::write(beside(draft, "-wal"), "half")?;
+            Err(StoreError("no space".to_owned()))
+        };
+        let error = with(&path, &["-wal"], fails).expect_err("it fails");
+        assert_eq!(error.to_string(), "no space");
+        assert_eq!(names(directory.path()), ["db.x is old"]);
+        with(&path, &["-wal"], |draft| Ok(fs::write(draft, "new")?)).expect("possible");
+        assert_eq!(names(directory.path()), ["db.damaged-0 is old", "db.x is new"]);
     }
 }

@@ -1,0 +1,216 @@
+//! Files of which a part is damaged: read as far as the disk gives them, and what is wrong set aside.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+/// What the extension of a file begins with that was set aside as damaged; then comes where it began.
+pub(super) const SET_ASIDE: &str = "damaged-";
+/// The extension of a file until all of it is there.
+pub(super) const DRAFT: &str = "draft";
+/// What the system writes at once, and what a disk does not give at once.
+const PAGE: usize = 4096;
+const ZEROS: [u8; PAGE] = [0; PAGE];
+/// Stands for a byte that the disk does not give: it begins nothing, and is not what was never written.
+const UNREADABLE: u8 = 0xFF;
+
+/// Whether the disk does not give what is on it.
+pub(super) fn is_unreadable(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::IO.raw_os_error())
+}
+
+/// All of a file, and how many bytes of it the disk does not give: [`UNREADABLE`] stands for each.
+pub(super) fn read(path: &Path) -> io::Result<(Vec<u8>, usize)> {
+    match fs::read(path) {
+        Err(error) if is_unreadable(&error) => {
+            let file = File::open(path)?;
+            let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+            read_around(len, |into, at| file.read_at(into, at))
+        }
+        read => Ok((read?, 0)),
+    }
+}
+
+fn read_around(
+    len: usize,
+    read_at: impl Fn(&mut [u8], u64) -> io::Result<usize>,
+) -> io::Result<(Vec<u8>, usize)> {
+    let (mut bytes, mut at, mut unreadable) = (vec![0; len], 0, 0);
+    while let Some(rest) = bytes.get_mut(at..).filter(|rest| !rest.is_empty()) {
+        let len = (PAGE - at % PAGE).min(rest.len());
+        let page = rest.get_mut(..len).unwrap_or_default();
+        match read_at(page, at as u64) {
+            Ok(0) => bytes.truncate(at),
+            Ok(read) => at += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if is_unreadable(&error) => {
+                page.fill(UNREADABLE);
+                (at, unreadable) = (at + len, unreadable + len);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((bytes, unreadable))
+}
+
+/// Whether nothing was written to a whole page of that part of a file. Of what a machine had not synced when
+/// it stopped some pages may be on disk, and others not.
+pub(super) fn has_hole(bytes: &[u8], part: &Range<usize>) -> bool {
+    (part.start.next_multiple_of(PAGE)..part.end).step_by(PAGE).any(|at| is_hole(bytes, at))
+}
+
+/// Whether bytes that begin there are in a page to which nothing was written, or go on in one.
+pub(super) fn has_hole_at(bytes: &[u8], at: usize, len: usize) -> bool {
+    let page = (at + 1).next_multiple_of(PAGE);
+    let before = bytes.get(at..(at + len).min(page)).unwrap_or_default();
+    before.iter().all(|byte| *byte == 0) || page < at + len && is_hole(bytes, page)
+}
+
+fn is_hole(bytes: &[u8], at: usize) -> bool {
+    let page = bytes.get(at..).unwrap_or_default();
+    let page = page.get(..PAGE).unwrap_or(page);
+    !page.is_empty() && page == ZEROS.get(..page.len()).unwrap_or_default()
+}
+
+/// How much of a file was written, when zeros at its end are room that was set apart.
+pub(super) fn written_len(bytes: &[u8]) -> usize {
+    let whole = bytes.chunks(PAGE).rposition(|page| page != &ZEROS[..page.len()]);
+    let end = whole.map_or(0, |page| (page + 1) * PAGE).min(bytes.len());
+    bytes
+        .get(..end)
+        .and_then(|bytes| bytes.iter().rposition(|byte| *byte != 0))
+        .map_or(0, |at| at + 1)
+}
+
+/// Puts damaged bytes of a file into one beside it, named after where they began.
+pub(super) fn set_aside(path: &Path, at: usize, bytes: &[u8]) -> io::Result<()> {
+    let first = path.with_extension(format!("{SET_ASIDE}{at}"));
+    let (mut target, mut count) = (first.clone(), 0);
+    // Not over something else; the same again after an opening that failed.
+    while target.exists() && fs::read(&target)? != bytes {
+        count += 1;
+        target = first.with_extension(format!("{SET_ASIDE}{at}-{count}"));
+    }
+    fs::write(&target, bytes).and_then(|()| File::open(&target)?.sync_all()).inspect_err(|_| {
+        // Half of it would take the room that is needed.
+        let _ = fs::remove_file(&target);
+    })?;
+    sync_above(path)
+}
+
+/// Has a file be these parts of what it was.
+pub(super) fn rewrite<'a>(path: &Path, parts: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
+    let draft = path.with_extension(DRAFT);
+    let write = || {
+        let mut file = File::create(&draft)?;
+        for part in parts {
+            file.write_all(part)?;
+        }
+        file.sync_all()?;
+        fs::rename(&draft, path)
+    };
+    write().inspect_err(|_| {
+        let _ = fs::remove_file(&draft);
+    })?;
+    sync_above(path)
+}
+
+/// Has the disk know of the names in the directory of a file.
+pub(super) fn sync_above(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    File::open(path)?.sync_all()
+}
+
+/// The bytes of a file, or of all files in a directory; 0 if nothing is there.
+pub(super) fn bytes(path: &Path) -> io::Result<u64> {
+    let metadata = match path.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        metadata => metadata?,
+    };
+    if !metadata.is_dir() {
+        return Ok(metadata.len());
+    }
+    entries(path)?.iter().map(|path| bytes(path)).sum()
+}
+
+/// What is in a directory; nothing if it is not there.
+pub(super) fn entries(path: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.map(|entry| entry.map(|entry| entry.path())).collect(),
+    }
+}
+
+/// What to say if so many bytes have no room beside a file, for which they are to be written.
+pub(super) fn without_room(path: &Path, needed: u64) -> Option<String> {
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    let system = rustix::fs::statvfs(above.unwrap_or(Path::new("."))).ok()?;
+    let free = system.f_bavail.saturating_mul(system.f_frsize);
+    (free < needed).then(|| {
+        format!(
+            "to mend {} may take {needed} bytes of room beside it, and {free} are free",
+            path.display()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_disk_does_not_give_is_filled() {
+        let there: Vec<u8> = (0..3 * PAGE + 100).map(|n| n as u8).collect();
+        let read_at = |into: &mut [u8], at: u64| {
+            let at = at as usize;
+            if at / PAGE == 1 {
+                return Err(Errno::IO.into());
+            }
+            // A short read now and then.
+            let len = into.len().min(1000).min(there.len() - at);
+            into[..len].copy_from_slice(&there[at..at + len]);
+            Ok(len)
+        };
+        let (bytes, unreadable) = read_around(there.len(), read_at).expect("read");
+        assert_eq!(unreadable, PAGE);
+        assert_eq!(bytes.len(), there.len());
+        for (at, (byte, whole)) in bytes.iter().zip(&there).enumerate() {
+            assert_eq!(*byte, if at / PAGE == 1 { UNREADABLE } else { *whole }, "{at}");
+        }
+        let refused = |_: &mut [u8], _| Err(Errno::ACCESS.into());
+        assert_eq!(
+            read_around(10, refused).expect_err("another error").kind(),
+            io::ErrorKind::PermissionDenied
+        );
+    }
+
+    #[test]
+    fn what_was_set_aside_stays() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("0.jnl");
+        for bytes in [b"one", b"two", b"two"] {
+            set_aside(&path, 7, bytes).expect("room");
+        }
+        let read = |name: &str| fs::read(directory.path().join(name)).expect("a file");
+        assert_eq!(read("0.damaged-7"), b"one");
+        assert_eq!(read("0.damaged-7-1"), b"two");
+        assert_eq!(entries(directory.path()).expect("a directory").len(), 2);
+    }
+
+    #[test]
+    fn how_much_room_is_needed_is_said() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("db");
+        assert_eq!(without_room(&path, 0), None);
+        let text = without_room(&path, u64::MAX).expect("too much");
+        assert!(text.contains(&format!("take {} bytes", u64::MAX)), "{text}");
+    }
+}

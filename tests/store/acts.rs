@@ -1,0 +1,236 @@
+//! Acts that meet: what one has put somewhere is touched by another before the first is whole.
+
+use sluice::hooks::Table;
+use sluice::session::{Change, SubscriptionRecord};
+use sluice::store::Turn;
+
+use crate::engines::records;
+use crate::turns::{Bench, id, message, part, queued, removed, session};
+
+/// Three shards, and so many sessions.
+fn bench(sessions: u64) -> Bench {
+    let mut bench = Bench::new(3);
+    bench.commit(1, (1..=sessions).map(|n| session(&n.to_string(), n)).collect());
+    bench
+}
+
+/// Session and place of all that is queued.
+fn places(bench: &Bench) -> Vec<(u64, u64)> {
+    let number = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().expect("8 bytes"));
+    let keys = records(&bench.memory, Table::Queued).into_iter().map(|(key, _)| key);
+    keys.map(|key| (number(&key[..8]), number(&key[8..]))).collect()
+}
+
+fn flight(session: u64, place: u64) -> Change {
+    Change::InFlight(session, place, id(7))
+}
+
+/// Nothing is left that a start would have to put away.
+fn assert_tidy(bench: Bench) {
+    let report = bench.restart().recovered.report;
+    assert_eq!((report.damaged, report.stray), (0, 0));
+}
+
+/// A QoS 2 message goes on to another member of a group while the act that brought it is open: nobody has it
+/// before that is whole [MQTT-4.3.3-10].
+#[test]
+fn nothing_moves_out_of_an_act_that_is_open() {
+    let mut bench = bench(4);
+    let message = message("moves on");
+    let act = (0, 2);
+    let held = vec![Change::Held(4, id(9))];
+    bench.links[0].submit(Turn { handed: vec![(act, 0b110)], ..part(0, 2, act, held) });
+    let share = part(1, 5, act, vec![queued(1, 1, &message)]);
+    bench.links[1].submit(Turn { done: vec![act], ..share });
+    // The first receiver leaves its group, and the other one is here, too.
+    let moved = vec![removed(1, 1, &message), queued(2, 1, &message)];
+    bench.links[1].submit(part(1, 6, (1, 6), moved));
+    bench.writer.step();
+    assert_eq!((places(&bench), bench.count(Table::Inbound)), (vec![], 0));
+    assert_eq!(bench.committed(), [1, 4, 0]);
+    bench.links[2].submit(Turn { shard: 2, turn: 3, done: vec![act], ..Turn::default() });
+    bench.writer.step();
+    assert_eq!((places(&bench), bench.count(Table::Inbound)), (vec![(2, 1)], 1));
+    assert_eq!(bench.committed(), [2, 6, 3]);
+    bench.links[1].submit(Turn {
+        shard: 1,
+        turn: 7,
+        changes: vec![removed(2, 1, &message)].into(),
+        ..Turn::default()
+    });
+    bench.writer.step();
+    assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (0, 0));
+    assert_tidy(bench);
+}
+
+/// The shard where the second act began comes first in the order of shards.
+#[test]
+fn what_came_and_went_on_in_acts_of_one_commit_is_where_it_went_to() {
+    let mut bench = bench(2);
+    let message = message("moves on");
+    let first = part(2, 1, (2, 1), vec![queued(1, 1, &message)]);
+    bench.links[2].submit(Turn { handed: vec![((2, 1), 0b10)], ..first });
+    let moved = vec![removed(1, 1, &message), queued(2, 1, &message)];
+    bench.links[0].submit(part(0, 2, (0, 2), moved));
+    bench.links[1].submit(Turn { shard: 1, turn: 1, done: vec![(2, 1)], ..Turn::default() });
+    bench.writer.step();
+    assert_eq!((places(&bench), bench.count(Table::Messages)), (vec![(2, 1)], 1));
+    assert_tidy(bench);
+}
+
+/// Each of two acts moves what the other one brought: neither is whole without the other.
+#[test]
+fn acts_that_come_behind_each_other_are_committed_together() {
+    let mut bench = bench(4);
+    let (one, two) = (message("one"), message("two"));
+    let (first, second) = ((1, 1), (2, 1));
+    let begin = part(1, 1, first, vec![queued(1, 1, &one)]);
+    bench.links[1].submit(Turn { handed: vec![(first, 0b101)], ..begin });
+    let begin = part(2, 1, second, vec![queued(2, 1, &two)]);
+    bench.links[2].submit(Turn { handed: vec![(second, 0b11)], ..begin });
+    // Something that needs nobody comes behind what waits.
+    bench.links[1].submit(part(1, 2, (1, 2), vec![queued(3, 9, &message("later"))]));
+    let moved = vec![removed(1, 1, &one), queued(3, 1, &one)];
+    bench.links[1].submit(Turn { done: vec![second], ..part(1, 3, second, moved) });
+    let moved = vec![removed(2, 1, &two), queued(4, 1, &two)];
+    bench.links[2].submit(Turn { done: vec![first], ..part(2, 3, first, moved) });
+    bench.links[0].submit(Turn { shard: 0, turn: 2, done: vec![first], ..Turn::default() });
+    bench.writer.step();
+    assert_eq!((places(&bench), bench.committed()), (vec![], vec![2, 0, 0]), "one is whole");
+    bench.links[0].submit(Turn { shard: 0, turn: 3, done: vec![second], ..Turn::default() });
+    bench.writer.step();
+    assert_eq!(places(&bench), [(3, 1), (3, 9), (4, 1)]);
+    assert_eq!(bench.committed(), [3, 3, 3]);
+    assert_tidy(bench);
+}
+
+/// A queue that is full drops its oldest for what an act brings, and that is of another act.
+#[test]
+fn what_one_act_drops_of_another_does_not_come_back() {
+    let mut bench = bench(1);
+    let (oldest, newest) = (message("oldest"), message("newest"));
+    let begin = part(0, 2, (0, 2), vec![queued(1, 1, &oldest)]);
+    bench.links[0].submit(Turn { handed: vec![((0, 2), 0b10)], ..begin });
+    let dropped = vec![removed(1, 1, &oldest), queued(1, 2, &newest)];
+    let share = part(0, 3, (2, 1), dropped);
+    bench.links[2].submit(Turn {
+        shard: 2,
+        turn: 1,
+        handed: vec![((2, 1), 0b1)],
+        ..Turn::default()
+    });
+    bench.links[0].submit(Turn { done: vec![(2, 1)], ..share });
+    bench.writer.step();
+    assert_eq!(places(&bench), []);
+    bench.links[1].submit(Turn { shard: 1, turn: 1, done: vec![(0, 2)], ..Turn::default() });
+    bench.writer.step();
+    assert_eq!((places(&bench), bench.count(Table::Messages)), (vec![(1, 2)], 1));
+    assert_eq!(bench.committed(), [3, 1, 1]);
+    assert_tidy(bench);
+}
+
+/// The end of a session frees the identifier of a message in an act that is open: a crash between the two
+/// must not find the message and not the identifier [MQTT-4.3.3-10].
+#[test]
+fn a_later_act_frees_an_identifier_when_it_is_whole_itself() {
+    let mut bench = bench(2);
+    let received = vec![queued(1, 1, &message("once")), Change::Held(2, id(9))];
+    bench.links[0].submit(Turn { handed: vec![((0, 2), 0b10)], ..part(0, 2, (0, 2), received) });
+    let end = vec![Change::Freed(2, id(9)), Change::Ended { client_id: "2".into() }];
+    bench.links[0].submit(Turn { handed: vec![((0, 3), 0b100)], ..part(0, 3, (0, 3), end) });
+    bench.links[1].submit(Turn { shard: 1, turn: 1, done: vec![(0, 2)], ..Turn::default() });
+    bench.writer.step();
+    assert_eq!((bench.count(Table::Queued), bench.count(Table::Inbound)), (1, 1));
+    bench.links[2].submit(Turn { shard: 2, turn: 1, done: vec![(0, 3)], ..Turn::default() });
+    bench.writer.step();
+    assert_eq!((bench.count(Table::Queued), bench.count(Table::Inbound)), (1, 0));
+    assert_tidy(bench);
+}
+
+/// UNSUBSCRIBE is part of an act, because what is queued goes to others; SUBSCRIBE follows before that is
+/// whole.
+#[test]
+fn a_later_subscription_is_not_undone_by_an_act() {
+    let mut bench = bench(1);
+    let filter = "$share/g/a/b";
+    let subscribed = |identifier| {
+        let (qos, no_local, retain_as_published) = (sluice::mqtt::QoS::ExactlyOnce, false, false);
+        let filter = filter.into();
+        let record = SubscriptionRecord { filter, qos, no_local, retain_as_published, identifier };
+        Change::Subscribed(1, Box::new(record))
+    };
+    bench.commit(2, vec![subscribed(1)]);
+    let left = vec![Change::Unsubscribed(1, filter.into())];
+    bench.links[0].submit(Turn { handed: vec![((0, 3), 0b10)], ..part(0, 3, (0, 3), left) });
+    bench.commit(4, vec![subscribed(2)]);
+    assert_eq!(bench.committed()[0], 2, "SUBACK waits");
+    bench.links[1].submit(Turn { shard: 1, turn: 1, done: vec![(0, 3)], ..Turn::default() });
+    bench.writer.step();
+    assert_eq!(bench.committed()[0], 4);
+    let bench = bench.restart();
+    let found = &bench.recovered.sessions[0].subscriptions;
+    assert_eq!(found.iter().map(|one| one.identifier).collect::<Vec<_>>(), [2]);
+}
+
+/// Both values come from the home of the topic, in order: whoever published the first one is told that it is
+/// retained, when the act of the second one is still open.
+#[test]
+fn what_is_retained_waits_for_no_act() {
+    let mut bench = bench(0);
+    let retained =
+        |stamp, payload| vec![Change::Retained("t".into(), (stamp, 0), Some(message(payload)))];
+    for (turn, act, payload) in [(20, (0, 2), "1"), (21, (1, 1), "2")] {
+        let begin =
+            Turn { shard: act.0, turn: act.1, handed: vec![(act, 0b100)], ..Turn::default() };
+        bench.links[usize::from(act.0)].submit(begin);
+        bench.links[2].submit(part(2, turn, act, retained(turn, payload)));
+    }
+    bench.links[2].submit(Turn { shard: 2, turn: 22, done: vec![(0, 2)], ..Turn::default() });
+    bench.writer.step();
+    assert!(bench.committed()[2] >= 20);
+    let bench = bench.restart();
+    assert_eq!(bench.recovered.retained[0].message.payload(), b"2");
+}
+
+/// QoS 1 is acknowledged before the act is whole in which it was noted to be in flight.
+#[test]
+fn what_was_in_flight_and_has_gone_leaves_nothing() {
+    let mut bench = bench(1);
+    let (stored, brief) = (message("stored"), message("brief"));
+    bench.commit(2, vec![queued(1, 1, &stored)]);
+    let flights = vec![flight(1, 1), queued(1, 2, &brief), flight(1, 2), Change::Held(1, id(9))];
+    bench.links[0].submit(Turn { handed: vec![((0, 3), 0b10)], ..part(0, 3, (0, 3), flights) });
+    bench.writer.step();
+    let gone = [(1, &stored), (2, &brief)].map(|(place, message)| {
+        let (message, number, flew) = (message.clone(), 0, true);
+        Change::Removed { session: 1, place, message, number, flew }
+    });
+    bench.commit(4, gone.into());
+    bench.links[1].submit(Turn { shard: 1, turn: 1, done: vec![(0, 3)], ..Turn::default() });
+    bench.writer.step();
+    for table in [Table::Queued, Table::Flights, Table::Messages] {
+        assert_eq!(bench.count(table), 0, "{table:?}");
+    }
+    assert_eq!(bench.count(Table::Inbound), 1);
+    assert_tidy(bench);
+}
+
+/// What is left of the queue of a session that has ended is removed once, and others who wait for a message
+/// of it have it.
+#[test]
+fn what_an_open_act_removes_is_not_forgotten_as_well() {
+    let mut bench = bench(2);
+    let both = message("of two");
+    bench.commit(2, vec![queued(1, 1, &both), queued(2, 1, &both)]);
+    // Shard 1 drops it for something that another one handed it.
+    bench.links[2].submit(Turn { shard: 2, turn: 1, handed: vec![((2, 1), 1)], ..Turn::default() });
+    bench.links[1].submit(part(1, 1, (2, 1), vec![removed(1, 1, &both)]));
+    let end = vec![Change::Forgotten(1, 0), Change::Ended { client_id: "1".into() }];
+    bench.links[1].submit(Turn { shard: 1, turn: 2, changes: end.into(), ..Turn::default() });
+    while bench.writer.step() {}
+    assert_eq!(bench.count(Table::Messages), 1);
+    bench.links[0].submit(Turn { shard: 0, turn: 3, done: vec![(2, 1)], ..Turn::default() });
+    while bench.writer.step() {}
+    assert_eq!((places(&bench), bench.count(Table::Messages)), (vec![(2, 1)], 1));
+    assert_tidy(bench);
+}
