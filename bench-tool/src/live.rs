@@ -65,7 +65,8 @@ impl Drop for Live {
 
 fn width() -> usize {
     let size = rustix::termios::tcgetwinsize(io::stderr());
-    size.map_or(USUAL_WIDTH, |size| usize::from(size.ws_col)).saturating_sub(1).max(20)
+    let columns = size.map_or(0, |size| usize::from(size.ws_col));
+    if columns == 0 { USUAL_WIDTH } else { columns.saturating_sub(1).max(20) }
 }
 
 /// Turns what has happened in all into what happened since the last line.

@@ -95,28 +95,35 @@ pub(super) fn set_aside(path: &Path, at: usize, bytes: &[u8]) -> io::Result<()> 
         count += 1;
         target = first.with_extension(format!("{SET_ASIDE}{at}-{count}"));
     }
-    fs::write(&target, bytes).and_then(|()| File::open(&target)?.sync_all()).inspect_err(|_| {
+    fs::write(&target, bytes).and_then(|()| File::open(&target)?.sync_all()).map_err(|error| {
         // Half of it would take the room that is needed.
         let _ = fs::remove_file(&target);
+        with_room(path, bytes.len(), error)
     })?;
     sync_above(path)
 }
 
 /// Has a file be these parts of what it was.
-pub(super) fn rewrite<'a>(path: &Path, parts: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
+pub(super) fn rewrite(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let draft = path.with_extension(DRAFT);
     let write = || {
         let mut file = File::create(&draft)?;
-        for part in parts {
-            file.write_all(part)?;
-        }
+        parts.iter().try_for_each(|part| file.write_all(part))?;
         file.sync_all()?;
         fs::rename(&draft, path)
     };
-    write().inspect_err(|_| {
+    write().map_err(|error| {
         let _ = fs::remove_file(&draft);
+        with_room(path, parts.iter().map(|part| part.len()).sum(), error)
     })?;
     sync_above(path)
+}
+
+fn with_room(path: &Path, needed: usize, error: io::Error) -> io::Error {
+    match without_room(path, needed as u64) {
+        Some(room) => io::Error::new(error.kind(), format!("{error}; {room}")),
+        None => error,
+    }
 }
 
 /// Has the disk know of the names in the directory of a file.

@@ -19,7 +19,8 @@ use super::place::{Places, Ports};
 use super::plan::{Address, Comparison, ScenarioPlan, Source, TargetPlan};
 use crate::cli;
 use crate::engine::{
-    ClientSpec, Endpoint, EngineOptions, Fleet, TlsOptions, USUAL_PATH, WebSocketTarget,
+    ClientSpec, Endpoint, EngineError, EngineOptions, Fleet, TlsOptions, USUAL_PATH,
+    WebSocketTarget,
 };
 use crate::measure::ProcessGroup;
 use crate::signals;
@@ -193,7 +194,10 @@ impl Running {
             if let Some(status) = ended {
                 return Err(format!("ended at once with {status}; it said: {}", said()).into());
             }
-            if started.elapsed() > patience || stop.load(Ordering::Relaxed) {
+            if stop.load(Ordering::Relaxed) {
+                return Err(EngineError::Interrupted.into());
+            }
+            if started.elapsed() > patience {
                 let seconds = patience.as_secs_f64();
                 return Err(
                     format!("not ready in {seconds} s: {error}; it said: {}", said()).into()

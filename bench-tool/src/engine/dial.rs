@@ -37,7 +37,7 @@ pub(crate) fn dial(endpoint: &Endpoint, index: u32) -> io::Result<Transport> {
 }
 
 /// Whether somebody lets connections in at the target.
-pub(super) fn is_listening(target: SocketAddr) -> bool {
+pub(crate) fn is_listening(target: SocketAddr) -> bool {
     const PATIENCE: Duration = Duration::from_millis(500);
     let connect = || net::TcpStream::connect_timeout(&target, PATIENCE);
     let Ok(mut first) = connect() else { return false };

@@ -286,11 +286,6 @@ impl Fleet {
         self.address
     }
 
-    /// Connections that stand.
-    pub(crate) fn connected(&self) -> usize {
-        self.engines.iter().map(Engine::connected).sum()
-    }
-
     /// Whether every connection was closed by the broker: nothing can come any more.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.counters().failed > 0 && !self.engines.iter().any(Engine::has_connections)

@@ -34,7 +34,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::measure::{Latencies, StreamFaults, monotonic_ns};
-use connection::Connection;
+use connection::{Connection, Phase};
 use flow::Flow;
 use keep_alive::Round;
 use mio::{Events, Poll};
@@ -44,9 +44,9 @@ use peers::Peers;
 use stream::Stream;
 use timer::Timer;
 
-pub(crate) use connection::{Phase, Session, Subscription};
+pub(crate) use connection::{Session, Subscription};
 pub(crate) use counters::Counters;
-pub(crate) use dial::make_room_for;
+pub(crate) use dial::{is_listening, make_room_for};
 pub(crate) use endpoint::{Carrier, Endpoint};
 pub(crate) use failure::{EngineError, Failure};
 pub(crate) use fleet::Fleet;
@@ -272,7 +272,8 @@ impl Engine {
                 reached = settled(self.counters);
                 patience_ends_ns = now_ns + nanoseconds(patience);
             } else if now_ns > patience_ends_ns {
-                let missing = (clients as u64).saturating_sub(reached);
+                let is_in = |one: &&Connection| matches!(one.phase, Phase::Ready | Phase::Closed);
+                let missing = (clients - self.connections.iter().filter(is_in).count()) as u64;
                 let Endpoint { address, .. } = self.options.endpoint;
                 let seconds = patience.as_secs();
                 let hint = match self.counters.ready {
@@ -342,6 +343,13 @@ impl Engine {
     /// Whether all that is to be published is sent, and nothing is outstanding.
     pub(crate) fn flows_are_done(&self) -> bool {
         self.flows.iter().all(Flow::is_done)
+    }
+
+    /// The same, but nothing more is expected of a publisher that has no connection.
+    pub(crate) fn flows_have_ended(&self) -> bool {
+        let connection = |flow: &Flow| self.connections.get(flow.connection as usize);
+        let is_gone = |flow| connection(flow).is_none_or(|one| one.phase == Phase::Closed);
+        self.flows.iter().all(|flow| flow.is_done() || is_gone(flow))
     }
 
     /// Whether all publishers wait, and nothing has been sent, received or acknowledged for a
@@ -545,11 +553,6 @@ impl Engine {
     /// Why the first of the failed connections failed.
     pub(crate) fn first_failure(&self) -> Option<&str> {
         self.first_failure.as_deref()
-    }
-
-    /// Connections that stand.
-    pub(crate) fn connected(&self) -> usize {
-        self.connections.iter().filter(|connection| connection.phase == Phase::Ready).count()
     }
 
     fn check_stop(&self) -> Result<(), EngineError> {

@@ -51,7 +51,7 @@ pub(crate) fn run(args: &PubArgs, stop: &Arc<AtomicBool>) -> Result<Status, crat
         });
     }
     load.engine.times_logins(false);
-    let done = load.work(|engine| engine.flows_are_done())?;
+    let done = load.work(|engine| engine.flows_have_ended())?;
     let (behind, sent) = (load.engine.behind(monotonic_ns()), load.engine.counters().sent);
     load.engine.enter(Stage::Draining);
     load.engine.set_publishing(false);

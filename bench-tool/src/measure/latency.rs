@@ -131,6 +131,39 @@ mod tests {
         assert!(earlier.minus(&later).is_none());
     }
 
+    /// Each of 1 to 1999 ns once, which the histogram keeps exactly: as many are as long, at most, as a line's value
+    /// has nanoseconds.
+    #[test]
+    fn a_percentile_file_tells_known_latencies_line_by_line() {
+        let mut latencies = Latencies::new();
+        (1..=1999).for_each(|ns| latencies.record(ns, 1));
+        let text = latencies.percentile_file();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "       Value     Percentile TotalCount 1/(1-Percentile)");
+        assert_eq!(lines[1], "");
+        let (values, ends) = lines[2..].split_at(lines.len() - 4);
+        let mut reached = 0.0;
+        for line in values {
+            let columns: Vec<f64> =
+                line.split_whitespace().map(|word| word.parse().unwrap()).collect();
+            let (microseconds, part, total) = (columns[0], columns[1], columns[2]);
+            assert_eq!((microseconds * 1e3).round(), total, "{line}");
+            assert_eq!((part * 1999.0 - 1e-6).ceil().max(1.0), total, "{line}");
+            assert!(part >= reached, "{line}");
+            reached = part;
+            match columns.get(3) {
+                Some(rarity) => assert!((rarity * (1.0 - part) - 1.0).abs() < 0.01, "{line}"),
+                None => assert_eq!(part, 1.0, "{line}"),
+            }
+        }
+        assert_eq!(reached, 1.0);
+        // Five in the first half, five in half of the rest, and so on until there is one left.
+        assert!(values.len() > 50, "{text}");
+        assert_eq!(values[5], "       1.000 0.500000000000       1000           2.00");
+        assert_eq!(ends[0], "#[Mean    =        1.000, StdDeviation   =        0.577]");
+        assert_eq!(ends[1], "#[Max     =        1.999, Total count    =         1999]");
+    }
+
     #[test]
     fn beyond_a_minute_is_a_minute() {
         let mut latencies = Latencies::new();

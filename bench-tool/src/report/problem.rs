@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::engine::Fleet;
+use crate::engine::{EngineError, Fleet};
 
 /// The tool's exit statuses, as the README lists them. 2 is what the command line parser uses for wrong usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,6 +69,22 @@ impl Problem {
         } else {
             Self::new(Status::Connections, text)
         })
+    }
+
+    /// What ended a run before its time, if what was done until then is a result. What became of connections is
+    /// told [apart](Self::with_connections).
+    ///
+    /// # Errors
+    /// If there is no result.
+    pub(crate) fn with_end(ended: Result<(), EngineError>) -> Result<Option<Self>, EngineError> {
+        match ended {
+            Ok(()) | Err(EngineError::NotConnected { .. }) => Ok(None),
+            Err(EngineError::Interrupted) => Ok(Some(Self::interrupted())),
+            Err(error @ EngineError::ConnectTimeout { .. }) => {
+                Ok(Some(Self::new(Status::Connections, error.to_string())))
+            }
+            Err(error @ EngineError::Io(_)) => Err(error),
+        }
     }
 
     pub(crate) fn interrupted() -> Self {

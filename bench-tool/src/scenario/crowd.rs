@@ -1,14 +1,14 @@
 //! Scenarios of many connections: what one costs in memory, and in CPU time to let it in.
 
-use std::thread;
+use std::ops::Range;
 use std::time::Duration;
 
 use sluice::mqtt::QoS;
 
 use super::{Parameters, RunError, ScenarioName, Setup};
-use crate::engine::{ClientSpec, Subscription};
+use crate::engine::{ClientSpec, EngineError, Fleet, Subscription};
 use crate::measure::Reading;
-use crate::report::{Outcome, Problem, Status, Work};
+use crate::report::{Outcome, Problem, Work};
 
 /// The broker may still have work to do when the last client knows that it is in.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -26,45 +26,41 @@ pub(super) fn run(
 ) -> Result<Outcome, RunError> {
     let clients = parameters.clients;
     let mut engine = setup.engine(clients as usize)?;
-    let client = |n: u32| ClientSpec {
-        client_id: format!("{}-c{n}", setup.id_prefix),
-        subscription: Some(Subscription {
-            filters: vec![format!("bench/{n}")],
-            qos: QoS::AtMostOnce,
-        }),
-        ..ClientSpec::default()
-    };
-    let is_measured = !setup.broker.is_empty();
-    let resident_before = if is_measured { Some(setup.broker.resident_bytes()?) } else { None };
+    let is_weighed = scenario == ScenarioName::Idle && !setup.broker.is_empty();
+    let half = if is_weighed && clients >= LEAST_HALVED { clients / 2 } else { 0 };
+    // Of a broker that has died there is nothing to be read; what else is known of it stands.
+    let resident = || setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
+    let resident_before = resident();
     let mut resident_between = None;
     let before = Reading::take(&setup.broker);
-    let mut next = 0;
-    if scenario == ScenarioName::Idle && is_measured && clients >= LEAST_HALVED {
-        next = clients / 2;
-        (0..next).for_each(|n| engine.add_client(client(n)));
-        engine.connect_all()?;
-        resident_between = Some(setup.broker.resident_bytes()?);
+    let mut ended = Ok(());
+    if half > 0 {
+        ended = connect(&mut engine, setup, 0..half);
+        resident_between = resident().filter(|_| ended.is_ok());
     }
-    (next..clients).for_each(|n| engine.add_client(client(n)));
-    engine.connect_all()?;
+    if ended.is_ok() {
+        ended = connect(&mut engine, setup, half..clients);
+    }
     let all_in = Reading::take(&setup.broker);
-    thread::sleep(SETTLE);
-    let settled = Reading::take(&setup.broker);
-    let mut problems = Vec::new();
-    let mut resident_after = None;
-    if scenario == ScenarioName::Idle && is_measured {
-        engine.run_for(SETTLE_MEMORY)?;
-        resident_after = Some(setup.broker.resident_bytes()?);
-        let connected = engine.connected();
-        if connected < clients as usize {
-            let text = format!("only {connected} of {clients} connections stood");
-            problems.push(Problem::new(Status::Connections, text));
-        }
+    let count = engine.counters().ready;
+    if count == 0 {
+        ended?;
+        ended = Ok(());
     }
+    // Whose connection was closed meanwhile is to be seen, too.
+    let ended = ended.and(engine.run_for(SETTLE));
+    let settled = Reading::take(&setup.broker);
+    let ended = match ended {
+        Ok(()) if is_weighed => engine.run_for(SETTLE_MEMORY),
+        ended => ended,
+    };
+    let resident_bytes = resident().filter(|_| is_weighed);
+    let mut problems: Vec<Problem> = Problem::with_end(ended)?.into_iter().collect();
+    problems.extend(Problem::with_connections(&engine));
     let outcome = Outcome {
         work: match scenario {
-            ScenarioName::Idle => Work::Connections(u64::from(clients)),
-            _ => Work::Logins(u64::from(clients)),
+            ScenarioName::Idle => Work::Connections(count),
+            _ => Work::Logins(count),
         },
         elapsed: before.until(&all_in).elapsed,
         broker_cpu_ns: before.until(&settled).broker_cpu_ns,
@@ -73,10 +69,25 @@ pub(super) fn run(
         latencies: engine.latencies(),
         resident_before,
         resident_between,
-        resident_bytes: resident_after,
+        resident_bytes,
         problems,
         ..Outcome::default()
     };
     engine.disconnect_all()?;
     Ok(outcome)
+}
+
+/// Lets these clients in.
+fn connect(engine: &mut Fleet, setup: &Setup, clients: Range<u32>) -> Result<(), EngineError> {
+    for n in clients {
+        engine.add_client(ClientSpec {
+            client_id: format!("{}-c{n}", setup.id_prefix),
+            subscription: Some(Subscription {
+                filters: vec![format!("bench/{n}")],
+                qos: QoS::AtMostOnce,
+            }),
+            ..ClientSpec::default()
+        });
+    }
+    engine.connect_all()
 }

@@ -19,7 +19,7 @@ use sluice::mqtt::QoS;
 
 use crate::engine::{
     Endpoint, EngineError, EngineOptions, Fleet, FlowSpec, Login, MAX_WINDOW, Monitor, Snapshot,
-    Stage, make_room_for,
+    Stage, is_listening, make_room_for,
 };
 use crate::measure::{DiskMeter, DiskUse, ProcessGroup};
 use crate::report::{Outcome, Problem, Status};
@@ -118,6 +118,8 @@ pub(crate) enum RunError {
     NothingDue { rate: f64, publishers: u32, seconds: f64 },
     #[error("there is no process {0} (--pid)")]
     NoProcess(u32),
+    #[error("the broker died, and there is no result: {0}")]
+    Died(EngineError),
     #[error("the broker's process {0} ended during the run")]
     BrokerDied(u32),
 }
@@ -131,7 +133,7 @@ impl RunError {
             Self::Engine(EngineError::Io(_)) | Self::Io(_) => Status::Error,
             Self::NoProcess(_) | Self::NothingDue { .. } => Status::Error,
             Self::Engine(_) => Status::Connections,
-            Self::BrokerDied(_) => Status::BrokerDied,
+            Self::Died(_) | Self::BrokerDied(_) => Status::BrokerDied,
         }
     }
 }
@@ -321,10 +323,20 @@ impl Parameters {
 impl Setup {
     /// Says how far a run without a result has come.
     fn explain(&self, error: RunError) -> RunError {
-        let RunError::Engine(EngineError::Interrupted) = error else { return error };
         let Snapshot { stage, counters, clients, .. } = self.monitor.snapshot();
-        let connected = counters.ready.saturating_sub(counters.closed);
-        RunError::Interrupted { stage, connected, clients }
+        let was_there = counters.ready > 0;
+        match error {
+            RunError::Engine(EngineError::Interrupted) => {
+                let connected = counters.ready.saturating_sub(counters.closed);
+                RunError::Interrupted { stage, connected, clients }
+            }
+            RunError::Engine(error @ EngineError::NotConnected { .. })
+                if was_there && !is_listening(self.endpoint.address) =>
+            {
+                RunError::Died(error)
+            }
+            error => error,
+        }
     }
 
     /// Begins to measure what the broker does with the disk, if that is asked for.

@@ -11,7 +11,7 @@ use crate::engine::{
     Behind, ClientSpec, Counters, EngineError, Fleet, FlowSpec, LATE_NS, Receives, STANDSTILL,
     Session, Stage, Subscription, Unacknowledged, numbered,
 };
-use crate::measure::{Reading, monotonic_ns};
+use crate::measure::{DiskMeter, Reading, monotonic_ns};
 use crate::report::{Outcome, Problem, Status, Work, percentiles, short};
 
 /// After the measured time, how long to wait for the next of the messages that are still missing.
@@ -50,18 +50,20 @@ fn measure(
     engine.set_publishing(true);
     engine.run_for(Duration::from_secs_f64(parameters.warm_up_seconds))?;
     setup.monitor.enter(Stage::Measuring);
-    engine.forget_latencies();
+    let time = Duration::from_secs_f64(parameters.seconds);
     let mut remarks = Vec::new();
+    let mut start = Start::here(&mut engine, setup);
+    let mut ended = engine.run_for(time);
     if scenario == ScenarioName::Slow {
-        remarks.push(("while all read", run_undisturbed(&mut engine, parameters)?));
-        engine.set_stalled(stalled, true);
-        engine.forget_latencies();
+        remarks.push(("while all read", start.describe(&engine)));
+        if ended.is_ok() && !engine.is_abandoned() {
+            engine.set_stalled(stalled, true);
+            start = Start::here(&mut engine, setup);
+            ended = engine.run_for(time);
+        } else {
+            remarks.push(("note", "it ended before anybody stopped reading".into()));
+        }
     }
-    let disk = setup.meter_disk();
-    let counters_before = engine.counters();
-    let busy_before = engine.busy_ns();
-    let before = Reading::take(&setup.broker);
-    let ended = engine.run_for(Duration::from_secs_f64(parameters.seconds));
     let after = Reading::take(&setup.broker);
     let behind = engine.behind(after.at_ns);
     engine.note_overdue(after.at_ns);
@@ -71,21 +73,21 @@ fn measure(
     let counters = engine.counters();
     let resident_bytes = setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
 
-    let spent = before.until(&after);
-    let sent = counters.sent - counters_before.sent;
+    let spent = start.reading.until(&after);
+    let sent = counters.sent - start.counters.sent;
     let used = parameters.taken_in(sent, engine.frame_len(), spent.elapsed);
     let mut outcome = Outcome {
-        work: Work::Messages(counters.delivered - counters_before.delivered),
+        work: Work::Messages(counters.delivered - start.counters.delivered),
         sent,
         elapsed: spent.elapsed,
         broker_cpu_ns: spent.broker_cpu_ns,
         broker_busiest_ns: spent.broker_busiest_ns,
         own_cpu_ns: spent.own_cpu_ns,
-        own_busiest_ns: busiest_since(&engine, &busy_before),
+        own_busiest_ns: busiest_since(&engine, &start.busy_ns),
         others_cores: spent.others_cores,
         latencies: engine.latencies(),
         acknowledgements: engine.acknowledgements(),
-        disk: disk.map(|disk| disk.stop(&setup.broker, used)),
+        disk: start.disk.map(|disk| disk.stop(&setup.broker, used)),
         resident_bytes,
         remarks,
         ..Outcome::default()
@@ -94,6 +96,34 @@ fn measure(
     finish(&mut engine, parameters.qos, ended, &mut outcome)?;
     outcome.sent_in_all = engine.counters().sent;
     Ok(outcome)
+}
+
+/// Where the measured time began.
+struct Start {
+    disk: Option<DiskMeter>,
+    counters: Counters,
+    busy_ns: Vec<u64>,
+    reading: Reading,
+}
+
+impl Start {
+    /// Latencies count from here, too.
+    fn here(engine: &mut Fleet, setup: &Setup) -> Self {
+        engine.forget_latencies();
+        Self {
+            disk: setup.meter_disk(),
+            counters: engine.counters(),
+            busy_ns: engine.busy_ns(),
+            reading: Reading::take(&setup.broker),
+        }
+    }
+
+    /// How everybody has fared since.
+    fn describe(&self, engine: &Fleet) -> String {
+        let delivered = (engine.counters().delivered - self.counters.delivered) as f64;
+        let seconds = (monotonic_ns() - self.reading.at_ns) as f64 / 1e9;
+        format!("{:.0}/s, {}", delivered / seconds, percentiles(&engine.latencies()))
+    }
 }
 
 /// Everybody, connected. Returns who is to stall, too.
@@ -130,15 +160,6 @@ pub(crate) fn describe_behind(behind: Behind) -> String {
 fn busiest_since(engine: &Fleet, earlier_ns: &[u64]) -> Option<u64> {
     let now_ns = engine.busy_ns();
     now_ns.iter().zip(earlier_ns).map(|(now_ns, earlier_ns)| now_ns - earlier_ns).max()
-}
-
-/// How the others fare before anybody stalls.
-fn run_undisturbed(engine: &mut Fleet, parameters: &Parameters) -> Result<String, RunError> {
-    let (before, started_ns) = (engine.counters().delivered, monotonic_ns());
-    engine.run_for(Duration::from_secs_f64(parameters.seconds))?;
-    let delivered = (engine.counters().delivered - before) as f64;
-    let seconds = (monotonic_ns() - started_ns) as f64 / 1e9;
-    Ok(format!("{:.0}/s, {}", delivered / seconds, percentiles(&engine.latencies())))
 }
 
 /// Why order is nobody's duty in a scenario, if it is not: it is owed to each subscriber, for each topic.
@@ -183,10 +204,7 @@ pub(super) fn finish(
     ended: Result<(), EngineError>,
     outcome: &mut Outcome,
 ) -> Result<(), RunError> {
-    match ended {
-        Err(EngineError::Interrupted) => outcome.problems.push(Problem::interrupted()),
-        ended => ended?,
-    }
+    outcome.problems.extend(Problem::with_end(ended)?);
     let (stalled, stood_still) = (engine.counters().stalled, engine.stands_still());
     engine.enter(Stage::Draining);
     engine.set_publishing(false);

@@ -7,7 +7,9 @@ use sluice::mqtt::QoS;
 use super::leftovers::{forget_sessions, note_left_behind};
 use super::steady::{NONE_BETWEEN_TOPICS, finish};
 use super::{Parameters, RunError, Setup};
-use crate::engine::{ClientSpec, Fleet, FlowSpec, Receives, Session, Stage, Subscription};
+use crate::engine::{
+    ClientSpec, EngineError, Fleet, FlowSpec, Receives, Session, Stage, Subscription,
+};
 use crate::measure::Reading;
 use crate::report::{Outcome, Problem, Status, Work};
 
@@ -35,41 +37,68 @@ pub(super) fn run_retained(setup: &Setup, parameters: &Parameters) -> Result<Out
     engine.connect_all()?;
     let resident_before = setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
     let filling = Reading::take(&setup.broker);
+    setup.monitor.enter(Stage::Measuring);
     engine.set_publishing(true);
-    let is_stored = engine.finish_flows(PATIENCE)?;
+    let stored = engine.finish_flows(PATIENCE);
     let filled = Reading::take(&setup.broker);
+    let kept = engine.counters().acknowledged;
     let resident_bytes = setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
     engine.forget_latencies();
-    for n in 0..subscribers {
-        engine.add_client(ClientSpec {
-            client_id: format!("{prefix}-s{n}"),
-            subscription: Some(Subscription { filters: vec![format!("{RETAINED}/#")], qos }),
-            receives: Receives::From(0..1),
-            latency_since_login: true,
-            ..ClientSpec::default()
-        });
-    }
     let before = Reading::take(&setup.broker);
-    engine.connect_all()?;
-    let expected = u64::from(subscribers) * u64::from(messages);
-    let ended = engine.receive_until(expected, PATIENCE).map(drop);
+    let is_stored = matches!(stored, Ok(true));
+    let mut ended = stored.map(drop);
+    if ended.is_ok() && !engine.is_abandoned() {
+        for n in 0..subscribers {
+            engine.add_client(ClientSpec {
+                client_id: format!("{prefix}-s{n}"),
+                subscription: Some(Subscription { filters: vec![format!("{RETAINED}/#")], qos }),
+                receives: Receives::From(0..1),
+                latency_since_login: true,
+                ..ClientSpec::default()
+            });
+        }
+        ended = fetch(&mut engine, u64::from(subscribers) * u64::from(messages));
+    }
     let mut outcome = measure(setup, &engine, &before)?;
-    outcome.remarks.push(("stored", speed(messages.into(), &filling, &filled)));
-    outcome.remarks.extend(memory(resident_before, resident_bytes, messages.into()));
+    outcome.remarks.push(("stored", speed(kept, &filling, &filled)));
+    outcome.remarks.extend(memory(resident_before, resident_bytes, kept));
     outcome.resident_bytes = resident_bytes;
-    if !is_stored {
+    if !is_stored && ended.is_ok() {
         let text = "not all retained messages were acknowledged";
         outcome.problems.push(Problem::new(Status::Messages, text));
     }
-    // Lost is what did not come at any QoS: a retained message has no excuse.
     outcome.unordered = Some(NONE_BETWEEN_TOPICS);
-    finish(&mut engine, QoS::AtLeastOnce, ended, &mut outcome)?;
+    let is_fetched = ended.is_ok() && !engine.is_abandoned();
+    // Lost is what did not come at any QoS: a retained message has no excuse.
+    conclude(&mut engine, QoS::AtLeastOnce, is_fetched, ended, &mut outcome)?;
     let removed = remove_retained(setup, FlowSpec { payload_len: 0, ..store });
     note_left_behind("retained messages", removed, &mut outcome);
     Ok(outcome)
 }
 
 const RETAINED: &str = "bench/retained";
+
+/// Lets everybody in who is to fetch, and waits for so many messages.
+fn fetch(engine: &mut Fleet, expected: u64) -> Result<(), EngineError> {
+    engine.connect_all()?;
+    engine.receive_until(expected, PATIENCE).map(drop)
+}
+
+/// What nobody was there to fetch to the end is not lost.
+fn conclude(
+    engine: &mut Fleet,
+    qos: QoS,
+    is_fetched: bool,
+    ended: Result<(), EngineError>,
+    outcome: &mut Outcome,
+) -> Result<(), RunError> {
+    let judged = if is_fetched { qos } else { QoS::AtMostOnce };
+    finish(engine, judged, ended, outcome)?;
+    if !is_fetched {
+        outcome.faults.lost = 0;
+    }
+    Ok(())
+}
 
 /// An empty retained message removes the one that is there.
 fn remove_retained(setup: &Setup, remove: FlowSpec) -> Result<(), RunError> {
@@ -143,8 +172,7 @@ pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<O
     // A broker whose queues are full may close the publishers: that is the result then.
     let is_refused = engine.counters().failed > 0;
     if ended.is_ok() && !is_refused {
-        engine.connect_all()?;
-        ended = engine.receive_until(expected, PATIENCE).map(drop);
+        ended = fetch(&mut engine, expected);
     }
     let fetched = Reading::take(&setup.broker);
     let mut outcome = measure(setup, &engine, &before)?;
@@ -158,13 +186,8 @@ pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<O
         let text = format!("{text}: the broker closed publishers after {sent}");
         outcome.problems.push(Problem::new(Status::Connections, text));
     }
-    // What nobody was there to fetch to the end is not lost.
-    let is_fetched = ended.is_ok() && !is_refused;
-    let judged = if is_fetched { qos } else { QoS::AtMostOnce };
-    finish(&mut engine, judged, ended, &mut outcome)?;
-    if !is_fetched {
-        outcome.faults.lost = 0;
-    }
+    let is_fetched = ended.is_ok() && !is_refused && !engine.is_abandoned();
+    conclude(&mut engine, qos, is_fetched, ended, &mut outcome)?;
     note_left_behind("sessions", forget_sessions(setup, pairs), &mut outcome);
     Ok(outcome)
 }

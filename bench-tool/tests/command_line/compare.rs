@@ -12,7 +12,8 @@ use super::*;
 /// A program that stands outside of the tests' PATH.
 const TR: &str = "/usr/bin/tr";
 
-const FILE: &str = r#"baseline = "floor"
+/// What is compared where nothing else is asked.
+pub(crate) const FILE: &str = r#"baseline = "floor"
 [quick]
 repetitions = 2
 seconds = 0.2
@@ -33,24 +34,6 @@ name = "idle"
 run = "idle"
 clients = 10
 "#;
-
-#[test]
-fn a_quick_comparison_writes_everything() {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("compare.toml");
-    fs::write(&file, FILE).unwrap();
-    let out = directory.path().join("out");
-    let (file, shown) = (file.to_str().unwrap(), out.to_str().unwrap());
-    let output = run(&["compare", file, "--quick", "--out", shown]);
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{errors}");
-    assert!(errors.contains("nowhere: skipped, no-such-broker is not installed"), "{errors}");
-    for name in ["report.html", "result.json", "result.csv", "cpu.svg", "pairs-floor.hgrm"] {
-        assert!(fs::metadata(out.join(name)).unwrap().len() > 100, "{name}");
-    }
-    let csv = fs::read_to_string(out.join("result.csv")).unwrap();
-    assert_eq!(csv.lines().count(), 1 + 2 * 2);
-}
 
 #[test]
 fn one_scenario_has_half_the_rate_of_another_and_the_disk_is_looked_at() {

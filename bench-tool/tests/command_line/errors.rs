@@ -179,7 +179,7 @@ fn another_carrier_on_the_port_is_suspected() {
         let (status, _, errors) = run_at(address, &[&["conn", "-c", "1"], how].concat());
         assert_eq!(status, Some(CONNECTIONS), "{how:?}: {errors}");
         assert!(errors.contains(flag), "{how:?}, {flag}: {errors}");
-        assert_eq!(errors.lines().count(), 1, "{how:?}: {errors}");
+        assert_eq!(lines_told(&errors), 1, "{how:?}: {errors}");
     }
 }
 

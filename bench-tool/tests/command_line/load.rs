@@ -1,8 +1,37 @@
 //! `conn`, `pub` and `sub`.
 
-use rustix::process::Signal;
+use std::fs;
+use std::io::Write;
+use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+use sluice::{Broker, Config};
+use tempfile::TempDir;
+
+use super::hearer::{Heard, Hearer, has_session};
 use super::*;
+
+/// By `mosquitto_passwd`, of "wonderland".
+const HASH: &str = "$7$101$1UgUSXaVnx0ngGbp$exXQbfMNxv27k5tV0k+TcukzjW0cv7GNEKMshu+e2gVulVkQh2Wsth7\
+                    qVWRbGY94A0TL4mgncsdB1A5oR7G44A==";
+
+/// One that lets everybody in, unless there are users.
+fn broker_with(users: &[&str]) -> (Broker, SocketAddr, TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("users");
+    let lines: Vec<String> = users.iter().map(|user| format!("{user}:{HASH}\n")).collect();
+    fs::write(&file, lines.concat()).unwrap();
+    let auth = if users.is_empty() {
+        String::new()
+    } else {
+        format!("[auth]\npassword_file = {file:?}\n")
+    };
+    let text =
+        format!("[[listener]]\nbind = \"127.0.0.1:0\"\n[store]\ndurability = \"memory\"\n{auth}");
+    let broker = Broker::start(Config::parse("test", &text, []).unwrap()).unwrap();
+    let address = broker.addresses()[0];
+    (broker, address, directory)
+}
 
 #[test]
 fn connections_are_held_and_counted() {
@@ -78,4 +107,131 @@ fn what_is_no_topic_is_refused_before_connecting() {
         (status, errors.trim()),
         (Some(ERROR), "sluice-bench: \"a/#/b\" is no topic filter")
     );
+}
+
+/// Identifiers and user names have the client's number, and topics have them.
+#[test]
+fn who_a_client_is_stands_in_its_topic_and_its_password_counts() {
+    let (_broker, address, _directory) = broker_with(&["reader", "u2", "u3"]);
+    let right = ["-P", "wonderland"];
+    let reader = ["sub", "-u", "reader", "-t", "a/n2/u2", "-t", "a/n3/u3", "-L", "2", "-W", "20"];
+    let mut sub = start_at(address, &[&reader[..], &right].concat());
+    sub.wait_for("1/1 connected");
+    let publish =
+        ["pub", "-c", "2", "-i", "0", "-n", "1", "--id", "n%i", "-u", "u%i", "-t", "a/%c/%u"];
+    let publish = [&publish[..], &["-I", "0", "-L", "2", "-W", "20"]].concat();
+    let (status, output, errors) = run_at(address, &[&publish[..], &right].concat());
+    assert_eq!(status, Some(0), "{output}{errors}");
+    let (status, output, errors) = sub.end();
+    assert_eq!(status, Some(0), "{output}{errors}");
+    assert!(output.contains("delivered             2 in"), "{output}");
+    assert!(output.contains("0 lost, 0 duplicates, 0 reordered"), "{output}");
+    for wrong in [&["-P", "looking-glass"][..], &[]] {
+        let (status, _, errors) = run_at(address, &[&publish[..], wrong].concat());
+        assert_eq!(status, Some(CONNECTIONS), "{errors}");
+        assert!(errors.contains("refused by the broker: Bad User Name or Password"), "{errors}");
+    }
+}
+
+#[test]
+fn who_is_refused_does_not_keep_the_others_from_their_end() {
+    let (_broker, address, _directory) = broker_with(&["u1"]);
+    let who = ["pub", "-c", "2", "-i", "0", "-u", "u%i", "-P", "wonderland"];
+    let what = ["-t", "a", "-I", "0", "-L", "2", "-W", "20"];
+    let (status, output, errors) = run_at(address, &[&who[..], &what].concat());
+    assert_eq!(status, Some(CONNECTIONS), "{output}{errors}");
+    assert!(output.contains("published             1 in "), "{output}");
+    assert!(!output.contains(" in 20."), "{output}");
+    assert!(output.contains("refused by the broker: Bad User Name or Password"), "{output}");
+}
+
+/// `[MQTT-3.3.1-5]`
+#[test]
+fn files_and_lines_are_published_as_they_are_and_can_be_retained() {
+    let (_broker, address, directory) = broker_with(&[]);
+    let file = directory.path().join("payload");
+    fs::write(&file, "two\nlines\n").unwrap();
+    let retained =
+        ["pub", "-c", "2", "-i", "0", "-n", "4", "-t", "kept/%i", "-r", "-I", "0", "-L", "2", "-f"];
+    let retained = [&retained[..], &[file.to_str().unwrap()]].concat();
+    let (status, output, errors) = run_at(address, &retained);
+    assert_eq!(status, Some(0), "{output}{errors}");
+    for topic in ["kept/5", "kept/6"] {
+        let heard = Hearer::new(address, topic).hear(1);
+        assert_eq!(heard, [Heard::new(topic, "two\nlines\n", true)]);
+    }
+    let mut hearer = Hearer::new(address, "#");
+    assert_eq!(hearer.hear(2).len(), 2);
+    let port = address.port().to_string();
+    let mut lines = Command::new(PROGRAM)
+        .args(["pub", "-p", &port, "-t", "log", "-l", "-I", "0", "-L", "3"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    lines.stdin.take().unwrap().write_all(b"one\n\ntwo").unwrap();
+    assert_eq!(lines.wait().unwrap().code(), Some(0));
+    let expected = ["one", "two", "one"].map(|text| Heard::new("log", text, false));
+    assert_eq!(hearer.hear(3), expected);
+    let (status, _, errors) = run_at(address, &["pub", "-t", "a", "-f", "/no/such/file"]);
+    assert_eq!(status, Some(ERROR), "{errors}");
+    assert!(errors.starts_with("sluice-bench: /no/such/file: "), "{errors}");
+}
+
+/// `[MQTT-3.1.2-4]`, `[MQTT-3.1.2-5]`
+#[test]
+fn a_session_is_kept_if_it_is_asked_for() {
+    let (_broker, address, _directory) = broker_with(&[]);
+    for (client, arguments, is_kept) in [
+        ("a1", &[][..], false),
+        ("b1", &["-C", "false"], true),
+        ("c1", &["-V", "5"], false),
+        ("d1", &["-V", "5", "-C", "false"], false),
+        ("e1", &["-V", "5", "-x", "100"], true),
+    ] {
+        let id = client.replace('1', "%i");
+        let conn = ["conn", "-c", "1", "-W", "0", "--id", &id];
+        let (status, output, errors) = run_at(address, &[&conn[..], arguments].concat());
+        assert_eq!(status, Some(0), "{output}{errors}");
+        assert_eq!(has_session(address, client), is_kept, "{arguments:?}");
+    }
+    // One that was there is ended by a clean start, and goes on without.
+    for (arguments, is_kept) in [(&["-C", "false"][..], true), (&["-C"], false)] {
+        assert!(has_session(address, "b1"));
+        let conn = ["conn", "-c", "1", "-W", "0", "--id", "b%i"];
+        let (status, output, errors) = run_at(address, &[&conn[..], arguments].concat());
+        assert_eq!(status, Some(0), "{output}{errors}");
+        assert_eq!(has_session(address, "b1"), is_kept, "{arguments:?}");
+    }
+}
+
+#[test]
+fn clients_come_at_their_rate() {
+    let (_floor, address) = floor();
+    let conn = ["conn", "-c", "5", "-W", "0"];
+    for (pace, least) in [(["-R", "10"], 400), (["-i", "100"], 400), (["-R", "0"], 0)] {
+        let began = Instant::now();
+        let (status, output, errors) = run_at(address, &[&conn[..], &pace].concat());
+        assert_eq!(status, Some(0), "{output}{errors}");
+        assert!(output.contains("let in                5 in"), "{output}");
+        assert!(began.elapsed() >= Duration::from_millis(least), "{pace:?}");
+    }
+    let (status, _, errors) = run_at(address, &[&conn[..], &["-R", "NaN"]].concat());
+    assert_eq!((status, errors.trim()), (Some(ERROR), "sluice-bench: connrate: at least 0"));
+}
+
+#[test]
+fn threads_beyond_the_cores_are_refused() {
+    let cores = std::thread::available_parallelism().unwrap();
+    let more = (cores.get() + 1).to_string();
+    for arguments in [&["conn"][..], &["pub", "-t", "a"], &["sub", "-t", "a"], &["run", "p2p"]] {
+        for threads in ["0", more.as_str()] {
+            let threads = ["--threads", threads];
+            let (status, _, errors) = run_at(broker::nobody(), &[arguments, &threads[..]].concat());
+            assert_eq!(status, Some(ERROR), "{errors}");
+            let told = format!("{} threads: 1 to {cores}, the cores of this machine", threads[1]);
+            assert_eq!(errors.trim(), format!("sluice-bench: {told}"));
+        }
+    }
 }

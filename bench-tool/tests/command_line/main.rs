@@ -3,9 +3,14 @@
 mod broker;
 mod compare;
 mod errors;
+mod files;
+mod hearer;
 mod load;
+mod partial;
+mod terminal;
 mod tls;
 mod torture;
+mod turns;
 mod web_socket;
 
 use std::io::{BufRead, BufReader, Read};
@@ -19,6 +24,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_sluice-bench");
 /// The statuses that the README lists.
 const ERROR: i32 = 1;
 const USAGE: i32 = 2;
+const MESSAGES: i32 = 3;
 const CONNECTIONS: i32 = 4;
 const BROKER_DIED: i32 = 5;
 const INTERRUPTED: i32 = 130;
@@ -99,30 +105,9 @@ fn start_at(address: SocketAddr, arguments: &[&str]) -> Running {
     Running::start(&[&[*command, "-p", &port], rest].concat())
 }
 
-#[test]
-fn interrupted_a_run_keeps_its_result_and_says_so() {
-    let (_floor, address) = floor();
-    let mut run = start_at(address, &["run", "p2p", "--publishers", "2", "-W", "60"]);
-    run.wait_for("measuring");
-    run.signal(Signal::INT);
-    run.wait_for("interrupted");
-    let (status, output, _) = run.end();
-    assert_eq!(status, Some(INTERRUPTED), "{output}");
-    assert!(output.contains("PROBLEM               interrupted"), "{output}");
-    let delivered = output.lines().find(|line| line.contains("delivered")).unwrap();
-    assert!(!delivered.contains(" 0 in"), "{output}");
-}
-
-#[test]
-fn interrupted_while_queues_fill_it_keeps_what_it_has() {
-    let (_floor, address) = floor();
-    let mut run = start_at(address, &["run", "persistent", "--publishers", "2", "-q", "1"]);
-    run.wait_for("measuring");
-    run.signal(Signal::INT);
-    let (status, output, _) = run.end();
-    assert_eq!(status, Some(INTERRUPTED), "{output}");
-    assert!(output.contains("PROBLEM               interrupted"), "{output}");
-    assert!(output.contains("left behind"), "{output}");
+/// Lines of standard error, but for what a slow machine shows of a run under way.
+fn lines_told(errors: &str) -> usize {
+    errors.lines().filter(|line| !line.contains(" connected  missing ")).count()
 }
 
 #[test]
@@ -137,18 +122,6 @@ fn interrupted_twice_it_ends_at_once() {
     let (status, output, _) = conn.end();
     assert_eq!(status, Some(INTERRUPTED));
     assert_eq!(output, "");
-}
-
-#[test]
-fn a_broker_that_dies_leaves_a_partial_result() {
-    let (floor, address) = floor();
-    let mut run = start_at(address, &["run", "p2p", "--publishers", "2", "-q", "1", "-W", "60"]);
-    run.wait_for("measuring");
-    drop(floor);
-    let (status, output, _) = run.end();
-    assert_eq!(status, Some(BROKER_DIED), "{output}");
-    assert!(output.contains("PROBLEM               the broker died"), "{output}");
-    assert!(output.contains("delivered"), "{output}");
 }
 
 #[test]
@@ -183,7 +156,7 @@ fn nobody_there_is_one_line() {
         let (status, output, errors) = run_at(address, arguments);
         assert_eq!(status, Some(CONNECTIONS), "{errors}");
         assert_eq!(output, "");
-        assert_eq!(errors.lines().count(), 1, "{errors}");
+        assert_eq!(lines_told(&errors), 1, "{errors}");
         let told = format!("could not connect to {address}, the first: client");
         assert!(errors.contains(&told), "{errors}");
         assert!(errors.contains("Connection refused"), "{errors}");

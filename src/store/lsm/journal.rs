@@ -49,42 +49,32 @@ fn mend_one(path: &Path, told: Torn) -> io::Result<()> {
     let (bytes, unreadable) = damage::read(path)?;
     let part = |range: &Range<usize>| bytes.get(range.clone()).unwrap_or_default();
     let found = Found::of(&bytes);
-    let is_hole = |range: &&Range<usize>| damage::has_hole(&bytes, range);
-    let (holes, damaged): (Vec<_>, Vec<_>) = found.damaged.iter().partition(is_hole);
-    for range in &damaged {
+    for range in &found.damaged {
         damage::set_aside(path, range.start, part(range))?;
     }
-    if found.damaged.is_empty() && unreadable == 0 {
+    if found.damaged.is_empty() && found.unwritten.is_empty() && unreadable == 0 {
         if found.torn > 0 {
             let file = File::options().write(true).open(path)?;
             file.set_len(found.whole.last().map_or(0, |last| last.end) as u64)?;
             file.sync_all()?;
         }
     } else {
-        damage::rewrite(path, found.whole.iter().map(part)).map_err(|error| {
-            let whole = found.whole.iter().map(Range::len).sum::<usize>() as u64;
-            match damage::without_room(path, whole) {
-                Some(room) => io::Error::new(error.kind(), format!("{error}; {room}")),
-                None => error,
-            }
-        })?;
+        damage::rewrite(path, &found.whole.iter().map(part).collect::<Vec<_>>())?;
     }
     let name = path.display();
     if unreadable > 0 {
         tracing::error!("{name}: the disk does not give {unreadable} bytes of it");
     }
-    let lost = |ranges: &[&Range<usize>]| ranges.iter().map(|range| range.len()).sum::<usize>();
-    if !damaged.is_empty() {
-        let rest = match damaged.last() {
-            Some(last) if found.whole.last().is_none_or(|whole| whole.end < last.end) => {
-                ": where they go on cannot be told, so that is all of its rest"
-            }
-            _ => "",
+    let sum = |ranges: &[Range<usize>]| ranges.iter().map(Range::len).sum::<usize>();
+    if let Some(last) = found.damaged.last() {
+        let rest = match found.whole.last() {
+            Some(whole) if whole.end > last.end => "",
+            _ => ": where they go on cannot be told, so that is all of its rest",
         };
-        let lost = lost(&damaged);
+        let lost = sum(&found.damaged);
         tracing::error!("{name}: {lost} bytes of commits are damaged, and were set aside{rest}");
     }
-    let torn = found.torn + lost(&holes);
+    let torn = found.torn + sum(&found.unwritten);
     if torn > 0 && told == Torn::IsTold {
         tracing::warn!("{name}: the last commit is there in part, {torn} bytes were cut off");
     }
@@ -145,6 +135,8 @@ impl Journals {
 struct Found {
     whole: Vec<Range<usize>>,
     damaged: Vec<Range<usize>>,
+    /// Of which some pages did not come to the disk before the machine stopped: the log in front has them.
+    unwritten: Vec<Range<usize>>,
     /// The bytes of what is at the end and not whole.
     torn: usize,
 }
@@ -157,7 +149,7 @@ impl Found {
         let bytes = bytes.get(..end).unwrap_or_default();
         let (mut at, mut sequence) = (0, 0);
         while at < end {
-            let next = match Standing::of(bytes, at) {
+            let (next, lost) = match Standing::of(bytes, at) {
                 Standing::Whole(batch) => {
                     sequence = batch.sequence;
                     found.whole.push(at..batch.end);
@@ -168,10 +160,15 @@ impl Found {
                     found.torn = end - at;
                     break;
                 }
-                Standing::Wrong(next) => next,
-                Standing::Lost => later(bytes, at + 1, sequence).unwrap_or(end),
+                Standing::Wrong(next) if damage::has_hole(bytes, &(at..next)) => {
+                    (next, &mut found.unwritten)
+                }
+                Standing::Wrong(next) => (next, &mut found.damaged),
+                Standing::Lost => {
+                    (later(bytes, at + 1, sequence).unwrap_or(end), &mut found.damaged)
+                }
             };
-            found.damaged.push(at..next);
+            lost.push(at..next);
             at = next;
         }
         found
@@ -452,6 +449,23 @@ mod tests {
         assert_eq!(damage::entries(directory.path()).expect("a directory").len(), 1);
         let found = Found::of(&fs::read(&path).expect("a file"));
         assert_eq!((found.whole.len(), found.torn), (all.len() - 1, 0));
+    }
+
+    #[test]
+    fn what_nobody_can_tell_is_set_aside_whatever_is_in_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("0.jnl");
+        let mut bytes = journal_with(&[0; 20_000]);
+        let all = Found::of(&bytes).whole;
+        let [.., before, last] = &all[..] else { panic!("two") };
+        bytes[before.start + BATCH_HEAD] ^= 4;
+        bytes[last.end - 1] ^= 4;
+        fs::write(&path, &bytes).expect("written");
+        mend_one(&path, Torn::IsTold).expect("mended");
+        let aside = path.with_extension(format!("{}{}", damage::SET_ASIDE, before.start));
+        assert!(fs::read(aside).expect("set aside") == bytes[before.start..]);
+        let found = Found::of(&fs::read(&path).expect("a file"));
+        assert_eq!((found.whole.len(), found.torn), (all.len() - 2, 0));
     }
 
     #[test]
