@@ -97,7 +97,8 @@ impl From<std::io::Error> for StoreError {
 
 /// Tables of records that outlive the process. One thread calls it, which may wait here.
 ///
-/// After an error its owner gives it up and opens it anew.
+/// After a commit that failed it goes on being read: what was committed before is there. The commit is made
+/// again, by this store or by one that was [opened anew](Self::wants_reopening).
 pub trait Store: Send {
     /// Makes all changes or none, and returns when they, and those of the commits before, are safe in the
     /// sense of `commit`. No key occurs twice in a table.
@@ -105,6 +106,12 @@ pub trait Store: Send {
     /// # Errors
     /// They may have been made or not. Made once more, they are as if made once.
     fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError>;
+
+    /// Whether no commit can succeed before it is opened anew, and that is worth a try. It cannot be read
+    /// meanwhile.
+    fn wants_reopening(&self) -> bool {
+        false
+    }
 
     /// The value of a record, if it is there.
     ///

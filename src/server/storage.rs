@@ -62,7 +62,7 @@ pub(super) fn open(
     let mut is_start = true;
     let open = Box::new(move || match std::mem::take(&mut is_start) {
         true => directory.mended_records(),
-        false => directory.records(),
+        false => directory.records_again(),
     });
     let path = &config.store.data;
     let shards = config.shard_count();

@@ -324,6 +324,17 @@ impl Session {
         *waiting &= !(bit(shard) & !publish.again);
     }
 
+    /// Records that frames up to `turn` need not wait for `shard`.
+    pub fn pass_frames(&mut self, shard: u8, turn: u64) {
+        let bit = 1_u64.checked_shl(shard.into()).unwrap_or(0);
+        let gate = self.active.as_mut().map(|active| &mut active.gate);
+        for pending in gate.into_iter().flatten().filter(|pending| pending.turn <= turn) {
+            if matches!(pending.what, What::Frame(_)) {
+                pending.waiting &= !bit;
+            }
+        }
+    }
+
     /// Has QoS 1 messages up to `turn` that are not confirmed answered as not stored. They are stored all the
     /// same when that is possible again. Not QoS 2: who is told so may send the message once more.
     pub fn give_up_storing(&mut self, turn: u64) {

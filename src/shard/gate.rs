@@ -24,6 +24,8 @@ pub(super) struct Gate {
     shards: u8,
     /// The last turn in which a shard was told of a new filter.
     interest: [u64; 64],
+    /// The last turn of whose filters a shard has said that it knows them.
+    known: [u64; 64],
     /// Sessions that hold something back, by shard and in the order of turns.
     waiting: Vec<VecDeque<Waiting>>,
     /// The last that was given to a PUBLISH.
@@ -43,6 +45,7 @@ impl Gate {
             confirmed: [0; 64],
             shards,
             interest: [0; 64],
+            known: [0; 64],
             waiting: (0..64).map(|_| VecDeque::new()).collect(),
             number: 0,
         }
@@ -66,13 +69,20 @@ impl Gate {
     /// The shards that may not know every filter of this one yet.
     pub(super) fn uninformed(&self) -> u64 {
         (0..usize::from(self.shards))
-            .filter(|&shard| self.interest[shard] > self.confirmed[shard])
+            .filter(|&shard| self.interest[shard] > self.confirmed[shard].max(self.known[shard]))
             .fold(0, |mask, shard| mask | 1 << shard)
     }
 
     /// The last turn of this shard that the store has committed.
     pub(super) fn committed(&self) -> u64 {
         self.confirmed[STORE as usize]
+    }
+
+    /// Who waits for a shard to confirm a turn up to `turn`.
+    fn waiting_for(&self, shard: u8, turn: u64) -> BTreeSet<(SessionKey, u32)> {
+        let queue = self.waiting.get(usize::from(shard)).into_iter().flatten();
+        let old = queue.take_while(|one| one.turn <= turn);
+        old.map(|one| (one.session, one.serial)).collect()
     }
 
     /// Who waits for the confirmation of a turn up to `turn`.
@@ -108,6 +118,19 @@ impl<S> Core<S> {
         }
     }
 
+    /// `shard` knows all filters that it was told of up to `turn`, of which it has not confirmed
+    /// everything: SUBACK and UNSUBACK need not wait for what it has to commit.
+    pub(super) fn knows(&mut self, shard: u8, turn: u64) {
+        let known = &mut self.gate.known[usize::from(shard)];
+        *known = turn.max(*known);
+        for (key, serial) in self.gate.waiting_for(shard, turn) {
+            if let Some(slot) = self.sessions.get_serial(key, serial) {
+                slot.session.pass_frames(shard, turn);
+                self.let_out(key, serial);
+            }
+        }
+    }
+
     /// Holds the reader if too many of its answers wait for confirmations.
     pub(super) fn hold_for_gate(&mut self, reader: &Reader<'_>) -> bool {
         let slot = self.sessions.get(reader.session);
@@ -139,8 +162,11 @@ impl<S> Core<S> {
 
     /// While the store fails: refuses what has waited for it since the last call.
     pub(super) fn refuse_unstored(&mut self) {
-        let turn = self.turn;
+        let (turn, failed) = (self.turn, self.store_failed());
         let Some(since) = self.store.as_mut().and_then(|store| store.fails_since(turn)) else {
+            if failed && !self.store_failed() {
+                self.renew_patience();
+            }
             return;
         };
         for (key, serial) in self.gate.waiting_until(since) {

@@ -127,7 +127,7 @@ impl<S> Core<S> {
         let full = route
             .targets
             .iter()
-            .find(|target| self.pressure.slows(target.session) && wants(target))
+            .find(|target| self.slows(target.session) && wants(target))
             .map(|target| target.session);
         let full: SmallVec<[SessionKey; 4]> = match full {
             Some(key) => SmallVec::from_slice(&[key]),
@@ -142,11 +142,22 @@ impl<S> Core<S> {
         !full.is_empty()
     }
 
+    /// Whether a publisher waits for a receiver. Not while its messages cannot be stored: that is said at
+    /// once.
+    fn slows(&self, key: SessionKey) -> bool {
+        self.pressure.slows(key) && !self.is_kept_from(key)
+    }
+
+    /// Whether it is the store that keeps a session from going on: it fails, or has until just now.
+    fn is_kept_from(&self, key: SessionKey) -> bool {
+        let is_stored = |slot: &Slot| slot.session.is_stored();
+        self.store_failed() && self.sessions.get(key).is_some_and(is_stored)
+    }
+
     /// The connected members of a shared group of the route, if they are all here and full; any of
     /// them that gets room will do.
     fn full_group(&self, route: RouteId) -> SmallVec<[SessionKey; 4]> {
-        let slows =
-            |(key, qos): (SessionKey, QoS)| qos > QoS::AtMostOnce && self.pressure.slows(key);
+        let slows = |(key, qos): (SessionKey, QoS)| qos > QoS::AtMostOnce && self.slows(key);
         let members = |group: &GroupId| self.router.online_here(*group);
         let mut groups = self.router.get(route).groups.iter();
         let full = groups.find(|group| {
@@ -299,20 +310,23 @@ impl<S> Core<S> {
 
     /// A receiver stayed full for too long.
     pub(super) fn patience_over(&mut self, key: SessionKey) {
-        // A store that fails brings none, and whoever publishes has to be told.
-        let comes = !self.store_fails();
+        let is_kept_from = self.is_kept_from(key);
         // What has expired keeps nobody waiting.
         let mut budget = EXPIRED_PER_TURN;
         self.expire_queue(key, &mut budget);
         let Some(full) = self.pressure.full.get_mut(&key) else { return };
         full.patience = None;
         if let Some(slot) = self.sessions.get_mut(key)
-            && comes
-            && slot.session.awaits_page()
+            && (is_kept_from || slot.session.awaits_page())
         {
             // It has taken what there was; what comes next, the disk keeps from it.
             slot.patience_until = None;
-            return self.start_patience(key);
+            self.start_patience(key);
+            if is_kept_from {
+                // They are told that it does not get what they publish.
+                self.ask_again(key);
+            }
+            return;
         }
         if self.settings.overflow_online == OverflowOnline::Disconnect {
             let connection = self.sessions.get(key).and_then(|slot| slot.connection);
@@ -332,6 +346,22 @@ impl<S> Core<S> {
             self.stats.dropped[DropCause::QueueFull as usize].add(dropped.into());
         }
         self.ask_again(key);
+    }
+
+    /// The store works again: patience with those whom it kept from going on begins anew.
+    pub(super) fn renew_patience(&mut self) {
+        let full: Vec<_> = self.pressure.full.keys().copied().collect();
+        for key in full {
+            let timer = self.pressure.full.get_mut(&key).and_then(|full| full.patience.take());
+            let Some(timer) = timer else { continue };
+            self.timers.cancel(timer);
+            if let Some(slot) = self.sessions.get_mut(key)
+                && slot.session.is_stored()
+            {
+                slot.patience_until = None;
+            }
+            self.start_patience(key);
+        }
     }
 
     /// Lets those go on who wait for `key`, which may not be in their way any more. If it is, they are

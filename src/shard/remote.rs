@@ -131,6 +131,12 @@ pub(super) enum Item<S> {
     },
     /// Of messages of a turn whose confirmation waits for a commit, those that need not wait for it.
     Passed(Vec<Outcome>),
+    /// A client waits until the receiver knows the filters that it was told of so far.
+    AskKnown,
+    /// The sender knows all filters up to the turn, which it cannot confirm yet.
+    Knows {
+        turn: u64,
+    },
     /// The sender routes nothing more: it stops.
     Quiet,
 }
@@ -146,7 +152,7 @@ impl<S> Core<S> {
         let Batch { from, turn, wants_confirmation, items, bytes, .. } = batch;
         let mut outcomes = Outcomes::new(self.store.is_some());
         let before = self.noted();
-        let mut acts = false;
+        let (mut acts, mut asks) = (false, false);
         for item in items {
             if self.connections.wants_flush() {
                 flush_output(self, driver, arena);
@@ -181,6 +187,8 @@ impl<S> Core<S> {
                     self.end_act(act);
                 }
                 Item::Passed(passed) => self.take_passed(from, passed),
+                Item::AskKnown => asks = true,
+                Item::Knows { turn } => self.knows(from, turn),
                 Item::Quiet => self.stopping.peer_is_quiet(from),
             }
         }
@@ -189,7 +197,9 @@ impl<S> Core<S> {
         }
         if wants_confirmation {
             outcomes.settle();
-            self.confirm_to(from, turn, outcomes, before);
+            if !self.confirm_to(from, turn, outcomes, before) && asks {
+                self.mailbox.push(from, 0, Item::Knows { turn });
+            }
         }
     }
 

@@ -87,6 +87,11 @@ impl Keeper {
         }
     }
 
+    /// Whether the store failed when it was last looked at.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed_at.is_some()
+    }
+
     /// Notes that all parts of another shard's acts up to a turn are done.
     pub(super) fn did_all(&mut self, acts: ActId) {
         self.done.push(acts);
@@ -152,6 +157,11 @@ impl<S> Core<S> {
         self.store.as_ref().is_some_and(|store| store.link.is_failing())
     }
 
+    /// Whether the store fails, or did when it was last [looked at](Keeper::fails_since).
+    pub(super) fn store_failed(&self) -> bool {
+        self.store_fails() || self.store.as_ref().is_some_and(Keeper::has_failed)
+    }
+
     /// Stores a new session from now on.
     pub(super) fn store_session(&mut self, key: SessionKey) {
         let Some(store) = &mut self.store else { return };
@@ -206,8 +216,8 @@ impl<S> Core<S> {
 
     /// Confirms a turn of another shard: once what was noted since `first` is committed. What nobody
     /// here keeps goes back at once: what is to be committed may wait for what becomes of it. What is not
-    /// stored is not waited for.
-    pub(super) fn confirm_to(&mut self, to: u8, of: u64, outcomes: Outcomes, first: usize) {
+    /// stored is not waited for. Says whether the turn is confirmed.
+    pub(super) fn confirm_to(&mut self, to: u8, of: u64, outcomes: Outcomes, first: usize) -> bool {
         let Outcomes { refused, passed, returned, .. } = outcomes;
         let turn = self.turn;
         let mut confirmed = of;
@@ -220,13 +230,14 @@ impl<S> Core<S> {
                     self.mailbox.push(to, 0, Item::Passed(passed));
                 }
                 if refused.is_empty() && returned.is_empty() {
-                    return;
+                    return false;
                 }
                 confirmed = 0;
             }
         }
         let weight = returned.iter().map(Returned::size).sum();
         self.mailbox.push(to, weight, Item::Confirm { turn: confirmed, refused, returned });
+        confirmed == of
     }
 
     /// Whether the writer has committed what somebody here may wait for.

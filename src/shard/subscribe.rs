@@ -321,12 +321,15 @@ impl<S> Core<S> {
     /// Tells every other shard something whose text takes `len` bytes.
     pub(super) fn tell_all(&mut self, len: usize, item: impl Fn() -> Item<S>) {
         let others = self.mailbox.others();
-        let mut mask = others;
+        self.tell(others, len, item);
+        self.gate.told(others, self.turn);
+    }
+
+    fn tell(&mut self, mut mask: u64, len: usize, item: impl Fn() -> Item<S>) {
         while mask != 0 {
             self.mailbox.push(mask.trailing_zeros() as u8, len, item());
             mask &= mask - 1;
         }
-        self.gate.told(others, self.turn);
     }
 
     /// Sends SUBACK or UNSUBACK once every shard knows what this one told it. If it is of several turns
@@ -334,6 +337,10 @@ impl<S> Core<S> {
     fn answer_when_known(&mut self, reader: &Reader<'_>, packet: &Packet<'_>, of_several: bool) {
         let mut waiting = self.gate.uninformed();
         self.mailbox.ask_confirmation(waiting);
+        if self.store.is_some() {
+            // They may have to commit something before they can confirm the turn.
+            self.tell(waiting, 0, || Item::AskKnown);
+        }
         if (self.noted() > 0 || of_several)
             && let Some(store) = &self.store
             && let Some(slot) = self.sessions.get(reader.session)

@@ -168,12 +168,21 @@ impl Directory {
         Ok(found)
     }
 
-    /// Opens its records: once, and again after they failed.
+    /// Opens its records, once.
     ///
     /// # Errors
     /// What the engine says; or the directory is no longer at its path, which a commit says, too.
     pub fn records(&self) -> Result<Box<dyn Store>, StoreError> {
-        self.open_with(Lsm::open, Sqlite::open)
+        self.open_with(Lsm::open, Logged::open, Sqlite::open)
+    }
+
+    /// As [`records`](Self::records), after they failed. Of a last commit that is there in part the log
+    /// says nothing: whoever made it makes it again. If only writing fails, they can be read.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn records_again(&self) -> Result<Box<dyn Store>, StoreError> {
+        self.open_with(Lsm::reopen, Logged::reopen, Sqlite::reopen)
     }
 
     /// As [`records`](Self::records), and reads all files of the engine before. What can be read of damaged
@@ -182,12 +191,13 @@ impl Directory {
     /// # Errors
     /// As there.
     pub fn mended_records(&self) -> Result<Box<dyn Store>, StoreError> {
-        self.open_with(Lsm::open_mended, Sqlite::open_mended)
+        self.open_with(Lsm::open_mended, Logged::open, Sqlite::open_mended)
     }
 
     fn open_with(
         &self,
         lsm: impl FnOnce(&Path) -> Result<Lsm, StoreError>,
+        logged: impl FnOnce(Lsm, Files, u64) -> Result<Logged<Lsm, Files>, StoreError>,
         sqlite: impl FnOnce(&Path) -> Result<Sqlite, StoreError>,
     ) -> Result<Box<dyn Store>, StoreError> {
         // An engine would begin a new one.
@@ -197,7 +207,7 @@ impl Directory {
         Ok(match self.engine {
             Engine::Fjall => {
                 let log = Files::open(&self.path.join(LOG))?;
-                let store = Logged::open(lsm(&path)?, log, SEGMENT_BYTES)?;
+                let store = logged(lsm(&path)?, log, SEGMENT_BYTES)?;
                 Box::new(Locked { store, lock })
             }
             Engine::Sqlite => Box::new(Locked { store: sqlite(&path)?, lock }),

@@ -1,7 +1,7 @@
 //! The lock on a data directory, and whether it is still the one that stands there.
 
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +10,10 @@ use super::directory::{DirectoryError, failed};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
 pub(super) const LOCK_FILE: &str = "lock";
+/// Written and removed to see whether the directory takes anything.
+const PROBE_FILE: &str = "probe";
+/// Bytes of it. An engine that is opened anew may need more; then it is tried again.
+const PROBE_BYTES: usize = 1 << 20;
 
 /// Keeps other processes from a directory, until it is dropped.
 #[derive(Debug)]
@@ -47,6 +51,19 @@ impl Lock {
             ))),
         }
     }
+
+    /// Whether the directory is there and takes bytes again.
+    fn takes_bytes(&self) -> bool {
+        let path = self.directory.join(PROBE_FILE);
+        let write = |mut file: File| {
+            file.write_all(&vec![0; PROBE_BYTES])?;
+            file.sync_all()
+        };
+        let is_written = self.check().is_ok() && File::create(&path).and_then(write).is_ok();
+        // It may be there in part.
+        let _ = fs::remove_file(&path);
+        is_written
+    }
 }
 
 /// The records of a directory, which are safe only as long as it is there.
@@ -59,6 +76,10 @@ impl<S: Store> Store for Locked<S> {
     fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
         self.store.commit(writes, commit)?;
         self.lock.check()
+    }
+
+    fn wants_reopening(&self) -> bool {
+        self.store.wants_reopening() && self.lock.takes_bytes()
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {

@@ -3,20 +3,26 @@
 //! Most records are gone before an engine would have to have them. So commits go to a log first, and when
 //! a segment of it is full, what is still there of its records goes to the engine, in steps, while the
 //! other segment takes the commits. Of a record that is in the log only, memory has key and place. An
-//! opening brings the engine up to date before anything else, and so does whoever reads.
+//! opening brings the engine up to date before anything else, and so does whoever reads. While nothing can
+//! be written, reads go through the log to the engine.
 
 mod frame;
 mod live;
+mod overlay;
 mod segments;
+mod window;
 
 use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
 
 use frame::{Beginning, FRAME_HEAD, Found, Head, SEGMENT_HEAD};
 use live::{Live, Place};
+use overlay::Overlay;
 pub(super) use segments::Files;
 pub use segments::{Segment, Segments};
+use window::Window;
 
+use super::Torn;
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
 /// Bytes of a segment on disk.
@@ -51,18 +57,53 @@ struct Log<S, L> {
     len: u64,
     /// Records that were changed since the active segment began.
     live: Live,
-    /// What the engine has not got yet of the other segment.
-    frozen: std::vec::IntoIter<Place>,
+    /// What the engine has not got yet: of the other segment, as a rule.
+    frozen: Frozen,
     /// The other segment is needed until the engine has what is in it on disk.
     is_frozen: bool,
     /// The engine was given something that may not be on disk.
     is_ahead: bool,
     /// Bytes were written to the segments that may not be on disk.
     unsynced: [bool; 2],
-    /// Something went wrong: what the engine has is not known.
-    has_failed: bool,
+    state: State,
     frame: Vec<u8>,
     window: Window,
+    /// Made when somebody reads, while it does not go well.
+    overlay: Option<Overlay>,
+}
+
+/// How it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Well,
+    /// The last commit could not be written, and all is as it was before.
+    Refused,
+    /// What the engine and the disk have is not known.
+    Unknown,
+}
+
+/// Places in the order of the log, and how many of them the engine has got.
+#[derive(Default)]
+struct Frozen {
+    places: Vec<Place>,
+    given: usize,
+}
+
+impl Frozen {
+    fn new(places: Vec<Place>) -> Self {
+        Self { places, given: 0 }
+    }
+
+    fn left(&self) -> &[Place] {
+        self.places.get(self.given..).unwrap_or_default()
+    }
+
+    fn given(&mut self, more: usize) {
+        self.given += more;
+        if self.left().is_empty() {
+            *self = Self::default();
+        }
+    }
 }
 
 impl<S: Store, L: Segments> Logged<S, L> {
@@ -73,45 +114,56 @@ impl<S: Store, L: Segments> Logged<S, L> {
     /// # Errors
     /// The engine's, the system's, or that the segments do not belong together.
     pub fn open(engine: S, segments: L, segment_bytes: u64) -> Result<Self, StoreError> {
-        let mut log = Log {
-            engine,
-            segments,
-            segment_bytes,
-            life: RandomState::new().hash_one("life"),
-            sequence: 1,
-            active: Segment::A,
-            len: 0,
-            live: Live::default(),
-            frozen: Vec::new().into_iter(),
-            is_frozen: false,
-            is_ahead: false,
-            unsynced: [false; 2],
-            has_failed: false,
-            frame: Vec::new(),
-            window: Window::default(),
-        };
-        log.replay()?;
+        let mut log = Log::new(engine, segments, segment_bytes);
+        log.replay(Torn::IsTold)?;
+        log.careful(Log::close)?;
         Ok(Self { log: RefCell::new(log) })
     }
 
-    /// Has the engine be up to date.
-    fn settle(&self) -> Result<(), StoreError> {
-        // Whoever reads while it reads has settled before.
-        if self.log.borrow().is_settled() && !self.log.borrow().has_failed {
+    /// As [`open`](Self::open), after a failure. Of a last commit that is there in part nothing is said:
+    /// whoever made it makes it again. If the engine cannot be brought up to date, records can be read all
+    /// the same; commits fail.
+    ///
+    /// # Errors
+    /// As there, but for those of the engine.
+    pub fn reopen(engine: S, segments: L, segment_bytes: u64) -> Result<Self, StoreError> {
+        let mut log = Log::new(engine, segments, segment_bytes);
+        log.replay(Torn::IsExpected)?;
+        // If that goes wrong, the next commit says so.
+        let _ = log.careful(Log::close);
+        Ok(Self { log: RefCell::new(log) })
+    }
+
+    /// Has the engine be up to date, or knows what it has not got.
+    fn prepare(&self) -> Result<(), StoreError> {
+        // Whoever reads while it reads has prepared before.
+        let is_prepared = {
+            let log = self.log.borrow();
+            if log.state == State::Well { log.is_settled() } else { log.overlay.is_some() }
+        };
+        if is_prepared {
             return Ok(());
         }
-        self.log.borrow_mut().careful(Log::settle)
+        let mut log = self.log.borrow_mut();
+        match log.state {
+            State::Well => log.careful(Log::settle),
+            State::Refused | State::Unknown => log.lay_over(),
+        }
     }
 }
 
 impl<S: Store, L: Segments> Store for Logged<S, L> {
     fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
-        self.log.get_mut().careful(|log| log.commit(writes, commit))
+        self.log.get_mut().commit(writes, commit)
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.settle()?;
-        self.log.borrow().engine.get(table, key)
+        self.prepare()?;
+        let log = self.log.borrow();
+        match &log.overlay {
+            None => log.engine.get(table, key),
+            Some(overlay) => overlay.get(&log.segments, &log.engine, table, key),
+        }
     }
 
     fn range(
@@ -120,8 +172,16 @@ impl<S: Store, L: Segments> Store for Logged<S, L> {
         from: &[u8],
         each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StoreError> {
-        self.settle()?;
-        self.log.borrow().engine.range(table, from, each)
+        self.prepare()?;
+        let log = self.log.borrow();
+        match &log.overlay {
+            None => log.engine.range(table, from, each),
+            Some(overlay) => overlay.range(&log.segments, &log.engine, (table, from), each),
+        }
+    }
+
+    fn wants_reopening(&self) -> bool {
+        self.log.borrow().state == State::Unknown
     }
 }
 
@@ -129,7 +189,7 @@ impl<S: Store, L: Segments> Store for Logged<S, L> {
 impl<S: Store, L: Segments> Drop for Logged<S, L> {
     fn drop(&mut self) {
         let log = self.log.get_mut();
-        if !log.has_failed {
+        if log.state != State::Unknown {
             // If that goes wrong, the next opening does it.
             let _ = log.close();
         }
@@ -137,24 +197,55 @@ impl<S: Store, L: Segments> Drop for Logged<S, L> {
 }
 
 impl<S: Store, L: Segments> Log<S, L> {
+    fn new(engine: S, segments: L, segment_bytes: u64) -> Self {
+        Self {
+            engine,
+            segments,
+            segment_bytes,
+            life: RandomState::new().hash_one("life"),
+            sequence: 1,
+            active: Segment::A,
+            len: 0,
+            live: Live::default(),
+            frozen: Frozen::default(),
+            is_frozen: false,
+            is_ahead: false,
+            unsynced: [false; 2],
+            state: State::Well,
+            frame: Vec::new(),
+            window: Window::default(),
+            overlay: None,
+        }
+    }
+
     /// Does something after which, if it does not come to its end, it is not known any more what the engine
-    /// has.
+    /// and the disk have.
     fn careful(
         &mut self,
         action: impl FnOnce(&mut Self) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        if std::mem::replace(&mut self.has_failed, true) {
-            return Err(StoreError("it failed before, and was not opened anew".to_owned()));
-        }
+        self.state = State::Unknown;
+        self.overlay = None;
         action(self)?;
-        self.has_failed = false;
+        self.state = State::Well;
         Ok(())
     }
 
     fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
-        if !writes.is_empty() {
-            self.append(writes)?;
+        if self.state == State::Unknown {
+            return Err(StoreError("it failed before, and was not opened anew".to_owned()));
         }
+        if !writes.is_empty()
+            && let Err(error) = self.append(writes)
+        {
+            self.state = State::Refused;
+            return Err(error);
+        }
+        self.careful(|log| log.keep(commit))
+    }
+
+    /// Does the rest of a commit that was written.
+    fn keep(&mut self, commit: Commit) -> Result<(), StoreError> {
         if commit == Commit::Disk {
             self.sync()?;
         }
@@ -179,18 +270,22 @@ impl<S: Store, L: Segments> Log<S, L> {
         Ok(())
     }
 
+    /// Writes a commit behind the others. If that fails, it is as if there had been none.
     fn append(&mut self, writes: &[Write]) -> Result<(), StoreError> {
         let Self { life, sequence, active, len, live, frame, .. } = self;
         frame.clear();
         if *len == 0 {
             frame.extend_from_slice(&Head { life: *life, first: *sequence }.encode());
         }
-        frame::encode(writes, *life, *sequence, frame, |write, at| {
-            live.note(write, Place::new(*active, *len + at as u64));
-        });
+        let mut at = *len + (frame.len() + FRAME_HEAD) as u64;
+        frame::encode(writes, *life, *sequence, frame);
         let end = *len + frame.len() as u64;
         frame.extend_from_slice(&[0; FRAME_HEAD]);
         self.segments.write(*active, *len, frame)?;
+        for write in writes {
+            live.note(write, Place::new(*active, at));
+            at += frame::record_len(write) as u64;
+        }
         self.unsynced[*active as usize] = true;
         *len = end;
         *sequence += 1;
@@ -202,10 +297,10 @@ impl<S: Store, L: Segments> Log<S, L> {
         // Or else the disk could have what came last from the engine, and not from the log, and a replay
         // of what came before would undo it.
         self.sync()?;
-        self.frozen = self.live.take().into_iter();
+        self.frozen = Frozen::new(self.live.take());
         self.active = self.active.other();
         self.len = 0;
-        self.is_frozen = self.is_ahead || self.frozen.len() > 0;
+        self.is_frozen = self.is_ahead || !self.frozen.left().is_empty();
         if self.is_frozen { Ok(()) } else { self.give_up(self.active.other()) }
     }
 
@@ -220,35 +315,51 @@ impl<S: Store, L: Segments> Log<S, L> {
 
     /// Gives the engine some of what it has not got.
     fn step(&mut self, bytes: u64) -> Result<(), StoreError> {
-        let writes = self.window.next(&self.segments, &mut self.frozen, bytes)?;
+        let writes = self.window.next(&self.segments, self.frozen.left(), bytes)?;
         self.is_ahead = true;
-        if self.frozen.len() > 0 {
-            return self.engine.commit(&writes, Commit::System);
+        if writes.len() < self.frozen.left().len() {
+            self.engine.commit(&writes, Commit::System)?;
+            self.frozen.given(writes.len());
+            return Ok(());
         }
         self.engine.commit(&writes, Commit::Disk)?;
+        self.frozen.given(writes.len());
         (self.is_ahead, self.is_frozen) = (false, false);
         self.give_up(self.active.other())
     }
 
     fn is_settled(&self) -> bool {
-        self.frozen.len() == 0 && self.live.is_empty()
+        self.frozen.left().is_empty() && self.live.is_empty()
     }
 
     fn settle(&mut self) -> Result<(), StoreError> {
         self.sync()?;
-        let mut frozen = std::mem::take(&mut self.frozen);
-        // In their order: what is live is later.
-        for places in [&mut frozen, &mut self.live.take().into_iter()] {
-            while places.len() > 0 {
-                self.is_ahead = true;
-                let writes = self.window.next(&self.segments, places, SETTLE_BYTES)?;
-                self.engine.commit(&writes, Commit::System)?;
-            }
+        self.give_all()?;
+        // What is live is later.
+        self.frozen = Frozen::new(self.live.take());
+        self.give_all()
+    }
+
+    /// Gives the engine all that is frozen.
+    fn give_all(&mut self) -> Result<(), StoreError> {
+        while !self.frozen.left().is_empty() {
+            self.is_ahead = true;
+            let writes = self.window.next(&self.segments, self.frozen.left(), SETTLE_BYTES)?;
+            self.engine.commit(&writes, Commit::System)?;
+            self.frozen.given(writes.len());
         }
         Ok(())
     }
 
-    fn replay(&mut self) -> Result<(), StoreError> {
+    /// Has those who read find what the engine has not got.
+    fn lay_over(&mut self) -> Result<(), StoreError> {
+        let live = self.live.places();
+        let places = self.frozen.left().iter().chain(&live).copied();
+        self.overlay = Some(Overlay::new(&self.segments, places)?);
+        Ok(())
+    }
+
+    fn replay(&mut self, torn: Torn) -> Result<(), StoreError> {
         let mut found = Vec::new();
         for segment in Segment::BOTH {
             // The engine must not have what the log could lose.
@@ -275,7 +386,7 @@ impl<S: Store, L: Segments> Log<S, L> {
                 let name = self.segments.name(*segment);
                 tracing::info!("{name}: {len} bytes of commits are handed to the engine");
             }
-            self.report(*segment, bytes, &commits)?;
+            self.report(*segment, bytes, &commits, torn)?;
             match last.replace((head.life, commits.next)) {
                 Some((life, _)) if life != head.life => {
                     let [a, b] = Segment::BOTH.map(|segment| self.segments.name(segment));
@@ -304,11 +415,16 @@ impl<S: Store, L: Segments> Log<S, L> {
         if let Some((_, segment, _)) = found.last() {
             self.active = *segment;
         }
-        // With nothing found, too: that nothing is needed may not have come to the disk.
-        self.close()
+        Ok(())
     }
 
-    fn report(&mut self, segment: Segment, bytes: &[u8], found: &Found) -> Result<(), StoreError> {
+    fn report(
+        &mut self,
+        segment: Segment,
+        bytes: &[u8],
+        found: &Found,
+        torn: Torn,
+    ) -> Result<(), StoreError> {
         let name = self.segments.name(segment);
         for range in &found.damaged {
             self.segments.set_aside(
@@ -321,7 +437,7 @@ impl<S: Store, L: Segments> Log<S, L> {
             let lost: usize = found.damaged.iter().map(std::ops::Range::len).sum();
             tracing::error!("{name}: {lost} bytes of commits are damaged, and were set aside");
         }
-        if found.torn > 0 {
+        if found.torn > 0 && torn == Torn::IsTold {
             tracing::warn!(
                 "{name}: the last commit is there in part, {} bytes were cut off",
                 found.torn
@@ -330,7 +446,8 @@ impl<S: Store, L: Segments> Log<S, L> {
         Ok(())
     }
 
-    /// Leaves nothing in the log: the engine has everything, on disk.
+    /// Leaves nothing in the log: the engine has everything, on disk. With nothing found in it, too: that
+    /// nothing is needed may not have come to the disk.
     fn close(&mut self) -> Result<(), StoreError> {
         self.settle()?;
         if std::mem::take(&mut self.is_ahead) {
@@ -339,81 +456,6 @@ impl<S: Store, L: Segments> Log<S, L> {
         // The older one first: with the newer alone, a replay changes nothing.
         self.give_up(self.active.other())?;
         self.give_up(self.active)
-    }
-}
-
-/// Reads records of the log, many at once.
-#[derive(Default)]
-struct Window {
-    /// Of its first byte.
-    start: Option<Place>,
-    bytes: Vec<u8>,
-}
-
-impl Window {
-    /// Bytes that are read at once, if a record does not need more.
-    const BYTES: usize = 128 << 10;
-
-    /// The next records of some places, about so many bytes of them.
-    fn next(
-        &mut self,
-        segments: &impl Segments,
-        places: &mut std::vec::IntoIter<Place>,
-        bytes: u64,
-    ) -> Result<Vec<Write>, StoreError> {
-        // What was read earlier may have been written over.
-        self.start = None;
-        let (mut writes, mut sum) = (Vec::new(), 0);
-        while sum < bytes
-            && let Some(place) = places.next()
-        {
-            let (write, len) = self.record(segments, place)?;
-            sum += len as u64;
-            writes.push(write);
-        }
-        Ok(writes)
-    }
-
-    fn record(
-        &mut self,
-        segments: &impl Segments,
-        place: Place,
-    ) -> Result<(Write, usize), StoreError> {
-        if let Some(found) = self.behind(place).and_then(frame::record) {
-            return Ok(found);
-        }
-        self.fill(segments, place, Self::BYTES)?;
-        let len = match self.behind(place).and_then(frame::lengths) {
-            Some((key, value)) => frame::RECORD_HEAD + key + value,
-            None => 0,
-        };
-        if len > Self::BYTES {
-            self.fill(segments, place, len)?;
-        }
-        self.behind(place).and_then(frame::record).ok_or_else(|| {
-            let name = segments.name(place.segment());
-            StoreError(format!("{name}: what was written at byte {} is not there", place.at()))
-        })
-    }
-
-    /// What it has from a place on.
-    fn behind(&self, place: Place) -> Option<&[u8]> {
-        let start = self.start.filter(|start| start.segment() == place.segment())?;
-        let skipped = place.at().checked_sub(start.at())?;
-        self.bytes.get(usize::try_from(skipped).ok()?..)
-    }
-
-    fn fill(
-        &mut self,
-        segments: &impl Segments,
-        place: Place,
-        len: usize,
-    ) -> Result<(), StoreError> {
-        self.bytes.resize(len, 0);
-        let len = segments.read_at(place.segment(), place.at(), &mut self.bytes)?;
-        self.bytes.truncate(len);
-        self.start = Some(place);
-        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
-use super::replace;
+use super::{Torn, replace};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
 /// Memory for blocks that were read: only a start reads.
@@ -48,7 +48,15 @@ impl Lsm {
     /// and the log tells of both.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         replace::end(path, &[])?;
-        journal::mend(path)?;
+        journal::mend(path, Torn::IsTold)?;
+        Ok(Self::build(path)?)
+    }
+
+    /// As [`open`](Self::open), after a failure. Of a last commit that is there in part nothing is said:
+    /// whoever made it makes it again.
+    pub(super) fn reopen(path: &Path) -> Result<Self, StoreError> {
+        replace::end(path, &[])?;
+        journal::mend(path, Torn::IsExpected)?;
         Ok(Self::build(path)?)
     }
 

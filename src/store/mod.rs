@@ -35,5 +35,13 @@ pub use recovery::{
 };
 pub use writer::{Link, Open, Page, Part, Turn, Writer};
 
+/// Whether the log of the process is told of a last commit that is there in part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Torn {
+    IsTold,
+    /// Whoever made it makes it again.
+    IsExpected,
+}
+
 /// Files that a store keeps open at most.
 pub const OPEN_FILES: usize = lsm::OPEN_FILES + 32;

@@ -33,11 +33,13 @@ enum Stop {
     Enough,
 }
 
-/// Reads what a session has queued, up to the place `until`, where something is not committed yet.
+/// Reads what a session has queued, up to the place `until`, where something is not committed yet, and
+/// without the records whose removal is not, by their keys.
 pub(super) fn read(
     store: &dyn Store,
     request: &PageRequest,
     until: Option<u64>,
+    is_removed: &dyn Fn(&[u8]) -> bool,
     epoch: Epoch,
 ) -> Result<Read, StoreError> {
     let page = PageOfQueue { end: request.from, ..PageOfQueue::default() };
@@ -47,7 +49,8 @@ pub(super) fn read(
     let mut left = request.messages as usize;
     loop {
         let most = left.min(RECORDS_AT_ONCE);
-        let (records, stop) = read.records(store, request.session, until, most, epoch)?;
+        let session = request.session;
+        let (records, stop) = read.records(store, session, until, is_removed, most, epoch)?;
         left -= records.len();
         for (place, key, fields) in records {
             if bytes >= request.bytes && bytes > 0 {
@@ -86,6 +89,7 @@ impl Read {
         store: &dyn Store,
         session: SessionNumber,
         until: Option<u64>,
+        is_removed: &dyn Fn(&[u8]) -> bool,
         most: usize,
         epoch: Epoch,
     ) -> Result<(Records, Stop), StoreError> {
@@ -101,6 +105,9 @@ impl Read {
                 return false;
             }
             self.page.end = place + 1;
+            if is_removed(key) {
+                return true;
+            }
             let fields = Decoder::open(Table::Queued, key, value, epoch)
                 .and_then(|mut decoder| decoder.queued());
             match fields {
@@ -126,13 +133,13 @@ pub(super) struct Expired {
     pub(super) seen: u32,
 }
 
-/// Looks for what has expired by a time, in a part of what a session has queued, up to the place `until`,
-/// where something is not committed yet.
+/// Looks for what has expired by a time, in a part of what a session has queued, as [`read`] reads it.
 pub(super) fn expired(
     store: &dyn Store,
     request: &PageRequest,
     by: Time,
     until: Option<u64>,
+    is_removed: &dyn Fn(&[u8]) -> bool,
     epoch: Epoch,
 ) -> Result<Expired, StoreError> {
     let mut page = PageOfQueue { end: request.from, is_last: true, ..PageOfQueue::default() };
@@ -149,6 +156,9 @@ pub(super) fn expired(
             return false;
         }
         (seen, page.end) = (seen + 1, place + 1);
+        if is_removed(key) {
+            return true;
+        }
         // Who reads one that is damaged sets it aside.
         let fields = Decoder::open(Table::Queued, key, value, epoch)
             .and_then(|mut decoder| decoder.queued());

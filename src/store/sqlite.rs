@@ -6,9 +6,9 @@ mod wal;
 
 use std::path::Path;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, ErrorCode, params};
 
-use super::replace;
+use super::{Torn, replace};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
 /// Pages of the log before it is written into the database.
@@ -18,6 +18,8 @@ pub(super) struct Sqlite {
     connection: Connection,
     /// What `synchronous` is set to.
     commit: Option<Commit>,
+    /// The last commit failed, and not for want of room.
+    is_broken: bool,
 }
 
 impl From<rusqlite::Error> for StoreError {
@@ -29,15 +31,22 @@ impl From<rusqlite::Error> for StoreError {
 impl Sqlite {
     /// Opens or makes it. A last commit that is there in part is cut off, and the log tells of it.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        Self::prepare(path)?;
+        Self::prepare(path, Torn::IsTold)?;
         Ok(Self::with_tables(Self::connect(path)?)?)
     }
 
-    fn prepare(path: &Path) -> Result<(), StoreError> {
+    /// As [`open`](Self::open), after a failure. Of a last commit that is there in part nothing is said:
+    /// whoever made it makes it again.
+    pub(super) fn reopen(path: &Path) -> Result<Self, StoreError> {
+        Self::prepare(path, Torn::IsExpected)?;
+        Ok(Self::with_tables(Self::connect(path)?)?)
+    }
+
+    fn prepare(path: &Path, told: Torn) -> Result<(), StoreError> {
         replace::end(path, &salvage::BESIDE)?;
         let log = wal::beside(path);
         let torn = wal::mend(&log)?;
-        if torn > 0 {
+        if torn > 0 && told == Torn::IsTold {
             tracing::warn!(
                 "{}: the last commit is there in part, {torn} bytes were cut off",
                 log.display()
@@ -61,7 +70,7 @@ impl Sqlite {
                  without rowid"
             ))?;
         }
-        Ok(Self { connection, commit: None })
+        Ok(Self { connection, commit: None, is_broken: false })
     }
 
     /// Opens it, and has SQLite look at all of its pages. What can be read of a damaged database goes into a
@@ -69,10 +78,8 @@ impl Sqlite {
     pub(super) fn open_mended(path: &Path) -> Result<Self, StoreError> {
         salvage::open(path)
     }
-}
 
-impl Store for Sqlite {
-    fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
+    fn make(&mut self, writes: &[Write], commit: Commit) -> rusqlite::Result<()> {
         if self.commit != Some(commit) {
             let synchronous = match commit {
                 Commit::System => "normal",
@@ -85,9 +92,7 @@ impl Store for Sqlite {
             // A transaction without changes syncs nothing, and earlier ones may not have been.
             return match commit {
                 Commit::System => Ok(()),
-                Commit::Disk => {
-                    Ok(self.connection.query_row("pragma wal_checkpoint", [], |_| Ok(()))?)
-                }
+                Commit::Disk => self.connection.query_row("pragma wal_checkpoint", [], |_| Ok(())),
             };
         }
         let transaction = self.connection.transaction()?;
@@ -102,7 +107,21 @@ impl Store for Sqlite {
                     .execute(params![key])?,
             };
         }
-        Ok(transaction.commit()?)
+        transaction.commit()
+    }
+}
+
+impl Store for Sqlite {
+    fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
+        let done = self.make(writes, commit);
+        let error = done.as_ref().err();
+        self.is_broken =
+            error.is_some_and(|error| error.sqlite_error_code() != Some(ErrorCode::DiskFull));
+        Ok(done?)
+    }
+
+    fn wants_reopening(&self) -> bool {
+        self.is_broken
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {

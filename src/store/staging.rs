@@ -7,7 +7,7 @@ use hashbrown::hash_map::Entry;
 
 use super::messages::Messages;
 use super::record::{
-    Encoder, Epoch, QueuedFields, damaged_key, filter_key, inbound_key, place_key,
+    Encoder, Epoch, QueuedFields, damaged_key, filter_key, inbound_key, place_key, split_number,
 };
 use crate::hooks::{Table, Write};
 use crate::mqtt::PacketId;
@@ -66,6 +66,32 @@ impl Staging {
 
     pub(super) fn is_empty(&self) -> bool {
         self.writes.is_empty() && self.by_place.is_empty()
+    }
+
+    /// How many records are there.
+    pub(super) fn len(&self) -> usize {
+        self.writes.len() + self.by_place.len()
+    }
+
+    /// The places of each session of which it is not known that the store has them.
+    pub(super) fn places(&self) -> HashMap<SessionNumber, Vec<u64>> {
+        let put = |(table, key): &(Table, Vec<u8>), staged: &Staged| {
+            let (session, rest) = split_number(key).filter(|_| *table == Table::Queued)?;
+            let (place, _) = split_number(rest)?;
+            staged.value.is_some().then_some((session, place))
+        };
+        let tried = self.writes.iter().filter_map(|(key, staged)| put(key, staged));
+        let mut places = HashMap::<_, Vec<_>>::new();
+        for (session, place) in self.by_place.keys().copied().chain(tried) {
+            places.entry(session).or_default().push(place);
+        }
+        places
+    }
+
+    /// Whether a record is there only until the next commit.
+    pub(super) fn is_removed(&self, table: Table, key: &[u8]) -> bool {
+        let is_removal = |staged: &Staged| staged.value.is_none();
+        !self.writes.is_empty() && self.writes.get(&(table, key.to_vec())).is_some_and(is_removal)
     }
 
     /// Takes a change in.

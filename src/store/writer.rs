@@ -3,18 +3,19 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use hashbrown::HashMap;
 
 use super::acts::{ActId, Acts};
 use super::pages::{self, each_queued};
 use super::record::Decoder;
 use super::staging::Staging;
-use crate::hooks::{Commit, Store, StoreError, Table};
+use crate::hooks::{Commit, Store, StoreError, Table, Write};
 use crate::session::{Change, Changes, PageOfQueue, PageRequest, SessionNumber, Waiter};
 
-/// How long after a failure the store is opened anew.
+/// How long after a failed commit it is made again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// The most turns in one commit.
@@ -26,6 +27,10 @@ const MAX_WAITING: usize = 1 << 17;
 /// Messages read for pages, and records of ended sessions removed, between two commits: who waits for a
 /// commit is not to wait for long queues.
 const READ_PER_COMMIT: usize = 4096;
+
+/// Records that wait for a store that fails, at most, before no more pages are read: what becomes of what
+/// is in them adds to those.
+const MAX_STAGED: usize = 1 << 20;
 
 /// What one turn of a shard changes.
 #[derive(Debug, Default)]
@@ -123,7 +128,7 @@ impl Link {
         self.state.waiting.load(Ordering::Relaxed) >= MAX_WAITING
     }
 
-    /// Whether the last commit failed. What was handed over stays, and is tried again.
+    /// Whether the last commit failed. What was handed over stays, and is tried again; pages are read.
     #[must_use]
     pub fn is_failing(&self) -> bool {
         self.state.failing.load(Ordering::Relaxed)
@@ -136,6 +141,7 @@ pub type Open = Box<dyn FnMut() -> Result<Box<dyn Store>, StoreError> + Send>;
 /// Writes what shards hand over.
 pub struct Writer {
     open: Open,
+    /// While it fails, too, for those who read; nothing if it was to be opened anew, and that failed.
     store: Option<Box<dyn Store>>,
     commit: Commit,
     inbox: Receiver<Turn>,
@@ -200,25 +206,28 @@ impl Writer {
     }
 
     /// Writes until all links have gone and everything is written, or cannot be. `tell` is called after
-    /// each commit, and when the store begins to fail or ends to.
+    /// each commit, when pages have been read, and when the store begins to fail or ends to.
     pub fn run(mut self, mut tell: impl FnMut()) {
-        let mut busy = false;
+        let (mut busy, mut again_at) = (false, None);
         loop {
-            let gone = match self.state.failing.load(Ordering::Relaxed) {
-                false if busy => false,
-                false => self.inbox.recv().map(|turn| self.waiting.push_back(turn)).is_err(),
-                true => match self.inbox.recv_timeout(RETRY_AFTER) {
+            let gone = match again_at {
+                _ if busy => false,
+                None => self.inbox.recv().map(|turn| self.waiting.push_back(turn)).is_err(),
+                Some(at) => match self.inbox.recv_deadline(at) {
                     Ok(turn) => {
                         self.waiting.push_back(turn);
-                        // What comes meanwhile waits with the rest.
-                        std::thread::sleep(RETRY_AFTER);
                         false
                     }
-                    Err(RecvTimeoutError::Timeout) => false,
-                    Err(RecvTimeoutError::Disconnected) => true,
+                    Err(error) => error == RecvTimeoutError::Disconnected,
                 },
             };
-            busy = self.step();
+            if !gone && again_at.is_some_and(|at| Instant::now() < at) {
+                self.take_turns();
+                busy = self.read();
+            } else {
+                busy = self.step();
+                again_at = self.fails().then(|| Instant::now() + RETRY_AFTER);
+            }
             tell();
             if gone && !busy {
                 return;
@@ -228,20 +237,38 @@ impl Writer {
 
     /// Commits what has come by now, then reads what was asked for. Says whether there is more to do.
     pub fn step(&mut self) -> bool {
-        self.commit_turns();
+        self.take_turns();
+        self.commit_staged();
+        self.read()
+    }
+
+    fn fails(&self) -> bool {
+        self.state.failing.load(Ordering::Relaxed)
+    }
+
+    /// Reads what was asked for. Says whether there is more to do.
+    fn read(&mut self) -> bool {
         let Some(store) = self.store.take() else { return false };
-        let mut budget = READ_PER_COMMIT;
-        let done = self
-            .forget_some(&*store, &mut budget)
-            .and_then(|()| self.read_pages(&*store, &mut budget));
+        let (mut budget, failed) = (READ_PER_COMMIT, self.fails());
+        let forgotten = match failed {
+            // That only adds to what waits.
+            true => Ok(()),
+            false => self.forget_some(&*store, &mut budget),
+        };
+        let done = forgotten.and_then(|()| match self.staging.len() < MAX_STAGED || !failed {
+            true => self.read_pages(&*store, &mut budget),
+            false => Ok(self.asked.len()),
+        });
         match done {
             Ok(held_up) => {
                 self.store = Some(store);
-                !self.staging.is_empty() || self.asked.len() > held_up
+                !failed && !self.staging.is_empty() || self.asked.len() > held_up
             }
             Err(error) => {
                 self.begin_to_fail(&error);
-                false
+                // It may have been a write, which reads do without while it fails.
+                self.store = Some(store).filter(|_| !failed);
+                !failed
             }
         }
     }
@@ -280,20 +307,30 @@ impl Writer {
         Ok(())
     }
 
-    /// Reads pages, so much at a time. Gives how many have to wait for an act.
+    /// Reads pages, so much at a time. Gives how many have to wait for an act, or for what cannot be
+    /// committed.
     fn read_pages(&mut self, store: &dyn Store, budget: &mut usize) -> Result<usize, StoreError> {
-        let (mut held_up, mut removed) = (0, false);
+        let mut held_up = 0;
+        if self.asked.is_empty() {
+            return Ok(0);
+        }
+        // Or else all is committed that was noted before, and only acts wait.
+        let fails = self.fails();
+        let waiting = if fails { self.staging.places() } else { HashMap::new() };
         for _ in 0..self.asked.len() {
             if *budget == 0 {
                 break;
             }
             let Some(&(shard, request)) = self.asked.front() else { break };
-            let until = self.acts.first_place(request.session, request.from);
+            let PageRequest { session, from, .. } = request;
+            let staged = waiting.get(&session).into_iter().flatten().copied();
+            let staged = staged.filter(|place| *place >= from);
+            let until = self.acts.first_place(session, from).into_iter().chain(staged).min();
+            let (epoch, staging) = (self.staging.epoch(), &self.staging);
+            let is_removed = |key: &[u8]| staging.is_removed(Table::Queued, key);
             if let Some(by) = request.expired_by {
-                let epoch = self.staging.epoch();
-                let expired = pages::expired(store, &request, by, until, epoch)?;
+                let expired = pages::expired(store, &request, by, until, &is_removed, epoch)?;
                 self.asked.pop_front();
-                removed |= !expired.keys.is_empty();
                 for (key, message) in expired.keys {
                     self.staging.forget(key, message);
                 }
@@ -301,11 +338,7 @@ impl Writer {
                 self.send_page(shard, &request, expired.page);
                 continue;
             }
-            if removed {
-                // The store still has that: whoever is to have the queue of a session that has ended would, too.
-                break;
-            }
-            let read = pages::read(store, &request, until, self.staging.epoch())?;
+            let read = pages::read(store, &request, until, &is_removed, epoch)?;
             self.asked.pop_front();
             let pages::Read { page, damaged, stray } = read;
             if page.messages.is_empty() && page.lost == 0 && until.is_some() {
@@ -345,7 +378,7 @@ impl Writer {
         }
     }
 
-    fn commit_turns(&mut self) {
+    fn take_turns(&mut self) {
         self.waiting.extend(self.inbox.try_iter().take(TURNS_PER_COMMIT));
         while let Some(turn) = self.waiting.pop_front() {
             self.take(turn);
@@ -353,7 +386,10 @@ impl Writer {
         for change in self.acts.complete() {
             self.stage(change);
         }
-        if self.staging.is_empty() && self.store.is_some() {
+    }
+
+    fn commit_staged(&mut self) {
+        if self.staging.is_empty() && !self.fails() {
             self.staging.clear();
             self.staging.forget_unheld();
             self.publish();
@@ -361,15 +397,7 @@ impl Writer {
         }
         let writes = self.staging.take();
         self.staging.forget_unheld();
-        let done = match &mut self.store {
-            Some(store) => store.commit(&writes, self.commit),
-            None => (self.open)().and_then(|mut store| {
-                store.commit(&writes, self.commit)?;
-                self.store = Some(store);
-                Ok(())
-            }),
-        };
-        match done {
+        match self.commit(&writes) {
             Ok(()) => {
                 if self.state.failing.swap(false, Ordering::Relaxed) {
                     tracing::warn!("the store works again");
@@ -377,11 +405,27 @@ impl Writer {
                 self.publish();
             }
             Err(error) => {
-                self.store = None;
                 self.staging.put_back(writes);
                 self.begin_to_fail(&error);
             }
         }
+    }
+
+    /// Commits writes; if that failed before, in a store that is opened anew if that may help.
+    fn commit(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+        if let Some(store) = &mut self.store {
+            let done = store.commit(writes, self.commit);
+            if done.is_ok()
+                || !self.state.failing.load(Ordering::Relaxed)
+                || !store.wants_reopening()
+            {
+                return done;
+            }
+        }
+        // Two of one directory cannot be open.
+        self.store = None;
+        let store = self.store.insert((self.open)()?);
+        store.commit(writes, self.commit)
     }
 
     fn take(&mut self, turn: Turn) {

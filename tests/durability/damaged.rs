@@ -149,7 +149,7 @@ fn what_is_read_at_a_start_is_told() {
     let mut broker = killed("fjall");
     broker.restart();
     let log = broker.data().join("log/a.log").display().to_string();
-    let bytes = number_before(broker.log(), &format!("{log}: "), " bytes of commits are handed");
+    let bytes = number_before(&broker.log(), &format!("{log}: "), " bytes of commits are handed");
     let payloads = MESSAGES as usize * payload(0).len();
     assert!(bytes > payloads && bytes < 10 * payloads, "{bytes}");
     broker.stop();
@@ -162,7 +162,7 @@ fn what_is_read_at_a_start_is_told() {
     broker.restart();
     let begin = format!("{}: ", broker.data().join("sluice.sqlite").display());
     let bytes =
-        number_before(broker.log(), &format!("{begin}SQLite looks at all pages of "), " bytes");
+        number_before(&broker.log(), &format!("{begin}SQLite looks at all pages of "), " bytes");
     assert_eq!(bytes as u64, on_disk);
 }
 
@@ -249,7 +249,7 @@ fn what_can_be_read_of_a_damaged_database_stays() {
         broker.restart();
         assert!(broker.log().contains("the damaged database was set aside"), "{}", broker.log());
         if engine == "fjall" {
-            let read = number_before(broker.log(), ": tables of ", " bytes are compared with");
+            let read = number_before(&broker.log(), ": tables of ", " bytes are compared with");
             assert!(read > 8 << 20, "{read} bytes");
         }
         let mut client = broker.connect_with(&Connect::lasting(V5, "client")).0;

@@ -1,16 +1,17 @@
 //! The program as a process of its own, which can be killed.
 
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{PoisonError, RwLock};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::common::packet::ConnAck;
-use crate::common::{Client, Connect, Version, let_pass};
+use crate::common::{Client, Connect, Version};
+use crate::log::Log;
+use crate::room::Room;
 use crate::trace::traced;
 
 /// A data directory, and a broker that uses it when it runs.
@@ -23,9 +24,9 @@ pub(crate) struct Broker {
     settings: &'static [(&'static str, &'static str)],
     address: SocketAddr,
     running: Option<Child>,
-    log: String,
-    /// What it said since then.
-    later: Arc<Mutex<String>>,
+    log: Log,
+    /// Where it finds another file system in place of its directory.
+    room: Option<Room>,
     trace: Option<Trace>,
 }
 
@@ -42,8 +43,14 @@ impl Broker {
 
     /// On what is in that directory.
     pub(crate) fn start_on(data: TempDir, engine: &'static str, shards: u8) -> Self {
+        let mut broker = Self::new(data, engine, shards);
+        broker.restart();
+        broker
+    }
+
+    fn new(data: TempDir, engine: &'static str, shards: u8) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut broker = Self {
+        Self {
             data,
             engine,
             durability: "os",
@@ -51,11 +58,18 @@ impl Broker {
             settings: &[],
             address,
             running: None,
-            log: String::new(),
-            later: Arc::default(),
+            log: Log::default(),
+            room: None,
             trace: None,
-        };
-        broker.restart_with(shards);
+        }
+    }
+
+    /// On a disk of so many bytes, under `fsync`.
+    pub(crate) fn start_on_disk(engine: &'static str, bytes: u64) -> Self {
+        let mut broker = Self::new(TempDir::new().expect("a directory"), engine, 2);
+        broker.room = Some(Room::with_disk(broker.data(), bytes));
+        broker.durability = "fsync";
+        broker.restart();
         broker
     }
 
@@ -105,27 +119,31 @@ impl Broker {
         self.data.path()
     }
 
+    /// A file of its directory, as it is seen from here.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        let path = self.data().join(name);
+        self.room.as_ref().map_or_else(|| path.clone(), |room| room.seen(&path))
+    }
+
     pub(crate) fn process(&self) -> &Child {
         self.running.as_ref().expect("it runs")
     }
 
-    /// What it said up to where it listens, at its last start.
-    pub(crate) fn log(&self) -> &str {
-        &self.log
+    /// What it has said since its last start.
+    pub(crate) fn log(&self) -> String {
+        self.log.text()
     }
 
-    /// Waits until it says something with these words, since it listens; gives the line.
+    /// Waits until it has said something since its last start.
+    pub(crate) fn wait_said(&self, words: &str) {
+        assert!(self.log.wait_for(words), "it did not say \"{words}\": {}", self.log());
+    }
+
+    /// As [`wait_said`](Self::wait_said); gives the line.
     pub(crate) fn wait_to_say(&self, words: &str) -> String {
-        let until = Instant::now() + Duration::from_secs(10);
-        loop {
-            let later = self.later.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let line = later.split_inclusive('\n').find(|line| line.contains(words));
-            if let Some(line) = line.filter(|line| line.ends_with('\n')) {
-                return line.to_owned();
-            }
-            assert!(Instant::now() < until, "nothing with \"{words}\" in {later}");
-            let_pass(Duration::from_millis(5));
-        }
+        self.wait_said(words);
+        let log = self.log();
+        log.lines().find(|line| line.contains(words)).expect("it says so").to_owned()
     }
 
     /// The command that starts it; a write beyond the limit on a file's size is an error, not its end.
@@ -141,7 +159,10 @@ impl Broker {
             .env("SLUICE_SYS_INTERVAL", "0s")
             .env("SLUICE_QUEUE_IN_MEMORY", "2")
             .envs(self.settings.iter().copied());
-        command
+        match &self.room {
+            Some(room) => room.enter(&command),
+            None => command,
+        }
     }
 
     /// Kills it, as far as it runs: it cannot do anything about it.
@@ -179,29 +200,13 @@ impl Broker {
         }
         command.stdin(Stdio::null()).stderr(Stdio::piped());
         let mut child = spawn(&mut command);
-        let mut log = BufReader::new(child.stderr.take().expect("its log is a pipe"));
-        self.log.clear();
-        while !self.log.contains(" listening on ") {
-            let read = log.read_line(&mut self.log).expect("its log can be read");
-            assert_ne!(read, 0, "it ended before it listened: {}", self.log);
-        }
-        let (_, rest) = self.log.split_once(" listening on ").expect("it says so");
+        self.log = Log::of(child.stderr.take().expect("its log is a pipe"));
+        self.running = Some(child);
+        self.wait_said(" listening on ");
+        let log = self.log();
+        let (_, rest) = log.split_once(" listening on ").expect("it says so");
         let (address, _) = rest.split_once(' ').expect("more follows");
         self.address = address.parse().expect("an address");
-        self.running = Some(child);
-        // Nobody else reads it, and it must not be full.
-        self.later = Arc::default();
-        let later = self.later.clone();
-        std::thread::spawn(move || {
-            let mut line = String::new();
-            while log.read_line(&mut line).is_ok_and(|read| read > 0) {
-                if std::env::var_os("SHOW_LOG").is_some() {
-                    eprint!("{line}");
-                }
-                later.lock().unwrap_or_else(PoisonError::into_inner).push_str(&line);
-                line.clear();
-            }
-        });
     }
 
     /// A connection that must be accepted, and its CONNACK.

@@ -65,12 +65,7 @@ impl Scene {
     }
 
     fn apply(&mut self, writes: &[Write]) {
-        for Write { table, key, value, .. } in writes {
-            match value {
-                Some(value) => self.model.insert((*table, key.clone()), value.clone()),
-                None => self.model.remove(&(*table, key.clone())),
-            };
-        }
+        apply(&mut self.model, writes);
     }
 
     fn open(&mut self, engine: Memory, segments: MemorySegments) {
@@ -119,6 +114,47 @@ impl Scene {
         self.is_on_disk = true;
     }
 
+    /// What is found while it fails: all that was committed, and perhaps what failed.
+    fn check_failing(&self, store: &dyn Store, writes: &[Write]) {
+        let found = contents(store);
+        let mut after = self.model.clone();
+        apply(&mut after, writes);
+        assert!(found == self.model || found == after);
+        let key = vec![3; 16];
+        let one = store.get(Table::Queued, &key).expect("it can be read");
+        assert_eq!(one.as_ref(), found.get(&(Table::Queued, key)));
+    }
+
+    /// The log takes nothing for a while. If that was found before anything was written, the same store goes
+    /// on.
+    fn refuse(&mut self) {
+        self.segments.fail_after(self.rng.u32(0..4));
+        let mut writes = loop {
+            let writes = self.writes();
+            if self.store.commit(&writes, Commit::Disk).is_err() {
+                break writes;
+            }
+            self.apply(&writes);
+        };
+        let attempts = self.rng.usize(0..3);
+        for _ in 0..attempts {
+            self.store.commit(&writes, Commit::Disk).expect_err("it goes on failing");
+        }
+        self.check_failing(&self.store, &writes);
+        self.segments.fail_after(u32::MAX);
+        writes.iter_mut().for_each(|write| write.fresh = false);
+        if self.store.wants_reopening() {
+            self.store.commit(&writes, Commit::Disk).expect_err("it is not known what it has");
+            let (engine, segments) = (self.engine.clone(), self.segments.clone());
+            self.open(engine, segments);
+        } else {
+            assert!(contents(&self.store) == self.model);
+        }
+        self.store.commit(&writes, Commit::Disk).expect("room again");
+        self.apply(&writes);
+        self.is_on_disk = true;
+    }
+
     /// A commit fails, with nothing or all of it made; whoever made it opens the store anew, and makes it
     /// once more.
     fn fail(&mut self) {
@@ -127,10 +163,17 @@ impl Scene {
         if self.rng.bool() {
             let _ = self.store.get(Table::Queued, b"any");
         }
-        let _ = self.store.commit(&writes, Commit::Disk);
+        if self.store.commit(&writes, Commit::Disk).is_err() {
+            self.check_failing(&self.store, &writes);
+        }
         let (engine, segments) = (self.engine.clone(), self.segments.clone());
         if self.rng.bool() {
             self.store = nothing();
+            let read = Logged::reopen(engine.clone(), segments.clone(), self.segment_bytes);
+            let read = read.expect("it can be read");
+            assert!(read.wants_reopening());
+            self.check_failing(&read, &writes);
+            drop(read);
             let again = Logged::open(engine.clone(), segments.clone(), self.segment_bytes);
             assert!(again.is_err(), "the engine has to have what is in the log");
         }
@@ -148,6 +191,7 @@ impl Scene {
             0 => self.kill(),
             1 if self.is_on_disk => self.crash(),
             2 => self.fail(),
+            6 => self.refuse(),
             3 => {
                 let (engine, segments) = (self.engine.clone(), self.segments.clone());
                 self.open(engine, segments);
@@ -161,6 +205,15 @@ impl Scene {
             }
             _ => self.commit(),
         }
+    }
+}
+
+fn apply(model: &mut Model, writes: &[Write]) {
+    for Write { table, key, value, .. } in writes {
+        match value {
+            Some(value) => model.insert((*table, key.clone()), value.clone()),
+            None => model.remove(&(*table, key.clone())),
+        };
     }
 }
 

@@ -219,3 +219,38 @@ fn a_page_goes_past_what_cannot_be_read() {
     bench.writer.step();
     assert_eq!((bench.count(Table::Damaged), bench.count(Table::Queued)), (2, 3));
 }
+
+/// While nothing can be committed, what was committed is read: nothing else, and nothing twice.
+#[test]
+fn pages_are_read_from_a_store_that_fails() {
+    let mut bench = Bench::new(1);
+    let mut changes = vec![session("a", 1)];
+    changes.extend((1..=4).map(|place| paged(1, place, &message(&place.to_string()))));
+    bench.commit(1, changes);
+    bench.memory.fail(Some("No space left on device"));
+    bench.commit(2, vec![paged(1, 5, &message("5"))]);
+    assert!(bench.links[0].is_failing());
+    let page = bench.page(3, 1, 1);
+    assert_eq!((payloads(&page), page.end, page.is_last), (text(1..5), 5, false));
+    let gone = |(place, record): &(u64, sluice::session::QueuedRecord)| {
+        let (message, number) = (record.message.clone(), record.number);
+        Change::Removed { session: 1, place: *place, message, number, flew: false }
+    };
+    bench.commit(4, page.messages[..2].iter().map(gone).collect());
+    assert_eq!(payloads(&bench.page(5, 1, 1)), text(3..5));
+    let request = PageRequest {
+        session: 1,
+        from: 5,
+        messages: 9,
+        bytes: 1 << 20,
+        waiter: (1, 1),
+        expired_by: None,
+    };
+    assert!(bench.ask(6, request).is_none(), "nothing to read yet");
+    assert_eq!(bench.count(Table::Queued), 4);
+    bench.memory.fail(None);
+    bench.writer.step();
+    let page = bench.links[0].take_page().expect("it is committed").page;
+    assert_eq!((payloads(&page), page.end, page.is_last), (text(5..6), 6, true));
+    assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (3, 3));
+}

@@ -76,19 +76,12 @@ impl Head {
     }
 }
 
-/// Makes a frame of a commit in a buffer, behind what is in it. Says where each record begins.
-pub(super) fn encode(
-    writes: &[Write],
-    life: u64,
-    sequence: u64,
-    frame: &mut Vec<u8>,
-    mut at: impl FnMut(&Write, usize),
-) {
+/// Makes a frame of a commit in a buffer, behind what is in it.
+pub(super) fn encode(writes: &[Write], life: u64, sequence: u64, frame: &mut Vec<u8>) {
     let start = frame.len();
     let records = start + FRAME_HEAD;
     frame.resize(records, 0);
     for write in writes {
-        at(write, frame.len());
         let gone = if write.value.is_none() { GONE } else { 0 };
         let value = write.value.as_deref().unwrap_or_default();
         frame.push(write.table as u8 | gone);
@@ -107,6 +100,11 @@ pub(super) fn encode(
     {
         to.copy_from_slice(&part.to_le_bytes());
     }
+}
+
+/// Bytes of a record in a frame.
+pub(super) fn record_len(write: &Write) -> usize {
+    RECORD_HEAD + write.key.len() + write.value.as_ref().map_or(0, Vec::len)
 }
 
 fn checksum(records: &[u8], life: u64, sequence: u64) -> u64 {
@@ -226,7 +224,7 @@ mod tests {
         let mut bytes = head.encode().to_vec();
         let ends = (0..count)
             .map(|n| {
-                encode(&[put(n)], head.life, head.first + n, &mut bytes, |_, _| {});
+                encode(&[put(n)], head.life, head.first + n, &mut bytes);
                 bytes.len()
             })
             .collect();
@@ -254,9 +252,10 @@ mod tests {
         let empty = Write { value: Some(Vec::new()), ..gone.clone() };
         for write in [gone, empty, Write { fresh: false, ..put(9) }] {
             let mut bytes = HEAD.encode().to_vec();
-            let mut at = 0;
+            let at = bytes.len() + FRAME_HEAD;
             let writes = [write];
-            encode(&writes, HEAD.life, HEAD.first, &mut bytes, |_, start| at = start);
+            encode(&writes, HEAD.life, HEAD.first, &mut bytes);
+            assert_eq!(record_len(&writes[0]), bytes.len() - at);
             assert_eq!(record(&bytes[at..]), Some((writes[0].clone(), bytes.len() - at)));
             assert_eq!(record(&bytes[at..bytes.len() - 1]), None, "it is cut");
             assert_eq!(Found::of(&bytes, HEAD).whole.first(), Some(&(at..bytes.len())));

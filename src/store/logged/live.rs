@@ -80,10 +80,17 @@ impl Live {
         self.0.is_empty()
     }
 
+    /// Where all of it is.
+    pub(super) fn places(&self) -> Vec<Place> {
+        let mut places: Vec<_> = self.0.values().map(|last| last.place).collect();
+        places.sort_unstable();
+        places
+    }
+
     /// Takes all of it out, in the order of the log.
     pub(super) fn take(&mut self) -> Vec<Place> {
-        let mut places: Vec<_> = self.0.drain().map(|(_, last)| last.place).collect();
-        places.sort_unstable();
+        let places = self.places();
+        self.0.clear();
         places
     }
 }

@@ -17,7 +17,7 @@ use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::reader::Reader;
-use crate::store::damage;
+use crate::store::{Torn, damage};
 
 const START: u8 = 1;
 const ITEM: u8 = 2;
@@ -33,10 +33,10 @@ const ITEM_HEAD: usize = 1 + 1 + 1 + 8 + 2 + 4 + 4;
 const VALUE: u8 = 0;
 
 /// Mends all journals of a directory.
-pub(super) fn mend(directory: &Path) -> io::Result<()> {
+pub(super) fn mend(directory: &Path, torn: Torn) -> io::Result<()> {
     for path in damage::entries(directory)? {
         match path.extension().and_then(|extension| extension.to_str()) {
-            Some("jnl") => mend_one(&path)?,
+            Some("jnl") => mend_one(&path, torn)?,
             // What was broken off.
             Some(damage::DRAFT) => fs::remove_file(path)?,
             _ => {}
@@ -45,7 +45,7 @@ pub(super) fn mend(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn mend_one(path: &Path) -> io::Result<()> {
+fn mend_one(path: &Path, told: Torn) -> io::Result<()> {
     let (bytes, unreadable) = damage::read(path)?;
     let part = |range: &Range<usize>| bytes.get(range.clone()).unwrap_or_default();
     let found = Found::of(&bytes);
@@ -75,7 +75,7 @@ fn mend_one(path: &Path) -> io::Result<()> {
         tracing::error!("{name}: {lost} bytes of commits are damaged, and were set aside{rest}");
     }
     let torn = found.torn + sum(&found.unwritten);
-    if torn > 0 {
+    if torn > 0 && told == Torn::IsTold {
         tracing::warn!("{name}: the last commit is there in part, {torn} bytes were cut off");
     }
     Ok(())
@@ -445,7 +445,7 @@ mod tests {
         assert!(page + 4096 < before.end);
         bytes[page..page + 4096].fill(0);
         fs::write(&path, &bytes).expect("written");
-        mend_one(&path).expect("mended");
+        mend_one(&path, Torn::IsTold).expect("mended");
         assert_eq!(damage::entries(directory.path()).expect("a directory").len(), 1);
         let found = Found::of(&fs::read(&path).expect("a file"));
         assert_eq!((found.whole.len(), found.torn), (all.len() - 1, 0));
@@ -461,7 +461,7 @@ mod tests {
         bytes[before.start + BATCH_HEAD] ^= 4;
         bytes[last.end - 1] ^= 4;
         fs::write(&path, &bytes).expect("written");
-        mend_one(&path).expect("mended");
+        mend_one(&path, Torn::IsTold).expect("mended");
         let aside = path.with_extension(format!("{}{}", damage::SET_ASIDE, before.start));
         assert!(fs::read(aside).expect("set aside") == bytes[before.start..]);
         let found = Found::of(&fs::read(&path).expect("a file"));

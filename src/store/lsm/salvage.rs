@@ -14,13 +14,13 @@ use super::table::{Record, Records};
 use super::tree::{self, Files};
 use crate::hooks::{StoreError, Table, Write};
 use crate::store::batches::Batches;
-use crate::store::{damage, replace};
+use crate::store::{Torn, damage, replace};
 
 /// Opens a database of which all files are whole, or what is left of it.
 pub(super) fn open(path: &Path) -> Result<Lsm, StoreError> {
     replace::end(path, &[])?;
     tree::clear_unmade(path)?;
-    journal::mend(path)?;
+    journal::mend(path, Torn::IsTold)?;
     let bytes = tree::bytes(path)?;
     if bytes > 0 {
         let path = path.display();

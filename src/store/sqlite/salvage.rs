@@ -9,7 +9,7 @@ use super::pages::{Node, Pages, columns};
 use super::{Sqlite, wal};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 use crate::store::batches::Batches;
-use crate::store::{damage, record, replace};
+use crate::store::{Torn, damage, record, replace};
 
 /// Files that SQLite has beside a database.
 pub(super) const BESIDE: [&str; 2] = ["-wal", "-shm"];
@@ -18,7 +18,7 @@ const DEPTH: usize = 32;
 
 /// Opens a database of which all pages are whole, or what is left of it.
 pub(super) fn open(path: &Path) -> Result<Sqlite, StoreError> {
-    Sqlite::prepare(path)?;
+    Sqlite::prepare(path, Torn::IsTold)?;
     // Its log is read, too.
     let bytes = damage::bytes(path)? + damage::bytes(&wal::beside(path))?;
     if bytes > 0 {
