@@ -158,6 +158,16 @@ pub struct Writer {
     asked: VecDeque<(u8, PageRequest)>,
     /// Sessions that have ended, and from which place on what they had queued is to be removed.
     forgotten: VecDeque<(SessionNumber, u64)>,
+    /// What could not be read, with when it is tried again.
+    unreadable: VecDeque<(Instant, Unreadable)>,
+    is_unreadable_told: bool,
+}
+
+/// Of what the store could not read, and will hardly read before it is mended by a start: others are not to
+/// wait for it.
+enum Unreadable {
+    Page(u8, PageRequest),
+    Forgotten(SessionNumber, u64),
 }
 
 impl std::fmt::Debug for Writer {
@@ -201,6 +211,8 @@ impl Writer {
             pages,
             asked: VecDeque::new(),
             forgotten: VecDeque::new(),
+            unreadable: VecDeque::new(),
+            is_unreadable_told: false,
         };
         (writer, links)
     }
@@ -210,7 +222,8 @@ impl Writer {
     pub fn run(mut self, mut tell: impl FnMut()) {
         let (mut busy, mut again_at) = (false, None);
         loop {
-            let gone = match again_at {
+            let read_again_at = self.unreadable.front().map(|(at, _)| *at);
+            let gone = match again_at.into_iter().chain(read_again_at).min() {
                 _ if busy => false,
                 None => self.inbox.recv().map(|turn| self.waiting.push_back(turn)).is_err(),
                 Some(at) => match self.inbox.recv_deadline(at) {
@@ -249,12 +262,14 @@ impl Writer {
     /// Reads what was asked for. Says whether there is more to do.
     fn read(&mut self) -> bool {
         let Some(store) = self.store.take() else { return false };
+        self.try_unreadable();
         let (mut budget, failed) = (READ_PER_COMMIT, self.fails());
         let forgotten = match failed {
             // That only adds to what waits.
             true => Ok(()),
             false => self.forget_some(&*store, &mut budget),
         };
+        let forgets = forgotten.is_err();
         let done = forgotten.and_then(|()| match self.staging.len() < MAX_STAGED || !failed {
             true => self.read_pages(&*store, &mut budget),
             false => Ok(self.asked.len()),
@@ -262,13 +277,43 @@ impl Writer {
         match done {
             Ok(held_up) => {
                 self.store = Some(store);
+                self.is_unreadable_told &= !self.unreadable.is_empty();
                 !failed && !self.staging.is_empty() || self.asked.len() > held_up
+            }
+            Err(error) if !store.wants_reopening() => {
+                self.store = Some(store);
+                self.put_off(forgets, &error);
+                true
             }
             Err(error) => {
                 self.begin_to_fail(&error);
                 // It may have been a write, which reads do without while it fails.
                 self.store = Some(store).filter(|_| !failed);
                 !failed
+            }
+        }
+    }
+
+    /// Puts what could not be read last behind the rest.
+    fn put_off(&mut self, forgets: bool, error: &StoreError) {
+        if !std::mem::replace(&mut self.is_unreadable_told, true) {
+            tracing::error!(
+                "part of a queue cannot be read, and its session waits; what is damaged is set aside at the next start: {error}"
+            );
+        }
+        let first = match forgets {
+            true => self.forgotten.pop_front().map(|(of, from)| Unreadable::Forgotten(of, from)),
+            false => self.asked.pop_front().map(|(to, request)| Unreadable::Page(to, request)),
+        };
+        let at = Instant::now() + RETRY_AFTER;
+        self.unreadable.extend(first.map(|first| (at, first)));
+    }
+
+    fn try_unreadable(&mut self) {
+        while let Some((_, first)) = self.unreadable.pop_front_if(|(at, _)| *at <= Instant::now()) {
+            match first {
+                Unreadable::Page(to, request) => self.asked.push_back((to, request)),
+                Unreadable::Forgotten(of, from) => self.forgotten.push_back((of, from)),
             }
         }
     }

@@ -1,15 +1,19 @@
 //! Queues that are in the store only.
 
 use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
 
-use sluice::hooks::Table;
+use sluice::hooks::{Commit, Store, StoreError, Table, Write};
 use sluice::mqtt::{Message, QoS};
 use sluice::session::{Change, ExpiredOnDisk, PageRequest};
-use sluice::store::{Part, Turn};
+use sluice::store::{Memory, Part, Turn, recover};
 use sluice::timer::Time;
 
 use crate::engines::{commit, put, records};
-use crate::turns::{Bench, message, paged, queued, removed, request, session};
+use crate::turns::{Bench, START, message, paged, queued, removed, request, session};
 
 fn payloads(page: &sluice::session::PageOfQueue) -> Vec<String> {
     let payload = |(_, record): &(u64, sluice::session::QueuedRecord)| {
@@ -253,4 +257,80 @@ fn pages_are_read_from_a_store_that_fails() {
     let page = bench.links[0].take_page().expect("it is committed").page;
     assert_eq!((payloads(&page), page.end, page.is_last), (text(5..6), 6, true));
     assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (3, 3));
+}
+
+/// On a disk that cannot be read where the queue of one session is.
+#[derive(Clone)]
+struct Scratched {
+    memory: Memory,
+    session: Arc<AtomicU64>,
+}
+
+impl Store for Scratched {
+    fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
+        self.memory.commit(writes, commit)
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.memory.get(table, key)
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        let scratched = self.session.load(Ordering::Relaxed).to_be_bytes();
+        if table == Table::Queued && from.starts_with(&scratched) {
+            return Err(StoreError("Input/output error".to_owned()));
+        }
+        self.memory.range(table, from, each)
+    }
+}
+
+/// Nobody else waits for what cannot be read, and it is tried again.
+#[test]
+fn what_cannot_be_read_keeps_nobody_else_waiting() {
+    let session_1 = Arc::new(AtomicU64::new(0));
+    let store = Scratched { memory: Memory::default(), session: session_1.clone() };
+    let again = store.clone();
+    let open = Box::new(move || Ok(Box::new(again.clone()) as Box<dyn Store>));
+    let (recovered, writer, links) = recover(open, Commit::Disk, START, 1).expect("empty");
+    let mut bench = Bench { memory: store.memory.clone(), recovered, writer, links };
+    let queues = [1, 2, 3].map(|of| paged(of, 1, &message(&of.to_string())));
+    let sessions = [session("a", 1), session("b", 2), session("c", 3)];
+    bench.commit(1, sessions.into_iter().chain(queues).collect());
+    session_1.store(1, Ordering::Relaxed);
+    bench.links[0].submit(Turn {
+        turn: 2,
+        asked: vec![request(1, 1, 9), request(2, 1, 9)],
+        ..Turn::default()
+    });
+    assert!(bench.writer.step(), "the other one is still to be read");
+    bench.writer.step();
+    let page = bench.links[0].take_page().expect("the other one").page;
+    assert_eq!(payloads(&page), text(2..3));
+    bench.commit(3, vec![paged(1, 2, &message("later"))]);
+    assert!(!bench.links[0].is_failing());
+    assert_eq!(bench.links[0].committed(), 3);
+    // A session whose queue cannot be read ends, and one whose queue can.
+    let ended = |of, client_id: &str| {
+        vec![Change::Ended { client_id: client_id.into() }, Change::Forgotten(of, 0)]
+    };
+    bench.commit(4, ended(1, "a").into_iter().chain(ended(3, "c")).collect());
+    for turn in 5..9 {
+        bench.commit(turn, vec![session("d", 4)]);
+    }
+    assert_eq!(bench.count(Table::Queued), 3, "two of the one, one of another");
+    session_1.store(0, Ordering::Relaxed);
+    let Bench { memory, writer, links, .. } = bench;
+    let (told, tells) = mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| writer.run(move || _ = told.send(())));
+        while records(&memory, Table::Queued).len() > 1 {
+            tells.recv_timeout(Duration::from_secs(10)).expect("it is tried again");
+        }
+        drop(links);
+    });
 }
