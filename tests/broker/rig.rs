@@ -8,7 +8,7 @@ use sluice::net::sim::{ClientId, Faults, SimDriver, SimOptions, World};
 use sluice::server::settings;
 use sluice::session::DropCause;
 use sluice::shard::{Shard, Shared, Stored};
-use sluice::store::{Epoch, Memory, Writer, recover};
+use sluice::store::{Epoch, Memory, PROGRESS_RECORDS, Writer, recover};
 
 use crate::common::connect::Connect;
 use crate::common::wire::{self, Cursor};
@@ -39,7 +39,7 @@ impl Rig {
         let open = Box::new(move || Ok(Box::new(store.clone()) as Box<dyn Store>));
         let (epoch, count) = (Epoch { unix_ms: 0 }, u8::try_from(shards).expect("few"));
         let (recovered, writer, links) =
-            recover(open, Commit::Disk, epoch, count).expect("whole records");
+            recover(open, Commit::Disk, epoch, count, PROGRESS_RECORDS).expect("whole records");
         let shards = Shard::assemble_stored(drivers, &shared, Stored { links, recovered });
         Self { shards, world, shared, writer: Some(writer) }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sluice::hooks::{Commit, Store, StoreError, Table, Write};
 use sluice::mqtt::{Message, QoS};
 use sluice::session::{Change, ExpiredOnDisk, PageRequest};
-use sluice::store::{Memory, Part, Turn, recover};
+use sluice::store::{Memory, PROGRESS_RECORDS, Part, Turn, recover};
 use sluice::timer::Time;
 
 use crate::engines::{commit, put, records};
@@ -296,7 +296,8 @@ fn what_cannot_be_read_keeps_nobody_else_waiting() {
     let store = Scratched { memory: Memory::default(), session: session_1.clone() };
     let again = store.clone();
     let open = Box::new(move || Ok(Box::new(again.clone()) as Box<dyn Store>));
-    let (recovered, writer, links) = recover(open, Commit::Disk, START, 1).expect("empty");
+    let (recovered, writer, links) =
+        recover(open, Commit::Disk, START, 1, PROGRESS_RECORDS).expect("empty");
     let mut bench = Bench { memory: store.memory.clone(), recovered, writer, links };
     let queues = [1, 2, 3].map(|of| paged(of, 1, &message(&of.to_string())));
     let sessions = [session("a", 1), session("b", 2), session("c", 3)];
