@@ -55,10 +55,6 @@ pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, 
     if rng.u8(0..4) > 0 {
         settings.session.in_memory.messages = rng.u32(0..4);
     }
-    if rng.bool() {
-        // Shards are behind each other.
-        settings.mailbox_bytes = rng.usize(1..3_000);
-    }
     let mut actors = cast();
     // With a slow disk an answer that does not wait for it is there long before.
     let commits_in = if rng.bool() { 1 } else { 30 };
