@@ -41,11 +41,13 @@ fn nothing_is_lost(engine: &'static str) {
         }
         subscriber.publish("t", "at QoS 0", 0);
         subscriber.expect("t", "at QoS 0");
+        broker.wait_said(FAILS);
         let log = broker.log();
         assert_eq!(log.matches(FAILS).count(), 1, "{log}");
         if round == 0 {
             make_room(&broker);
             publish_until_kept(&mut publisher, "t");
+            broker.wait_said(WORKS);
             let log = broker.log();
             assert_eq!(log.matches(WORKS).count(), 1, "{log}");
             acknowledged.push("probe".to_owned());
