@@ -326,11 +326,10 @@ impl Session {
 
     /// Records that frames up to `turn` need not wait for `shard`.
     pub fn pass_frames(&mut self, shard: u8, turn: u64) {
-        let bit = 1_u64.checked_shl(shard.into()).unwrap_or(0);
         let gate = self.active.as_mut().map(|active| &mut active.gate);
         for pending in gate.into_iter().flatten().filter(|pending| pending.turn <= turn) {
             if matches!(pending.what, What::Frame(_)) {
-                pending.waiting &= !bit;
+                pending.waiting &= !bit(shard);
             }
         }
     }

@@ -298,7 +298,8 @@ impl Writer {
     fn put_off(&mut self, forgets: bool, error: &StoreError) {
         if !std::mem::replace(&mut self.is_unreadable_told, true) {
             tracing::error!(
-                "part of a queue cannot be read, and its session waits; what is damaged is set aside at the next start: {error}"
+                "part of a queue cannot be read, and its session waits; what is damaged is set aside at \
+                 the next start: {error}"
             );
         }
         let first = match forgets {

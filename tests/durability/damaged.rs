@@ -8,7 +8,7 @@ use std::time::Duration;
 use sluice::hooks::{Commit, Table, Write};
 use sluice::store::Directory;
 
-use crate::common::{Connect, V5, let_pass};
+use crate::common::{Client, Connect, V5, let_pass};
 use crate::offline::store;
 use crate::process::{Broker, OPENS, engines};
 
@@ -21,6 +21,13 @@ fn payload(n: u32) -> String {
 /// A broker that was killed, with messages for a client that is away.
 fn killed(engine: &'static str) -> Broker {
     let mut broker = Broker::start(engine, 1);
+    fill(&broker);
+    broker.kill();
+    broker
+}
+
+/// Messages for a client that is away; gives who has sent them.
+fn fill(broker: &Broker) -> Client {
     let mut client = broker.connect_with(&Connect::lasting(V5, "client")).0;
     client.subscribe("t", 1);
     client.disconnect();
@@ -28,8 +35,7 @@ fn killed(engine: &'static str) -> Broker {
     for n in 0..MESSAGES {
         publisher.publish("t", payload(n), 1);
     }
-    broker.kill();
-    broker
+    publisher
 }
 
 /// The file that has a payload, and where.
@@ -84,13 +90,7 @@ fn checked(broker: &Broker) -> String {
 
 /// What is left of a message without its record goes, too; nothing else is missed.
 fn a_damaged_record_is_set_aside_and_told(mut broker: Broker) {
-    let mut client = broker.connect_with(&Connect::lasting(V5, "client")).0;
-    client.subscribe("t", 1);
-    client.disconnect();
-    let mut publisher = broker.connect(V5, "publisher");
-    for n in 0..MESSAGES {
-        publisher.publish("t", payload(n), 1);
-    }
+    let mut publisher = fill(&broker);
     for topic in ["r/1", "r/2"] {
         publisher.publish_retained(topic, topic, 1);
     }

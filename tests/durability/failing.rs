@@ -98,6 +98,7 @@ fn a_full_disk(engine: &'static str) {
     limit(&broker, None);
     publish_until_kept(&mut publisher, "t");
     assert_eq!(publisher.try_publish(Message::new("t", "after").qos(1)), code::SUCCESS);
+    broker.wait_said(WORKS);
     let log = broker.log();
     assert_eq!((log.matches(FAILS).count(), log.matches(WORKS).count()), (1, 1), "{log}");
     broker.restart();
@@ -271,6 +272,7 @@ fn a_commit_in_part(engine: &'static str, log: &str) {
     // That takes some attempts.
     assert_eq!(publisher.try_publish(large.clone()), code::QUOTA_EXCEEDED);
     assert_eq!(publisher.try_publish(large), code::QUOTA_EXCEEDED);
+    broker.wait_said(FAILS);
     let said = broker.log();
     assert!(!said.contains("in part"), "{said}");
     assert_eq!(said.matches(FAILS).count(), 1, "{said}");

@@ -83,12 +83,14 @@ fn under_way(engine: &'static str) {
     assert_eq!(refused, code::QUOTA_EXCEEDED);
     // SQLite knows no more than that it is an error of the disk.
     let why = if engine == "fjall" { "Read-only file system" } else { "disk I/O error" };
+    broker.wait_said(FAILS);
     assert!(broker.log().contains(FAILS) && broker.log().contains(why), "{}", broker.log());
     for n in 0..50 {
         reader.expect("t", n.to_string());
     }
     drop(read_only);
     publish_until_kept(&mut publisher, "t");
+    broker.wait_said(WORKS);
     let log = broker.log();
     assert_eq!((log.matches(FAILS).count(), log.matches(WORKS).count()), (1, 1), "{log}");
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-use sluice::hooks::{Commit, Store, Table, Write};
+use sluice::hooks::{Commit, Store, StoreError, Table, Write};
 use sluice::store::{Directory, Engine, Logged, Memory, MemorySegments};
 use tempfile::TempDir;
 
@@ -170,4 +170,38 @@ pub(crate) fn records(store: &dyn Store, table: Table) -> Vec<(Vec<u8>, Vec<u8>)
     let mut found = Vec::new();
     store.scan(table, &mut |key, value| found.push((key.to_vec(), value.to_vec()))).expect("whole");
     found
+}
+
+/// On a disk that cannot be read at some places: where records of a table from a key on are.
+pub(crate) struct Unreadable<F> {
+    memory: Memory,
+    is_unreadable: F,
+}
+
+impl<F: Fn(Table, &[u8]) -> bool> Unreadable<F> {
+    pub(crate) fn new(memory: Memory, is_unreadable: F) -> Self {
+        Self { memory, is_unreadable }
+    }
+}
+
+impl<F: Fn(Table, &[u8]) -> bool + Send> Store for Unreadable<F> {
+    fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
+        self.memory.commit(writes, commit)
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.memory.get(table, key)
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        match (self.is_unreadable)(table, from) {
+            true => Err(StoreError("Input/output error".to_owned())),
+            false => self.memory.range(table, from, each),
+        }
+    }
 }

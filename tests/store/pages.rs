@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use sluice::hooks::{Commit, Store, StoreError, Table, Write};
+use sluice::hooks::{Commit, Store, Table};
 use sluice::mqtt::{Message, QoS};
 use sluice::session::{Change, ExpiredOnDisk, PageRequest};
 use sluice::store::{Memory, PROGRESS_RECORDS, Part, Turn, recover};
 use sluice::timer::Time;
 
-use crate::engines::{commit, put, records};
+use crate::engines::{Unreadable, commit, put, records};
 use crate::turns::{Bench, START, message, paged, queued, removed, request, session};
 
 fn payloads(page: &sluice::session::PageOfQueue) -> Vec<String> {
@@ -259,46 +259,23 @@ fn pages_are_read_from_a_store_that_fails() {
     assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (3, 3));
 }
 
-/// On a disk that cannot be read where the queue of one session is.
-#[derive(Clone)]
-struct Scratched {
-    memory: Memory,
-    session: Arc<AtomicU64>,
-}
-
-impl Store for Scratched {
-    fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
-        self.memory.commit(writes, commit)
-    }
-
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.memory.get(table, key)
-    }
-
-    fn range(
-        &self,
-        table: Table,
-        from: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), StoreError> {
-        let scratched = self.session.load(Ordering::Relaxed).to_be_bytes();
-        if table == Table::Queued && from.starts_with(&scratched) {
-            return Err(StoreError("Input/output error".to_owned()));
-        }
-        self.memory.range(table, from, each)
-    }
-}
-
 /// Nobody else waits for what cannot be read, and it is tried again.
 #[test]
 fn what_cannot_be_read_keeps_nobody_else_waiting() {
     let session_1 = Arc::new(AtomicU64::new(0));
-    let store = Scratched { memory: Memory::default(), session: session_1.clone() };
-    let again = store.clone();
-    let open = Box::new(move || Ok(Box::new(again.clone()) as Box<dyn Store>));
+    let (memory, scratched) = (Memory::default(), session_1.clone());
+    let again = memory.clone();
+    let open = Box::new(move || {
+        let scratched = scratched.clone();
+        let is_scratched = move |table, from: &[u8]| {
+            let session = scratched.load(Ordering::Relaxed).to_be_bytes();
+            table == Table::Queued && from.starts_with(&session)
+        };
+        Ok(Box::new(Unreadable::new(again.clone(), is_scratched)) as Box<dyn Store>)
+    });
     let (recovered, writer, links) =
         recover(open, Commit::Disk, START, 1, PROGRESS_RECORDS).expect("empty");
-    let mut bench = Bench { memory: store.memory.clone(), recovered, writer, links };
+    let mut bench = Bench { memory, recovered, writer, links };
     let queues = [1, 2, 3].map(|of| paged(of, 1, &message(&of.to_string())));
     let sessions = [session("a", 1), session("b", 2), session("c", 3)];
     bench.commit(1, sessions.into_iter().chain(queues).collect());
