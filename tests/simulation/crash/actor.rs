@@ -93,6 +93,8 @@ pub(crate) struct Actor {
     /// Numbers below this were sent.
     pub(crate) sent: Rc<Cell<u32>>,
     pub(crate) acknowledged: BTreeSet<u32>,
+    /// Numbers that it has sent more than once.
+    pub(crate) repeated: BTreeSet<u32>,
     half_done: BTreeSet<PacketId>,
     owed: Vec<(AckKind, PacketId)>,
     /// By topic, the numbers in the order in which they came.
@@ -119,6 +121,7 @@ impl Actor {
             next_id: 0,
             sent: Rc::default(),
             acknowledged: BTreeSet::new(),
+            repeated: BTreeSet::new(),
             half_done: BTreeSet::new(),
             owed: Vec::new(),
             received: BTreeMap::new(),
@@ -399,7 +402,10 @@ impl Actor {
         }
         for (number, (id, half)) in self.open.clone() {
             match half {
-                Half::Publish => self.publish(number, id, true),
+                Half::Publish => {
+                    self.repeated.insert(number);
+                    self.publish(number, id, true);
+                }
                 Half::Release => {
                     encode_ack(
                         self.version,

@@ -9,14 +9,20 @@ use super::actor::{Actor, CLEARS_EVERY, Role};
 use super::dying::Dying;
 use super::fickle::{Fickle, TOPIC};
 
-/// What a sleeper got is in order, at QoS 2 once; what it did not get may have expired.
-fn check_sleeper(sleeper: &Actor) -> Result<(), String> {
+/// What a sleeper got is in order, at QoS 2 once; what it did not get may have expired. The first of
+/// two equal ones may have, and the second comes after what was published between them.
+fn check_sleeper(sleeper: &Actor, actors: &[Actor]) -> Result<(), String> {
     for (topic, numbers) in &sleeper.received {
         let mut seen = BTreeSet::new();
-        let new: Vec<_> = numbers.iter().filter(|number| seen.insert(**number)).collect();
+        let mut new: Vec<_> = numbers.iter().filter(|number| seen.insert(**number)).collect();
         let twice = topic.ends_with("/2") && new.len() < numbers.len();
         if twice && matches!(sleeper.role, Role::Sleeper { qos: QoS::ExactlyOnce, .. }) {
             return Err(format!("{}: {topic} at QoS 2 comes twice: {numbers:?}", sleeper.name));
+        }
+        let publisher =
+            actors.iter().find(|actor| actor.name == *topic).ok_or("nobody publishes")?;
+        if matches!(publisher.role, Role::Publisher { qos: QoS::AtLeastOnce, .. }) {
+            new.retain(|number| !publisher.repeated.contains(number));
         }
         if !new.is_sorted() {
             return Err(format!("{}: {topic} is not in order: {numbers:?}", sleeper.name));
@@ -47,7 +53,7 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
             Role::Beginner | Role::Watcher { .. } => {}
             Role::Dying(dying) => history.published.push(wills(actor, dying)),
             Role::Fickle(fickle) => steadiness(actor, fickle, actors)?,
-            Role::Sleeper { .. } => check_sleeper(actor)?,
+            Role::Sleeper { .. } => check_sleeper(actor, actors)?,
             Role::Subscriber { filter, qos }
             | Role::Deserter { filter, qos }
             | Role::Leaver { filter, qos } => {
