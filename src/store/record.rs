@@ -11,6 +11,10 @@ use crate::timer::Time;
 
 const CHECKSUM_LEN: usize = 4;
 
+/// Bytes of a client identifier, topic name or filter at most: what they are part of is a key, also that
+/// under which it is set aside as damaged, and fjall takes no longer ones than 65,535 bytes.
+pub const MAX_NAME_BYTES: u16 = 65_000;
+
 /// What an identity may have.
 const HAS_USER: u8 = 1;
 const HAS_CERTIFICATE: u8 = 2;
@@ -385,4 +389,20 @@ pub(super) fn filter_key(session: u64, filter: &str) -> Vec<u8> {
 pub(super) fn split_number(key: &[u8]) -> Option<(u64, &[u8])> {
     let (number, rest) = key.split_first_chunk()?;
     Some((u64::from_be_bytes(*number), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keys_of_the_longest_names_are_short_enough() {
+        let name = "n".repeat(MAX_NAME_BYTES.into());
+        for key in [name.as_bytes().to_vec(), filter_key(u64::MAX, &name)] {
+            for table in Table::ALL {
+                let aside = damaged_key(table, &key);
+                assert!(u16::try_from(aside.len()).is_ok(), "{} bytes", aside.len());
+            }
+        }
+    }
 }
