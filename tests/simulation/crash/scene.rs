@@ -33,6 +33,8 @@ pub(super) struct Scene {
     confirms: Confirms,
     /// Of the moments in which the store could commit, it does in one of so many.
     commits_in: u8,
+    /// A shard that has one turn where others have fifty.
+    slow: Option<usize>,
     verbose: bool,
 }
 
@@ -61,8 +63,17 @@ pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, 
     let mut actors = cast();
     // With a slow disk an answer that does not wait for it is there long before.
     let commits_in = if rng.bool() { 1 } else { 30 };
-    let mut scene =
-        Scene { world, settings, broker: None, rng, seed, confirms, commits_in, verbose };
+    let mut scene = Scene {
+        world,
+        settings,
+        broker: None,
+        rng,
+        seed,
+        confirms,
+        commits_in,
+        slow: None,
+        verbose,
+    };
     let disk = Disk::new(&mut scene.rng);
     scene.restart(disk);
     for actor in &mut actors {
@@ -154,6 +165,7 @@ fn cast() -> Vec<Actor> {
 impl Scene {
     fn restart(&mut self, disk: Disk) {
         let shards = self.rng.u8(1..=4);
+        self.slow = self.rng.bool().then(|| self.rng.usize(0..4));
         self.start(disk, shards);
     }
 
@@ -179,12 +191,14 @@ impl Scene {
 
     /// One thing happens.
     fn step(&mut self, actors: &mut [Actor], draining: bool) -> Result<(), String> {
-        let Self { world, broker, rng, commits_in, .. } = self;
+        let Self { world, broker, rng, commits_in, slow, .. } = self;
         let broker = broker.as_mut().expect("it runs");
         match rng.u8(0..12) {
             0..5 => {
                 let ready = broker.ready();
-                if let Some(shard) = rng.choice(ready) {
+                if let Some(shard) = rng.choice(ready)
+                    && (draining || Some(shard) != *slow || rng.u8(0..50) == 0)
+                {
                     broker.turn(shard);
                 }
             }
@@ -337,6 +351,6 @@ fn calm(change: impl FnOnce(&mut Settings)) -> Scene {
     let mut settings = sluice::server::settings(&sluice::Config::default());
     change(&mut settings);
     let rng = Rng::with_seed(1);
-    let (broker, confirms, commits_in, verbose) = (None, Confirms::Truly, 1, false);
-    Scene { world, settings, broker, rng, seed: 1, confirms, commits_in, verbose }
+    let (broker, confirms, commits_in, slow) = (None, Confirms::Truly, 1, None);
+    Scene { world, settings, broker, rng, seed: 1, confirms, commits_in, slow, verbose: false }
 }
