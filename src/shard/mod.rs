@@ -451,11 +451,23 @@ impl<D: Driver> Shard<D> {
             if bytes >= self.core.settings.mailbox_bytes {
                 break;
             }
-            let Some(batch) = self.core.mailbox.take() else { break };
-            self.core.mailbox.taken(&batch);
-            bytes += batch.weight();
-            self.core.take_batch(&mut self.driver, &self.arena, batch);
+            let Some(weight) = self.take_one_batch() else { break };
+            bytes += weight;
         }
+    }
+
+    /// Takes in what other shards have sent, however much it is: before the first turn.
+    fn take_all_mail(&mut self) {
+        while self.take_one_batch().is_some() {}
+    }
+
+    /// Gives what it weighed.
+    fn take_one_batch(&mut self) -> Option<usize> {
+        let batch = self.core.mailbox.take()?;
+        self.core.mailbox.taken(&batch);
+        let weight = batch.weight();
+        self.core.take_batch(&mut self.driver, &self.arena, batch);
+        Some(weight)
     }
 
     /// Writes to sockets and peers what the turn produced.

@@ -139,7 +139,7 @@ impl<D: Driver> Shard<D> {
             shard.core.mailbox.post(shard.core.turn);
         }
         for shard in shards {
-            shard.take_mail();
+            shard.take_all_mail();
         }
     }
 }

@@ -48,3 +48,8 @@ fn what_a_clean_start_has_ended_does_not_come_back() {
         assert_eq!(scene::end_by_a_clean_start(version), Ok(()), "{version}");
     }
 }
+
+#[test]
+fn a_will_reaches_all_from_the_first_turn_on() {
+    assert_eq!(scene::reach_all_from_the_first_turn_on(), Ok(()));
+}

@@ -33,6 +33,8 @@ pub(super) struct Scene {
     confirms: Confirms,
     /// Of the moments in which the store could commit, it does in one of so many.
     commits_in: u8,
+    /// A shard that has one turn where others have fifty.
+    slow: Option<usize>,
     verbose: bool,
 }
 
@@ -55,11 +57,23 @@ pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, 
     if rng.u8(0..4) > 0 {
         settings.session.in_memory.messages = rng.u32(0..4);
     }
+    if rng.bool() {
+        settings.mailbox_bytes = rng.usize(1..3_000);
+    }
     let mut actors = cast();
     // With a slow disk an answer that does not wait for it is there long before.
     let commits_in = if rng.bool() { 1 } else { 30 };
-    let mut scene =
-        Scene { world, settings, broker: None, rng, seed, confirms, commits_in, verbose };
+    let mut scene = Scene {
+        world,
+        settings,
+        broker: None,
+        rng,
+        seed,
+        confirms,
+        commits_in,
+        slow: None,
+        verbose,
+    };
     let disk = Disk::new(&mut scene.rng);
     scene.restart(disk);
     for actor in &mut actors {
@@ -151,28 +165,40 @@ fn cast() -> Vec<Actor> {
 impl Scene {
     fn restart(&mut self, disk: Disk) {
         let shards = self.rng.u8(1..=4);
+        self.slow = self.rng.bool().then(|| self.rng.usize(0..4));
+        self.start(disk, shards);
+    }
+
+    fn start(&mut self, disk: Disk, shards: u8) {
         let seed = self.seed ^ self.rng.u64(..);
         let Self { world, settings, confirms, .. } = self;
         self.broker = Some(Broker::start(world, disk, *confirms, settings, shards, seed));
     }
 
     fn crash(&mut self, actors: &mut [Actor]) {
+        let disk = self.stop(actors);
+        self.restart(disk);
+    }
+
+    fn stop(&mut self, actors: &mut [Actor]) -> Disk {
         if self.verbose {
             eprintln!("{:>8} crash", self.world.now().0);
         }
         let disk = self.broker.take().expect("it runs").crash(&mut self.rng);
         actors.iter_mut().for_each(|actor| actor.broker_is_gone(&self.world));
-        self.restart(disk);
+        disk
     }
 
     /// One thing happens.
     fn step(&mut self, actors: &mut [Actor], draining: bool) -> Result<(), String> {
-        let Self { world, broker, rng, commits_in, .. } = self;
+        let Self { world, broker, rng, commits_in, slow, .. } = self;
         let broker = broker.as_mut().expect("it runs");
         match rng.u8(0..12) {
             0..5 => {
                 let ready = broker.ready();
-                if let Some(shard) = rng.choice(ready) {
+                if let Some(shard) = rng.choice(ready)
+                    && (draining || Some(shard) != *slow || rng.u8(0..50) == 0)
+                {
                     broker.turn(shard);
                 }
             }
@@ -284,13 +310,7 @@ impl Scene {
 /// A clean session takes the place of a stored one, and the machine stops as soon as that is said: the
 /// stored one must not come back [MQTT-3.1.2-4].
 pub(super) fn end_by_a_clean_start(version: Version) -> Result<(), String> {
-    let world = World::new(1, SimOptions { faults: Faults::NONE, ..SimOptions::default() });
-    let settings = sluice::server::settings(&sluice::Config::default());
-    let rng = Rng::with_seed(1);
-    let (broker, confirms) = (None, Confirms::Truly);
-    let commits_in = 1;
-    let mut scene =
-        Scene { world, settings, broker, rng, seed: 1, confirms, commits_in, verbose: false };
+    let mut scene = calm(|_| {});
     let disk = Disk::new(&mut scene.rng);
     scene.restart(disk);
     let mut actor = Actor::new("begins", version, Role::Beginner);
@@ -298,4 +318,39 @@ pub(super) fn end_by_a_clean_start(version: Version) -> Result<(), String> {
     scene.until_begun(&mut actor, true)?;
     scene.crash(std::slice::from_mut(&mut actor));
     scene.until_begun(&mut actor, false)
+}
+
+/// However little a mailbox holds, every shard knows from its first turn on who is subscribed on others:
+/// what is due then, a Will, reaches all of them.
+pub(super) fn reach_all_from_the_first_turn_on() -> Result<(), String> {
+    const SHARDS: u8 = 4;
+    const SUBSCRIBERS: u32 = 16;
+    let mut scene = calm(|settings| settings.mailbox_bytes = 1);
+    let disk = Disk::new(&mut scene.rng);
+    scene.start(disk, SHARDS);
+    let role = Role::Subscriber { filter: "w/#", qos: QoS::ExactlyOnce };
+    let subscriber = |n| Actor::new(&format!("sub {n}"), Version::V5, role.clone());
+    let mut actors: Vec<_> = (0..SUBSCRIBERS).map(subscriber).collect();
+    actors.push(Actor::new("dies", Version::V5, Role::Dying(Dying::new("w/a", 0))));
+    for actor in &mut actors {
+        scene.until_settled(actor)?;
+    }
+    let disk = scene.stop(&mut actors);
+    scene.start(disk, SHARDS);
+    scene.drain(&mut actors)?;
+    let mut subscribers = actors.iter().filter(|actor| actor.subscribes());
+    match subscribers.find(|actor| !actor.received.contains_key("w/a")) {
+        None => Ok(()),
+        Some(missed) => Err(format!("{} got nothing", missed.name)),
+    }
+}
+
+/// Nobody is there, and nothing goes wrong.
+fn calm(change: impl FnOnce(&mut Settings)) -> Scene {
+    let world = World::new(1, SimOptions { faults: Faults::NONE, ..SimOptions::default() });
+    let mut settings = sluice::server::settings(&sluice::Config::default());
+    change(&mut settings);
+    let rng = Rng::with_seed(1);
+    let (broker, confirms, commits_in, slow) = (None, Confirms::Truly, 1, None);
+    Scene { world, settings, broker, rng, seed: 1, confirms, commits_in, slow, verbose: false }
 }
