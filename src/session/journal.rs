@@ -57,6 +57,9 @@ pub struct SubscriptionRecord {
     pub retain_as_published: bool,
     /// The Subscription Identifier; 0: none.
     pub identifier: u32,
+    /// Behind which topic the retained messages begin that it still has to get [MQTT-3.3.1-9]; empty: behind
+    /// none. `None`: it has them.
+    pub retained_after: Option<Box<str>>,
 }
 
 /// What is stored of a message that a session has to deliver.

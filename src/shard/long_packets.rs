@@ -33,6 +33,8 @@ pub(super) struct WantedScan {
     pub(super) index: usize,
     pub(super) handle: SubscriptionHandle,
     pub(super) qos: QoS,
+    /// The store knows that it wants them.
+    pub(super) noted: bool,
 }
 
 /// What was done of a packet.

@@ -12,6 +12,7 @@ use crate::session::{Delivery, Sink};
 
 use super::Core;
 use super::remote::Publisher;
+use super::subscribe::record;
 use super::timers::Timer;
 
 /// Retained messages handed to one subscription in one go: others want their turn.
@@ -31,6 +32,8 @@ pub(super) struct RetainedScan {
     pub(super) identifier: Option<u32>,
     /// The topic after which it goes on.
     pub(super) after: Option<String>,
+    /// The store knows of it, and has to be told how far it is.
+    pub(super) noted: bool,
 }
 
 /// Where a step left a scan.
@@ -92,7 +95,23 @@ impl RetainedScans {
         }
     }
 
-    fn insert(&mut self, session: SessionKey, handle: SubscriptionHandle, scan: RetainedScan) {
+    /// How far the scan of a subscription is that the store knows of: as it is noted.
+    pub(super) fn noted(
+        &self,
+        session: SessionKey,
+        handle: SubscriptionHandle,
+    ) -> Option<Box<str>> {
+        let scan = self.waiting.get(&session)?.get(&handle)?;
+        scan.noted.then(|| scan.after.as_deref().unwrap_or_default().into())
+    }
+
+    /// Takes in a scan. It begins when it is [resumed](Self::resume).
+    pub(super) fn insert(
+        &mut self,
+        session: SessionKey,
+        handle: SubscriptionHandle,
+        scan: RetainedScan,
+    ) {
         self.waiting.entry(session).or_default().insert(handle, scan);
     }
 
@@ -122,7 +141,18 @@ impl<S> Core<S> {
     /// Takes the next step of a scan; false if none is to be taken now.
     pub(super) fn scan_on(&mut self) -> bool {
         let Some((session, handle, scan)) = self.scans.take_next() else { return false };
+        let from = scan.noted.then(|| scan.after.clone());
         let step = self.scan_step(session, scan);
+        if let Some(from) = from {
+            match &step {
+                Step::Done => self.note_scan(session, handle, None),
+                // With what it has delivered.
+                Step::More(scan) | Step::NoRoom(scan) if scan.after != from => {
+                    self.note_scan(session, handle, scan.after.as_deref());
+                }
+                Step::More(_) | Step::NoRoom(_) => {}
+            }
+        }
         let scans = &mut self.scans;
         match step {
             Step::Done => scans.remove(session, handle),
@@ -143,6 +173,16 @@ impl<S> Core<S> {
             }
         }
         true
+    }
+
+    /// Notes how far a scan is.
+    fn note_scan(&self, session: SessionKey, handle: SubscriptionHandle, after: Option<&str>) {
+        if let Some(slot) = self.sessions.get(session)
+            && let Some(of) = self.router.subscription(session, handle)
+        {
+            let after = after.map(Into::into);
+            slot.session.note_subscribed(|| record(&of.filter, of.options, after));
+        }
     }
 
     /// Hands on some retained messages.
@@ -208,7 +248,8 @@ mod tests {
         for (session, handle) in (1..4).flat_map(|session| handles.map(|handle| (session, handle)))
         {
             let qos = QoS::AtMostOnce;
-            let scan = RetainedScan { filter: "a/#".into(), qos, identifier: None, after: None };
+            let (identifier, after, noted) = (None, None, false);
+            let scan = RetainedScan { filter: "a/#".into(), qos, identifier, after, noted };
             scans.insert(session, handle, scan);
             scans.resume(session);
         }

@@ -2,6 +2,7 @@
 //! wait for the commit.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 
 use crate::mqtt::QoS;
 use crate::mqtt::topic::Filter;
@@ -15,6 +16,7 @@ use crate::store::{ActId, Kept, Link, Part, Recovered, StoredSession, Turn};
 use super::outcomes::Outcomes;
 use super::paging::{Paging, is_retired};
 use super::remote::{Item, Returned};
+use super::scans::RetainedScan;
 use super::{Core, Shard};
 
 /// What a broker with a store gives its shards.
@@ -355,7 +357,7 @@ impl<S> Core<S> {
             qos: record.qos,
             no_local: record.no_local,
             retain_as_published: record.retain_as_published,
-            identifier: std::num::NonZeroU32::new(record.identifier),
+            identifier: NonZeroU32::new(record.identifier),
         };
         let subscribed = self.router.subscribe(key, &filter, options);
         if let Some(slot) = self.sessions.get_mut(key)
@@ -364,6 +366,14 @@ impl<S> Core<S> {
             self.router.set_place(subscribed.handle, slot.subscriptions.len());
             slot.subscriptions.push(subscribed.handle);
             self.shared.admission.add_subscription();
+        }
+        if let Some(after) = &record.retained_after {
+            let (identifier, qos) = (options.identifier.map(NonZeroU32::get), options.qos);
+            let after = (!after.is_empty()).then(|| String::from(&**after));
+            let filter = filter.filter.into();
+            // It begins when its client comes.
+            let scan = RetainedScan { filter, qos, identifier, after, noted: true };
+            self.scans.insert(key, subscribed.handle, scan);
         }
         if subscribed.interest {
             self.tell_all(filter.filter.len(), || Item::Interest(filter.filter.into()));

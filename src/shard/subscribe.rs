@@ -45,7 +45,8 @@ impl<S> Core<S> {
         self.answer_when_known(reader, &Packet::SubAck(packet), done > 0);
         let mut wanted = begun.scans.into_iter().peekable();
         for (at, asked) in subscribe.filters.iter().enumerate() {
-            let Some(WantedScan { handle, qos, .. }) = wanted.next_if(|scan| scan.index == at)
+            let Some(WantedScan { handle, qos, noted, .. }) =
+                wanted.next_if(|scan| scan.index == at)
             else {
                 continue;
             };
@@ -54,7 +55,7 @@ impl<S> Core<S> {
             if subscription.is_none_or(|one| one.is_some_and(|one| *one.filter == *asked.filter)) {
                 let identifier = subscribe.subscription_identifier.map(NonZeroU32::get);
                 let filter = asked.filter.into();
-                let scan = RetainedScan { filter, qos, identifier, after: None };
+                let scan = RetainedScan { filter, qos, identifier, after: None, noted };
                 self.start_scan(reader.session, handle, scan);
             }
         }
@@ -119,27 +120,27 @@ impl<S> Core<S> {
             self.stats.refused_subscriptions.add(1);
             return Ok(ReasonCode::QuotaExceeded);
         };
+        let wants_retained = match asked.retain_handling {
+            RetainHandling::Send => filter.share.is_none(),
+            RetainHandling::SendIfNew => filter.share.is_none() && !subscribed.existed,
+            RetainHandling::DoNotSend => false,
+        };
+        // A crash before it has got them must not leave it without.
+        let noted = wants_retained && self.router.retained_count() > 0;
+        let retained_after = match noted {
+            true => Some(Box::default()),
+            false => self.scans.noted(reader.session, subscribed.handle),
+        };
         if let Some(slot) = self.sessions.get(reader.session) {
-            slot.session.note_subscribed(|| SubscriptionRecord {
-                filter: asked.filter.into(),
-                qos: options.qos,
-                no_local: options.no_local,
-                retain_as_published: options.retain_as_published,
-                identifier: options.identifier.map_or(0, NonZeroU32::get),
-            });
+            slot.session.note_subscribed(|| record(asked.filter, options, retained_after));
         }
         if subscribed.interest {
             self.tell_all(filter.filter.len(), || Item::Interest(filter.filter.into()));
         }
         self.tell_group(subscribed.group);
-        let wants_retained = match asked.retain_handling {
-            RetainHandling::Send => true,
-            RetainHandling::SendIfNew => !subscribed.existed,
-            RetainHandling::DoNotSend => false,
-        };
-        if wants_retained && filter.share.is_none() {
+        if wants_retained {
             let (index, handle, qos) = (begun.reasons.len(), subscribed.handle, options.qos);
-            begun.scans.push(WantedScan { index, handle, qos });
+            begun.scans.push(WantedScan { index, handle, qos, noted });
         }
         Ok(match options.qos {
             QoS::AtMostOnce => ReasonCode::Success,
@@ -359,6 +360,22 @@ impl<S> Core<S> {
             slot.session.send_when_confirmed(&frame, self.turn, waiting, &mut out);
         }
         self.give_back(frame);
+    }
+}
+
+/// A subscription as it is stored; `filter` as a client writes it.
+pub(super) fn record(
+    filter: &str,
+    options: SubscriptionOptions,
+    retained_after: Option<Box<str>>,
+) -> SubscriptionRecord {
+    SubscriptionRecord {
+        filter: filter.into(),
+        qos: options.qos,
+        no_local: options.no_local,
+        retain_as_published: options.retain_as_published,
+        identifier: options.identifier.map_or(0, NonZeroU32::get),
+        retained_after,
     }
 }
 

@@ -34,6 +34,9 @@ pub(super) const RELEASED: u8 = 1;
 /// In the flags of a queued message: the moment it expires follows at the end.
 const EXPIRES: u8 = 8;
 
+/// In the flags of a subscription: the topic follows behind which it still has to get retained messages.
+const WANTS_RETAINED: u8 = 16;
+
 /// Where the number of the [epoch](Epochs) is in the flags of a message, and of a queued one.
 const EPOCH_OF_MESSAGE: u8 = 3;
 const EPOCH_OF_QUEUED: u8 = 4;
@@ -177,8 +180,12 @@ impl Encoder {
 
     pub(super) fn subscription(&mut self, record: &SubscriptionRecord) {
         let flags = u8::from(record.no_local) << 2 | u8::from(record.retain_as_published) << 3;
-        self.u8(record.qos.as_u8() | flags);
+        let wants = if record.retained_after.is_some() { WANTS_RETAINED } else { 0 };
+        self.u8(record.qos.as_u8() | flags | wants);
         self.u32(record.identifier);
+        if let Some(topic) = &record.retained_after {
+            self.bytes(topic.as_bytes());
+        }
     }
 
     pub(super) fn queued(&mut self, fields: &QueuedFields) {
@@ -398,6 +405,10 @@ impl<'a> Decoder<'a> {
             no_local: flags & 4 != 0,
             retain_as_published: flags & 8 != 0,
             identifier: self.u32()?,
+            retained_after: match flags & WANTS_RETAINED {
+                0 => None,
+                _ => Some(self.text()?.into()),
+            },
         })
     }
 

@@ -391,6 +391,50 @@ fn a_session_begun_anew(mut broker: Broker) {
 }
 engines!(a_session_begun_anew);
 
+/// [MQTT-3.3.1-9] [MQTT-4.4.0-1] A subscription gets all retained messages, each once, although there is no
+/// room for them at once and the broker is killed meanwhile: who has a session does not subscribe again.
+fn retained_messages_of_a_new_subscription(engine: &'static str) {
+    const COUNT: usize = 300;
+    let settings = &[("SLUICE_QUEUE_MAX_MESSAGES", "20"), ("SLUICE_MQTT_MAX_INFLIGHT", "10")];
+    let mut broker = Broker::start_set(engine, 2, settings);
+    let mut publisher = broker.connect(V5, "publisher");
+    let topics: Vec<_> = (0..COUNT).map(|n| format!("r/{n:03}")).collect();
+    for (n, topic) in topics.iter().enumerate() {
+        publisher.publish_retained(topic, "x", 1 + n as u8 % 2);
+    }
+    let (mut client, _) = lasting(&broker, V5, "client");
+    client.subscribe("r/#", 2);
+    let mut got = Vec::new();
+    for (left, shards) in [(200, 3), (100, 1), (0, 2)] {
+        while got.len() < COUNT - left {
+            let publish = client.receive();
+            assert!(publish.retain);
+            // What it acknowledged was not committed yet.
+            if !(publish.dup && got.contains(&publish.topic)) {
+                got.push(publish.topic);
+            }
+        }
+        commit(&mut client);
+        broker.restart_with(shards);
+        let present;
+        (client, present) = lasting(&broker, V5, "client");
+        assert!(present);
+    }
+    client.expect_nothing();
+    got.sort_unstable();
+    assert_eq!(got, topics);
+}
+
+#[test]
+fn retained_messages_of_a_new_subscription_under_fjall() {
+    retained_messages_of_a_new_subscription("fjall");
+}
+
+#[test]
+fn retained_messages_of_a_new_subscription_under_sqlite() {
+    retained_messages_of_a_new_subscription("sqlite");
+}
+
 /// [MQTT-4.7.3-3] Names as long as the configuration lets them be are stored, and read back.
 fn the_longest_names(engine: &'static str) {
     const LONGEST: &str = "65000B";

@@ -156,7 +156,14 @@ fn a_later_subscription_is_not_undone_by_an_act() {
     let subscribed = |identifier| {
         let (qos, no_local, retain_as_published) = (sluice::mqtt::QoS::ExactlyOnce, false, false);
         let filter = filter.into();
-        let record = SubscriptionRecord { filter, qos, no_local, retain_as_published, identifier };
+        let record = SubscriptionRecord {
+            filter,
+            qos,
+            no_local,
+            retain_as_published,
+            identifier,
+            retained_after: None,
+        };
         Change::Subscribed(1, Box::new(record))
     };
     bench.commit(2, vec![subscribed(1)]);

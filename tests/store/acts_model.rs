@@ -113,6 +113,7 @@ fn subscribed(session: u64) -> Change {
         no_local: false,
         retain_as_published: false,
         identifier: 0,
+        retained_after: None,
     };
     Change::Subscribed(session, Box::new(record))
 }

@@ -66,6 +66,7 @@ fn everything() -> Vec<Change> {
         no_local: filter == "#",
         retain_as_published: filter != "#",
         identifier: filter.len() as u32,
+        retained_after: (filter != "#").then(|| "a/topic".into()),
     };
     let shared = rich("a/b");
     let place = |number, place, packet_id, share: Option<&str>| {

@@ -27,6 +27,7 @@ fn a_session_comes_back_with_all_that_belongs_to_it() {
         no_local: false,
         retain_as_published: true,
         identifier: 268_435_455,
+        retained_after: Some("a/topic".into()),
     };
     let own = SubscriptionRecord {
         filter: "a/ü/+".into(),

@@ -35,6 +35,8 @@ pub(super) enum Line {
         retain_as_published: bool,
         #[serde(default, skip_serializing_if = "is_default")]
         subscription_identifier: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retained_after: Option<String>,
     },
     Inbound {
         session: u64,
@@ -181,6 +183,7 @@ impl Line {
                 no_local: record.no_local,
                 retain_as_published: record.retain_as_published,
                 subscription_identifier: record.identifier,
+                retained_after: record.retained_after.map(String::from),
             },
             Entry::Inbound(session, id) => Self::Inbound { session, packet_identifier: id.get() },
             Entry::Queued { session, place, fields } => Self::Queued {
@@ -223,12 +226,19 @@ impl Line {
                 no_local,
                 retain_as_published,
                 subscription_identifier: identifier,
+                retained_after,
             } => {
                 Filter::parse(&filter, &Limits::NONE)
                     .map_err(|error| format!("filter {filter:?}: {error}"))?;
                 let (filter, qos) = (filter.into(), take_qos(qos)?);
-                let record =
-                    SubscriptionRecord { filter, qos, no_local, retain_as_published, identifier };
+                let record = SubscriptionRecord {
+                    filter,
+                    qos,
+                    no_local,
+                    retain_as_published,
+                    identifier,
+                    retained_after: retained_after.map(String::into_boxed_str),
+                };
                 Entry::Subscription(session, record)
             }
             Self::Inbound { session, packet_identifier } => {
