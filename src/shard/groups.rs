@@ -97,3 +97,69 @@ impl<S> Core<S> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::ending::EndedBy;
+    use super::super::remote::Publisher;
+    use super::super::settings::Settings;
+    use super::super::{Shard, Shared};
+    use crate::hooks::Hooks;
+    use crate::mqtt::topic::Filter;
+    use crate::mqtt::{Message, QoS};
+    use crate::net::sim::{SimDriver, SimOptions, World};
+    use crate::router::{SessionKey, SubscriptionOptions};
+    use crate::session::{DropCause, Session};
+
+    const COUNT: usize = 60;
+
+    /// A session that is away, and a member of `$share/g/t`.
+    fn member(shard: &mut Shard<SimDriver>, name: &str) -> SessionKey {
+        let core = &mut shard.core;
+        let key = core.sessions.insert(Session::new(name));
+        core.shared.admission.add_session();
+        let options = SubscriptionOptions { qos: QoS::AtLeastOnce, ..Default::default() };
+        let filter = Filter { share: Some("g"), filter: "t" };
+        let subscribed = core.router.subscribe(key, &filter, options);
+        core.router.set_place(subscribed.handle, 0);
+        core.sessions.get_mut(key).expect("it is new").subscriptions.push(subscribed.handle);
+        core.shared.admission.add_subscription();
+        core.tell_group(subscribed.group);
+        key
+    }
+
+    /// [MQTT-4.8.2-5] Members end one after another, and another shard does not know yet of the last when it
+    /// is given what the first has left: it comes back to where nobody is any more, and goes on to who is left.
+    #[test]
+    fn what_comes_back_to_a_shard_without_members_goes_on() {
+        let shared = Shared::new(Settings::for_tests(), Hooks::default(), 2, 1).into();
+        let world = World::new(1, SimOptions::default());
+        let drivers = vec![world.add_driver(), world.add_driver()];
+        let mut shards = Shard::assemble(drivers, &shared);
+        let turn = |shard: &mut Shard<SimDriver>| {
+            assert!(shard.turn(false).expect("a simulated driver does not fail"));
+        };
+        let stays = member(&mut shards[0], "stays");
+        let ends = ["one", "other"].map(|name| member(&mut shards[1], name));
+        for _ in 0..2 {
+            shards.iter_mut().for_each(turn);
+        }
+        for n in 0..COUNT {
+            let core = &mut shards[1].core;
+            let (qos, payload) = (QoS::AtLeastOnce, n.to_string());
+            let message = Message::new("t", qos, false, payload.as_bytes(), b"", None, core.now);
+            core.publish_message(&message, Publisher::NOBODY);
+        }
+        for key in ends {
+            turn(&mut shards[1]);
+            shards[1].core.end_session(key, EndedBy::Other);
+        }
+        for _ in 0..4 {
+            shards.iter_mut().rev().for_each(turn);
+        }
+        let session = &shards[0].core.sessions.get(stays).expect("it is there").session;
+        let orphaned = DropCause::Orphaned as usize;
+        let dropped = shards.iter().map(|shard| shard.core.stats.dropped[orphaned].value());
+        assert_eq!((session.queued(), dropped.sum::<u64>()), (COUNT, 0));
+    }
+}

@@ -389,9 +389,14 @@ impl<S> Core<S> {
         let mut parcel = Parcel::from_message(message, self.now, Publisher::NOBODY);
         let chosen = self.router.choose_shard(group, &parcel.router_publisher());
         match chosen {
-            Some(choice) if choice.shard != self.id && hops < self.shards => {
+            // Who has members here keeps it in the end. Who has none passes it on in any case: others have
+            // told of theirs by the time that it comes back.
+            Some(choice)
+                if choice.shard != self.id
+                    && (hops < self.shards || self.router.members_here(group) == 0) =>
+            {
                 self.router.routed_to(group, choice.shard);
-                self.pass_on(message, choice, hops + 1);
+                self.pass_on(message, choice, hops.saturating_add(1));
             }
             _ if self.router.members_here(group) > 0 => {
                 self.router.routed_to(group, self.id);
