@@ -16,6 +16,7 @@ use crate::store::{
 /// Takes the data directory into use; nothing if nothing is to be stored.
 pub(super) fn directory(store: &config::Store) -> Result<Option<Directory>, DirectoryError> {
     if store.durability == Durability::Memory {
+        tracing::info!("nothing is stored (store.durability): what it has to keep ends with it");
         return Ok(None);
     }
     let engine = match store.engine {
