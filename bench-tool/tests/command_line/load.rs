@@ -100,12 +100,12 @@ fn what_is_no_topic_is_refused_before_connecting() {
     let (status, _, errors) = run_at(address, &["pub", "-t", "a/#"]);
     assert_eq!(
         (status, errors.trim()),
-        (Some(ERROR), "sluice-bench: \"a/#\" is no topic to publish to")
+        (Some(USAGE), "sluice-bench: \"a/#\" is no topic to publish to")
     );
     let (status, _, errors) = run_at(address, &["sub", "-t", "a/#/b"]);
     assert_eq!(
         (status, errors.trim()),
-        (Some(ERROR), "sluice-bench: \"a/#/b\" is no topic filter")
+        (Some(USAGE), "sluice-bench: \"a/#/b\" is no topic filter")
     );
 }
 
@@ -218,7 +218,7 @@ fn clients_come_at_their_rate() {
         assert!(began.elapsed() >= Duration::from_millis(least), "{pace:?}");
     }
     let (status, _, errors) = run_at(address, &[&conn[..], &["-R", "NaN"]].concat());
-    assert_eq!((status, errors.trim()), (Some(ERROR), "sluice-bench: connrate: at least 0"));
+    assert_eq!((status, errors.trim()), (Some(USAGE), "sluice-bench: connrate: at least 0"));
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn threads_beyond_the_cores_are_refused() {
         for threads in ["0", more.as_str()] {
             let threads = ["--threads", threads];
             let (status, _, errors) = run_at(broker::nobody(), &[arguments, &threads[..]].concat());
-            assert_eq!(status, Some(ERROR), "{errors}");
+            assert_eq!(status, Some(USAGE), "{errors}");
             let told = format!("{} threads: 1 to {cores}, the cores of this machine", threads[1]);
             assert_eq!(errors.trim(), format!("sluice-bench: {told}"));
         }
