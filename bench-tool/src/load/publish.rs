@@ -59,7 +59,8 @@ pub(crate) fn run(args: &PubArgs, stop: &Arc<AtomicBool>) -> Result<Status, crat
     load.engine.drain(DRAIN_PATIENCE)?;
     let counters = load.engine.counters();
     let is_acknowledged = qos != QoS::AtMostOnce;
-    let published = if is_acknowledged { counters.acknowledged } else { sent };
+    let taken = counters.acknowledged - counters.refused;
+    let published = if is_acknowledged { taken } else { sent };
     let mut outcome = Outcome {
         work: Work::Published(published),
         sent,
@@ -73,8 +74,8 @@ pub(crate) fn run(args: &PubArgs, stop: &Arc<AtomicBool>) -> Result<Status, crat
         let text = format!("payloads under {MIN_PAYLOAD} bytes cannot be measured by sub");
         outcome.remarks.push(("note", text));
     }
-    if is_acknowledged && published < sent {
-        let text = format!("{} messages were not acknowledged", sent - published);
+    if is_acknowledged && counters.acknowledged < sent {
+        let text = format!("{} messages were not acknowledged", sent - counters.acknowledged);
         outcome.problems.push(Problem::new(Status::Messages, text));
     }
     load.finish(outcome)

@@ -33,6 +33,20 @@ fn broker_with(users: &[&str]) -> (Broker, SocketAddr, TempDir) {
     (broker, address, directory)
 }
 
+/// `[MQTT-3.4.2-1]`
+#[test]
+fn what_the_broker_refuses_is_not_published() {
+    let text = "[[listener]]\nbind = \"127.0.0.1:0\"\n[store]\ndurability = \"memory\"\n\
+                [acl]\ndefault = \"deny\"\n";
+    let broker = Broker::start(Config::parse("test", text, []).unwrap()).unwrap();
+    let publish = ["pub", "-V", "5", "-t", "a", "-q", "1", "-I", "0", "-L", "3"];
+    let (status, output, errors) = run_at(broker.addresses()[0], &publish);
+    assert_eq!(status, Some(MESSAGES), "{output}{errors}");
+    assert!(output.contains("published             0 in "), "{output}");
+    assert!(output.contains("3 messages were refused by the broker"), "{output}");
+    assert!(!output.contains("not acknowledged"), "{output}");
+}
+
 #[test]
 fn connections_are_held_and_counted() {
     let (_floor, address) = floor();
