@@ -145,7 +145,7 @@ impl Broker {
             }
         };
         let bells: Vec<_> = shards.iter().map(Shard::bell).collect();
-        let writer = writer.map(|writer| storage::run(writer, bells.clone())).transpose();
+        let writer = writer.map(|writer| storage::run(writer, bells.clone(), start)).transpose();
         let writer = writer.map_err(StartError::Shard)?;
         let (tell, failures) = crossbeam_channel::unbounded();
         let mut broker = Self {

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use crate::auth::JwtAlgorithm;
 use crate::shard::MAX_SHARDS;
+use crate::store;
 
 use super::error::ConfigError;
 use super::reader::Reader;
@@ -28,6 +29,7 @@ const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 const U16: u64 = u16::MAX as u64;
+const MAX_NAME_BYTES: u64 = store::MAX_NAME_BYTES as u64;
 const U32: u64 = u32::MAX as u64;
 
 type Read = Result<(), ConfigError>;
@@ -267,11 +269,11 @@ impl Limits {
         reader
             .key("max_packet_size", &mut self.max_packet_size, Size(64..=255 * MIB))?
             .key("max_connect_size", &mut self.max_connect_size, Size(64..=255 * MIB))?
-            .key("max_topic_bytes", &mut self.max_topic_bytes, Size(1..=U16))?
+            .key("max_topic_bytes", &mut self.max_topic_bytes, Size(1..=MAX_NAME_BYTES))?
             .key("max_topic_levels", &mut self.max_topic_levels, Count(1..=U16))?
             .key("max_user_properties", &mut self.max_user_properties, Count(0..=U16))?
             .key("max_filters_per_packet", &mut self.max_filters_per_packet, Count(1..=U16))?
-            .key("max_client_id_bytes", &mut self.max_client_id_bytes, Size(23..=U16))?
+            .key("max_client_id_bytes", &mut self.max_client_id_bytes, Size(23..=MAX_NAME_BYTES))?
             .key(
                 "max_subscriptions_per_client",
                 &mut self.max_subscriptions_per_client,

@@ -97,8 +97,8 @@ pub struct Limits {
     /// somebody of whom nothing is known yet. A larger one ends its connection with Packet too large
     /// (0x95), in 3.x without a word, as soon as its length and version are seen.
     pub max_connect_size: u32,
-    /// Bytes of a topic name or filter (default 4 KiB). A longer one is answered with Topic Name
-    /// invalid (0x90) or Topic Filter invalid (0x8F).
+    /// Bytes of a topic name or filter (default 4 KiB, at most 65,000: the store takes no longer ones). A
+    /// longer one is answered with Topic Name invalid (0x90) or Topic Filter invalid (0x8F).
     pub max_topic_bytes: u16,
     /// Levels (`/` + 1) of a topic name or filter (default 128). Beyond it as `max_topic_bytes`.
     pub max_topic_levels: u16,
@@ -108,7 +108,7 @@ pub struct Limits {
     /// Topic filters of one SUBSCRIBE or UNSUBSCRIBE (default 1,024). More end the connection with
     /// Quota exceeded (0x97).
     pub max_filters_per_packet: u16,
-    /// Bytes of a client identifier (default 1 KiB, at least 23). A longer one is refused with
+    /// Bytes of a client identifier (default 1 KiB, at least 23, at most 65,000). A longer one is refused with
     /// Client Identifier not valid (0x85, in 3.x return code 2).
     pub max_client_id_bytes: u16,
     /// Subscriptions of one session (default 10,000). One more gets Quota exceeded (0x97) in its

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::StartError;
 use crate::config::{self, Config, Durability, StoreEngine};
@@ -12,6 +12,9 @@ use crate::shard::{Bell, Stored};
 use crate::store::{
     Directory, DirectoryError, Engine, Epoch, PROGRESS_RECORDS, Report, Writer, recover, whole,
 };
+
+/// A look at a clock takes far less.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Takes the data directory into use; nothing if nothing is to be stored.
 pub(super) fn directory(store: &config::Store) -> Result<Option<Directory>, DirectoryError> {
@@ -89,8 +92,36 @@ pub(super) fn open(
     Ok((Stored { links, recovered }, writer))
 }
 
-/// Starts the thread that writes. It ends with the last shard.
-pub(super) fn run(writer: Writer, bells: Vec<Arc<Bell>>) -> io::Result<JoinHandle<()>> {
+/// As [`epoch`] would have been at `start` if the time of day had been what it is now. Nothing if this thread
+/// was kept waiting between its looks at the two clocks.
+fn epoch_since(start: Instant) -> Option<Epoch> {
+    let before = start.elapsed();
+    let Epoch { unix_ms } = epoch();
+    let passed = start.elapsed();
+    let unix_ms = unix_ms.saturating_sub(u64::try_from(passed.as_millis()).ok()?);
+    (passed - before < LOOK).then_some(Epoch { unix_ms })
+}
+
+/// Starts the thread that writes, for shards whose clock began at `start`. It ends with the last of them.
+pub(super) fn run(
+    writer: Writer,
+    bells: Vec<Arc<Bell>>,
+    start: Instant,
+) -> io::Result<JoinHandle<()>> {
     let tell = move || bells.iter().for_each(|bell| bell.ring());
-    std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run(tell))
+    let seen = move || epoch_since(start);
+    std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run(tell, seen))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_day_at_the_start_stays_what_it_was() {
+        let Some(start) = Instant::now().checked_sub(Duration::from_secs(5)) else { return };
+        let then = epoch().unix_ms - 5_000;
+        let seen = std::iter::repeat_with(|| epoch_since(start)).flatten().next();
+        assert!(seen.is_some_and(|seen| seen.unix_ms.abs_diff(then) < 1_000), "{seen:?}");
+    }
 }

@@ -74,6 +74,8 @@ pub(super) struct Locked<S> {
 
 impl<S: Store> Store for Locked<S> {
     fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
+        // Another process may have the directory by now.
+        self.lock.check()?;
         self.store.commit(writes, commit)?;
         self.lock.check()
     }

@@ -88,6 +88,11 @@ impl Lsm {
     }
 }
 
+/// Whether a key can be one. It is the end of the process for fjall if not.
+fn takes(key: &[u8]) -> bool {
+    !key.is_empty() && u16::try_from(key.len()).is_ok()
+}
+
 impl Store for Lsm {
     fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
         let mode = match commit {
@@ -96,6 +101,12 @@ impl Store for Lsm {
         };
         if writes.is_empty() {
             return Ok(self.database.persist(mode)?);
+        }
+        if let Some(Write { key, .. }) = writes.iter().find(|write| !takes(&write.key)) {
+            return Err(StoreError(format!(
+                "a key of {} bytes, which fjall does not take",
+                key.len()
+            )));
         }
         let mut batch = self.database.batch().durability(Some(mode));
         for Write { table, key, value, .. } in writes {

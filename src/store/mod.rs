@@ -29,7 +29,7 @@ pub(crate) use directory::whole;
 pub use directory::{Directory, DirectoryError, Engine, Filling};
 pub use logged::{Logged, Segment, Segments};
 pub use memory::{Memory, MemorySegments};
-pub use record::Epoch;
+pub use record::{Epoch, MAX_NAME_BYTES};
 pub use recovery::{
     Kept, PROGRESS_RECORDS, Recovered, Report, RetainedRecord, StoredSession, recover,
 };

@@ -2,7 +2,7 @@
 
 use hashbrown::HashMap;
 
-use super::record::{Decoder, Epoch, QueuedFields, place_key, split_number};
+use super::record::{Decoder, Epochs, QueuedFields, place_key, split_number};
 use crate::hooks::{Store, StoreError, Table};
 use crate::mqtt::Message;
 use crate::session::{ExpiredOnDisk, PageOfQueue, PageRequest, SessionNumber};
@@ -40,7 +40,7 @@ pub(super) fn read(
     request: &PageRequest,
     until: Option<u64>,
     is_removed: &dyn Fn(&[u8]) -> bool,
-    epoch: Epoch,
+    epochs: &Epochs,
 ) -> Result<Read, StoreError> {
     let page = PageOfQueue { end: request.from, ..PageOfQueue::default() };
     let mut read = Read { page, damaged: Vec::new(), stray: Vec::new() };
@@ -50,7 +50,7 @@ pub(super) fn read(
     loop {
         let most = left.min(RECORDS_AT_ONCE);
         let session = request.session;
-        let (records, stop) = read.records(store, session, until, is_removed, most, epoch)?;
+        let (records, stop) = read.records(store, session, until, is_removed, most, epochs)?;
         left -= records.len();
         for (place, key, fields) in records {
             if bytes >= request.bytes && bytes > 0 {
@@ -60,7 +60,7 @@ pub(super) fn read(
             let number = fields.message;
             let message = match messages.get(&number) {
                 Some(message) => Some(Message::clone(message)),
-                None => message(store, number, epoch, &mut read.damaged)?,
+                None => message(store, number, epochs, &mut read.damaged)?,
             };
             let Some(message) = message else {
                 read.page.lost += 1;
@@ -91,7 +91,7 @@ impl Read {
         until: Option<u64>,
         is_removed: &dyn Fn(&[u8]) -> bool,
         most: usize,
-        epoch: Epoch,
+        epochs: &Epochs,
     ) -> Result<(Records, Stop), StoreError> {
         let mut records = Vec::new();
         let mut stop = Stop::End;
@@ -108,7 +108,7 @@ impl Read {
             if is_removed(key) {
                 return true;
             }
-            let fields = Decoder::open(Table::Queued, key, value, epoch)
+            let fields = Decoder::open(Table::Queued, key, value, epochs)
                 .and_then(|mut decoder| decoder.queued());
             match fields {
                 Some(fields) => records.push((place, key.to_vec(), fields)),
@@ -140,7 +140,7 @@ pub(super) fn expired(
     by: Time,
     until: Option<u64>,
     is_removed: &dyn Fn(&[u8]) -> bool,
-    epoch: Epoch,
+    epochs: &Epochs,
 ) -> Result<Expired, StoreError> {
     let mut page = PageOfQueue { end: request.from, is_last: true, ..PageOfQueue::default() };
     let mut expired = ExpiredOnDisk::default();
@@ -160,7 +160,7 @@ pub(super) fn expired(
             return true;
         }
         // Who reads one that is damaged sets it aside.
-        let fields = Decoder::open(Table::Queued, key, value, epoch)
+        let fields = Decoder::open(Table::Queued, key, value, epochs)
             .and_then(|mut decoder| decoder.queued());
         match fields.map(|fields| (fields.message, fields.expires_at)) {
             Some((message, Some(at))) if at <= by => keys.push((key.to_vec(), message)),
@@ -174,7 +174,7 @@ pub(super) fn expired(
     for (_, number) in &keys {
         let key = number.to_be_bytes();
         let size = store.get(Table::Messages, &key)?.and_then(|value| {
-            let mut decoder = Decoder::open(Table::Messages, &key, &value, epoch)?;
+            let mut decoder = Decoder::open(Table::Messages, &key, &value, epochs)?;
             decoder.message_size()
         });
         expired.messages += 1;
@@ -188,12 +188,12 @@ pub(super) fn expired(
 pub(super) fn message(
     store: &dyn Store,
     number: u64,
-    epoch: Epoch,
+    epochs: &Epochs,
     damaged: &mut Vec<(Table, Vec<u8>, Vec<u8>)>,
 ) -> Result<Option<Message>, StoreError> {
     let key = number.to_be_bytes();
     let Some(value) = store.get(Table::Messages, &key)? else { return Ok(None) };
-    let message = Decoder::open(Table::Messages, &key, &value, epoch)
+    let message = Decoder::open(Table::Messages, &key, &value, epochs)
         .and_then(|mut decoder| decoder.message());
     if message.is_none() {
         damaged.push((Table::Messages, key.to_vec(), value));

@@ -11,6 +11,10 @@ use crate::timer::Time;
 
 const CHECKSUM_LEN: usize = 4;
 
+/// Bytes of a client identifier, topic name or filter at most: what they are part of is a key, also that
+/// under which it is set aside as damaged, and fjall takes no longer ones than 65,535 bytes.
+pub const MAX_NAME_BYTES: u16 = 65_000;
+
 /// What an identity may have.
 const HAS_USER: u8 = 1;
 const HAS_CERTIFICATE: u8 = 2;
@@ -30,6 +34,11 @@ pub(super) const RELEASED: u8 = 1;
 /// In the flags of a queued message: the moment it expires follows at the end.
 const EXPIRES: u8 = 8;
 
+/// Where the number of the [epoch](Epochs) is in the flags of a message, and of a queued one.
+const EPOCH_OF_MESSAGE: u8 = 3;
+const EPOCH_OF_QUEUED: u8 = 4;
+const EPOCH_MASK: u8 = 15;
+
 /// Bytes of a record that its encoder has room for from the beginning: most have fewer.
 const ROOM: usize = 48;
 
@@ -42,8 +51,53 @@ impl Epoch {
     }
 
     /// Times before the start are 0.
-    pub(super) fn to_time(self, unix_ms: u64) -> Time {
+    fn to_time(self, unix_ms: u64) -> Time {
         Time(unix_ms.saturating_sub(self.unix_ms))
+    }
+}
+
+/// The epochs of one life: the time of day is set now and then, and the broker's clock is not. What is
+/// written goes by the last one, so that the next start reads it right. What is read back in this life goes
+/// by the one that it was written by, whose number stands in it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Epochs {
+    all: [Epoch; Self::MOST],
+    last: u8,
+}
+
+impl From<Epoch> for Epochs {
+    fn from(start: Epoch) -> Self {
+        Self { all: [start; Self::MOST], last: 0 }
+    }
+}
+
+impl Epochs {
+    /// There are four bits for the number: what is set after that is not followed.
+    const MOST: usize = 16;
+
+    /// By how much the time of day has to be set to begin another one. A leap second does not.
+    const STEP_MS: u64 = 2000;
+
+    /// The time of day is that of `seen` now.
+    pub(super) fn follow(&mut self, seen: Epoch) {
+        let next = self.last + 1;
+        if seen.unix_ms.abs_diff(self.last().unix_ms) >= Self::STEP_MS
+            && let Some(free) = self.all.get_mut(usize::from(next))
+        {
+            (*free, self.last) = (seen, next);
+        }
+    }
+
+    fn start(&self) -> Epoch {
+        self.numbered(0)
+    }
+
+    fn last(&self) -> Epoch {
+        self.numbered(self.last)
+    }
+
+    fn numbered(&self, number: u8) -> Epoch {
+        self.all.get(usize::from(number)).copied().unwrap_or_default()
     }
 }
 
@@ -51,11 +105,14 @@ impl Epoch {
 pub(super) struct Encoder {
     bytes: Vec<u8>,
     epoch: Epoch,
+    /// The number of the epoch.
+    number: u8,
 }
 
 impl Encoder {
-    pub(super) fn new(epoch: Epoch) -> Self {
-        Self { bytes: Vec::with_capacity(ROOM), epoch }
+    pub(super) fn new(epochs: &Epochs) -> Self {
+        let (epoch, number) = (epochs.last(), epochs.last);
+        Self { bytes: Vec::with_capacity(ROOM), epoch, number }
     }
 
     fn u8(&mut self, value: u8) {
@@ -85,7 +142,8 @@ impl Encoder {
 
     pub(super) fn message(&mut self, message: &Message) {
         self.bytes.reserve(message.size());
-        self.u8(message.qos().as_u8() | u8::from(message.retain()) << 2);
+        let flags = message.qos().as_u8() | u8::from(message.retain()) << 2;
+        self.u8(flags | self.number << EPOCH_OF_MESSAGE);
         self.time(message.expires_at());
         self.bytes(message.topic_bytes());
         self.bytes(message.properties());
@@ -126,7 +184,8 @@ impl Encoder {
     pub(super) fn queued(&mut self, fields: &QueuedFields) {
         self.u64(fields.message);
         let expires = if fields.expires_at.is_some() { EXPIRES } else { 0 };
-        self.u8(fields.qos.as_u8() | u8::from(fields.retain) << 2 | expires);
+        let flags = fields.qos.as_u8() | u8::from(fields.retain) << 2 | expires;
+        self.u8(flags | self.number << EPOCH_OF_QUEUED);
         self.u16(fields.packet_id.map_or(0, |id| id.get()));
         self.bytes(fields.share.as_deref().unwrap_or_default().as_bytes());
         self.u16(u16::try_from(fields.identifiers.len()).unwrap_or(u16::MAX));
@@ -203,15 +262,20 @@ impl QueuedFields {
 /// Reads the fields of a record; `None` for one that is not whole.
 pub(super) struct Decoder<'a> {
     bytes: &'a [u8],
-    epoch: Epoch,
+    epochs: &'a Epochs,
 }
 
 impl<'a> Decoder<'a> {
     /// Over the fields of a record whose checksum is right.
-    pub(super) fn open(table: Table, key: &[u8], value: &'a [u8], epoch: Epoch) -> Option<Self> {
+    pub(super) fn open(
+        table: Table,
+        key: &[u8],
+        value: &'a [u8],
+        epochs: &'a Epochs,
+    ) -> Option<Self> {
         let (bytes, stored) = value.split_at_checked(value.len().checked_sub(CHECKSUM_LEN)?)?;
         let right = u32::from_le_bytes(stored.try_into().ok()?) == checksum(table, key, bytes);
-        right.then_some(Self { bytes, epoch })
+        right.then_some(Self { bytes, epochs })
     }
 
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -243,15 +307,21 @@ impl<'a> Decoder<'a> {
         Some(first)
     }
 
-    fn time(&mut self) -> Option<Option<Time>> {
+    fn time(&mut self, epoch: Epoch) -> Option<Option<Time>> {
         let at = self.u64()?;
-        Some((at != NO_TIME).then(|| self.epoch.to_time(at)))
+        Some((at != NO_TIME).then(|| epoch.to_time(at)))
+    }
+
+    /// The epoch whose number is in flags, `at` that bit.
+    fn epoch_in(&self, flags: u8, at: u8) -> Epoch {
+        self.epochs.numbered(flags >> at & EPOCH_MASK)
     }
 
     /// What a message takes in memory, and when it expires, if it is whole; nothing is made of it.
     pub(super) fn message_size(&mut self) -> Option<(usize, Option<Time>)> {
-        QoS::from_u8(self.u8()? & 3)?;
-        let expires_at = self.time()?;
+        let flags = self.u8()?;
+        QoS::from_u8(flags & 3)?;
+        let expires_at = self.time(self.epoch_in(flags, EPOCH_OF_MESSAGE))?;
         let (topic, properties) = (self.text()?, self.bytes()?);
         let size = Message::size_of(topic.len(), properties.len(), self.bytes()?.len());
         Some((size, expires_at))
@@ -260,7 +330,7 @@ impl<'a> Decoder<'a> {
     pub(super) fn message(&mut self) -> Option<Message> {
         let flags = self.u8()?;
         let qos = QoS::from_u8(flags & 3)?;
-        let expires_at = self.time()?;
+        let expires_at = self.time(self.epoch_in(flags, EPOCH_OF_MESSAGE))?;
         let topic = std::str::from_utf8(self.bytes()?).ok()?;
         let properties = self.bytes()?;
         let payload = self.bytes()?;
@@ -271,14 +341,15 @@ impl<'a> Decoder<'a> {
         let session = self.u64()?;
         let mut session_expiry_interval = self.u32()?;
         let since = self.u64()?;
+        let start = self.epochs.start();
         // Seconds that passed before the start do not count any more.
-        if since < self.epoch.unix_ms && session_expiry_interval != u32::MAX {
-            let passed = Duration::from_millis(self.epoch.unix_ms - since).as_secs();
+        if since < start.unix_ms && session_expiry_interval != u32::MAX {
+            let passed = Duration::from_millis(start.unix_ms - since).as_secs();
             let passed = u32::try_from(passed).unwrap_or(u32::MAX);
             session_expiry_interval = session_expiry_interval.saturating_sub(passed);
         }
-        let disconnected_at = (since != NO_TIME).then(|| self.epoch.to_time(since));
-        let will_at = self.time()?;
+        let disconnected_at = (since != NO_TIME).then(|| start.to_time(since));
+        let will_at = self.time(start)?;
         let will = match self.u8()? {
             0 => None,
             _ => {
@@ -340,7 +411,10 @@ impl<'a> Decoder<'a> {
         let share = (!share.is_empty()).then(|| share.into());
         let count = self.u16()?;
         let identifiers = (0..count).map(|_| self.u32()).collect::<Option<_>>()?;
-        let expires_at = if flags & EXPIRES != 0 { self.time()? } else { None };
+        let expires_at = match flags & EXPIRES {
+            0 => None,
+            _ => self.time(self.epoch_in(flags, EPOCH_OF_QUEUED))?,
+        };
         Some(QueuedFields { message, qos, retain, packet_id, share, identifiers, expires_at })
     }
 
@@ -351,13 +425,14 @@ impl<'a> Decoder<'a> {
 
 /// Whether a record of a table is as it was written.
 pub(super) fn is_whole(table: Table, key: &[u8], value: &[u8]) -> bool {
-    Decoder::open(table, key, value, Epoch::default()).is_some()
+    Decoder::open(table, key, value, &Epoch::default().into()).is_some()
 }
 
 /// A value of whatever fields, with its checksum.
 #[cfg(test)]
 pub(super) fn sealed(table: Table, key: &[u8], fields: &[u8]) -> Vec<u8> {
-    Encoder { bytes: fields.to_vec(), epoch: Epoch::default() }.seal(table, key)
+    let encoder = Encoder::new(&Epoch::default().into());
+    Encoder { bytes: fields.to_vec(), ..encoder }.seal(table, key)
 }
 
 /// The key under which a damaged record is set aside.
@@ -385,4 +460,20 @@ pub(super) fn filter_key(session: u64, filter: &str) -> Vec<u8> {
 pub(super) fn split_number(key: &[u8]) -> Option<(u64, &[u8])> {
     let (number, rest) = key.split_first_chunk()?;
     Some((u64::from_be_bytes(*number), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keys_of_the_longest_names_are_short_enough() {
+        let name = "n".repeat(MAX_NAME_BYTES.into());
+        for key in [name.as_bytes().to_vec(), filter_key(u64::MAX, &name)] {
+            for table in Table::ALL {
+                let aside = damaged_key(table, &key);
+                assert!(u16::try_from(aside.len()).is_ok(), "{} bytes", aside.len());
+            }
+        }
+    }
 }

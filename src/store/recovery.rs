@@ -5,7 +5,7 @@ use hashbrown::HashMap;
 use super::messages::Messages;
 use super::pages::message;
 use super::record::{
-    Decoder, Epoch, QueuedFields, RELEASED, SENT, damaged_key, place_key, split_number,
+    Decoder, Epoch, Epochs, QueuedFields, RELEASED, SENT, damaged_key, place_key, split_number,
 };
 use super::staging::Staging;
 use super::writer::{Link, Open, Writer};
@@ -119,7 +119,7 @@ pub fn recover(
 }
 
 struct Reading {
-    epoch: Epoch,
+    epochs: Epochs,
     commit: Commit,
     sessions: Vec<StoredSession>,
     /// Places in `sessions`, by number.
@@ -150,6 +150,9 @@ struct Use {
     expires_in: u32,
 }
 
+/// When everything is read.
+const START: Time = Time(0);
+
 /// Of what never expires.
 const NEVER: u32 = u32::MAX;
 
@@ -176,7 +179,7 @@ type Take = fn(&mut Reading, &[u8], Decoder<'_>) -> Result<(), Unfit>;
 impl Reading {
     fn new(epoch: Epoch, commit: Commit, progress: u64) -> Self {
         Self {
-            epoch,
+            epochs: epoch.into(),
             commit,
             sessions: Vec::new(),
             numbers: HashMap::new(),
@@ -238,7 +241,8 @@ impl Reading {
                 table.name()
             );
         }
-        let taken = match Decoder::open(table, key, value, self.epoch) {
+        let epochs = self.epochs;
+        let taken = match Decoder::open(table, key, value, &epochs) {
             Some(decoder) => take(self, key, decoder),
             None => Err(Unfit::Damaged),
         };
@@ -377,7 +381,7 @@ impl Reading {
             let message = match messages.get(&fields.message) {
                 Some(message) => message.clone(),
                 // Its record was whole a moment ago.
-                None => message(store, fields.message, self.epoch, &mut Vec::new())?
+                None => message(store, fields.message, &self.epochs, &mut Vec::new())?
                     .ok_or_else(|| StoreError("a message changes while it is read".to_owned()))?,
             };
             messages.insert(fields.message, message.clone());
@@ -401,7 +405,7 @@ impl Reading {
         let topic = std::str::from_utf8(key).map_err(|_| Unfit::Damaged)?;
         let stamp = value.u64().zip(value.u8()).ok_or(Unfit::Damaged)?;
         let message = value.message().ok_or(Unfit::Damaged)?;
-        if message.is_expired(self.epoch.to_time(self.epoch.unix_ms)) {
+        if message.is_expired(START) {
             return Err(Unfit::Expired);
         }
         self.retained.push(RetainedRecord { topic: topic.into(), stamp, message });

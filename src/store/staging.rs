@@ -7,7 +7,8 @@ use hashbrown::hash_map::Entry;
 
 use super::messages::Messages;
 use super::record::{
-    Encoder, Epoch, QueuedFields, damaged_key, filter_key, inbound_key, place_key, split_number,
+    Encoder, Epoch, Epochs, QueuedFields, damaged_key, filter_key, inbound_key, place_key,
+    split_number,
 };
 use crate::hooks::{Table, Write};
 use crate::mqtt::PacketId;
@@ -33,7 +34,7 @@ struct Place {
 }
 
 pub(super) struct Staging {
-    epoch: Epoch,
+    epochs: Epochs,
     /// In the order in which they came; `None`: gone again.
     places: Vec<Option<Place>>,
     /// Where in `places`, by session and place.
@@ -46,11 +47,16 @@ pub(super) struct Staging {
 impl Staging {
     pub(super) fn new(epoch: Epoch, messages: Messages) -> Self {
         let (by_place, writes) = (HashMap::new(), HashMap::new());
-        Self { epoch, places: Vec::new(), by_place, writes, messages }
+        Self { epochs: epoch.into(), places: Vec::new(), by_place, writes, messages }
     }
 
-    pub(super) fn epoch(&self) -> Epoch {
-        self.epoch
+    pub(super) fn epochs(&self) -> Epochs {
+        self.epochs
+    }
+
+    /// The time of day is that of `seen` now.
+    pub(super) fn follow(&mut self, seen: Epoch) {
+        self.epochs.follow(seen);
     }
 
     /// Lets go of messages that nobody holds in memory any more.
@@ -103,12 +109,12 @@ impl Staging {
                     staged.flight = Some(packet_id);
                     return;
                 }
-                let mut value = Encoder::new(self.epoch);
+                let mut value = Encoder::new(&self.epochs);
                 value.in_flight(packet_id);
                 self.put(Table::Flights, place_key(session, place), value, true);
             }
             Change::Released { session, place, message, number, packet_id, order } => {
-                let mut value = Encoder::new(self.epoch);
+                let mut value = Encoder::new(&self.epochs);
                 value.released(packet_id, order);
                 let is_new = self.take_back(session, place);
                 if !is_new {
@@ -139,7 +145,7 @@ impl Staging {
     fn stage_other(&mut self, change: Change) {
         match change {
             Change::Session(record) => {
-                let mut value = Encoder::new(self.epoch);
+                let mut value = Encoder::new(&self.epochs);
                 value.session(&record);
                 self.put(Table::Sessions, record.client_id.as_bytes().into(), value, false);
             }
@@ -147,7 +153,7 @@ impl Staging {
                 self.delete(Table::Sessions, client_id.as_bytes().into())
             }
             Change::Subscribed(session, record) => {
-                let mut value = Encoder::new(self.epoch);
+                let mut value = Encoder::new(&self.epochs);
                 value.subscription(&record);
                 self.put(Table::Subscriptions, filter_key(session, &record.filter), value, false);
             }
@@ -155,14 +161,14 @@ impl Staging {
                 self.delete(Table::Subscriptions, filter_key(session, &filter));
             }
             Change::Held(session, packet_id) => {
-                let value = Encoder::new(self.epoch);
+                let value = Encoder::new(&self.epochs);
                 self.put(Table::Inbound, inbound_key(session, packet_id), value, true);
             }
             Change::Freed(session, packet_id) => {
                 self.delete(Table::Inbound, inbound_key(session, packet_id));
             }
             Change::Retained(topic, stamp, Some(message)) => {
-                let mut value = Encoder::new(self.epoch);
+                let mut value = Encoder::new(&self.epochs);
                 value.retained(stamp, &message);
                 self.put(Table::Retained, topic.as_bytes().into(), value, false);
             }
@@ -182,23 +188,23 @@ impl Staging {
     /// The writes, to be committed. Give them [back](Self::put_back) if that failed.
     pub(super) fn take(&mut self) -> Vec<Write> {
         let mut writes = Vec::with_capacity(self.writes.len() + 2 * self.by_place.len());
-        let epoch = self.epoch;
+        let epochs = &self.epochs;
         let mut put = |table, key: Vec<u8>, value: Encoder| {
             let value = Some(value.seal(table, &key));
             writes.push(Write { table, key, value, fresh: true });
         };
         self.messages.take_new(|number, message| {
-            let mut value = Encoder::new(epoch);
+            let mut value = Encoder::new(epochs);
             value.message(message);
             put(Table::Messages, number.to_be_bytes().into(), value);
         });
         self.by_place.clear();
         for Place { session, place, number, record, flight } in self.places.drain(..).flatten() {
-            let mut value = Encoder::new(epoch);
+            let mut value = Encoder::new(epochs);
             value.queued(&QueuedFields::new(number, &record));
             put(Table::Queued, place_key(session, place), value);
             if let Some(packet_id) = flight {
-                let mut value = Encoder::new(epoch);
+                let mut value = Encoder::new(epochs);
                 value.in_flight(packet_id);
                 put(Table::Flights, place_key(session, place), value);
             }

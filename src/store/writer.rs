@@ -10,7 +10,7 @@ use hashbrown::HashMap;
 
 use super::acts::{ActId, Acts};
 use super::pages::{self, each_queued};
-use super::record::Decoder;
+use super::record::{Decoder, Epoch};
 use super::staging::Staging;
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 use crate::session::{Change, Changes, PageOfQueue, PageRequest, SessionNumber, Waiter};
@@ -218,8 +218,9 @@ impl Writer {
     }
 
     /// Writes until all links have gone and everything is written, or cannot be. `tell` is called after
-    /// each commit, when pages have been read, and when the store begins to fail or ends to.
-    pub fn run(mut self, mut tell: impl FnMut()) {
+    /// each commit, when pages have been read, and when the store begins to fail or ends to. `seen` gives the
+    /// time of day as it is now, if that can be told.
+    pub fn run(mut self, mut tell: impl FnMut(), mut seen: impl FnMut() -> Option<Epoch>) {
         let (mut busy, mut again_at) = (false, None);
         loop {
             let read_again_at = self.unreadable.front().map(|(at, _)| *at);
@@ -238,6 +239,7 @@ impl Writer {
                 self.take_turns();
                 busy = self.read();
             } else {
+                seen().into_iter().for_each(|seen| self.follow(seen));
                 busy = self.step();
                 again_at = self.fails().then(|| Instant::now() + RETRY_AFTER);
             }
@@ -246,6 +248,11 @@ impl Writer {
                 return;
             }
         }
+    }
+
+    /// Goes by the time of day as it is `seen` now from here on, if that was set since the start.
+    pub fn follow(&mut self, seen: Epoch) {
+        self.staging.follow(seen);
     }
 
     /// Commits what has come by now, then reads what was asked for. Says whether there is more to do.
@@ -323,7 +330,7 @@ impl Writer {
     fn forget_some(&mut self, store: &dyn Store, budget: &mut usize) -> Result<(), StoreError> {
         for _ in 0..self.forgotten.len() {
             let Some(&(session, from)) = self.forgotten.front() else { break };
-            let (epoch, staging) = (self.staging.epoch(), &mut self.staging);
+            let (epochs, staging) = (self.staging.epochs(), &mut self.staging);
             // What is not committed yet comes later.
             let until = self.acts.first_place(session, from);
             let mut next = until;
@@ -336,7 +343,7 @@ impl Writer {
                     return false;
                 }
                 *budget -= 1;
-                let fields = Decoder::open(Table::Queued, key, value, epoch)
+                let fields = Decoder::open(Table::Queued, key, value, &epochs)
                     .and_then(|mut decoder| decoder.queued());
                 match fields {
                     Some(fields) => staging.forget(key.to_vec(), fields.message),
@@ -372,10 +379,10 @@ impl Writer {
             let staged = waiting.get(&session).into_iter().flatten().copied();
             let staged = staged.filter(|place| *place >= from);
             let until = self.acts.first_place(session, from).into_iter().chain(staged).min();
-            let (epoch, staging) = (self.staging.epoch(), &self.staging);
+            let (epochs, staging) = (self.staging.epochs(), &self.staging);
             let is_removed = |key: &[u8]| staging.is_removed(Table::Queued, key);
             if let Some(by) = request.expired_by {
-                let expired = pages::expired(store, &request, by, until, &is_removed, epoch)?;
+                let expired = pages::expired(store, &request, by, until, &is_removed, &epochs)?;
                 self.asked.pop_front();
                 for (key, message) in expired.keys {
                     self.staging.forget(key, message);
@@ -384,7 +391,7 @@ impl Writer {
                 self.send_page(shard, &request, expired.page);
                 continue;
             }
-            let read = pages::read(store, &request, until, &is_removed, epoch)?;
+            let read = pages::read(store, &request, until, &is_removed, &epochs)?;
             self.asked.pop_front();
             let pages::Read { page, damaged, stray } = read;
             if page.messages.is_empty() && page.lost == 0 && until.is_some() {

@@ -391,6 +391,41 @@ fn a_session_begun_anew(mut broker: Broker) {
 }
 engines!(a_session_begun_anew);
 
+/// [MQTT-4.7.3-3] Names as long as the configuration lets them be are stored, and read back.
+fn the_longest_names(engine: &'static str) {
+    const LONGEST: &str = "65000B";
+    let settings = &[
+        ("SLUICE_LIMITS_MAX_TOPIC_BYTES", LONGEST),
+        ("SLUICE_LIMITS_MAX_CLIENT_ID_BYTES", LONGEST),
+    ];
+    let mut broker = Broker::start_set(engine, 2, settings);
+    let long = |first: &str| first.repeat(65_000);
+    let (mut client, _) = lasting(&broker, V5, &long("c"));
+    client.subscribe(&long("t"), 1);
+    client.disconnect();
+    let mut publisher = broker.connect(V5, "publisher");
+    publisher.publish_retained(&long("t"), "x", 1);
+    for _ in 0..2 {
+        broker.restart();
+    }
+    let (mut client, present) = lasting(&broker, V5, &long("c"));
+    assert!(present);
+    client.expect(&long("t"), "x");
+    let mut other = broker.connect(V5, "other");
+    other.subscribe(&long("t"), 0);
+    assert!(other.expect(&long("t"), "x").retain);
+}
+
+#[test]
+fn the_longest_names_under_fjall() {
+    the_longest_names("fjall");
+}
+
+#[test]
+fn the_longest_names_under_sqlite() {
+    the_longest_names("sqlite");
+}
+
 /// What is left of a session that ended goes before the broker has stopped, and does not come back after a
 /// crash.
 #[test]

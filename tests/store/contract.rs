@@ -60,6 +60,19 @@ fn values_of_any_length_come_back() {
 }
 
 #[test]
+fn keys_of_up_to_65535_bytes_are_taken() {
+    with_each(|place| {
+        let key = [b'k'; u16::MAX as usize];
+        let writes = Table::ALL.map(|table| put(table, &key, b"x"));
+        commit(&mut *place.open().store, &writes);
+        let opened = place.open();
+        for table in Table::ALL {
+            assert_eq!(records(&*opened.store, table), [(key.to_vec(), b"x".to_vec())]);
+        }
+    });
+}
+
+#[test]
 fn what_is_committed_is_there_after_a_reopening() {
     with_each(|place| {
         for round in 0..5_u8 {

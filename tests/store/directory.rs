@@ -142,3 +142,30 @@ fn what_is_no_longer_at_its_path_takes_nothing() {
         assert!(store.get(Table::Retained, &[1]).expect("whole").is_some());
     }
 }
+
+/// Who removes the lock of a broker that runs, and starts another one, has only that one write.
+#[test]
+fn who_has_lost_the_lock_writes_nothing() {
+    for engine in [Engine::Fjall, Engine::Sqlite] {
+        let path = TempDir::new().expect("a directory");
+        let write = |value: &[u8]| {
+            let value = Some(value.to_vec());
+            [Write { table: Table::Retained, key: b"key".to_vec(), value, fresh: false }]
+        };
+        let first = Directory::open(path.path(), engine).expect("new");
+        let mut old = first.records().expect("new");
+        old.commit(&write(b"old"), Commit::System).expect("it has the lock");
+        fs::remove_file(path.path().join("lock")).expect("it is there");
+
+        let second = Directory::open(path.path(), engine).expect("the lock is free");
+        let Ok(mut new) = second.records() else {
+            assert_eq!(engine, Engine::Fjall, "it has a lock of its own");
+            continue;
+        };
+        new.commit(&write(b"new"), Commit::System).expect("it has the lock");
+        let error = old.commit(&write(b"old"), Commit::System).expect_err("it has lost the lock");
+        assert!(error.to_string().contains("was removed or replaced"), "{error}");
+        drop(old);
+        assert_eq!(new.get(Table::Retained, b"key").expect("whole"), Some(b"new".to_vec()));
+    }
+}

@@ -305,7 +305,7 @@ fn what_cannot_be_read_keeps_nobody_else_waiting() {
     let Bench { memory, writer, links, .. } = bench;
     let (told, tells) = mpsc::channel();
     std::thread::scope(|scope| {
-        scope.spawn(|| writer.run(move || _ = told.send(())));
+        scope.spawn(|| writer.run(move || _ = told.send(()), || None));
         while records(&memory, Table::Queued).len() > 1 {
             tells.recv_timeout(Duration::from_secs(10)).expect("it is tried again");
         }

@@ -3,14 +3,15 @@
 use sluice::hooks::{Commit, Store, Table};
 use sluice::mqtt::{Message, QoS};
 use sluice::session::{
-    Change, IdentityRecord, Paged, QueuedRecord, SessionRecord, SubscriptionRecord, Will,
+    Change, IdentityRecord, PageRequest, Paged, QueuedRecord, SessionRecord, SubscriptionRecord,
+    Will,
 };
 use sluice::store::{Epoch, Kept, Memory, recover};
 use sluice::timer::Time;
 
 use crate::engines::{commit, put, records};
 use crate::said::said;
-use crate::turns::{Bench, START, id, message, paged, queued, session};
+use crate::turns::{Bench, START, id, message, paged, queued, request, session};
 
 fn will(delay_interval: u32) -> Will {
     let message = Message::new("will", QoS::AtLeastOnce, true, b"gone", b"\x01\x01", None, Time(0));
@@ -172,6 +173,63 @@ fn messages_expire_by_the_clock_on_the_wall() {
     let topics: Vec<_> = bench.recovered.retained.iter().map(|found| &*found.topic).collect();
     assert_eq!(topics, ["there"]);
     assert_eq!(bench.count(Table::Retained), 1, "what has expired is removed");
+}
+
+/// [MQTT-3.1.2-23] [MQTT-3.3.2-5] The clock on the wall is set, on which this start went by another time: what
+/// is written from then on goes by the new one, or else the next start would take it to be older.
+#[test]
+fn a_clock_that_is_set_ends_nothing_before_its_time() {
+    const DAYS: u64 = 200_000_000;
+    for set in [START.unix_ms + DAYS, START.unix_ms - DAYS] {
+        let mut bench = Bench::new(1);
+        bench.writer.follow(Epoch { unix_ms: set });
+        let away = SessionRecord {
+            client_id: "away".into(),
+            session: 1,
+            session_expiry_interval: 100,
+            disconnected_at: Some(Time(50_000)),
+            will: None,
+            will_at: Some(Time(80_000)),
+            identity: None,
+        };
+        let expiring =
+            |topic| Message::new(topic, QoS::AtLeastOnce, true, b"x", b"", Some(100), Time(1_000));
+        let retained = Change::Retained("r".into(), (1, 0), Some(expiring("r")));
+        let changes = vec![Change::Session(Box::new(away)), queued(1, 1, &expiring("q")), retained];
+        bench.commit(1, changes);
+        let mut bench = bench.restart_at(Epoch { unix_ms: set + 60_000 });
+        let found = &bench.recovered.sessions[0];
+        assert_eq!(found.record.session_expiry_interval, 90);
+        assert_eq!(found.record.will_at, Some(Time(20_000)));
+        assert_eq!(found.paged.next_expiry, Some(Time(41_000)));
+        let left = |message: &Message| message.message_expiry_interval(Time(0));
+        assert_eq!(left(&bench.recovered.retained[0].message), Some(41));
+        let (_, record) = bench.page(1, 1, 1).messages.remove(0);
+        assert_eq!(left(&record.message), Some(41));
+    }
+}
+
+/// [MQTT-3.3.2-5] In the life in which it was queued a message expires when it should, however the clock on
+/// the wall is set before or afterwards.
+#[test]
+fn a_clock_that_is_set_does_not_change_what_is_read_back() {
+    const TIMES: u64 = 40;
+    let mut bench = Bench::new(1);
+    bench.commit(1, vec![session("a", 1)]);
+    for n in 1..=TIMES {
+        let at = Time(n * 1000);
+        let message = Message::new("t", QoS::AtLeastOnce, false, b"x", b"", Some(500), at);
+        bench.commit(1 + n, vec![paged(1, n, &message)]);
+        bench.writer.follow(Epoch { unix_ms: START.unix_ms + (n * 7 % 11) * 1_000_000 });
+    }
+    let look = PageRequest { expired_by: Some(Time(500_000)), ..request(1, 1, 100) };
+    let looked = bench.ask(100, look).expect("at once").expired.expect("a look");
+    assert_eq!((looked.messages, looked.next_expiry), (0, Some(Time(501_000))));
+    let page = bench.page(101, 1, 1);
+    assert_eq!(page.messages.len() as u64, TIMES);
+    for (place, record) in page.messages {
+        assert_eq!(record.message.expires_at(), Some(Time(place * 1000 + 500_000)));
+    }
 }
 
 /// [MQTT-3.3.2-5] What expired while nobody was there is removed, unless its delivery had begun.

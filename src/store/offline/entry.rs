@@ -4,8 +4,8 @@ use crate::hooks::{Table, Write};
 use crate::mqtt::{Message, PacketId};
 use crate::session::{SessionRecord, SubscriptionRecord};
 use crate::store::record::{
-    Decoder, Encoder, Epoch, QueuedFields, RELEASED, SENT, filter_key, inbound_key, place_key,
-    split_number,
+    Decoder, Encoder, Epoch, Epochs, QueuedFields, RELEASED, SENT, filter_key, inbound_key,
+    place_key, split_number,
 };
 
 /// Against this one a `Time` is the time of day, in milliseconds since 1970.
@@ -30,7 +30,8 @@ impl Entry {
         if table == Table::Damaged {
             return None;
         }
-        let mut value = Decoder::open(table, key, value, SINCE_1970)?;
+        let epochs = Epochs::from(SINCE_1970);
+        let mut value = Decoder::open(table, key, value, &epochs)?;
         let text = |key| std::str::from_utf8(key).ok();
         Some(match table {
             Table::Sessions => Self::Session(Box::new(value.session(text(key)?)?)),
@@ -69,7 +70,7 @@ impl Entry {
     }
 
     pub(super) fn write(&self) -> Write {
-        let mut value = Encoder::new(SINCE_1970);
+        let mut value = Encoder::new(&SINCE_1970.into());
         let (table, key) = match self {
             Self::Session(record) => {
                 value.session(record);
