@@ -43,6 +43,23 @@ const DISK_QUIET_WITHIN: Duration = Duration::from_secs(3);
 
 type Error = Box<dyn std::error::Error>;
 
+/// What was asked for makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Misuse(String);
+
+impl From<String> for Misuse {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<&str> for Misuse {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
 fn main() -> ExitCode {
     if std::env::args_os().skip(1).eq(["-h"]) {
         // For a command it is the host; alone it can only be a question.
@@ -82,13 +99,14 @@ fn act(command: Command) -> Result<Status, Error> {
 }
 
 fn run(args: &RunArgs, stop: Arc<std::sync::atomic::AtomicBool>) -> Result<Status, Error> {
-    args.parameters.check_used(args.scenario)?;
-    let parameters = args.parameters.apply(args.scenario.defaults())?;
-    args.scenario.check(&parameters)?;
+    args.parameters.check_used(args.scenario).map_err(Misuse)?;
+    let parameters = args.parameters.apply(args.scenario.defaults()).map_err(Misuse)?;
+    args.scenario.check(&parameters).map_err(Misuse)?;
+    args.broker.check()?;
     if let Some(core) = args.core {
         let allowed = measure::allowed_cores();
         if !allowed.contains(&core) {
-            return Err(measure::no_such_core(core, &allowed).into());
+            return Err(Misuse(measure::no_such_core(core, &allowed)).into());
         }
         pin_to(&[core])?;
     }
@@ -146,6 +164,9 @@ fn print(text: &str) -> io::Result<()> {
 fn status_of_error(error: &(dyn std::error::Error + 'static)) -> Status {
     if let Some(error) = error.downcast_ref::<RunError>() {
         return error.status();
+    }
+    if error.is::<Misuse>() {
+        return Status::Usage;
     }
     match error.downcast_ref::<EngineError>() {
         Some(EngineError::Interrupted) => Status::Interrupted,

@@ -19,6 +19,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Takes the data directory into use; nothing if nothing is to be stored.
 pub(super) fn directory(store: &config::Store) -> Result<Option<Directory>, DirectoryError> {
     if store.durability == Durability::Memory {
+        tracing::info!("nothing is stored (store.durability): what it has to keep ends with it");
         return Ok(None);
     }
     let engine = match store.engine {

@@ -69,6 +69,14 @@ fn a_flag_goes_before_a_variable_and_a_variable_before_the_file() {
     assert!(from_flag.started().contains(" 3 shards"), "{}", from_flag.started());
 }
 
+#[test]
+fn that_nothing_is_stored_is_said_at_the_start() {
+    let args = ["--bind", "127.0.0.1:0", "--shards", "1", "--durability", "memory"];
+    let broker = Running::start(sluice().args(args));
+    let log = broker.start.concat();
+    assert!(log.contains("nothing is stored (store.durability)"), "{log}");
+}
+
 /// It does not need to be told by `ulimit` first.
 #[test]
 fn the_limit_on_open_files_is_raised() {

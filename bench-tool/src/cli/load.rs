@@ -32,7 +32,7 @@ pub(crate) struct PubArgs {
     #[arg(short, long)]
     pub(crate) retain: bool,
     /// Bytes of each payload; from 28 on it carries what `sub` measures by.
-    #[arg(short, long, default_value_t = 256)]
+    #[arg(short, long, default_value_t = 256, conflicts_with = "payload")]
     pub(crate) size: usize,
     /// Publish this text, as it is.
     #[arg(short, long, group = "payload")]
@@ -84,7 +84,7 @@ pub(crate) struct ClientArgs {
     /// The clients are numbered from one more than this.
     #[arg(short = 'n', long, visible_alias = "start-number", default_value_t = 0)]
     pub(crate) startnumber: u32,
-    /// Client identifier, with %i for the client's number.
+    /// Client identifier, with %i for the client's number if there are several.
     #[arg(long, value_name = "ID")]
     pub(crate) id: Option<String>,
     /// Milliseconds from connecting one client to the next.

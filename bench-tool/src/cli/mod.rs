@@ -9,6 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use serde::Deserialize;
 use sluice::mqtt::{QoS, Version};
 
+use crate::Misuse;
 use crate::disk::DiskArgs;
 use crate::engine::{
     self, Carrier, Endpoint, FlowSpec, Login, MAX_WINDOW, MIN_PAYLOAD, WebSocketTarget,
@@ -122,8 +123,9 @@ pub(crate) struct RunArgs {
     /// Write a page, charts, JSON, CSV and percentile files to this directory.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// A directory on the disk where the broker keeps its data: measure what it does there, and what the disk allows.
-    #[arg(long, value_name = "DIR")]
+    /// A directory on the disk where the broker (--pid) keeps its data: measure what it does there, and what the disk
+    /// allows.
+    #[arg(long, value_name = "DIR", requires = "pid")]
     pub(crate) disk: Option<PathBuf>,
     /// Pin this tool to a core.
     #[arg(long)]
@@ -245,7 +247,7 @@ pub(crate) struct CompareArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// How often each scenario is run against each target.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) repetitions: Option<u32>,
 }
 
@@ -314,11 +316,22 @@ impl BrokerArgs {
         }
     }
 
-    pub(crate) fn threads(&self) -> Result<usize, String> {
+    /// Refuses what no broker would let in.
+    pub(crate) fn check(&self) -> Result<(), Misuse> {
+        if self.password.is_some() && self.username.is_none() && self.version != VersionArg::V5 {
+            // [MQTT-3.1.2-22]
+            return Err("--password: before 5.0 it needs a --username".into());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn threads(&self) -> Result<usize, Misuse> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         match self.threads {
             threads if (1..=cores).contains(&threads) => Ok(threads),
-            threads => Err(format!("{threads} threads: 1 to {cores}, the cores of this machine")),
+            threads => {
+                Err(format!("{threads} threads: 1 to {cores}, the cores of this machine").into())
+            }
         }
     }
 

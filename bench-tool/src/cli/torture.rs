@@ -11,6 +11,7 @@ use clap::Args;
 use rustix::process::Pid;
 use sluice_bench::torture::{Plan, Process, Target, Targets, check, play};
 
+use crate::Misuse;
 use crate::report::Status;
 use crate::signals;
 
@@ -22,7 +23,7 @@ pub(crate) struct TortureArgs {
     /// Those of the file that are meant; all, if none is named.
     target: Vec<String>,
     /// How often each is killed.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     kills: u32,
     /// Milliseconds between a start and the kill, by chance.
     #[arg(long, value_name = "FROM..TO", default_value = "50..500", value_parser = range)]
@@ -56,13 +57,16 @@ fn seconds(text: &str) -> Result<f64, String> {
 /// Each broker in turn.
 pub(crate) fn run(args: &TortureArgs, stop: &AtomicBool) -> Result<Status, crate::Error> {
     if !(args.rate.is_finite() && args.rate > 0.0) {
-        return Err(format!("a rate of {}: more than 0", args.rate).into());
+        return Err(Misuse(format!("a rate of {}: more than 0", args.rate)).into());
     }
-    let name = args.file.display();
+    let name = args.file.display().to_string();
     let text = fs::read_to_string(&args.file).map_err(|error| format!("{name}: {error}"))?;
-    let Targets { targets } = toml::from_str(&text).map_err(|error| format!("{name}: {error}"))?;
+    let Targets { targets } =
+        toml::from_str(&text).map_err(|error| crate::compare::toml_error(&name, &text, &error))?;
     if let Some(unknown) = args.target.iter().find(|one| targets.iter().all(|t| t.name != **one)) {
-        return Err(format!("{name} has no target {unknown}").into());
+        let known: Vec<&str> = targets.iter().map(|target| target.name.as_str()).collect();
+        let text = format!("{name} has no target {unknown}, but {}", known.join(", "));
+        return Err(Misuse(text).into());
     }
     let is_meant = |target: &&Target| args.target.is_empty() || args.target.contains(&target.name);
     let here = args.file.parent().unwrap_or(Path::new("."));
@@ -118,7 +122,8 @@ fn torture(
     let said = format!("{}, killed {kills} times, --seed {}\n{verdict}", target.name, plan.seed);
     crate::print(&said)?;
     if verdict.is_right() {
-        return Ok(Some(Status::Success));
+        let is_whole = verdict.acknowledged > 0 || stop.load(Ordering::Relaxed);
+        return Ok(Some(if is_whole { Status::Success } else { Status::Error }));
     }
     say!("{} said: {}", target.name, broker.said());
     Ok(Some(Status::Messages))

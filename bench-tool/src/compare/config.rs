@@ -123,9 +123,8 @@ struct Checker<'a> {
 
 impl Checker<'_> {
     fn check(&self, directory: PathBuf) -> Result<Comparison, ConfigError> {
-        let file: File = toml::from_str(self.text).map_err(|error| {
-            self.error(error.span().unwrap_or(0..0), error.message().replace('\n', ", "))
-        })?;
+        let file: File =
+            toml::from_str(self.text).map_err(|error| toml_error(self.path, self.text, &error))?;
         let defaults = Pace { repetitions: 3, seconds: 5.0, warm_up: 1.0, quiet_within: 20.0 };
         let full = self.pace(file.full, defaults)?;
         let quick_defaults = Pace { repetitions: 1, seconds: 2.0, warm_up: 0.5, quiet_within: 2.0 };
@@ -375,6 +374,12 @@ impl Checker<'_> {
         let line = before.matches('\n').count() + 1;
         ConfigError { place: format!("{}:{line}", self.path), message }
     }
+}
+
+/// What is wrong with a file that is no TOML, or has not what is expected in it, as one line.
+pub(crate) fn toml_error(path: &str, text: &str, error: &toml::de::Error) -> ConfigError {
+    let checker = Checker { text, path, cores: &[] };
+    checker.error(error.span().unwrap_or(0..0), error.message().replace('\n', ", "))
 }
 
 /// The comparison that comes with this tool, on a machine with two cores.

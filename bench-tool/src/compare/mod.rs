@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Map, Value, json};
 
+use crate::Misuse;
 use crate::cli::CompareArgs;
 use crate::engine::make_room_for;
 use crate::report::{Problem, Report, Status, write_files};
@@ -25,16 +26,18 @@ use results::Results;
 use run::Run;
 use target::Availability;
 
+pub(crate) use config::toml_error;
+
 /// Runs the comparison and prints the tables. Returns how it went.
 pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Status, crate::Error> {
     let mut comparison = config::load(&args.file)?;
-    comparison.keep_only(&args.target, &args.scenario)?;
+    comparison.keep_only(&args.target, &args.scenario).map_err(Misuse)?;
     if args.quick {
         comparison.keep_quick(&args.scenario);
     }
     let mut pace = if args.quick { comparison.quick } else { comparison.full };
     if let Some(repetitions) = args.repetitions {
-        pace.repetitions = repetitions.max(1);
+        pace.repetitions = repetitions;
     }
     let (comparison, pace) = (&comparison, &pace);
     make_room_for(comparison.most_clients())?;

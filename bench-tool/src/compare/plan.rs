@@ -120,6 +120,21 @@ impl TargetPlan {
     }
 }
 
+/// Refuses a name that is not among those of the file.
+fn are_known<'a>(
+    what: &str,
+    asked: &[String],
+    names: impl Iterator<Item = &'a String>,
+) -> Result<(), String> {
+    let names: Vec<&str> = names.map(String::as_str).collect();
+    match asked.iter().find(|one| !names.contains(&one.as_str())) {
+        None => Ok(()),
+        Some(unknown) => {
+            Err(format!("there is no {what} \"{unknown}\", but \"{}\"", names.join("\", \"")))
+        }
+    }
+}
+
 impl Comparison {
     /// Drops what was not asked for; empty lists ask for everything.
     pub(crate) fn keep_only(
@@ -127,16 +142,8 @@ impl Comparison {
         targets: &[String],
         scenarios: &[String],
     ) -> Result<(), String> {
-        for name in targets {
-            if !self.targets.iter().any(|target| target.name == *name) {
-                return Err(format!("there is no target \"{name}\""));
-            }
-        }
-        for name in scenarios {
-            if !self.scenarios.iter().any(|scenario| scenario.name == *name) {
-                return Err(format!("there is no scenario \"{name}\""));
-            }
-        }
+        are_known("target", targets, self.targets.iter().map(|target| &target.name))?;
+        are_known("scenario", scenarios, self.scenarios.iter().map(|one| &one.name))?;
         self.targets.retain(|target| targets.is_empty() || targets.contains(&target.name));
         let is_asked = |one: &&ScenarioPlan| scenarios.contains(&one.name);
         let asked = self.scenarios.iter().filter(is_asked);

@@ -73,7 +73,7 @@ pub(crate) fn make_room_for(connections: usize) -> io::Result<()> {
     setrlimit(Resource::Nofile, raised).map_err(|error| {
         let hard = limit.maximum.unwrap_or(u64::MAX);
         io::Error::other(format!(
-            "{connections} connections need {needed} file descriptors, the hard limit is {hard} ({error})"
+            "{connections} connections need {needed} file descriptors, the hard limit is {hard} (ulimit -Hn): {error}"
         ))
     })
 }

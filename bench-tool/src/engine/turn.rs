@@ -383,7 +383,9 @@ impl Engine {
         }
         self.counters.failed += 1;
         let client_id = &connection.client_id;
-        let is_unheard = matches!(phase, Phase::Dialling | Phase::Connecting);
+        // Who else was let in spoke what is spoken there.
+        let is_unheard =
+            self.counters.ready == 0 && matches!(phase, Phase::Dialling | Phase::Connecting);
         let doubt = match is_unheard && failure.may_be_another_carrier() {
             true => format!(" ({})", self.options.endpoint.carrier().doubt()),
             false => String::new(),

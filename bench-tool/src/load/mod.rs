@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use sluice::mqtt::Version;
 
+use crate::Misuse;
 use crate::cli::ClientArgs;
 use crate::engine::{
     Endpoint, Engine, EngineError, EngineOptions, Fleet, Monitor, Session, Stage, make_room_for,
@@ -64,18 +65,23 @@ impl Who {
 
 impl<'a> Load<'a> {
     fn new(args: &'a ClientArgs, count: u32, stop: &Arc<AtomicBool>) -> Result<Self, crate::Error> {
+        check(args, count)?;
         make_room_for(count as usize)?;
         let monitor = Arc::new(Monitor::default());
         let is_positive = |value: f64| value.is_finite() && value >= 0.0;
         let interval = match args.connrate {
-            Some(rate) if !is_positive(rate) => return Err("connrate: at least 0".into()),
+            Some(rate) if !is_positive(rate) => {
+                return Err(Misuse::from("connrate: at least 0").into());
+            }
             Some(0.0) => Duration::ZERO,
             Some(rate) => Duration::from_secs_f64(1.0 / rate.max(1e-3)),
-            None if !is_positive(args.interval) => return Err("interval: at least 0".into()),
+            None if !is_positive(args.interval) => {
+                return Err(Misuse::from("interval: at least 0").into());
+            }
             None => Duration::from_secs_f64(args.interval.min(1e6) / 1e3),
         };
         if args.seconds.is_some_and(|seconds| !(is_positive(seconds) && seconds < 1e9)) {
-            return Err("seconds: at least 0".into());
+            return Err(Misuse::from("seconds: at least 0").into());
         }
         let endpoint = args.broker.endpoint()?;
         let options = EngineOptions {
@@ -177,6 +183,19 @@ impl<'a> Load<'a> {
         outcome.remarks.extend(self.endpoint.remark());
         crate::tell(&outcome, &self.args.broker.shown(), self.args.out.as_deref())
     }
+}
+
+/// Refuses what would not do what it says.
+fn check(args: &ClientArgs, count: u32) -> Result<(), Misuse> {
+    args.broker.check()?;
+    if args.session_expiry > 0 && !args.broker.login().version.is_v5() {
+        return Err("--session-expiry: it takes 5.0 (-V 5)".into());
+    }
+    let is_same = args.id.as_ref().is_some_and(|id| !id.contains("%i"));
+    if is_same && count > 1 {
+        return Err("--id: without %i in it, clients would take each other's session over".into());
+    }
+    Ok(())
 }
 
 /// What every result begins with.

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use sluice::mqtt::{Limits, QoS, topic};
 
 use super::{DRAIN_PATIENCE, Load, outcome};
+use crate::Misuse;
 use crate::cli::PubArgs;
 use crate::engine::{ClientSpec, FlowSpec, MAX_WINDOW, MIN_PAYLOAD, Stage, check_rate};
 use crate::measure::{check_memory, monotonic_ns};
@@ -22,7 +23,7 @@ const QOS_0_BATCH: u32 = 1024;
 
 pub(crate) fn run(args: &PubArgs, stop: &Arc<AtomicBool>) -> Result<Status, crate::Error> {
     let qos = QoS::from_u8(args.qos).ok_or("QoS: 0 to 2")?;
-    let rate = rate(args)?;
+    let rate = rate(args).map_err(Misuse)?;
     let contents = contents(args)?;
     let payloads = contents.iter().map(Vec::len).sum::<usize>().max(args.size);
     check_memory(args.count, payloads)?;
@@ -31,7 +32,7 @@ pub(crate) fn run(args: &PubArgs, stop: &Arc<AtomicBool>) -> Result<Status, crat
         let who = load.who('p', index);
         let topic = who.fill(&args.topic);
         topic::check_name(topic.as_bytes(), &Limits::NONE)
-            .map_err(|_| format!("\"{topic}\" is no topic to publish to"))?;
+            .map_err(|_| Misuse(format!("\"{topic}\" is no topic to publish to")))?;
         let spec = FlowSpec {
             receivers: 0,
             rate,
@@ -41,7 +42,7 @@ pub(crate) fn run(args: &PubArgs, stop: &Arc<AtomicBool>) -> Result<Status, crat
             times_acknowledgements: qos != QoS::AtMostOnce,
             ..FlowSpec::new(topic, qos, args.size, window(args, qos, rate))
         };
-        spec.check_size(load.version())?;
+        spec.check_size(load.version()).map_err(Misuse)?;
         load.engine.add_client(ClientSpec {
             client_id: who.id,
             username: who.username,
@@ -58,7 +59,8 @@ pub(crate) fn run(args: &PubArgs, stop: &Arc<AtomicBool>) -> Result<Status, crat
     load.engine.drain(DRAIN_PATIENCE)?;
     let counters = load.engine.counters();
     let is_acknowledged = qos != QoS::AtMostOnce;
-    let published = if is_acknowledged { counters.acknowledged } else { sent };
+    let taken = counters.acknowledged - counters.refused;
+    let published = if is_acknowledged { taken } else { sent };
     let mut outcome = Outcome {
         work: Work::Published(published),
         sent,
@@ -72,8 +74,8 @@ pub(crate) fn run(args: &PubArgs, stop: &Arc<AtomicBool>) -> Result<Status, crat
         let text = format!("payloads under {MIN_PAYLOAD} bytes cannot be measured by sub");
         outcome.remarks.push(("note", text));
     }
-    if is_acknowledged && published < sent {
-        let text = format!("{} messages were not acknowledged", sent - published);
+    if is_acknowledged && counters.acknowledged < sent {
+        let text = format!("{} messages were not acknowledged", sent - counters.acknowledged);
         outcome.problems.push(Problem::new(Status::Messages, text));
     }
     load.finish(outcome)

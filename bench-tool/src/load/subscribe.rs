@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use sluice::mqtt::{Limits, QoS, topic};
 
 use super::{Load, outcome};
+use crate::Misuse;
 use crate::cli::SubArgs;
 use crate::engine::{ClientSpec, Receives, Subscription};
 use crate::report::{Outcome, Problem, Status, Work};
@@ -19,7 +20,7 @@ pub(crate) fn run(args: &SubArgs, stop: &Arc<AtomicBool>) -> Result<Status, crat
         let filters: Vec<String> = args.topic.iter().map(|filter| who.fill(filter)).collect();
         for filter in &filters {
             topic::Filter::parse(filter, &Limits::NONE)
-                .map_err(|_| format!("\"{filter}\" is no topic filter"))?;
+                .map_err(|_| Misuse(format!("\"{filter}\" is no topic filter")))?;
         }
         load.engine.add_client(ClientSpec {
             client_id: who.id,

@@ -76,7 +76,10 @@ impl DiskMeter {
     /// For a broker that keeps its data in this directory, or another of the same file system.
     pub(crate) fn start(broker: &ProcessGroup, directory: &Path) -> Self {
         let counted = counted_on(directory);
-        let syncs = if broker.is_empty() { None } else { SyncCounter::start(broker, counted).ok() };
+        if broker.is_empty() {
+            return Self { written_before: None, syncs: None };
+        }
+        let syncs = SyncCounter::start(broker, counted).ok();
         Self { written_before: broker.written_bytes().ok(), syncs }
     }
 
@@ -215,6 +218,13 @@ mod tests {
             syncs: Some(1_000),
             alone: None,
         }
+    }
+
+    #[test]
+    fn of_a_broker_that_is_not_named_nothing_is_known() {
+        let (nobody, here) = (ProcessGroup::default(), std::env::temp_dir());
+        let used = DiskMeter::start(&nobody, &here).stop(&nobody, DiskUse::default());
+        assert_eq!((used.written_bytes, used.syncs), (None, None));
     }
 
     #[test]

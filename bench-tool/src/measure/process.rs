@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::path::Path;
 
 /// A broker: the processes that were named and all of their descendants at the time of asking.
 #[derive(Clone, Debug, Default)]
@@ -27,12 +26,19 @@ impl ProcessGroup {
         self.roots.is_empty()
     }
 
-    /// The first named process that is no longer there.
+    /// The first named process that is no longer there, or of which only the exit status is left.
     pub(crate) fn vanished(&self) -> Option<u32> {
-        self.roots.iter().copied().find(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+        let has_ended = |pid: &u32| match fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Ok(stat) => is_zombie(&stat),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        self.roots.iter().copied().find(has_ended)
     }
 
     /// CPU time of every thread, from `schedstat`, which counts nanoseconds on the CPU, not clock ticks.
+    ///
+    /// # Errors
+    /// If a named process has ended: what its threads used is gone with them.
     pub(crate) fn usage(&self) -> io::Result<Usage> {
         let mut by_thread_ns = BTreeMap::new();
         for pid in self.members() {
@@ -53,7 +59,10 @@ impl ProcessGroup {
                 }
             }
         }
-        Ok(Usage { by_thread_ns })
+        match self.vanished() {
+            None => Ok(Usage { by_thread_ns }),
+            Some(pid) => Err(io::Error::other(format!("process {pid} has ended"))),
+        }
     }
 
     /// Resident memory in bytes.
@@ -144,10 +153,19 @@ fn parse_schedstat(text: &str) -> Option<u64> {
     text.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// The fourth field of `stat`; the second, the command's name, may hold blanks and brackets of its own.
+/// The fourth field of `stat`.
 fn parse_parent(stat: &str) -> Option<u32> {
-    let (_, after_name) = stat.rsplit_once(')')?;
-    after_name.split_ascii_whitespace().nth(1)?.parse().ok()
+    after_name(stat)?.nth(1)?.parse().ok()
+}
+
+/// The third field of `stat` is the state: Z, or X for a moment, is one that has ended.
+fn is_zombie(stat: &str) -> bool {
+    after_name(stat).and_then(|mut fields| fields.next()).is_some_and(|state| "ZX".contains(state))
+}
+
+/// The fields from the third on; the second, the command's name, may hold blanks and brackets of its own.
+fn after_name(stat: &str) -> Option<impl Iterator<Item = &str>> {
+    stat.rsplit_once(')').map(|(_, fields)| fields.split_ascii_whitespace())
 }
 
 fn parse_kib_line(text: &str, name: &str) -> Option<u64> {
@@ -182,6 +200,23 @@ mod tests {
     fn the_parent_is_found_behind_any_name() {
         assert_eq!(parse_parent("17 (a) b (c)) S 4 17 17 0"), Some(4));
         assert_eq!(parse_parent("17 no name"), None);
+    }
+
+    #[test]
+    fn a_process_that_nobody_has_waited_for_has_ended_all_the_same() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let group = ProcessGroup::new(vec![child.id()]);
+        assert_eq!(group.vanished(), None);
+        assert!(group.usage().is_ok());
+        child.kill().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        let options =
+            rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+        rustix::process::waitid(rustix::process::WaitId::Pid(pid), options).unwrap();
+        assert_eq!(group.vanished(), Some(child.id()));
+        assert!(group.usage().is_err());
+        child.wait().unwrap();
+        assert_eq!(group.vanished(), Some(child.id()));
     }
 
     #[test]

@@ -136,8 +136,9 @@ impl Outcome {
     }
 
     /// CPU time of this tool for one unit of work, in microseconds.
-    pub(crate) fn own_microseconds_each(&self) -> f64 {
-        self.own_cpu_ns as f64 / self.work.count().max(1) as f64 / 1_000.0
+    pub(crate) fn own_microseconds_each(&self) -> Option<f64> {
+        let count = self.work.count();
+        (count > 0).then(|| self.own_cpu_ns as f64 / count as f64 / 1_000.0)
     }
 
     /// Cores that the broker kept busy.
@@ -223,7 +224,8 @@ impl Work {
     pub(crate) fn unit(self) -> &'static str {
         match self {
             Self::Messages(_) | Self::Published(_) => "message",
-            Self::Logins(_) | Self::Connections(_) => "connect + subscribe",
+            Self::Logins(_) => "connect + subscribe",
+            Self::Connections(_) => "client let in",
         }
     }
 }

@@ -4,13 +4,15 @@ use std::fmt;
 
 use crate::engine::{EngineError, Fleet};
 
-/// The tool's exit statuses, as the README lists them. 2 is what the command line parser uses for wrong usage.
+/// The tool's exit statuses, as the README lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Status {
     Success = 0,
     /// There is no result: a wrong file, no such host, nothing to compare.
     Error = 1,
+    /// What was asked for makes no sense; the command line parser ends with it, too.
+    Usage = 2,
     /// Stopped by SIGINT or SIGTERM; the result is what was done until then.
     Interrupted = 130,
     /// Connections were refused, or were lost.
@@ -27,7 +29,7 @@ impl Status {
         match self {
             Self::Success => 0,
             Self::Interrupted => 1,
-            Self::Error => 2,
+            Self::Error | Self::Usage => 2,
             Self::Connections => 3,
             Self::Messages => 4,
             Self::BrokerDied => 5,

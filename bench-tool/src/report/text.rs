@@ -33,8 +33,10 @@ pub(crate) fn describe(outcome: &Outcome) -> String {
     {
         line("broker's CPU", format!("{each:.3} µs per {unit} ({cores:.2} cores)"));
     }
-    let (each, cores) = (outcome.own_microseconds_each(), outcome.own_cores());
-    line("this tool's CPU", format!("{each:.3} µs per {unit} ({cores:.2} cores)"));
+    if let Some(each) = outcome.own_microseconds_each() {
+        let cores = outcome.own_cores();
+        line("this tool's CPU", format!("{each:.3} µs per {unit} ({cores:.2} cores)"));
+    }
     if let Some(each) = outcome.bytes_each() {
         line("memory", format!("{each:.0} bytes per connection"));
     } else if outcome.reuses_memory() {
@@ -190,6 +192,25 @@ mod tests {
         let expected =
             "1 lost, 2 duplicates; order is not looked at: why; of 9 sent, with the warm-up";
         assert_eq!(faults(Some("why"), 9), expected);
+    }
+
+    #[test]
+    fn what_was_not_done_has_no_cost() {
+        let told = |work| {
+            let outcome = Outcome {
+                work,
+                own_cpu_ns: 5_000,
+                broker_cpu_ns: Some(5_000),
+                ..Outcome::default()
+            };
+            describe(&outcome)
+        };
+        let nothing = told(Work::Messages(0));
+        assert!(!nothing.contains("CPU"), "{nothing}");
+        let two = told(Work::Messages(2));
+        assert!(two.contains("this tool's CPU       2.500 µs per message"), "{two}");
+        let in_all = told(Work::Connections(5));
+        assert!(in_all.contains("broker's CPU          1.000 µs per client let in"), "{in_all}");
     }
 
     #[test]

@@ -12,7 +12,11 @@ pub(super) fn note_left_behind(what: &str, removed: Result<(), RunError>, outcom
     outcome.remarks.push(("left behind", format!("the {what} of this run: {error}")));
     if outcome.problems.is_empty() {
         let text = format!("the {what} of this run could not be removed: {error}");
-        outcome.problems.push(Problem::new(Status::Connections, text));
+        let status = match error.status() {
+            Status::Interrupted => Status::Interrupted,
+            _ => Status::Connections,
+        };
+        outcome.problems.push(Problem::new(status, text));
     }
 }
 

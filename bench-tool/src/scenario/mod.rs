@@ -131,7 +131,8 @@ impl RunError {
                 Status::Interrupted
             }
             Self::Engine(EngineError::Io(_)) | Self::Io(_) => Status::Error,
-            Self::NoProcess(_) | Self::NothingDue { .. } => Status::Error,
+            Self::NoProcess(_) => Status::Error,
+            Self::NothingDue { .. } => Status::Usage,
             Self::Engine(_) => Status::Connections,
             Self::Died(_) | Self::BrokerDied(_) => Status::BrokerDied,
         }

@@ -93,7 +93,7 @@ fn measure(
         ..Outcome::default()
     };
     outcome.unordered = unordered(scenario);
-    finish(&mut engine, parameters.qos, ended, &mut outcome)?;
+    finish(&mut engine, parameters.qos, 0, ended, &mut outcome)?;
     outcome.sent_in_all = engine.counters().sent;
     Ok(outcome)
 }
@@ -195,12 +195,14 @@ fn note_stall(engine: &Fleet, stalled: u64, stood_still: bool, outcome: &mut Out
 }
 
 /// What is behind most losses at QoS 1 and 2.
-const FULL_QUEUE: &str = "a broker whose queue for a subscriber is full drops what it has acknowledged: let it queue more (Mosquitto: max_queued_messages), or have less outstanding (-F)";
+const FULL_QUEUE: &str = "a broker whose queue for a subscriber is full drops what it has acknowledged: let it queue more (Mosquitto: max_queued_messages, Sluice: queue.max_messages), or have less outstanding (-F)";
 
-/// Lets the last messages arrive, and says what went wrong.
+/// Lets the last messages arrive, and says what went wrong. `later` are the receivers of each message who come when all
+/// of them have been sent.
 pub(super) fn finish(
     engine: &mut Fleet,
     qos: QoS,
+    later: u32,
     ended: Result<(), EngineError>,
     outcome: &mut Outcome,
 ) -> Result<(), RunError> {
@@ -210,10 +212,10 @@ pub(super) fn finish(
     engine.set_publishing(false);
     engine.drain(DRAIN_PATIENCE)?;
     let Counters { refused, failed, .. } = engine.counters();
-    let Unacknowledged { messages: unacknowledged, deliveries } = engine.unacknowledged();
+    let waited_for = engine.unacknowledged();
+    let unacknowledged = waited_for.messages;
     let mut faults = engine.faults();
-    // What the broker never took on, it has not lost.
-    faults.lost = faults.lost.saturating_sub(deliveries);
+    faults.lost = lost(faults.lost, waited_for, later);
     outcome.faults = faults;
     outcome.unacknowledged = unacknowledged;
     outcome.problems.extend(Problem::with_connections(engine));
@@ -246,6 +248,12 @@ pub(super) fn finish(
     }
     engine.disconnect_all()?;
     Ok(())
+}
+
+/// Of what is missing; what the broker never took on, it has not lost.
+pub(super) fn lost(missing: u64, unacknowledged: Unacknowledged, later: u32) -> u64 {
+    let Unacknowledged { messages, deliveries } = unacknowledged;
+    missing.saturating_sub(deliveries + messages * u64::from(later))
 }
 
 /// Subscribers and publishers, in the order in which they connect.

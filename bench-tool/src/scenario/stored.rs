@@ -8,7 +8,7 @@ use super::leftovers::{forget_sessions, note_left_behind};
 use super::steady::{NONE_BETWEEN_TOPICS, finish};
 use super::{Parameters, RunError, Setup};
 use crate::engine::{
-    ClientSpec, EngineError, Fleet, FlowSpec, Receives, Session, Stage, Subscription,
+    ClientSpec, Counters, EngineError, Fleet, FlowSpec, Receives, Session, Stage, Subscription,
 };
 use crate::measure::Reading;
 use crate::report::{Outcome, Problem, Status, Work};
@@ -70,7 +70,7 @@ pub(super) fn run_retained(setup: &Setup, parameters: &Parameters) -> Result<Out
     outcome.unordered = Some(NONE_BETWEEN_TOPICS);
     let is_fetched = ended.is_ok() && !engine.is_abandoned();
     // Lost is what did not come at any QoS: a retained message has no excuse.
-    conclude(&mut engine, QoS::AtLeastOnce, is_fetched, ended, &mut outcome)?;
+    conclude(&mut engine, QoS::AtLeastOnce, subscribers, is_fetched, ended, &mut outcome)?;
     let removed = remove_retained(setup, FlowSpec { payload_len: 0, ..store });
     note_left_behind("retained messages", removed, &mut outcome);
     Ok(outcome)
@@ -88,12 +88,13 @@ fn fetch(engine: &mut Fleet, expected: u64) -> Result<(), EngineError> {
 fn conclude(
     engine: &mut Fleet,
     qos: QoS,
+    later: u32,
     is_fetched: bool,
     ended: Result<(), EngineError>,
     outcome: &mut Outcome,
 ) -> Result<(), RunError> {
     let judged = if is_fetched { qos } else { QoS::AtMostOnce };
-    finish(engine, judged, ended, outcome)?;
+    finish(engine, judged, later, ended, outcome)?;
     if !is_fetched {
         outcome.faults.lost = 0;
     }
@@ -182,12 +183,21 @@ pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<O
     outcome.remarks.extend(memory(resident_before, resident_bytes, expected));
     outcome.resident_bytes = resident_bytes;
     if is_refused {
-        let text = format!("the queues did not take {expected} messages, and none was fetched");
+        let Counters { sent, acknowledged, .. } = engine.counters();
+        let taken = if qos == QoS::AtMostOnce { sent } else { acknowledged };
+        let text = match taken < expected {
+            true => format!("the queues did not take {expected} messages, and none was fetched"),
+            false => format!("none of {expected} messages was fetched"),
+        };
         let text = format!("{text}: the broker closed publishers after {sent}");
+        let text = match taken < expected {
+            true => format!("{text}; let it queue more, or fill less (--messages)"),
+            false => text,
+        };
         outcome.problems.push(Problem::new(Status::Connections, text));
     }
     let is_fetched = ended.is_ok() && !is_refused && !engine.is_abandoned();
-    conclude(&mut engine, qos, is_fetched, ended, &mut outcome)?;
+    conclude(&mut engine, qos, 1, is_fetched, ended, &mut outcome)?;
     note_left_behind("sessions", forget_sessions(setup, pairs), &mut outcome);
     Ok(outcome)
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use sluice::mqtt::Version;
 
 use super::*;
+use crate::engine::Unacknowledged;
 use crate::floor::Floor;
 use crate::report::{Work, status_of};
 
@@ -195,4 +196,29 @@ fn a_process_that_ends_while_connections_idle_leaves_a_result() {
     assert_eq!(outcome.work, Work::Connections(20));
     assert_eq!((outcome.resident_bytes, outcome.bytes_each()), (None, None));
     assert_eq!(status_of(&outcome.problems), Status::BrokerDied);
+}
+
+#[test]
+fn what_was_not_acknowledged_is_not_lost_by_whoever_waits_for_it() {
+    let waiting = |messages, deliveries| Unacknowledged { messages, deliveries };
+    assert_eq!(steady::lost(7, waiting(0, 0), 0), 7);
+    // Two of them are there, and wait for three deliveries.
+    assert_eq!(steady::lost(7, waiting(2, 3), 0), 4);
+    // Ten come to fetch when all has been sent.
+    assert_eq!(steady::lost(27, waiting(2, 0), 10), 7);
+    // One has come although it was not acknowledged.
+    assert_eq!(steady::lost(1, waiting(2, 0), 1), 0);
+}
+
+#[test]
+fn who_interrupts_the_clearing_up_is_told_so() {
+    for (error, status) in [
+        (EngineError::Interrupted, Status::Interrupted),
+        (EngineError::Io(io::ErrorKind::TimedOut.into()), Status::Connections),
+    ] {
+        let mut outcome = Outcome::default();
+        leftovers::note_left_behind("sessions", Err(error.into()), &mut outcome);
+        assert_eq!(status_of(&outcome.problems), status);
+        assert_eq!(outcome.remarks[0].0, "left behind");
+    }
 }

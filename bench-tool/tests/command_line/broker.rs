@@ -108,6 +108,20 @@ fn packet_id(body: &[u8]) -> [u8; 2] {
     [body[2 + topic_len], body[3 + topic_len]]
 }
 
+/// Answers the first who connects, and closes all others unheard.
+pub(crate) fn lets_one_in() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || -> io::Result<()> {
+        let (mut first, _) = listener.accept()?;
+        packet(&mut first)?;
+        first.write_all(&[0x20, 2, 0, 0])?;
+        listener.incoming().for_each(drop);
+        Ok(())
+    });
+    address
+}
+
 /// In front of a broker: passes on the first connections, holds the others unanswered, and is gone when the
 /// broker is.
 pub(crate) fn front(broker: SocketAddr, passed_on: usize) -> SocketAddr {

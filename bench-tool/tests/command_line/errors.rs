@@ -28,7 +28,7 @@ fn what_cannot_be_sent_is_refused_before_connecting() {
         ),
     ] {
         let (status, output, errors) = run_at(address, arguments);
-        assert_eq!(status, Some(ERROR), "{arguments:?}: {errors}");
+        assert_eq!(status, Some(USAGE), "{arguments:?}: {errors}");
         assert_eq!(output, "");
         assert_eq!(errors.trim(), format!("sluice-bench: {expected}"));
     }
@@ -37,7 +37,7 @@ fn what_cannot_be_sent_is_refused_before_connecting() {
 #[test]
 fn a_core_that_is_not_there_is_named() {
     let (status, _, errors) = run_at(broker::nobody(), &["run", "p2p", "--core", "99999"]);
-    assert_eq!(status, Some(ERROR));
+    assert_eq!(status, Some(USAGE));
     assert!(errors.starts_with("sluice-bench: core 99999: this machine has cores "), "{errors}");
 }
 
@@ -126,9 +126,35 @@ fn what_a_scenario_has_no_use_for_is_refused() {
         (&["run", "fanin", "--topics", "5"], "fanin has no use for --topics: it takes "),
     ] {
         let (status, output, errors) = run_at(broker::nobody(), arguments);
-        assert_eq!((status, output.as_str()), (Some(ERROR), ""), "{errors}");
+        assert_eq!((status, output.as_str()), (Some(USAGE), ""), "{errors}");
         assert!(errors.starts_with(&format!("sluice-bench: {expected}")), "{errors}");
     }
+}
+
+#[test]
+fn options_that_contradict_each_other_are_refused() {
+    for (arguments, expected) in [
+        // [MQTT-3.1.2-22]
+        (&["run", "p2p", "-P", "x"][..], "--password: before 5.0 it needs a --username"),
+        (&["conn", "-P", "x", "-V", "3.1"], "--password: before 5.0 it needs a --username"),
+        (&["sub", "-t", "a", "-x", "9"], "--session-expiry: it takes 5.0 (-V 5)"),
+        (&["conn", "--id", "a", "-c", "2"], "--id: without %i in it, clients would take each"),
+        (&["pub", "-t", "a", "-m", "x", "-s", "5"], "'--size <SIZE>' cannot be used with"),
+        // What a broker writes is asked of its processes.
+        (&["run", "p2p", "--disk", "/tmp"], "--pid <PID>"),
+        (&["compare", "x.toml", "--repetitions", "0"], "--repetitions"),
+        (&["torture", "x.toml", "--kills", "0"], "--kills"),
+    ] {
+        let output = run(arguments);
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(USAGE), "{arguments:?}: {errors}");
+        assert!(errors.contains(expected), "{arguments:?}: {errors}");
+    }
+    // 5.0 has passwords without a user name.
+    let (_floor, address) = floor();
+    let conn = ["conn", "-c", "1", "-P", "x", "-V", "5", "-W", "0"];
+    let (status, output, errors) = run_at(address, &conn);
+    assert_eq!(status, Some(0), "{output}{errors}");
 }
 
 #[test]
@@ -184,8 +210,18 @@ fn another_carrier_on_the_port_is_suspected() {
 }
 
 #[test]
+fn a_port_that_lets_some_in_is_not_suspected() {
+    let conn = ["conn", "-c", "2", "-i", "200", "-W", "0"];
+    let (status, output, errors) = run_at(broker::lets_one_in(), &conn);
+    assert_eq!(status, Some(CONNECTIONS), "{output}{errors}");
+    assert!(output.contains("1 connections to "), "{output}");
+    assert!(!output.contains("is that port for"), "{output}");
+}
+
+#[test]
 fn a_disk_that_is_not_there_is_named_before_the_run() {
-    let pairs = ["run", "p2p", "--disk", "/no/such/place"];
+    let own = std::process::id().to_string();
+    let pairs = ["run", "p2p", "--disk", "/no/such/place", "--pid", &own];
     let (status, output, errors) = run_at(broker::nobody(), &pairs);
     assert_eq!((status, output.as_str()), (Some(ERROR), ""));
     assert_eq!(errors, "sluice-bench: /no/such/place: is no directory\n");

@@ -33,6 +33,20 @@ fn broker_with(users: &[&str]) -> (Broker, SocketAddr, TempDir) {
     (broker, address, directory)
 }
 
+/// `[MQTT-3.4.2-1]`
+#[test]
+fn what_the_broker_refuses_is_not_published() {
+    let text = "[[listener]]\nbind = \"127.0.0.1:0\"\n[store]\ndurability = \"memory\"\n\
+                [acl]\ndefault = \"deny\"\n";
+    let broker = Broker::start(Config::parse("test", text, []).unwrap()).unwrap();
+    let publish = ["pub", "-V", "5", "-t", "a", "-q", "1", "-I", "0", "-L", "3"];
+    let (status, output, errors) = run_at(broker.addresses()[0], &publish);
+    assert_eq!(status, Some(MESSAGES), "{output}{errors}");
+    assert!(output.contains("published             0 in "), "{output}");
+    assert!(output.contains("3 messages were refused by the broker"), "{output}");
+    assert!(!output.contains("not acknowledged"), "{output}");
+}
+
 #[test]
 fn connections_are_held_and_counted() {
     let (_floor, address) = floor();
@@ -100,12 +114,12 @@ fn what_is_no_topic_is_refused_before_connecting() {
     let (status, _, errors) = run_at(address, &["pub", "-t", "a/#"]);
     assert_eq!(
         (status, errors.trim()),
-        (Some(ERROR), "sluice-bench: \"a/#\" is no topic to publish to")
+        (Some(USAGE), "sluice-bench: \"a/#\" is no topic to publish to")
     );
     let (status, _, errors) = run_at(address, &["sub", "-t", "a/#/b"]);
     assert_eq!(
         (status, errors.trim()),
-        (Some(ERROR), "sluice-bench: \"a/#/b\" is no topic filter")
+        (Some(USAGE), "sluice-bench: \"a/#/b\" is no topic filter")
     );
 }
 
@@ -218,7 +232,7 @@ fn clients_come_at_their_rate() {
         assert!(began.elapsed() >= Duration::from_millis(least), "{pace:?}");
     }
     let (status, _, errors) = run_at(address, &[&conn[..], &["-R", "NaN"]].concat());
-    assert_eq!((status, errors.trim()), (Some(ERROR), "sluice-bench: connrate: at least 0"));
+    assert_eq!((status, errors.trim()), (Some(USAGE), "sluice-bench: connrate: at least 0"));
 }
 
 #[test]
@@ -229,7 +243,7 @@ fn threads_beyond_the_cores_are_refused() {
         for threads in ["0", more.as_str()] {
             let threads = ["--threads", threads];
             let (status, _, errors) = run_at(broker::nobody(), &[arguments, &threads[..]].concat());
-            assert_eq!(status, Some(ERROR), "{errors}");
+            assert_eq!(status, Some(USAGE), "{errors}");
             let told = format!("{} threads: 1 to {cores}, the cores of this machine", threads[1]);
             assert_eq!(errors.trim(), format!("sluice-bench: {told}"));
         }

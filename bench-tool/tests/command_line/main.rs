@@ -175,5 +175,5 @@ fn a_broker_that_refuses_is_quoted() {
 #[test]
 fn wrong_usage_is_told_apart() {
     assert_eq!(run(&["pub"]).status.code(), Some(USAGE));
-    assert_eq!(run(&["run", "p2p", "--size", "1"]).status.code(), Some(ERROR));
+    assert_eq!(run(&["run", "p2p", "--size", "1"]).status.code(), Some(USAGE));
 }

@@ -61,16 +61,16 @@ fn a_wrong_file_is_told() {
     assert!(said.contains("/nowhere/brokers.toml: No such file"), "{said}");
     let (_directory, path) = file("[[target]]\nname = \"a\"\ncommand = []\ncow = 1\n");
     let (status, said) = errors(&["torture", &path]);
-    assert_eq!(status, Some(ERROR));
-    assert!(said.contains("unknown field `cow`"), "{said}");
+    assert_eq!((status, said.lines().count()), (Some(ERROR), 1), "{said}");
+    assert!(said.contains(&format!("{path}:4: unknown field `cow`")), "{said}");
 }
 
 #[test]
 fn a_target_that_is_not_there_is_told() {
     let (_directory, path) = file("[[target]]\nname = \"a\"\ncommand = [\"no-such-broker\"]\n");
     let (status, said) = errors(&["torture", &path, "b"]);
-    assert_eq!(status, Some(ERROR));
-    assert!(said.contains("has no target b"), "{said}");
+    assert_eq!(status, Some(USAGE));
+    assert!(said.contains("has no target b, but a"), "{said}");
     let (status, said) = errors(&["torture", &path]);
     assert_eq!(status, Some(ERROR));
     assert!(said.contains("a: skipped: no-such-broker: No such file"), "{said}");
@@ -88,6 +88,35 @@ fn a_broker_that_does_not_start_is_told_with_what_it_said() {
 }
 
 #[test]
+fn a_broker_that_refuses_all_is_quoted() {
+    let (_directory, path) = file(
+        r#"
+[[target]]
+name = "a"
+command = ["{beside}/sluice", "--config", "{files}/sluice.toml"]
+ready_within = 0.5
+[target.files]
+"sluice.toml" = '''
+shards = 1
+[[listener]]
+bind = "127.0.0.1:{port}"
+[store]
+durability = "memory"
+[auth]
+password_file = "{files}/users"
+'''
+"users" = ""
+"#,
+    );
+    let (status, said) = errors(&["torture", &path]);
+    assert_eq!(status, Some(ERROR), "{said}");
+    assert!(
+        said.contains("a: it lets nobody in: CONNACK says Not authorized; it said: "),
+        "{said}"
+    );
+}
+
+#[test]
 fn wrong_options_are_told() {
     for wrong in [
         ["--overdue", "soon"],
@@ -100,5 +129,5 @@ fn wrong_options_are_told() {
         assert_eq!(status, Some(USAGE), "{said}");
     }
     let (status, said) = errors(&["torture", "brokers.toml", "--rate", "0"]);
-    assert_eq!((status, said.contains("a rate of 0: more than 0")), (Some(ERROR), true), "{said}");
+    assert_eq!((status, said.contains("a rate of 0: more than 0")), (Some(USAGE), true), "{said}");
 }
