@@ -122,7 +122,8 @@ fn torture(
     let said = format!("{}, killed {kills} times, --seed {}\n{verdict}", target.name, plan.seed);
     crate::print(&said)?;
     if verdict.is_right() {
-        return Ok(Some(Status::Success));
+        let is_whole = verdict.acknowledged > 0 || stop.load(Ordering::Relaxed);
+        return Ok(Some(if is_whole { Status::Success } else { Status::Error }));
     }
     say!("{} said: {}", target.name, broker.said());
     Ok(Some(Status::Messages))

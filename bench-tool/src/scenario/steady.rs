@@ -195,7 +195,7 @@ fn note_stall(engine: &Fleet, stalled: u64, stood_still: bool, outcome: &mut Out
 }
 
 /// What is behind most losses at QoS 1 and 2.
-const FULL_QUEUE: &str = "a broker whose queue for a subscriber is full drops what it has acknowledged: let it queue more (Mosquitto: max_queued_messages), or have less outstanding (-F)";
+const FULL_QUEUE: &str = "a broker whose queue for a subscriber is full drops what it has acknowledged: let it queue more (Mosquitto: max_queued_messages, Sluice: queue.max_messages), or have less outstanding (-F)";
 
 /// Lets the last messages arrive, and says what went wrong. `later` are the receivers of each message who come when all
 /// of them have been sent.

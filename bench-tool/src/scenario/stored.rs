@@ -190,6 +190,10 @@ pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<O
             false => format!("none of {expected} messages was fetched"),
         };
         let text = format!("{text}: the broker closed publishers after {sent}");
+        let text = match taken < expected {
+            true => format!("{text}; let it queue more, or fill less (--messages)"),
+            false => text,
+        };
         outcome.problems.push(Problem::new(Status::Connections, text));
     }
     let is_fetched = ended.is_ok() && !is_refused && !engine.is_abandoned();

@@ -234,6 +234,9 @@ impl fmt::Display for Verdict {
             self.acknowledged, self.refused, self.owed, self.exactly_once, self.sequences
         )?;
         writeln!(f, "  {} CONNACKs, {} retained messages read", self.presences, self.reads)?;
+        if self.is_right() && self.acknowledged == 0 {
+            return writeln!(f, "  nothing was acknowledged, so this shows nothing");
+        }
         if self.is_right() {
             return writeln!(f, "  nothing was lost, repeated, overtaken or forgotten");
         }
@@ -282,6 +285,15 @@ mod tests {
     fn with(qos: QoS, received: Vec<Received>) -> History {
         let published = vec![published("t/a", qos, 4)];
         History { published, received, ..History::default() }
+    }
+
+    #[test]
+    fn a_history_in_which_nothing_was_acknowledged_shows_nothing() {
+        let verdict = Verdict::default();
+        assert!(verdict.is_right());
+        assert!(
+            verdict.to_string().ends_with("  nothing was acknowledged, so this shows nothing\n")
+        );
     }
 
     #[test]

@@ -130,6 +130,10 @@ impl Link {
                 Ok((link, session_present))
             }
             None => Err(ErrorKind::TimedOut.into()),
+            Some(Incoming::ConnAck { reason, .. }) => {
+                let text = format!("CONNACK says {}", reason.name());
+                Err(io::Error::new(ErrorKind::PermissionDenied, text))
+            }
             Some(other) => {
                 Err(io::Error::new(ErrorKind::PermissionDenied, format!("{other} to CONNECT")))
             }

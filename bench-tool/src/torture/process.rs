@@ -143,7 +143,10 @@ impl Process {
     pub fn said(&self) -> String {
         let output = fs::read(self.output()).unwrap_or_default();
         let end = output.get(output.len().saturating_sub(SAID_BYTES)..).unwrap_or_default();
-        String::from_utf8_lossy(end).trim().replace('\n', " | ")
+        match String::from_utf8_lossy(end).trim() {
+            "" => "nothing".to_owned(),
+            said => said.replace('\n', " | "),
+        }
     }
 
     fn kill(&mut self) -> io::Result<()> {

@@ -88,6 +88,35 @@ fn a_broker_that_does_not_start_is_told_with_what_it_said() {
 }
 
 #[test]
+fn a_broker_that_refuses_all_is_quoted() {
+    let (_directory, path) = file(
+        r#"
+[[target]]
+name = "a"
+command = ["{beside}/sluice", "--config", "{files}/sluice.toml"]
+ready_within = 0.5
+[target.files]
+"sluice.toml" = '''
+shards = 1
+[[listener]]
+bind = "127.0.0.1:{port}"
+[store]
+durability = "memory"
+[auth]
+password_file = "{files}/users"
+'''
+"users" = ""
+"#,
+    );
+    let (status, said) = errors(&["torture", &path]);
+    assert_eq!(status, Some(ERROR), "{said}");
+    assert!(
+        said.contains("a: it lets nobody in: CONNACK says Not authorized; it said: "),
+        "{said}"
+    );
+}
+
+#[test]
 fn wrong_options_are_told() {
     for wrong in [
         ["--overdue", "soon"],
