@@ -76,6 +76,6 @@ mod tests {
         let (done, is_done) = crossbeam_channel::unbounded();
         workers.run(|_| panic!("as it should"));
         workers.run(move |turn| _ = done.send(turn));
-        assert_eq!(is_done.recv_timeout(Duration::from_secs(10)), Ok(Ok(())));
+        assert_eq!(is_done.recv_timeout(Duration::from_secs(60)), Ok(Ok(())));
     }
 }

@@ -38,6 +38,8 @@ pub struct PublishOutcome {
     /// Whether a session could not keep it because the store fails: then it is not acknowledged with
     /// success, whoever else has it.
     pub unstored: bool,
+    /// Whether another shard may find it to be so, too.
+    pub doubtful: bool,
 }
 
 impl PublishOutcome {
@@ -52,6 +54,7 @@ impl PublishOutcome {
         retained: false,
         reason: ReasonCode::Success,
         unstored: false,
+        doubtful: false,
     };
     /// Nobody is subscribed.
     pub const UNMATCHED: Self = Self { kept: false, matched: false, ..Self::KEPT };
@@ -140,6 +143,11 @@ impl PendingPublish {
             reason if reason.is_error() => None,
             _ => Some(ReasonCode::Success),
         }
+    }
+
+    /// Whether it is acknowledged with success, as things are.
+    fn is_kept(&self, link: &Link) -> bool {
+        self.result(link).is_some_and(|reason| !reason.is_error())
     }
 }
 
@@ -300,6 +308,7 @@ impl Session {
         let Some((_, _, publish)) = self.pending_publish(number) else { return };
         publish.wanted &= !bit(shard);
         publish.matched |= matched;
+        self.free_if_refused(number);
     }
 
     /// Records as much of a shard that was handed the message [again](Self::route_again), each time it was.
@@ -307,6 +316,7 @@ impl Session {
         let Some((_, _, publish)) = self.pending_publish(number) else { return };
         publish.wanted_again = publish.wanted_again.saturating_sub(1);
         publish.matched |= matched;
+        self.free_if_refused(number);
     }
 
     /// Records that a session of `shard` could not keep the message of that number because the store
@@ -315,6 +325,19 @@ impl Session {
         let Some((_, waiting, publish)) = self.pending_publish(number) else { return };
         publish.unstored = true;
         *waiting &= !bit(shard);
+        self.free_if_refused(number);
+    }
+
+    /// The identifier of what nobody keeps is not stored: after a crash its client repeats the message,
+    /// which has to be taken for a new one.
+    fn free_if_refused(&mut self, number: u64) {
+        let Self { active, link, .. } = self;
+        let found = active.as_mut().and_then(|active| active.pending_publish(number));
+        let Some((_, _, publish)) = found else { return };
+        let packet_id = publish.packet_id;
+        if publish.qos == QoS::ExactlyOnce && !publish.is_kept(link) {
+            self.note_released_inbound(packet_id);
+        }
     }
 
     /// Records that sessions of `shard` have the message of that number, and that nothing is to be stored
@@ -392,6 +415,14 @@ impl Session {
         self.active.as_ref().is_some_and(|active| !active.gate.is_empty())
     }
 
+    /// Whether the connection may have to be closed for what waits in the gate. Until that is known, take
+    /// nothing more from it: its client would send again what was refused, behind what was not.
+    #[inline]
+    #[must_use]
+    pub fn refuses_perhaps(&self) -> bool {
+        self.link.doubtful && self.has_pending()
+    }
+
     /// How many entries wait in the gate. Frames are not bounded by the Receive Maximum: stop
     /// reading from a client that has too many.
     #[must_use]
@@ -403,9 +434,15 @@ impl Session {
         match publish.qos {
             QoS::AtMostOnce => return,
             QoS::AtLeastOnce => self.link.charged += 1,
-            QoS::ExactlyOnce => self.hold(publish.packet_id, true),
+            QoS::ExactlyOnce => {
+                self.hold(publish.packet_id, true);
+                if !publish.is_kept(&self.link) {
+                    self.note_released_inbound(publish.packet_id);
+                }
+            }
         }
-        let PublishOutcome { number, turn, waiting, .. } = outcome;
+        let PublishOutcome { number, turn, waiting, doubtful, .. } = outcome;
+        self.link.doubtful = self.refuses_perhaps() || doubtful && !self.version().is_v5();
         let what = What::Publish(publish);
         self.active_mut().gate.push_back(Pending { number, turn, waiting, what });
     }
@@ -435,8 +472,7 @@ impl Session {
         sink: Option<&mut S>,
     ) -> Verdict {
         let packet_id = publish.packet_id;
-        let result = publish.result(&self.link);
-        let kept = result.is_some_and(|reason| !reason.is_error());
+        let (result, kept) = (publish.result(&self.link), publish.is_kept(&self.link));
         let kind = match publish.qos {
             QoS::ExactlyOnce if kept => {
                 self.settle_held(packet_id);

@@ -72,6 +72,8 @@ pub(super) struct Link {
     our_topic_alias_maximum: u16,
     pub(super) version: Version,
     pub(super) acknowledge_unkept: bool,
+    /// It may have to be closed for something in the gate, as a 3.x client's.
+    pub(super) doubtful: bool,
     pub(super) connected: bool,
     /// Whether the session was resumed on this connection: nothing is sent before.
     pub(super) live: bool,
@@ -103,6 +105,7 @@ impl Link {
             our_topic_alias_maximum: p.our_topic_alias_maximum,
             version: p.version,
             acknowledge_unkept: p.acknowledge_unkept,
+            doubtful: false,
             connected: true,
             live: false,
             request_problem_information: p.request_problem_information,

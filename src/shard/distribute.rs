@@ -395,11 +395,7 @@ impl<S> Core<S> {
     ) -> Kept {
         let tight = self.tight_limits(key, delivery.message.size());
         let Some(slot) = self.sessions.get_mut(key) else { return Kept::No };
-        if slot.session.is_stored()
-            && delivery.qos > QoS::AtMostOnce
-            && publisher.is_told()
-            && self.store_fails()
-        {
+        if slot.session.is_stored() && delivery.qos > QoS::AtMostOnce && publisher.is_unstored {
             self.count_drops(key, DropCause::StoreFailed, 1);
             return Kept::Unstored;
         }

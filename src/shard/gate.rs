@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use crate::mqtt::ReasonCode;
 use crate::router::SessionKey;
-use crate::session::{STORE, Verdict};
+use crate::session::{STORE, Session, Verdict};
 
 use super::Core;
 use super::connection::State;
@@ -106,6 +106,12 @@ impl Gate {
     }
 }
 
+/// Whether nothing more is to come into a session's gate before something leaves it.
+#[inline]
+fn is_full(session: &Session) -> bool {
+    session.pending() >= MAX_PENDING || session.refuses_perhaps()
+}
+
 impl<S> Core<S> {
     /// `shard` (or the [`STORE`]) has done everything that this shard sent it up to `turn`.
     pub(super) fn confirmed(&mut self, shard: u8, turn: u64) {
@@ -131,10 +137,10 @@ impl<S> Core<S> {
         }
     }
 
-    /// Holds the reader if too many of its answers wait for confirmations.
+    /// Holds the reader if too many of its answers wait for confirmations, or one may end the connection.
     pub(super) fn hold_for_gate(&mut self, reader: &Reader<'_>) -> bool {
         let slot = self.sessions.get(reader.session);
-        let full = slot.is_some_and(|slot| slot.session.pending() >= MAX_PENDING);
+        let full = slot.is_some_and(|slot| is_full(&slot.session));
         if full && let Some(connection) = self.connections.get_mut(reader.id) {
             connection.held_for_itself = true;
         }
@@ -146,7 +152,7 @@ impl<S> Core<S> {
         let connection = slot.connection;
         let mut out = connection.and_then(|id| self.connections.out(id));
         let verdict = slot.session.confirm(&self.gate.confirmed, out.as_mut());
-        if slot.session.pending() < MAX_PENDING
+        if !is_full(&slot.session)
             && let Some(connection) = connection.and_then(|id| self.connections.get_mut(id))
             && std::mem::take(&mut connection.held_for_itself)
         {

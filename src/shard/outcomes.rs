@@ -1,6 +1,7 @@
 //! What became of the messages of another shard's batch that their publishers wait for.
 
 use crate::router::SessionKey;
+use crate::store::ActId;
 
 use super::remote::Returned;
 
@@ -43,6 +44,8 @@ pub(super) struct Outcome {
     pub(super) matched: bool,
     /// Somebody could not keep it because the store fails.
     pub(super) unstored: bool,
+    /// The act that it is part of: one that is refused leaves no identifier behind.
+    pub(super) act: Option<ActId>,
 }
 
 impl Outcome {
@@ -119,7 +122,8 @@ mod tests {
     fn outcome(number: u64, kept: bool, matched: bool) -> Outcome {
         let (session, serial, again, wanted) = (1, 1, false, true);
         let (waits, unstored) = (false, false);
-        Outcome { session, serial, number, again, wanted, kept, waits, matched, unstored }
+        let act = None;
+        Outcome { session, serial, number, again, wanted, kept, waits, matched, unstored, act }
     }
 
     fn of(outcomes: &[Outcome]) -> Outcomes {

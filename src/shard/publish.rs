@@ -107,7 +107,7 @@ impl<S> Core<S> {
         let Err(error) = self.check_content(publish) else { return Ok(None) };
         match publish.packet_id.filter(|_| error.reason == ReasonCode::PayloadFormatInvalid) {
             Some(packet_id) => self
-                .acknowledge(reader, publish, packet_id, |_, _, _| Reach::refused(error.reason))
+                .acknowledge(reader, publish, packet_id, |_, _, _, _| Reach::refused(error.reason))
                 .map(Some),
             None => Err(error),
         }
@@ -129,7 +129,7 @@ impl<S> Core<S> {
             // 3.x cannot be told, and must not try again for ever.
             false => ReasonCode::Success,
         };
-        self.acknowledge(reader, publish, packet_id, |_, _, _| Reach::refused(reason))
+        self.acknowledge(reader, publish, packet_id, |_, _, _, _| Reach::refused(reason))
     }
 
     /// A PUBLISH that sets or uses a topic alias [MQTT-3.3.2-8] [MQTT-3.3.2-12].
@@ -185,7 +185,7 @@ impl<S> Core<S> {
         };
         match publish.packet_id {
             None => {
-                let publisher = self.publisher(reader);
+                let publisher = self.publisher_of(reader, publish);
                 self.route_publish(reader, publish, frame, publisher, None);
                 Ok(Then::Continue)
             }
@@ -199,8 +199,22 @@ impl<S> Core<S> {
             let slot = self.sessions.get(reader.session);
             let (client, serial) = slot
                 .map_or((0, 0), |slot| (self.sessions.hash(slot.session.client_id()), slot.serial));
-            Publisher { shard: self.id, session: reader.session, serial, client }
+            Publisher {
+                shard: self.id,
+                session: reader.session,
+                serial,
+                client,
+                is_unstored: false,
+            }
         })
+    }
+
+    /// Who a message comes from, and whether it may be stored: that is the same for all who get it, or
+    /// whoever has it would get it again when it is repeated. A 3.x client repeats what is refused, under
+    /// its identifier at QoS 2: so that is taken, and answered when it is stored.
+    fn publisher_of(&self, reader: &mut Reader<'_>, publish: &Publish<'_>) -> Publisher {
+        let waits = publish.qos == QoS::ExactlyOnce && !reader.version.is_v5();
+        Publisher { is_unstored: !waits && self.store_fails(), ..self.publisher(reader) }
     }
 
     /// QoS 1 and 2.
@@ -214,8 +228,7 @@ impl<S> Core<S> {
         if self.pressure.any() && self.hold_for_receivers(reader) {
             return Ok(Then::Hold);
         }
-        self.acknowledge(reader, publish, packet_id, |core, reader, number| {
-            let publisher = core.publisher(reader);
+        self.acknowledge(reader, publish, packet_id, |core, reader, publisher, number| {
             core.route_publish(reader, publish, frame, publisher, Some(number))
         })
     }
@@ -227,7 +240,7 @@ impl<S> Core<S> {
         reader: &mut Reader<'_>,
         publish: &Publish<'_>,
         packet_id: PacketId,
-        route: impl FnOnce(&mut Self, &mut Reader<'_>, u64) -> Reach,
+        route: impl FnOnce(&mut Self, &mut Reader<'_>, Publisher, u64) -> Reach,
     ) -> Result<Then, DecodeError> {
         if self.hold_for_gate(reader) {
             return Ok(Then::Hold);
@@ -248,8 +261,8 @@ impl<S> Core<S> {
         let stores_identifier = self.stores_identifier(reader.session, publish.qos);
         let noted = self.noted();
         let act = stores_identifier.then(|| self.begin_act());
-        let number = self.gate.next_number();
-        let reach = route(self, reader, number);
+        let (publisher, number) = (self.publisher_of(reader, publish), self.gate.next_number());
+        let reach = route(self, reader, publisher, number);
         let stores_identifier = stores_identifier && !reach.unstored && !reach.reason.is_error();
         let stored = stores_identifier || self.noted() > noted;
         let outcome = PublishOutcome {
@@ -262,11 +275,11 @@ impl<S> Core<S> {
             retained: reach.retained,
             reason: reach.reason,
             unstored: reach.unstored,
+            doubtful: publisher.is_unstored,
         };
         if outcome.waiting != 0 {
             self.mailbox.ask_confirmation(reach.remote);
-            let serial = self.publisher(reader).serial;
-            self.gate.wait(outcome.waiting, self.turn, reader.session, serial);
+            self.gate.wait(outcome.waiting, self.turn, reader.session, publisher.serial);
         }
         let Some(slot) = self.sessions.get_mut(reader.session) else { return Ok(Then::Stop) };
         let Some(mut out) = self.connections.out(reader.id) else { return Ok(Then::Stop) };
@@ -340,7 +353,7 @@ impl<S> Core<S> {
 
     /// Sets or clears the retained message of a topic [MQTT-3.3.1-5] [MQTT-3.3.1-6].
     fn retain(&mut self, parcel: &mut Parcel<'_>) -> Result<Stamp, NotRetained> {
-        if self.store_fails() && parcel.publisher.is_told() {
+        if parcel.publisher.is_unstored {
             return Err(NotRetained::Unstored);
         }
         self.clock += 1;

@@ -25,21 +25,18 @@ pub(super) struct Publisher {
     pub(super) serial: u32,
     /// Hash of its client identifier, the same on all shards; 0 if it is no client.
     pub(super) client: u64,
+    /// The store failed when the message came: no shard stores it, and its client is told.
+    pub(super) is_unstored: bool,
 }
 
 impl Publisher {
     /// No client: `$SYS`, retained messages.
     pub(super) const NOBODY: Self =
-        Self { shard: u8::MAX, session: SessionKey::MAX, serial: 0, client: 0 };
+        Self { shard: u8::MAX, session: SessionKey::MAX, serial: 0, client: 0, is_unstored: false };
 
     /// Whether it can be held.
     pub(super) fn is_client(&self) -> bool {
         self.client != 0
-    }
-
-    /// Whether it can be told that its message is not kept: no `$SYS`, retained message, or will.
-    pub(super) fn is_told(&self) -> bool {
-        self.serial != 0
     }
 }
 
@@ -173,8 +170,9 @@ impl<S> Core<S> {
                 Item::Group(count) => self.router.set_group_online(from, &count),
                 Item::Connection(handoff) => self.take_connection(driver, *handoff),
                 Item::Confirm { turn, refused, returned } => {
-                    self.take_refused(from, refused);
+                    // What goes elsewhere now is not refused by all.
                     self.take_returned(returned);
+                    self.take_refused(from, refused);
                     self.confirmed(from, turn);
                 }
                 Item::Hold { client } => self.hold_publisher(driver, client),
@@ -192,20 +190,23 @@ impl<S> Core<S> {
                 Item::Quiet => self.stopping.peer_is_quiet(from),
             }
         }
+        outcomes.settle();
         if let Some(store) = self.store.as_mut().filter(|_| acts) {
             store.did_all((from, turn));
+            outcomes.refused.iter().filter_map(|one| one.act).for_each(|act| store.gives_back(act));
         }
-        if wants_confirmation {
-            outcomes.settle();
-            if !self.confirm_to(from, turn, outcomes, before) && asks {
-                self.mailbox.push(from, 0, Item::Knows { turn });
-            }
+        if wants_confirmation && !self.confirm_to(from, turn, outcomes, before) && asks {
+            self.mailbox.push(from, 0, Item::Knows { turn });
         }
     }
 
     /// Takes in which messages another shard had no receiver for, or could not store.
     fn take_refused(&mut self, from: u8, refused: Vec<Outcome>) {
-        for Outcome { session, serial, number, again, matched, unstored, .. } in refused {
+        for Outcome { session, serial, number, again, matched, unstored, act, .. } in refused {
+            if let (Some(store), Some(act)) = (&mut self.store, act) {
+                // What follows for the identifier is part of it.
+                store.has_back(act);
+            }
             let Some(slot) = self.sessions.get_serial(session, serial) else { continue };
             if unstored {
                 slot.session.refuse_unstored(from, number);
@@ -269,6 +270,7 @@ impl<S> Core<S> {
                 waits,
                 matched,
                 unstored,
+                act: routed.act,
             });
         }
     }
@@ -293,7 +295,7 @@ impl<S> Core<S> {
         match parcel.number {
             Some(number) => {
                 let group = group.ours;
-                let act = self.store.as_mut().and_then(Keeper::gives_back);
+                let act = self.store.as_mut().and_then(Keeper::gives_part_back);
                 outcomes.returned.push(Returned { message, publisher, number, group, act });
             }
             None => self.take_orphan(&message, group.theirs, 0),

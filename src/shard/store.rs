@@ -97,10 +97,15 @@ impl Keeper {
         self.done.push(acts);
     }
 
-    /// Notes that the part at hand goes back to the shard where its act began, which stays open for it.
-    pub(super) fn gives_back(&mut self) -> Option<ActId> {
-        let (act, _) = self.act?;
+    /// Notes that a part of an act goes back to the shard where that began, and stays open for it.
+    pub(super) fn gives_back(&mut self, act: ActId) {
         self.returned.push(act);
+    }
+
+    /// [Gives back](Self::gives_back) the part at hand, if it is one.
+    pub(super) fn gives_part_back(&mut self) -> Option<ActId> {
+        let (act, _) = self.act?;
+        self.gives_back(act);
         Some(act)
     }
 

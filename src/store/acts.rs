@@ -6,9 +6,10 @@
 //!
 //! The shard where it begins names its turn and the shards that it handed a part to. What they change by
 //! it is set aside until each has said that it did its share. One that hands its part on names those it
-//! goes to; one that gives it back keeps the act open until the shard where it began has seen to it. The
-//! acts of a shard are committed in the order of its turns, so that none that needs no other shard
-//! overtakes: whoever sends again after a crash what was not acknowledged would send it behind.
+//! goes to; one that gives it back, or refuses it, keeps the act open until the shard where it began has
+//! seen to it: with it goes the identifier of what all have refused. The acts of a shard are committed in
+//! the order of its turns, so that none that needs no other shard overtakes: whoever sends again after a
+//! crash what was not acknowledged would send it behind.
 //!
 //! An act that removes what another has put somewhere comes behind that one, wherever the two began: or
 //! else a message that goes on to another session would be stored there without the identifier it came under.

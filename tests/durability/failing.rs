@@ -212,6 +212,10 @@ fn what_is_refused(engine: &'static str) {
     begin_to_fail(&broker);
     assert_eq!(publisher.try_publish(retained("refused")), code::QUOTA_EXCEEDED);
     assert_eq!(publisher.try_publish(twice("refused")), code::QUOTA_EXCEEDED);
+    // A 3.x client would repeat it under its identifier, and some may have it.
+    let mut old = broker.connect(V311, "old");
+    let waits = old.start_publish(twice("waits"));
+    old.ping();
     assert_eq!(stored.subscribe_with(&[("later", 1)], &[]).codes, [code::QUOTA_EXCEEDED]);
     // What ends with its connection is not stored, wherever something waits that is.
     let mut others: Vec<_> =
@@ -228,6 +232,8 @@ fn what_is_refused(engine: &'static str) {
 
     limit(&broker, None);
     broker.wait_said(WORKS);
+    assert_eq!(old.wait_pubrec(waits).code, code::SUCCESS);
+    stored.expect("t", "waits");
     publish_until_kept(&mut publisher, "away");
     stored.subscribe("later", 1);
     assert_eq!(publisher.try_publish(retained("second")), code::SUCCESS);

@@ -48,7 +48,7 @@ fn notes(note: &str) -> String {
 #[test]
 fn runs_are_interleaved() {
     let directory = tempfile::tempdir().unwrap();
-    let file = comparison(directory.path(), &notes(""), "0.1");
+    let file = comparison(directory.path(), &notes(""), "0.5");
     let output = run(&["compare", &file, "--quick"]);
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{errors}");

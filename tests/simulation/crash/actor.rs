@@ -93,6 +93,9 @@ pub(crate) struct Actor {
     /// Numbers below this were sent.
     pub(crate) sent: Rc<Cell<u32>>,
     pub(crate) acknowledged: BTreeSet<u32>,
+    /// The broker may say that it cannot store something.
+    pub(crate) may_be_refused: bool,
+    pub(crate) refused: BTreeSet<u32>,
     /// Numbers that it has sent more than once.
     pub(crate) repeated: BTreeSet<u32>,
     half_done: BTreeSet<PacketId>,
@@ -121,6 +124,8 @@ impl Actor {
             next_id: 0,
             sent: Rc::default(),
             acknowledged: BTreeSet::new(),
+            may_be_refused: false,
+            refused: BTreeSet::new(),
             repeated: BTreeSet::new(),
             half_done: BTreeSet::new(),
             owed: Vec::new(),
@@ -324,16 +329,23 @@ impl Actor {
     fn handle(&mut self, packet: &Packet<'_>) -> Result<(), String> {
         match packet {
             Packet::ConnAck(connack) => {
+                // Its connection is closed then.
+                if self.may_be_refused && connack.reason == ReasonCode::ServerUnavailable {
+                    return Ok(());
+                }
                 if connack.reason != ReasonCode::Success {
                     return Err(format!("not let in: {connack:?}"));
                 }
                 self.admit(connack.session_present)
             }
-            Packet::SubAck(_) | Packet::UnsubAck(_) => {
-                match (&mut self.role, packet) {
-                    (Role::Fickle(fickle), _) => fickle.answered(),
-                    (_, Packet::SubAck(_)) => self.subscribed = true,
-                    _ => {}
+            Packet::SubAck(suback) => {
+                // 3.1 has no failure: it is told QoS 0.
+                let is_one = |reason: &u8| (1..3).contains(reason);
+                self.subscribed(suback.reasons.iter().all(is_one))
+            }
+            Packet::UnsubAck(_) => {
+                if let Role::Fickle(fickle) = &mut self.role {
+                    fickle.answered();
                 }
                 Ok(())
             }
@@ -346,6 +358,17 @@ impl Actor {
             Packet::Disconnect(_) => Ok(()),
             other => Err(format!("unexpected {other:?}")),
         }
+    }
+
+    fn subscribed(&mut self, granted: bool) -> Result<(), String> {
+        match &mut self.role {
+            _ if !granted && !self.may_be_refused => return Err("no subscription".to_owned()),
+            Role::Fickle(fickle) if granted => fickle.answered(),
+            Role::Fickle(fickle) => fickle.ask(self.version, &mut self.out),
+            _ if granted => self.subscribed = true,
+            _ => self.subscribe(),
+        }
+        Ok(())
     }
 
     fn take(&mut self, publish: &Publish<'_>) -> Result<(), String> {
@@ -443,6 +466,11 @@ impl Actor {
         }
         let number = self.open.iter().find(|(_, (of, _))| *of == id).map(|(number, _)| *number);
         let number = number.ok_or_else(|| format!("{kind:?} {id} answers nothing"))?;
+        if reason == ReasonCode::QuotaExceeded && self.may_be_refused && kind != AckKind::PubComp {
+            self.refused.insert(number);
+            self.open.remove(&number);
+            return Ok(());
+        }
         if reason.is_error() && reason != ReasonCode::PacketIdentifierNotFound {
             return Err(format!("{kind:?} {reason:?} for {number}"));
         }

@@ -42,6 +42,24 @@ impl Disk {
         })
     }
 
+    /// Nothing can be written, or not to all of it.
+    fn fail(&self, rng: &mut Rng) {
+        let which = rng.u8(0..3);
+        if which < 2 || self.log.is_none() {
+            self.memory.fail(Some("the disk is full"));
+        }
+        if let Some((segments, _)) = self.log.as_ref().filter(|_| which > 0) {
+            segments.fail_after(rng.u32(0..6));
+        }
+    }
+
+    fn mend(&self) {
+        self.memory.fail(None);
+        if let Some((segments, _)) = &self.log {
+            segments.fail_after(u32::MAX);
+        }
+    }
+
     /// What is there when the machine stops now.
     fn crashed(&self, rng: &mut Rng) -> Self {
         let crashed =
@@ -66,6 +84,10 @@ impl Store for Records {
                 self.store.commit(writes, Commit::System)
             }
         }
+    }
+
+    fn wants_reopening(&self) -> bool {
+        self.store.wants_reopening()
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
@@ -134,6 +156,16 @@ impl Broker {
         drop((shards, writer));
         world.crash();
         left
+    }
+
+    /// Nothing can be written any more.
+    pub(crate) fn fail(&self, rng: &mut Rng) {
+        self.disk.fail(rng);
+    }
+
+    /// All can be written again.
+    pub(crate) fn mend(&self) {
+        self.disk.mend();
     }
 
     /// How many messages waited for somebody when it started.

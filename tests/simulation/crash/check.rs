@@ -47,8 +47,10 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
                     true => with_a_number(&actor.acknowledged),
                     false => actor.acknowledged.clone(),
                 },
-                refused: BTreeSet::new(),
-                is_ordered: true,
+                refused: actor.refused.clone(),
+                // A v5 client that has not heard of a refusal repeats what the broker has taken others after.
+                is_ordered: !(actor.may_be_refused && actor.version.is_v5())
+                    || actor.repeated.is_empty(),
             }),
             Role::Beginner | Role::Watcher { .. } => {}
             Role::Dying(dying) => history.published.push(wills(actor, dying)),
@@ -71,7 +73,7 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
         let sent = publisher.sent.get();
         history.reads.push(Read {
             topic: topic.clone(),
-            acknowledged: sent.checked_sub(1),
+            acknowledged: publisher.acknowledged.last().copied(),
             found: late.received.get(topic).and_then(|list| list.first()).copied(),
             sent,
             clears_every: if *clears { CLEARS_EVERY } else { 0 },

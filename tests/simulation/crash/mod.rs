@@ -53,3 +53,13 @@ fn what_a_clean_start_has_ended_does_not_come_back() {
 fn a_will_reaches_all_from_the_first_turn_on() {
     assert_eq!(scene::reach_all_from_the_first_turn_on(), Ok(()));
 }
+
+#[test]
+fn what_was_refused_is_not_known_after_a_crash() {
+    for steps in 0..80 {
+        for subscriber in ["one", "two", "three", "four"] {
+            let seen = scene::refuse_and_stop(steps, subscriber);
+            assert_eq!(seen, Ok(()), "{steps} steps, {subscriber}");
+        }
+    }
+}

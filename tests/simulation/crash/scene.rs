@@ -35,6 +35,9 @@ pub(super) struct Scene {
     commits_in: u8,
     /// A shard that has one turn where others have fifty.
     slow: Option<usize>,
+    /// Now and then nothing can be written, and then it can again; and whether that is so now.
+    fails: bool,
+    failing: bool,
     verbose: bool,
 }
 
@@ -63,6 +66,8 @@ pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, 
     let mut actors = cast();
     // With a slow disk an answer that does not wait for it is there long before.
     let commits_in = if rng.bool() { 1 } else { 30 };
+    let fails = rng.u8(0..3) == 0;
+    actors.iter_mut().for_each(|actor| actor.may_be_refused = fails);
     let mut scene = Scene {
         world,
         settings,
@@ -72,6 +77,8 @@ pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, 
         confirms,
         commits_in,
         slow: None,
+        fails,
+        failing: false,
         verbose,
     };
     let disk = Disk::new(&mut scene.rng);
@@ -87,9 +94,11 @@ pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, 
         if scene.rng.usize(0..steps) < crashes {
             scene.crash(&mut actors);
         }
+        scene.fail_or_mend();
         scene.step(&mut actors, false)?;
     }
     scene.world.heal();
+    scene.mend();
     scene.drain(&mut actors)?;
     scene.crash(&mut actors);
     scene.drain(&mut actors)?;
@@ -185,6 +194,7 @@ impl Scene {
             eprintln!("{:>8} crash", self.world.now().0);
         }
         let disk = self.broker.take().expect("it runs").crash(&mut self.rng);
+        self.failing = false;
         actors.iter_mut().for_each(|actor| actor.broker_is_gone(&self.world));
         disk
     }
@@ -214,6 +224,21 @@ impl Scene {
             }
         }
         Ok(())
+    }
+
+    fn fail_or_mend(&mut self) {
+        if self.failing && self.rng.u8(0..100) == 0 {
+            self.mend();
+        } else if self.fails && !self.failing && self.rng.u16(0..300) == 0 {
+            self.failing = true;
+            let broker = self.broker.as_mut().expect("it runs");
+            broker.fail(&mut self.rng);
+        }
+    }
+
+    fn mend(&mut self) {
+        self.failing = false;
+        self.broker.as_ref().expect("it runs").mend();
     }
 
     fn until_settled(&mut self, actor: &mut Actor) -> Result<(), String> {
@@ -345,12 +370,54 @@ pub(super) fn reach_all_from_the_first_turn_on() -> Result<(), String> {
     }
 }
 
+/// The machine stops some steps after a QoS 2 message was sent that nobody has room for. When it is sent
+/// again, it is not taken for one that is here already.
+pub(super) fn refuse_and_stop(steps: u32, subscriber: &str) -> Result<(), String> {
+    const SHARDS: u8 = 4;
+    let mut scene = calm(|settings| settings.session.max_queued_messages = 1);
+    scene.rng = Rng::with_seed(steps.into());
+    let disk = Disk::new(&mut scene.rng);
+    scene.start(disk, SHARDS);
+    let role = Role::Subscriber { filter: "t/#", qos: QoS::ExactlyOnce };
+    let mut subscriber = Actor::new(subscriber, Version::V5, role);
+    scene.until_settled(&mut subscriber)?;
+    subscriber.leave(&scene.world);
+    let (topic, qos) = ("t/1".to_owned(), QoS::ExactlyOnce);
+    let role = Role::Publisher { topic, qos, retain: false, clears: false };
+    let mut publisher = Actor::new("publisher", Version::V311, role);
+    scene.until_settled(&mut publisher)?;
+    publisher.begin_message();
+    scene.until_settled(&mut publisher)?;
+    publisher.begin_message();
+    for _ in 0..steps {
+        scene.step(std::slice::from_mut(&mut publisher), true)?;
+    }
+    let mut actors = [publisher, subscriber];
+    let disk = scene.stop(&mut actors);
+    scene.start(disk, SHARDS);
+    scene.drain(&mut actors)?;
+    match actors[1].received.get("t/1").map(Vec::as_slice) {
+        Some([0, 1]) => Ok(()),
+        other => Err(format!("{other:?}")),
+    }
+}
+
 /// Nobody is there, and nothing goes wrong.
 fn calm(change: impl FnOnce(&mut Settings)) -> Scene {
     let world = World::new(1, SimOptions { faults: Faults::NONE, ..SimOptions::default() });
     let mut settings = sluice::server::settings(&sluice::Config::default());
     change(&mut settings);
-    let rng = Rng::with_seed(1);
-    let (broker, confirms, commits_in, slow) = (None, Confirms::Truly, 1, None);
-    Scene { world, settings, broker, rng, seed: 1, confirms, commits_in, slow, verbose: false }
+    Scene {
+        world,
+        settings,
+        broker: None,
+        rng: Rng::with_seed(1),
+        seed: 1,
+        confirms: Confirms::Truly,
+        commits_in: 1,
+        slow: None,
+        fails: false,
+        failing: false,
+        verbose: false,
+    }
 }
