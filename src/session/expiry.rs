@@ -16,8 +16,8 @@ use crate::timer::Time;
 /// Messages in the store that are looked at in one go: others want theirs.
 const LOOKED_AT: u32 = 1024;
 
-/// Between two looks through what a session has in the store, and beside that for each message there: so the
-/// look at one message a second is what a queue costs, however its messages expire.
+/// Between two looks through what a session has in the store, and beside that for each message there: so a
+/// queue costs the look at 4,000 messages a second at most, however they expire.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 const LOOK_PAUSE_EACH: Duration = Duration::from_micros(250);
 

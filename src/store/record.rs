@@ -2,6 +2,7 @@
 //!
 //! Keys that begin with a number have it big-endian, so that their order is that of the numbers.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::hooks::Table;
@@ -14,6 +15,10 @@ const CHECKSUM_LEN: usize = 4;
 /// Bytes of a client identifier, topic name or filter at most: what they are part of is a key, also that
 /// under which it is set aside as damaged, and fjall takes no longer ones than 65,535 bytes.
 pub const MAX_NAME_BYTES: u16 = 65_000;
+
+/// What sessions, places, messages and orders are numbered with, and stamps: 0 stands for none, and behind the
+/// highest there are others to be given.
+pub(super) const NUMBERS: RangeInclusive<u64> = 1..=u64::MAX >> 1;
 
 /// What an identity may have.
 const HAS_USER: u8 = 1;
@@ -307,6 +312,11 @@ impl<'a> Decoder<'a> {
         self.take().map(u64::from_le_bytes)
     }
 
+    /// One of [`NUMBERS`].
+    pub(super) fn number(&mut self) -> Option<u64> {
+        self.u64().filter(|number| NUMBERS.contains(number))
+    }
+
     pub(super) fn bytes(&mut self) -> Option<&'a [u8]> {
         let len = self.u32()? as usize;
         let (first, rest) = self.bytes.split_at_checked(len)?;
@@ -345,7 +355,7 @@ impl<'a> Decoder<'a> {
     }
 
     pub(super) fn session(&mut self, client_id: &str) -> Option<SessionRecord> {
-        let session = self.u64()?;
+        let session = self.number()?;
         let mut session_expiry_interval = self.u32()?;
         let since = self.u64()?;
         let start = self.epochs.start();
@@ -413,7 +423,7 @@ impl<'a> Decoder<'a> {
     }
 
     pub(super) fn queued(&mut self) -> Option<QueuedFields> {
-        let message = self.u64()?;
+        let message = self.number()?;
         let flags = self.u8()?;
         let qos = QoS::from_u8(flags & 3)?;
         let retain = flags & 4 != 0;
@@ -454,6 +464,11 @@ pub(super) fn damaged_key(table: Table, key: &[u8]) -> Vec<u8> {
     }
 }
 
+/// Bytes of a key of a table at most: fjall takes no longer ones, also when it is set aside as damaged.
+pub(super) fn longest_key(table: Table) -> usize {
+    usize::from(u16::MAX) - damaged_key(table, b"").len()
+}
+
 /// The key of what belongs to a session.
 pub(super) fn place_key(session: u64, place: u64) -> Vec<u8> {
     [session.to_be_bytes(), place.to_be_bytes()].concat()
@@ -467,10 +482,11 @@ pub(super) fn filter_key(session: u64, filter: &str) -> Vec<u8> {
     [&session.to_be_bytes()[..], filter.as_bytes()].concat()
 }
 
-/// A number at the front of a key, and the rest.
+/// One of [`NUMBERS`] at the front of a key, and the rest.
 pub(super) fn split_number(key: &[u8]) -> Option<(u64, &[u8])> {
     let (number, rest) = key.split_first_chunk()?;
-    Some((u64::from_be_bytes(*number), rest))
+    let number = u64::from_be_bytes(*number);
+    NUMBERS.contains(&number).then_some((number, rest))
 }
 
 #[cfg(test)]

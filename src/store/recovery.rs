@@ -326,7 +326,7 @@ impl Reading {
         let (place, _) = split_number(rest).ok_or(Unfit::Damaged)?;
         match state {
             RELEASED => {
-                let order = value.u64().ok_or(Unfit::Damaged)?;
+                let order = value.number().ok_or(Unfit::Damaged)?;
                 session.kept.push((place, Kept::Released { packet_id, order }));
             }
             SENT => {
@@ -403,7 +403,7 @@ impl Reading {
 
     fn retained(&mut self, key: &[u8], mut value: Decoder<'_>) -> Result<(), Unfit> {
         let topic = std::str::from_utf8(key).map_err(|_| Unfit::Damaged)?;
-        let stamp = value.u64().zip(value.u8()).ok_or(Unfit::Damaged)?;
+        let stamp = value.number().zip(value.u8()).ok_or(Unfit::Damaged)?;
         let message = value.message().ok_or(Unfit::Damaged)?;
         if message.is_expired(START) {
             return Err(Unfit::Expired);

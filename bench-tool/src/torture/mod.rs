@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -135,11 +135,11 @@ pub fn play(
         }
         stage.ended.store(true, Ordering::Relaxed);
         let publishing = publishing.into_iter().chain(dying);
-        let published: Vec<_> = publishing.filter_map(|one| one.join().ok()).collect();
+        let published: Vec<_> = publishing.map(joined).collect();
         // Nobody sends anything again: what is there now is what has been kept.
         let killed = killed.and_then(|()| broker.restart());
         stage.drain(&published);
-        let received = receiving.into_iter().filter_map(|one| one.join().ok()).collect();
+        let received = receiving.into_iter().map(joined).collect();
         killed.map(|()| (published, received))
     })
     .map(|(published, received)| {
@@ -147,6 +147,11 @@ pub fn play(
         let (presences, reads, oddities) = (notes.presences, notes.reads, notes.oddities);
         History { published, received, presences, reads, oddities }
     })
+}
+
+/// What a client saw. Without it, less would be owed.
+fn joined<T>(client: ScopedJoinHandle<'_, T>) -> T {
+    client.join().unwrap_or_else(|panicked| std::panic::resume_unwind(panicked))
 }
 
 fn persona(name: &str, version: Version) -> Persona {

@@ -145,8 +145,8 @@ struct Block {
 
 /// The block that begins there; nothing if its head is damaged.
 fn block(file: &File, at: u64, limit: u64) -> io::Result<Option<Block>> {
-    let start = at + HEAD as u64;
     let Some(head) = read(file, at, HEAD as u64, limit)? else { return Ok(None) };
+    let start = at + HEAD as u64;
     let mut reader = Reader::new(&head);
     let mut parse = || {
         let magic = reader.take(MAGIC.len())?;
@@ -254,4 +254,30 @@ fn parse_list(list: &[u8]) -> Option<Vec<Section>> {
         Some(Section { name: reader.take(name)?.to_vec(), start, len })
     };
     (0..count).map(section).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of which all is damaged but the list, which says that the index is where no file has anything.
+    #[test]
+    fn a_place_that_cannot_be_is_no_block() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("1");
+        let mut list = [&b"TOC!"[..], &2_u32.to_le_bytes()].concat();
+        for (name, start, len) in [("data", 0, 100), ("tli", u64::MAX, 100_u64)] {
+            list.extend([start, len].map(u64::to_le_bytes).concat());
+            list.extend((name.len() as u16).to_le_bytes());
+            list.extend(name.as_bytes());
+        }
+        let mut bytes = [&[0xA5; 100][..], &list, b"SFA!\x01\x00"].concat();
+        bytes.extend(xxh3_128(&list).to_le_bytes());
+        bytes.extend([100, list.len() as u64].map(u64::to_le_bytes).concat());
+        std::fs::write(&path, &bytes).expect("written");
+        let mut records = Records::of(&path).expect("a file");
+        assert_eq!(records.end, 100, "the list is whole");
+        assert!(records.next().expect("readable").is_none());
+        assert_eq!(records.lost, 100);
+    }
 }

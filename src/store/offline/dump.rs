@@ -6,7 +6,7 @@ use std::io::{self, BufRead, Write};
 use super::line::{Line, VERSION};
 use crate::hooks::{Store, StoreError, Table};
 use crate::store::batches::Batches;
-use crate::store::record::damaged_key;
+use crate::store::record::{damaged_key, longest_key};
 
 /// Why a store is not written out.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +110,10 @@ pub fn restore(text: &mut dyn BufRead, store: &mut dyn Store) -> Result<u64, Res
         }
         let write = line.write().map_err(|wrong| lines.wrong(wrong))?;
         let write = write.ok_or_else(|| lines.wrong("a second dump begins here".to_owned()))?;
+        let (len, longest) = (write.key.len(), longest_key(write.table));
+        if !(1..=longest).contains(&len) {
+            return Err(lines.wrong(format!("a key of {len} bytes: from 1 to {longest}")));
+        }
         let last = &mut last[write.table as usize];
         if last.as_ref().is_some_and(|last| *last >= write.key) {
             return Err(lines.wrong(format!(

@@ -52,13 +52,15 @@ impl Entry {
                 let (state, packet_id) = (value.u8()?, value.packet_id()??);
                 match state {
                     SENT => Self::InFlight { session, place, packet_id },
-                    RELEASED => Self::Released { session, place, packet_id, order: value.u64()? },
+                    RELEASED => {
+                        Self::Released { session, place, packet_id, order: value.number()? }
+                    }
                     _ => return None,
                 }
             }
             Table::Messages => Self::Message(whole_number(key)?, value.message()?),
             Table::Retained => {
-                let stamp = (value.u64()?, value.u8()?);
+                let stamp = (value.number()?, value.u8()?);
                 let message = value.message()?;
                 if message.topic_bytes() != key {
                     return None;

@@ -10,9 +10,11 @@ use super::entry::Entry;
 use super::when::When;
 use crate::hooks::{Table, Write};
 use crate::mqtt::topic::{Filter, check_name};
-use crate::mqtt::{Limits, Message, PacketId, Properties, PropertiesOf, Property, QoS};
+use crate::mqtt::{
+    Limits, MAX_REMAINING_LENGTH, Message, PacketId, Properties, PropertiesOf, Property, QoS,
+};
 use crate::session::{IdentityRecord, SessionRecord, SubscriptionRecord, Will};
-use crate::store::record::{QueuedFields, damaged_key};
+use crate::store::record::{NUMBERS, QueuedFields, damaged_key};
 
 /// The version of the lines that are written, and the only one that is read.
 pub(super) const VERSION: u32 = 1;
@@ -228,21 +230,19 @@ impl Line {
                 subscription_identifier: identifier,
                 retained_after,
             } => {
-                Filter::parse(&filter, &Limits::NONE)
-                    .map_err(|error| format!("filter {filter:?}: {error}"))?;
-                let (filter, qos) = (filter.into(), take_qos(qos)?);
+                let (filter, qos) = (take_filter(filter)?, take_qos(qos)?);
                 let record = SubscriptionRecord {
                     filter,
                     qos,
                     no_local,
                     retain_as_published,
-                    identifier,
+                    identifier: take_identifier(identifier)?,
                     retained_after: retained_after.map(String::into_boxed_str),
                 };
-                Entry::Subscription(session, record)
+                Entry::Subscription(take_number("session", session)?, record)
             }
             Self::Inbound { session, packet_identifier } => {
-                Entry::Inbound(session, take_id(packet_identifier)?)
+                Entry::Inbound(take_number("session", session)?, take_id(packet_identifier)?)
             }
             Self::Queued {
                 session,
@@ -257,10 +257,12 @@ impl Line {
             } => {
                 let packet_id = packet_identifier.map(take_id).transpose()?;
                 let (qos, share) = (take_qos(qos)?, share.map(String::into_boxed_str));
-                let identifiers = subscription_identifiers.into_boxed_slice();
+                let identifiers = subscription_identifiers.into_iter().map(take_identifier);
+                let identifiers = identifiers.collect::<Result<_, _>>()?;
                 let expires_at = expires_at.map(When::into);
+                let (session, place) = take_place(session, place)?;
                 let fields = QueuedFields {
-                    message,
+                    message: take_number("message", message)?,
                     qos,
                     retain,
                     packet_id,
@@ -271,14 +273,21 @@ impl Line {
                 Entry::Queued { session, place, fields }
             }
             Self::InFlight { session, place, packet_identifier } => {
+                let (session, place) = take_place(session, place)?;
                 Entry::InFlight { session, place, packet_id: take_id(packet_identifier)? }
             }
             Self::Released { session, place, packet_identifier, order } => {
-                Entry::Released { session, place, packet_id: take_id(packet_identifier)?, order }
+                let (session, place) = take_place(session, place)?;
+                let (packet_id, order) =
+                    (take_id(packet_identifier)?, take_number("order", order)?);
+                Entry::Released { session, place, packet_id, order }
             }
-            Self::Message { number, message } => Entry::Message(number, take_body(message)?),
+            Self::Message { number, message } => {
+                Entry::Message(take_number("number", number)?, take_body(message)?)
+            }
             Self::Retained { stamp, shard, message } => {
-                Entry::Retained { stamp: (stamp, shard), message: take_body(message)? }
+                let stamp = (take_number("stamp", stamp)?, shard);
+                Entry::Retained { stamp, message: take_body(message)? }
             }
         };
         Ok(Some(entry.write()))
@@ -328,7 +337,7 @@ fn session_record(session: Session) -> Result<SessionRecord, String> {
     });
     Ok(SessionRecord {
         client_id: session.client_id.into(),
-        session: session.number,
+        session: take_number("number", session.number)?,
         session_expiry_interval: session.session_expiry_interval,
         disconnected_at: session.disconnected_at.map(When::into),
         will,
@@ -418,6 +427,35 @@ fn take_property(property: &PropertyLine, block: &mut Vec<u8>) -> Result<(), Str
 
 fn take_qos(qos: u8) -> Result<QoS, String> {
     QoS::from_u8(qos).ok_or_else(|| format!("qos {qos}: 0, 1 or 2"))
+}
+
+fn take_filter(filter: String) -> Result<Box<str>, String> {
+    match Filter::parse(&filter, &Limits::NONE) {
+        Ok(_) => Ok(filter.into()),
+        Err(error) => Err(format!("filter {filter:?}: {error}")),
+    }
+}
+
+/// One that is called `name` in the line.
+fn take_number(name: &str, number: u64) -> Result<u64, String> {
+    match NUMBERS.contains(&number) {
+        true => Ok(number),
+        false => Err(format!("{name} {number}: from {} to {}", NUMBERS.start(), NUMBERS.end())),
+    }
+}
+
+fn take_place(session: u64, place: u64) -> Result<(u64, u64), String> {
+    Ok((take_number("session", session)?, take_number("place", place)?))
+}
+
+/// What a Variable Byte Integer has room for.
+fn take_identifier(identifier: u32) -> Result<u32, String> {
+    match identifier <= MAX_REMAINING_LENGTH {
+        true => Ok(identifier),
+        false => {
+            Err(format!("subscription_identifier {identifier}: at most {MAX_REMAINING_LENGTH}"))
+        }
+    }
 }
 
 fn take_id(id: u16) -> Result<PacketId, String> {

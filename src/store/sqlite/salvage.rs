@@ -99,7 +99,7 @@ struct Reading<'a> {
     pages: &'a Pages,
     /// By number: something leads to it.
     seen: Vec<bool>,
-    /// Pages that should have records, and cannot be read.
+    /// Pages that should have records, or a part of one, and cannot be read.
     lost: u32,
 }
 
@@ -158,7 +158,10 @@ impl<'a> Reading<'a> {
             if let Some(below) = cell.before {
                 self.tree(below, depth, each)?;
             }
-            let Some((payload, others)) = self.pages.payload(cell)? else { continue };
+            let Some((payload, others)) = self.pages.payload(cell)? else {
+                self.lost += 1;
+                continue;
+            };
             for other in others {
                 self.see(other);
             }
@@ -303,5 +306,35 @@ mod tests {
             let found = read(&open(&path).expect("mended"));
             assert_eq!(found.len(), RECORDS as usize - lost, "{damaged:?}");
         }
+    }
+
+    /// A record that goes on in pages of which one leads nowhere.
+    #[test]
+    fn a_record_that_is_there_in_part_is_counted() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("db.sqlite");
+        let mut store = Sqlite::open(&path).expect("new");
+        let put = |n: u8, len| Write {
+            table: Table::Queued,
+            key: vec![n; 16],
+            value: Some(vec![n; len]),
+            fresh: true,
+        };
+        store.commit(&[put(1, 20), put(0xEE, 5 * PAGE), put(2, 20)], Commit::Disk).expect("room");
+        drop(store);
+        let mut bytes = fs::read(&path).expect("a file");
+        // Behind the number of the next page there is nothing else.
+        let is_part = |page: &[u8]| page[4..].iter().all(|byte| *byte == 0xEE);
+        let at = PAGE * bytes.chunks(PAGE).position(is_part).expect("some");
+        bytes[at..at + 4].fill(0xFF);
+        fs::write(&path, bytes).expect("written");
+        let pages = Pages::open(&path).expect("a database");
+        let (mut reading, mut found) = (Reading::new(&pages), Vec::new());
+        let mut each = |key: Vec<u8>, _| {
+            found.push(key[0]);
+            Ok(())
+        };
+        reading.tree(Table::Queued as u32 + 2, DEPTH, &mut each).expect("readable");
+        assert_eq!((reading.lost, found), (1, vec![1, 2]));
     }
 }

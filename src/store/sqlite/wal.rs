@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use hashbrown::HashMap;
 
-use crate::store::damage;
+use crate::store::{damage, replace};
 
 const HEADER_LEN: usize = 32;
 const FRAME_HEADER_LEN: usize = 24;
@@ -17,9 +17,7 @@ const MAGIC: u32 = 0x377F_0682;
 
 /// Where the log of a database is.
 pub(super) fn beside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-wal");
-    name.into()
+    replace::beside(path, "-wal")
 }
 
 /// Cuts off what the disk does not give, and what is behind: SQLite would open nothing. Says how many bytes
