@@ -25,7 +25,7 @@ impl<S> Core<S> {
         if self.hold_for_others(reader) {
             return Ok(Then::Hold);
         }
-        let count = subscribe.filters.iter().count();
+        let (noted, count) = (self.noted(), subscribe.filters.iter().count());
         let mut begun = self.go_on_with(reader, count)?;
         let done = begun.reasons.len();
         for filter in subscribe.filters.iter().skip(done) {
@@ -42,7 +42,9 @@ impl<S> Core<S> {
             reasons: &begun.reasons,
             properties: Properties::EMPTY,
         };
-        self.answer_when_known(reader, &Packet::SubAck(packet), done > 0);
+        // The last of several turns may have changed nothing.
+        let is_stored = done > 0 || self.noted() > noted;
+        self.answer_when_known(reader, &Packet::SubAck(packet), is_stored);
         let mut wanted = begun.scans.into_iter().peekable();
         for (at, asked) in subscribe.filters.iter().enumerate() {
             let Some(WantedScan { handle, qos, noted, .. }) =
@@ -238,7 +240,7 @@ impl<S> Core<S> {
         if self.hold_for_others(reader) {
             return Ok(Then::Hold);
         }
-        let count = unsubscribe.filters.iter().count();
+        let (noted, count) = (self.noted(), unsubscribe.filters.iter().count());
         let mut begun = self.go_on_with(reader, count)?;
         let done = begun.reasons.len();
         for text in unsubscribe.filters.iter().skip(done) {
@@ -258,7 +260,9 @@ impl<S> Core<S> {
             reasons: &begun.reasons,
             properties: Properties::EMPTY,
         };
-        self.answer_when_known(reader, &Packet::UnsubAck(packet), done > 0);
+        // The last of several turns may have changed nothing.
+        let is_stored = done > 0 || self.noted() > noted;
+        self.answer_when_known(reader, &Packet::UnsubAck(packet), is_stored);
         Ok(Then::Continue)
     }
 
@@ -333,16 +337,16 @@ impl<S> Core<S> {
         }
     }
 
-    /// Sends SUBACK or UNSUBACK once every shard knows what this one told it. If it is of several turns
-    /// the last of them may have changed nothing.
-    fn answer_when_known(&mut self, reader: &Reader<'_>, packet: &Packet<'_>, of_several: bool) {
+    /// Sends SUBACK or UNSUBACK once every shard knows what this one told it, and what there is to be stored
+    /// for it is stored.
+    fn answer_when_known(&mut self, reader: &Reader<'_>, packet: &Packet<'_>, is_stored: bool) {
         let mut waiting = self.gate.uninformed();
         self.mailbox.ask_confirmation(waiting);
         if self.store.is_some() {
             // They may have to commit something before they can confirm the turn.
             self.tell(waiting, 0, || Item::AskKnown);
         }
-        if (self.noted() > 0 || of_several)
+        if is_stored
             && let Some(store) = &self.store
             && let Some(slot) = self.sessions.get(reader.session)
             && slot.session.is_stored()
