@@ -72,7 +72,7 @@ pub(super) fn open(
     let shards = config.shard_count();
     let (recovered, writer, links) = recover(open, commit, epoch, shards, PROGRESS_RECORDS)
         .map_err(|error| StartError::Store { directory: path.clone(), error })?;
-    let Report { records, messages, damaged, stray, expired } = recovered.report;
+    let Report { records, messages, damaged, stray, expired, has_lost_session } = recovered.report;
     let (sessions, retained) = (recovered.sessions.len(), recovered.retained.len());
     tracing::info!(
         "{}: {records} records, of which {sessions} sessions, {messages} messages and {retained} \
@@ -83,9 +83,13 @@ pub(super) fn open(
         tracing::info!("{}: {expired} messages had expired and were removed", path.display());
     }
     if damaged > 0 || stray > 0 {
+        let became = match has_lost_session {
+            true => "set aside as well, as they may be what a session had whose record is damaged",
+            false => "removed",
+        };
         tracing::warn!(
             "{}: {damaged} records are damaged and were set aside, {stray} belonged to nothing and \
-             were removed",
+             were {became}",
             path.display()
         );
     }

@@ -1,4 +1,5 @@
-//! Reading everything back. What is damaged is set aside, what belongs to nobody is removed.
+//! Reading everything back. What is damaged is set aside, what belongs to nobody is removed: if a session's own
+//! record is damaged that is set aside, too, as it may be what the session had.
 
 use hashbrown::HashMap;
 
@@ -75,10 +76,12 @@ pub struct Report {
     pub messages: u64,
     /// Records that were damaged, and set aside.
     pub damaged: u64,
-    /// Records that belonged to nothing, and were removed.
+    /// Records that belonged to nothing, and were removed; set aside if a session's own record is damaged.
     pub stray: u64,
     /// Messages for a session, and retained ones, that had expired, and were removed.
     pub expired: u64,
+    /// A session's own record is damaged: what belonged to nothing may be what it had.
+    pub has_lost_session: bool,
 }
 
 /// Everything that was stored.
@@ -204,7 +207,7 @@ impl Reading {
         self.table(store, Table::Queued, Self::queued)?;
         self.table(store, Table::Retained, Self::retained)?;
         self.drop_flights_of_nothing();
-        self.drop_unreferenced();
+        self.drop_unreferenced(store)?;
         self.tidy(store)?;
         self.fetch(store)?;
         for session in &mut self.sessions {
@@ -248,15 +251,25 @@ impl Reading {
         };
         match taken {
             Ok(()) => return,
-            Err(Unfit::Stray) => self.report.stray += 1,
+            Err(Unfit::Stray) => {
+                self.report.stray += 1;
+                if self.report.has_lost_session {
+                    self.set_aside(table, key, value.to_vec());
+                }
+            }
             Err(Unfit::Expired) => self.report.expired += 1,
             Err(Unfit::Damaged) => {
                 self.report.damaged += 1;
-                let (aside, value) = (damaged_key(table, key), Some(value.to_vec()));
-                self.writes.push(Write { table: Table::Damaged, key: aside, value, fresh: false });
+                self.report.has_lost_session |= table == Table::Sessions;
+                self.set_aside(table, key, value.to_vec());
             }
         }
         self.writes.push(Write { table, key: key.to_vec(), value: None, fresh: false });
+    }
+
+    fn set_aside(&mut self, table: Table, key: &[u8], value: Vec<u8>) {
+        let (key, value) = (damaged_key(table, key), Some(value));
+        self.writes.push(Write { table: Table::Damaged, key, value, fresh: false });
     }
 
     /// Commits what tidies up.
@@ -412,13 +425,30 @@ impl Reading {
         Ok(())
     }
 
-    fn drop_unreferenced(&mut self) {
-        let unused = self.messages.iter().zip(&self.uses).filter(|(_, one)| one.references == 0);
-        for (number, one) in unused {
+    fn drop_unreferenced(&mut self, store: &mut dyn Store) -> Result<(), StoreError> {
+        for at in 0..self.uses.len() {
+            let (Some(number), Some(one)) = (self.messages.get(at), self.uses.get(at)) else {
+                break;
+            };
+            if one.references > 0 {
+                continue;
+            }
             // Those who waited for one that has expired are counted.
-            self.report.stray += u64::from(one.expires_in > 0);
-            let key = number.to_be_bytes().to_vec();
-            self.writes.push(Write { table: Table::Messages, key, value: None, fresh: false });
+            let is_stray = one.expires_in > 0;
+            let key = number.to_be_bytes();
+            self.report.stray += u64::from(is_stray);
+            if is_stray
+                && self.report.has_lost_session
+                && let Some(value) = store.get(Table::Messages, &key)?
+            {
+                self.set_aside(Table::Messages, &key, value);
+            }
+            let (table, key) = (Table::Messages, key.to_vec());
+            self.writes.push(Write { table, key, value: None, fresh: false });
+            if self.writes.len() >= WRITES_PER_COMMIT {
+                self.tidy(store)?;
+            }
         }
+        Ok(())
     }
 }

@@ -309,12 +309,13 @@ fn damaged_records_are_set_aside_and_the_rest_comes_back() {
     assert_eq!(report.stray, 3);
     assert_eq!(bench.recovered.sessions.len(), 1);
     assert_eq!(bench.recovered.sessions[0].paged.messages, 1);
-    assert_eq!(bench.count(Table::Damaged), 2);
+    // With what may be what the session had.
+    assert_eq!(bench.count(Table::Damaged), 5);
     assert_eq!((bench.count(Table::Messages), bench.count(Table::Queued)), (1, 1));
     // What was set aside stays there.
     let bench = bench.restart();
     assert_eq!(bench.recovered.report.damaged, 0);
-    assert_eq!(bench.count(Table::Damaged), 2);
+    assert_eq!(bench.count(Table::Damaged), 5);
 }
 
 /// 0 is none, and behind the highest number there would be no other.
