@@ -144,11 +144,11 @@ impl PendingPublish {
             _ => Some(ReasonCode::Success),
         }
     }
+}
 
-    /// Whether it is acknowledged with success, as things are.
-    fn is_kept(&self, link: &Link) -> bool {
-        self.result(link).is_some_and(|reason| !reason.is_error())
-    }
+/// Whether a [result](PendingPublish::result) is success.
+fn is_kept(result: Option<ReasonCode>) -> bool {
+    result.is_some_and(|reason| !reason.is_error())
 }
 
 impl Pending {
@@ -305,37 +305,38 @@ impl Session {
     /// Records that no session of `shard` could keep the message of that number, and whether one
     /// `matched` it at all. To be called before that shard's confirmation of the turn.
     pub fn refuse(&mut self, shard: u8, number: u64, matched: bool) {
-        let Some((_, _, publish)) = self.pending_publish(number) else { return };
-        publish.wanted &= !bit(shard);
-        publish.matched |= matched;
-        self.free_if_refused(number);
+        self.note_refusal(number, |_, publish| {
+            publish.wanted &= !bit(shard);
+            publish.matched |= matched;
+        });
     }
 
     /// Records as much of a shard that was handed the message [again](Self::route_again), each time it was.
     pub fn refuse_again(&mut self, number: u64, matched: bool) {
-        let Some((_, _, publish)) = self.pending_publish(number) else { return };
-        publish.wanted_again = publish.wanted_again.saturating_sub(1);
-        publish.matched |= matched;
-        self.free_if_refused(number);
+        self.note_refusal(number, |_, publish| {
+            publish.wanted_again = publish.wanted_again.saturating_sub(1);
+            publish.matched |= matched;
+        });
     }
 
     /// Records that a session of `shard` could not keep the message of that number because the store
     /// fails. That shard need not be waited for any more.
     pub fn refuse_unstored(&mut self, shard: u8, number: u64) {
-        let Some((_, waiting, publish)) = self.pending_publish(number) else { return };
-        publish.unstored = true;
-        *waiting &= !bit(shard);
-        self.free_if_refused(number);
+        self.note_refusal(number, |waiting, publish| {
+            publish.unstored = true;
+            *waiting &= !bit(shard);
+        });
     }
 
-    /// The identifier of what nobody keeps is not stored: after a crash its client repeats the message,
-    /// which has to be taken for a new one.
-    fn free_if_refused(&mut self, number: u64) {
+    /// Notes that a shard has refused a message. The identifier of what nobody keeps is not stored: after a
+    /// crash its client repeats the message, which has to be taken for a new one.
+    fn note_refusal(&mut self, number: u64, note: impl FnOnce(&mut u64, &mut PendingPublish)) {
         let Self { active, link, .. } = self;
         let found = active.as_mut().and_then(|active| active.pending_publish(number));
-        let Some((_, _, publish)) = found else { return };
+        let Some((_, waiting, publish)) = found else { return };
+        note(waiting, publish);
         let packet_id = publish.packet_id;
-        if publish.qos == QoS::ExactlyOnce && !publish.is_kept(link) {
+        if publish.qos == QoS::ExactlyOnce && !is_kept(publish.result(link)) {
             self.note_released_inbound(packet_id);
         }
     }
@@ -436,7 +437,7 @@ impl Session {
             QoS::AtLeastOnce => self.link.charged += 1,
             QoS::ExactlyOnce => {
                 self.hold(publish.packet_id, true);
-                if !publish.is_kept(&self.link) {
+                if !is_kept(publish.result(&self.link)) {
                     self.note_released_inbound(publish.packet_id);
                 }
             }
@@ -472,7 +473,8 @@ impl Session {
         sink: Option<&mut S>,
     ) -> Verdict {
         let packet_id = publish.packet_id;
-        let (result, kept) = (publish.result(&self.link), publish.is_kept(&self.link));
+        let result = publish.result(&self.link);
+        let kept = is_kept(result);
         let kind = match publish.qos {
             QoS::ExactlyOnce if kept => {
                 self.settle_held(packet_id);

@@ -426,16 +426,12 @@ impl Reading {
     }
 
     fn drop_unreferenced(&mut self, store: &mut dyn Store) -> Result<(), StoreError> {
-        for at in 0..self.uses.len() {
-            let (Some(number), Some(one)) = (self.messages.get(at), self.uses.get(at)) else {
-                break;
-            };
-            if one.references > 0 {
-                continue;
-            }
-            // Those who waited for one that has expired are counted.
-            let is_stray = one.expires_in > 0;
-            let key = number.to_be_bytes();
+        let uses = self.messages.iter().zip(&self.uses);
+        let unused = uses.filter(|(_, one)| one.references == 0);
+        // Those who waited for one that has expired are counted.
+        let unused: Vec<_> =
+            unused.map(|(number, one)| (number.to_be_bytes(), one.expires_in > 0)).collect();
+        for (key, is_stray) in unused {
             self.report.stray += u64::from(is_stray);
             if is_stray
                 && self.report.has_lost_session
