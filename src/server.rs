@@ -59,7 +59,11 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {}{error}", bind::why(address, error))]
+    #[error(
+        "cannot listen on {address}: {}{error}{}",
+        bind::why(address, error),
+        bind::way_out(error)
+    )]
     Bind {
         /// The address.
         address: Bind,

@@ -23,8 +23,17 @@ pub(super) fn is_unreadable(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::IO.raw_os_error())
 }
 
+/// The same error, which says of what it is.
+pub(super) fn of(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
 /// All of a file, and how many bytes of it the disk does not give: [`UNREADABLE`] stands for each.
 pub(super) fn read(path: &Path) -> io::Result<(Vec<u8>, usize)> {
+    read_all(path).map_err(of(path))
+}
+
+fn read_all(path: &Path) -> io::Result<(Vec<u8>, usize)> {
     match fs::read(path) {
         Err(error) if is_unreadable(&error) => {
             let file = File::open(path)?;
@@ -152,7 +161,10 @@ pub(super) fn bytes(path: &Path) -> io::Result<u64> {
 pub(super) fn entries(path: &Path) -> io::Result<Vec<PathBuf>> {
     match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        entries => entries?.map(|entry| entry.map(|entry| entry.path())).collect(),
+        entries => {
+            let entries = entries.map_err(of(path))?;
+            entries.map(|entry| entry.map(|entry| entry.path())).collect()
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! record is damaged that is set aside, too, as it may be what the session had.
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 
 use super::messages::Messages;
 use super::pages::message;
@@ -296,7 +297,11 @@ impl Reading {
         let client_id = std::str::from_utf8(key).map_err(|_| Unfit::Damaged)?;
         let record = value.session(client_id).ok_or(Unfit::Damaged)?;
         self.next_session = self.next_session.max(record.session + 1);
-        self.numbers.insert(record.session, self.sessions.len());
+        match self.numbers.entry(record.session) {
+            Entry::Vacant(entry) => _ = entry.insert(self.sessions.len()),
+            // Each would have what the other is to have.
+            Entry::Occupied(_) => return Err(Unfit::Damaged),
+        }
         let (subscriptions, inbound, kept) = (Vec::new(), Vec::new(), Vec::new());
         let paged = Paged::default();
         let expired = 0;

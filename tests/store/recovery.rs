@@ -318,6 +318,17 @@ fn damaged_records_are_set_aside_and_the_rest_comes_back() {
     assert_eq!(bench.count(Table::Damaged), 5);
 }
 
+/// Each would have what the other is to have.
+#[test]
+fn of_two_sessions_with_one_number_one_is_damaged() {
+    let mut bench = Bench::new(1);
+    bench.commit(1, vec![session("a", 1), session("b", 1), queued(1, 1, &message("text"))]);
+    let bench = bench.restart();
+    assert_eq!((bench.recovered.report.damaged, bench.count(Table::Damaged)), (1, 1));
+    let [left] = &bench.recovered.sessions[..] else { panic!("one is left") };
+    assert_eq!((&*left.record.client_id, left.paged.messages), ("a", 1));
+}
+
 /// 0 is none, and behind the highest number there would be no other.
 #[test]
 fn what_has_a_number_that_is_none_or_has_none_behind_it_is_damaged() {
