@@ -123,6 +123,12 @@ pub(crate) fn message(payload: &str) -> Message {
     Message::new("a/b", QoS::ExactlyOnce, false, payload.as_bytes(), b"", None, Time(0))
 }
 
+pub(crate) fn retained(topic: &str, stamp: (u64, u8), payload: &str) -> Change {
+    let (qos, payload) = (QoS::AtLeastOnce, payload.as_bytes());
+    let message = Message::new(topic, qos, true, payload, b"", None, Time(0));
+    Change::Retained(topic.into(), stamp, Some(message))
+}
+
 pub(crate) fn session(client_id: &str, session: u64) -> Change {
     Change::Session(Box::new(SessionRecord {
         client_id: client_id.into(),
