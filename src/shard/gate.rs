@@ -142,7 +142,7 @@ impl<S> Core<S> {
         let slot = self.sessions.get(reader.session);
         let full = slot.is_some_and(|slot| is_full(&slot.session));
         if full && let Some(connection) = self.connections.get_mut(reader.id) {
-            connection.held_for_itself = true;
+            connection.held_for_gate = true;
         }
         full
     }
@@ -154,7 +154,7 @@ impl<S> Core<S> {
         let verdict = slot.session.confirm(&self.gate.confirmed, out.as_mut());
         if !is_full(&slot.session)
             && let Some(connection) = connection.and_then(|id| self.connections.get_mut(id))
-            && std::mem::take(&mut connection.held_for_itself)
+            && std::mem::take(&mut connection.held_for_gate)
         {
             self.resumed.extend(slot.connection);
         }
