@@ -83,7 +83,7 @@ pub enum StartError {
     #[error("{}{}", .0, storage::way_out(.0))]
     Directory(#[from] DirectoryError),
     /// What is in it cannot be read.
-    #[error("cannot open the store in {}: {error}", whole(.directory))]
+    #[error("cannot open the store in {}: {error}{}", whole(.directory), storage::room(.directory))]
     Store {
         /// Where.
         directory: PathBuf,

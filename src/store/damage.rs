@@ -168,11 +168,16 @@ pub(super) fn entries(path: &Path) -> io::Result<Vec<PathBuf>> {
     }
 }
 
+/// How much room there is on the disk that something is on, if that can be told.
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+    let system = rustix::fs::statvfs(path).ok()?;
+    Some(system.f_bavail.saturating_mul(system.f_frsize))
+}
+
 /// What to say if so many bytes have no room beside a file, for which they are to be written.
 pub(super) fn without_room(path: &Path, needed: u64) -> Option<String> {
     let above = path.parent().filter(|above| !above.as_os_str().is_empty());
-    let system = rustix::fs::statvfs(above.unwrap_or(Path::new("."))).ok()?;
-    let free = system.f_bavail.saturating_mul(system.f_frsize);
+    let free = free_bytes(above.unwrap_or(Path::new(".")))?;
     (free < needed).then(|| {
         format!(
             "to mend {} may take {needed} bytes of room beside it, and {free} are free",

@@ -432,6 +432,7 @@ fn write_format(path: &Path, text: &str) -> Result<(), DirectoryError> {
     fs::write(&draft, format!("{text}\n"))
         .and_then(|()| File::open(&draft)?.sync_all())
         .and_then(|()| fs::rename(&draft, path.join(FORMAT_FILE)))
+        .inspect_err(|_| _ = fs::remove_file(&draft))
         .and_then(|()| sync_directory(path))
         .map_err(failed(path))
 }

@@ -427,6 +427,24 @@ fn a_filling_that_was_killed_is_refused_and_can_be_begun_anew() {
     assert!(!path.path().join("sluice.sqlite").exists());
 }
 
+/// Not even the draft of its format.
+#[test]
+fn a_filling_whose_end_fails_leaves_nothing() {
+    let path = TempDir::new().expect("a directory");
+    for engine in [Engine::Fjall, Engine::Sqlite] {
+        let filling = Filling::new(path.path(), engine).expect("empty");
+        drop(filling.records().expect("new"));
+        let format = path.path().join("format");
+        fs::remove_file(&format).expect("it is there");
+        fs::create_dir(&format).expect("made");
+        filling.finish().expect_err("that cannot be replaced");
+        let mut left = names(path.path());
+        left.sort();
+        assert_eq!(left, ["format", "lock"]);
+        fs::remove_dir(&format).expect("it is empty");
+    }
+}
+
 #[test]
 fn only_an_empty_directory_is_filled() {
     let path = TempDir::new().expect("a directory");
