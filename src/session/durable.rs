@@ -161,13 +161,20 @@ pub(super) fn note_freed(durable: &Noter, slot: &Slot) {
 /// Notes that the client has a message that was in flight.
 pub(super) fn note_released(durable: &mut Noter, entry: &Entry, packet_id: PacketId) {
     if let Some(durable) = durable
-        && let Some((place, _)) = entry.place()
+        && let Some((place, flew)) = entry.place()
     {
         let order = durable.next_place;
         durable.next_place += 1;
         let (session, message, number) = (durable.number, entry.message.clone(), entry.number());
-        let released = Change::Released { session, place, message, number, packet_id, order };
-        durable.journal.note(released);
+        durable.journal.note(Change::Released {
+            session,
+            place,
+            message,
+            number,
+            packet_id,
+            order,
+            flew,
+        });
     }
 }
 

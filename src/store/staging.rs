@@ -119,14 +119,14 @@ impl Staging {
                 value.in_flight(packet_id);
                 self.put(Table::Flights, place_key(session, place), value, true);
             }
-            Change::Released { session, place, message, number, packet_id, order } => {
+            Change::Released { session, place, message, number, packet_id, order, flew } => {
                 let mut value = Encoder::new(&self.epochs);
                 value.released(packet_id, order);
                 let is_new = self.take_back(session, place);
                 if !is_new {
                     self.delete(Table::Queued, place_key(session, place));
                 }
-                self.put(Table::Flights, place_key(session, place), value, is_new);
+                self.put(Table::Flights, place_key(session, place), value, is_new || !flew);
                 let gone = self.messages.release(&message, number);
                 self.release(gone);
             }

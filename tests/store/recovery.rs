@@ -75,9 +75,9 @@ fn a_session_comes_back_with_all_that_belongs_to_it() {
     let brief = SubscriptionRecord { filter: "x".into(), ..own.clone() };
     let subscribed = |record| Change::Subscribed(5, Box::new(record));
     let (sent, text) = (message("sent"), message("released"));
-    let (session, place, number, packet_id, order) = (5, 1, 0, id(10), 77);
+    let (session, place, number, packet_id, order, flew) = (5, 1, 0, id(10), 77, true);
     let message = text.clone();
-    let released = Change::Released { session, place, message, number, packet_id, order };
+    let released = Change::Released { session, place, message, number, packet_id, order, flew };
     let changes = vec![
         Change::Session(Box::new(full_session())),
         subscribed(shared),
@@ -357,7 +357,7 @@ fn what_has_a_number_that_is_none_or_has_none_behind_it_is_damaged() {
     let text = message("text");
     let released = |order| {
         let (session, place, message, number) = (1, 1, text.clone(), 0);
-        Change::Released { session, place, message, number, packet_id: id(1), order }
+        Change::Released { session, place, message, number, packet_id: id(1), order, flew: false }
     };
     for number in [0, u64::MAX] {
         for changes in [

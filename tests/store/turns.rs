@@ -77,14 +77,15 @@ impl Bench {
     }
 }
 
-/// Holds the writer to what it owes a store: no key occurs twice in a commit.
+/// Holds the writer to what it owes a store: no key occurs twice in a commit, and what it says to be new is.
 struct Strict(Memory);
 
 impl Store for Strict {
     fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
         let mut keys = HashSet::new();
-        for Write { table, key, .. } in writes {
+        for Write { table, key, fresh, .. } in writes {
             assert!(keys.insert((table, key)), "{table:?} {key:?} twice in a commit");
+            assert!(!fresh || self.0.get(*table, key)?.is_none(), "{table:?} {key:?} is there");
         }
         self.0.commit(writes, commit)
     }
