@@ -209,6 +209,22 @@ pub(super) fn answer<S: Sink>(
     }
 }
 
+/// As [`answer`], what a client may say again: what waits already is not answered once more.
+pub(super) fn answer_again<S: Sink>(
+    durable: &mut Noter,
+    kind: AckKind,
+    packet_id: PacketId,
+    reason: ReasonCode,
+    sink: &mut S,
+) {
+    let waits = |durable: &Durable| {
+        durable.answers.iter().any(|(_, of, id)| (*of, *id) == (kind, packet_id))
+    };
+    if !durable.as_deref().is_some_and(waits) {
+        answer(durable, kind, packet_id, reason, sink);
+    }
+}
+
 /// What stands at a place of a session that was stored.
 #[derive(Debug)]
 pub enum Restored {

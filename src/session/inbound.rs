@@ -1,6 +1,6 @@
 //! Messages from the client: QoS 2 identifiers held, and our Receive Maximum.
 
-use super::durable::answer;
+use super::durable::{answer, answer_again};
 use super::gate::What;
 use super::{Session, Sink};
 use crate::mqtt::{AckKind, DecodeError, PacketId, QoS, ReasonCode};
@@ -87,7 +87,11 @@ impl Session {
             true => ReasonCode::Success,
             false => ReasonCode::PacketIdentifierNotFound,
         };
-        answer(&mut self.durable, AckKind::PubComp, packet_id, reason, sink);
+        let (durable, kind) = (&mut self.durable, AckKind::PubComp);
+        match known {
+            true => answer(durable, kind, packet_id, reason, sink),
+            false => answer_again(durable, kind, packet_id, reason, sink),
+        }
         Ok(known)
     }
 

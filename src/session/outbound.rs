@@ -4,8 +4,8 @@ use std::num::NonZeroU16;
 
 use super::alias::AliasUse;
 use super::durable::{
-    answer, note_acknowledged, note_freed, note_in_flight, note_queued, note_released,
-    note_removed, waits,
+    answer, answer_again, note_acknowledged, note_freed, note_in_flight, note_queued,
+    note_released, note_removed, waits,
 };
 use super::limits::{DropCause, SessionLimits};
 use super::link::Link;
@@ -217,8 +217,12 @@ impl Session {
                     note_released(&mut self.durable, &entry, packet_id);
                 }
             }
-            // PUBREL was sent already; the PUBREC was sent again.
-            Some(QoS::AtMostOnce) => {}
+            // PUBREL was sent already, or waits; the PUBREC was sent again.
+            Some(QoS::AtMostOnce) => {
+                let reason = ReasonCode::Success;
+                answer_again(&mut self.durable, AckKind::PubRel, packet_id, reason, sink);
+                return Ok(Acked::Released);
+            }
         }
         answer(&mut self.durable, AckKind::PubRel, packet_id, ReasonCode::Success, sink);
         Ok(Acked::Released)

@@ -15,6 +15,9 @@ use super::input::Reader;
 /// not read for a while.
 const MAX_PENDING: usize = 1024;
 
+/// Places for sessions that wait for a shard which are kept when there are fewer again.
+const WAITING_KEPT: usize = 1024;
+
 /// Why a client with a session to be stored is not let in.
 pub(super) const STORE_FAILS: &str = "its session cannot be stored now";
 
@@ -190,6 +193,20 @@ impl<S> Core<S> {
             slot.session.give_up_storing(since);
             self.let_out(key, serial);
         }
+        self.forget_passed();
+    }
+
+    /// Other shards confirm no turn that comes behind one they cannot commit: who need not wait for them any
+    /// more does not stand there until the store works.
+    fn forget_passed(&mut self) {
+        let Self { gate, sessions, shards, .. } = self;
+        for (shard, queue) in (0..*shards).zip(&mut gate.waiting) {
+            queue.retain(|&Waiting { turn, session, serial }| {
+                let slot = sessions.get_serial(session, serial);
+                slot.is_some_and(|slot| slot.session.waits_for(shard, turn))
+            });
+            queue.shrink_to(WAITING_KEPT);
+        }
     }
 
     /// Goes on with what a session waits for from the store, beside what is in its gate.
@@ -214,7 +231,76 @@ impl<S> Core<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::settings::Settings;
+    use super::super::{Shard, Shared, Stored};
     use super::*;
+    use crate::hooks::Hooks;
+    use crate::net::sim::{ClientId, Faults, SimOptions, World};
+    use crate::store::Memory;
+
+    /// However long the store fails, who publishes to another shard that waits for it, and is not stored, stands
+    /// in no queue for that.
+    #[test]
+    fn queues_do_not_grow_while_the_store_fails() {
+        const COUNT: u8 = 200;
+        let memory = Memory::default();
+        let (stored, mut writer) = Stored::in_memory(&memory, 2);
+        let shared = Shared::new(Settings::for_tests(), Hooks::default(), 2, 1).into();
+        let world = World::new(1, SimOptions { faults: Faults::NONE, buffer_bytes: 1 << 20 });
+        let drivers = vec![world.add_driver(), world.add_driver()];
+        let mut shards = Shard::assemble_stored(drivers, &shared, stored);
+        let at = |home, from: u8| {
+            let mut names = from..from + 26;
+            names.find(|name| shards[0].core.home(char::from(*name).to_string().as_str()) == home)
+        };
+        let [publisher, stored, clean] =
+            [at(0, b'A'), at(1, b'A'), at(1, b'a')].map(|name| name.expect("some"));
+        let client = |name: u8, version_and_flags: &[u8], then: &[u8]| {
+            let client = world.connect();
+            let connect = [&b"\0\x04MQTT"[..], version_and_flags, b"\0\x01", &[name]].concat();
+            let sent = [&[0x10, connect.len() as u8][..], &connect, then].concat();
+            assert_eq!(world.client_send(client, &sent).expect("it is open"), sent.len());
+            client
+        };
+        client(stored, b"\x04\0\0\0", b"\x82\x06\0\x01\0\x01s\x01");
+        client(clean, b"\x04\x02\0\0", b"\x82\x06\0\x01\0\x01c\x01");
+        let publisher = client(publisher, b"\x05\x02\0\0\0", b"");
+        let publish = |client: ClientId, topic: u8, id: u8| {
+            let sent = [0x32, 7, 0, 1, topic, 0, id, 0, b'.'];
+            world.client_send(client, &sent).expect("it is open");
+        };
+        let mut turns = |count: usize| {
+            for _ in 0..count {
+                for shard in &mut shards {
+                    assert!(shard.turn(false).expect("a simulated driver does not fail"));
+                }
+                writer.step();
+            }
+            shards[0].core.gate.waiting[1].len()
+        };
+        assert_eq!(turns(10), 0);
+        memory.fail(Some("no space left"));
+        publish(publisher, b's', 1);
+        assert_eq!(turns(10), 1);
+        for id in 2..COUNT {
+            publish(publisher, b'c', id);
+            turns(2);
+        }
+        let mut acknowledged = Vec::new();
+        world.client_recv(publisher, &mut acknowledged);
+        let pubacks = acknowledged.windows(4).filter(|at| at[..3] == [0x40, 2, 0]).count();
+        assert_eq!(pubacks, 0, "those of the first come before");
+        for _ in 0..3 {
+            world.advance(Duration::from_secs(1));
+            turns(2);
+        }
+        world.client_recv(publisher, &mut acknowledged);
+        let pubacks = acknowledged.windows(2).filter(|at| *at == [0x40, 2]).count();
+        assert_eq!(pubacks, usize::from(COUNT) - 2);
+        assert_eq!(turns(2), 0);
+    }
 
     #[test]
     fn a_shard_is_uninformed_until_it_confirms_the_last_filter() {
