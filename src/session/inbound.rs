@@ -1,6 +1,6 @@
 //! Messages from the client: QoS 2 identifiers held, and our Receive Maximum.
 
-use super::durable::answer;
+use super::durable::{answer, answer_again};
 use super::gate::What;
 use super::{Session, Sink};
 use crate::mqtt::{AckKind, DecodeError, PacketId, QoS, ReasonCode};
@@ -82,12 +82,14 @@ impl Session {
         let known = flags != 0;
         if known {
             self.note_released_inbound(packet_id);
+            answer(&mut self.durable, AckKind::PubComp, packet_id, sink);
+        } else {
+            let reason = match self.version().is_v5() {
+                true => ReasonCode::PacketIdentifierNotFound,
+                false => ReasonCode::Success,
+            };
+            answer_again(&self.durable, AckKind::PubComp, packet_id, reason, sink);
         }
-        let reason = match known || !self.version().is_v5() {
-            true => ReasonCode::Success,
-            false => ReasonCode::PacketIdentifierNotFound,
-        };
-        answer(&mut self.durable, AckKind::PubComp, packet_id, reason, sink);
         Ok(known)
     }
 
@@ -154,6 +156,7 @@ impl Session {
         let mut now = flags | CHARGED;
         if flags & PENDING != 0 {
             active.arm(QoS::ExactlyOnce, packet_id);
+            self.link.doubtful |= !self.link.version.is_v5();
         } else if active.gate.is_empty() {
             sink.ack(AckKind::PubRec, packet_id, ReasonCode::Success);
         } else if flags & AGAIN == 0 {
@@ -170,6 +173,7 @@ impl Session {
         let Some(active) = self.active.as_mut() else { return false };
         let Some(newly) = active.arm(QoS::AtLeastOnce, packet_id) else { return false };
         self.link.charged += u32::from(newly);
+        self.link.doubtful |= !self.link.version.is_v5();
         true
     }
 }

@@ -4,8 +4,8 @@ use std::num::NonZeroU16;
 
 use super::alias::AliasUse;
 use super::durable::{
-    answer, note_acknowledged, note_freed, note_in_flight, note_queued, note_released,
-    note_removed, waits,
+    answer, answer_again, note_acknowledged, note_freed, note_in_flight, note_queued,
+    note_released, note_removed, waits,
 };
 use super::limits::{DropCause, SessionLimits};
 use super::link::Link;
@@ -216,11 +216,14 @@ impl Session {
                 {
                     note_released(&mut self.durable, &entry, packet_id);
                 }
+                answer(&mut self.durable, AckKind::PubRel, packet_id, sink);
             }
-            // PUBREL was sent already; the PUBREC was sent again.
-            Some(QoS::AtMostOnce) => {}
+            // The PUBREC was sent again.
+            Some(QoS::AtMostOnce) => {
+                let (kind, reason) = (AckKind::PubRel, ReasonCode::Success);
+                answer_again(&self.durable, kind, packet_id, reason, sink);
+            }
         }
-        answer(&mut self.durable, AckKind::PubRel, packet_id, ReasonCode::Success, sink);
         Ok(Acked::Released)
     }
 

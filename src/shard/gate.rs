@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use hashbrown::HashMap;
+
 use crate::mqtt::ReasonCode;
 use crate::router::SessionKey;
 use crate::session::{STORE, Session, Verdict};
@@ -14,6 +16,9 @@ use super::input::Reader;
 /// What one client may have in its session's gate before the next packet that would wait there is
 /// not read for a while.
 const MAX_PENDING: usize = 1024;
+
+/// Of those who wait for a shard, so many are not looked through for who waits for nothing any more.
+const WAITING_KEPT: usize = 1024;
 
 /// Why a client with a session to be stored is not let in.
 pub(super) const STORE_FAILS: &str = "its session cannot be stored now";
@@ -106,10 +111,10 @@ impl Gate {
     }
 }
 
-/// Whether nothing more is to come into a session's gate before something leaves it.
+/// Whether nothing more is to come into a session's gate before something leaves it, or is confirmed.
 #[inline]
-fn is_full(session: &Session) -> bool {
-    session.pending() >= MAX_PENDING || session.refuses_perhaps()
+fn is_full(session: &Session, confirmed: &[u64; 64]) -> bool {
+    session.pending() >= MAX_PENDING || session.refuses_perhaps(confirmed)
 }
 
 impl<S> Core<S> {
@@ -140,7 +145,7 @@ impl<S> Core<S> {
     /// Holds the reader if too many of its answers wait for confirmations, or one may end the connection.
     pub(super) fn hold_for_gate(&mut self, reader: &Reader<'_>) -> bool {
         let slot = self.sessions.get(reader.session);
-        let full = slot.is_some_and(|slot| is_full(&slot.session));
+        let full = slot.is_some_and(|slot| is_full(&slot.session, &self.gate.confirmed));
         if full && let Some(connection) = self.connections.get_mut(reader.id) {
             connection.held_for_itself = true;
         }
@@ -152,7 +157,7 @@ impl<S> Core<S> {
         let connection = slot.connection;
         let mut out = connection.and_then(|id| self.connections.out(id));
         let verdict = slot.session.confirm(&self.gate.confirmed, out.as_mut());
-        if !is_full(&slot.session)
+        if !is_full(&slot.session, &self.gate.confirmed)
             && let Some(connection) = connection.and_then(|id| self.connections.get_mut(id))
             && std::mem::take(&mut connection.held_for_itself)
         {
@@ -177,8 +182,9 @@ impl<S> Core<S> {
         };
         for (key, serial) in self.gate.waiting_until(since) {
             let Some(slot) = self.sessions.get_serial(key, serial) else { continue };
-            let connection = slot.connection.and_then(|id| Some((id, self.connections.get(id)?)));
-            if let Some((id, connection)) = connection
+            let id = slot.connection;
+            if let Some(id) = id
+                && let Some(connection) = self.connections.get(id)
                 && connection.state == State::Committing
             {
                 let version = Some(connection.version);
@@ -187,8 +193,30 @@ impl<S> Core<S> {
                 self.refuse(id, version, ReasonCode::ServerUnavailable, STORE_FAILS);
                 continue;
             }
-            slot.session.give_up_storing(since);
+            let verdict = slot.session.give_up_storing(since, &self.gate.confirmed);
             self.let_out(key, serial);
+            if verdict == Verdict::Close
+                && let Some(id) = id
+            {
+                self.end(id, Ending::NOT_KEPT);
+            }
+        }
+    }
+
+    /// Forgets who waits for nothing any more: of a shard that has something to commit others hear what need
+    /// not wait for that, but no turn is confirmed meanwhile, however long that takes.
+    pub(super) fn forget_passed(&mut self) {
+        let Self { gate, sessions, .. } = self;
+        let mut since = HashMap::new();
+        let shards = gate.waiting.iter_mut().take(STORE as usize);
+        for queue in shards.filter(|queue| queue.len() > WAITING_KEPT) {
+            queue.retain(|&Waiting { turn, session, serial }| {
+                let since = since.entry((session, serial)).or_insert_with(|| {
+                    let slot = sessions.get(session).filter(|slot| slot.serial == serial);
+                    slot.and_then(|slot| slot.session.waits_since())
+                });
+                since.is_some_and(|since| since <= turn)
+            });
         }
     }
 
@@ -214,7 +242,43 @@ impl<S> Core<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::settings::Settings;
+    use super::super::{Shard, Shared, Stored};
     use super::*;
+    use crate::hooks::{Commit, Hooks, Store};
+    use crate::net::sim::{ClientId, Faults, SimDriver, SimOptions, World};
+    use crate::store::{Epoch, Memory, PROGRESS_RECORDS, recover};
+
+    /// Two shards on a network.
+    struct Two {
+        world: World,
+        shards: Vec<Shard<SimDriver>>,
+    }
+
+    impl Two {
+        /// A client that is at home on a shard, with a session of so many seconds.
+        fn connect(&mut self, home: u8, expiry: u8) -> ClientId {
+            let core = &self.shards[0].core;
+            let mut names = (0..).map(|n| format!("{home}{n:03}"));
+            let is_free = |name: &String| {
+                self.shards.iter().all(|shard| shard.core.sessions.find(name).is_none())
+            };
+            let name = names.find(|name| core.home(name) == home && is_free(name)).expect("one");
+            let client = self.world.connect();
+            let head = b"\x10\x16\0\x04MQTT\x05\x02\0\0\x05\x11\0\0\0";
+            self.send(client, &[head, &[expiry, 0, 4][..], name.as_bytes()].concat());
+            client
+        }
+
+        fn send(&mut self, client: ClientId, bytes: &[u8]) {
+            assert_eq!(self.world.client_send(client, bytes).expect("it is open"), bytes.len());
+            for shard in [0, 1, 0, 1, 0] {
+                assert!(self.shards[shard].turn(false).expect("a simulated driver does not fail"));
+            }
+        }
+    }
 
     #[test]
     fn a_shard_is_uninformed_until_it_confirms_the_last_filter() {
@@ -242,6 +306,50 @@ mod tests {
             .map(|queue| queue.iter().map(|one| (one.turn, one.session)).collect())
             .collect();
         assert_eq!(queued[..3], [vec![], vec![(1, 7), (1, 8), (2, 7)], vec![(1, 7)]]);
+    }
+
+    /// However long the store fails, nothing is left behind by what need not be stored, where that is waited
+    /// for and where that is confirmed.
+    #[test]
+    fn nothing_piles_up_while_the_store_fails() {
+        const COUNT: usize = 4 * WAITING_KEPT;
+        let memory = Memory::default();
+        let opened = memory.clone();
+        let open = Box::new(move || Ok(Box::new(opened.clone()) as Box<dyn Store>));
+        let (recovered, mut writer, links) =
+            recover(open, Commit::Disk, Epoch::default(), 2, PROGRESS_RECORDS)
+                .expect("an empty store");
+        let shared = Shared::new(Settings::for_tests(), Hooks::default(), 2, 1).into();
+        let world = World::new(1, SimOptions { faults: Faults::NONE, ..SimOptions::default() });
+        let drivers = vec![world.add_driver(), world.add_driver()];
+        let stored = Stored { links, recovered };
+        let mut two = Two { world, shards: Shard::assemble_stored(drivers, &shared, stored) };
+        let away = two.connect(1, 100);
+        writer.step();
+        two.send(away, b"\x82\x07\0\x01\0\0\x01s\x01");
+        writer.step();
+        two.world.client_close(away);
+        let subscriber = two.connect(1, 0);
+        two.send(subscriber, b"\x82\x07\0\x01\0\0\x01t\0");
+        let publisher = two.connect(0, 0);
+        memory.fail(Some("no space left"));
+        two.send(publisher, b"\x32\x06\0\x01s\0\x01\0");
+        writer.step();
+        let other = two.connect(0, 0);
+        let mut acknowledged = Vec::new();
+        for n in 0..COUNT {
+            two.send(other, b"\x32\x06\0\x01t\0\x01\0");
+            two.world.client_recv(other, &mut acknowledged);
+            two.world.client_recv(subscriber, &mut Vec::new());
+            if n % WAITING_KEPT == 0 {
+                two.world.advance(Duration::from_secs(1));
+            }
+        }
+        assert!(acknowledged.len() > COUNT * 4, "{} bytes", acknowledged.len());
+        let deferred = two.shards[1].core.store.as_ref().map(|store| store.deferred());
+        assert_eq!(deferred, Some(1));
+        let waiting = two.shards[0].core.gate.waiting[1].len();
+        assert!(waiting <= 2 * WAITING_KEPT + 1, "{waiting}");
     }
 
     #[test]

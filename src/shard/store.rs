@@ -89,6 +89,23 @@ impl Keeper {
         }
     }
 
+    /// Has a confirmation wait. It stands for all of that shard before it, so a store that fails, or takes
+    /// long, has no more of them wait than there are shards for each turn that changes something.
+    fn defer(&mut self, deferred: Deferred) {
+        let mut of_turn =
+            self.deferred.iter_mut().rev().take_while(|one| one.turn == deferred.turn);
+        match of_turn.find(|one| one.to == deferred.to) {
+            Some(one) => one.of = deferred.of,
+            None => self.deferred.push_back(deferred),
+        }
+    }
+
+    /// How many confirmations wait.
+    #[cfg(test)]
+    pub(super) fn deferred(&self) -> usize {
+        self.deferred.len()
+    }
+
     /// Whether the store failed when it was last looked at.
     pub(super) fn has_failed(&self) -> bool {
         self.failed_at.is_some()
@@ -232,7 +249,7 @@ impl<S> Core<S> {
             let last = store.deferred.back().map(|last| last.turn);
             let noted = (store.journal.len() > first).then_some(turn);
             if let Some(turn) = noted.or(last) {
-                store.deferred.push_back(Deferred { turn, to, of });
+                store.defer(Deferred { turn, to, of });
                 if !passed.is_empty() {
                     self.mailbox.push(to, 0, Item::Passed(passed));
                 }
