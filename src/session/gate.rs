@@ -204,8 +204,13 @@ impl Active {
     /// Adds what is no PUBLISH: it leaves when `turn` is confirmed by all in `waiting`, after what is
     /// there.
     pub(super) fn append(&mut self, what: What, turn: u64, waiting: u64) {
-        let number = self.gate.back().map_or(0, |last| last.number);
+        let number = self.last_number();
         self.gate.push_back(Pending { number, turn, waiting, what });
+    }
+
+    /// The number of the last entry; 0 if there is none.
+    pub(super) fn last_number(&self) -> u64 {
+        self.gate.back().map_or(0, |last| last.number)
     }
 
     /// The PUBLISH of that number: its turn, who has to confirm that, and what leaves then.
@@ -522,6 +527,10 @@ impl Session {
             }
             QoS::ExactlyOnce => {
                 self.forget_held(packet_id);
+                // Some may have it: when its client asks again, it is not new.
+                if publish.unstored && !(publish.armed && sink.is_some()) {
+                    self.hold_refusal(packet_id);
+                }
                 AckKind::PubRec
             }
             QoS::AtLeastOnce | QoS::AtMostOnce => {

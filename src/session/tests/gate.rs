@@ -278,6 +278,49 @@ fn what_is_not_stored_waits_for_nobody() {
     }
 }
 
+/// [MQTT-4.3.3-9] [MQTT-4.3.3-10] A QoS 2 message is refused while its client is away, though sessions that
+/// are not stored have it: who sends it again has not heard of that, and is told instead of them getting it
+/// twice. From then on the identifier is that of a new message, as it is for who has forgotten all.
+#[test]
+fn a_refusal_that_could_not_be_told_is_told_later() {
+    for (waits, dup) in [(false, true), (true, true), (false, false)] {
+        let mut rig = Rig::new(Version::V5, 10);
+        let journal = Journal::default();
+        rig.session.store_as(1, (0, 0), journal, rig.limits.in_memory);
+        assert_eq!(rig.publish(ExactlyOnce, 7, handed(1, &[1, 2])), Verdict::Continue);
+        rig.disconnect();
+        rig.session.refuse_unstored(1);
+        assert_eq!(rig.confirm(&[]), Verdict::Continue);
+        rig.connect(&parameters(Version::V5, 10));
+        if !dup {
+            assert_eq!(rig.begin(ExactlyOnce, 7, false), Begin::New);
+            continue;
+        }
+        if waits {
+            assert_eq!(rig.publish(ExactlyOnce, 8, handed(2, &[1])), Verdict::Continue);
+        }
+        assert_eq!(rig.begin(ExactlyOnce, 7, true), Begin::Duplicate);
+        if waits {
+            assert_eq!(rig.begin(ExactlyOnce, 7, true), Begin::Duplicate);
+            assert!(rig.wire.take().is_empty());
+            assert_eq!(rig.confirm(&[(1, 2)]), Verdict::Continue);
+        }
+        let others = rig.wire.take();
+        assert_eq!(others.last(), Some(&ack(PubRec, 7, QuotaExceeded)));
+        assert_eq!(others.len(), 1 + usize::from(waits));
+        assert_eq!(rig.begin(ExactlyOnce, 7, true), Begin::New);
+        assert_eq!(rig.session.link.charged, u32::from(waits));
+    }
+    // Nor is there anything to be released.
+    let mut rig = Rig::new(Version::V5, 10);
+    assert_eq!(rig.publish(ExactlyOnce, 7, handed(1, &[1])), Verdict::Continue);
+    rig.disconnect();
+    rig.session.refuse_unstored(1);
+    assert_eq!(rig.confirm(&[]), Verdict::Continue);
+    rig.connect(&parameters(Version::V5, 10));
+    assert_eq!(rig.pubrel(7), Ok(false));
+}
+
 /// A 3.x client is not read on from when its connection may have to be closed until it is known.
 #[test]
 fn doubt_lasts_until_all_is_decided() {
