@@ -114,7 +114,9 @@ pub enum Decision {
 pub struct Login {
     /// Its user, that of a certificate or a token for example; `None`: nobody in particular.
     pub user: Option<Arc<str>>,
-    /// What it may do, in place of what the [`Authorizer`] says; `None`: what that says.
+    /// What it may do, in place of what the [`Authorizer`] says; `None`: what that says. These are not stored:
+    /// after a restart, and until its client logs in again, a session keeps all that its subscriptions match,
+    /// also what [`Effect::Deny`] takes out of them.
     pub rights: Option<Arc<Rights>>,
     /// How long it may stay connected. Then it is disconnected with Maximum connect time (0xA0).
     pub valid_for: Option<Duration>,

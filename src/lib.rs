@@ -52,8 +52,8 @@
 //!   hand; nothing else reads files or variables. Log lines are events of `tracing`, which the
 //!   program shows or not.
 //! - [`Broker`] runs on threads of its own and leaves signals and the limit on open files to the
-//!   program. [`Broker::watch`] tells of a shard that ended by itself, [`Broker::stats`] what is
-//!   counted.
+//!   program. [`Broker::watch`] tells of a thread of it that ended by itself, [`Broker::stats`]
+//!   what is counted.
 //! - [`run`] does all that the program `sluice` does, with [`Hooks`](hooks::Hooks): for a broker of
 //!   one's own that is nothing else.
 //!
@@ -91,5 +91,5 @@ pub mod config;
 pub mod server;
 
 pub use config::{Config, ConfigError};
-pub use server::{Broker, RunError, ShardFailure, StartError, Watch, run};
+pub use server::{Broker, BrokerThread, RunError, StartError, ThreadFailure, Watch, run};
 pub use shard::{Counter, ShardStats};

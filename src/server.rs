@@ -11,17 +11,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 
-pub use self::failure::{ShardFailure, Watch};
+pub use self::failure::{BrokerThread, ThreadFailure, Watch};
 pub use self::run::{RunError, run};
 use self::settings::own_access;
 pub use self::settings::{access_settings, settings};
 
 use self::bind::{Bound, bind_all};
+use self::failure::Handle;
 use self::settings::tls_settings;
 use crate::auth::{Access, AccessError};
 use crate::config::{self, Bind, Config, ConfigError};
@@ -38,10 +38,10 @@ pub struct Broker {
     files: Vec<SocketFile>,
     shared: Arc<Shared>,
     bells: Vec<Arc<Bell>>,
-    threads: Vec<JoinHandle<Result<(), ShardFailure>>>,
-    failures: Receiver<ShardFailure>,
+    shards: Vec<Handle>,
+    failures: Receiver<ThreadFailure>,
     /// Ends when the shards have.
-    writer: Option<JoinHandle<()>>,
+    writer: Option<Handle>,
     /// Who decides about clients, as far as the embedding program does not.
     access: Arc<Access>,
     /// That program does, or says what clients may do.
@@ -72,9 +72,9 @@ pub enum StartError {
     /// A file that says who may come in is no use.
     #[error(transparent)]
     Access(#[from] AccessError),
-    /// A shard cannot be set up.
-    #[error("cannot start a shard: {0}")]
-    Shard(#[source] io::Error),
+    /// A shard or the store's thread cannot be set up.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
     /// The data directory cannot be used.
     #[error("{}{}", .0, storage::way_out(.0))]
     Directory(#[from] DirectoryError),
@@ -136,7 +136,7 @@ impl Broker {
                 Ok(driver.with_max_handshakes(config.limits.max_handshakes as usize))
             })
             .collect::<io::Result<Vec<_>>>()
-            .map_err(StartError::Shard)?;
+            .map_err(StartError::Thread)?;
         let shared = Arc::new(Shared::new(settings(&config), hooks, shards, random_seed()));
         let (shards, writer) = match storage {
             None => (Shard::assemble(drivers, &shared), None),
@@ -145,15 +145,15 @@ impl Broker {
             }
         };
         let bells: Vec<_> = shards.iter().map(Shard::bell).collect();
-        let writer = writer.map(|writer| storage::run(writer, bells.clone(), start)).transpose();
-        let writer = writer.map_err(StartError::Shard)?;
         let (tell, failures) = crossbeam_channel::unbounded();
+        let writer = writer.map(|writer| storage::run(writer, bells.clone(), start, tell.clone()));
+        let writer = writer.transpose().map_err(StartError::Thread)?;
         let mut broker = Self {
             addresses,
             files,
             shared,
             bells,
-            threads: Vec::new(),
+            shards: Vec::new(),
             failures,
             writer,
             access,
@@ -162,21 +162,15 @@ impl Broker {
             config: Mutex::new(config),
         };
         for (id, shard) in (0..).zip(shards) {
-            let (tell, shared, bells) = (tell.clone(), broker.shared.clone(), broker.bells.clone());
-            let thread = std::thread::Builder::new()
-                .name(format!("shard-{id}"))
-                .spawn(move || {
-                    failure::catch(id, || shard.run()).inspect_err(|failure| {
-                        shared.shard_failed(id);
-                        for bell in bells {
-                            bell.ring();
-                        }
-                        // Whether anybody watches is not this shard's concern.
-                        let _ = tell.send(failure.clone());
-                    })
-                })
-                .map_err(StartError::Shard)?;
-            broker.threads.push(thread);
+            let (shared, bells) = (broker.shared.clone(), broker.bells.clone());
+            let failed = move || {
+                shared.shard_failed(id);
+                bells.iter().for_each(|bell| bell.ring());
+            };
+            let thread = BrokerThread::Shard(id);
+            let thread = failure::spawn(thread, tell.clone(), move || shard.run(), failed)
+                .map_err(StartError::Thread)?;
+            broker.shards.push(thread);
         }
         Ok(broker)
     }
@@ -203,7 +197,7 @@ impl Broker {
         &self.shared.stats
     }
 
-    /// Waits on any thread for a shard that ends by itself.
+    /// Waits on any thread for one of the broker's that ends by itself.
     #[must_use]
     pub fn watch(&self) -> Watch {
         Watch::new(self.failures.clone())
@@ -213,34 +207,29 @@ impl Broker {
     /// writes what waits, and returns within `shutdown.timeout`.
     ///
     /// # Errors
-    /// The first shard that had ended by itself, now or earlier.
-    pub fn stop(mut self) -> Result<(), ShardFailure> {
+    /// The first thread that had ended by itself, now or earlier.
+    pub fn stop(mut self) -> Result<(), ThreadFailure> {
         self.join().into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// Stops it, and gives what failed.
-    fn join(&mut self) -> Vec<ShardFailure> {
+    /// Stops it, and gives what failed: the log has said so.
+    fn join(&mut self) -> Vec<ThreadFailure> {
         self.shared.stop();
         for bell in &self.bells {
             bell.ring();
         }
         // A panic is caught within the thread.
-        let failures =
-            self.threads.drain(..).filter_map(|thread| thread.join().ok()?.err()).collect();
+        let failure = |thread: Handle| thread.join().ok()?.err();
+        let mut failures: Vec<_> = self.shards.drain(..).filter_map(failure).collect();
         self.files.clear();
-        if let Some(writer) = self.writer.take() {
-            // It has said what went wrong.
-            let _ = writer.join();
-        }
+        failures.extend(self.writer.take().and_then(failure));
         failures
     }
 }
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        for failure in self.join() {
-            tracing::error!("{failure}");
-        }
+        self.join();
     }
 }
 
@@ -318,7 +307,7 @@ mod tests {
         assert_eq!(answer(&broker, b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01a"), Vec::<u8>::new());
         let failure = watch.wait().expect("it goes by itself");
         assert_eq!(failure.why, "panicked: no a");
-        assert!(failure.to_string().starts_with(&format!("shard {} panicked", failure.shard)));
+        assert!(matches!(failure.thread, BrokerThread::Shard(0..3)), "{failure}");
         let start = Instant::now();
         assert_eq!(broker.stop(), Err(failure));
         assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Broker, ShardFailure, StartError};
+use super::{Broker, StartError, ThreadFailure};
 use crate::config::process::{Asked, Asks, raise_open_files, start_log, warn_about};
 use crate::config::{Config, ConfigError};
 use crate::hooks::Hooks;
@@ -16,9 +16,9 @@ pub enum RunError {
     /// It did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// A shard ended by itself.
+    /// One of its threads ended by itself.
     #[error(transparent)]
-    Shard(#[from] ShardFailure),
+    Thread(#[from] ThreadFailure),
 }
 
 /// Runs a broker until SIGTERM or SIGINT, as the program `sluice` does: sets up the log, raises
@@ -26,7 +26,7 @@ pub enum RunError {
 /// SIGHUP it reads the configuration `again`, and puts in force what can change while it runs.
 ///
 /// # Errors
-/// If it does not start, or a shard ends by itself, after which the rest is stopped.
+/// If it does not start, or one of its threads ends by itself, after which the rest is stopped.
 pub fn run(
     mut config: Config,
     hooks: Hooks,
@@ -50,8 +50,8 @@ pub fn run(
     );
     let (watch, end) = (broker.watch(), signals.ender());
     std::thread::spawn(move || {
-        if let Some(failure) = watch.wait() {
-            tracing::error!("{failure}: the broker stops");
+        if watch.wait().is_some() {
+            tracing::error!("the broker stops");
             end.end();
         }
     });

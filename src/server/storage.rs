@@ -2,10 +2,12 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use crossbeam_channel::Sender;
+
 use super::StartError;
+use super::failure::{self, BrokerThread, Handle, ThreadFailure};
 use crate::config::{self, Config, Durability, StoreEngine};
 use crate::hooks::Commit;
 use crate::shard::{Bell, Stored};
@@ -111,15 +113,66 @@ pub(super) fn run(
     writer: Writer,
     bells: Vec<Arc<Bell>>,
     start: Instant,
-) -> io::Result<JoinHandle<()>> {
+    failures: Sender<ThreadFailure>,
+) -> io::Result<Handle> {
     let tell = move || bells.iter().for_each(|bell| bell.ring());
     let seen = move || epoch_since(start);
-    std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run(tell, seen))
+    let run = move || {
+        writer.run(tell, seen);
+        Ok(())
+    };
+    // That it has ended, the links say.
+    failure::spawn(BrokerThread::Store, failures, run, || {})
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hooks::{Store, StoreError, Table, Write};
+    use crate::session::Change;
+    use crate::store::Turn;
+
+    /// A store that is the end of whoever writes to it.
+    struct Fatal;
+
+    impl Store for Fatal {
+        fn commit(&mut self, _: &[Write], _: Commit) -> Result<(), StoreError> {
+            panic!("no more");
+        }
+
+        fn get(&self, _: Table, _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+            Ok(None)
+        }
+
+        fn range(
+            &self,
+            _: Table,
+            _: &[u8],
+            _: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+        ) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    /// Who waits for it finds a store that fails, and nothing piles up.
+    #[test]
+    fn a_thread_that_ends_by_a_panic_is_told() {
+        let open = Box::new(|| Ok(Box::new(Fatal) as Box<dyn Store>));
+        let (_, writer, links) =
+            recover(open, Commit::Disk, Epoch::default(), 1, PROGRESS_RECORDS).expect("empty");
+        let (tell, failures) = crossbeam_channel::unbounded();
+        let thread = run(writer, Vec::new(), Instant::now(), tell).expect("a thread");
+        let hand_over = |turn, changes: Vec<Change>| {
+            links[0].submit(Turn { turn, changes: changes.into(), ..Turn::default() });
+        };
+        hand_over(1, vec![Change::Completed(1, 1)]);
+        let failure = failures.recv().expect("told");
+        assert_eq!(failure.to_string(), "the store's thread panicked: no more");
+        assert_eq!(thread.join().expect("it was caught"), Err(failure));
+        hand_over(2, vec![Change::Completed(1, 1); 1 << 17]);
+        assert!(links[0].is_failing() && !links[0].is_full());
+        assert_eq!(links[0].committed(), 0);
+    }
 
     #[test]
     fn the_time_of_day_at_the_start_stays_what_it_was() {

@@ -161,13 +161,20 @@ pub(super) fn note_freed(durable: &Noter, slot: &Slot) {
 /// Notes that the client has a message that was in flight.
 pub(super) fn note_released(durable: &mut Noter, entry: &Entry, packet_id: PacketId) {
     if let Some(durable) = durable
-        && let Some((place, _)) = entry.place()
+        && let Some((place, flew)) = entry.place()
     {
         let order = durable.next_place;
         durable.next_place += 1;
         let (session, message, number) = (durable.number, entry.message.clone(), entry.number());
-        let released = Change::Released { session, place, message, number, packet_id, order };
-        durable.journal.note(released);
+        durable.journal.note(Change::Released {
+            session,
+            place,
+            message,
+            number,
+            packet_id,
+            order,
+            flew,
+        });
     }
 }
 
@@ -216,18 +223,23 @@ pub(super) fn answer_again<S: Sink>(
     }
 }
 
-/// What a restored session has to deliver.
+/// What stands at a place of a session that was stored.
 #[derive(Debug)]
 pub enum Restored {
     /// A message; in flight if it has an identifier.
     Message {
-        /// As it was queued, with the group of this process.
+        /// As it was queued; [`Session::restore`] is to be given the group of this process in it.
         record: Box<QueuedRecord>,
         /// Whether it was noted to be in flight after it was queued.
         flew: bool,
     },
-    /// The second half of a QoS 2 flow, and its order among them.
-    Released(PacketId, u64),
+    /// The second half of a QoS 2 flow.
+    Released {
+        /// Its identifier.
+        packet_id: PacketId,
+        /// Its order among the PUBRELs.
+        order: u64,
+    },
 }
 
 impl Session {
@@ -377,9 +389,9 @@ impl Session {
                         None => active.queue.push(entry),
                     }
                 }
-                Restored::Released(id, order) => {
-                    released.push((order, id));
-                    active.window.restore(id, Slot::Release(Release::restored(place)));
+                Restored::Released { packet_id, order } => {
+                    released.push((order, packet_id));
+                    active.window.restore(packet_id, Slot::Release(Release::restored(place)));
                 }
             }
         }

@@ -151,6 +151,8 @@ pub enum Change {
         packet_id: PacketId,
         /// The order among the PUBRELs of the session.
         order: u64,
+        /// Whether it was told to be in flight after it was queued.
+        flew: bool,
     },
     /// PUBCOMP has come.
     Completed(SessionNumber, u64),

@@ -257,6 +257,8 @@ impl Window {
     /// Takes in what was in flight under `id` in an earlier life, in the order of sending.
     pub(super) fn restore(&mut self, id: PacketId, slot: Slot) {
         debug_assert!(self.slots.is_empty(), "nothing was sent yet in this one");
+        // A store that was filled by hand may have it twice.
+        self.remove(id);
         if let Slot::Publish(entry) = &slot {
             self.bytes += entry.message.size() as u64;
         }

@@ -60,11 +60,12 @@ pub(super) struct Connection {
     pub(super) blocked: bool,
     /// Its session has more to send when what was written is gone.
     pub(super) pumps: bool,
-    /// Not read: a receiver or a shard behind it is full, or see `held_for_itself`.
+    /// Not read: a receiver or a shard behind it is full, or too much of its own is under way.
     pub(super) held: bool,
-    /// Held because too much of its own is under way: answers that it does not read, or that wait in
-    /// its session's gate for other shards or the store.
-    pub(super) held_for_itself: bool,
+    /// Held for answers that it does not read.
+    pub(super) held_for_output: bool,
+    /// Held for answers that wait in its session's gate for other shards or the store.
+    pub(super) held_for_gate: bool,
     /// Not every frame may go out as it is: the client limits their size, or see `singly`.
     pub(super) minds_frames: bool,
     /// The session has to see each message: it may use an alias, or have to wait in the queue.
@@ -104,7 +105,8 @@ impl Connection {
             blocked: false,
             pumps: false,
             held: false,
-            held_for_itself: false,
+            held_for_output: false,
+            held_for_gate: false,
             minds_frames: false,
             singly: false,
             bridge: false,

@@ -51,14 +51,14 @@ pub(super) fn drained<D: Driver>(
 ) {
     let Some(connection) = core.connections.get_mut(id) else { return };
     connection.blocked = false;
-    if connection.held_for_itself {
+    if connection.held {
         // It reads: the sign of life that it can give while it is not read.
         connection.last_received = core.now;
     }
     flush_one(core, driver, arena, id);
     let Some(connection) = core.connections.get_mut(id) else { return };
-    if connection.held_for_itself && !connection.ignores_answers(core.settings.qos0_backlog_bytes) {
-        connection.held_for_itself = false;
+    if connection.held_for_output && !connection.ignores_answers(core.settings.qos0_backlog_bytes) {
+        connection.held_for_output = false;
         core.resumed.push(id);
     }
     if !connection.blocked {

@@ -147,7 +147,7 @@ impl<S> Core<S> {
         let slot = self.sessions.get(reader.session);
         let full = slot.is_some_and(|slot| is_full(&slot.session, &self.gate.confirmed));
         if full && let Some(connection) = self.connections.get_mut(reader.id) {
-            connection.held_for_itself = true;
+            connection.held_for_gate = true;
         }
         full
     }
@@ -159,7 +159,7 @@ impl<S> Core<S> {
         let verdict = slot.session.confirm(&self.gate.confirmed, out.as_mut());
         if !is_full(&slot.session, &self.gate.confirmed)
             && let Some(connection) = connection.and_then(|id| self.connections.get_mut(id))
-            && std::mem::take(&mut connection.held_for_itself)
+            && std::mem::take(&mut connection.held_for_gate)
         {
             self.resumed.extend(slot.connection);
         }

@@ -90,7 +90,7 @@ impl<S> Core<S> {
             && connection.ignores_answers(self.settings.qos0_backlog_bytes)
         {
             // Once a read is enough: no packet has an answer much longer than itself.
-            connection.held_for_itself = true;
+            connection.held_for_output = true;
             let frame_len = matches!(source, Source::Frame(_)).then_some(bytes.len());
             return Taken { consumed: 0, frame_len, then: Then::Hold };
         }

@@ -28,6 +28,7 @@ mod pressure;
 mod publish;
 mod rate;
 mod remote;
+mod restore;
 mod retained;
 mod rights;
 mod runs;
@@ -49,12 +50,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use self::mail::{Bell, MAX_SHARDS};
+pub use self::restore::Stored;
 pub use self::settings::{
     GiveUp, ListenerSettings, OverflowOffline, OverflowOnline, PublishRate, PublishRateChange,
     Quota, Quotas, Retry, Settings, Terms,
 };
 pub use self::stats::{Counter, ShardStats};
-pub use self::store::Stored;
 
 use crate::hooks::Hooks;
 use crate::net::{Arena, Completion, ConnId, Driver};

@@ -195,28 +195,23 @@ mod tests {
     use super::super::settings::Settings;
     use super::super::{Shard, Shared, Stored};
     use super::*;
-    use crate::hooks::{Commit, Hooks, Store};
+    use crate::hooks::Hooks;
     use crate::mqtt::{Message, QoS};
     use crate::net::Driver;
     use crate::net::sim::{SimDriver, SimOptions, World};
     use crate::router::SubscriptionOptions;
     use crate::session::Session;
-    use crate::store::{Epoch, Memory, PROGRESS_RECORDS, Writer, recover};
+    use crate::store::{Memory, Writer};
 
     type SimCore = Core<<SimDriver as Driver>::Socket>;
 
     /// A shard of which two messages of a queue are in memory.
     fn shard() -> (Shard<SimDriver>, Writer) {
-        let memory = Memory::default();
-        let open = Box::new(move || Ok(Box::new(memory.clone()) as Box<dyn Store>));
-        let (recovered, writer, links) =
-            recover(open, Commit::Disk, Epoch::default(), 1, PROGRESS_RECORDS)
-                .expect("an empty store");
+        let (stored, writer) = Stored::in_memory(&Memory::default(), 1);
         let mut settings = Settings::for_tests();
         settings.session.in_memory.messages = 2;
         let shared = Shared::new(settings, Hooks::default(), 1, 1).into();
         let driver = World::new(1, SimOptions::default()).add_driver();
-        let stored = Stored { links, recovered };
         (Shard::assemble_stored(vec![driver], &shared, stored).remove(0), writer)
     }
 

@@ -52,10 +52,10 @@ mod tests {
     use super::super::settings::Settings;
     use super::super::{Shard, Shared, Stored};
     use super::*;
-    use crate::hooks::{Commit, Hooks, Store};
+    use crate::hooks::Hooks;
     use crate::mqtt::QoS;
     use crate::net::sim::{Faults, SimDriver, SimOptions, World};
-    use crate::store::{Epoch, Memory, PROGRESS_RECORDS, Recovered, Writer, recover};
+    use crate::store::{Memory, Writer};
 
     /// Two shards over a store.
     struct Two {
@@ -64,21 +64,14 @@ mod tests {
         shards: Vec<Shard<SimDriver>>,
     }
 
-    fn open(memory: &Memory) -> (Recovered, Writer, Vec<crate::store::Link>) {
-        let memory = memory.clone();
-        let open = Box::new(move || Ok(Box::new(memory.clone()) as Box<dyn Store>));
-        recover(open, Commit::Disk, Epoch { unix_ms: 1 << 40 }, 2, PROGRESS_RECORDS)
-            .expect("whole records")
-    }
-
     impl Two {
         fn start(memory: Memory, max_retained_messages: usize) -> Self {
-            let (recovered, writer, links) = open(&memory);
+            let (stored, writer) = Stored::in_memory(&memory, 2);
             let settings = Settings { max_retained_messages, ..Settings::for_tests() };
             let shared = Shared::new(settings, Hooks::default(), 2, 1).into();
             let world = World::new(1, SimOptions { faults: Faults::NONE, buffer_bytes: 1 });
             let drivers = vec![world.add_driver(), world.add_driver()];
-            let shards = Shard::assemble_stored(drivers, &shared, Stored { links, recovered });
+            let shards = Shard::assemble_stored(drivers, &shared, stored);
             Self { memory, writer, shards }
         }
 
@@ -104,7 +97,7 @@ mod tests {
         }
 
         fn stored(&self) -> Vec<String> {
-            let retained = open(&self.memory.crashed()).0.retained;
+            let retained = Stored::in_memory(&self.memory.crashed(), 2).0.recovered.retained;
             let text = |one: &[u8]| String::from_utf8(one.to_vec()).expect("text");
             retained.iter().map(|one| text(one.message.payload())).collect()
         }

@@ -23,6 +23,7 @@ use super::ended::{LEVELS_EACH, LEVELS_PER_TURN};
 use super::ending::Ending;
 use super::input::{Reader, Then};
 use super::sessions::{Sessions, Slot};
+use super::subscribe::{full_filter, record};
 
 /// Topics of one client for which its rights to publish are remembered. Beyond it they are found anew.
 const MAX_TOPICS: usize = 64;
@@ -211,10 +212,21 @@ impl<S> Core<S> {
                 self.unsubscribe_one(key, &filter);
             }
             Some(qos) if qos < one.options.qos => {
-                let options = SubscriptionOptions { qos, ..one.options };
-                self.router.subscribe(key, &filter, options);
+                self.lower(key, &filter, SubscriptionOptions { qos, ..one.options });
             }
             Some(_) => {}
+        }
+    }
+
+    /// Leaves a session less of a subscription, also after a restart.
+    fn lower(&mut self, key: SessionKey, filter: &Filter<'_>, options: SubscriptionOptions) {
+        let handle = self.router.subscribe(key, filter, options).handle;
+        self.scans.lower(key, handle, options.qos);
+        let retained_after = self.scans.noted(key, handle);
+        if let Some(slot) = self.sessions.get(key) {
+            slot.session.note_subscribed(|| {
+                record(&full_filter(filter.share, filter.filter), options, retained_after)
+            });
         }
     }
 
@@ -307,21 +319,26 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use super::super::settings::Settings;
-    use super::super::{Shard, Shared};
+    use super::super::{Shard, Shared, Stored};
     use super::*;
-    use crate::hooks::{Authorizer, Hooks};
+    use crate::hooks::{Authorizer, Effect, Grant, Hooks};
+    use crate::mqtt::QoS;
     use crate::net::sim::{Faults, SimDriver, SimOptions, World};
+    use crate::store::Memory;
 
     const COUNT: usize = 3000;
 
-    /// Everybody may do everything, or nothing.
+    /// Everybody may do everything, or what is granted.
     #[derive(Default)]
-    struct Switch(AtomicBool);
+    struct Switch {
+        is_off: AtomicBool,
+        grants: Vec<Grant>,
+    }
 
     impl Authorizer for Switch {
         fn rights(&self, _: &Client<'_>) -> Option<Arc<Rights>> {
-            let off = self.0.load(Ordering::Relaxed);
-            off.then(|| Arc::new(Rights::new(Vec::new(), false, false)))
+            let off = self.is_off.load(Ordering::Relaxed);
+            off.then(|| Arc::new(Rights::new(self.grants.clone(), false, false)))
         }
     }
 
@@ -349,7 +366,7 @@ mod tests {
             turn(&mut shard);
         }
         let key = shard.core.sessions.find("c").expect("it is connected");
-        switch.0.store(true, Ordering::Relaxed);
+        switch.is_off.store(true, Ordering::Relaxed);
         shared.rules_changed();
         let mut left = COUNT;
         while left > 0 {
@@ -373,5 +390,38 @@ mod tests {
             }
             assert_eq!(shard.core.sessions.get(key).expect("it is there").session.in_flight(), 0);
         }
+    }
+
+    /// What the rules have left of a subscription is what comes back after a restart, whatever they say then.
+    #[test]
+    fn a_lower_qos_is_stored() {
+        let memory = Memory::default();
+        let topics = ["#".into()].into();
+        let effect = Effect::Allow { max_qos: QoS::AtMostOnce, retain: true };
+        let grants = vec![Grant { effect, publish: true, subscribe: true, topics }];
+        let switch = Arc::new(Switch { grants, ..Switch::default() });
+        let hooks = Hooks { authorizer: Some(switch.clone()), ..Hooks::default() };
+        let shared = Arc::new(Shared::new(Settings::for_tests(), hooks, 1, 1));
+        let world = World::new(1, SimOptions { faults: Faults::NONE, buffer_bytes: 1 << 20 });
+        let (stored, mut writer) = Stored::in_memory(&memory, 1);
+        let mut shard = Shard::assemble_stored(vec![world.add_driver()], &shared, stored).remove(0);
+        let client = world.connect();
+        let sent = b"\x10\x0d\0\x04MQTT\x04\0\0\0\0\x01c\x82\x06\0\x01\0\x01t\x02";
+        assert_eq!(world.client_send(client, sent).expect("it is open"), sent.len());
+        let granted = || {
+            let stored = Stored::in_memory(&memory.crashed(), 1).0.recovered.sessions;
+            let subscriptions = stored.iter().flat_map(|session| &session.subscriptions);
+            subscriptions.map(|one| (one.filter.to_string(), one.qos)).collect::<Vec<_>>()
+        };
+        while granted().is_empty() {
+            turn(&mut shard);
+            writer.step();
+        }
+        assert_eq!(granted(), [("t".to_owned(), QoS::ExactlyOnce)]);
+        switch.is_off.store(true, Ordering::Relaxed);
+        shared.rules_changed();
+        turn(&mut shard);
+        writer.step();
+        assert_eq!(granted(), [("t".to_owned(), QoS::AtMostOnce)]);
     }
 }

@@ -105,6 +105,14 @@ impl RetainedScans {
         scan.noted.then(|| scan.after.as_deref().unwrap_or_default().into())
     }
 
+    /// A subscription goes on at a lower QoS.
+    pub(super) fn lower(&mut self, session: SessionKey, handle: SubscriptionHandle, qos: QoS) {
+        let scans = self.waiting.get_mut(&session);
+        if let Some(scan) = scans.and_then(|scans| scans.get_mut(&handle)) {
+            scan.qos = qos.min(scan.qos);
+        }
+    }
+
     /// Takes in a scan. It begins when it is [resumed](Self::resume).
     pub(super) fn insert(
         &mut self,
@@ -247,7 +255,7 @@ mod tests {
         let mut scans = RetainedScans::default();
         for (session, handle) in (1..4).flat_map(|session| handles.map(|handle| (session, handle)))
         {
-            let qos = QoS::AtMostOnce;
+            let qos = QoS::ExactlyOnce;
             let (identifier, after, noted) = (None, None, false);
             let scan = RetainedScan { filter: "a/#".into(), qos, identifier, after, noted };
             scans.insert(session, handle, scan);
@@ -264,6 +272,23 @@ mod tests {
             order.extend(scans.take_next().map(|(session, ..)| session));
         }
         assert_eq!(order, [1, 2, 3, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_subscription_that_is_lowered_gets_the_rest_at_the_lower_qos() {
+        let (mut scans, handles) = scans();
+        scans.lower(1, handles[0], QoS::AtLeastOnce);
+        scans.lower(9, handles[0], QoS::AtLeastOnce);
+        let mut found: [Vec<QoS>; 2] = Default::default();
+        while let Some((session, _, scan)) = scans.take_next() {
+            found[usize::from(session > 1)].push(scan.qos);
+            if scans.waiting[&session].is_empty() {
+                scans.forget(session);
+            }
+        }
+        found[0].sort_unstable();
+        let highest = QoS::ExactlyOnce;
+        assert_eq!(found, [vec![QoS::AtLeastOnce, highest], vec![highest; 4]]);
     }
 
     #[test]

@@ -2,31 +2,17 @@
 //! wait for the commit.
 
 use std::collections::VecDeque;
-use std::num::NonZeroU32;
 
-use crate::mqtt::QoS;
 use crate::mqtt::topic::Filter;
-use crate::net::Driver;
-use crate::router::{GroupId, SessionKey, Stamp, SubscriptionOptions};
-use crate::session::{
-    Departure, DropCause, Journal, Restored, STORE, Session, SubscriptionRecord, WillDue,
-};
-use crate::store::{ActId, Kept, Link, Part, Recovered, StoredSession, Turn};
+use crate::mqtt::{Limits, QoS};
+use crate::router::{GroupId, SessionKey};
+use crate::session::{Journal, STORE};
+use crate::store::{ActId, Link, Part, Recovered, Turn};
 
+use super::Core;
 use super::outcomes::Outcomes;
-use super::paging::{Paging, is_retired};
+use super::paging::Paging;
 use super::remote::{Item, Returned};
-use super::scans::RetainedScan;
-use super::{Core, Shard};
-
-/// What a broker with a store gives its shards.
-#[derive(Debug)]
-pub struct Stored {
-    /// One for each shard.
-    pub links: Vec<Link>,
-    /// What was there.
-    pub recovered: Recovered,
-}
 
 /// The store, as a shard has it.
 #[derive(Debug)]
@@ -58,7 +44,7 @@ struct Deferred {
 }
 
 impl Keeper {
-    fn new(link: Link, id: u8, shards: u8, recovered: &Recovered, turn: u64) -> Self {
+    pub(super) fn new(link: Link, id: u8, shards: u8, recovered: &Recovered, turn: u64) -> Self {
         let journal = Journal::default();
         let _ = journal.end_turn(turn, |_| None);
         Self {
@@ -89,17 +75,6 @@ impl Keeper {
         }
     }
 
-    /// Has a confirmation wait. It stands for all of that shard before it, so a store that fails, or takes
-    /// long, has no more of them wait than there are shards for each turn that changes something.
-    fn defer(&mut self, deferred: Deferred) {
-        let mut of_turn =
-            self.deferred.iter_mut().rev().take_while(|one| one.turn == deferred.turn);
-        match of_turn.find(|one| one.to == deferred.to) {
-            Some(one) => one.of = deferred.of,
-            None => self.deferred.push_back(deferred),
-        }
-    }
-
     /// How many confirmations wait.
     #[cfg(test)]
     pub(super) fn deferred(&self) -> usize {
@@ -109,6 +84,16 @@ impl Keeper {
     /// Whether the store failed when it was last looked at.
     pub(super) fn has_failed(&self) -> bool {
         self.failed_at.is_some()
+    }
+
+    /// Puts the confirmation of another shard's turn off until a turn of this one is committed, and with it
+    /// those before: however long that takes, there is one for each shard.
+    fn defer(&mut self, turn: u64, to: u8, of: u64) {
+        let mut same = self.deferred.iter_mut().rev().take_while(|one| one.turn == turn);
+        match same.find(|one| one.to == to) {
+            Some(one) => one.of = of,
+            None => self.deferred.push_back(Deferred { turn, to, of }),
+        }
     }
 
     /// Notes that all parts of another shard's acts up to a turn are done.
@@ -131,40 +116,6 @@ impl Keeper {
     /// Notes that this shard has back what another one [gave back](Self::gives_back).
     pub(super) fn has_back(&mut self, act: ActId) {
         self.taken_back.push(act);
-    }
-}
-
-impl<D: Driver> Shard<D> {
-    /// Gives the shards of a broker their store and what was in it: before their first turn.
-    pub(super) fn restore(shards: &mut [Self], stored: Stored) {
-        let Stored { links, recovered } = stored;
-        #[expect(clippy::cast_possible_truncation, reason = "at most MAX_SHARDS")]
-        let count = shards.len() as u8;
-        for (shard, link) in shards.iter_mut().zip(links) {
-            let core = &mut shard.core;
-            core.store = Some(Keeper::new(link, core.id, count, &recovered, core.turn));
-        }
-        for session in recovered.sessions {
-            let home = shards.first().map_or(0, |shard| shard.core.home(&session.record.client_id));
-            if let Some(shard) = shards.get_mut(usize::from(home)) {
-                shard.core.restore_session(session);
-            }
-        }
-        for shard in shards.iter_mut() {
-            for one in &recovered.retained {
-                let stamp = Stamp(one.stamp.0, one.stamp.1);
-                shard.core.clock = shard.core.clock.max(stamp.0);
-                let (message, now) = (Some(one.message.clone()), shard.core.now);
-                shard.core.router.accept_retained(&one.topic, message, stamp, now);
-            }
-        }
-        // Whoever publishes from the first turn on knows all who are subscribed.
-        for shard in shards.iter_mut() {
-            shard.core.mailbox.post(shard.core.turn);
-        }
-        for shard in shards {
-            shard.take_all_mail();
-        }
     }
 }
 
@@ -249,7 +200,7 @@ impl<S> Core<S> {
             let last = store.deferred.back().map(|last| last.turn);
             let noted = (store.journal.len() > first).then_some(turn);
             if let Some(turn) = noted.or(last) {
-                store.defer(Deferred { turn, to, of });
+                store.defer(turn, to, of);
                 if !passed.is_empty() {
                     self.mailbox.push(to, 0, Item::Passed(passed));
                 }
@@ -327,95 +278,9 @@ impl<S> Core<S> {
         }
     }
 
-    /// Puts a session back that was stored.
-    fn restore_session(&mut self, stored: StoredSession) {
-        let StoredSession { mut record, subscriptions, inbound, kept, paged, expired } = stored;
-        self.stats.dropped[DropCause::Expired as usize].add(expired.into());
-        if is_retired(&record) {
-            return self.retire_again(record.session);
-        }
-        let identity = record.identity.take();
-        let now = self.now;
-        let Some(store) = &self.store else { return };
-        let journal = store.journal.clone();
-        let key =
-            self.sessions.insert(Session::counted(&record.client_id, self.allowance.account()));
-        // One beyond a limit that is lower now than it was keeps its place.
-        self.shared.admission.add_session();
-        let Some(slot) = self.sessions.get_mut(key) else { return };
-        let in_memory = self.settings.session.in_memory;
-        slot.session.store_as(record.session, (key, slot.serial), journal, in_memory);
-        for subscription in &subscriptions {
-            self.restore_subscription(key, subscription);
-        }
-        self.restore_identity(key, identity);
-        let kept = kept.into_iter().map(|(place, kept)| (place, self.restored(kept))).collect();
-        let was_connected = record.disconnected_at.is_none();
-        let will_at = record.will_at;
-        let Some(slot) = self.sessions.get_mut(key) else { return };
-        slot.session.restore(record, &inbound, kept, paged, now);
-        slot.session.count_drops(DropCause::Expired, expired.into());
-        slot.will_at = will_at;
-        if was_connected {
-            // Its connection ended with the process.
-            slot.will_at = match slot.session.will_due(Departure::WithWill, now) {
-                WillDue::Never => None,
-                WillDue::At(at) => Some(at),
-                WillDue::Now(will) => {
-                    slot.session.set_will(Some(will));
-                    Some(now)
-                }
-            };
-            slot.note();
-        }
-        self.arm_absent(key);
-    }
-
-    fn restore_subscription(&mut self, key: SessionKey, record: &SubscriptionRecord) {
-        // The limits of today do not take away what was granted.
-        let limits = crate::mqtt::Limits::NONE;
-        let Ok(filter) = Filter::parse(&record.filter, &limits) else { return };
-        let options = SubscriptionOptions {
-            qos: record.qos,
-            no_local: record.no_local,
-            retain_as_published: record.retain_as_published,
-            identifier: NonZeroU32::new(record.identifier),
-        };
-        let subscribed = self.router.subscribe(key, &filter, options);
-        if let Some(slot) = self.sessions.get_mut(key)
-            && !subscribed.existed
-        {
-            self.router.set_place(subscribed.handle, slot.subscriptions.len());
-            slot.subscriptions.push(subscribed.handle);
-            self.shared.admission.add_subscription();
-        }
-        if let Some(after) = &record.retained_after {
-            let (identifier, qos) = (options.identifier.map(NonZeroU32::get), options.qos);
-            let after = (!after.is_empty()).then(|| String::from(&**after));
-            let filter = filter.filter.into();
-            // It begins when its client comes.
-            let scan = RetainedScan { filter, qos, identifier, after, noted: true };
-            self.scans.insert(key, subscribed.handle, scan);
-        }
-        if subscribed.interest {
-            self.tell_all(filter.filter.len(), || Item::Interest(filter.filter.into()));
-        }
-        self.router.member_online(key, subscribed.handle, false);
-        self.tell_group(subscribed.group);
-    }
-
-    fn restored(&self, kept: Kept) -> Restored {
-        match kept {
-            Kept::Released { packet_id, order } => Restored::Released(packet_id, order),
-            Kept::Message { mut record, flew } => {
-                record.group = record.share.as_deref().and_then(|share| self.group_of(share));
-                Restored::Message { record, flew }
-            }
-        }
-    }
-
+    /// The shared group of a filter as a client writes it, if there is one here.
     pub(super) fn group_of(&self, share: &str) -> Option<u32> {
-        let filter = Filter::parse(share, &crate::mqtt::Limits::NONE).ok()?;
+        let filter = Filter::parse(share, &Limits::NONE).ok()?;
         self.router.group(filter.share?, filter.filter).map(GroupId::index)
     }
 
@@ -425,5 +290,51 @@ impl<S> Core<S> {
         qos == QoS::ExactlyOnce
             && self.store.is_some()
             && self.sessions.get(key).is_some_and(|slot| slot.session.is_stored())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::Settings;
+    use super::super::{Shard, Shared, Stored};
+    use super::*;
+    use crate::hooks::Hooks;
+    use crate::net::sim::{SimOptions, World};
+    use crate::session::Change;
+    use crate::store::Memory;
+
+    /// While a store fails for hours, other shards send turn after turn.
+    #[test]
+    fn of_the_confirmations_that_wait_for_one_commit_there_is_one_for_each_shard() {
+        const TURNS: u64 = 100;
+        let (stored, mut writer) = Stored::in_memory(&Memory::default(), 3);
+        let shared = Shared::new(Settings::for_tests(), Hooks::default(), 3, 1).into();
+        let world = World::new(1, SimOptions::default());
+        let drivers = (0..3).map(|_| world.add_driver()).collect();
+        let mut shards = Shard::assemble_stored(drivers, &shared, stored);
+        let core = &mut shards[0].core;
+        core.store.as_ref().expect("there is one").journal.note(Change::Undone);
+        let mut first = 0;
+        for of in 1..=TURNS {
+            for to in [1, 2] {
+                assert!(!core.confirm_to(to, of, Outcomes::new(true), first));
+                first = core.noted();
+            }
+        }
+        let deferred = |core: &mut Core<_>| core.store.as_ref().map(|store| store.deferred.len());
+        assert_eq!(deferred(core), Some(2));
+        core.hand_over();
+        writer.step();
+        core.take_committed();
+        assert_eq!(deferred(core), Some(0));
+        core.mailbox.post(core.turn);
+        for shard in &mut shards[1..] {
+            let batch = shard.core.mailbox.take().expect("a batch");
+            let confirmed = batch.items.iter().map(|item| match item {
+                Item::Confirm { turn, .. } => *turn,
+                other => unreachable!("{other:?}"),
+            });
+            assert_eq!(confirmed.collect::<Vec<_>>(), [TURNS]);
+        }
     }
 }

@@ -223,11 +223,10 @@ impl Acts {
         let has_done =
             |shard, by, turn| self.done.get(&(by, shard)).is_some_and(|&done| done >= turn);
         act.returned == 0
-            && act.handed.iter().all(|&(with, by, turn)| {
-                (0..u64::BITS as u8)
-                    .filter(|shard| with & 1 << shard != 0)
-                    .all(|shard| has_done(shard, by, turn))
-            })
+            && act
+                .handed
+                .iter()
+                .all(|&(with, by, turn)| shards(with).all(|shard| has_done(shard, by, turn)))
     }
 
     /// The first place of a session, from one on, where something waits for an act.
@@ -247,6 +246,15 @@ impl Acts {
         let turns = self.open.values().flat_map(|act| &act.turns);
         turns.filter(|(of, _)| *of == shard).map(|(_, turn)| *turn).min()
     }
+}
+
+/// The shards of a mask.
+fn shards(mut mask: u64) -> impl Iterator<Item = u8> {
+    std::iter::from_fn(move || {
+        let shard = u8::try_from(mask.trailing_zeros()).ok().filter(|_| mask != 0)?;
+        mask &= mask - 1;
+        Some(shard)
+    })
 }
 
 /// Whether an act is one that has to wait, or a later one of the same shard.

@@ -1,10 +1,10 @@
 //! A log of commits in front of an engine: a commit is one write to a file, and one sync of it.
 //!
 //! Most records are gone before an engine would have to have them. So commits go to a log first, and when
-//! a segment of it is full, what is still there of its records goes to the engine, in steps, while the
-//! other segment takes the commits. Of a record that is in the log only, memory has key and place. An
-//! opening brings the engine up to date before anything else, and so does whoever reads. While nothing can
-//! be written, reads go through the log to the engine.
+//! a segment of it is full, the other takes the commits. When that has come to a quarter, what is still there
+//! of the records of the full one goes to the engine, in steps. Of a record that is in the log only, memory
+//! has key and place. An opening brings the engine up to date before anything else, and so does whoever
+//! reads. While nothing can be written, reads go through the log to the engine.
 
 mod frame;
 mod live;
@@ -30,6 +30,9 @@ pub(super) const SEGMENT_BYTES: u64 = 32 << 20;
 /// How much longer than that a segment stays whose last commit was a large one: syncs of what does not grow
 /// are faster.
 const SEGMENTS_KEPT: u64 = 2;
+/// The engine is given nothing of a full segment before the other has come to this part of its bytes: the
+/// records of messages that were under way when it was full have gone by then.
+const REST: u64 = 4;
 /// The engine is given this part of a segment in one commit, or twice what the log has grown.
 const STEPS: u64 = 512;
 /// Bytes of a buffer that is kept for the next commit.
@@ -55,12 +58,10 @@ struct Log<S, L> {
     active: Segment,
     /// Bytes of it; 0: it has no head yet.
     len: u64,
-    /// Records that were changed since the active segment began.
+    /// Records whose last change the engine has not got.
     live: Live,
-    /// What the engine has not got yet: of the other segment, as a rule.
-    frozen: Frozen,
-    /// The other segment is needed until the engine has what is in it on disk.
-    is_frozen: bool,
+    /// How far the other segment is.
+    other: Other,
     /// The engine was given something that may not be on disk.
     is_ahead: bool,
     /// Bytes were written to the segments that may not be on disk.
@@ -82,28 +83,14 @@ enum State {
     Unknown,
 }
 
-/// Places in the order of the log, and how many of them the engine has got.
-#[derive(Default)]
-struct Frozen {
-    places: Vec<Place>,
-    given: usize,
-}
-
-impl Frozen {
-    fn new(places: Vec<Place>) -> Self {
-        Self { places, given: 0 }
-    }
-
-    fn left(&self) -> &[Place] {
-        self.places.get(self.given..).unwrap_or_default()
-    }
-
-    fn given(&mut self, more: usize) {
-        self.given += more;
-        if self.left().is_empty() {
-            *self = Self::default();
-        }
-    }
+/// What becomes of the segment that is not active.
+enum Other {
+    /// Nothing in it is needed.
+    Free,
+    /// It is full, and the engine has been given nothing of it.
+    Rests,
+    /// The engine is given what is in these places, from the last to the first, if it is still there.
+    Leaves(Vec<Place>),
 }
 
 impl<S: Store, L: Segments> Logged<S, L> {
@@ -207,8 +194,7 @@ impl<S: Store, L: Segments> Log<S, L> {
             active: Segment::A,
             len: 0,
             live: Live::default(),
-            frozen: Frozen::default(),
-            is_frozen: false,
+            other: Other::Free,
             is_ahead: false,
             unsynced: [false; 2],
             state: State::Well,
@@ -252,12 +238,17 @@ impl<S: Store, L: Segments> Log<S, L> {
         let grown = 2 * self.frame.len() as u64;
         self.frame.clear();
         self.frame.shrink_to(FRAME_KEPT);
-        if self.is_frozen {
-            self.step(grown.max(self.segment_bytes / STEPS))?;
-        } else if self.len >= self.segment_bytes {
-            self.freeze()?;
+        match &self.other {
+            Other::Free if self.len >= self.segment_bytes => self.change_segments(),
+            Other::Rests if self.len >= self.segment_bytes / REST => {
+                let mut places = self.live.leaving_places();
+                places.reverse();
+                self.other = Other::Leaves(places);
+                self.step(grown.max(self.segment_bytes / STEPS))
+            }
+            Other::Leaves(_) => self.step(grown.max(self.segment_bytes / STEPS)),
+            Other::Free | Other::Rests => Ok(()),
         }
-        Ok(())
     }
 
     /// Has the disk have all that was written.
@@ -292,16 +283,19 @@ impl<S: Store, L: Segments> Log<S, L> {
         Ok(())
     }
 
-    /// Begins the other segment; what is live of this one goes to the engine.
-    fn freeze(&mut self) -> Result<(), StoreError> {
+    /// Begins the other segment.
+    fn change_segments(&mut self) -> Result<(), StoreError> {
         // Or else the disk could have what came last from the engine, and not from the log, and a replay
         // of what came before would undo it.
         self.sync()?;
-        self.frozen = Frozen::new(self.live.take());
+        self.live.change_segments();
         self.active = self.active.other();
         self.len = 0;
-        self.is_frozen = self.is_ahead || !self.frozen.left().is_empty();
-        if self.is_frozen { Ok(()) } else { self.give_up(self.active.other()) }
+        if self.is_ahead || !self.live.is_empty() {
+            self.other = Other::Rests;
+            return Ok(());
+        }
+        self.give_up(self.active.other())
     }
 
     /// A segment is not needed any more. Until the disk knows, nothing may be written over what is in it:
@@ -313,48 +307,60 @@ impl<S: Store, L: Segments> Log<S, L> {
         Ok(self.segments.cut(segment, SEGMENTS_KEPT * self.segment_bytes)?)
     }
 
-    /// Gives the engine some of what it has not got.
+    /// Gives the engine some of the full segment.
     fn step(&mut self, bytes: u64) -> Result<(), StoreError> {
-        let writes = self.window.next(&self.segments, self.frozen.left(), bytes)?;
-        self.is_ahead = true;
-        if writes.len() < self.frozen.left().len() {
-            self.engine.commit(&writes, Commit::System)?;
-            self.frozen.given(writes.len());
+        let Other::Leaves(places) = &mut self.other else { return Ok(()) };
+        let mut places = std::mem::take(places);
+        self.give(&mut places, bytes)?;
+        if !places.is_empty() {
+            self.other = Other::Leaves(places);
             return Ok(());
         }
-        self.engine.commit(&writes, Commit::Disk)?;
-        self.frozen.given(writes.len());
-        (self.is_ahead, self.is_frozen) = (false, false);
-        self.give_up(self.active.other())
+        if std::mem::take(&mut self.is_ahead) {
+            self.engine.commit(&[], Commit::Disk)?;
+        }
+        // What has gone since is told by the active segment alone from here on.
+        self.sync()?;
+        self.give_up(self.active.other())?;
+        self.live.forget_old();
+        self.other = Other::Free;
+        Ok(())
     }
 
     fn is_settled(&self) -> bool {
-        self.frozen.left().is_empty() && self.live.is_empty()
+        self.live.is_empty()
     }
 
     fn settle(&mut self) -> Result<(), StoreError> {
         self.sync()?;
-        self.give_all()?;
-        // What is live is later.
-        self.frozen = Frozen::new(self.live.take());
-        self.give_all()
+        // One after the other: a record may be in both.
+        for mut places in [self.live.leaving_places(), self.live.new_places()] {
+            places.reverse();
+            while !places.is_empty() {
+                self.give(&mut places, SETTLE_BYTES)?;
+            }
+        }
+        self.live.forget();
+        if let Other::Leaves(places) = &mut self.other {
+            places.clear();
+        }
+        Ok(())
     }
 
-    /// Gives the engine all that is frozen.
-    fn give_all(&mut self) -> Result<(), StoreError> {
-        while !self.frozen.left().is_empty() {
-            self.is_ahead = true;
-            let writes = self.window.next(&self.segments, self.frozen.left(), SETTLE_BYTES)?;
-            self.engine.commit(&writes, Commit::System)?;
-            self.frozen.given(writes.len());
-        }
+    /// Takes about so many bytes of records off the end of some places, and gives the engine what is still
+    /// there of them.
+    fn give(&mut self, places: &mut Vec<Place>, bytes: u64) -> Result<(), StoreError> {
+        let writes = self.window.next(&self.segments, places, bytes, &self.live)?;
+        let Some((last, writes)) = writes else { return Ok(()) };
+        self.is_ahead = true;
+        self.engine.commit(&writes, Commit::System)?;
+        self.live.set_given(last);
         Ok(())
     }
 
     /// Has those who read find what the engine has not got.
     fn lay_over(&mut self) -> Result<(), StoreError> {
-        let live = self.live.places();
-        let places = self.frozen.left().iter().chain(&live).copied();
+        let places = self.live.old_places().into_iter().chain(self.live.new_places());
         self.overlay = Some(Overlay::new(&self.segments, places)?);
         Ok(())
     }
@@ -455,7 +461,9 @@ impl<S: Store, L: Segments> Log<S, L> {
         }
         // The older one first: with the newer alone, a replay changes nothing.
         self.give_up(self.active.other())?;
-        self.give_up(self.active)
+        self.give_up(self.active)?;
+        self.other = Other::Free;
+        Ok(())
     }
 }
 

@@ -30,9 +30,7 @@ pub use directory::{Directory, DirectoryError, Engine, Filling};
 pub use logged::{Logged, Segment, Segments};
 pub use memory::{Memory, MemorySegments};
 pub use record::{Epoch, MAX_NAME_BYTES};
-pub use recovery::{
-    Kept, PROGRESS_RECORDS, Recovered, Report, RetainedRecord, StoredSession, recover,
-};
+pub use recovery::{PROGRESS_RECORDS, Recovered, Report, RetainedRecord, StoredSession, recover};
 pub use writer::{Link, Open, Page, Part, Turn, Writer};
 
 /// Whether the log of the process is told of a last commit that is there in part.

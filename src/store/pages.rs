@@ -2,7 +2,7 @@
 
 use hashbrown::HashMap;
 
-use super::record::{Decoder, Epochs, QueuedFields, place_key, split_number};
+use super::record::{Decoder, Epochs, QueuedFields, place_key, split_number, whole_number};
 use crate::hooks::{Store, StoreError, Table};
 use crate::mqtt::Message;
 use crate::session::{ExpiredOnDisk, PageOfQueue, PageRequest, SessionNumber};
@@ -213,6 +213,6 @@ pub(super) fn each_queued(
             return false;
         };
         // A key that is no place has been set aside at the start.
-        split_number(rest).is_none_or(|(place, _)| each(place, key, value))
+        whole_number(rest).is_none_or(|place| each(place, key, value))
     })
 }

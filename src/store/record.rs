@@ -86,14 +86,15 @@ impl Epochs {
     /// By how much the time of day has to be set to begin another one. A leap second does not.
     const STEP_MS: u64 = 2000;
 
-    /// The time of day is that of `seen` now.
-    pub(super) fn follow(&mut self, seen: Epoch) {
-        let next = self.last + 1;
-        if seen.unix_ms.abs_diff(self.last().unix_ms) >= Self::STEP_MS
-            && let Some(free) = self.all.get_mut(usize::from(next))
-        {
-            (*free, self.last) = (seen, next);
+    /// The time of day is that of `seen` now. Says whether what is written goes by that from now on.
+    pub(super) fn follow(&mut self, seen: Epoch) -> bool {
+        if seen.unix_ms.abs_diff(self.last().unix_ms) < Self::STEP_MS {
+            return true;
         }
+        let next = self.last + 1;
+        let Some(free) = self.all.get_mut(usize::from(next)) else { return false };
+        (*free, self.last) = (seen, next);
+        true
     }
 
     fn start(&self) -> Epoch {
@@ -487,6 +488,17 @@ pub(super) fn split_number(key: &[u8]) -> Option<(u64, &[u8])> {
     let (number, rest) = key.split_first_chunk()?;
     let number = u64::from_be_bytes(*number);
     NUMBERS.contains(&number).then_some((number, rest))
+}
+
+/// A key, or the rest of one, that is one of [`NUMBERS`] and nothing else.
+pub(super) fn whole_number(key: &[u8]) -> Option<u64> {
+    split_number(key).filter(|(_, rest)| rest.is_empty()).map(|(number, _)| number)
+}
+
+/// Session and place of a [`place_key`].
+pub(super) fn split_place(key: &[u8]) -> Option<(u64, u64)> {
+    let (session, place) = split_number(key)?;
+    Some((session, whole_number(place)?))
 }
 
 #[cfg(test)]

@@ -7,12 +7,13 @@ use super::messages::Messages;
 use super::pages::message;
 use super::record::{
     Decoder, Epoch, Epochs, QueuedFields, RELEASED, SENT, damaged_key, place_key, split_number,
+    whole_number,
 };
 use super::staging::Staging;
 use super::writer::{Link, Open, Writer};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 use crate::mqtt::{Message, PacketId};
-use crate::session::{Paged, QueuedRecord, SessionRecord, SubscriptionRecord};
+use crate::session::{Paged, Restored, SessionRecord, SubscriptionRecord};
 use crate::timer::Time;
 
 /// Records that a broker reads between two lines about its progress.
@@ -30,30 +31,11 @@ pub struct StoredSession {
     /// Identifiers of QoS 2 messages that wait for PUBREL.
     pub inbound: Vec<PacketId>,
     /// What is in flight to it, in the order of places.
-    pub kept: Vec<(u64, Kept)>,
+    pub kept: Vec<(u64, Restored)>,
     /// What is queued for it: that is not read, but said how much it is.
     pub paged: Paged,
     /// Messages that were queued for it, expired while the broker was not there, and are removed.
     pub expired: u32,
-}
-
-/// What stands at a place of a session.
-#[derive(Debug)]
-pub enum Kept {
-    /// A message that was sent and not acknowledged.
-    Message {
-        /// As it was queued, with its identifier.
-        record: Box<QueuedRecord>,
-        /// Whether it was told to be in flight after it was queued.
-        flew: bool,
-    },
-    /// The second half of a QoS 2 flow.
-    Released {
-        /// The identifier.
-        packet_id: PacketId,
-        /// The order among the PUBRELs.
-        order: u64,
-    },
 }
 
 /// A retained message as it was stored.
@@ -281,7 +263,7 @@ impl Reading {
     }
 
     fn message(&mut self, key: &[u8], mut value: Decoder<'_>) -> Result<(), Unfit> {
-        let (number, _) = split_number(key).ok_or(Unfit::Damaged)?;
+        let number = whole_number(key).ok_or(Unfit::Damaged)?;
         let (size, expires_at) = value.message_size().ok_or(Unfit::Damaged)?;
         let size = u32::try_from(size).unwrap_or(u32::MAX);
         let seconds = |at: Time| u32::try_from(at.0.div_ceil(1000)).unwrap_or(NEVER - 1);
@@ -296,7 +278,10 @@ impl Reading {
         let client_id = std::str::from_utf8(key).map_err(|_| Unfit::Damaged)?;
         let record = value.session(client_id).ok_or(Unfit::Damaged)?;
         self.next_session = self.next_session.max(record.session + 1);
-        self.numbers.insert(record.session, self.sessions.len());
+        // What is stored under a number belongs to one.
+        if self.numbers.try_insert(record.session, self.sessions.len()).is_err() {
+            return Err(Unfit::Stray);
+        }
         let (subscriptions, inbound, kept) = (Vec::new(), Vec::new(), Vec::new());
         let paged = Paged::default();
         let expired = 0;
@@ -336,11 +321,11 @@ impl Reading {
         let state = value.u8().ok_or(Unfit::Damaged)?;
         let packet_id = value.packet_id().flatten().ok_or(Unfit::Damaged)?;
         let (session, rest) = self.of(key)?;
-        let (place, _) = split_number(rest).ok_or(Unfit::Damaged)?;
+        let place = whole_number(rest).ok_or(Unfit::Damaged)?;
         match state {
             RELEASED => {
                 let order = value.number().ok_or(Unfit::Damaged)?;
-                session.kept.push((place, Kept::Released { packet_id, order }));
+                session.kept.push((place, Restored::Released { packet_id, order }));
             }
             SENT => {
                 let number = session.record.session;
@@ -357,7 +342,7 @@ impl Reading {
         let mut fields = value.queued().ok_or(Unfit::Damaged)?;
         let at = self.messages.binary_search(&fields.message).map_err(|_| Unfit::Stray)?;
         let (index, rest) = self.place_of(key)?;
-        let (place, _) = split_number(rest).ok_or(Unfit::Damaged)?;
+        let place = whole_number(rest).ok_or(Unfit::Damaged)?;
         let session = self.sessions.get_mut(index).ok_or(Unfit::Stray)?;
         let Some(of) = self.uses.get_mut(at) else { return Ok(()) };
         let flight = self.flights.remove(&(session.record.session, place));
@@ -400,7 +385,7 @@ impl Reading {
             messages.insert(fields.message, message.clone());
             if let Some(session) = self.sessions.get_mut(index) {
                 let record = Box::new(fields.of(message));
-                session.kept.push((place, Kept::Message { record, flew }));
+                session.kept.push((place, Restored::Message { record, flew }));
             }
         }
         Ok(())
@@ -417,7 +402,8 @@ impl Reading {
     fn retained(&mut self, key: &[u8], mut value: Decoder<'_>) -> Result<(), Unfit> {
         let topic = std::str::from_utf8(key).map_err(|_| Unfit::Damaged)?;
         let stamp = value.number().zip(value.u8()).ok_or(Unfit::Damaged)?;
-        let message = value.message().ok_or(Unfit::Damaged)?;
+        let message = value.message().filter(|message| message.topic() == topic);
+        let message = message.ok_or(Unfit::Damaged)?;
         if message.is_expired(START) {
             return Err(Unfit::Expired);
         }

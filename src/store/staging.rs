@@ -8,7 +8,7 @@ use hashbrown::hash_map::Entry;
 use super::messages::Messages;
 use super::record::{
     Encoder, Epoch, Epochs, QueuedFields, damaged_key, filter_key, inbound_key, place_key,
-    split_number,
+    split_place,
 };
 use crate::hooks::{Table, Write};
 use crate::mqtt::PacketId;
@@ -54,9 +54,9 @@ impl Staging {
         self.epochs
     }
 
-    /// The time of day is that of `seen` now.
-    pub(super) fn follow(&mut self, seen: Epoch) {
-        self.epochs.follow(seen);
+    /// The time of day is that of `seen` now. Says whether it is [followed](Epochs::follow).
+    pub(super) fn follow(&mut self, seen: Epoch) -> bool {
+        self.epochs.follow(seen)
     }
 
     /// Lets go of messages that nobody holds in memory any more.
@@ -79,19 +79,25 @@ impl Staging {
         self.writes.len() + self.by_place.len()
     }
 
-    /// The places of each session of which it is not known that the store has them.
-    pub(super) fn places(&self) -> HashMap<SessionNumber, Vec<u64>> {
+    /// By session, of the places from a `wanted` one on: the first of which it is not known that the store has
+    /// it. A look at all that is there.
+    pub(super) fn first_places(
+        &self,
+        wanted: &HashMap<SessionNumber, u64>,
+    ) -> HashMap<SessionNumber, u64> {
         let put = |(table, key): &(Table, Vec<u8>), staged: &Staged| {
-            let (session, rest) = split_number(key).filter(|_| *table == Table::Queued)?;
-            let (place, _) = split_number(rest)?;
-            staged.value.is_some().then_some((session, place))
+            let is_put = *table == Table::Queued && staged.value.is_some();
+            is_put.then(|| split_place(key)).flatten()
         };
         let tried = self.writes.iter().filter_map(|(key, staged)| put(key, staged));
-        let mut places = HashMap::<_, Vec<_>>::new();
+        let mut first = HashMap::new();
         for (session, place) in self.by_place.keys().copied().chain(tried) {
-            places.entry(session).or_default().push(place);
+            if wanted.get(&session).is_some_and(|from| place >= *from) {
+                let first = first.entry(session).or_insert(place);
+                *first = place.min(*first);
+            }
         }
-        places
+        first
     }
 
     /// Whether a record is there only until the next commit.
@@ -113,14 +119,14 @@ impl Staging {
                 value.in_flight(packet_id);
                 self.put(Table::Flights, place_key(session, place), value, true);
             }
-            Change::Released { session, place, message, number, packet_id, order } => {
+            Change::Released { session, place, message, number, packet_id, order, flew } => {
                 let mut value = Encoder::new(&self.epochs);
                 value.released(packet_id, order);
                 let is_new = self.take_back(session, place);
                 if !is_new {
                     self.delete(Table::Queued, place_key(session, place));
                 }
-                self.put(Table::Flights, place_key(session, place), value, is_new);
+                self.put(Table::Flights, place_key(session, place), value, is_new || !flew);
                 let gone = self.messages.release(&message, number);
                 self.release(gone);
             }

@@ -14,11 +14,12 @@ use super::record::{Decoder, Epoch};
 use super::staging::Staging;
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 use crate::session::{Change, Changes, PageOfQueue, PageRequest, SessionNumber, Waiter};
+use crate::timer::Time;
 
 /// How long after a failed commit it is made again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// The most turns in one commit.
+/// The most turns in one commit, about.
 const TURNS_PER_COMMIT: usize = 4096;
 
 /// Changes that may wait to be taken in. What would add to them and need not be answered has to wait.
@@ -83,6 +84,8 @@ struct State {
     /// By shard: the last turn that is committed, as all before it are.
     committed: Vec<AtomicU64>,
     failing: AtomicBool,
+    /// Nobody commits any more, nor takes anything in.
+    gone: AtomicBool,
     /// Changes that were handed over and not taken in.
     waiting: AtomicUsize,
 }
@@ -100,7 +103,7 @@ impl Link {
     /// Hands a turn over.
     pub fn submit(&self, turn: Turn) {
         self.state.waiting.fetch_add(turn.changes.len(), Ordering::Relaxed);
-        // The writer goes when all links have gone.
+        // A writer that is gone before all links are counts as one that fails.
         let _ = self.turns.send(turn);
     }
 
@@ -125,13 +128,18 @@ impl Link {
     /// Whether the writer is so far behind that nothing should be added that can wait.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.state.waiting.load(Ordering::Relaxed) >= MAX_WAITING
+        self.state.waiting.load(Ordering::Relaxed) >= MAX_WAITING && !self.is_gone()
     }
 
-    /// Whether the last commit failed. What was handed over stays, and is tried again; pages are read.
+    /// Whether the last commit failed: what was handed over stays, and is tried again; pages are read. Or
+    /// the writer is gone: then nothing is committed any more.
     #[must_use]
     pub fn is_failing(&self) -> bool {
-        self.state.failing.load(Ordering::Relaxed)
+        self.state.failing.load(Ordering::Relaxed) || self.is_gone()
+    }
+
+    fn is_gone(&self) -> bool {
+        self.state.gone.load(Ordering::Relaxed)
     }
 }
 
@@ -145,8 +153,6 @@ pub struct Writer {
     store: Option<Box<dyn Store>>,
     commit: Commit,
     inbox: Receiver<Turn>,
-    /// Taken from the inbox.
-    waiting: VecDeque<Turn>,
     state: Arc<State>,
     staging: Staging,
     acts: Acts,
@@ -161,6 +167,8 @@ pub struct Writer {
     /// What could not be read, with when it is tried again.
     unreadable: VecDeque<(Instant, Unreadable)>,
     is_unreadable_told: bool,
+    /// The log has been told that the time of day is not followed any more.
+    is_unfollowed_told: bool,
 }
 
 /// Of what the store could not read, and will hardly read before it is mended by a start: others are not to
@@ -173,6 +181,13 @@ enum Unreadable {
 impl std::fmt::Debug for Writer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Writer").field("taken", &self.taken).finish_non_exhaustive()
+    }
+}
+
+/// By a panic, too: who waits for it has to be told.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.state.gone.store(true, Ordering::Relaxed);
     }
 }
 
@@ -189,6 +204,7 @@ impl Writer {
         let state = Arc::new(State {
             committed,
             failing: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
         });
         let mut pages = Vec::new();
@@ -203,7 +219,6 @@ impl Writer {
             store: Some(store),
             commit,
             inbox,
-            waiting: VecDeque::new(),
             state,
             staging,
             acts: Acts::default(),
@@ -213,6 +228,7 @@ impl Writer {
             forgotten: VecDeque::new(),
             unreadable: VecDeque::new(),
             is_unreadable_told: false,
+            is_unfollowed_told: false,
         };
         (writer, links)
     }
@@ -226,10 +242,10 @@ impl Writer {
             let read_again_at = self.unreadable.front().map(|(at, _)| *at);
             let gone = match again_at.into_iter().chain(read_again_at).min() {
                 _ if busy => false,
-                None => self.inbox.recv().map(|turn| self.waiting.push_back(turn)).is_err(),
+                None => self.inbox.recv().map(|turn| self.take(turn)).is_err(),
                 Some(at) => match self.inbox.recv_deadline(at) {
                     Ok(turn) => {
-                        self.waiting.push_back(turn);
+                        self.take(turn);
                         false
                     }
                     Err(error) => error == RecvTimeoutError::Disconnected,
@@ -250,9 +266,16 @@ impl Writer {
         }
     }
 
-    /// Goes by the time of day as it is `seen` now from here on, if that was set since the start.
+    /// Goes by the time of day as it is `seen` now from here on, if that was set since the start, which can
+    /// be followed so many times.
     pub fn follow(&mut self, seen: Epoch) {
-        self.staging.follow(seen);
+        let is_followed = self.staging.follow(seen);
+        if !is_followed && !std::mem::replace(&mut self.is_unfollowed_told, true) {
+            tracing::warn!(
+                "the time of day was set more often than is followed: until the next start, what expires is \
+                 stored by the time as it was before"
+            );
+        }
     }
 
     /// Commits what has come by now, then reads what was asked for. Says whether there is more to do.
@@ -363,58 +386,93 @@ impl Writer {
     /// Reads pages, so much at a time. Gives how many have to wait for an act, or for what cannot be
     /// committed.
     fn read_pages(&mut self, store: &dyn Store, budget: &mut usize) -> Result<usize, StoreError> {
-        let mut held_up = 0;
         if self.asked.is_empty() {
             return Ok(0);
         }
-        // Or else all is committed that was noted before, and only acts wait.
-        let fails = self.fails();
-        let waiting = if fails { self.staging.places() } else { HashMap::new() };
+        let (uncommitted, mut held_up) = (self.uncommitted(), 0);
         for _ in 0..self.asked.len() {
             if *budget == 0 {
                 break;
             }
             let Some(&(shard, request)) = self.asked.front() else { break };
             let PageRequest { session, from, .. } = request;
-            let staged = waiting.get(&session).into_iter().flatten().copied();
-            let staged = staged.filter(|place| *place >= from);
+            let staged = uncommitted.get(&session).copied();
             let until = self.acts.first_place(session, from).into_iter().chain(staged).min();
-            let (epochs, staging) = (self.staging.epochs(), &self.staging);
-            let is_removed = |key: &[u8]| staging.is_removed(Table::Queued, key);
-            if let Some(by) = request.expired_by {
-                let expired = pages::expired(store, &request, by, until, &is_removed, &epochs)?;
-                self.asked.pop_front();
-                for (key, message) in expired.keys {
-                    self.staging.forget(key, message);
-                }
-                *budget = budget.saturating_sub(expired.seen as usize + 1);
-                self.send_page(shard, &request, expired.page);
-                continue;
-            }
-            let read = pages::read(store, &request, until, &is_removed, &epochs)?;
+            let page = match request.expired_by {
+                Some(by) => Some(self.expire(store, &request, by, until, budget)?),
+                None => self.read_page(store, &request, until, budget)?,
+            };
             self.asked.pop_front();
-            let pages::Read { page, damaged, stray } = read;
-            if page.messages.is_empty() && page.lost == 0 && until.is_some() {
-                self.asked.push_back((shard, request));
-                held_up += 1;
-                continue;
+            match page {
+                Some(page) => self.send_page(shard, &request, page),
+                None => {
+                    self.asked.push_back((shard, request));
+                    held_up += 1;
+                }
             }
-            if page.lost > 0 {
-                tracing::error!(
-                    "{} messages of a queue cannot be read, and were set aside",
-                    page.lost
-                );
-            }
-            for (table, key, value) in damaged {
-                self.staging.set_aside(table, &key, value);
-            }
-            for (key, message) in stray {
-                self.staging.forget(key, message);
-            }
-            *budget = budget.saturating_sub(page.messages.len() + 1);
-            self.send_page(shard, &request, page);
         }
         Ok(held_up)
+    }
+
+    /// By session that asked: the first place that is not committed, beside those that wait for an act. While the
+    /// store works there is none.
+    fn uncommitted(&self) -> HashMap<SessionNumber, u64> {
+        let mut wanted = HashMap::new();
+        if self.fails() {
+            for (_, request) in &self.asked {
+                let from = wanted.entry(request.session).or_insert(request.from);
+                *from = request.from.min(*from);
+            }
+            wanted = self.staging.first_places(&wanted);
+        }
+        wanted
+    }
+
+    /// Removes what has expired in a part of a queue.
+    fn expire(
+        &mut self,
+        store: &dyn Store,
+        request: &PageRequest,
+        by: Time,
+        until: Option<u64>,
+        budget: &mut usize,
+    ) -> Result<PageOfQueue, StoreError> {
+        let (epochs, staging) = (self.staging.epochs(), &self.staging);
+        let is_removed = |key: &[u8]| staging.is_removed(Table::Queued, key);
+        let expired = pages::expired(store, request, by, until, &is_removed, &epochs)?;
+        for (key, message) in expired.keys {
+            self.staging.forget(key, message);
+        }
+        *budget = budget.saturating_sub(expired.seen as usize + 1);
+        Ok(expired.page)
+    }
+
+    /// Reads a part of a queue; nothing if all of it has to wait.
+    fn read_page(
+        &mut self,
+        store: &dyn Store,
+        request: &PageRequest,
+        until: Option<u64>,
+        budget: &mut usize,
+    ) -> Result<Option<PageOfQueue>, StoreError> {
+        let (epochs, staging) = (self.staging.epochs(), &self.staging);
+        let is_removed = |key: &[u8]| staging.is_removed(Table::Queued, key);
+        let read = pages::read(store, request, until, &is_removed, &epochs)?;
+        let pages::Read { page, damaged, stray } = read;
+        if page.messages.is_empty() && page.lost == 0 && until.is_some() {
+            return Ok(None);
+        }
+        if page.lost > 0 {
+            tracing::error!("{} messages of a queue cannot be read, and were set aside", page.lost);
+        }
+        for (table, key, value) in damaged {
+            self.staging.set_aside(table, &key, value);
+        }
+        for (key, message) in stray {
+            self.staging.forget(key, message);
+        }
+        *budget = budget.saturating_sub(page.messages.len() + 1);
+        Ok(Some(page))
     }
 
     fn send_page(&self, shard: u8, request: &PageRequest, page: PageOfQueue) {
@@ -432,8 +490,8 @@ impl Writer {
     }
 
     fn take_turns(&mut self) {
-        self.waiting.extend(self.inbox.try_iter().take(TURNS_PER_COMMIT));
-        while let Some(turn) = self.waiting.pop_front() {
+        for _ in 0..TURNS_PER_COMMIT {
+            let Ok(turn) = self.inbox.try_recv() else { break };
             self.take(turn);
         }
         for change in self.acts.complete() {

@@ -44,6 +44,11 @@ impl Rig {
         Self { shards, world, shared, writer: Some(writer) }
     }
 
+    /// Whoever writes to the store is gone, as by a panic.
+    pub(crate) fn lose_writer(&mut self) {
+        self.writer = None;
+    }
+
     /// Gives all shards another configuration.
     pub(crate) fn change(&self, toml: &str) {
         let config = Config::parse("test.toml", toml, []).expect("a configuration");

@@ -159,3 +159,28 @@ fn what_is_refused_behind_what_waits_is_told() {
     assert!(rig.receive(publisher).is_empty());
     assert!(rig.world.client_end(publisher).is_some());
 }
+
+/// [MQTT-4.3.2-4] Without a thread that writes, as after a panic in a program that embeds the broker, nobody
+/// is told that something was kept, nor let in to a session that would have to be stored.
+#[test]
+fn without_a_writer_nothing_is_acknowledged() {
+    let mut rig = Rig::with_store(&Memory::default(), 2, "");
+    let away = rig.connect(&Connect::lasting(V5, "away"));
+    rig.send(away, &subscribe(V5, 1, &[("t", 1)], &[]));
+    rig.receive(away);
+    rig.world.client_close(away);
+    rig.turns(4);
+    let publishers = [0, 1].map(|shard| client(&mut rig, V5, shard, "publisher"));
+    rig.lose_writer();
+    for publisher in publishers {
+        rig.send(publisher, &Message::new("t", "x").qos(1).id(1).bytes(V5));
+        assert_eq!(pubacks(&rig.receive(publisher), V5), [(1, code::QUOTA_EXCEEDED)]);
+    }
+    let late = rig.world.connect();
+    rig.send(late, &Connect::lasting(V5, "late").bytes());
+    let answers = packets(&rig.receive(late), V5);
+    assert!(
+        matches!(&answers[..], [Packet::ConnAck(ack)] if ack.code == code::SERVER_UNAVAILABLE),
+        "{answers:?}"
+    );
+}

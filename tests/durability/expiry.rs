@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::clients;
 use crate::common::property::message_expiry;
 use crate::common::{Client, Connect, Message, V5, let_pass};
 use crate::offline::store;
@@ -45,9 +46,7 @@ macro_rules! everywhere {
 /// A broker with a client that is away.
 fn away(engine: &'static str, settings: &'static [(&'static str, &'static str)]) -> Broker {
     let broker = Broker::start_set(engine, 2, settings);
-    let mut client = broker.connect_with(&Connect::lasting(V5, "away")).0;
-    client.subscribe("t", 2);
-    client.disconnect();
+    clients::away(&broker, "away", "t");
     broker
 }
 

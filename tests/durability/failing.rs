@@ -5,6 +5,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tempfile::TempDir;
 
+use crate::clients::{away, publish, publish_until_kept};
 use crate::common::property::receive_maximum;
 use crate::common::{Client, Connect, Message, V5, V311, code, let_pass};
 use crate::process::Broker;
@@ -12,29 +13,6 @@ use crate::process::Broker;
 /// How the log says that the store begins to fail, and that it has ended to.
 pub(crate) const FAILS: &str = "the store fails";
 pub(crate) const WORKS: &str = "the store works again";
-
-/// A stored session that has a filter.
-pub(crate) fn away(broker: &Broker, id: &str, filter: &str) {
-    let (mut client, _) = broker.connect_with(&Connect::lasting(V5, id));
-    client.subscribe(filter, 1);
-    client.disconnect();
-}
-
-/// Publishes so many times; each is acknowledged.
-pub(crate) fn publish(publisher: &mut Client, topic: &str, numbers: std::ops::Range<u32>) {
-    let message = |n: u32| Message::new(topic, n.to_string()).qos(1);
-    let ids: Vec<_> = numbers.map(|n| publisher.start_publish(message(n))).collect();
-    for id in ids {
-        assert_eq!(publisher.wait_puback(id).code, code::SUCCESS);
-    }
-}
-
-/// Publishes until the store works.
-pub(crate) fn publish_until_kept(publisher: &mut Client, topic: &str) {
-    while publisher.try_publish(Message::new(topic, "probe").qos(1)) != code::SUCCESS {
-        let_pass(Duration::from_millis(5));
-    }
-}
 
 /// Has the store fail, of which there is a session that gets "away".
 fn begin_to_fail(broker: &Broker) -> Client {

@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::io::Write;
 
+use crate::clients::{away, publish_until_kept};
 use crate::common::{Connect, Message, V5, code};
-use crate::failing::{FAILS, WORKS, away, publish_until_kept};
+use crate::failing::{FAILS, WORKS};
 use crate::process::Broker;
 
 const DISK_BYTES: u64 = 16 << 20;

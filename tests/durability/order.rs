@@ -210,8 +210,9 @@ fn under_os_sqlite_does_not() {
 /// still there of its records has to be in fjall by then, and on disk.
 #[test]
 fn a_segment_of_the_log_is_kept_until_fjall_has_it_on_disk() {
-    // As much as one holds, and half of the other: in each commit fjall is given twice what has come.
-    const MESSAGES: usize = 58;
+    // As much as one holds, and three quarters of the other: after the first of them, fjall is given twice what
+    // has come in each commit.
+    const MESSAGES: usize = 68;
     const SIZE: usize = 900_000;
     const FULL: u64 = 32 << 20;
     let settings = &[("SLUICE_QUEUE_MAX_BYTES", "128MiB")];

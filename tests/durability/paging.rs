@@ -2,34 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use crate::clients::{away, publish, publish_long};
 use crate::common::property::{message_expiry, receive_maximum};
 use crate::common::wire::PUBACK;
 use crate::common::{Client, Connect, Message, V5, V311, let_pass};
 use crate::process::Broker;
 
-fn away(broker: &Broker, id: &str, filter: &str) {
-    let mut client = broker.connect_with(&Connect::lasting(V5, id)).0;
-    client.subscribe(filter, 2);
-    client.disconnect();
-}
-
 fn back(broker: &Broker, id: &str) -> Client {
     let (client, connack) = broker.connect_with(&Connect::lasting(V5, id));
     assert!(connack.session_present);
     client
-}
-
-/// Publishes numbers, so many at a time.
-fn publish(publisher: &mut Client, topic: &str, numbers: std::ops::Range<u32>, size: usize) {
-    let numbers: Vec<_> = numbers.collect();
-    for some in numbers.chunks(100) {
-        let payload = |n: &u32| format!("{n:0size$}");
-        let message = |n| Message::new(topic, payload(n)).qos(1);
-        let ids: Vec<_> = some.iter().map(|n| publisher.start_publish(message(n))).collect();
-        for id in ids {
-            assert_eq!(publisher.wait_puback(id).code, 0);
-        }
-    }
 }
 
 /// [MQTT-4.6.0-6] [MQTT-3.3.2-5] In order, whatever is in memory, and what has expired does not come.
@@ -39,23 +21,23 @@ fn a_long_queue_comes_back_in_order() {
         let mut broker = Broker::start(engine, 2);
         away(&broker, "client", "t");
         let mut publisher = broker.connect(V5, "publisher");
-        publish(&mut publisher, "t", 0..200, 1);
+        publish(&mut publisher, "t", 0..200);
         publisher.deliver(Message::new("t", "brief").qos(1).with(message_expiry(1)));
         let_pass(Duration::from_millis(1100));
         broker.restart_with(3);
         let mut publisher = broker.connect(V311, "publisher");
-        publish(&mut publisher, "t", 200..300, 1);
+        publish(&mut publisher, "t", 200..300);
         let mut client = back(&broker, "client");
         for n in 0..150 {
             client.expect("t", n.to_string());
         }
         // What comes while the queue is read comes behind it.
-        publish(&mut publisher, "t", 300..310, 1);
+        publish(&mut publisher, "t", 300..310);
         for n in 150..310 {
             client.expect("t", n.to_string());
         }
         client.expect_nothing();
-        publish(&mut publisher, "t", 310..311, 1);
+        publish(&mut publisher, "t", 310..311);
         client.expect("t", "310");
     }
 }
@@ -68,10 +50,10 @@ fn the_oldest_are_dropped() {
     let mut broker = Broker::start_set("fjall", 1, settings);
     away(&broker, "client", "t");
     let mut publisher = broker.connect(V5, "publisher");
-    publish(&mut publisher, "t", 0..50, 1);
+    publish(&mut publisher, "t", 0..50);
     broker.restart();
     let mut publisher = broker.connect(V5, "publisher");
-    publish(&mut publisher, "t", 50..90, 1);
+    publish(&mut publisher, "t", 50..90);
     let mut client = back(&broker, "client");
     let mut next: u32 = client.receive().payload_text().parse().expect("a number");
     assert!((50..=70).contains(&next), "begins with {next}");
@@ -90,7 +72,7 @@ fn what_a_member_leaves_behind_is_read_for_the_others() {
         let mut broker = Broker::start("fjall", 2);
         away(&broker, "leaves", "$share/g/t");
         let mut publisher = broker.connect(V5, "publisher");
-        publish(&mut publisher, "t", 0..60, 1);
+        publish(&mut publisher, "t", 0..60);
         let mut stays = broker.connect_with(&Connect::lasting(V5, "stays")).0;
         stays.subscribe("$share/g/t", 1);
         let mut left = None;
@@ -141,8 +123,8 @@ fn what_nobody_else_gets_is_counted() {
         ends.disconnect();
         let mut publisher = broker.connect(V5, "publisher");
         for n in 0..10 {
-            publish(&mut publisher, "plain", n..n + 1, 1);
-            publish(&mut publisher, "t", n..n + 1, 1);
+            publish(&mut publisher, "plain", n..n + 1);
+            publish(&mut publisher, "t", n..n + 1);
         }
         let mut stays = broker.connect(V5, "stays");
         stays.subscribe("$share/g/t", 1);
@@ -181,7 +163,7 @@ fn a_long_queue_takes_disk_and_not_memory(engine: &'static str) {
     let mut broker = Broker::start_set(engine, 1, settings);
     away(&broker, "client", "t");
     let mut publisher = broker.connect(V5, "publisher");
-    publish(&mut publisher, "t", 0..COUNT, SIZE);
+    publish_long(&mut publisher, "t", 0..COUNT, SIZE);
     let queued = resident_bytes(&broker);
     assert!(queued < MOST, "{queued} bytes with all of it queued");
     broker.restart();

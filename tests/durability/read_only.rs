@@ -6,9 +6,10 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::clients::{away, publish, publish_until_kept};
 use crate::common::property::receive_maximum;
 use crate::common::{Connect, Message, V5, code};
-use crate::failing::{FAILS, WORKS, away, publish, publish_until_kept};
+use crate::failing::{FAILS, WORKS};
 use crate::process::Broker;
 use crate::room::Room;
 

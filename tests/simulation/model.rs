@@ -48,6 +48,23 @@ impl Message {
     }
 }
 
+/// Takes a flow on to a delivery; fails with how far it was if that has to be later, and is not. What is
+/// retained may come again, but not after something newer.
+fn advance(
+    order: &mut BTreeMap<Flow, u64>,
+    flow: Flow,
+    delivery: &Delivery<'_>,
+    has_to_be_later: bool,
+) -> Result<(), u64> {
+    let Delivery { sending, retain, .. } = *delivery;
+    let last = order.entry(flow).or_insert(0);
+    if has_to_be_later && (sending < *last || sending == *last && !retain) {
+        return Err(*last);
+    }
+    *last = sending.max(*last);
+    Ok(())
+}
+
 /// One connection of the simulated network.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -373,19 +390,10 @@ impl Model {
             return Err(format!("{}: QoS 2 comes twice", describe()));
         }
         let flow: Flow = (it.publisher, topic.to_owned(), it.qos, qos);
-        // What is retained may come again, but not after something newer.
-        let is_behind = |last: u64| if retain { sending < last } else { sending <= last };
-        let last = session.order.entry(flow.clone()).or_insert(0);
-        if !dup && is_behind(*last) {
-            return Err(format!("{} retain {retain}: after {last}", describe()));
-        }
-        *last = sending.max(*last);
-        let last = link.order.entry(flow).or_insert(0);
-        if !self.retries && is_behind(*last) {
-            return Err(format!("{}: after {last} on this connection", describe()));
-        }
-        *last = sending.max(*last);
-        Ok(())
+        advance(&mut session.order, flow.clone(), delivery, !dup)
+            .map_err(|last| format!("{} retain {retain}: after {last}", describe()))?;
+        advance(&mut link.order, flow, delivery, !self.retries)
+            .map_err(|last| format!("{}: after {last} on this connection", describe()))
     }
 
     /// The client of this will sent DISCONNECT, and nothing but that can have ended its connection.

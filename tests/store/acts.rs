@@ -5,7 +5,7 @@ use sluice::session::{Change, SubscriptionRecord};
 use sluice::store::Turn;
 
 use crate::engines::records;
-use crate::turns::{Bench, id, message, part, queued, removed, session};
+use crate::turns::{Bench, id, message, part, queued, removed, retained, session};
 
 /// Three shards, and so many sessions.
 fn bench(sessions: u64) -> Bench {
@@ -184,13 +184,11 @@ fn a_later_subscription_is_not_undone_by_an_act() {
 #[test]
 fn what_is_retained_waits_for_no_act() {
     let mut bench = bench(0);
-    let retained =
-        |stamp, payload| vec![Change::Retained("t".into(), (stamp, 0), Some(message(payload)))];
     for (turn, act, payload) in [(20, (0, 2), "1"), (21, (1, 1), "2")] {
         let begin =
             Turn { shard: act.0, turn: act.1, handed: vec![(act, 0b100)], ..Turn::default() };
         bench.links[usize::from(act.0)].submit(begin);
-        bench.links[2].submit(part(2, turn, act, retained(turn, payload)));
+        bench.links[2].submit(part(2, turn, act, vec![retained("t", (turn, 0), payload)]));
     }
     bench.links[2].submit(Turn { shard: 2, turn: 22, done: vec![(0, 2)], ..Turn::default() });
     bench.writer.step();

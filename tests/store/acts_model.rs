@@ -10,7 +10,7 @@ use sluice::mqtt::{Message, QoS};
 use sluice::session::{Change, SubscriptionRecord};
 use sluice::store::{ActId, Memory, Part, Turn};
 
-use crate::turns::{Bench, START, id, message, queued, session};
+use crate::turns::{Bench, START, id, message, queued, retained, session};
 
 const SEEDS: u64 = 100;
 const SHARDS: usize = 3;
@@ -428,8 +428,8 @@ impl World {
         let this = &mut self.shards[shard];
         let stamp = this.retained.len() as u64;
         this.retained.push((this.turn, stamp));
-        let value = Some(message(&stamp.to_string()));
-        self.note(shard, Change::Retained(topic(shard).into(), (stamp, shard as u8), value));
+        let change = retained(&topic(shard), (stamp, shard as u8), &stamp.to_string());
+        self.note(shard, change);
     }
 
     fn end_turn(&mut self, shard: usize) {

@@ -1,12 +1,15 @@
 //! The log in front of an engine: whatever stops, and when, all that was committed is there.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
-use sluice::hooks::{Commit, Store, Table, Write};
-use sluice::store::{Logged, Memory, MemorySegments};
+use sluice::hooks::{Commit, Store, StoreError, Table, Write};
+use sluice::session::Change;
+use sluice::store::{Logged, Memory, MemorySegments, PROGRESS_RECORDS, Turn, recover};
 
 use crate::engines::records;
+use crate::turns::{START, id, message, queued, session};
 
 const SEEDS: u64 = 150;
 
@@ -294,4 +297,69 @@ fn the_engine_has_nothing_that_the_log_could_lose() {
         let store = Logged::open(left, segments.crashed(|| false), 1_000).expect("whole");
         assert!(models.contains(&contents(&store)), "seed {seed}");
     }
+}
+
+/// An engine that tells what it is given.
+#[derive(Clone, Default)]
+struct Told(Memory, Arc<Mutex<Vec<Write>>>);
+
+impl Store for Told {
+    fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
+        self.1.lock().expect("whole").extend_from_slice(writes);
+        self.0.commit(writes, commit)
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.get(table, key)
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        self.0.range(table, from, each)
+    }
+}
+
+/// Each step is committed by itself, over many segments.
+#[test]
+fn the_engine_has_nothing_of_a_delivery_at_qos_2_that_goes_on() {
+    let (engine, segments) = (Told::default(), MemorySegments::default());
+    let again = engine.clone();
+    let open = Box::new(move || {
+        let store = Logged::open(again.clone(), segments.clone(), 8_000)?;
+        Ok(Box::new(store) as Box<dyn Store>)
+    });
+    let (_recovered, mut writer, links) =
+        recover(open, Commit::Disk, START, 1, PROGRESS_RECORDS).expect("nothing is in it");
+    let mut turn = 0;
+    let mut commit = |changes: Vec<Change>| {
+        turn += 1;
+        links[0].submit(Turn { turn, changes: changes.into(), ..Turn::default() });
+        writer.step();
+    };
+    commit(vec![session("sender", 1), session("receiver", 2)]);
+    for place in 1..500 {
+        let (session, message, number) = (2, message("text"), 0);
+        let packet_id = id(u16::try_from(place).expect("few") % 5 + 1);
+        // With its identifier at once, or later.
+        let flew = place % 2 == 0;
+        let mut sent = queued(session, place, &message);
+        if let Change::Queued(_, _, record) = &mut sent {
+            record.packet_id = (!flew).then_some(packet_id);
+        }
+        commit(vec![Change::Held(1, packet_id), sent]);
+        if flew {
+            commit(vec![Change::InFlight(session, place, packet_id)]);
+        }
+        commit(vec![Change::Freed(1, packet_id)]);
+        let order = place;
+        commit(vec![Change::Released { session, place, message, number, packet_id, order, flew }]);
+        commit(vec![Change::Completed(session, place)]);
+    }
+    let told = engine.1.lock().expect("whole");
+    assert!(!told.is_empty(), "no segment was full");
+    assert!(told.iter().all(|write| write.table == Table::Sessions), "{told:?}");
 }

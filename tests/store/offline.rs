@@ -102,6 +102,7 @@ fn everything() -> Vec<Change> {
             number: 0,
             packet_id: id(2),
             order: 3,
+            flew: false,
         },
         queued(8, 3, &message("text \"\u{1F600}\"\r\n")),
         Change::Retained("r/1".into(), (4, 2), Some(rich("r/1"))),

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use sluice::hooks::Commit;
 use sluice::mqtt::{Message, QoS};
-use sluice::session::Change;
-use sluice::store::{Directory, Engine, Kept, Open, PROGRESS_RECORDS, Turn, recover};
+use sluice::session::{Change, Restored};
+use sluice::store::{Directory, Engine, Open, PROGRESS_RECORDS, Turn, recover};
 use sluice::timer::Time;
 use tempfile::TempDir;
 
@@ -88,7 +88,7 @@ fn opens_in_time(engine: Engine) {
     let (mut waiting, mut in_flight) = (0, 0);
     for session in &recovered.sessions {
         waiting += u64::from(session.paged.messages);
-        let is_message = |kept: &&(u64, Kept)| matches!(kept.1, Kept::Message { .. });
+        let is_message = |kept: &&(u64, Restored)| matches!(kept.1, Restored::Message { .. });
         in_flight += session.kept.iter().filter(is_message).count() as u64;
     }
     assert_eq!((waiting + in_flight, in_flight), (messages, sessions * IN_FLIGHT));

@@ -3,25 +3,45 @@
 use sluice::hooks::{Commit, Store, Table};
 use sluice::mqtt::{Message, QoS};
 use sluice::session::{
-    Change, IdentityRecord, PageRequest, Paged, QueuedRecord, SessionRecord, SubscriptionRecord,
-    Will,
+    Change, IdentityRecord, PageOfQueue, PageRequest, Paged, QueuedRecord, Restored, SessionRecord,
+    SubscriptionRecord, Will,
 };
-use sluice::store::{Epoch, Kept, Memory, recover};
+use sluice::store::{Epoch, Memory, StoredSession, recover};
 use sluice::timer::Time;
 
 use crate::engines::{commit, put, records};
 use crate::said::said;
-use crate::turns::{Bench, START, id, message, paged, queued, request, session};
+use crate::turns::{Bench, START, id, message, paged, queued, request, retained, session};
 
 fn will(delay_interval: u32) -> Will {
     let message = Message::new("will", QoS::AtLeastOnce, true, b"gone", b"\x01\x01", None, Time(0));
     Will { message, message_expiry_interval: Some(60), delay_interval }
 }
 
-#[test]
-fn a_session_comes_back_with_all_that_belongs_to_it() {
-    let mut bench = Bench::new(1);
-    let subscription = SubscriptionRecord {
+fn identity() -> IdentityRecord {
+    IdentityRecord {
+        user: Some("alice".into()),
+        certificate: Some("Alice's".into()),
+        peer: ([192, 0, 2, 1], 4711).into(),
+        protocol_version: 5,
+    }
+}
+
+/// 50 s after [`START`] its client was gone, 80 s after it its Will is due.
+fn full_session() -> SessionRecord {
+    SessionRecord {
+        client_id: "cliënt".into(),
+        session: 5,
+        session_expiry_interval: 100,
+        disconnected_at: Some(Time(50_000)),
+        will: Some(will(30)),
+        will_at: Some(Time(80_000)),
+        identity: Some(identity()),
+    }
+}
+
+fn full_subscriptions() -> [SubscriptionRecord; 2] {
+    let shared = SubscriptionRecord {
         filter: "$share/g/a/#".into(),
         qos: QoS::ExactlyOnce,
         no_local: false,
@@ -29,13 +49,13 @@ fn a_session_comes_back_with_all_that_belongs_to_it() {
         identifier: 268_435_455,
         retained_after: Some("a/topic".into()),
     };
-    let own = SubscriptionRecord {
-        filter: "a/ü/+".into(),
-        no_local: true,
-        identifier: 0,
-        ..subscription.clone()
-    };
-    let full = QueuedRecord {
+    let filter = "a/ü/+".into();
+    let own = SubscriptionRecord { filter, no_local: true, identifier: 0, ..shared.clone() };
+    [shared, own]
+}
+
+fn full_queued() -> QueuedRecord {
+    QueuedRecord {
         message: message("waits"),
         qos: QoS::ExactlyOnce,
         retain: true,
@@ -45,72 +65,63 @@ fn a_session_comes_back_with_all_that_belongs_to_it() {
         packet_id: None,
         number: 0,
         paged: false,
-    };
-    let identity = IdentityRecord {
-        user: Some("alice".into()),
-        certificate: Some("Alice's".into()),
-        peer: ([192, 0, 2, 1], 4711).into(),
-        protocol_version: 5,
-    };
-    let record = SessionRecord {
-        client_id: "cliënt".into(),
-        session: 5,
-        session_expiry_interval: 100,
-        disconnected_at: Some(Time(50_000)),
-        will: Some(will(30)),
-        will_at: Some(Time(80_000)),
-        identity: Some(identity.clone()),
-    };
-    let (sent, released) = (message("sent"), message("released"));
-    bench.commit(
-        1,
-        vec![
-            Change::Session(Box::new(record)),
-            Change::Subscribed(5, Box::new(subscription.clone())),
-            Change::Subscribed(5, Box::new(own.clone())),
-            Change::Subscribed(
-                5,
-                Box::new(SubscriptionRecord { filter: "x".into(), ..own.clone() }),
-            ),
-            Change::Unsubscribed(5, "x".into()),
-            Change::Held(5, id(65_535)),
-            Change::Held(5, id(2)),
-            Change::Freed(5, id(2)),
-            queued(5, 1, &released),
-            queued(5, 2, &sent),
-            Change::Queued(5, 3, Box::new(full)),
-            Change::InFlight(5, 1, id(10)),
-            Change::InFlight(5, 2, id(11)),
-            Change::Released {
-                session: 5,
-                place: 1,
-                message: released,
-                number: 0,
-                packet_id: id(10),
-                order: 77,
-            },
-        ],
-    );
+    }
+}
+
+#[test]
+fn a_session_comes_back_with_all_that_belongs_to_it() {
+    let mut bench = Bench::new(1);
+    let [shared, own] = full_subscriptions();
+    let brief = SubscriptionRecord { filter: "x".into(), ..own.clone() };
+    let subscribed = |record| Change::Subscribed(5, Box::new(record));
+    let (sent, text) = (message("sent"), message("released"));
+    let (session, place, number, packet_id, order, flew) = (5, 1, 0, id(10), 77, true);
+    let message = text.clone();
+    let released = Change::Released { session, place, message, number, packet_id, order, flew };
+    let changes = vec![
+        Change::Session(Box::new(full_session())),
+        subscribed(shared),
+        subscribed(own),
+        subscribed(brief),
+        Change::Unsubscribed(5, "x".into()),
+        Change::Held(5, id(65_535)),
+        Change::Held(5, id(2)),
+        Change::Freed(5, id(2)),
+        queued(5, 1, &text),
+        queued(5, 2, &sent),
+        Change::Queued(5, 3, Box::new(full_queued())),
+        Change::InFlight(5, 1, id(10)),
+        Change::InFlight(5, 2, id(11)),
+        released,
+    ];
+    bench.commit(1, changes);
     // 60 s later on the clock on the wall; the broker's begins anew.
     let mut bench = bench.restart_at(Epoch { unix_ms: START.unix_ms + 60_000 });
     assert_eq!(bench.recovered.next_session, 6);
     let found = bench.recovered.sessions.pop().expect("one");
-    let record = found.record;
+    assert_is_full(&found);
+    assert_is_full_page(&bench.page(1, 5, 3), found.paged);
+    assert_eq!(bench.count(Table::Messages), 2, "the one released needs no message");
+}
+
+/// Ten seconds after its client was gone.
+fn assert_is_full(found: &StoredSession) {
+    let record = &found.record;
     assert_eq!((&*record.client_id, record.session), ("cliënt", 5));
     assert_eq!(record.disconnected_at, Some(Time(0)));
     assert_eq!(record.session_expiry_interval, 90, "10 of 100 s have passed");
     assert_eq!(record.will_at, Some(Time(20_000)));
-    assert_eq!(record.identity, Some(identity));
-    let found_will = record.will.expect("a will");
-    assert_eq!((found_will.delay_interval, found_will.message_expiry_interval), (30, Some(60)));
-    let m = &found_will.message;
+    assert_eq!(record.identity, Some(identity()));
+    let will = record.will.as_ref().expect("a will");
+    assert_eq!((will.delay_interval, will.message_expiry_interval), (30, Some(60)));
+    let m = &will.message;
     assert_eq!((m.topic(), m.payload(), m.properties()), ("will", &b"gone"[..], &[1, 1][..]));
     assert_eq!((m.qos(), m.retain()), (QoS::AtLeastOnce, true));
-    assert_eq!(found.subscriptions, [subscription, own]);
+    assert_eq!(found.subscriptions, full_subscriptions());
     assert_eq!(found.inbound, [id(65_535)]);
     let [
-        (1, Kept::Released { packet_id, order: 77 }),
-        (2, Kept::Message { record: second, flew: true }),
+        (1, Restored::Released { packet_id, order: 77 }),
+        (2, Restored::Message { record: second, flew: true }),
     ] = &found.kept[..]
     else {
         unreachable!("{:?}", found.kept)
@@ -120,13 +131,16 @@ fn a_session_comes_back_with_all_that_belongs_to_it() {
     let (bytes, next_expiry) = (found.paged.bytes, None);
     let paged = Paged { first: 3, end: 4, messages: 1, bytes, shared: true, next_expiry };
     assert_eq!(found.paged, paged);
-    let page = bench.page(1, 5, 3);
+}
+
+fn assert_is_full_page(page: &PageOfQueue, paged: Paged) {
     assert!(page.is_last && page.lost == 0 && page.end == 4);
-    let [(3, third)] = &page.messages[..] else { unreachable!("{page:?}") };
-    assert_eq!(third.message.size() as u64, paged.bytes);
-    assert_eq!((third.qos, third.retain, third.packet_id), (QoS::ExactlyOnce, true, None));
-    assert_eq!((&*third.identifiers, third.share.as_deref()), (&[7, 8][..], Some("$share/g/a/#")));
-    assert_eq!(bench.count(Table::Messages), 2, "the one released needs no message");
+    let [(3, found)] = &page.messages[..] else { unreachable!("{page:?}") };
+    let queued = full_queued();
+    assert_eq!(found.message.size() as u64, paged.bytes);
+    assert_eq!(found.message.payload(), queued.message.payload());
+    assert_eq!((found.qos, found.retain, found.packet_id), (queued.qos, queued.retain, None));
+    assert_eq!((&found.identifiers, &found.share), (&queued.identifiers, &queued.share));
 }
 
 #[test]
@@ -233,6 +247,25 @@ fn a_clock_that_is_set_does_not_change_what_is_read_back() {
     }
 }
 
+/// There are sixteen epochs in a life. What is not followed any more, the log says once.
+#[test]
+fn a_clock_that_is_set_too_often_is_told_of() {
+    let mut bench = Bench::new(1);
+    let mut told = |times: std::ops::Range<u64>| {
+        said(|| {
+            let set = times.map(|n| Epoch { unix_ms: START.unix_ms + n * 10_000 });
+            set.for_each(|set| bench.writer.follow(set));
+        })
+    };
+    assert_eq!(told(1..16), "");
+    let lines = told(16..20);
+    assert_eq!(
+        lines.matches("the time of day was set more often than is followed").count(),
+        1,
+        "{lines}"
+    );
+}
+
 /// [MQTT-3.3.2-5] What expired while nobody was there is removed, unless its delivery had begun.
 #[test]
 fn what_expired_meanwhile_is_removed() {
@@ -324,15 +357,14 @@ fn what_has_a_number_that_is_none_or_has_none_behind_it_is_damaged() {
     let text = message("text");
     let released = |order| {
         let (session, place, message, number) = (1, 1, text.clone(), 0);
-        Change::Released { session, place, message, number, packet_id: id(1), order }
+        Change::Released { session, place, message, number, packet_id: id(1), order, flew: false }
     };
-    let retained = |stamp| Change::Retained("t".into(), (stamp, 0), Some(text.clone()));
     for number in [0, u64::MAX] {
         for changes in [
             vec![session("a", number)],
             vec![session("a", 1), queued(1, number, &text)],
             vec![session("a", 1), released(number)],
-            vec![retained(number)],
+            vec![retained("t", (number, 0), "text")],
         ] {
             let what = format!("{changes:?}");
             let mut bench = Bench::new(1);
@@ -342,6 +374,17 @@ fn what_has_a_number_that_is_none_or_has_none_behind_it_is_damaged() {
             assert_eq!(bench.count(Table::Damaged), 1, "{what}");
         }
     }
+}
+
+/// What is stored under a number belongs to the first session that has it: the other is none.
+#[test]
+fn of_two_sessions_with_one_number_there_is_one() {
+    let mut bench = Bench::new(1);
+    bench.commit(1, vec![session("a", 1), session("b", 1), queued(1, 1, &message("text"))]);
+    let bench = bench.restart();
+    let names: Vec<_> = bench.recovered.sessions.iter().map(|one| &*one.record.client_id).collect();
+    assert_eq!((names, bench.recovered.report.stray), (vec!["a"], 1));
+    assert_eq!(bench.count(Table::Sessions), 1);
 }
 
 #[test]

@@ -50,8 +50,9 @@ impl Sessions {
                 Change::InFlight(session, place, packet_id)
             }
             (Stage::Queued | Stage::InFlight, 1) => {
+                let (order, flew) = (place, *stage == Stage::InFlight);
                 *stage = Stage::Released;
-                Change::Released { session, place, message, number, packet_id, order: place }
+                Change::Released { session, place, message, number, packet_id, order, flew }
             }
             (Stage::Released, _) => {
                 self.waiting.remove(at);

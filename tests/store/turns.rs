@@ -77,14 +77,15 @@ impl Bench {
     }
 }
 
-/// Holds the writer to what it owes a store: no key occurs twice in a commit.
+/// Holds the writer to what it owes a store: no key occurs twice in a commit, and what it says to be new is.
 struct Strict(Memory);
 
 impl Store for Strict {
     fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
         let mut keys = HashSet::new();
-        for Write { table, key, .. } in writes {
+        for Write { table, key, fresh, .. } in writes {
             assert!(keys.insert((table, key)), "{table:?} {key:?} twice in a commit");
+            assert!(!fresh || self.0.get(*table, key)?.is_none(), "{table:?} {key:?} is there");
         }
         self.0.commit(writes, commit)
     }
@@ -121,6 +122,12 @@ pub(crate) fn id(packet_id: u16) -> PacketId {
 
 pub(crate) fn message(payload: &str) -> Message {
     Message::new("a/b", QoS::ExactlyOnce, false, payload.as_bytes(), b"", None, Time(0))
+}
+
+pub(crate) fn retained(topic: &str, stamp: (u64, u8), payload: &str) -> Change {
+    let (qos, payload) = (QoS::AtLeastOnce, payload.as_bytes());
+    let message = Message::new(topic, qos, true, payload, b"", None, Time(0));
+    Change::Retained(topic.into(), stamp, Some(message))
 }
 
 pub(crate) fn session(client_id: &str, session: u64) -> Change {

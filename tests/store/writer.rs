@@ -4,7 +4,7 @@ use sluice::hooks::Table;
 use sluice::session::{Change, QueuedRecord};
 use sluice::store::{Part, Turn};
 
-use crate::turns::{Bench, id, message, queued, removed, session};
+use crate::turns::{Bench, id, message, queued, removed, retained, session};
 
 #[test]
 fn a_message_is_stored_once_whoever_waits_for_it() {
@@ -197,17 +197,15 @@ fn what_ends_before_its_act_is_whole_is_never_stored() {
 #[test]
 fn a_later_retained_message_is_not_undone_by_an_act() {
     let mut bench = Bench::new(2);
-    let retained =
-        |stamp, payload| Change::Retained("t".into(), (stamp, 0), Some(message(payload)));
     bench.links[0].submit(Turn {
         shard: 0,
         turn: 1,
-        changes: vec![retained(1, "older")].into(),
+        changes: vec![retained("t", (1, 0), "older")].into(),
         parts: vec![Part { first: 0, end: 1, act: (0, 1) }],
         handed: vec![((0, 1), 0b10)],
         ..Turn::default()
     });
-    bench.commit(2, vec![retained(2, "newer")]);
+    bench.commit(2, vec![retained("t", (2, 0), "newer")]);
     bench.links[1].submit(Turn { shard: 1, turn: 1, done: vec![(0, 1)], ..Turn::default() });
     bench.writer.step();
     let bench = bench.restart();

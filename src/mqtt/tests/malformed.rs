@@ -10,6 +10,19 @@ fn refused(version: Version, first_byte: u8, body: &[u8]) -> Option<R> {
     decode(version, first_byte, body, &Limits::default()).err().map(|error| error.reason)
 }
 
+/// Whether a packet is refused, and how.
+type Case<'a> = (Version, u8, &'a [u8], Option<R>);
+
+fn assert_refused(cases: &[Case<'_>]) {
+    for &(version, first_byte, body, reason) in cases {
+        assert_eq!(
+            refused(version, first_byte, body),
+            reason,
+            "{version:?} {first_byte:02x} {body:02x?}"
+        );
+    }
+}
+
 #[test]
 fn fixed_headers() {
     let head = |bytes: &[u8]| frame_head(bytes, 1000).map_err(|error| error.reason);
@@ -56,7 +69,7 @@ fn dup_on_other_packets_only_in_3_1() {
 #[test]
 fn publish() {
     use Version::{V5, V31, V311};
-    let table: &[(Version, u8, &[u8], Option<R>)] = &[
+    assert_refused(&[
         (V311, 0x30, b"\0\x01t", None),
         (V311, 0x30, b"\0\x02t", Some(R::MalformedPacket)),
         (V311, 0x30, b"\0", Some(R::MalformedPacket)),
@@ -95,19 +108,16 @@ fn publish() {
         (V5, 0x30, b"\0\x01t\x02\x02\0", Some(R::MalformedPacket)),
         (V5, 0x30, b"\0\x01t\x03\x01\x01", Some(R::MalformedPacket)),
         (V5, 0x30, b"\0\x01t\x80\0", Some(R::MalformedPacket)),
-    ];
-    for &(version, first_byte, body, reason) in table {
-        assert_eq!(refused(version, first_byte, body), reason, "{first_byte:02x} {body:02x?}");
-    }
+    ]);
     let limits = Limits { max_user_properties: 1, ..Limits::default() };
     let twice = b"\0\x01t\x0A\x26\0\0\0\0\x26\0\0\0\0";
     assert_eq!(decode(V5, 0x30, twice, &limits).unwrap_err().reason, R::QuotaExceeded);
 }
 
 #[test]
-fn other_packets() {
+fn connack_and_acknowledgements() {
     use Version::{V5, V31, V311};
-    let table: &[(Version, u8, &[u8], Option<R>)] = &[
+    assert_refused(&[
         // CONNACK
         (V311, 0x20, b"\0\0", None),
         (V311, 0x20, b"\x02\0", Some(R::MalformedPacket)),
@@ -130,6 +140,13 @@ fn other_packets() {
         (V5, 0x40, b"\0\x01\0\0\0", Some(R::MalformedPacket)),
         (V5, 0x40, b"\0\x01\0\x06\x1F\0\0\x1F\0\0", Some(R::ProtocolError)),
         (V5, 0x40, b"\0\x01\0\x02\x01\0", Some(R::MalformedPacket)),
+    ]);
+}
+
+#[test]
+fn subscribe_and_suback() {
+    use Version::{V5, V31, V311};
+    assert_refused(&[
         // SUBSCRIBE
         (V311, 0x82, b"\0\x01\0\x01a\x02", None),
         (V311, 0x82, b"\0\x01", Some(R::ProtocolError)),
@@ -154,14 +171,26 @@ fn other_packets() {
         (V311, 0x90, b"\0\x01\x03", Some(R::ProtocolError)),
         (V5, 0x90, b"\0\x01\0\x03", Some(R::ProtocolError)),
         (V5, 0x90, b"\0\x01\0\x97", None),
-        // UNSUBSCRIBE and UNSUBACK
+    ]);
+}
+
+#[test]
+fn unsubscribe_and_unsuback() {
+    use Version::{V5, V311};
+    assert_refused(&[
         (V311, 0xA2, b"\0\x01\0\x01a", None),
         (V311, 0xA2, b"\0\x01", Some(R::ProtocolError)),
         (V5, 0xA2, b"\0\x01\x02\x0B\x01\0\x01a", Some(R::MalformedPacket)),
         (V311, 0xB0, b"\0\x01\0", Some(R::MalformedPacket)),
         (V5, 0xB0, b"\0\x01\0\x11", None),
         (V5, 0xB0, b"\0\x01\0\x01", Some(R::ProtocolError)),
-        // PINGREQ, PINGRESP, DISCONNECT, AUTH
+    ]);
+}
+
+#[test]
+fn ping_disconnect_and_auth() {
+    use Version::{V5, V311};
+    assert_refused(&[
         (V311, 0xC0, b"\0", Some(R::MalformedPacket)),
         (V5, 0xD0, b"\0", Some(R::MalformedPacket)),
         (V311, 0xE0, b"", None),
@@ -178,14 +207,7 @@ fn other_packets() {
         (V5, 0xF0, b"\x18\x04\x15\0\x01m", None),
         (V5, 0xF0, b"\x10\x04\x15\0\x01m", Some(R::ProtocolError)),
         (V5, 0x00, b"", Some(R::MalformedPacket)),
-    ];
-    for &(version, first_byte, body, reason) in table {
-        assert_eq!(
-            refused(version, first_byte, body),
-            reason,
-            "{version:?} {first_byte:02x} {body:02x?}"
-        );
-    }
+    ]);
 }
 
 #[test]

@@ -168,3 +168,42 @@ fn timed_redelivery_waits_for_room() {
     let _ = rig.session.retry(rig.now, &AFTER, true, &mut rig.wire);
     assert_eq!(rig.wire.publishes(), [(1, true, "a".into())]);
 }
+
+/// A store that was filled by hand may have an identifier twice: it is in flight once.
+#[test]
+fn an_identifier_that_was_stored_twice_is_in_flight_once() {
+    let mut session = Session::new("client");
+    let kept = |place: u64, payload: &str| {
+        let message = Message::new("t", AtLeastOnce, false, payload.as_bytes(), b"", None, Time(0));
+        let record = QueuedRecord {
+            message,
+            qos: AtLeastOnce,
+            retain: false,
+            identifiers: Box::default(),
+            group: None,
+            share: None,
+            packet_id: Some(PacketId::MIN),
+            number: place,
+            paged: false,
+        };
+        (place, Restored::Message { record: Box::new(record), flew: false })
+    };
+    let record = SessionRecord {
+        client_id: "client".into(),
+        session: 1,
+        session_expiry_interval: u32::MAX,
+        disconnected_at: None,
+        will: None,
+        will_at: None,
+        identity: None,
+    };
+    let kept = vec![kept(1, "first"), kept(2, "second")];
+    session.restore(record, &[], kept, Paged::default(), Time(0));
+    assert_eq!(session.in_flight(), 1);
+    session.connect(&parameters(Version::V311, 10), &SessionLimits::default(), Time(0));
+    let mut wire = Wire::default();
+    session.resume(Time(0), &mut wire);
+    assert_eq!(wire.publishes(), [(1, true, "second".into())]);
+    assert_eq!(session.puback(PacketId::MIN, Time(0), &mut wire), Ok(Acked::Done));
+    assert_eq!(session.in_flight(), 0);
+}

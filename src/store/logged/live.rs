@@ -10,6 +10,8 @@ use crate::hooks::{Table, Write};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place(u64);
 
+/// Memory for so many records is kept when there are fewer.
+const RECORDS_KEPT: usize = 1 << 16;
 /// Set in those of the second segment.
 const SECOND: u64 = 1 << 63;
 
@@ -23,6 +25,11 @@ impl Place {
 
     pub(super) const fn segment(self) -> Segment {
         if self.0 & SECOND == 0 { Segment::A } else { Segment::B }
+    }
+
+    /// Whether it is in the same segment as another, and not behind it.
+    fn is_up_to(self, other: Self) -> bool {
+        self.segment() == other.segment() && self <= other
     }
 
     pub(super) const fn at(self) -> u64 {
@@ -60,39 +67,100 @@ struct Last {
 
 /// The last change of each record that the engine has not got.
 #[derive(Debug, Default)]
-pub(super) struct Live(HashMap<Key, Last>);
+pub(super) struct Live {
+    /// Of the active segment.
+    new: HashMap<Key, Last>,
+    /// Of the full one, what was not changed since.
+    old: HashMap<Key, Last>,
+    /// The engine has got what is in its segment up to here.
+    given: Option<Place>,
+    /// Some of the old has gone since its places were told to be given.
+    has_gone: bool,
+}
 
 impl Live {
     /// Notes what was written there. A record that comes and goes is never the engine's.
     pub(super) fn note(&mut self, write: &Write, place: Place) {
-        let entry = self.0.entry(Key::new(write.table, &write.key));
         let is_gone = write.value.is_none();
-        match entry {
+        match self.new.entry(Key::new(write.table, &write.key)) {
             Entry::Occupied(entry) if is_gone && entry.get().fresh => _ = entry.remove(),
             Entry::Occupied(mut entry) => entry.get_mut().place = place,
             Entry::Vacant(entry) => {
-                _ = entry.insert(Last { place, fresh: write.fresh && !is_gone });
+                // What is new replaces nothing.
+                let fresh = (write.fresh && !is_gone) || {
+                    let old = if self.old.is_empty() { None } else { self.old.remove(entry.key()) };
+                    self.has_gone |= old.is_some();
+                    let is_given = |old: &Last| self.given.is_some_and(|to| old.place.is_up_to(to));
+                    old.is_some_and(|old| old.fresh && !is_given(&old))
+                };
+                if !(is_gone && fresh) {
+                    entry.insert(Last { place, fresh });
+                }
             }
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.new.is_empty() && self.old.is_empty()
     }
 
-    /// Where all of it is.
-    pub(super) fn places(&self) -> Vec<Place> {
-        let mut places: Vec<_> = self.0.values().map(|last| last.place).collect();
-        places.sort_unstable();
+    /// The active segment is full, and the other takes its place. Of that nothing is needed any more.
+    pub(super) fn change_segments(&mut self) {
+        debug_assert!(self.old.is_empty(), "it is still needed");
+        std::mem::swap(&mut self.new, &mut self.old);
+        self.given = None;
+    }
+
+    /// Where the records of the full segment are, to be given to the engine.
+    pub(super) fn leaving_places(&mut self) -> Vec<Place> {
+        self.has_gone = false;
+        self.old_places()
+    }
+
+    /// Where those are, in the order of the segment, without what the engine has got.
+    pub(super) fn old_places(&self) -> Vec<Place> {
+        let given = self.given;
+        let mut places = places(&self.old);
+        places.retain(|place| !given.is_some_and(|to| place.is_up_to(to)));
         places
     }
 
-    /// Takes all of it out, in the order of the log.
-    pub(super) fn take(&mut self) -> Vec<Place> {
-        let places = self.places();
-        self.0.clear();
-        places
+    /// Where those of the active one are.
+    pub(super) fn new_places(&self) -> Vec<Place> {
+        places(&self.new)
     }
+
+    /// Whether a record is where the places of its segment told.
+    pub(super) fn is_at(&self, write: &Write, place: Place) -> bool {
+        !self.has_gone || {
+            let last = self.old.get(&Key::new(write.table, &write.key));
+            last.is_some_and(|last| last.place == place)
+        }
+    }
+
+    /// The engine has got what is in its segment up to here.
+    pub(super) fn set_given(&mut self, to: Place) {
+        self.given = Some(to);
+    }
+
+    /// The engine has got all of the full segment.
+    pub(super) fn forget_old(&mut self) {
+        self.old.clear();
+        self.old.shrink_to(RECORDS_KEPT);
+    }
+
+    /// The engine has got everything.
+    pub(super) fn forget(&mut self) {
+        self.new.clear();
+        self.new.shrink_to(RECORDS_KEPT);
+        self.forget_old();
+    }
+}
+
+fn places(of: &HashMap<Key, Last>) -> Vec<Place> {
+    let mut places: Vec<_> = of.values().map(|last| last.place).collect();
+    places.sort_unstable();
+    places
 }
 
 #[cfg(test)]
@@ -122,7 +190,37 @@ mod tests {
         live.note(&write(b"gone before", None, false), place(9));
         live.note(&write(b"gone before", Some(b"6"), true), place(10));
         live.note(&write(b"gone before", None, false), place(11));
-        assert_eq!(live.take(), [2, 4, 6, 8, 11].map(place));
+        assert_eq!(live.new_places(), [2, 4, 6, 8, 11].map(place));
+    }
+
+    /// What goes while the engine has it must be told to the engine, and nothing else.
+    #[test]
+    fn what_goes_before_the_engine_has_it_is_nothing() {
+        let [in_a, in_b] = Segment::BOTH.map(|segment| move |at| Place::new(segment, at));
+        let mut live = Live::default();
+        for at in 0..4 {
+            live.note(&write(&[at], Some(b"1"), true), in_a(at.into()));
+        }
+        live.note(&write(b"gone", None, false), in_a(4));
+        live.change_segments();
+        assert_eq!(live.leaving_places(), [0, 1, 2, 3, 4].map(in_a));
+        assert!(live.is_at(&write(&[1], Some(b"1"), true), in_a(1)));
+        live.set_given(in_a(0));
+        live.note(&write(&[0], None, false), in_b(10));
+        live.note(&write(&[1], None, false), in_b(11));
+        live.note(&write(&[2], Some(b"2"), false), in_b(12));
+        live.note(&write(b"gone", Some(b"2"), true), in_b(13));
+        assert!(!live.is_at(&write(&[1], Some(b"1"), true), in_a(1)));
+        assert!(!live.is_at(&write(&[2], Some(b"1"), true), in_a(2)));
+        assert!(live.is_at(&write(&[3], Some(b"1"), true), in_a(3)));
+        assert_eq!(live.old_places(), [3, 4].map(in_a));
+        assert_eq!(live.new_places(), [10, 12, 13].map(in_b));
+        live.note(&write(&[2], None, false), in_b(14));
+        live.note(&write(b"gone", None, false), in_b(15));
+        assert_eq!(live.new_places(), [in_b(10)]);
+        live.forget_old();
+        assert!(!live.is_empty());
+        live.forget();
         assert!(live.is_empty());
     }
 

@@ -1,7 +1,7 @@
 //! Reads records of the log, many at once.
 
 use super::frame;
-use super::live::Place;
+use super::live::{Live, Place};
 use super::segments::Segments;
 use crate::hooks::{StoreError, Write};
 
@@ -17,24 +17,28 @@ impl Window {
     /// Bytes that are read at once, if a record does not need more.
     const BYTES: usize = 128 << 10;
 
-    /// The first records of some places, about so many bytes of them.
+    /// Takes about so many bytes of records off the end of some places. Gives those that are still there, if
+    /// there are any, and where the last of them is.
     pub(super) fn next(
         &mut self,
         segments: &impl Segments,
-        places: &[Place],
+        places: &mut Vec<Place>,
         bytes: u64,
-    ) -> Result<Vec<Write>, StoreError> {
+        live: &Live,
+    ) -> Result<Option<(Place, Vec<Write>)>, StoreError> {
         self.forget();
-        let (mut writes, mut sum) = (Vec::new(), 0);
-        for place in places {
-            if sum >= bytes {
-                break;
-            }
-            let (write, len) = self.record(segments, *place)?;
+        let (mut writes, mut last, mut sum) = (Vec::new(), None, 0);
+        while sum < bytes
+            && let Some(place) = places.pop()
+        {
+            let (write, len) = self.record(segments, place)?;
             sum += len as u64;
-            writes.push(write);
+            if live.is_at(&write, place) {
+                writes.push(write);
+                last = Some(place);
+            }
         }
-        Ok(writes)
+        Ok(last.map(|last| (last, writes)))
     }
 
     /// What was read may have been written over.

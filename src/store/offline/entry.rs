@@ -5,7 +5,7 @@ use crate::mqtt::{Message, PacketId};
 use crate::session::{SessionRecord, SubscriptionRecord};
 use crate::store::record::{
     Decoder, Encoder, Epoch, Epochs, QueuedFields, RELEASED, SENT, filter_key, inbound_key,
-    place_key, split_number,
+    place_key, split_number, split_place, whole_number,
 };
 
 /// Against this one a `Time` is the time of day, in milliseconds since 1970.
@@ -44,11 +44,11 @@ impl Entry {
                 Self::Inbound(session, PacketId::new(u16::from_be_bytes(id.try_into().ok()?))?)
             }
             Table::Queued => {
-                let (session, place) = place_of(key)?;
+                let (session, place) = split_place(key)?;
                 Self::Queued { session, place, fields: value.queued()? }
             }
             Table::Flights => {
-                let (session, place) = place_of(key)?;
+                let (session, place) = split_place(key)?;
                 let (state, packet_id) = (value.u8()?, value.packet_id()??);
                 match state {
                     SENT => Self::InFlight { session, place, packet_id },
@@ -111,11 +111,83 @@ impl Entry {
     }
 }
 
-fn whole_number(key: &[u8]) -> Option<u64> {
-    split_number(key).filter(|(_, rest)| rest.is_empty()).map(|(number, _)| number)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hooks::{Commit, Store};
+    use crate::mqtt::QoS;
+    use crate::store::record::sealed;
+    use crate::store::{Memory, PROGRESS_RECORDS, recover};
+    use crate::timer::Time;
 
-fn place_of(key: &[u8]) -> Option<(u64, u64)> {
-    let (session, rest) = split_number(key)?;
-    Some((session, whole_number(rest)?))
+    /// One of each kind.
+    fn entries() -> [Entry; 8] {
+        let (packet_id, qos) = (PacketId::MIN, QoS::AtLeastOnce);
+        let message = Message::new("t", qos, true, b"text", b"", None, Time(0));
+        let record = SessionRecord {
+            client_id: "c".into(),
+            session: 1,
+            session_expiry_interval: u32::MAX,
+            disconnected_at: None,
+            will: None,
+            will_at: None,
+            identity: None,
+        };
+        let subscription = SubscriptionRecord {
+            filter: "t".into(),
+            qos,
+            no_local: false,
+            retain_as_published: false,
+            identifier: 0,
+            retained_after: None,
+        };
+        let fields = QueuedFields {
+            message: 1,
+            qos,
+            retain: false,
+            packet_id: None,
+            share: None,
+            identifiers: Box::default(),
+            expires_at: None,
+        };
+        [
+            Entry::Session(Box::new(record)),
+            Entry::Subscription(1, subscription),
+            Entry::Inbound(1, packet_id),
+            Entry::Queued { session: 1, place: 1, fields },
+            Entry::InFlight { session: 1, place: 1, packet_id },
+            Entry::Released { session: 1, place: 2, packet_id, order: 1 },
+            Entry::Message(1, message.clone()),
+            Entry::Retained { stamp: (1, 0), message },
+        ]
+    }
+
+    /// How many records a start finds damaged.
+    fn damaged(writes: &[Write]) -> u64 {
+        let mut memory = Memory::default();
+        memory.commit(writes, Commit::Disk).expect("memory");
+        let open = Box::new(move || Ok(Box::new(memory.clone()) as Box<dyn Store>));
+        let opened = recover(open, Commit::Disk, Epoch::default(), 1, PROGRESS_RECORDS);
+        opened.expect("whole").0.report.damaged
+    }
+
+    /// What `check` calls damaged, a start sets aside, and nothing else: here, records of which a byte follows
+    /// behind the key.
+    #[test]
+    fn a_start_finds_the_same_records_damaged() {
+        let writes = entries().map(|entry| entry.write());
+        assert_eq!(damaged(&writes), 0);
+        let mut found = Vec::new();
+        for (at, Write { table, key, value, .. }) in writes.iter().enumerate() {
+            let mut writes = writes.clone();
+            let (key, value) = ([key, &b"x"[..]].concat(), value.as_deref().expect("a record"));
+            let value = sealed(*table, &key, &value[..value.len() - 4]);
+            let is_damaged = Entry::read(*table, &key, &value).is_none();
+            writes[at] = Write { key, value: Some(value), ..writes[at].clone() };
+            assert_eq!(damaged(&writes), u64::from(is_damaged), "{table:?}");
+            found.extend(is_damaged.then_some(*table));
+        }
+        use Table::{Flights, Inbound, Messages, Queued, Retained};
+        assert_eq!(found, [Inbound, Queued, Flights, Flights, Messages, Retained]);
+    }
 }

@@ -27,40 +27,12 @@ pub(super) enum Line {
         version: u32,
     },
     Session(Box<Session>),
-    Subscription {
-        session: u64,
-        filter: String,
-        qos: u8,
-        #[serde(default, skip_serializing_if = "is_default")]
-        no_local: bool,
-        #[serde(default, skip_serializing_if = "is_default")]
-        retain_as_published: bool,
-        #[serde(default, skip_serializing_if = "is_default")]
-        subscription_identifier: u32,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        retained_after: Option<String>,
-    },
+    Subscription(Subscription),
     Inbound {
         session: u64,
         packet_identifier: u16,
     },
-    Queued {
-        session: u64,
-        place: u64,
-        /// Its number.
-        message: u64,
-        qos: u8,
-        #[serde(default, skip_serializing_if = "is_default")]
-        retain: bool,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        packet_identifier: Option<u16>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        share: Option<String>,
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        subscription_identifiers: Vec<u32>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        expires_at: Option<When>,
-    },
+    Queued(Queued),
     InFlight {
         session: u64,
         place: u64,
@@ -106,6 +78,42 @@ pub(super) struct Session {
     will_at: Option<When>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     identity: Option<Identity>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Subscription {
+    session: u64,
+    filter: String,
+    qos: u8,
+    #[serde(default, skip_serializing_if = "is_default")]
+    no_local: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    retain_as_published: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    subscription_identifier: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retained_after: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Queued {
+    session: u64,
+    place: u64,
+    /// Its number.
+    message: u64,
+    qos: u8,
+    #[serde(default, skip_serializing_if = "is_default")]
+    retain: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    packet_identifier: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    share: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    subscription_identifiers: Vec<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<When>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -178,27 +186,13 @@ impl Line {
     fn entry(entry: Entry) -> Option<Self> {
         Some(match entry {
             Entry::Session(record) => Self::Session(Box::new(session_line(*record)?)),
-            Entry::Subscription(session, record) => Self::Subscription {
-                session,
-                filter: record.filter.into(),
-                qos: record.qos.as_u8(),
-                no_local: record.no_local,
-                retain_as_published: record.retain_as_published,
-                subscription_identifier: record.identifier,
-                retained_after: record.retained_after.map(String::from),
-            },
+            Entry::Subscription(session, record) => {
+                Self::Subscription(subscription_line(session, record))
+            }
             Entry::Inbound(session, id) => Self::Inbound { session, packet_identifier: id.get() },
-            Entry::Queued { session, place, fields } => Self::Queued {
-                session,
-                place,
-                message: fields.message,
-                qos: fields.qos.as_u8(),
-                retain: fields.retain,
-                packet_identifier: fields.packet_id.map(PacketId::get),
-                share: fields.share.map(String::from),
-                subscription_identifiers: fields.identifiers.into_vec(),
-                expires_at: fields.expires_at.map(When::from),
-            },
+            Entry::Queued { session, place, fields } => {
+                Self::Queued(queued_line(session, place, fields))
+            }
             Entry::InFlight { session, place, packet_id } => {
                 Self::InFlight { session, place, packet_identifier: packet_id.get() }
             }
@@ -221,57 +215,11 @@ impl Line {
                 return Ok(Some(Write { table: Table::Damaged, key, value, fresh: false }));
             }
             Self::Session(session) => Entry::Session(Box::new(session_record(*session)?)),
-            Self::Subscription {
-                session,
-                filter,
-                qos,
-                no_local,
-                retain_as_published,
-                subscription_identifier: identifier,
-                retained_after,
-            } => {
-                let (filter, qos) = (take_filter(filter)?, take_qos(qos)?);
-                let record = SubscriptionRecord {
-                    filter,
-                    qos,
-                    no_local,
-                    retain_as_published,
-                    identifier: take_identifier(identifier)?,
-                    retained_after: retained_after.map(String::into_boxed_str),
-                };
-                Entry::Subscription(take_number("session", session)?, record)
-            }
+            Self::Subscription(line) => subscription_entry(line)?,
             Self::Inbound { session, packet_identifier } => {
                 Entry::Inbound(take_number("session", session)?, take_id(packet_identifier)?)
             }
-            Self::Queued {
-                session,
-                place,
-                message,
-                qos,
-                retain,
-                packet_identifier,
-                share,
-                subscription_identifiers,
-                expires_at,
-            } => {
-                let packet_id = packet_identifier.map(take_id).transpose()?;
-                let (qos, share) = (take_qos(qos)?, share.map(String::into_boxed_str));
-                let identifiers = subscription_identifiers.into_iter().map(take_identifier);
-                let identifiers = identifiers.collect::<Result<_, _>>()?;
-                let expires_at = expires_at.map(When::into);
-                let (session, place) = take_place(session, place)?;
-                let fields = QueuedFields {
-                    message: take_number("message", message)?,
-                    qos,
-                    retain,
-                    packet_id,
-                    share,
-                    identifiers,
-                    expires_at,
-                };
-                Entry::Queued { session, place, fields }
-            }
+            Self::Queued(line) => queued_entry(line)?,
             Self::InFlight { session, place, packet_identifier } => {
                 let (session, place) = take_place(session, place)?;
                 Entry::InFlight { session, place, packet_id: take_id(packet_identifier)? }
@@ -344,6 +292,59 @@ fn session_record(session: Session) -> Result<SessionRecord, String> {
         will_at: session.will_at.map(When::into),
         identity,
     })
+}
+
+fn subscription_line(session: u64, record: SubscriptionRecord) -> Subscription {
+    Subscription {
+        session,
+        filter: record.filter.into(),
+        qos: record.qos.as_u8(),
+        no_local: record.no_local,
+        retain_as_published: record.retain_as_published,
+        subscription_identifier: record.identifier,
+        retained_after: record.retained_after.map(String::from),
+    }
+}
+
+fn subscription_entry(line: Subscription) -> Result<Entry, String> {
+    let record = SubscriptionRecord {
+        filter: take_filter(line.filter)?,
+        qos: take_qos(line.qos)?,
+        no_local: line.no_local,
+        retain_as_published: line.retain_as_published,
+        identifier: take_identifier(line.subscription_identifier)?,
+        retained_after: line.retained_after.map(String::into_boxed_str),
+    };
+    Ok(Entry::Subscription(take_number("session", line.session)?, record))
+}
+
+fn queued_line(session: u64, place: u64, fields: QueuedFields) -> Queued {
+    Queued {
+        session,
+        place,
+        message: fields.message,
+        qos: fields.qos.as_u8(),
+        retain: fields.retain,
+        packet_identifier: fields.packet_id.map(PacketId::get),
+        share: fields.share.map(String::from),
+        subscription_identifiers: fields.identifiers.into_vec(),
+        expires_at: fields.expires_at.map(When::from),
+    }
+}
+
+fn queued_entry(line: Queued) -> Result<Entry, String> {
+    let identifiers = line.subscription_identifiers.into_iter().map(take_identifier);
+    let fields = QueuedFields {
+        message: take_number("message", line.message)?,
+        qos: take_qos(line.qos)?,
+        retain: line.retain,
+        packet_id: line.packet_identifier.map(take_id).transpose()?,
+        share: line.share.map(String::into_boxed_str),
+        identifiers: identifiers.collect::<Result<_, _>>()?,
+        expires_at: line.expires_at.map(When::into),
+    };
+    let (session, place) = take_place(line.session, line.place)?;
+    Ok(Entry::Queued { session, place, fields })
 }
 
 /// `None`: its properties are not what they should be.
