@@ -197,29 +197,31 @@ pub(super) fn answer<S: Sink>(
     durable: &mut Noter,
     kind: AckKind,
     packet_id: PacketId,
+    reason: ReasonCode,
     sink: &mut S,
 ) {
     match durable {
-        Some(durable) => {
+        Some(durable) if !reason.is_error() => {
             let turn = durable.journal.wait(durable.waiter);
             durable.answers.push_back((turn, kind, packet_id));
         }
-        None => sink.ack(kind, packet_id, ReasonCode::Success),
+        _ => sink.ack(kind, packet_id, reason),
     }
 }
 
-/// Sends PUBREL or PUBCOMP for what was answered before: at once, unless that answer waits, which is one to
-/// both. Or else the client would forget the identifier before that is committed, and answers to a client
-/// that asks again and again would pile up.
+/// As [`answer`], what a client may say again: what waits already is not answered once more.
 pub(super) fn answer_again<S: Sink>(
-    durable: &Noter,
+    durable: &mut Noter,
     kind: AckKind,
     packet_id: PacketId,
     reason: ReasonCode,
     sink: &mut S,
 ) {
-    if !durable.as_ref().is_some_and(|durable| durable.is_to_answer(kind, packet_id)) {
-        sink.ack(kind, packet_id, reason);
+    let waits = |durable: &Durable| {
+        durable.answers.iter().any(|(_, of, id)| (*of, *id) == (kind, packet_id))
+    };
+    if !durable.as_deref().is_some_and(waits) {
+        answer(durable, kind, packet_id, reason, sink);
     }
 }
 
@@ -440,11 +442,10 @@ impl Durable {
 
     /// Whether what is in flight under an identifier waits for its commit.
     pub(super) fn is_uncommitted(&self, packet_id: PacketId) -> bool {
-        self.uncommitted.iter().any(|(_, id)| *id == packet_id)
-            || self.is_to_answer(AckKind::PubRel, packet_id)
+        self.uncommitted.iter().any(|(_, id)| *id == packet_id) || self.waits_to_release(packet_id)
     }
 
-    fn is_to_answer(&self, kind: AckKind, packet_id: PacketId) -> bool {
-        self.answers.iter().any(|(_, of, id)| *of == kind && *id == packet_id)
+    fn waits_to_release(&self, packet_id: PacketId) -> bool {
+        self.answers.iter().any(|(_, kind, id)| *kind == AckKind::PubRel && *id == packet_id)
     }
 }

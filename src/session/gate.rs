@@ -449,6 +449,14 @@ impl Session {
         self.active.as_ref().is_some_and(|active| !active.gate.is_empty())
     }
 
+    /// Whether something in the gate waits for a shard, or for the [`STORE`], to confirm this very turn. A look
+    /// at all that is there.
+    #[must_use]
+    pub fn waits_for(&self, shard: u8, turn: u64) -> bool {
+        let mut gate = self.active.iter().flat_map(|active| &active.gate);
+        gate.any(|pending| pending.turn == turn && pending.waiting & bit(shard) != 0)
+    }
+
     /// Whether the connection may have to be closed for what waits in the gate, `confirmed` as for
     /// [`confirm`](Self::confirm). Until that is known, take nothing more from it: its client would send
     /// again what was refused, behind what was not.
@@ -459,12 +467,6 @@ impl Session {
             active.gate.iter().any(|pending| pending.may_close(&self.link, confirmed))
         };
         self.link.doubtful && self.active.as_deref().is_some_and(may_close)
-    }
-
-    /// The first turn whose confirmation something in the gate may wait for; `None` if nothing is there.
-    #[must_use]
-    pub fn waits_since(&self) -> Option<u64> {
-        self.active.as_ref()?.gate.iter().map(|pending| pending.turn).min()
     }
 
     /// How many entries wait in the gate. Frames are not bounded by the Receive Maximum: stop

@@ -216,14 +216,15 @@ impl Session {
                 {
                     note_released(&mut self.durable, &entry, packet_id);
                 }
-                answer(&mut self.durable, AckKind::PubRel, packet_id, sink);
             }
-            // The PUBREC was sent again.
+            // PUBREL was sent already, or waits; the PUBREC was sent again.
             Some(QoS::AtMostOnce) => {
-                let (kind, reason) = (AckKind::PubRel, ReasonCode::Success);
-                answer_again(&self.durable, kind, packet_id, reason, sink);
+                let reason = ReasonCode::Success;
+                answer_again(&mut self.durable, AckKind::PubRel, packet_id, reason, sink);
+                return Ok(Acked::Released);
             }
         }
+        answer(&mut self.durable, AckKind::PubRel, packet_id, ReasonCode::Success, sink);
         Ok(Acked::Released)
     }
 

@@ -75,12 +75,6 @@ impl Keeper {
         }
     }
 
-    /// How many confirmations wait.
-    #[cfg(test)]
-    pub(super) fn deferred(&self) -> usize {
-        self.deferred.len()
-    }
-
     /// Whether the store failed when it was last looked at.
     pub(super) fn has_failed(&self) -> bool {
         self.failed_at.is_some()

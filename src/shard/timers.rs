@@ -59,7 +59,6 @@ impl<S> Core<S> {
 
     fn sweep(&mut self) {
         self.expiring = true;
-        self.forget_passed();
         self.refuse_unstored();
         self.update_gauges();
         self.measure_memory();
