@@ -46,7 +46,7 @@ impl Ending {
     /// A 3.x client must not be told that its message was kept, and cannot be told that it was not.
     pub(super) const NOT_KEPT: Self = Self::Refused(
         ReasonCode::QuotaExceeded,
-        "its message was not kept: queues or retained messages are full, or the store fails",
+        "its message was not kept: queues or retained messages are full, or nothing can be stored",
     );
 
     /// What DISCONNECT says, and why; nothing if none is sent.
