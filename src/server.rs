@@ -59,7 +59,11 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {}{error}", bind::why(address, error))]
+    #[error(
+        "cannot listen on {address}: {}{error}{}",
+        bind::why(address, error),
+        bind::way_out(error)
+    )]
     Bind {
         /// The address.
         address: Bind,
@@ -79,7 +83,7 @@ pub enum StartError {
     #[error("{}{}", .0, storage::way_out(.0))]
     Directory(#[from] DirectoryError),
     /// What is in it cannot be read.
-    #[error("cannot open the store in {}: {error}", whole(.directory))]
+    #[error("cannot open the store in {}: {error}{}", whole(.directory), storage::room(.directory))]
     Store {
         /// Where.
         directory: PathBuf,

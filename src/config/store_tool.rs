@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::{Subcommand, ValueEnum};
 
 use crate::store::offline::{self, DumpError, RestoreError};
-use crate::store::{Directory, Engine, Filling};
+use crate::store::{Directory, Engine, Filling, MISSING};
 
 /// What to do with a data directory.
 #[derive(Clone, Debug, Subcommand)]
@@ -102,14 +102,19 @@ impl StoreTool {
 
 fn check(dir: &Path, out: &mut dyn Write) -> Result<bool, Box<dyn Error>> {
     let directory = Directory::existing(dir)?;
+    // To open the records is to make what is not there.
+    let missing = directory.missing()?;
     let findings = offline::check(&*directory.records().map_err(in_(dir))?);
     let (dir, format, engine) = (dir.display(), Directory::FORMAT, directory.engine().name());
     say(out, &format!("{dir}: format {format}, engine {engine}\n{findings}\n"))?;
+    for path in &missing {
+        say(out, &format!("{}: {MISSING}\n", path.display()))?;
+    }
     let set_aside = directory.set_aside()?;
     for (path, len) in &set_aside {
         say(out, &format!("{}: {len} bytes, set aside as damaged\n", path.display()))?;
     }
-    Ok(findings.are_whole() && set_aside.is_empty())
+    Ok(findings.are_whole() && set_aside.is_empty() && missing.is_empty())
 }
 
 fn dump(dir: &Path, out: &mut dyn Write) -> Result<bool, Box<dyn Error>> {

@@ -76,6 +76,14 @@ pub(super) fn why(address: &Bind, error: &io::Error) -> &'static str {
     }
 }
 
+/// What to do about it.
+pub(super) fn way_out(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; name another address with --bind, or listener.bind",
+        _ => "",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;

@@ -38,7 +38,8 @@ pub struct PublishOutcome {
     /// Whether a session could not keep it because the store fails: then it is not acknowledged with
     /// success, whoever else has it.
     pub unstored: bool,
-    /// Whether another shard may find it to be so, too.
+    /// Whether another shard may find it to be so, too, and the connection has to be closed then: the
+    /// client's is 3.x.
     pub doubtful: bool,
 }
 
@@ -117,6 +118,8 @@ pub(super) struct PendingPublish {
     matched: bool,
     retained: bool,
     unstored: bool,
+    /// Whether the connection may have to be closed for it.
+    doubtful: bool,
     /// Whether this connection awaits the acknowledgement: the PUBLISH came over it.
     armed: bool,
 }
@@ -144,6 +147,11 @@ impl PendingPublish {
             _ => Some(ReasonCode::Success),
         }
     }
+
+    /// Whether its connection has to be closed when it leaves the gate.
+    fn is_to_close(&self, link: &Link) -> bool {
+        self.armed && self.result(link).is_none()
+    }
 }
 
 /// Whether a [result](PendingPublish::result) is success.
@@ -163,6 +171,14 @@ impl Pending {
             }
         }
         self.waiting == 0
+    }
+
+    /// Whether its connection may have to be closed for it, as things are.
+    fn may_close(&self, link: &Link, confirmed: &[u64; 64]) -> bool {
+        let What::Publish(publish) = &self.what else { return false };
+        let has_confirmed = |bit: usize| confirmed.get(bit).is_some_and(|&turn| turn >= self.turn);
+        let is_decided = || (0..64).all(|bit| self.waiting & 1 << bit == 0 || has_confirmed(bit));
+        publish.is_to_close(link) || publish.armed && publish.doubtful && !is_decided()
     }
 }
 
@@ -188,8 +204,13 @@ impl Active {
     /// Adds what is no PUBLISH: it leaves when `turn` is confirmed by all in `waiting`, after what is
     /// there.
     pub(super) fn append(&mut self, what: What, turn: u64, waiting: u64) {
-        let number = self.gate.back().map_or(0, |last| last.number);
+        let number = self.last_number();
         self.gate.push_back(Pending { number, turn, waiting, what });
+    }
+
+    /// The number of the last entry; 0 if there is none.
+    pub(super) fn last_number(&self) -> u64 {
+        self.gate.back().map_or(0, |last| last.number)
     }
 
     /// The PUBLISH of that number: its turn, who has to confirm that, and what leaves then.
@@ -246,6 +267,7 @@ impl Session {
             matched: outcome.matched,
             retained: outcome.retained,
             unstored: outcome.unstored,
+            doubtful: outcome.doubtful,
             armed: true,
         };
         if outcome.waiting != 0 || self.has_pending() {
@@ -319,24 +341,28 @@ impl Session {
         });
     }
 
-    /// Records that a session of `shard` could not keep the message of that number because the store
-    /// fails. That shard need not be waited for any more.
-    pub fn refuse_unstored(&mut self, shard: u8, number: u64) {
+    /// Records that a session could not keep the message of that number because the store fails. Nobody
+    /// need be waited for any more, least of all the store.
+    pub fn refuse_unstored(&mut self, number: u64) {
         self.note_refusal(number, |waiting, publish| {
             publish.unstored = true;
-            *waiting &= !bit(shard);
+            *waiting = 0;
         });
     }
 
-    /// Notes that a shard has refused a message. The identifier of what nobody keeps is not stored: after a
-    /// crash its client repeats the message, which has to be taken for a new one.
+    /// Notes that a message was refused. The identifier of what nobody keeps is not stored: after a crash its
+    /// client repeats the message, which has to be taken for a new one.
     fn note_refusal(&mut self, number: u64, note: impl FnOnce(&mut u64, &mut PendingPublish)) {
         let Self { active, link, .. } = self;
         let found = active.as_mut().and_then(|active| active.pending_publish(number));
         let Some((_, waiting, publish)) = found else { return };
         note(waiting, publish);
-        let packet_id = publish.packet_id;
-        if publish.qos == QoS::ExactlyOnce && !is_kept(publish.result(link)) {
+        if is_kept(publish.result(link)) {
+            return;
+        }
+        link.doubtful |= publish.is_to_close(link);
+        let PendingPublish { packet_id, qos, .. } = *publish;
+        if qos == QoS::ExactlyOnce {
             self.note_released_inbound(packet_id);
         }
     }
@@ -359,27 +385,34 @@ impl Session {
     }
 
     /// Has QoS 1 messages up to `turn` that are not confirmed answered as not stored. They are stored all the
-    /// same when that is possible again. Not QoS 2: who is told so may send the message once more.
-    pub fn give_up_storing(&mut self, turn: u64) {
-        let gate = self.active.as_mut().map(|active| &mut active.gate);
+    /// same when that is possible again. Not QoS 2: who is told so may send the message once more. `confirmed`
+    /// is as for [`confirm`](Self::confirm). Says whether the connection has to be closed for one of them, be
+    /// there something before it that waits on.
+    pub fn give_up_storing(&mut self, turn: u64, confirmed: &[u64; 64]) -> Verdict {
+        let Self { active, link, .. } = self;
+        let mut verdict = Verdict::Continue;
+        let gate = active.as_mut().map(|active| &mut active.gate);
         for pending in gate.into_iter().flatten().filter(|pending| pending.turn <= turn) {
+            let is_done = pending.confirm(confirmed);
             if let What::Publish(publish) = &mut pending.what
                 && publish.qos == QoS::AtLeastOnce
-                && pending.waiting != 0
             {
+                publish.unstored |= !is_done;
                 pending.waiting = 0;
-                publish.unstored = true;
+                if publish.is_to_close(link) {
+                    verdict = Verdict::Close;
+                }
             }
         }
+        verdict
     }
 
-    /// Records that the message of that number came back to a session of the publisher's own shard: whether
-    /// that has `kept` it, or has not because the store fails.
-    pub fn route_here(&mut self, number: u64, kept: bool, unstored: bool) {
+    /// Records that the message of that number came back to a session of the publisher's own shard, and
+    /// whether that has `kept` it.
+    pub fn route_here(&mut self, number: u64, kept: bool) {
         let Some((_, _, publish)) = self.pending_publish(number) else { return };
         publish.matched = true;
         publish.kept |= kept;
-        publish.unstored |= unstored;
     }
 
     /// Records that the message of that number came back, and was handed to shard `to` in `turn`. Gives the
@@ -424,12 +457,16 @@ impl Session {
         gate.any(|pending| pending.turn == turn && pending.waiting & bit(shard) != 0)
     }
 
-    /// Whether the connection may have to be closed for what waits in the gate. Until that is known, take
-    /// nothing more from it: its client would send again what was refused, behind what was not.
+    /// Whether the connection may have to be closed for what waits in the gate, `confirmed` as for
+    /// [`confirm`](Self::confirm). Until that is known, take nothing more from it: its client would send
+    /// again what was refused, behind what was not.
     #[inline]
     #[must_use]
-    pub fn refuses_perhaps(&self) -> bool {
-        self.link.doubtful && self.has_pending()
+    pub fn refuses_perhaps(&self, confirmed: &[u64; 64]) -> bool {
+        let may_close = |active: &Active| {
+            active.gate.iter().any(|pending| pending.may_close(&self.link, confirmed))
+        };
+        self.link.doubtful && self.active.as_deref().is_some_and(may_close)
     }
 
     /// How many entries wait in the gate. Frames are not bounded by the Receive Maximum: stop
@@ -440,18 +477,20 @@ impl Session {
     }
 
     fn wait(&mut self, outcome: PublishOutcome, publish: PendingPublish) {
+        let result = publish.result(&self.link);
         match publish.qos {
             QoS::AtMostOnce => return,
             QoS::AtLeastOnce => self.link.charged += 1,
             QoS::ExactlyOnce => {
                 self.hold(publish.packet_id, true);
-                if !is_kept(publish.result(&self.link)) {
+                if !is_kept(result) {
                     self.note_released_inbound(publish.packet_id);
                 }
             }
         }
-        let PublishOutcome { number, turn, waiting, doubtful, .. } = outcome;
-        self.link.doubtful = self.refuses_perhaps() || doubtful && !self.version().is_v5();
+        let PublishOutcome { number, turn, waiting, .. } = outcome;
+        let is_in_doubt = self.link.doubtful && self.has_pending();
+        self.link.doubtful = is_in_doubt || publish.doubtful || result.is_none();
         let what = What::Publish(publish);
         self.active_mut().gate.push_back(Pending { number, turn, waiting, what });
     }
@@ -490,6 +529,10 @@ impl Session {
             }
             QoS::ExactlyOnce => {
                 self.forget_held(packet_id);
+                // Some may have it: when its client asks again, it is not new.
+                if publish.unstored && !(publish.armed && sink.is_some()) {
+                    self.hold_refusal(packet_id);
+                }
                 AckKind::PubRec
             }
             QoS::AtLeastOnce | QoS::AtMostOnce => {

@@ -1,7 +1,7 @@
 //! Messages from the client: QoS 2 identifiers held, and our Receive Maximum.
 
 use super::durable::{answer, answer_again};
-use super::gate::What;
+use super::gate::{PublishOutcome, What};
 use super::{Session, Sink};
 use crate::mqtt::{AckKind, DecodeError, PacketId, QoS, ReasonCode};
 
@@ -25,6 +25,8 @@ pub(super) const HELD: u8 = 2;
 const AGAIN: u8 = 4;
 /// Counts against our Receive Maximum on this connection.
 const CHARGED: u8 = 8;
+/// Its client was to be told 0x97, but has no connection: PUBLISH is awaited once more.
+const REFUSED: u8 = 16;
 
 impl Session {
     /// Takes in the identifier of a PUBLISH with QoS 1 or 2, before routing. Changes nothing when
@@ -39,7 +41,9 @@ impl Session {
     ) -> Begin {
         if let Some(active) = self.active.as_mut() {
             let known = match qos {
-                QoS::ExactlyOnce => !active.held.is_empty() && self.repeat_qos2(packet_id, sink),
+                QoS::ExactlyOnce => {
+                    !active.held.is_empty() && self.repeat_qos2(packet_id, dup, sink)
+                }
                 QoS::AtLeastOnce => dup && !active.gate.is_empty() && self.repeat_qos1(packet_id),
                 QoS::AtMostOnce => false,
             };
@@ -73,7 +77,7 @@ impl Session {
                 flags if flags & PENDING != 0 => {
                     return Err(DecodeError::protocol("PUBREL before PUBREC"));
                 }
-                _ => held.remove(packet_id),
+                _ => held.remove(packet_id) & !REFUSED,
             },
         };
         if flags & CHARGED != 0 {
@@ -131,6 +135,11 @@ impl Session {
         }
     }
 
+    /// The refusal of a message could not be told; the identifier is free in the store.
+    pub(super) fn hold_refusal(&mut self, packet_id: PacketId) {
+        self.active_mut().held.insert(packet_id, REFUSED);
+    }
+
     /// Whether a second PUBREC is still wanted when its turn comes.
     pub(super) fn take_again(&mut self, packet_id: PacketId) -> bool {
         let Some(active) = self.active.as_mut() else { return false };
@@ -149,15 +158,19 @@ impl Session {
         }
     }
 
-    fn repeat_qos2<S: Sink>(&mut self, packet_id: PacketId, sink: &mut S) -> bool {
+    fn repeat_qos2<S: Sink>(&mut self, packet_id: PacketId, dup: bool, sink: &mut S) -> bool {
         let Some(active) = self.active.as_mut() else { return false };
         let flags = active.held.get(packet_id);
         if flags == 0 {
             return false;
         }
+        if flags == REFUSED {
+            return self.refuse_again_if(dup, packet_id, sink);
+        }
         let mut now = flags | CHARGED;
         if flags & PENDING != 0 {
             active.arm(QoS::ExactlyOnce, packet_id);
+            self.link.doubtful |= !self.link.version.is_v5();
         } else if active.gate.is_empty() {
             sink.ack(AckKind::PubRec, packet_id, ReasonCode::Success);
         } else if flags & AGAIN == 0 {
@@ -169,11 +182,27 @@ impl Session {
         true
     }
 
+    /// A PUBLISH under an identifier whose refusal could not be told: it is told now to who repeats it.
+    #[cold]
+    fn refuse_again_if<S: Sink>(&mut self, dup: bool, packet_id: PacketId, sink: &mut S) -> bool {
+        let is_repeated = dup && self.version().is_v5();
+        let active = self.active_mut();
+        active.held.remove(packet_id);
+        if is_repeated {
+            let number = active.last_number();
+            let outcome = PublishOutcome { number, unstored: true, ..PublishOutcome::UNMATCHED };
+            // 5.0 is told, and goes on.
+            let _ = self.finish_publish(QoS::ExactlyOnce, packet_id, outcome, sink);
+        }
+        is_repeated
+    }
+
     #[cold]
     fn repeat_qos1(&mut self, packet_id: PacketId) -> bool {
         let Some(active) = self.active.as_mut() else { return false };
         let Some(newly) = active.arm(QoS::AtLeastOnce, packet_id) else { return false };
         self.link.charged += u32::from(newly);
+        self.link.doubtful |= !self.link.version.is_v5();
         true
     }
 }

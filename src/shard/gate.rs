@@ -109,10 +109,10 @@ impl Gate {
     }
 }
 
-/// Whether nothing more is to come into a session's gate before something leaves it.
+/// Whether nothing more is to come into a session's gate before something leaves it, or is confirmed.
 #[inline]
-fn is_full(session: &Session) -> bool {
-    session.pending() >= MAX_PENDING || session.refuses_perhaps()
+fn is_full(session: &Session, confirmed: &[u64; 64]) -> bool {
+    session.pending() >= MAX_PENDING || session.refuses_perhaps(confirmed)
 }
 
 impl<S> Core<S> {
@@ -143,7 +143,7 @@ impl<S> Core<S> {
     /// Holds the reader if too many of its answers wait for confirmations, or one may end the connection.
     pub(super) fn hold_for_gate(&mut self, reader: &Reader<'_>) -> bool {
         let slot = self.sessions.get(reader.session);
-        let full = slot.is_some_and(|slot| is_full(&slot.session));
+        let full = slot.is_some_and(|slot| is_full(&slot.session, &self.gate.confirmed));
         if full && let Some(connection) = self.connections.get_mut(reader.id) {
             connection.held_for_gate = true;
         }
@@ -155,7 +155,7 @@ impl<S> Core<S> {
         let connection = slot.connection;
         let mut out = connection.and_then(|id| self.connections.out(id));
         let verdict = slot.session.confirm(&self.gate.confirmed, out.as_mut());
-        if !is_full(&slot.session)
+        if !is_full(&slot.session, &self.gate.confirmed)
             && let Some(connection) = connection.and_then(|id| self.connections.get_mut(id))
             && std::mem::take(&mut connection.held_for_gate)
         {
@@ -180,8 +180,9 @@ impl<S> Core<S> {
         };
         for (key, serial) in self.gate.waiting_until(since) {
             let Some(slot) = self.sessions.get_serial(key, serial) else { continue };
-            let connection = slot.connection.and_then(|id| Some((id, self.connections.get(id)?)));
-            if let Some((id, connection)) = connection
+            let id = slot.connection;
+            if let Some(id) = id
+                && let Some(connection) = self.connections.get(id)
                 && connection.state == State::Committing
             {
                 let version = Some(connection.version);
@@ -190,8 +191,13 @@ impl<S> Core<S> {
                 self.refuse(id, version, ReasonCode::ServerUnavailable, STORE_FAILS);
                 continue;
             }
-            slot.session.give_up_storing(since);
+            let verdict = slot.session.give_up_storing(since, &self.gate.confirmed);
             self.let_out(key, serial);
+            if verdict == Verdict::Close
+                && let Some(id) = id
+            {
+                self.end(id, Ending::NOT_KEPT);
+            }
         }
         self.forget_passed();
     }

@@ -275,7 +275,7 @@ impl<S> Core<S> {
             retained: reach.retained,
             reason: reach.reason,
             unstored: reach.unstored,
-            doubtful: publisher.is_unstored,
+            doubtful: publisher.is_unstored && !reader.version.is_v5(),
         };
         if outcome.waiting != 0 {
             self.mailbox.ask_confirmation(reach.remote);

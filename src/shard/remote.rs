@@ -209,7 +209,7 @@ impl<S> Core<S> {
             }
             let Some(slot) = self.sessions.get_serial(session, serial) else { continue };
             if unstored {
-                slot.session.refuse_unstored(from, number);
+                slot.session.refuse_unstored(number);
                 self.let_out(session, serial);
             } else if again {
                 slot.session.refuse_again(number, matched);
@@ -237,6 +237,9 @@ impl<S> Core<S> {
             if let (Some(store), Some(act)) = (&mut self.store, returned.act) {
                 store.has_back(act);
             }
+            // It may have been refused here.
+            let Publisher { session, serial, .. } = returned.publisher;
+            self.let_out(session, serial);
         }
     }
 
@@ -322,8 +325,10 @@ impl<S> Core<S> {
             let kept = self.deliver_to_group(&mut parcel, choice.group);
             let stored = self.noted() > noted;
             let Some(slot) = self.sessions.get_serial(session, serial) else { return };
-            slot.session.route_here(*number, kept == Kept::Yes, kept == Kept::Unstored);
-            if stored {
+            slot.session.route_here(*number, kept == Kept::Yes);
+            if kept == Kept::Unstored {
+                slot.session.refuse_unstored(*number);
+            } else if stored {
                 let waiting = slot.session.store_again(*number, self.turn);
                 self.mailbox.ask_confirmation(waiting);
                 self.gate.wait(waiting, self.turn, session, serial);

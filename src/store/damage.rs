@@ -23,8 +23,17 @@ pub(super) fn is_unreadable(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::IO.raw_os_error())
 }
 
+/// The same error, which says of what it is.
+pub(super) fn of(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
 /// All of a file, and how many bytes of it the disk does not give: [`UNREADABLE`] stands for each.
 pub(super) fn read(path: &Path) -> io::Result<(Vec<u8>, usize)> {
+    read_all(path).map_err(of(path))
+}
+
+fn read_all(path: &Path) -> io::Result<(Vec<u8>, usize)> {
     match fs::read(path) {
         Err(error) if is_unreadable(&error) => {
             let file = File::open(path)?;
@@ -152,15 +161,23 @@ pub(super) fn bytes(path: &Path) -> io::Result<u64> {
 pub(super) fn entries(path: &Path) -> io::Result<Vec<PathBuf>> {
     match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        entries => entries?.map(|entry| entry.map(|entry| entry.path())).collect(),
+        entries => {
+            let entries = entries.map_err(of(path))?;
+            entries.map(|entry| entry.map(|entry| entry.path())).collect()
+        }
     }
+}
+
+/// How much room there is on the disk that something is on, if that can be told.
+pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+    let system = rustix::fs::statvfs(path).ok()?;
+    Some(system.f_bavail.saturating_mul(system.f_frsize))
 }
 
 /// What to say if so many bytes have no room beside a file, for which they are to be written.
 pub(super) fn without_room(path: &Path, needed: u64) -> Option<String> {
     let above = path.parent().filter(|above| !above.as_os_str().is_empty());
-    let system = rustix::fs::statvfs(above.unwrap_or(Path::new("."))).ok()?;
-    let free = system.f_bavail.saturating_mul(system.f_frsize);
+    let free = free_bytes(above.unwrap_or(Path::new(".")))?;
     (free < needed).then(|| {
         format!(
             "to mend {} may take {needed} bytes of room beside it, and {free} are free",

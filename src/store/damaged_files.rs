@@ -2,7 +2,9 @@
 //! was not in the damaged part.
 //!
 //! Nothing is said of a lock, which is empty, of the segment of the log that is not in use, of the index that
-//! SQLite has of its log and makes anew, and of a format without its checksum, which earlier versions wrote.
+//! SQLite has of its log and makes anew, and of a format without its checksum, which earlier versions wrote. Nor
+//! of a whole log of SQLite that is gone, or of the first or last journal of fjall: a good end leaves none, and
+//! both are removed when they have served.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
@@ -176,23 +178,33 @@ fn open(path: &Path, engine: Engine) -> (BTreeMap<Key, Vec<u8>>, String) {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Damage {
+    /// One bit is another where a file says what it is.
+    Beginning,
     /// One bit in the middle is another.
     Middle,
     /// One bit of the last byte that is not 0.
     End,
     /// The second half is not there.
     Half,
+    /// Nothing is in it.
+    Empty,
+    /// It is not there.
+    Gone,
 }
 
 impl Damage {
-    const ALL: [Self; 3] = [Self::Middle, Self::End, Self::Half];
+    const ALL: [Self; 6] =
+        [Self::Middle, Self::End, Self::Half, Self::Empty, Self::Gone, Self::Beginning];
 
     fn to(self, file: &Path) {
         let mut bytes = fs::read(file).expect("a file");
         let len = damage::written_len(&bytes);
         match self {
+            Self::Gone => return fs::remove_file(file).expect("it is there"),
             Self::Half => bytes.truncate(len / 2),
+            Self::Empty => bytes.clear(),
             _ if len == 0 => {}
+            Self::Beginning => bytes[8.min(len - 1)] ^= 4,
             Self::Middle => bytes[len / 2] ^= 4,
             Self::End => bytes[len - 1] ^= 4,
         }
@@ -225,6 +237,11 @@ fn damage_each(engine: Engine, may_lose: impl Fn(&str, Damage) -> usize) {
                 || (name.as_str(), how) == ("format", Damage::Half);
             // What is in a page that is not in use any more, or in SQLite's log, is not lost.
             let is_silent = is_silent || name.ends_with(".sqlite") && wrong == 0;
+            let is_gone = matches!(how, Damage::Empty | Damage::Gone);
+            let is_silent =
+                is_silent || is_gone && (name.ends_with("-wal") || name.ends_with(".jnl"));
+            // What the log says of itself it says twice.
+            let is_silent = is_silent || how == Damage::Beginning && wrong == 0;
             assert!(is_silent || !said.is_empty(), "{name}, {how:?}: nothing is said");
             if !is_first {
                 continue;
@@ -245,6 +262,12 @@ fn all_of(step: usize) -> usize {
 #[test]
 fn of_fjall() {
     damage_each(Engine::Fjall, |name, how| match how {
+        Damage::Empty | Damage::Gone => match name {
+            name if name.contains("/tables/") => all_of(0) / TABLES.len() + PER_BLOCK,
+            name if name.ends_with(".jnl") => all_of(2) + all_of(3),
+            name if name.ends_with("a.log") => all_of(3) + PER_COMMIT,
+            _ => 0,
+        },
         Damage::Half if name.contains("/tables/") => all_of(0) / TABLES.len() / 2 + PER_BLOCK,
         _ if name.contains("/tables/") => PER_BLOCK,
         // What was removed is in its second half.
@@ -261,6 +284,8 @@ fn of_sqlite() {
     damage_each(Engine::Sqlite, |name, how| match how {
         _ if name.ends_with("-wal") => all_of(0) + all_of(1),
         Damage::Half if name.ends_with(".sqlite") => all_of(0) * 2 / 3,
+        // What its log has is there.
+        Damage::Empty | Damage::Gone if name.ends_with(".sqlite") => all_of(0) - PER_BLOCK,
         _ if name.ends_with(".sqlite") => PER_BLOCK,
         _ => 0,
     });

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use super::damage::{self, SET_ASIDE, bytes, entries, sync_above, sync_directory};
 use super::lock::{LOCK_FILE, Lock, Locked};
-use super::logged::{Files, Logged, SEGMENT_BYTES};
-use super::lsm::Lsm;
-use super::sqlite::Sqlite;
+use super::logged::{Files, LOGS, Logged, SEGMENT_BYTES};
+use super::lsm::{self, Lsm};
+use super::replace::{self, beside};
+use super::sqlite::{self, Sqlite};
 use crate::hooks::{Store, StoreError};
 
 /// What keeps the records.
@@ -46,6 +47,9 @@ const FORMAT_FILE: &str = "format";
 const LOG: &str = "log";
 /// Stands in place of the format until everything is there.
 const UNFINISHED: &str = "unfinished";
+/// Said of what is missing.
+pub(crate) const MISSING: &str =
+    "missing or empty; if a broker has started here before, what it kept there is lost";
 /// What may be in a directory that counts as empty: a file system's own, and our lock.
 const NOTHING: [&str; 2] = ["lost+found", LOCK_FILE];
 
@@ -55,6 +59,8 @@ pub struct Directory {
     path: PathBuf,
     engine: Engine,
     lock: Arc<Lock>,
+    /// By this version, before: all that it makes was there when a start had come to its end.
+    was_used: bool,
 }
 
 /// Why a data directory cannot be used.
@@ -86,9 +92,12 @@ pub enum DirectoryError {
         /// What was asked for.
         asked: Engine,
     },
-    /// There is none.
+    /// Nothing is there.
     #[error("there is no data directory {}", whole(.0))]
     Missing(PathBuf),
+    /// What is there is none.
+    #[error("{} is no data directory: it has no file \"{FORMAT_FILE}\"", whole(.0))]
+    NotOne(PathBuf),
     /// It was to be filled, and that did not come to its end.
     #[error("the data directory {} was being filled, and that did not end: fill it anew", whole(.0))]
     Unfinished(PathBuf),
@@ -96,7 +105,11 @@ pub enum DirectoryError {
     #[error("the directory {} is not empty", whole(.0))]
     NotEmpty(PathBuf),
     /// Its format cannot be told.
-    #[error("{} does not say a format and an engine", whole(.0))]
+    #[error(
+        "{} does not say a format and an engine; if records are beside it, write \"{FORMAT} fjall\" or \
+         \"{FORMAT} sqlite\" into it, for the engine that they are of",
+        whole(.0)
+    )]
     NoFormat(PathBuf),
     /// The system refuses.
     #[error("cannot use the data directory {}: {error}", whole(.path))]
@@ -119,13 +132,14 @@ impl Directory {
     pub fn open(path: &Path, engine: Engine) -> Result<Self, DirectoryError> {
         make(path)?;
         let lock = Arc::new(Lock::take(path)?);
-        if let Some(Format { engine: found, .. }) = read_format(path)?
+        let format = read_format(path)?;
+        if let Some(Format { engine: found, .. }) = &format
             && found != engine.name()
         {
-            return Err(DirectoryError::OtherEngine { path: path.into(), found, asked: engine });
+            let (path, found) = (path.to_owned(), found.clone());
+            return Err(DirectoryError::OtherEngine { path, found, asked: engine });
         }
-        use_format(path, engine)?;
-        Ok(Self { path: path.to_owned(), engine, lock })
+        Self::of(path, engine, lock, format.as_ref())
     }
 
     /// Takes a directory that is there, of whatever engine.
@@ -133,14 +147,48 @@ impl Directory {
     /// # Errors
     /// See [`DirectoryError`].
     pub fn existing(path: &Path) -> Result<Self, DirectoryError> {
-        if !path.join(FORMAT_FILE).exists() {
+        if !path.try_exists().map_err(failed(path))? {
             return Err(DirectoryError::Missing(path.to_owned()));
         }
+        let has_format = path.join(FORMAT_FILE).try_exists().map_err(failed(path))?;
+        if !has_format && engines_there(path).is_empty() {
+            return Err(DirectoryError::NotOne(path.to_owned()));
+        }
         let lock = Arc::new(Lock::take(path)?);
-        let engine = read_format(path)?.and_then(|format| Engine::named(&format.engine));
+        let format = read_format(path)?;
+        let engine = format.as_ref().and_then(|format| Engine::named(&format.engine));
         let engine = engine.ok_or_else(|| DirectoryError::NoFormat(path.join(FORMAT_FILE)))?;
-        use_format(path, engine)?;
-        Ok(Self { path: path.to_owned(), engine, lock })
+        Self::of(path, engine, lock, format.as_ref())
+    }
+
+    /// Has it say this version's format, before anything is written that an earlier one would not read.
+    fn of(
+        path: &Path,
+        engine: Engine,
+        lock: Arc<Lock>,
+        found: Option<&Format>,
+    ) -> Result<Self, DirectoryError> {
+        let (file, name) = (path.join(FORMAT_FILE), engine.name());
+        let file = file.display();
+        match found.map(|found| found.written) {
+            Some(Written::Damaged) => {
+                tracing::error!(
+                    "{file}: the file is damaged; the records are of the engine \"{name}\""
+                );
+            }
+            Some(Written::Gone) => {
+                tracing::error!(
+                    "{file}: it is not there; the records are of the engine \"{name}\""
+                );
+            }
+            Some(Written::ByThis | Written::Earlier) | None => {}
+        }
+        let written = found.map(|found| found.written);
+        if written != Some(Written::ByThis) {
+            write_format(path, &format(engine))?;
+        }
+        let was_used = !matches!(written, None | Some(Written::Earlier));
+        Ok(Self { path: path.to_owned(), engine, lock, was_used })
     }
 
     /// What keeps its records.
@@ -168,6 +216,33 @@ impl Directory {
         Ok(found)
     }
 
+    /// What is not there, or has nothing in it, of the files that are made before there are records: what they
+    /// had is lost, but if no start has come to its end.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn missing(&self) -> Result<Vec<PathBuf>, DirectoryError> {
+        let (mut made, mut missing) = (Vec::new(), Vec::new());
+        if !self.was_used {
+            return Ok(missing);
+        }
+        let records = self.path.join(records_in(self.engine));
+        let has_new = replace::is_under_way(&records).map_err(failed(&records))?;
+        match self.engine {
+            Engine::Fjall => {
+                made.extend(self.logs());
+                made.extend((!has_new).then(|| records.join(lsm::KEYSPACES)));
+            }
+            Engine::Sqlite => made.extend((!has_new).then_some(records)),
+        }
+        for path in made {
+            if bytes(&path).map_err(failed(&path))? == 0 {
+                missing.push(path);
+            }
+        }
+        Ok(missing)
+    }
+
     /// Opens its records, once.
     ///
     /// # Errors
@@ -186,12 +261,20 @@ impl Directory {
     }
 
     /// As [`records`](Self::records), and reads all files of the engine before. What can be read of damaged
-    /// ones goes into new ones, those are set aside, and the log tells of it.
+    /// ones goes into new ones, those are set aside, and the log tells of it, and of what is
+    /// [missing](Self::missing).
     ///
     /// # Errors
     /// As there.
     pub fn mended_records(&self) -> Result<Box<dyn Store>, StoreError> {
+        for path in self.missing().map_err(|error| StoreError(error.to_string()))? {
+            tracing::error!("{}: {MISSING}", path.display());
+        }
         self.open_with(Lsm::open_mended, Logged::open, Sqlite::open_mended)
+    }
+
+    fn logs(&self) -> [PathBuf; 2] {
+        LOGS.map(|name| self.path.join(LOG).join(name))
     }
 
     fn open_with(
@@ -208,9 +291,14 @@ impl Directory {
             Engine::Fjall => {
                 let log = Files::open(&self.path.join(LOG))?;
                 let store = logged(lsm(&path)?, log, SEGMENT_BYTES)?;
-                Box::new(Locked { store, lock })
+                let [a, b] = self.logs();
+                Box::new(Locked::new(store, lock, &[a, b, path.join(lsm::LOCK)])?)
             }
-            Engine::Sqlite => Box::new(Locked { store: sqlite(&path)?, lock }),
+            Engine::Sqlite => {
+                let store = sqlite(&path)?;
+                let files = [path.clone(), beside(&path, sqlite::LOG)];
+                Box::new(Locked::new(store, lock, &files)?)
+            }
         })
     }
 }
@@ -236,7 +324,7 @@ impl Filling {
         let lock = Arc::new(Lock::take(path)?);
         // It may have been filled just now.
         is_nothing(path)?;
-        let directory = Directory { path: path.to_owned(), engine, lock };
+        let directory = Directory { path: path.to_owned(), engine, lock, was_used: false };
         let filling = Self { directory, is_new, is_finished: false };
         filling.clear();
         write_format(path, UNFINISHED)?;
@@ -267,9 +355,9 @@ impl Filling {
         let path = &self.directory.path;
         let _ = fs::remove_dir_all(path.join(records_in(Engine::Fjall)));
         let _ = fs::remove_dir_all(path.join(LOG));
-        let database = records_in(Engine::Sqlite);
-        for suffix in ["", "-wal", "-shm"] {
-            let _ = fs::remove_file(path.join(format!("{database}{suffix}")));
+        let database = path.join(records_in(Engine::Sqlite));
+        for suffix in sqlite::BESIDE.into_iter().chain([""]) {
+            let _ = fs::remove_file(beside(&database, suffix));
         }
     }
 }
@@ -281,7 +369,9 @@ impl Drop for Filling {
         }
         self.clear();
         let path = &self.directory.path;
-        let _ = fs::remove_file(path.join(FORMAT_FILE));
+        if engines_there(path).is_empty() {
+            let _ = fs::remove_file(path.join(FORMAT_FILE));
+        }
         if self.is_new {
             let _ = fs::remove_file(path.join(LOCK_FILE));
             let _ = fs::remove_dir(path);
@@ -336,20 +426,13 @@ fn format(engine: Engine) -> String {
     format!("{words} {}", sum(&words))
 }
 
-/// Has a directory say this version's format, before anything is written that an earlier one would not read.
-fn use_format(path: &Path, engine: Engine) -> Result<(), DirectoryError> {
-    match read_format(path)? {
-        Some(Format { is_current: true, .. }) => Ok(()),
-        _ => write_format(path, &format(engine)),
-    }
-}
-
 /// The file is whole or not there: a crash leaves no half of it.
 fn write_format(path: &Path, text: &str) -> Result<(), DirectoryError> {
     let draft = path.join("format.new");
     fs::write(&draft, format!("{text}\n"))
         .and_then(|()| File::open(&draft)?.sync_all())
         .and_then(|()| fs::rename(&draft, path.join(FORMAT_FILE)))
+        .inspect_err(|_| _ = fs::remove_file(&draft))
         .and_then(|()| sync_directory(path))
         .map_err(failed(path))
 }
@@ -358,16 +441,36 @@ fn write_format(path: &Path, text: &str) -> Result<(), DirectoryError> {
 struct Format {
     /// The engine's name.
     engine: String,
-    /// This version would write the same.
-    is_current: bool,
+    written: Written,
+}
+
+/// In which state what says so is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    /// As this version writes it.
+    ByThis,
+    Earlier,
+    /// It is told by the records.
+    Damaged,
+    /// So is this: it was written before there were any.
+    Gone,
 }
 
 /// Format and engine, if they have been written.
 fn read_format(path: &Path) -> Result<Option<Format>, DirectoryError> {
     let file = path.join(FORMAT_FILE);
+    let told_by_records = |written| match engines_there(path)[..] {
+        [engine] => Some(Format { engine: engine.name().to_owned(), written }),
+        _ => None,
+    };
     let bytes = match damage::read(&file) {
         Ok((bytes, _)) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return match told_by_records(Written::Gone) {
+                None if !engines_there(path).is_empty() => Err(DirectoryError::NoFormat(file)),
+                told => Ok(told),
+            };
+        }
         Err(error) => return Err(failed(path)(error)),
     };
     let text = String::from_utf8_lossy(&bytes);
@@ -388,35 +491,27 @@ fn read_format(path: &Path) -> Result<Option<Format>, DirectoryError> {
                 return Err(DirectoryError::Newer { path: path.to_owned(), found });
             }
             true => {
-                let is_current = found == FORMAT && !sums.is_empty();
-                return Ok(Some(Format { engine: (*engine).to_owned(), is_current }));
+                let is_by_this = found == FORMAT && !sums.is_empty();
+                let written = if is_by_this { Written::ByThis } else { Written::Earlier };
+                return Ok(Some(Format { engine: (*engine).to_owned(), written }));
             }
             false => {}
         }
     }
-    match engine_there(path, &bytes) {
-        Some(engine) => {
-            let engine = engine.name().to_owned();
-            tracing::error!(
-                "{}: the file is damaged; the records are of the engine \"{engine}\"",
-                file.display()
-            );
-            Ok(Some(Format { engine, is_current: false }))
-        }
-        None => Err(DirectoryError::NoFormat(file)),
-    }
+    let told = told_by_records(Written::Damaged).filter(|_| !may_be_unfinished(&bytes));
+    told.map(Some).ok_or(DirectoryError::NoFormat(file))
 }
 
-/// The engine of which there are records, if the damaged format may have been that of a whole directory.
-fn engine_there(path: &Path, damaged: &[u8]) -> Option<Engine> {
+/// Whether a damaged format may have said that a directory was not filled to its end.
+fn may_be_unfinished(damaged: &[u8]) -> bool {
     let same = damaged.iter().zip(UNFINISHED.as_bytes()).filter(|(one, other)| one == other);
-    if same.count() > UNFINISHED.len() / 2 {
-        return None;
-    }
-    let mut there = [Engine::Fjall, Engine::Sqlite]
-        .into_iter()
-        .filter(|engine| path.join(records_in(*engine)).exists());
-    there.next().filter(|_| there.next().is_none())
+    same.count() > UNFINISHED.len() / 2
+}
+
+/// The engines of which there are records.
+fn engines_there(path: &Path) -> Vec<Engine> {
+    let is_there = |engine: &Engine| path.join(records_in(*engine)).exists();
+    [Engine::Fjall, Engine::Sqlite].into_iter().filter(is_there).collect()
 }
 
 /// A checksum, as text.

@@ -15,36 +15,63 @@ const PROBE_FILE: &str = "probe";
 /// Bytes of it. An engine that is opened anew may need more; then it is tried again.
 const PROBE_BYTES: usize = 1 << 20;
 
+/// A file that is open, and has to stay at its path: writing to one that was removed goes on as if nothing
+/// had happened.
+#[derive(Debug)]
+struct Named {
+    path: PathBuf,
+    /// Of its device, and there; given to nothing else as long as it is open.
+    number: (u64, u64),
+}
+
+impl Named {
+    fn is_there(&self) -> io::Result<bool> {
+        Ok(number(&self.path)? == Some(self.number))
+    }
+}
+
+fn number(path: &Path) -> io::Result<Option<(u64, u64)>> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(Some((found.dev(), found.ino()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Keeps other processes from a directory, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
     directory: PathBuf,
-    path: PathBuf,
-    file: File,
+    lock: Named,
+    _file: File,
 }
 
 impl Lock {
     pub(super) fn take(directory: &Path) -> Result<Self, DirectoryError> {
         let path = directory.join(LOCK_FILE);
-        let file = File::create(&path).map_err(failed(directory))?;
+        let mut options = File::options();
+        let file = options.write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(failed(directory))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { directory: directory.to_owned(), path, file }),
-            Err(TryLockError::WouldBlock) => Err(DirectoryError::InUse(directory.to_owned())),
-            Err(TryLockError::Error(error)) => Err(failed(directory)(error)),
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(DirectoryError::InUse(directory.to_owned()));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(directory)(error)),
         }
+        let found = file.metadata().map_err(failed(directory))?;
+        let lock = Named { path, number: (found.dev(), found.ino()) };
+        Ok(Self { directory: directory.to_owned(), lock, _file: file })
     }
 
-    /// Whoever removes a directory takes the names of its files, and writing to them goes on as if
-    /// nothing had happened: only the name tells.
+    /// Whoever removes a directory takes the names of its files: only the name tells.
     ///
     /// # Errors
     /// The directory is not there any more, or another one is, or that cannot be told.
     pub(super) fn check(&self) -> Result<(), StoreError> {
-        let own = self.file.metadata()?;
-        match fs::metadata(&self.path) {
-            Ok(found) if (found.dev(), found.ino()) == (own.dev(), own.ino()) => Ok(()),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-            _ => Err(StoreError(format!(
+        match self.lock.is_there()? {
+            true => Ok(()),
+            false => Err(StoreError(format!(
                 "the data directory {}, or the file \"{LOCK_FILE}\" in it, was removed or replaced: \
                  put it back, or start anew",
                 self.directory.display()
@@ -66,22 +93,57 @@ impl Lock {
     }
 }
 
-/// The records of a directory, which are safe only as long as it is there.
+/// The records of a directory, which are safe only as long as it is there, with what they are in.
 pub(super) struct Locked<S> {
-    pub(super) store: S,
-    pub(super) lock: Arc<Lock>,
+    store: S,
+    lock: Arc<Lock>,
+    files: Vec<Named>,
+    /// All of them were there after the last commit.
+    are_there: bool,
+}
+
+impl<S> Locked<S> {
+    /// In these files, as far as they are there: the store has them open.
+    pub(super) fn new(store: S, lock: Arc<Lock>, files: &[PathBuf]) -> io::Result<Self> {
+        let named = |path: &PathBuf| {
+            let number = number(path).transpose()?;
+            Some(number.map(|number| Named { path: path.clone(), number }))
+        };
+        let files = files.iter().filter_map(named).collect::<io::Result<_>>()?;
+        Ok(Self { store, lock, files, are_there: true })
+    }
+
+    fn check_files(&self) -> Result<(), StoreError> {
+        for file in &self.files {
+            if !file.is_there()? {
+                let path = file.path.display();
+                return Err(StoreError(format!(
+                    "{path} was removed or replaced: put it back, or start anew"
+                )));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl<S: Store> Store for Locked<S> {
     fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
         // Another process may have the directory by now.
         self.lock.check()?;
+        if !self.are_there {
+            self.check_files()?;
+        }
+        self.are_there = false;
         self.store.commit(writes, commit)?;
+        self.check_files()?;
+        self.are_there = true;
         self.lock.check()
     }
 
     fn wants_reopening(&self) -> bool {
-        self.store.wants_reopening() && self.lock.takes_bytes()
+        // What has no name any more would be lost with it.
+        let has_files = || self.check_files().is_ok();
+        self.store.wants_reopening() && has_files() && self.lock.takes_bytes()
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {

@@ -18,7 +18,7 @@ use std::hash::{BuildHasher, RandomState};
 use frame::{Beginning, FRAME_HEAD, Found, Head, SEGMENT_HEAD};
 use live::{Live, Place};
 use overlay::Overlay;
-pub(super) use segments::Files;
+pub(super) use segments::{Files, LOGS};
 pub use segments::{Segment, Segments};
 use window::Window;
 

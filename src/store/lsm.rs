@@ -1,6 +1,7 @@
 //! Records in a log-structured merge tree (fjall).
 
 mod journal;
+mod numbers;
 mod reader;
 mod salvage;
 mod table;
@@ -9,8 +10,9 @@ mod tree;
 use std::path::Path;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use journal::Mended;
 
-use super::{Torn, replace};
+use super::{MENDS, Torn, replace};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
 /// Memory for blocks that were read: only a start reads.
@@ -21,6 +23,8 @@ const WORKERS: usize = 1;
 const MEMTABLE_BYTES: u64 = 16 << 20;
 /// Bytes of changes that a start may have to read again, about.
 const JOURNAL_BYTES: u64 = 128 << 20;
+pub(super) use tree::{KEYSPACES, LOCK};
+
 /// Files it keeps open.
 pub(super) const OPEN_FILES: usize = 64;
 
@@ -31,14 +35,16 @@ pub(super) struct Lsm {
 
 impl From<fjall::Error> for StoreError {
     fn from(error: fjall::Error) -> Self {
+        let way = if salvage::is_damage(&error) { MENDS } else { "" };
         Self(match error {
-            fjall::Error::Io(error) => error.to_string(),
-            fjall::Error::Locked => "another process has it open".to_owned(),
-            fjall::Error::Storage(lsm_tree::Error::Io(error)) => error.to_string(),
-            fjall::Error::Storage(error) => {
-                format!("a file that all depends on is damaged: {error}")
+            fjall::Error::Io(error) | fjall::Error::Storage(lsm_tree::Error::Io(error)) => {
+                format!("{error}{way}")
             }
-            other => other.to_string(),
+            fjall::Error::Locked => "another process has it open".to_owned(),
+            fjall::Error::Storage(error) => {
+                format!("a file that all depends on is damaged: {error}{way}")
+            }
+            other => format!("{other}{way}"),
         })
     }
 }
@@ -47,17 +53,26 @@ impl Lsm {
     /// Opens or makes it. A last commit that is there in part is cut off, one that is damaged is set aside,
     /// and the log tells of both.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        replace::end(path, &[])?;
-        journal::mend(path, Torn::IsTold)?;
+        Self::prepare(path, Torn::IsTold)?;
         Ok(Self::build(path)?)
     }
 
     /// As [`open`](Self::open), after a failure. Of a last commit that is there in part nothing is said:
     /// whoever made it makes it again.
     pub(super) fn reopen(path: &Path) -> Result<Self, StoreError> {
-        replace::end(path, &[])?;
-        journal::mend(path, Torn::IsExpected)?;
+        Self::prepare(path, Torn::IsExpected)?;
         Ok(Self::build(path)?)
+    }
+
+    fn prepare(path: &Path, torn: Torn) -> Result<Mended, StoreError> {
+        replace::end(path, &[])?;
+        tree::clear_unmade(path)?;
+        tree::make_openable(path)?;
+        let mended = journal::mend(path, torn)?;
+        if mended.journals == 0 && tree::is_made(path)? {
+            tracing::error!("{}: no journal is there: what it had is lost", path.display());
+        }
+        Ok(mended)
     }
 
     fn build(path: &Path) -> Result<Self, fjall::Error> {

@@ -25,8 +25,9 @@ mod staging;
 mod writer;
 
 pub use acts::ActId;
-pub(crate) use directory::whole;
+pub(crate) use damage::free_bytes;
 pub use directory::{Directory, DirectoryError, Engine, Filling};
+pub(crate) use directory::{MISSING, whole};
 pub use logged::{Logged, Segment, Segments};
 pub use memory::{Memory, MemorySegments};
 pub use record::{Epoch, MAX_NAME_BYTES};
@@ -40,6 +41,9 @@ enum Torn {
     /// Whoever made it makes it again.
     IsExpected,
 }
+
+/// Said of what is damaged, to who finds it when it is not a start that reads it.
+const MENDS: &str = "; a start of the broker mends what is damaged, as far as it can be read";
 
 /// Files that a store keeps open at most.
 pub const OPEN_FILES: usize = lsm::OPEN_FILES + 32;

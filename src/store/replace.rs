@@ -13,6 +13,11 @@ use crate::hooks::StoreError;
 /// The new database until it is in the place of the old one.
 const SALVAGED: &str = "salvaged";
 
+/// Whether a new database is about to take that place.
+pub(super) fn is_under_way(path: &Path) -> io::Result<bool> {
+    path.with_extension(SALVAGED).try_exists()
+}
+
 /// Has a new database made, which takes the place of a damaged one once it is closed and on disk. One of
 /// files has others beside it, whose names go on with a suffix. What goes wrong leaves nothing behind.
 pub(super) fn with(
@@ -46,10 +51,10 @@ pub(super) fn end(path: &Path, suffixes: &[&str]) -> io::Result<()> {
 
 /// Says where the damaged one is, if there is a new one.
 fn take_place(path: &Path, suffixes: &[&str]) -> io::Result<Option<PathBuf>> {
-    let salvaged = path.with_extension(SALVAGED);
-    if !salvaged.try_exists()? {
+    if !is_under_way(path)? {
         return Ok(None);
     }
+    let salvaged = path.with_extension(SALVAGED);
     let (free, last) = names_aside(path)?;
     // It goes last: if it is not there any more, it has been set aside already.
     let aside = if path.try_exists()? { free } else { last.unwrap_or(free) };

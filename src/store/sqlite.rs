@@ -8,9 +8,13 @@ use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode, params};
 
-use super::{Torn, replace};
+use super::{MENDS, Torn, replace};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
+/// Files that it has beside a database.
+pub(super) const BESIDE: [&str; 2] = [LOG, "-shm"];
+/// Its log, as long as it is open.
+pub(super) const LOG: &str = "-wal";
 /// Pages of the log before it is written into the database.
 const CHECKPOINT_PAGES: u32 = 4000;
 
@@ -24,7 +28,8 @@ pub(super) struct Sqlite {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
-        Self(error.to_string())
+        let way = if salvage::is_damage(&error) { MENDS } else { "" };
+        Self(format!("{error}{way}"))
     }
 }
 
@@ -32,18 +37,26 @@ impl Sqlite {
     /// Opens or makes it. A last commit that is there in part is cut off, and the log tells of it.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         Self::prepare(path, Torn::IsTold)?;
-        Ok(Self::with_tables(Self::connect(path)?)?)
+        Self::open_as_it_is(path)
     }
 
     /// As [`open`](Self::open), after a failure. Of a last commit that is there in part nothing is said:
     /// whoever made it makes it again.
     pub(super) fn reopen(path: &Path) -> Result<Self, StoreError> {
         Self::prepare(path, Torn::IsExpected)?;
+        Self::open_as_it_is(path)
+    }
+
+    fn open_as_it_is(path: &Path) -> Result<Self, StoreError> {
+        if wal::is_alone(path)? {
+            let name = path.display();
+            return Err(StoreError(format!("{name}: nothing is in it, but in its log{MENDS}")));
+        }
         Ok(Self::with_tables(Self::connect(path)?)?)
     }
 
     fn prepare(path: &Path, told: Torn) -> Result<(), StoreError> {
-        replace::end(path, &salvage::BESIDE)?;
+        replace::end(path, &BESIDE)?;
         let log = wal::beside(path);
         let torn = wal::mend(&log)?;
         if torn > 0 && told == Torn::IsTold {
@@ -158,6 +171,34 @@ impl Store for Sqlite {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// It would remove the log of a database in which nothing is.
+    #[test]
+    fn a_log_without_its_database_stays() {
+        let [directory, copy] = [(); 2].map(|()| tempfile::tempdir().expect("a directory"));
+        let path = directory.path().join("db.sqlite");
+        let mut store = Sqlite::open(&path).expect("new");
+        let value = Some(b"v".to_vec());
+        let write = Write { table: Table::Retained, key: b"t".to_vec(), value, fresh: false };
+        store.commit(&[write], Commit::Disk).expect("room");
+        for is_there in [false, true] {
+            let path = copy.path().join("db.sqlite");
+            let log = wal::beside(&path);
+            std::fs::copy(wal::beside(&directory.path().join("db.sqlite")), &log).expect("copied");
+            if is_there {
+                std::fs::write(&path, "").expect("written");
+            }
+            for opened in [Sqlite::open(&path), Sqlite::reopen(&path)] {
+                let error = opened.err().expect("it is not there").to_string();
+                assert!(error.contains("a start of the broker mends"), "{error}");
+            }
+            assert!(log.metadata().expect("it stays").len() > 0);
+            let store = Sqlite::open_mended(&path).expect("mended");
+            assert_eq!(store.get(Table::Retained, b"t"), Ok(Some(b"v".to_vec())));
+            drop(store);
+            std::fs::remove_file(&path).expect("there is a new one");
+        }
+    }
 
     /// The log is synced before anything of it goes into the database.
     #[test]

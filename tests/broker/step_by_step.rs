@@ -8,8 +8,8 @@ use crate::common::connect::{Connect, Will};
 use crate::common::message::Message;
 use crate::common::property::{session_expiry, will_delay};
 use crate::common::wire;
-use crate::common::{Packet, V5, V311};
-use crate::rig::{Rig, packets};
+use crate::common::{Packet, V5, V31, V311};
+use crate::rig::{Rig, packets, pubacks};
 
 /// A client that sends and does not read makes the broker hold a bounded number of answers; it is
 /// not read until it reads, and then goes on where it was.
@@ -209,5 +209,54 @@ fn a_long_queue_is_sent_in_steps() {
             break;
         }
         assert!(turn < 100, "{received} bytes came");
+    }
+}
+
+/// [MQTT-4.6.0-6] A 3.x client whose connection is to be closed for a message is not read on: what is behind
+/// it on its topic would come before it, which is sent again.
+#[test]
+fn nothing_overtakes_what_closes_its_connection() {
+    let toml = "[queue]\nmax_bytes = \"4KiB\"\n[limits]\nmax_packet_size = \"2KiB\"\n\
+                max_topic_bytes = \"1KiB\"";
+    let large = [b'.'; 1500];
+    for (version, full) in [(V31, 0), (V311, 0), (V31, 1), (V311, 1)] {
+        let mut rig = Rig::new(3, toml);
+        let client = |rig: &mut Rig, home, name, filter| {
+            let name = rig.name_at(home, name);
+            let client = rig.connect(&Connect::lasting(V311, &name));
+            rig.send(client, &subscribe(V311, 1, &[(filter, 1)], &[]));
+            rig.receive(client);
+            (client, name)
+        };
+        client(&mut rig, 2, "slow", "slow");
+        let (away, name) = client(&mut rig, full, "away", "t");
+        rig.world.client_close(away);
+        let publisher = rig.name_at(0, "publisher");
+        let publisher = rig.connect(&Connect::new(version, &publisher));
+        let publish = |rig: &Rig, topic: &str, payload: &[u8], id| {
+            let bytes = Message::new(topic, payload).qos(1).id(id).bytes(version);
+            assert_eq!(rig.world.client_send(publisher, &bytes).ok(), Some(bytes.len()));
+        };
+        for id in 1..=2 {
+            publish(&rig, "t", &large, id);
+        }
+        rig.receive(publisher);
+        // One shard does not say for a while that it has what comes before.
+        publish(&rig, "slow", b"x", 3);
+        publish(&rig, "t", &large, 4);
+        for _ in 0..4 {
+            rig.turns_of(0, 1);
+            rig.turns_of(1, 1);
+        }
+        publish(&rig, "t", b"small", 5);
+        for _ in 0..4 {
+            rig.turns_of(0, 1);
+            rig.turns_of(1, 1);
+        }
+        assert_eq!(pubacks(&rig.receive(publisher), version).len(), 1);
+        assert!(rig.world.client_end(publisher).is_some());
+        let away = rig.world.connect();
+        rig.send(away, &Connect::lasting(V311, &name).bytes());
+        assert_eq!(rig.take_all(away, V311).len(), 2, "{version:?}, full on shard {full}");
     }
 }

@@ -181,6 +181,7 @@ fn a_taken_address_is_said() {
     assert_eq!(status, 1, "{err}");
     let line = format!("sluice: cannot listen on {address}: a program listens there already: ");
     assert!(err.lines().last().is_some_and(|last| last.starts_with(&line)), "{err}");
+    assert!(err.ends_with("; name another address with --bind, or listener.bind\n"), "{err}");
     // TEST-NET-1, which nobody has.
     let (status, _, err) = ends(sluice().args(["--bind", "192.0.2.1:1883", "--anonymous"]));
     assert_eq!(status, 1, "{err}");

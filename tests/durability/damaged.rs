@@ -203,6 +203,15 @@ fn a_damaged_commit_is_set_aside_and_told_and_those_behind_it_stay() {
     assert_eq!(status, 1, "{out}");
 }
 
+#[test]
+fn a_damaged_format_is_told_once() {
+    let mut broker = killed("fjall");
+    fs::write(broker.data().join("format"), "2 fjXll 00000000\n").expect("written");
+    starts_with(&mut broker, 0..MESSAGES);
+    let log = broker.log();
+    assert_eq!(log.matches("format: ").count(), 1, "{log}");
+}
+
 /// Without its head nobody knows what in a segment is whole.
 #[test]
 fn a_damaged_segment_is_set_aside_and_told() {

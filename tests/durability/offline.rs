@@ -135,6 +135,42 @@ fn what_is_no_data_directory_is_refused() {
     assert!(status == 1 && err.starts_with(&said), "{err}");
 }
 
+/// It reads the database as it is; a start makes one of what can be read.
+#[test]
+fn that_a_start_mends_it_is_said() {
+    for (engine, name) in [("fjall", "fjall/version"), ("sqlite", "sluice.sqlite")] {
+        let mut broker = killed(engine);
+        broker.restart();
+        broker.stop();
+        let file = broker.data().join(name);
+        let mut bytes = fs::read(&file).expect("a file");
+        bytes[..3].fill(0xA5);
+        fs::write(&file, bytes).expect("written");
+        for arguments in [["check"], ["dump"]] {
+            let (status, out, err) = store(&arguments, &[broker.data()]);
+            assert_eq!(status, 1, "{out}");
+            let begin = format!("sluice: {}: ", broker.data().display());
+            assert!(err.starts_with(&begin) && err.lines().count() == 1, "{err}");
+            assert!(err.contains("a start of the broker mends"), "{err}");
+        }
+        broker.restart();
+        has_everything(&broker);
+    }
+}
+
+/// What a start would say of files that are not there.
+#[test]
+fn what_is_missing_is_said() {
+    let broker = killed("fjall");
+    let log = broker.data().join("log");
+    fs::remove_dir_all(&log).expect("removed");
+    let (status, out, _) = store(&["check"], &[broker.data()]);
+    assert_eq!(status, 1, "{out}");
+    for name in ["a.log", "b.log"] {
+        assert!(out.contains(&format!("{}: missing or empty", log.join(name).display())), "{out}");
+    }
+}
+
 /// One byte of a record is another one than it was.
 #[test]
 fn damage_is_said_and_is_the_exit_status() {

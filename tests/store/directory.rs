@@ -6,6 +6,8 @@ use sluice::hooks::{Commit, Table, Write};
 use sluice::store::{Directory, DirectoryError, Engine};
 use tempfile::TempDir;
 
+use crate::said::said;
+
 #[test]
 fn a_second_one_is_refused_until_the_first_has_gone() {
     let path = TempDir::new().expect("a directory");
@@ -102,6 +104,97 @@ fn a_damaged_format_is_written_anew() {
     }
 }
 
+/// Or else the other engine would begin anew beside them.
+#[test]
+fn without_its_format_a_directory_is_of_the_engine_whose_records_are_there() {
+    for (engine, other) in [(Engine::Fjall, Engine::Sqlite), (Engine::Sqlite, Engine::Fjall)] {
+        let path = TempDir::new().expect("a directory");
+        let format = path.path().join("format");
+        drop(Directory::open(path.path(), engine).expect("new").records().expect("new"));
+        let whole = fs::read(&format).expect("a file");
+        fs::remove_file(&format).expect("it is there");
+        let error = Directory::open(path.path(), other).expect_err("the other engine's");
+        assert!(matches!(error, DirectoryError::OtherEngine { .. }), "{error}");
+        assert!(!format.exists());
+        for existing in [false, true] {
+            let log = said(|| {
+                let opened = match existing {
+                    true => Directory::existing(path.path()),
+                    false => Directory::open(path.path(), engine),
+                };
+                drop(opened.expect("it is told by what is there"));
+            });
+            assert_eq!(log.matches("format: ").count(), 1, "{log}");
+            assert_eq!(fs::read(&format).expect("a file"), whole);
+            fs::remove_file(&format).expect("it is there");
+        }
+        drop(Directory::open(path.path(), engine).expect("known"));
+        let name = if other == Engine::Fjall { "fjall" } else { "sluice.sqlite" };
+        fs::write(path.path().join(name), "").expect("written");
+        fs::remove_file(&format).expect("it is there");
+        for opened in [Directory::open(path.path(), engine), Directory::existing(path.path())] {
+            let error = opened.expect_err("there are two");
+            assert!(matches!(error, DirectoryError::NoFormat(_)), "{error}");
+            let way = "write \"2 fjall\" or \"2 sqlite\" into it";
+            assert!(error.to_string().contains(way), "{error}");
+        }
+    }
+}
+
+/// Once a start has come to its end, all of it is there.
+#[test]
+fn what_is_missing_at_a_start_is_told() {
+    for (engine, names) in [
+        (Engine::Fjall, &["fjall", "fjall/keyspaces", "log", "log/a.log", "log/b.log"][..]),
+        (Engine::Sqlite, &["sluice.sqlite"]),
+    ] {
+        let path = TempDir::new().expect("a directory");
+        let start = || {
+            said(|| {
+                let directory = Directory::open(path.path(), engine).expect("nobody has it");
+                drop(directory.mended_records().expect("it opens"));
+            })
+        };
+        let first = start();
+        assert!(!first.contains("missing"), "{first}");
+        for name in names {
+            let gone = path.path().join(name);
+            match gone.is_dir() {
+                true => fs::remove_dir_all(&gone).expect("removed"),
+                false => fs::remove_file(&gone).expect("removed"),
+            }
+            let log = start();
+            let is_told = |line: &str| line.contains(name) && line.contains("missing or empty");
+            assert!(log.lines().any(is_told), "{name}: {log}");
+            let again = start();
+            assert!(!again.contains("missing"), "{name}: {again}");
+        }
+    }
+    // The first format had no log.
+    let path = TempDir::new().expect("a directory");
+    let start = || {
+        let directory = Directory::open(path.path(), Engine::Fjall).expect("nobody has it");
+        drop(directory.mended_records().expect("it opens"));
+    };
+    start();
+    fs::remove_dir_all(path.path().join("log")).expect("removed");
+    fs::write(path.path().join("format"), "1 fjall\n").expect("written");
+    let log = said(start);
+    assert!(!log.contains("missing"), "{log}");
+}
+
+#[test]
+fn what_is_no_data_directory_is_told_from_what_is_not_there() {
+    let path = TempDir::new().expect("a directory");
+    let said = |path: &std::path::Path| Directory::existing(path).expect_err("none").to_string();
+    let is_none =
+        format!("{} is no data directory: it has no file \"format\"", path.path().display());
+    assert_eq!(said(path.path()), is_none);
+    let nowhere = path.path().join("nowhere");
+    assert_eq!(said(&nowhere), format!("there is no data directory {}", nowhere.display()));
+    assert_eq!(fs::read_dir(path.path()).expect("a directory").count(), 0, "nothing is made");
+}
+
 #[test]
 fn a_directory_that_cannot_be_made_is_an_error_with_its_name() {
     let path = TempDir::new().expect("a directory");
@@ -141,6 +234,56 @@ fn what_is_no_longer_at_its_path_takes_nothing() {
         store.commit(&write(3), Commit::System).expect("it is there again");
         assert!(store.get(Table::Retained, &[1]).expect("whole").is_some());
     }
+}
+
+/// Writing to a file that has no name any more goes on as if nothing had happened.
+#[test]
+fn what_has_lost_a_file_takes_nothing() {
+    let write = |key| {
+        [Write { table: Table::Retained, key: vec![key], value: Some(vec![key]), fresh: false }]
+    };
+    for (engine, name) in [
+        (Engine::Fjall, "log"),
+        (Engine::Fjall, "log/a.log"),
+        (Engine::Fjall, "fjall"),
+        (Engine::Sqlite, "sluice.sqlite"),
+        (Engine::Sqlite, "sluice.sqlite-wal"),
+    ] {
+        let above = TempDir::new().expect("a directory");
+        let (path, away) = (above.path().join("data"), above.path().join("away"));
+        let directory = Directory::open(&path, engine).expect("new");
+        let mut store = directory.records().expect("new");
+        store.commit(&write(1), Commit::System).expect("it is there");
+        let gone = path.join(name);
+        fs::rename(&gone, &away).expect("moved");
+        for _ in 0..2 {
+            let error =
+                store.commit(&write(2), Commit::System).expect_err("it is gone").to_string();
+            let is_said = error.contains("was removed or replaced");
+            assert!(is_said && error.contains(&gone.display().to_string()), "{name}: {error}");
+            assert!(!store.wants_reopening(), "{name}: what has no name would be lost with it");
+        }
+        fs::rename(&away, &gone).expect("moved");
+        store.commit(&write(3), Commit::System).expect("it is there again");
+        for key in [1, 3] {
+            assert_eq!(store.get(Table::Retained, &[key]), Ok(Some(vec![key])), "{name}");
+        }
+    }
+}
+
+/// A good end hands on what only the log has.
+#[test]
+fn what_was_in_a_log_that_was_removed_is_there_after_a_good_end() {
+    let path = TempDir::new().expect("a directory");
+    let directory = Directory::open(path.path(), Engine::Fjall).expect("new");
+    let mut store = directory.records().expect("new");
+    let write = Write { table: Table::Retained, key: vec![1], value: Some(vec![1]), fresh: false };
+    store.commit(&[write], Commit::Disk).expect("it is there");
+    fs::remove_dir_all(path.path().join("log")).expect("removed");
+    store.commit(&[], Commit::Disk).expect_err("it is gone");
+    drop(store);
+    let store = directory.records().expect("whole");
+    assert_eq!(store.get(Table::Retained, &[1]), Ok(Some(vec![1])));
 }
 
 /// Who removes the lock of a broker that runs, and starts another one, has only that one write.

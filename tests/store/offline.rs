@@ -1,7 +1,7 @@
 //! Data directories without a broker: checked, written out, filled, copied.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 
 use sluice::hooks::{Commit, Store, Table};
@@ -182,6 +182,30 @@ fn damaged_records_are_written_out_as_they_are() {
     assert_eq!(text(&restored), dumped);
 }
 
+/// Of what is no dump.
+const FIRST: &str = r#"line 1: not the first line of a dump, {"record":"dump","version":1}"#;
+
+/// Of a file without lines no more is read than a first line may have.
+#[test]
+fn what_has_no_lines_is_no_dump() {
+    let mut endless = io::BufReader::new(io::repeat(b'{').take(1 << 40));
+    let error = restore(&mut endless, &mut Memory::default()).expect_err("no dump");
+    assert_eq!(error.to_string(), FIRST);
+}
+
+#[test]
+fn two_sessions_with_one_number_are_a_wrong_line() {
+    let line = |id: &str| {
+        format!(
+            r#"{{"record":"session","client_id":"{id}","number":9,"session_expiry_interval":1}}"#
+        )
+    };
+    let (one, other) = (line("a"), line("b"));
+    let dump = [r#"{"record":"dump","version":1}"#, &one, &other, r#"{"record":"end"}"#].join("\n");
+    let error = taken_in(&dump).0.expect_err("one of them").to_string();
+    assert_eq!(error, "line 3: number 9: another session has it");
+}
+
 #[test]
 fn a_wrong_line_is_named() {
     let dumped = text(&a_store());
@@ -198,7 +222,9 @@ fn a_wrong_line_is_named() {
         (String::new(), "line 1: missing: the dump was cut off".to_owned()),
         (cut, "line 6: missing: the dump was cut off".to_owned()),
         (cut_within.to_owned(), format!("line {number}: EOF while parsing")),
-        (at(1, lines[1]), "line 1: not the first line of a dump".to_owned()),
+        (at(1, lines[1]), FIRST.to_owned()),
+        (at(1, "# a list of things"), FIRST.to_owned()),
+        (at(1, &"x".repeat(1 << 20)), FIRST.to_owned()),
         (at(1, r#"{"record":"dump","version":2}"#), "line 1: a dump of version 2, not 1".into()),
         (at(4, lines[0]), "line 4: a second dump begins here".to_owned()),
         (at(3, "{"), "line 3: EOF while parsing an object at column 1".to_owned()),
@@ -401,6 +427,24 @@ fn a_filling_that_was_killed_is_refused_and_can_be_begun_anew() {
     assert!(!path.path().join("sluice.sqlite").exists());
 }
 
+/// Not even the draft of its format.
+#[test]
+fn a_filling_whose_end_fails_leaves_nothing() {
+    let path = TempDir::new().expect("a directory");
+    for engine in [Engine::Fjall, Engine::Sqlite] {
+        let filling = Filling::new(path.path(), engine).expect("empty");
+        drop(filling.records().expect("new"));
+        let format = path.path().join("format");
+        fs::remove_file(&format).expect("it is there");
+        fs::create_dir(&format).expect("made");
+        filling.finish().expect_err("that cannot be replaced");
+        let mut left = names(path.path());
+        left.sort();
+        assert_eq!(left, ["format", "lock"]);
+        fs::remove_dir(&format).expect("it is empty");
+    }
+}
+
 #[test]
 fn only_an_empty_directory_is_filled() {
     let path = TempDir::new().expect("a directory");
@@ -409,7 +453,7 @@ fn only_an_empty_directory_is_filled() {
     assert!(error.to_string().ends_with("is not empty"), "{error}");
     assert_eq!(names(path.path()), ["letter"], "nothing was changed");
     let error = Directory::existing(path.path()).expect_err("no data directory");
-    assert!(error.to_string().starts_with("there is no data directory"), "{error}");
+    assert!(error.to_string().contains("is no data directory"), "{error}");
     assert_eq!(names(path.path()), ["letter"]);
 }
 

@@ -167,14 +167,14 @@ fn what_a_shard_says_of_one_time_is_not_said_of_the_other() {
 fn what_is_said_of_one_message_is_not_said_of_the_next() {
     let mut rig = Rig::new(Version::V5, 10);
     assert_eq!(rig.publish(AtLeastOnce, 1, handed(1, &[1, 2])), Verdict::Continue);
-    rig.session.give_up_storing(1);
+    assert_eq!(rig.session.give_up_storing(1, &[0; 64]), Verdict::Continue);
     assert_eq!(rig.confirm(&[]), Verdict::Continue);
     assert_eq!(rig.wire.take(), [ack(PubAck, 1, QuotaExceeded)]);
     assert_eq!(rig.publish(AtLeastOnce, 1, handed(2, &[1, 2])), Verdict::Continue);
     rig.session.pass(1, 1);
     rig.session.refuse(2, 1, true);
-    rig.session.refuse_unstored(1, 1);
-    rig.session.route_here(1, false, true);
+    rig.session.refuse_unstored(1);
+    rig.session.route_here(1, false);
     assert_eq!(rig.session.route_again(1, 3, 3), 0);
     assert_eq!(rig.confirm(&[(2, 2)]), Verdict::Continue);
     assert!(rig.wire.take().is_empty());
@@ -247,10 +247,111 @@ fn a_message_that_is_kept_here_in_the_end_is_a_success() {
         let mut rig = Rig::new(Version::V5, 10);
         assert_eq!(rig.publish(AtLeastOnce, 1, handed(1, &[1])), Verdict::Continue);
         rig.session.refuse(1, 1, false);
-        rig.session.route_here(1, kept, unstored);
+        rig.session.route_here(1, kept);
+        if unstored {
+            rig.session.refuse_unstored(1);
+        }
         assert_eq!(rig.confirm(&[(1, 1)]), Verdict::Continue);
         assert_eq!(rig.wire.take(), [ack(PubAck, 1, reason)]);
     }
+}
+
+/// A message that is refused for good waits for nobody, and its identifier is not stored: who refuses it may
+/// be another shard, or a session of this one that it has come back to.
+#[test]
+fn what_is_not_stored_waits_for_nobody() {
+    for comes_back in [false, true] {
+        let mut rig = Rig::new(Version::V5, 10);
+        let journal = Journal::default();
+        rig.session.store_as(1, (0, 0), journal.clone(), rig.limits.in_memory);
+        let outcome = handed(1, &[1, 2, STORE]);
+        assert_eq!(rig.publish(ExactlyOnce, 7, outcome), Verdict::Continue);
+        if comes_back {
+            rig.session.route_here(1, false);
+        }
+        rig.session.refuse_unstored(1);
+        let changes = journal.end_turn(2, |_| None).0.expect("changes").take();
+        assert!(matches!(changes[..], [Change::Held(1, _), Change::Freed(1, _)]), "{changes:?}");
+        assert_eq!(rig.confirm(&[]), Verdict::Continue);
+        assert_eq!(rig.wire.take(), [ack(PubRec, 7, QuotaExceeded)]);
+        assert_eq!(rig.begin(ExactlyOnce, 7, false), Begin::New);
+    }
+}
+
+/// [MQTT-4.3.3-9] [MQTT-4.3.3-10] A QoS 2 message is refused while its client is away, though sessions that
+/// are not stored have it: who sends it again has not heard of that, and is told instead of them getting it
+/// twice. From then on the identifier is that of a new message, as it is for who has forgotten all.
+#[test]
+fn a_refusal_that_could_not_be_told_is_told_later() {
+    for (waits, dup) in [(false, true), (true, true), (false, false)] {
+        let mut rig = Rig::new(Version::V5, 10);
+        let journal = Journal::default();
+        rig.session.store_as(1, (0, 0), journal, rig.limits.in_memory);
+        assert_eq!(rig.publish(ExactlyOnce, 7, handed(1, &[1, 2])), Verdict::Continue);
+        rig.disconnect();
+        rig.session.refuse_unstored(1);
+        assert_eq!(rig.confirm(&[]), Verdict::Continue);
+        rig.connect(&parameters(Version::V5, 10));
+        if !dup {
+            assert_eq!(rig.begin(ExactlyOnce, 7, false), Begin::New);
+            continue;
+        }
+        if waits {
+            assert_eq!(rig.publish(ExactlyOnce, 8, handed(2, &[1])), Verdict::Continue);
+        }
+        assert_eq!(rig.begin(ExactlyOnce, 7, true), Begin::Duplicate);
+        if waits {
+            assert_eq!(rig.begin(ExactlyOnce, 7, true), Begin::Duplicate);
+            assert!(rig.wire.take().is_empty());
+            assert_eq!(rig.confirm(&[(1, 2)]), Verdict::Continue);
+        }
+        let others = rig.wire.take();
+        assert_eq!(others.last(), Some(&ack(PubRec, 7, QuotaExceeded)));
+        assert_eq!(others.len(), 1 + usize::from(waits));
+        assert_eq!(rig.begin(ExactlyOnce, 7, true), Begin::New);
+        assert_eq!(rig.session.link.charged, u32::from(waits));
+    }
+    // Nor is there anything to be released.
+    let mut rig = Rig::new(Version::V5, 10);
+    assert_eq!(rig.publish(ExactlyOnce, 7, handed(1, &[1])), Verdict::Continue);
+    rig.disconnect();
+    rig.session.refuse_unstored(1);
+    assert_eq!(rig.confirm(&[]), Verdict::Continue);
+    rig.connect(&parameters(Version::V5, 10));
+    assert_eq!(rig.pubrel(7), Ok(false));
+}
+
+/// A 3.x client is not read on from when its connection may have to be closed until it is known.
+#[test]
+fn doubt_lasts_until_all_is_decided() {
+    let doubtful = O { doubtful: true, ..handed(1, &[1]) };
+    let confirmed = |turn| std::array::from_fn(|shard| if shard == 1 { turn } else { 0 });
+    let (before, after) = (confirmed(0), confirmed(1));
+    let mut rig = Rig::new(Version::V311, 10);
+    assert_eq!(rig.publish(ExactlyOnce, 1, handed(1, &[STORE])), Verdict::Continue);
+    assert!(!rig.session.refuses_perhaps(&before), "it waits, and is taken");
+    assert_eq!(rig.publish(AtLeastOnce, 2, doubtful), Verdict::Continue);
+    assert!(rig.session.refuses_perhaps(&before));
+    assert!(!rig.session.refuses_perhaps(&after), "though it has not left");
+    assert_eq!(rig.session.give_up_storing(1, &after), Verdict::Continue);
+    // Sent again, it is in doubt again.
+    assert_eq!(rig.publish(AtLeastOnce, 3, doubtful), Verdict::Continue);
+    rig.disconnect();
+    rig.connect(&parameters(Version::V311, 10));
+    assert!(!rig.session.refuses_perhaps(&before));
+    assert_eq!(rig.begin(AtLeastOnce, 3, true), Begin::Duplicate);
+    assert!(rig.session.refuses_perhaps(&before) && !rig.session.refuses_perhaps(&after));
+    rig.session.refuse(1, 3, true);
+    assert!(rig.session.refuses_perhaps(&after), "it is to be closed");
+    assert_eq!(rig.session.give_up_storing(1, &after), Verdict::Close);
+    // What is refused at once, behind another.
+    let mut rig = Rig::new(Version::V311, 10);
+    assert_eq!(rig.publish(AtLeastOnce, 1, handed(1, &[1])), Verdict::Continue);
+    assert_eq!(rig.publish(AtLeastOnce, 2, O { kept: false, ..O::KEPT }), Verdict::Continue);
+    assert!(rig.session.refuses_perhaps(&after));
+    assert_eq!(rig.confirm(&[(1, 1)]), Verdict::Close);
+    assert_eq!(rig.wire.take(), [ok(PubAck, 1)]);
+    assert!(!rig.session.refuses_perhaps(&after));
 }
 
 /// A message that every shard refused gets 0x97 in 5.0, and a QoS 2 identifier is free again.

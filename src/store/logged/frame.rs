@@ -162,7 +162,7 @@ impl Found {
             if let Some((sequence, records)) = frame(bytes, at, head.life)
                 && sequence == found.next
             {
-                (at, found.next) = (records.end, sequence + 1);
+                (at, found.next) = (records.end, sequence.wrapping_add(1));
                 found.whole.push(records);
                 continue;
             }
@@ -178,7 +178,7 @@ impl Found {
                 return found;
             };
             found.damaged.push(at..next);
-            (at, found.next) = (records.end, sequence + 1);
+            (at, found.next) = (records.end, sequence.wrapping_add(1));
             found.whole.push(records);
         }
     }
@@ -272,6 +272,23 @@ mod tests {
             assert!(found.damaged.is_empty());
             let end = ends[..whole].last().copied().unwrap_or(SEGMENT_HEAD);
             assert_eq!(found.torn, len - end, "{len}");
+        }
+    }
+
+    #[test]
+    fn behind_the_highest_number_comes_0() {
+        let head = Head { first: u64::MAX, ..HEAD };
+        let (mut bytes, _) = segment(head, 1);
+        encode(&[put(3)], head.life, 0, &mut bytes);
+        for damaged in [false, true] {
+            if damaged {
+                bytes.insert(SEGMENT_HEAD, 1);
+            }
+            let found = Found::of(&bytes, head);
+            assert_eq!(
+                (found.whole.len(), found.next, found.damaged.len()),
+                (2, 1, usize::from(damaged))
+            );
         }
     }
 

@@ -82,10 +82,11 @@ pub(in crate::store) struct Files {
 impl Files {
     /// Makes what is not there.
     pub(in crate::store) fn open(path: &Path) -> io::Result<Self> {
-        fs::create_dir_all(path)?;
+        fs::create_dir_all(path).map_err(damage::of(path))?;
         let open = |name| {
-            let mut options = File::options();
-            options.read(true).write(true).create(true).truncate(false).open(path.join(name))
+            let (mut options, path) = (File::options(), path.join(name));
+            options.read(true).write(true).create(true).truncate(false);
+            options.open(&path).map_err(damage::of(&path))
         };
         let files = [open(name(Segment::A))?, open(name(Segment::B))?];
         damage::sync_directory(path)?;
@@ -102,11 +103,11 @@ impl Files {
     }
 }
 
+/// The names of the two.
+pub(in crate::store) const LOGS: [&str; 2] = ["a.log", "b.log"];
+
 const fn name(segment: Segment) -> &'static str {
-    match segment {
-        Segment::A => "a.log",
-        Segment::B => "b.log",
-    }
+    LOGS[segment as usize]
 }
 
 impl Segments for Files {

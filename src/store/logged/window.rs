@@ -82,11 +82,43 @@ impl Window {
         place: Place,
         len: usize,
     ) -> Result<(), StoreError> {
-        self.start = None;
-        self.bytes.resize(len, 0);
-        let len = segments.read_at(place.segment(), place.at(), &mut self.bytes)?;
-        self.bytes.truncate(len);
+        self.forget();
+        self.bytes.clear();
+        // A length that was damaged on the disk is not made room for.
+        while self.bytes.len() < len {
+            let there = self.bytes.len();
+            self.bytes.resize(len.min(2 * there.max(Self::BYTES)), 0);
+            let rest = self.bytes.get_mut(there..).unwrap_or_default();
+            let wanted = rest.len();
+            let read = segments.read_at(place.segment(), place.at() + there as u64, rest)?;
+            self.bytes.truncate(there + read);
+            if read < wanted {
+                break;
+            }
+        }
         self.start = Some(place);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hooks::Table;
+    use crate::store::logged::segments::{Files, Segment};
+
+    /// It was right when it was written.
+    #[test]
+    fn a_length_that_was_damaged_takes_no_more_than_there_is() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut files = Files::open(directory.path()).expect("made");
+        let mut bytes = vec![Table::Queued as u8];
+        bytes.extend([8_u32.to_le_bytes(), u32::MAX.to_le_bytes()].concat());
+        bytes.resize(3 * Window::BYTES, 7);
+        files.write(Segment::A, 0, &bytes).expect("room");
+        let mut window = Window::default();
+        let error = window.record(&files, Place::new(Segment::A, 0)).expect_err("it is damaged");
+        assert!(error.to_string().ends_with("what was written at byte 0 is not there"), "{error}");
+        assert!(window.bytes.capacity() <= 8 * Window::BYTES, "{}", window.bytes.capacity());
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BinaryHeap;
 use std::path::Path;
 
 use super::Lsm;
-use super::journal::{self, Journals};
+use super::journal::Journals;
 use super::table::{Record, Records};
 use super::tree::{self, Files};
 use crate::hooks::{StoreError, Table, Write};
@@ -18,15 +18,13 @@ use crate::store::{Torn, damage, replace};
 
 /// Opens a database of which all files are whole, or what is left of it.
 pub(super) fn open(path: &Path) -> Result<Lsm, StoreError> {
-    replace::end(path, &[])?;
-    tree::clear_unmade(path)?;
-    journal::mend(path, Torn::IsTold)?;
+    let mended = Lsm::prepare(path, Torn::IsTold)?;
     let bytes = tree::bytes(path)?;
     if bytes > 0 {
         let path = path.display();
         tracing::info!("{path}: tables of {bytes} bytes are compared with their checksums");
     }
-    let files = Files::read(path)?;
+    let files = Files::read(path, mended.has_commits)?;
     for file in &files.damaged {
         tracing::error!("{}: the file is damaged", file.display());
     }
@@ -47,7 +45,7 @@ pub(super) fn open(path: &Path) -> Result<Lsm, StoreError> {
 }
 
 /// Whether it is of no use to try once more.
-fn is_damage(error: &fjall::Error) -> bool {
+pub(super) fn is_damage(error: &fjall::Error) -> bool {
     use fjall::Error::{
         InvalidTag, InvalidTrailer, InvalidVersion, JournalRecovery, Unrecoverable,
     };
@@ -206,6 +204,44 @@ mod tests {
         let lsm = open(&path).expect("whole");
         assert_eq!(read(&lsm), there.iter().map(|n| (*n, value(*n))).collect::<Vec<_>>());
         assert_eq!(fs::read_dir(directory.path()).expect("a directory").count(), 1);
+    }
+
+    /// fjall would end the process.
+    #[test]
+    fn what_does_not_belong_there_is_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("fjall");
+        let there = database(&path).len();
+        let strays = ["keyspaces/copy", "keyspaces/1/tables/copy", "9.jnl"];
+        for stray in strays.map(|stray| path.join(stray)) {
+            fs::create_dir(&stray).expect("made");
+            let said = format!("{}: it does not belong there: move it away", stray.display());
+            for opened in [open(&path), Lsm::open(&path), Lsm::reopen(&path)] {
+                assert_eq!(opened.err().map(|error| error.to_string()), Some(said.clone()));
+            }
+            fs::remove_dir(&stray).expect("it is empty");
+        }
+        let journal = damage::entries(&path).expect("a directory").into_iter();
+        let journal = journal.filter(|path| path.extension().is_some_and(|it| it == "jnl")).max();
+        let link = path.join("99.jnl");
+        std::os::unix::fs::symlink(journal.expect("a journal"), &link).expect("made");
+        let error = open(&path).err().expect("a link").to_string();
+        assert!(error.starts_with(&link.display().to_string()), "{error}");
+        fs::remove_file(link).expect("it is there");
+        // What it has of its own is made anew.
+        fs::remove_file(path.join("lock")).expect("it is there");
+        assert_eq!(read(&open(&path).expect("whole")).len(), there);
+    }
+
+    /// The journal goes back to the beginning here.
+    #[test]
+    fn without_its_tables_what_the_journals_have_is_there() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("fjall");
+        let there = database(&path);
+        fs::remove_dir_all(path.join("keyspaces")).expect("removed");
+        let found = read(&open(&path).expect("mended"));
+        assert_eq!(found, there.iter().map(|n| (*n, value(*n))).collect::<Vec<_>>());
     }
 
     /// One block has fewer than 300 of these records.

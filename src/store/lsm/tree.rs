@@ -16,12 +16,16 @@ use crate::hooks::Table;
 use crate::store::damage;
 
 /// Where the keyspaces are, each in a directory with its number.
-const KEYSPACES: &str = "keyspaces";
+pub(in crate::store) const KEYSPACES: &str = "keyspaces";
 /// The keyspace that has the names of the others.
 const NAMES: u64 = 0;
 /// In front of a number, in its keys.
 const NAME: u8 = b'n';
-/// Says which database it is; written last when one is made.
+/// Where a keyspace has its files with records, each named by its number.
+const TABLES: &str = "tables";
+/// It is open, and locked, as long as the database is.
+pub(in crate::store) const LOCK: &str = "lock";
+/// Says which database it is; written when one is made, before the keyspaces.
 const MARKER: &str = "version";
 const MARK: &[u8] = b"FJL\x03";
 /// Bytes of a file that are read at once.
@@ -29,10 +33,47 @@ const READ_BYTES: usize = 256 << 10;
 
 /// Removes what was begun when a database was to be made, and did not get to anything that can be opened.
 pub(super) fn clear_unmade(path: &Path) -> io::Result<()> {
-    let is_made = path.join(MARKER).try_exists()?
+    let has_something = is_made(path)?
         || !damage::entries(&path.join(KEYSPACES))?.is_empty()
         || !Journals::read(path)?.are_empty();
-    if is_made || !path.try_exists()? { Ok(()) } else { fs::remove_dir_all(path) }
+    if has_something || !path.try_exists()? { Ok(()) } else { fs::remove_dir_all(path) }
+}
+
+/// Whether it was made, up to what comes last but for the keyspaces.
+pub(super) fn is_made(path: &Path) -> io::Result<bool> {
+    path.join(MARKER).try_exists()
+}
+
+/// Has fjall open it at all, whatever is in its files: without its lock it does not, and what it does not
+/// expect beside them is the end of the process.
+pub(super) fn make_openable(path: &Path) -> io::Result<()> {
+    let stray = |path: &Path| {
+        let said = format!("{}: it does not belong there: move it away", path.display());
+        Err(io::Error::other(said))
+    };
+    let is_file = |path: &Path| fs::symlink_metadata(path).map(|found| found.is_file());
+    for entry in damage::entries(path)? {
+        if entry.extension().is_some_and(|extension| extension == "jnl") && !is_file(&entry)? {
+            return stray(&entry);
+        }
+    }
+    for keyspace in damage::entries(&path.join(KEYSPACES))? {
+        if is_file(&keyspace)? {
+            continue;
+        }
+        if id(&keyspace).is_none() {
+            return stray(&keyspace);
+        }
+        if let Some(stray_one) =
+            damage::entries(&keyspace.join(TABLES))?.iter().find(|table| table.is_dir())
+        {
+            return stray(stray_one);
+        }
+    }
+    if is_made(path)? {
+        File::options().create(true).append(true).open(path.join(LOCK))?;
+    }
+    Ok(())
 }
 
 /// Of all files that [`Files::read`] may read.
@@ -52,12 +93,15 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// Reads all of a database. One that was not made to its end has nothing in it.
-    pub(super) fn read(path: &Path) -> io::Result<Self> {
+    /// Reads all of a database, of which it is known whether something was ever written to it. One that was
+    /// not made to its end has nothing in it.
+    pub(super) fn read(path: &Path, was_written: bool) -> io::Result<Self> {
         let mut files = Self::default();
         let (marker, keyspaces) = (path.join(MARKER), path.join(KEYSPACES));
         let count = damage::entries(&keyspaces)?.len();
-        if count == 0 && !marker.try_exists()? {
+        if count == 0 && was_written {
+            files.damaged.push(keyspaces.clone());
+        } else if count == 0 && !marker.try_exists()? {
             return Ok(files);
         }
         if !marker.try_exists()? || damage::read(&marker)?.0 != MARK {
@@ -89,7 +133,7 @@ impl Files {
         is_made: bool,
     ) -> io::Result<Vec<PathBuf>> {
         let path = keyspaces.join(number.to_string());
-        let folder = path.join("tables");
+        let folder = path.join(TABLES);
         let Some(listed) = listed(&path)? else {
             let mut all = damage::entries(&folder)?;
             all.retain(|file| id(file).is_some());

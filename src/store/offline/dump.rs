@@ -1,12 +1,19 @@
 //! A store as text, and back.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Read as _, Write};
+
+use hashbrown::HashSet;
 
 use super::line::{Line, VERSION};
 use crate::hooks::{Store, StoreError, Table};
 use crate::store::batches::Batches;
 use crate::store::record::{damaged_key, longest_key};
+
+/// Bytes of the first line at most.
+const FIRST_LINE_BYTES: u64 = 1024;
+/// Bytes of any other: a byte of a message takes six characters at most.
+const LINE_BYTES: u64 = 2 << 30;
 
 /// Why a store is not written out.
 #[derive(Debug, thiserror::Error)]
@@ -96,18 +103,14 @@ pub fn restore(text: &mut dyn BufRead, store: &mut dyn Store) -> Result<u64, Res
     let mut batches = Batches::new(store);
     let mut last: [Option<Vec<u8>>; Table::COUNT] = Default::default();
     let mut lines = Lines { text, number: 0 };
-    match lines.next()? {
-        Line::Dump { version: VERSION } => {}
-        Line::Dump { version } => {
-            return Err(lines.wrong(format!("a dump of version {version}, not {VERSION}")));
-        }
-        _ => return Err(lines.wrong("not the first line of a dump".to_owned())),
-    }
+    lines.first()?;
+    let mut sessions = HashSet::new();
     loop {
         let line = lines.next()?;
         if matches!(line, Line::End) {
             break;
         }
+        let session = if let Line::Session(session) = &line { Some(session.number) } else { None };
         let write = line.write().map_err(|wrong| lines.wrong(wrong))?;
         let write = write.ok_or_else(|| lines.wrong("a second dump begins here".to_owned()))?;
         let (len, longest) = (write.key.len(), longest_key(write.table));
@@ -120,6 +123,9 @@ pub fn restore(text: &mut dyn BufRead, store: &mut dyn Store) -> Result<u64, Res
                 "not in the order of {}: another with the same or a higher key stands before it",
                 write.table.name()
             )));
+        }
+        if let Some(number) = session.filter(|number| !sessions.insert(*number)) {
+            return Err(lines.wrong(format!("number {number}: another session has it")));
         }
         *last = Some(write.key.clone());
         batches.put(write)?;
@@ -134,13 +140,35 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
+    /// Of what is no dump no more is read than that.
+    fn first(&mut self) -> Result<(), RestoreError> {
+        let line = self.bytes(FIRST_LINE_BYTES)?;
+        match serde_json::from_slice(line.trim_ascii_end()) {
+            Ok(Line::Dump { version: VERSION }) => Ok(()),
+            Ok(Line::Dump { version }) => {
+                Err(self.wrong(format!("a dump of version {version}, not {VERSION}")))
+            }
+            Ok(_) | Err(_) => {
+                let first = serde_json::to_string(&Line::Dump { version: VERSION });
+                let first = first.unwrap_or_default();
+                Err(self.wrong(format!("not the first line of a dump, {first}")))
+            }
+        }
+    }
+
     fn next(&mut self) -> Result<Line, RestoreError> {
+        let line = self.bytes(LINE_BYTES)?;
+        serde_json::from_slice(line.trim_ascii_end()).map_err(|error| self.wrong(plain(&error)))
+    }
+
+    /// The next line, or the beginning of one that is longer than that.
+    fn bytes(&mut self, most: u64) -> Result<Vec<u8>, RestoreError> {
         self.number += 1;
         let mut line = Vec::new();
-        if self.text.read_until(b'\n', &mut line)? == 0 {
-            return Err(self.wrong("missing: the dump was cut off".to_owned()));
+        match (&mut *self.text).take(most).read_until(b'\n', &mut line)? {
+            0 => Err(self.wrong("missing: the dump was cut off".to_owned())),
+            _ => Ok(line),
         }
-        serde_json::from_slice(line.trim_ascii_end()).map_err(|error| self.wrong(plain(&error)))
     }
 
     fn end(&mut self) -> Result<(), RestoreError> {

@@ -68,7 +68,7 @@ pub(super) enum Line {
 #[serde(deny_unknown_fields)]
 pub(super) struct Session {
     client_id: String,
-    number: u64,
+    pub(super) number: u64,
     session_expiry_interval: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     disconnected_at: Option<When>,
@@ -384,6 +384,10 @@ fn take_body(body: Body) -> Result<Message, String> {
         (None, Some(base64)) => decode("payload_base64", &base64)?,
         (None, None) => Vec::new(),
     };
+    let len = topic.len() + block.len() + payload.len();
+    if len > MAX_REMAINING_LENGTH as usize {
+        return Err(format!("a message of {len} bytes, which no packet has room for"));
+    }
     let expires_at = expires_at.map(When::into);
     Ok(Message::restore(&topic, take_qos(qos)?, retain, &payload, &block, expires_at))
 }

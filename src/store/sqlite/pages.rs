@@ -28,21 +28,35 @@ pub(super) struct Pages {
     file: File,
     changed: Changed,
     len: usize,
-    pub(super) count: u32,
+    /// Those in the file have the numbers up to this one.
+    in_file: u32,
+    /// The numbers of those that only the log has.
+    beyond: Vec<u32>,
 }
 
 impl Pages {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let changed = Changed::read(&wal::beside(path))?;
-        let file = File::open(path)?;
-        let mut pages = Self { file, changed, len: PAGE_LEN, count: 0 };
+        // Without its file it may have a log.
+        let file = File::options().read(true).append(true).create(true).open(path)?;
+        let mut pages = Self { file, changed, len: PAGE_LEN, in_file: 0, beyond: Vec::new() };
         let head = pages.page(1)?.unwrap_or_default();
         let len = head.get(16..18).map(|len| usize::from(u16::from_be_bytes([len[0], len[1]])));
         let len = len.filter(|len| len.is_power_of_two() && *len >= 512);
         pages.len = pages.changed.page_len.or(len).unwrap_or(PAGE_LEN);
         let in_file = pages.file.metadata()?.len() / pages.len as u64;
-        pages.count = u32::try_from(in_file).unwrap_or(u32::MAX).max(pages.changed.last());
+        pages.in_file = u32::try_from(in_file).unwrap_or(u32::MAX);
+        pages.beyond = pages.changed.above(pages.in_file);
         Ok(pages)
+    }
+
+    /// Of all pages that are there, in their order.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u32> {
+        (1..=self.in_file).chain(self.beyond.iter().copied())
+    }
+
+    fn count(&self) -> usize {
+        self.in_file as usize + self.beyond.len()
     }
 
     /// Nothing if it is not there, or the disk does not give it.
@@ -67,13 +81,12 @@ impl Pages {
 
     /// The payload of a cell, with what is of it in other pages, which it gives as well.
     pub(super) fn payload(&self, cell: &Cell) -> io::Result<Option<(Vec<u8>, Vec<u32>)>> {
-        if cell.len / self.len > self.count as usize {
+        if cell.len / self.len > self.count() {
             return Ok(None);
         }
         let (mut payload, mut next, mut others) = (cell.local.clone(), cell.next, Vec::new());
         while payload.len() < cell.len {
-            let page = if next > self.count { None } else { self.page(next)? };
-            let Some(page) = page.filter(|page| page.len() > 4) else { return Ok(None) };
+            let Some(page) = self.page(next)? else { return Ok(None) };
             others.push(next);
             next = number(&page, 0).unwrap_or(0);
             let rest = cell.len - payload.len();
@@ -104,8 +117,9 @@ impl Pages {
     pub(super) fn free(&self) -> io::Result<Vec<u32>> {
         let head = self.page(1)?.filter(|head| head.starts_with(MAGIC)).unwrap_or_default();
         let (mut free, mut next) = (Vec::new(), number(&head, 32).unwrap_or(0));
-        while next != 0 && next <= self.count && free.len() <= self.count as usize {
-            let Some(page) = self.page(next)? else { break };
+        while free.len() <= self.count()
+            && let Some(page) = self.page(next)?
+        {
             free.push(next);
             let count = number(&page, 4).unwrap_or(0) as usize;
             free.extend((0..count.min(page.len() / 4)).filter_map(|n| number(&page, 8 + 4 * n)));

@@ -2,17 +2,16 @@
 
 use std::path::Path;
 
+use hashbrown::HashSet;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 
 use super::pages::{Node, Pages, columns};
-use super::{Sqlite, wal};
+use super::{BESIDE, Sqlite, wal};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 use crate::store::batches::Batches;
 use crate::store::{Torn, damage, record, replace};
 
-/// Files that SQLite has beside a database.
-pub(super) const BESIDE: [&str; 2] = ["-wal", "-shm"];
 /// Pages above one another, at most: each has several below it.
 const DEPTH: usize = 32;
 
@@ -24,17 +23,9 @@ pub(super) fn open(path: &Path) -> Result<Sqlite, StoreError> {
     if bytes > 0 {
         tracing::info!("{}: SQLite looks at all pages of {bytes} bytes", path.display());
     }
-    let found = match Sqlite::connect(path) {
-        Ok(connection) => match damage(&connection)? {
-            None => return Ok(Sqlite::with_tables(connection)?),
-            Some(found) => {
-                // It is to be set aside as it is.
-                connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-                found
-            }
-        },
-        Err(error) if is_damage(&error) => error.to_string(),
-        Err(error) => return Err(error.into()),
+    let found = match open_whole(path)? {
+        Ok(whole) => return Ok(whole),
+        Err(found) => found,
     };
     tracing::error!("{}: the database is damaged: {found}", path.display());
     let pages = Pages::open(path)?;
@@ -45,6 +36,23 @@ pub(super) fn open(path: &Path) -> Result<Sqlite, StoreError> {
         Ok(new.connection.close().map_err(|(_, error)| error)?)
     })?;
     Sqlite::open(path)
+}
+
+/// What is damaged of it otherwise.
+fn open_whole(path: &Path) -> Result<Result<Sqlite, String>, StoreError> {
+    if wal::is_alone(path)? {
+        return Ok(Err("nothing is in it, but in its log".to_owned()));
+    }
+    let connection = match Sqlite::connect(path) {
+        Err(error) if is_damage(&error) => return Ok(Err(error.to_string())),
+        connection => connection?,
+    };
+    if let Some(found) = damage(&connection)? {
+        // It is to be set aside as it is.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        return Ok(Err(found));
+    }
+    Ok(Ok(Sqlite::with_tables(connection)?))
 }
 
 /// What is wrong; nothing if it is whole.
@@ -78,7 +86,7 @@ fn look(connection: &Connection) -> rusqlite::Result<Option<String>> {
 }
 
 /// Whether it is of no use to try once more, and not for want of something.
-fn is_damage(error: &rusqlite::Error) -> bool {
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     const READ: [i32; 3] = [
         rusqlite::ffi::SQLITE_IOERR_READ,
         rusqlite::ffi::SQLITE_IOERR_SHORT_READ,
@@ -97,15 +105,15 @@ fn is_damage(error: &rusqlite::Error) -> bool {
 /// Reads the records of all tables.
 struct Reading<'a> {
     pages: &'a Pages,
-    /// By number: something leads to it.
-    seen: Vec<bool>,
+    /// The pages that something leads to.
+    seen: HashSet<u32>,
     /// Pages that should have records, or a part of one, and cannot be read.
     lost: u32,
 }
 
 impl<'a> Reading<'a> {
     fn new(pages: &'a Pages) -> Self {
-        Self { pages, seen: vec![false; pages.count as usize + 1], lost: 0 }
+        Self { pages, seen: HashSet::new(), lost: 0 }
     }
 
     fn all(&mut self, to: &mut Sqlite) -> Result<(), StoreError> {
@@ -135,7 +143,7 @@ impl<'a> Reading<'a> {
 
     /// Notes that something leads to a page; says whether nothing did before.
     fn see(&mut self, number: u32) -> bool {
-        self.seen.get_mut(number as usize).is_some_and(|seen| !std::mem::replace(seen, true))
+        self.seen.insert(number)
     }
 
     /// The records below a page.
@@ -179,7 +187,7 @@ impl<'a> Reading<'a> {
             self.see(free);
         }
         let mut found = 0;
-        for number in 2..=self.pages.count {
+        for number in self.pages.numbers().filter(|number| *number > 1) {
             if !self.see(number) {
                 continue;
             }

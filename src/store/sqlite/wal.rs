@@ -4,38 +4,53 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use hashbrown::HashMap;
 
+use super::LOG;
 use crate::store::{damage, replace};
 
 const HEADER_LEN: usize = 32;
 const FRAME_HEADER_LEN: usize = 24;
+/// Bytes of a page that SQLite can have.
+const PAGE_LENS: RangeInclusive<usize> = 512..=65_536;
 /// In front of a log whose checksums are over little-endian words; with its last bit set, over big-endian ones.
 const MAGIC: u32 = 0x377F_0682;
 
 /// Where the log of a database is.
 pub(super) fn beside(path: &Path) -> PathBuf {
-    replace::beside(path, "-wal")
+    replace::beside(path, LOG)
 }
 
-/// Cuts off what the disk does not give, and what is behind: SQLite would open nothing. Says how many bytes
+/// Cuts off what the disk does not give, and what is behind: SQLite would open nothing. One with a damaged
+/// beginning is nothing to it. Says how many bytes
 /// at the end belong to no commit that is whole; 0 if there is no log.
 pub(super) fn mend(path: &Path) -> io::Result<usize> {
     let Some((bytes, unreadable)) = read(path)? else { return Ok(0) };
-    let log = Log::of(&bytes);
+    let (log, name) = (Log::of(&bytes), path.display());
+    let is_damaged = log.is_none() && bytes.iter().any(|byte| *byte != 0);
+    if is_damaged {
+        tracing::error!("{name}: its beginning is damaged, and all of it was set aside");
+    }
     if unreadable > 0 {
-        damage::set_aside(path, 0, &bytes)?;
         tracing::error!(
-            "{}: the disk does not give {unreadable} bytes of it; what there was of it was set aside",
-            path.display()
+            "{name}: the disk does not give {unreadable} bytes of it; what there was of it was set aside"
         );
+    }
+    if is_damaged || unreadable > 0 {
+        damage::set_aside(path, 0, &bytes)?;
         let file = File::options().write(true).open(path)?;
         file.set_len(log.as_ref().map_or(0, |log| log.committed().1) as u64)?;
         file.sync_all()?;
     }
     Ok(log.map_or(0, |log| log.torn()))
+}
+
+/// Whether nothing is in a database, and something in its log, which SQLite would remove then.
+pub(super) fn is_alone(path: &Path) -> io::Result<bool> {
+    Ok(damage::bytes(path)? == 0 && !Changed::read(&beside(path))?.places.is_empty())
 }
 
 fn read(path: &Path) -> io::Result<Option<(Vec<u8>, usize)>> {
@@ -66,9 +81,11 @@ impl Changed {
         self.bytes.get(place..place + self.page_len?)
     }
 
-    /// The highest number.
-    pub(super) fn last(&self) -> u32 {
-        self.places.keys().copied().max().unwrap_or(0)
+    /// The numbers above one, in their order.
+    pub(super) fn above(&self, number: u32) -> Vec<u32> {
+        let mut above: Vec<_> = self.places.keys().copied().filter(|of| *of > number).collect();
+        above.sort_unstable();
+        above
     }
 }
 
@@ -84,7 +101,8 @@ impl<'a> Log<'a> {
         let page_len = usize::try_from(word(bytes, 8)?).ok()?;
         let log = Self { bytes, page_len, is_big_endian: magic & 1 == 1 };
         let sums = log.sum((0, 0), bytes.get(..24)?);
-        let is_log = magic & !1 == MAGIC && page_len.is_power_of_two() && page_len >= 512;
+        let is_length = page_len.is_power_of_two() && PAGE_LENS.contains(&page_len);
+        let is_log = magic & !1 == MAGIC && is_length;
         (is_log && sums == (word(bytes, 24)?, word(bytes, 28)?)).then_some(log)
     }
 
@@ -145,4 +163,47 @@ impl<'a> Log<'a> {
 /// Big-endian, as all numbers of the log are.
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::pages::Pages;
+
+    /// A log with a commit of one page.
+    fn log(page_len: u32, number: u32, page: &[u8]) -> Vec<u8> {
+        let sum = Log { bytes: &[], page_len: 512, is_big_endian: false };
+        let put = |bytes: &mut Vec<u8>, words: &[u32]| {
+            bytes.extend(words.iter().flat_map(|word| word.to_be_bytes()));
+        };
+        let mut bytes = Vec::new();
+        put(&mut bytes, &[MAGIC, 3_007_000, page_len, 0, 7, 8]);
+        let sums = sum.sum((0, 0), &bytes);
+        put(&mut bytes, &[sums.0, sums.1]);
+        let mut head = Vec::new();
+        put(&mut head, &[number, number]);
+        let sums = sum.sum(sum.sum(sums, &head), page);
+        put(&mut head, &[7, 8, sums.0, sums.1]);
+        bytes.extend(head);
+        bytes.extend(page);
+        bytes
+    }
+
+    #[test]
+    fn a_length_that_no_page_has_is_none() {
+        for (len, is_one) in [(4096, true), (65_536, true), (131_072, false), (1 << 31, false)] {
+            assert_eq!(Log::of(&log(len, 1, &[0; 4096])).is_some(), is_one, "{len}");
+        }
+    }
+
+    /// A number says nothing about how many pages there are.
+    #[test]
+    fn a_page_beyond_all_others_is_one_more() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("db.sqlite");
+        std::fs::write(&path, [0; 3 * 4096]).expect("written");
+        std::fs::write(beside(&path), log(4096, u32::MAX, &[0; 4096])).expect("written");
+        let pages = Pages::open(&path).expect("files");
+        assert_eq!(pages.numbers().collect::<Vec<_>>(), [1, 2, 3, u32::MAX]);
+    }
 }

@@ -16,7 +16,7 @@ use super::fickle::Fickle;
 use crate::wire::{self, Hello};
 
 /// Messages of a publisher that are not acknowledged, at most.
-const OUTSTANDING: usize = 6;
+pub(crate) const OUTSTANDING: u16 = 6;
 /// Of the numbers of a publisher that clears, the last of so many is an empty message.
 pub(crate) const CLEARS_EVERY: u32 = 3;
 
@@ -78,8 +78,12 @@ pub(crate) struct Actor {
     admitted: bool,
     /// Its session is there, for all that the broker has said.
     was_here: bool,
-    /// Whether it begins a session: a beginner's and a watcher's end with the connection.
+    /// Whether it begins a session: a beginner's, a watcher's and a guest's end with the connection.
     clean: bool,
+    /// Whether each of its connections has a session of its own, with which it forgets what was under way.
+    is_guest: bool,
+    /// Whether it is away most of the time.
+    is_lazy: bool,
     /// A beginner's: whether its session is there, if it knows.
     there: Option<bool>,
     /// A beginner's: what Session Present has to be.
@@ -93,8 +97,11 @@ pub(crate) struct Actor {
     /// Numbers below this were sent.
     pub(crate) sent: Rc<Cell<u32>>,
     pub(crate) acknowledged: BTreeSet<u32>,
-    /// The broker may say that it cannot store something.
+    /// The broker may say that it cannot store something, or has no room for it.
     pub(crate) may_be_refused: bool,
+    /// What it publishes may find a full queue. In 3.x its connection is closed then, and it repeats what came
+    /// before others that it had sent by then.
+    pub(crate) may_be_full: bool,
     pub(crate) refused: BTreeSet<u32>,
     /// Numbers that it has sent more than once.
     pub(crate) repeated: BTreeSet<u32>,
@@ -110,6 +117,8 @@ impl Actor {
             name: name.to_owned(),
             version,
             clean: matches!(role, Role::Watcher { .. }),
+            is_guest: false,
+            is_lazy: matches!(role, Role::Sleeper { .. }),
             role,
             net: None,
             out: Vec::new(),
@@ -125,12 +134,23 @@ impl Actor {
             sent: Rc::default(),
             acknowledged: BTreeSet::new(),
             may_be_refused: false,
+            may_be_full: false,
             refused: BTreeSet::new(),
             repeated: BTreeSet::new(),
             half_done: BTreeSet::new(),
             owed: Vec::new(),
             received: BTreeMap::new(),
         }
+    }
+
+    /// One whose session ends with each connection.
+    pub(crate) fn guest(self) -> Self {
+        Self { is_guest: true, clean: true, ..self }
+    }
+
+    /// One that is away most of the time.
+    pub(crate) fn lazy(self) -> Self {
+        Self { is_lazy: true, ..self }
     }
 
     /// What it publishes expires.
@@ -170,14 +190,14 @@ impl Actor {
                 return Ok(());
             }
             if !draining {
-                if matches!(self.role, Role::Sleeper { .. }) && rng.u8(0..20) > 0 {
+                if self.is_lazy && rng.u8(0..20) > 0 {
                     return Ok(());
                 }
                 self.clean = match self.role {
                     Role::Beginner => rng.bool(),
                     Role::Watcher { .. } => true,
                     Role::Dying(_) => self.version.is_v5() && rng.u8(0..4) == 0,
-                    _ => false,
+                    _ => self.is_guest,
                 };
             }
             self.connect(world);
@@ -208,7 +228,7 @@ impl Actor {
         let patience = match self.role {
             Role::Beginner => 2,
             Role::Dying(_) => 5,
-            Role::Sleeper { .. } => 10,
+            _ if self.is_lazy => 10,
             _ => 400,
         };
         let leaves = !draining && self.admitted && rng.u16(0..patience) == 0;
@@ -253,6 +273,7 @@ impl Actor {
 
     fn connect(&mut self, world: &World) {
         let ends = self.clean && matches!(self.role, Role::Beginner | Role::Watcher { .. });
+        let ends = ends || self.is_guest;
         let will = match &mut self.role {
             Role::Dying(dying) => Some(dying.next(world.now())),
             _ => None,
@@ -276,8 +297,13 @@ impl Actor {
 
     fn act(&mut self, rng: &mut Rng) {
         match &mut self.role {
-            Role::Publisher { .. } if self.open.len() < OUTSTANDING && rng.u8(0..4) == 0 => {
+            Role::Publisher { .. }
+                if self.open.len() < usize::from(OUTSTANDING) && rng.u8(0..4) == 0 =>
+            {
                 self.begin_message();
+            }
+            Role::Publisher { .. } if self.version == Version::V31 && rng.u8(0..8) == 0 => {
+                self.say_again(rng);
             }
             Role::Fickle(fickle) if fickle.is_answered && rng.u8(0..6) == 0 => {
                 fickle.turn(self.version, &mut self.out);
@@ -310,6 +336,25 @@ impl Actor {
         let id = PacketId::new(self.next_id).expect("not 0");
         self.open.insert(number, (id, Half::Publish));
         self.publish(number, id, false);
+    }
+
+    /// 3.1 lets a client that has no answer yet send again what it has sent.
+    fn say_again(&mut self, rng: &mut Rng) {
+        let open = rng.choice(self.open.clone());
+        open.into_iter().for_each(|(number, (id, half))| self.repeat(number, id, half));
+    }
+
+    fn repeat(&mut self, number: u32, id: PacketId, half: Half) {
+        match half {
+            Half::Publish => {
+                self.repeated.insert(number);
+                self.publish(number, id, true);
+            }
+            Half::Release => {
+                let (kind, reason) = (AckKind::PubRel, ReasonCode::Success);
+                encode_ack(self.version, kind, id, reason, &mut self.out);
+            }
+        }
     }
 
     fn publish(&mut self, number: u32, id: PacketId, dup: bool) {
@@ -354,6 +399,10 @@ impl Actor {
             Packet::PubRel(ack) => self.acknowledged(AckKind::PubRel, ack.packet_id, ack.reason),
             Packet::PubComp(ack) => self.acknowledged(AckKind::PubComp, ack.packet_id, ack.reason),
             Packet::Publish(publish) => self.take(publish),
+            // It has not more under way than was announced.
+            Packet::Disconnect(Disconnect {
+                reason: ReasonCode::ReceiveMaximumExceeded, ..
+            }) => Err("told that it exceeds Receive Maximum".to_owned()),
             // An older CONNECT of its own may come after a newer one.
             Packet::Disconnect(_) => Ok(()),
             other => Err(format!("unexpected {other:?}")),
@@ -417,6 +466,9 @@ impl Actor {
             self.subscribed = false;
         }
         (self.admitted, self.was_here, self.left) = (true, true, false);
+        if self.is_guest {
+            self.open.clear();
+        }
         match &mut self.role {
             Role::Dying(dying) => dying.admitted(self.clean),
             Role::Fickle(fickle) => fickle.ask(self.version, &mut self.out),
@@ -424,21 +476,7 @@ impl Actor {
             _ => {}
         }
         for (number, (id, half)) in self.open.clone() {
-            match half {
-                Half::Publish => {
-                    self.repeated.insert(number);
-                    self.publish(number, id, true);
-                }
-                Half::Release => {
-                    encode_ack(
-                        self.version,
-                        AckKind::PubRel,
-                        id,
-                        ReasonCode::Success,
-                        &mut self.out,
-                    );
-                }
-            }
+            self.repeat(number, id, half);
         }
         Ok(())
     }
@@ -465,7 +503,11 @@ impl Actor {
             return Ok(());
         }
         let number = self.open.iter().find(|(_, (of, _))| *of == id).map(|(number, _)| *number);
-        let number = number.ok_or_else(|| format!("{kind:?} {id} answers nothing"))?;
+        let Some(number) = number else {
+            // It may have said it again.
+            let is_second = self.version == Version::V31;
+            return is_second.then_some(()).ok_or(format!("{kind:?} {id} answers nothing"));
+        };
         if reason == ReasonCode::QuotaExceeded && self.may_be_refused && kind != AckKind::PubComp {
             self.refused.insert(number);
             self.open.remove(&number);

@@ -86,9 +86,9 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
 }
 
 /// The first that may have come behind later ones: a v5 client that has not heard of a refusal repeats what
-/// the broker has taken others after.
+/// the broker has taken others after, and so does a 3.x client for which there was no room.
 fn overtaken(publisher: &Actor) -> Option<u32> {
-    let may_be = publisher.may_be_refused && publisher.version.is_v5();
+    let may_be = publisher.may_be_refused && publisher.version.is_v5() || publisher.may_be_full;
     publisher.repeated.first().copied().filter(|_| may_be)
 }
 

@@ -2,7 +2,7 @@
 //! there, and nothing of QoS 2 comes twice.
 //!
 //! `CRASH_SEEDS=5000` plays that many seeds, from `SIM_FROM` or a random one on; `CRASH_SEED=42` plays
-//! one and writes what happens to stderr.
+//! one and writes what happens to stderr. `FULL_SEEDS` and `FULL_SEED` do so with queues that are soon full.
 
 mod actor;
 mod broker;
@@ -17,6 +17,7 @@ use self::broker::Confirms;
 use crate::seeds::{Seeds, caught, variable};
 
 const SEEDS: Seeds = Seeds { plain: 100, many: "CRASH_SEEDS", one: "CRASH_SEED", test: "outlives" };
+const FULL: Seeds = Seeds { plain: 60, many: "FULL_SEEDS", one: "FULL_SEED", test: "full_queues" };
 /// Seeds with a store that confirms too early, at most.
 const SEEDS_TOO_EARLY: u64 = 30;
 
@@ -32,6 +33,18 @@ fn what_is_acknowledged_outlives_the_machine() {
         return;
     }
     SEEDS.play("messages received", |seed| play(seed, Confirms::Truly));
+}
+
+/// What was refused, for lack of room or because the store fails, is refused after a crash, too, or as if it
+/// had never come; what was not is there.
+#[test]
+fn full_queues_and_crashes_lose_nothing_acknowledged() {
+    let play = |seed| caught(|| scene::play_full(seed, variable(FULL.one).is_some()));
+    if let Some(seed) = variable(FULL.one) {
+        assert_eq!(play(seed).err(), None);
+        return;
+    }
+    FULL.play("messages received", play);
 }
 
 /// What says of each commit that it is on disk one commit too early is found out: the other test can

@@ -8,7 +8,7 @@ use sluice::mqtt::{QoS, Version};
 use sluice::net::sim::{Faults, SimOptions, World};
 use sluice::shard::Settings;
 
-use super::actor::{Actor, Role};
+use super::actor::{Actor, OUTSTANDING, Role};
 use super::broker::{Broker, Confirms, Disk};
 use super::check;
 use super::dying::Dying;
@@ -43,65 +43,10 @@ pub(super) struct Scene {
 
 /// Plays a seed; gives how many messages were received.
 pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, String> {
-    let mut rng = Rng::with_seed(seed ^ 0xC8A5);
-    let faults = match rng.u8(0..3) {
-        0 => Faults::NONE,
-        1 => Faults::default(),
-        _ => Faults { reset: 0.005, ..Faults::default() },
-    };
-    let world = World::new(seed, SimOptions { faults, ..SimOptions::default() });
-    let mut settings = sluice::server::settings(&sluice::Config::default());
-    settings.sys_interval = Duration::ZERO;
-    settings.session.max_queued_messages = u32::MAX;
-    if rng.bool() {
-        settings.session.max_inflight = rng.u16(1..5);
-        settings.receive_maximum = NonZeroU16::new(100).expect("not 0");
-    }
-    if rng.u8(0..4) > 0 {
-        settings.session.in_memory.messages = rng.u32(0..4);
-    }
-    if rng.bool() {
-        settings.mailbox_bytes = rng.usize(1..3_000);
-    }
+    let mut scene = Scene::new(seed, confirms, verbose);
+    scene.settings.session.max_queued_messages = u32::MAX;
     let mut actors = cast();
-    // With a slow disk an answer that does not wait for it is there long before.
-    let commits_in = if rng.bool() { 1 } else { 30 };
-    let fails = rng.u8(0..3) == 0;
-    actors.iter_mut().for_each(|actor| actor.may_be_refused = fails);
-    let mut scene = Scene {
-        world,
-        settings,
-        broker: None,
-        rng,
-        seed,
-        confirms,
-        commits_in,
-        slow: None,
-        fails,
-        failing: false,
-        verbose,
-    };
-    let disk = Disk::new(&mut scene.rng);
-    scene.restart(disk);
-    for actor in &mut actors {
-        if actor.subscribes() {
-            scene.until_settled(actor)?;
-        }
-    }
-    let steps = scene.rng.usize(500..4_000);
-    let crashes = scene.rng.usize(1..6);
-    for _ in 0..steps {
-        if scene.rng.usize(0..steps) < crashes {
-            scene.crash(&mut actors);
-        }
-        scene.fail_or_mend();
-        scene.step(&mut actors, false)?;
-    }
-    scene.world.heal();
-    scene.mend();
-    scene.drain(&mut actors)?;
-    scene.crash(&mut actors);
-    scene.drain(&mut actors)?;
+    scene.go(&mut actors)?;
     // Who has been told to be subscribed, or not to be, is so.
     actors.iter_mut().filter(|actor| actor.name == fickle::TOPIC).for_each(Actor::begin_message);
     scene.drain(&mut actors)?;
@@ -110,7 +55,118 @@ pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, 
     scene.drain(std::slice::from_mut(&mut late))?;
     check::check(&actors, &late)?;
     scene.expire(&mut actors)?;
-    Ok(actors.iter().flat_map(|actor| actor.received.values()).map(|list| list.len() as u64).sum())
+    Ok(received(&actors))
+}
+
+/// Plays a seed in which queues are soon full, and their clients away; gives how many messages were received.
+pub(super) fn play_full(seed: u64, verbose: bool) -> Result<u64, String> {
+    let mut scene = Scene::new(seed, Confirms::Truly, verbose);
+    scene.settings.session.max_queued_messages = scene.rng.u32(1..10);
+    let mut actors = cast_for_full_queues(&mut scene.rng);
+    for actor in &mut actors {
+        (actor.may_be_refused, actor.may_be_full) = (true, true);
+    }
+    scene.go(&mut actors)?;
+    let nobody = Actor::new("nobody", Version::V5, Role::Beginner);
+    check::check(&actors, &nobody)?;
+    Ok(received(&actors))
+}
+
+fn received(actors: &[Actor]) -> u64 {
+    actors.iter().flat_map(|actor| actor.received.values()).map(|list| list.len() as u64).sum()
+}
+
+/// Publishers with one subscriber each, or one group: what that has not got was refused.
+fn cast_for_full_queues(rng: &mut Rng) -> Vec<Actor> {
+    const TOPICS: [&str; 5] = ["f/0", "f/1", "f/2", "f/3", "f/4"];
+    let mut cast = Vec::new();
+    let mut any = || *rng.choice(&[Version::V31, Version::V311, Version::V5]).expect("some");
+    let versions: Vec<_> = TOPICS.iter().map(|_| (any(), any(), any())).collect();
+    for (topic, (of_publisher, of_one, of_other)) in TOPICS.into_iter().zip(versions) {
+        let qos = *rng.choice(&[QoS::AtLeastOnce, QoS::ExactlyOnce]).expect("some");
+        let role = Role::Publisher { topic: topic.into(), qos, retain: false, clears: false };
+        let publisher = Actor::new(topic, of_publisher, role);
+        cast.push(if rng.u8(0..3) == 0 { publisher.guest() } else { publisher });
+        let qos = *rng.choice(&[QoS::AtLeastOnce, QoS::ExactlyOnce]).expect("some");
+        let mut subscriber = |name: String, version, filter| {
+            cast.push(Actor::new(&name, version, Role::Subscriber { filter, qos }).lazy());
+        };
+        if topic == "f/4" {
+            subscriber("member a".to_owned(), of_one, "$share/f/f/4");
+            subscriber("member b".to_owned(), of_other, "$share/f/f/4");
+        } else {
+            subscriber(format!("of {topic}"), of_one, topic);
+        }
+    }
+    cast
+}
+
+impl Scene {
+    /// Nobody is there yet.
+    fn new(seed: u64, confirms: Confirms, verbose: bool) -> Self {
+        let mut rng = Rng::with_seed(seed ^ 0xC8A5);
+        let faults = match rng.u8(0..3) {
+            0 => Faults::NONE,
+            1 => Faults::default(),
+            _ => Faults { reset: 0.005, ..Faults::default() },
+        };
+        let world = World::new(seed, SimOptions { faults, ..SimOptions::default() });
+        let mut settings = sluice::server::settings(&sluice::Config::default());
+        settings.sys_interval = Duration::ZERO;
+        if rng.bool() {
+            settings.session.max_inflight = rng.u16(1..5);
+            settings.receive_maximum = NonZeroU16::new(100).expect("not 0");
+        }
+        if rng.bool() {
+            settings.receive_maximum = NonZeroU16::new(OUTSTANDING).expect("not 0");
+        }
+        if rng.u8(0..4) > 0 {
+            settings.session.in_memory.messages = rng.u32(0..4);
+        }
+        if rng.bool() {
+            settings.mailbox_bytes = rng.usize(1..3_000);
+        }
+        // With a slow disk an answer that does not wait for it is there long before.
+        let commits_in = if rng.bool() { 1 } else { 30 };
+        let fails = rng.u8(0..3) == 0;
+        Self {
+            world,
+            settings,
+            broker: None,
+            rng,
+            seed,
+            confirms,
+            commits_in,
+            slow: None,
+            fails,
+            failing: false,
+            verbose,
+        }
+    }
+
+    /// They act by chance, and come to an end.
+    fn go(&mut self, actors: &mut [Actor]) -> Result<(), String> {
+        actors.iter_mut().for_each(|actor| actor.may_be_refused |= self.fails);
+        let disk = Disk::new(&mut self.rng);
+        self.restart(disk);
+        for actor in actors.iter_mut().filter(|actor| actor.subscribes()) {
+            self.until_settled(actor)?;
+        }
+        let steps = self.rng.usize(500..4_000);
+        let crashes = self.rng.usize(1..6);
+        for _ in 0..steps {
+            if self.rng.usize(0..steps) < crashes {
+                self.crash(actors);
+            }
+            self.fail_or_mend();
+            self.step(actors, false)?;
+        }
+        self.world.heal();
+        self.mend();
+        self.drain(actors)?;
+        self.crash(actors);
+        self.drain(actors)
+    }
 }
 
 fn cast() -> Vec<Actor> {
@@ -156,6 +212,12 @@ fn cast() -> Vec<Actor> {
         publisher("r/2", Version::V5, Two),
         publisher("d/1", Version::V5, One),
         publisher("d/2", Version::V5, Two),
+        publisher("t/3a", Version::V311, One).guest(),
+        publisher("t/3b", Version::V5, One).guest(),
+        publisher("t/3c", Version::V31, Two).guest(),
+        publisher("t/3d", Version::V5, Two).guest(),
+        publisher("t/4a", Version::V31, One),
+        publisher("t/4b", Version::V31, Two),
         publisher("e/1", Version::V5, One),
         publisher("e/2", Version::V5, Two),
         publisher("r/c", Version::V5, Two),
