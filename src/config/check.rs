@@ -7,8 +7,8 @@ use crate::shard::MAX_SHARDS;
 use super::error::{ConfigError, Origin, Origins};
 use super::reader::variable_of;
 use super::schema::{
-    AclDefault, AclEffect, AuthLink, Bind, ClientCertificates, Config, Listener, ListenerTls,
-    TokenPlace, UserFrom,
+    AclDefault, AclEffect, AuthLink, Bind, ClientCertificates, Config, Durability, Listener,
+    ListenerTls, TokenPlace, UserFrom,
 };
 use super::value::{Kind, Word, show_duration, show_size};
 
@@ -251,7 +251,10 @@ impl Checker<'_> {
         self.idle(connect, packet, size)?;
         self.idle(client_id, connect, size)?;
         self.idle(("queue.in_memory_bytes", Some(queue.in_memory_bytes)), waiting, size)?;
-        self.idle(waiting, ("queue.max_total_bytes", Some(queue.max_total_bytes)), size)?;
+        // What waits for a session that is stored need not be in memory.
+        if config.store.durability == Durability::Memory {
+            self.idle(waiting, ("queue.max_total_bytes", Some(queue.max_total_bytes)), size)?;
+        }
 
         let number = |number: &u32| number.to_string();
         let of_client = Some(limits.max_subscriptions_per_client);

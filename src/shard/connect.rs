@@ -63,14 +63,14 @@ impl<S> Core<S> {
         };
         if let Some((reason, detail)) = refusal {
             self.stats.overload_refusals.add(1);
-            self.refuse(id, Some(connect.version), reason, detail);
+            self.refuse_client(id, &connect, connect.client_id, (reason, detail));
             return Then::Stop;
         }
         if let Some(connection) = self.connections.get_mut(id) {
             // A refusal keeps to it too [MQTT-3.1.2-24].
             connection.maximum_packet_size = maximum_packet_size(&connect);
         }
-        let (reason, detail) = match self.check_connect(id, &connect) {
+        let refusal = match self.check_connect(id, &connect) {
             Err(refusal) => refusal,
             Ok(()) if connect.properties.authentication_method.is_some() => {
                 return self.begin_exchange(id, &connect, body);
@@ -84,7 +84,7 @@ impl<S> Core<S> {
                 }
             },
         };
-        self.refuse(id, Some(connect.version), reason, detail);
+        self.refuse_client(id, &connect, connect.client_id, refusal);
         Then::Stop
     }
 
@@ -179,6 +179,21 @@ impl<S> Core<S> {
         self.end(id, Ending::Silent(detail));
     }
 
+    /// The same, for a client whose identifier is known and has no session here, perhaps.
+    fn refuse_client(
+        &mut self,
+        id: ConnId,
+        connect: &Connect<'_>,
+        client_id: &str,
+        (reason, detail): (ReasonCode, &'static str),
+    ) {
+        self.send_refusal(id, Some(connect.version), reason, detail);
+        if let Some(connection) = self.connections.get(id) {
+            self.log.client(self.now, connection.peer, client_id, detail);
+        }
+        self.end(id, Ending::Logged);
+    }
+
     fn send_refusal(
         &mut self,
         id: ConnId,
@@ -206,13 +221,13 @@ impl<S> Core<S> {
         let Some(connection) = self.connections.get(id) else { return Then::Stop };
         let (peer, certificate) = (connection.peer, connection.certificate.clone());
         let identity = self.identify(client_id, login, connection, connect);
-        if let Some((reason, detail)) = self.forbids(identity.as_deref(), client_id, connect) {
-            self.refuse(id, Some(connect.version), reason, detail);
+        if let Some(refusal) = self.forbids(identity.as_deref(), client_id, connect) {
+            self.refuse_client(id, connect, client_id, refusal);
             return Then::Stop;
         }
         let Ok(allotment) = self.allot(id, client_id, login) else {
             let detail = "max_connections of its user's quota is reached";
-            self.refuse(id, Some(connect.version), ReasonCode::QuotaExceeded, detail);
+            self.refuse_client(id, connect, client_id, (ReasonCode::QuotaExceeded, detail));
             return Then::Stop;
         };
         if let Some(connection) = self.connections.get_mut(id) {
@@ -222,7 +237,7 @@ impl<S> Core<S> {
         let Some((key, session_present)) = self.open_session(client_id, connect.clean_start) else {
             self.release_user(id);
             let detail = "max_sessions is reached";
-            self.refuse(id, Some(connect.version), ReasonCode::QuotaExceeded, detail);
+            self.refuse_client(id, connect, client_id, (ReasonCode::QuotaExceeded, detail));
             return Then::Stop;
         };
         self.take_up_buckets(id, client_id);

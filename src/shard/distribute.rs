@@ -463,6 +463,9 @@ impl<S> Core<S> {
         let Some(slot) = self.sessions.get_mut(key) else { return false };
         let dropped = slot.session.drop_oldest(delivery.message.size(), limits);
         self.stats.dropped[DropCause::QueueFull as usize].add(dropped.into());
+        if dropped > 0 && slot.session.drops().get(DropCause::QueueFull) == dropped {
+            self.log.queue_full(self.now, slot.session.client_id());
+        }
         let mut out = slot.connection.and_then(|id| self.connections.live_out(id, &self.settings));
         let delivered = slot.session.deliver(delivery, self.now, out.as_mut(), limits);
         self.is_kept(key, delivered)
@@ -494,6 +497,9 @@ impl<S> Core<S> {
     pub(super) fn count_drops(&mut self, key: SessionKey, cause: DropCause, count: u64) {
         self.stats.dropped[cause as usize].add(count);
         if let Some(slot) = self.sessions.get_mut(key) {
+            if cause == DropCause::QueueFull && slot.session.drops().get(cause) == 0 {
+                self.log.queue_full(self.now, slot.session.client_id());
+            }
             slot.session.count_drops(cause, count);
         }
     }

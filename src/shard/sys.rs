@@ -77,6 +77,13 @@ impl LogLimit {
         }
     }
 
+    /// Logs that a session misses messages, though their publishers may be told that they are kept.
+    pub(super) fn queue_full(&mut self, now: Time, client_id: &str) {
+        if self.has_room(now) {
+            warn!(target: CLIENT_LOG, client_id, "its queue is full, and it misses messages");
+        }
+    }
+
     /// Logs that a session has ended, and what was dropped in its life.
     pub(super) fn session_ended(&mut self, now: Time, session: &Session) {
         if self.has_room(now) {

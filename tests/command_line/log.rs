@@ -249,6 +249,58 @@ fn the_log_tells_what_was_dropped_for_a_client() {
     assert!(ended.contains("INFO") && other.contains("publisher"), "{log}");
 }
 
+/// Its publisher may be told that it is kept, as others have it.
+#[test]
+fn the_log_tells_of_the_first_message_that_a_full_queue_misses() {
+    for policy in ["drop_newest", "drop_oldest"] {
+        let mut command = sluice();
+        command
+            .args(["--bind", "127.0.0.1:0", "--shards", "1"])
+            .env("SLUICE_QUEUE_MAX_MESSAGES", "1")
+            .env("SLUICE_OVERFLOW_OFFLINE", policy)
+            .env("NO_COLOR", "1");
+        let broker = Running::start(&mut command);
+        let address = &broker.addresses()[0];
+        let mut pump = connect(address, "pump", false);
+        ask(&mut pump, b"\x82\x06\0\x01\0\x01t\x01", 5);
+        say_goodbye(pump);
+        let mut publisher = connect(address, "publisher", true);
+        ask(&mut publisher, b"\x82\x06\0\x01\0\x01t\0", 5);
+        for _ in 0..4 {
+            // PUBACK, and the message.
+            ask(&mut publisher, b"\x32\x06\0\x01t\0\x01x", 4 + 6);
+        }
+        say_goodbye(publisher);
+        broker.signal(Signal::TERM);
+        let log = broker.end().1;
+        let told: Vec<&str> = log.lines().filter(|line| line.contains("queue is full")).collect();
+        let [line] = told[..] else { panic!("{policy}: {log}") };
+        assert!(line.contains("WARN") && line.contains("client_id=\"pump\""), "{line}");
+    }
+}
+
+#[test]
+fn the_log_names_who_is_refused() {
+    let mut command = sluice();
+    command
+        .args(["--bind", "127.0.0.1:0", "--shards", "1"])
+        .env("SLUICE_LIMITS_MAX_SESSIONS", "1")
+        .env("SLUICE_LIMITS_MAX_CONNECTIONS", "1")
+        .env("NO_COLOR", "1");
+    let broker = Running::start(&mut command);
+    let address = &broker.addresses()[0];
+    say_goodbye(connect(address, "first", false));
+    let mut second = TcpStream::connect(address).expect("it listens");
+    second.write_all(b"\x10\x12\0\x04MQTT\x04\x02\0\0\0\x06second").expect("it is open");
+    let mut answer = Vec::new();
+    second.read_to_end(&mut answer).expect("a close");
+    assert_eq!(answer, b"\x20\x02\0\x03");
+    broker.signal(Signal::TERM);
+    let log = broker.end().1;
+    let line = log.lines().find(|line| line.contains("max_sessions is reached"));
+    assert!(line.is_some_and(|line| line.contains("client_id=\"second\"")), "{log}");
+}
+
 /// Packets of bad clients are counted, and the log bounded: what is left out is told, though nothing
 /// more is to be said.
 #[test]
