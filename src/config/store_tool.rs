@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 
-use crate::store::offline::{self, DumpError, RestoreError};
+use crate::store::offline::{self, AsOwner, DumpError, RestoreError};
 use crate::store::{Directory, Engine, Filling, MISSING};
 
 /// What to do with a data directory.
@@ -70,7 +70,8 @@ impl From<EngineName> for Engine {
 }
 
 impl StoreTool {
-    /// Does it, and writes what there is to say to `out`. Whether all is well.
+    /// Does it, and writes what there is to say to `out`. Whether all is well. Root does it as the user that the
+    /// directory belongs to, but for `migrate`.
     ///
     /// # Errors
     /// A directory cannot be used, its records not be read or written, a line of a dump is wrong.
@@ -101,6 +102,7 @@ impl StoreTool {
 }
 
 fn check(dir: &Path, out: &mut dyn Write) -> Result<bool, Box<dyn Error>> {
+    let _owner = AsOwner::of(dir);
     let directory = Directory::existing(dir)?;
     // To open the records is to make what is not there.
     let missing = directory.missing()?;
@@ -118,6 +120,7 @@ fn check(dir: &Path, out: &mut dyn Write) -> Result<bool, Box<dyn Error>> {
 }
 
 fn dump(dir: &Path, out: &mut dyn Write) -> Result<bool, Box<dyn Error>> {
+    let _owner = AsOwner::of(dir);
     let directory = Directory::existing(dir)?;
     let store = directory.records().map_err(in_(dir))?;
     let dumped = offline::dump(&*store, &mut BufWriter::new(out)).map_err(|error| match error {
@@ -137,6 +140,7 @@ fn restore(
     text: &mut dyn BufRead,
     engine: EngineName,
 ) -> Result<u64, Box<dyn Error>> {
+    let _owner = AsOwner::of(dir);
     let filling = Filling::new(dir, engine.into())?;
     let mut store = filling.records().map_err(in_(dir))?;
     let count = offline::restore(text, &mut *store).map_err(|error| match error {

@@ -65,7 +65,7 @@ pub fn run(
                 }
                 broker.reload(&new)
             }) {
-                Ok(()) => tracing::info!("SIGHUP: the settings of who may come in are read again"),
+                Ok(()) => tracing::info!("SIGHUP: users, rules, limits and TLS are read again"),
                 Err(error) => tracing::error!("SIGHUP: nothing is changed: {error}"),
             },
             Asked::Stop(signal) => break signal,

@@ -6,7 +6,7 @@
 //! under the identifier would be taken for the old one. QoS 1 may come twice, and goes at once unless
 //! that would change the order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::journal::{
     Change, IdentityRecord, Journal, Noted, PageRequest, Paged, QueuedRecord, SessionNumber,
@@ -197,21 +197,22 @@ pub(super) fn answer<S: Sink>(
     durable: &mut Noter,
     kind: AckKind,
     packet_id: PacketId,
-    reason: ReasonCode,
     sink: &mut S,
 ) {
     match durable {
-        Some(durable) if !reason.is_error() => {
+        Some(durable) => {
             let turn = durable.journal.wait(durable.waiter);
             durable.answers.push_back((turn, kind, packet_id));
         }
-        _ => sink.ack(kind, packet_id, reason),
+        None => sink.ack(kind, packet_id, ReasonCode::Success),
     }
 }
 
-/// As [`answer`], what a client may say again: what waits already is not answered once more.
+/// Sends PUBREL or PUBCOMP for what was answered before: at once, unless that answer waits, which is one to
+/// both. Or else the client would forget the identifier before that is committed, and answers to a client
+/// that asks again and again would pile up.
 pub(super) fn answer_again<S: Sink>(
-    durable: &mut Noter,
+    durable: &Noter,
     kind: AckKind,
     packet_id: PacketId,
     reason: ReasonCode,
@@ -221,7 +222,7 @@ pub(super) fn answer_again<S: Sink>(
         durable.answers.iter().any(|(_, of, id)| (*of, *id) == (kind, packet_id))
     };
     if !durable.as_deref().is_some_and(waits) {
-        answer(durable, kind, packet_id, reason, sink);
+        sink.ack(kind, packet_id, reason);
     }
 }
 
@@ -440,12 +441,10 @@ impl Durable {
         }
     }
 
-    /// Whether what is in flight under an identifier waits for its commit.
-    pub(super) fn is_uncommitted(&self, packet_id: PacketId) -> bool {
-        self.uncommitted.iter().any(|(_, id)| *id == packet_id) || self.waits_to_release(packet_id)
-    }
-
-    fn waits_to_release(&self, packet_id: PacketId) -> bool {
-        self.answers.iter().any(|(_, kind, id)| *kind == AckKind::PubRel && *id == packet_id)
+    /// The identifiers of what is in flight, and waits for its commit.
+    pub(super) fn uncommitted(&self) -> BTreeSet<PacketId> {
+        let released = self.answers.iter().filter(|(_, kind, _)| *kind == AckKind::PubRel);
+        let released = released.map(|(.., id)| *id);
+        self.uncommitted.iter().map(|(_, id)| *id).chain(released).collect()
     }
 }

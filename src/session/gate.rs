@@ -449,12 +449,10 @@ impl Session {
         self.active.as_ref().is_some_and(|active| !active.gate.is_empty())
     }
 
-    /// Whether something in the gate waits for a shard, or for the [`STORE`], to confirm this very turn. A look
-    /// at all that is there.
+    /// The first turn whose confirmation something in the gate may wait for; `None` if nothing is there.
     #[must_use]
-    pub fn waits_for(&self, shard: u8, turn: u64) -> bool {
-        let mut gate = self.active.iter().flat_map(|active| &active.gate);
-        gate.any(|pending| pending.turn == turn && pending.waiting & bit(shard) != 0)
+    pub fn waits_since(&self) -> Option<u64> {
+        self.active.as_ref()?.gate.iter().map(|pending| pending.turn).min()
     }
 
     /// Whether the connection may have to be closed for what waits in the gate, `confirmed` as for

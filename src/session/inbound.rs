@@ -86,15 +86,13 @@ impl Session {
         let known = flags != 0;
         if known {
             self.note_released_inbound(packet_id);
-        }
-        let reason = match known || !self.version().is_v5() {
-            true => ReasonCode::Success,
-            false => ReasonCode::PacketIdentifierNotFound,
-        };
-        let (durable, kind) = (&mut self.durable, AckKind::PubComp);
-        match known {
-            true => answer(durable, kind, packet_id, reason, sink),
-            false => answer_again(durable, kind, packet_id, reason, sink),
+            answer(&mut self.durable, AckKind::PubComp, packet_id, sink);
+        } else {
+            let reason = match self.version().is_v5() {
+                true => ReasonCode::PacketIdentifierNotFound,
+                false => ReasonCode::Success,
+            };
+            answer_again(&self.durable, AckKind::PubComp, packet_id, reason, sink);
         }
         Ok(known)
     }

@@ -219,12 +219,12 @@ impl Session {
             }
             // PUBREL was sent already, or waits; the PUBREC was sent again.
             Some(QoS::AtMostOnce) => {
-                let reason = ReasonCode::Success;
-                answer_again(&mut self.durable, AckKind::PubRel, packet_id, reason, sink);
+                let (kind, reason) = (AckKind::PubRel, ReasonCode::Success);
+                answer_again(&self.durable, kind, packet_id, reason, sink);
                 return Ok(Acked::Released);
             }
         }
-        answer(&mut self.durable, AckKind::PubRel, packet_id, ReasonCode::Success, sink);
+        answer(&mut self.durable, AckKind::PubRel, packet_id, sink);
         Ok(Acked::Released)
     }
 

@@ -37,8 +37,9 @@ impl Session {
         if link.version.is_v5() || !link.live {
             return outcome;
         }
+        let uncommitted = durable.as_ref().map(|durable| durable.uncommitted()).unwrap_or_default();
         for (packet_id, slot) in active.window.in_order() {
-            if durable.as_ref().is_some_and(|durable| durable.is_uncommitted(packet_id)) {
+            if uncommitted.contains(&packet_id) {
                 continue;
             }
             let (sent_at_ms, retries) = match slot {

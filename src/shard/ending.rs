@@ -44,8 +44,10 @@ pub(super) enum EndedBy {
 
 impl Ending {
     /// A 3.x client must not be told that its message was kept, and cannot be told that it was not.
-    pub(super) const NOT_KEPT: Self =
-        Self::Refused(ReasonCode::QuotaExceeded, "no session could keep a message");
+    pub(super) const NOT_KEPT: Self = Self::Refused(
+        ReasonCode::QuotaExceeded,
+        "its message was not kept: queues or retained messages are full, or nothing can be stored",
+    );
 
     /// What DISCONNECT says, and why; nothing if none is sent.
     fn packet(self) -> Option<(ReasonCode, &'static str)> {

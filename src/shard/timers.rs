@@ -59,6 +59,7 @@ impl<S> Core<S> {
 
     fn sweep(&mut self) {
         self.expiring = true;
+        self.forget_passed();
         self.refuse_unstored();
         self.update_gauges();
         self.measure_memory();

@@ -181,12 +181,12 @@ mod tests {
         let value = Some(b"v".to_vec());
         let write = Write { table: Table::Retained, key: b"t".to_vec(), value, fresh: false };
         store.commit(&[write], Commit::Disk).expect("room");
-        for is_there in [false, true] {
+        for there in [None, Some(""), Some("S")] {
             let path = copy.path().join("db.sqlite");
             let log = wal::beside(&path);
             std::fs::copy(wal::beside(&directory.path().join("db.sqlite")), &log).expect("copied");
-            if is_there {
-                std::fs::write(&path, "").expect("written");
+            if let Some(there) = there {
+                std::fs::write(&path, there).expect("written");
             }
             for opened in [Sqlite::open(&path), Sqlite::reopen(&path)] {
                 let error = opened.err().expect("it is not there").to_string();

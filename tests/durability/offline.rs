@@ -1,7 +1,8 @@
 //! `sluice store`, as a shell sees it, on directories of brokers that were killed.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
@@ -169,6 +170,58 @@ fn what_is_missing_is_said() {
     for name in ["a.log", "b.log"] {
         assert!(out.contains(&format!("{}: missing or empty", log.join(name).display())), "{out}");
     }
+}
+
+/// All files of a directory, and itself.
+fn everything_in(path: &Path) -> Vec<PathBuf> {
+    let mut found = vec![path.to_owned()];
+    if path.is_dir() {
+        let entries = fs::read_dir(path).expect("a directory");
+        found.extend(entries.flat_map(|entry| everything_in(&entry.expect("an entry").path())));
+    }
+    found
+}
+
+/// What root made there its broker could not open. Only root can give files to somebody else.
+#[test]
+fn what_root_makes_belongs_to_who_has_the_directory() {
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let give = |path: &Path| {
+        for path in everything_in(path) {
+            chown(path, Some(NOBODY), Some(NOBODY)).expect("it is root");
+        }
+    };
+    let is_given = |path: &Path| {
+        for path in everything_in(path) {
+            let owner = path.metadata().expect("it is there").uid();
+            assert_eq!(owner, NOBODY, "{}", path.display());
+        }
+    };
+    let broker = killed("fjall");
+    give(broker.data());
+    let mut dumped = String::new();
+    for tool in ["check", "dump"] {
+        // As it was written by an earlier version: it is written anew.
+        let format = broker.data().join("format");
+        fs::write(&format, "2 fjall\n").expect("written");
+        give(&format);
+        let (status, out, err) = store(&[tool], &[broker.data()]);
+        assert_eq!((status, err.as_str()), (0, ""), "{out}");
+        assert_ne!(fs::read_to_string(&format).expect("a file"), "2 fjall\n");
+        is_given(broker.data());
+        dumped = out;
+    }
+    let (new, dump) = (TempDir::new().expect("a directory"), TempDir::new().expect("a directory"));
+    give(new.path());
+    // Which only root can read.
+    let dump = dump.path().join("dump");
+    fs::write(&dump, dumped).expect("written");
+    let (status, _, err) = store(&["restore"], &[new.path(), &dump]);
+    assert_eq!((status, err.as_str()), (0, ""));
+    is_given(new.path());
 }
 
 /// One byte of a record is another one than it was.

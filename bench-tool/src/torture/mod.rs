@@ -116,10 +116,9 @@ pub fn play(
             })
             .collect();
         scope.spawn(|| reader.run(stage));
-        let chance = rng.fork();
+        let [chance, other] = [rng.fork(), rng.fork()];
         scope.spawn(|| waverer.run(stage, chance));
-        let chance = rng.fork();
-        scope.spawn(|| ender.run(stage, chance));
+        scope.spawn(|| ender.run(stage, other));
         let mut killed = Ok(());
         for kill in 1..=plan.kills {
             thread::sleep(Duration::from_millis(rng.u64(plan.kill_after_ms.clone())));

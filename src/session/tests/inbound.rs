@@ -173,3 +173,33 @@ fn held_is_a_map() {
         assert_eq!(held.get(packet_id), flags);
     }
 }
+
+/// [MQTT-4.3.3-11] [MQTT-4.3.3-12] A PUBREL that is sent again while PUBCOMP waits for the store is answered by
+/// that: told that its identifier is unknown, the client would use it again before it is free on disk. So is
+/// a PUBREC that is sent again.
+#[test]
+fn a_second_pubrel_is_answered_with_the_first() {
+    for (version, reason) in
+        [(Version::V5, ReasonCode::PacketIdentifierNotFound), (Version::V311, ReasonCode::Success)]
+    {
+        let mut rig = Rig::new(version, 10);
+        let journal = Journal::default();
+        rig.session.store_as(1, (0, 0), journal.clone(), rig.limits.in_memory);
+        assert_eq!(rig.publish(ExactlyOnce, 5, O::KEPT), Verdict::Continue);
+        assert_eq!(rig.send(ExactlyOnce, "out"), Delivered::Sent);
+        rig.session.send_committed(0, rig.now, &mut rig.wire);
+        rig.wire.take();
+        let _ = journal.end_turn(1, |_| None);
+        for again in [false, true, true] {
+            assert_eq!(rig.pubrel(5), Ok(!again));
+            assert_eq!(rig.pubrec(1), Ok(Acked::Released));
+            assert_eq!(rig.wire.take(), []);
+        }
+        rig.session.send_committed(1, rig.now, &mut rig.wire);
+        assert_eq!(rig.wire.take(), [ok(PubComp, 5), ok(AckKind::PubRel, 1)]);
+        assert_eq!(rig.pubrel(5), Ok(false));
+        assert_eq!(rig.pubrec(1), Ok(Acked::Released));
+        let expected = [ack(PubComp, 5, reason), ok(AckKind::PubRel, 1)];
+        assert_eq!(rig.wire.take(), expected);
+    }
+}

@@ -207,31 +207,3 @@ fn an_identifier_that_was_stored_twice_is_in_flight_once() {
     assert_eq!(session.puback(PacketId::MIN, Time(0), &mut wire), Ok(Acked::Done));
     assert_eq!(session.in_flight(), 0);
 }
-
-/// [MQTT-4.3.3-4] [MQTT-4.3.3-11] However often a client says a thing again while the answer waits for the store,
-/// there is one answer.
-#[test]
-fn what_is_said_again_is_answered_once() {
-    let mut rig = Rig::new(Version::V311, 10);
-    let journal = Journal::default();
-    rig.session.store_as(1, (0, 0), journal.clone(), rig.limits.in_memory);
-    let commit = |rig: &mut Rig, turn| {
-        let _ = journal.end_turn(turn + 1, |_| None);
-        rig.session.send_committed(turn, rig.now, &mut rig.wire);
-        rig.wire.take()
-    };
-    let _ = rig.send(ExactlyOnce, "text");
-    assert_eq!(commit(&mut rig, 0).len(), 1, "PUBLISH");
-    assert_eq!(rig.publish(ExactlyOnce, 7, PublishOutcome::KEPT), Verdict::Continue);
-    assert_eq!(commit(&mut rig, 1), [ok(AckKind::PubRec, 7)]);
-    for is_first in [true, false, false] {
-        assert_eq!(rig.pubrec(1), Ok(Acked::Released));
-        assert_eq!(rig.pubrel(7), Ok(is_first));
-    }
-    assert_eq!(rig.wire.take(), []);
-    let answers = [ok(PubRel, 1), ok(AckKind::PubComp, 7)];
-    assert_eq!(commit(&mut rig, 2), answers);
-    // Once more, as it may not have come.
-    assert_eq!((rig.pubrec(1), rig.pubrel(7)), (Ok(Acked::Released), Ok(false)));
-    assert_eq!(commit(&mut rig, 3), answers);
-}

@@ -6,8 +6,10 @@ mod copy;
 mod dump;
 mod entry;
 mod line;
+mod owner;
 mod when;
 
 pub use check::{Findings, check};
 pub use copy::copy;
 pub use dump::{DumpError, Dumped, RestoreError, dump, restore};
+pub use owner::AsOwner;

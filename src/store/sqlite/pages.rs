@@ -17,6 +17,8 @@ use crate::store::damage;
 const PAGE_LEN: usize = 4096;
 /// What a database begins with.
 const MAGIC: &[u8] = b"SQLite format 3\0";
+/// Where in the first page it is said how many there are.
+const COUNT_AT: usize = 28;
 /// Bytes in front of the first page's own head.
 const FILE_HEAD: usize = 100;
 /// The kinds of pages with records: of a tree of keys, and of a tree of rows (the list of tables).
@@ -57,6 +59,19 @@ impl Pages {
 
     fn count(&self) -> usize {
         self.in_file as usize + self.beyond.len()
+    }
+
+    /// Whether the end of the file is missing. SQLite does not look at what is in the last page of a long record,
+    /// and fails when that is read.
+    pub(super) fn lacks_some(&self) -> io::Result<bool> {
+        let head = self.page(1)?.filter(|head| head.starts_with(MAGIC)).unwrap_or_default();
+        let count = number(&head, COUNT_AT).unwrap_or(0);
+        if count <= self.in_file {
+            return Ok(false);
+        }
+        let free = self.free()?;
+        let is_there = |number| self.changed.page(number).is_some() || free.contains(&number);
+        Ok(!(self.in_file + 1..=count).all(is_there))
     }
 
     /// Nothing if it is not there, or the disk does not give it.

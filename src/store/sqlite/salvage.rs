@@ -43,6 +43,10 @@ fn open_whole(path: &Path) -> Result<Result<Sqlite, String>, StoreError> {
     if wal::is_alone(path)? {
         return Ok(Err("nothing is in it, but in its log".to_owned()));
     }
+    // Before SQLite has it open: whoever closes a file takes its locks.
+    if damage::bytes(path)? > 0 && Pages::open(path)?.lacks_some()? {
+        return Ok(Err("its end is missing".to_owned()));
+    }
     let connection = match Sqlite::connect(path) {
         Err(error) if is_damage(&error) => return Ok(Err(error.to_string())),
         connection => connection?,
@@ -313,6 +317,30 @@ mod tests {
             fs::write(&path, &bytes).expect("written");
             let found = read(&open(&path).expect("mended"));
             assert_eq!(found.len(), RECORDS as usize - lost, "{damaged:?}");
+        }
+    }
+
+    /// All pages that lead somewhere are whole.
+    #[test]
+    fn an_end_that_is_missing_is_damage() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("db.sqlite");
+        let mut store = Sqlite::open(&path).expect("new");
+        let put = |n: u8, len| Write {
+            table: Table::Queued,
+            key: vec![n; 16],
+            value: Some(vec![n; len]),
+            fresh: true,
+        };
+        store.commit(&[put(1, 20), put(2, 20), put(3, 5 * PAGE)], Commit::Disk).expect("room");
+        drop(store);
+        let whole = fs::read(&path).expect("a file");
+        for (cut, left) in [(0, 3), (1, 2), (1000, 2), (PAGE, 2), (PAGE + 1, 2)] {
+            fs::write(&path, &whole[..whole.len() - cut]).expect("written");
+            let store = open(&path).expect("mended");
+            let mut found = Vec::new();
+            store.scan(Table::Queued, &mut |key, _| found.push(key[0])).expect("readable");
+            assert_eq!(found, [1, 2, 3][..left], "without {cut} bytes");
         }
     }
 

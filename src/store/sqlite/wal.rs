@@ -48,9 +48,10 @@ pub(super) fn mend(path: &Path) -> io::Result<usize> {
     Ok(log.map_or(0, |log| log.torn()))
 }
 
-/// Whether nothing is in a database, and something in its log, which SQLite would remove then.
+/// Whether nothing is in a database, and something in its log, which SQLite would remove then. To it a file of one
+/// byte is empty, too.
 pub(super) fn is_alone(path: &Path) -> io::Result<bool> {
-    Ok(damage::bytes(path)? == 0 && !Changed::read(&beside(path))?.places.is_empty())
+    Ok(damage::bytes(path)? <= 1 && !Changed::read(&beside(path))?.places.is_empty())
 }
 
 fn read(path: &Path) -> io::Result<Option<(Vec<u8>, usize)>> {
