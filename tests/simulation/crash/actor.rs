@@ -88,6 +88,10 @@ pub(crate) struct Actor {
     there: Option<bool>,
     /// A beginner's: what Session Present has to be.
     expected: Option<bool>,
+    /// CONNACK has come, whatever it says.
+    is_answered: bool,
+    /// A CONNECT without CONNACK may be read after a later one.
+    is_uncertain: bool,
     /// DISCONNECT that ends the session was sent: it may be there or not.
     left: bool,
     /// SUBACK has come in this session.
@@ -127,6 +131,8 @@ impl Actor {
             was_here: false,
             there: Some(false),
             expected: None,
+            is_answered: false,
+            is_uncertain: false,
             left: false,
             subscribed: false,
             open: BTreeMap::new(),
@@ -242,6 +248,7 @@ impl Actor {
         world.client_close(net);
         self.net = None;
         self.admitted = false;
+        self.is_uncertain |= !self.is_answered;
         self.input.clear();
         self.out.clear();
         self.owed.clear();
@@ -252,6 +259,7 @@ impl Actor {
 
     /// The broker's machine has stopped.
     pub(crate) fn broker_is_gone(&mut self, world: &World) {
+        self.is_uncertain = false;
         if let Role::Dying(dying) = &mut self.role {
             dying.broker_is_gone(world.now());
         }
@@ -289,7 +297,11 @@ impl Actor {
             will,
         };
         wire::put_connect(&hello, &mut self.out);
-        self.expected = if self.clean { Some(false) } else { self.there };
+        self.expected = match self.clean {
+            true => Some(false),
+            false => self.there.filter(|_| !self.is_uncertain),
+        };
+        self.is_answered = false;
         // Whether this comes to something, only CONNACK tells.
         self.there = self.there.filter(|there| *there != self.clean);
         self.net = Some(world.connect());
@@ -374,6 +386,7 @@ impl Actor {
     fn handle(&mut self, packet: &Packet<'_>) -> Result<(), String> {
         match packet {
             Packet::ConnAck(connack) => {
+                self.is_answered = true;
                 // Its connection is closed then.
                 if self.may_be_refused && connack.reason == ReasonCode::ServerUnavailable {
                     return Ok(());

@@ -289,6 +289,10 @@ impl Scene {
     }
 
     fn fail_or_mend(&mut self) {
+        if self.failing && self.rng.u8(0..30) == 0 {
+            // Long enough for what waits to be given up.
+            self.world.advance(Duration::from_secs(1));
+        }
         if self.failing && self.rng.u8(0..100) == 0 {
             self.mend();
         } else if self.fails && !self.failing && self.rng.u16(0..300) == 0 {
