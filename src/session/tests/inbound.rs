@@ -97,25 +97,6 @@ fn pubrel_unknown() {
     }
 }
 
-/// [MQTT-4.3.3-12] A PUBREL that is sent again while PUBCOMP waits for the store is not answered by 0x92: the
-/// client would use the identifier again before it is free on disk.
-#[test]
-fn pubrel_is_not_unknown_before_pubcomp() {
-    let mut rig = Rig::new(Version::V5, 10);
-    let journal = Journal::default();
-    rig.session.store_as(1, (0, 0), journal, rig.limits.in_memory);
-    assert_eq!(rig.publish(ExactlyOnce, 5, O::KEPT), Verdict::Continue);
-    assert_eq!(rig.wire.take(), [ok(PubRec, 5)]);
-    for is_first in [true, false] {
-        assert_eq!(rig.pubrel(5), Ok(is_first));
-        assert_eq!(rig.wire.take(), []);
-    }
-    rig.session.send_committed(0, rig.now, &mut rig.wire);
-    assert_eq!(rig.wire.take(), [ok(PubComp, 5)]);
-    assert_eq!(rig.pubrel(5), Ok(false));
-    assert_eq!(rig.wire.take(), [ack(PubComp, 5, ReasonCode::PacketIdentifierNotFound)]);
-}
-
 /// [MQTT-3.3.4-9] More unacknowledged messages than our Receive Maximum are refused; what was
 /// acknowledged, or is the same again, does not count.
 #[test]
