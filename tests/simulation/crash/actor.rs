@@ -257,6 +257,13 @@ impl Actor {
         }
     }
 
+    /// The clock has gone on while the broker did not.
+    pub(crate) fn clock_went_on(&mut self, world: &World) {
+        if let Role::Dying(dying) = &mut self.role {
+            dying.clock_went_on(world.now());
+        }
+    }
+
     /// The broker's machine has stopped.
     pub(crate) fn broker_is_gone(&mut self, world: &World) {
         self.is_uncertain = false;

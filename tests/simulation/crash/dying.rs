@@ -97,6 +97,11 @@ impl Dying {
         }
     }
 
+    /// The clock has gone on while no shard did: what it has not noticed by now it counts from now on.
+    pub(crate) fn clock_went_on(&mut self, now: Time) {
+        self.gone_at = now;
+    }
+
     /// The broker has ended, and with it all that was under way to it.
     pub(crate) fn broker_is_gone(&mut self, now: Time) {
         (self.gone_at, self.is_uncertain) = (now, false);

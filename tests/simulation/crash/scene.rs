@@ -158,7 +158,7 @@ impl Scene {
             if self.rng.usize(0..steps) < crashes {
                 self.crash(actors);
             }
-            self.fail_or_mend();
+            self.fail_or_mend(actors);
             self.step(actors, false)?;
         }
         self.world.heal();
@@ -288,10 +288,11 @@ impl Scene {
         Ok(())
     }
 
-    fn fail_or_mend(&mut self) {
+    fn fail_or_mend(&mut self, actors: &mut [Actor]) {
         if self.failing && self.rng.u8(0..30) == 0 {
             // Long enough for what waits to be given up.
             self.world.advance(Duration::from_secs(1));
+            actors.iter_mut().for_each(|actor| actor.clock_went_on(&self.world));
         }
         if self.failing && self.rng.u8(0..100) == 0 {
             self.mend();
