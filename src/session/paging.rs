@@ -4,6 +4,8 @@
 //! not kept. As long as there is such a rest, everything goes behind it. It is asked for in pages, one at a
 //! time, when half of what may be in memory has gone.
 
+use std::collections::BTreeSet;
+
 use super::journal::QueuedRecord;
 use super::limits::{DropCause, SessionLimits};
 use super::queue::Entry;
@@ -110,7 +112,15 @@ impl Session {
         disk.asked = false;
         disk.paged.first = disk.paged.first.max(page.end);
         disk.paged.messages = disk.paged.messages.saturating_sub(page.lost);
+        // What was in flight before a restart may stand behind what was not.
+        let in_flight: BTreeSet<u64> = match page.messages.first() {
+            Some((first, _)) => active.window.places().filter(|place| place >= first).collect(),
+            None => BTreeSet::new(),
+        };
         for (place, record) in page.messages {
+            if in_flight.contains(&place) {
+                continue;
+            }
             if let Some(disk) = queue.on_disk_mut() {
                 disk.paged.messages = disk.paged.messages.saturating_sub(1);
                 let size = record.message.size() as u64;

@@ -169,26 +169,28 @@ fn timed_redelivery_waits_for_room() {
     assert_eq!(rig.wire.publishes(), [(1, true, "a".into())]);
 }
 
-/// A store that was filled by hand may have an identifier twice: it is in flight once.
-#[test]
-fn an_identifier_that_was_stored_twice_is_in_flight_once() {
-    let mut session = Session::new("client");
-    let kept = |place: u64, payload: &str| {
-        let message = Message::new("t", AtLeastOnce, false, payload.as_bytes(), b"", None, Time(0));
-        let record = QueuedRecord {
-            message,
-            qos: AtLeastOnce,
-            retain: false,
-            identifiers: Box::default(),
-            group: None,
-            share: None,
-            packet_id: Some(PacketId::MIN),
-            number: place,
-            paged: false,
-        };
-        (place, Restored::Message { record: Box::new(record), flew: false })
-    };
-    let record = SessionRecord {
+fn queued_record(place: u64, payload: &str, packet_id: Option<PacketId>) -> QueuedRecord {
+    let message = Message::new("t", AtLeastOnce, false, payload.as_bytes(), b"", None, Time(0));
+    QueuedRecord {
+        message,
+        qos: AtLeastOnce,
+        retain: false,
+        identifiers: Box::default(),
+        group: None,
+        share: None,
+        packet_id,
+        number: place,
+        paged: false,
+    }
+}
+
+fn in_flight(place: u64, payload: &str) -> (u64, Restored) {
+    let record = Box::new(queued_record(place, payload, Some(PacketId::MIN)));
+    (place, Restored::Message { record, flew: false })
+}
+
+fn session_record() -> SessionRecord {
+    SessionRecord {
         client_id: "client".into(),
         session: 1,
         session_expiry_interval: u32::MAX,
@@ -196,9 +198,35 @@ fn an_identifier_that_was_stored_twice_is_in_flight_once() {
         will: None,
         will_at: None,
         identity: None,
-    };
-    let kept = vec![kept(1, "first"), kept(2, "second")];
-    session.restore(record, &[], kept, Paged::default(), Time(0));
+    }
+}
+
+/// [MQTT-4.3.3-2] What was sent before a restart may stand in the store behind what was not: it is read once.
+#[test]
+fn what_is_in_flight_comes_with_no_page() {
+    let mut session = Session::new("client");
+    let limits = SessionLimits::default();
+    session.store_as(1, (0, 0), Journal::default(), limits.in_memory);
+    let paged = Paged { first: 1, end: 4, messages: 2, bytes: 100, ..Paged::default() };
+    session.restore(session_record(), &[], vec![in_flight(2, "2")], paged, Time(0));
+    session.connect(&parameters(Version::V311, 10), &limits, Time(0));
+    let mut wire = Wire::default();
+    session.resume(Time(0), &mut wire);
+    assert_eq!(wire.publishes(), [(1, true, "2".into())]);
+    let messages = (1..=3).map(|n| (n, queued_record(n, &n.to_string(), None))).collect();
+    let page = PageOfQueue { messages, end: 4, is_last: true, ..PageOfQueue::default() };
+    session.take_page(page, Time(0), &limits, |_| false);
+    session.pump(Time(0), &mut wire);
+    let sent: Vec<_> = wire.publishes().into_iter().map(|(.., payload)| payload).collect();
+    assert_eq!(sent, ["1", "3"]);
+}
+
+/// A store that was filled by hand may have an identifier twice: it is in flight once.
+#[test]
+fn an_identifier_that_was_stored_twice_is_in_flight_once() {
+    let mut session = Session::new("client");
+    let kept = vec![in_flight(1, "first"), in_flight(2, "second")];
+    session.restore(session_record(), &[], kept, Paged::default(), Time(0));
     assert_eq!(session.in_flight(), 1);
     session.connect(&parameters(Version::V311, 10), &SessionLimits::default(), Time(0));
     let mut wire = Wire::default();
