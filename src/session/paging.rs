@@ -113,14 +113,9 @@ impl Session {
         disk.paged.first = disk.paged.first.max(page.end);
         disk.paged.messages = disk.paged.messages.saturating_sub(page.lost);
         // What was in flight before a restart may stand behind what was not.
-        let in_flight: BTreeSet<u64> = match page.messages.first() {
-            Some((first, _)) => active.window.places().filter(|place| place >= first).collect(),
-            None => BTreeSet::new(),
-        };
-        for (place, record) in page.messages {
-            if in_flight.contains(&place) {
-                continue;
-            }
+        let in_flight: BTreeSet<u64> = active.window.places().collect();
+        let waiting = page.messages.into_iter().filter(|(place, _)| !in_flight.contains(place));
+        for (place, record) in waiting {
             if let Some(disk) = queue.on_disk_mut() {
                 disk.paged.messages = disk.paged.messages.saturating_sub(1);
                 let size = record.message.size() as u64;

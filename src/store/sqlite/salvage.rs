@@ -320,20 +320,24 @@ mod tests {
         }
     }
 
+    /// A database of records that are so long, each of one byte.
+    fn fill(path: &Path, records: [(u8, usize); 3]) {
+        let writes = records.map(|(n, len)| Write {
+            table: Table::Queued,
+            key: vec![n; 16],
+            value: Some(vec![n; len]),
+            fresh: true,
+        });
+        let mut store = Sqlite::open(path).expect("new");
+        store.commit(&writes, Commit::Disk).expect("room");
+    }
+
     /// All pages that lead somewhere are whole.
     #[test]
     fn an_end_that_is_missing_is_damage() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("db.sqlite");
-        let mut store = Sqlite::open(&path).expect("new");
-        let put = |n: u8, len| Write {
-            table: Table::Queued,
-            key: vec![n; 16],
-            value: Some(vec![n; len]),
-            fresh: true,
-        };
-        store.commit(&[put(1, 20), put(2, 20), put(3, 5 * PAGE)], Commit::Disk).expect("room");
-        drop(store);
+        fill(&path, [(1, 20), (2, 20), (3, 5 * PAGE)]);
         let whole = fs::read(&path).expect("a file");
         for (cut, left) in [(0, 3), (1, 2), (1000, 2), (PAGE, 2), (PAGE + 1, 2)] {
             fs::write(&path, &whole[..whole.len() - cut]).expect("written");
@@ -349,15 +353,7 @@ mod tests {
     fn a_record_that_is_there_in_part_is_counted() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("db.sqlite");
-        let mut store = Sqlite::open(&path).expect("new");
-        let put = |n: u8, len| Write {
-            table: Table::Queued,
-            key: vec![n; 16],
-            value: Some(vec![n; len]),
-            fresh: true,
-        };
-        store.commit(&[put(1, 20), put(0xEE, 5 * PAGE), put(2, 20)], Commit::Disk).expect("room");
-        drop(store);
+        fill(&path, [(1, 20), (0xEE, 5 * PAGE), (2, 20)]);
         let mut bytes = fs::read(&path).expect("a file");
         // Behind the number of the next page there is nothing else.
         let is_part = |page: &[u8]| page[4..].iter().all(|byte| *byte == 0xEE);
