@@ -14,7 +14,7 @@ use super::journal::{
 };
 use super::limits::InMemory;
 use super::outbound::{Delivery, millis, write};
-use super::queue::Entry;
+use super::queue::{Entry, OnDisk};
 use super::window::{Release, Slot};
 use super::{Session, Sink};
 use crate::mqtt::{AckKind, Message, PacketId, QoS, ReasonCode};
@@ -77,18 +77,20 @@ impl Durable {
     }
 
     /// Asks for what comes next of the queue.
-    pub(super) fn ask_page(&self, from: u64, messages: u32, bytes: u64) {
-        self.ask(from, messages, bytes, None);
+    pub(super) fn ask_page(&self, disk: &OnDisk, messages: u32, bytes: u64) {
+        self.ask(disk, disk.paged.first, (messages, bytes), None);
     }
 
     /// Asks for the removal of what has expired, of so many messages from a place on.
-    pub(super) fn ask_to_expire(&self, from: u64, messages: u32, by: Time) {
-        self.ask(from, messages, 0, Some(by));
+    pub(super) fn ask_to_expire(&self, disk: &OnDisk, from: u64, messages: u32, by: Time) {
+        self.ask(disk, from, (messages, 0), Some(by));
     }
 
-    fn ask(&self, from: u64, messages: u32, bytes: u64, expired_by: Option<Time>) {
-        let (session, waiter) = (self.number, self.waiter);
-        self.journal.ask(PageRequest { session, from, messages, bytes, expired_by, waiter });
+    fn ask(&self, disk: &OnDisk, from: u64, most: (u32, u64), expired_by: Option<Time>) {
+        let (session, waiter, (messages, bytes)) = (self.number, self.waiter, most);
+        let in_flight = disk.in_flight.clone();
+        let request = PageRequest { session, from, messages, bytes, expired_by, in_flight, waiter };
+        self.journal.ask(request);
     }
 
     /// Notes that a message that was read is not the session's any more.
@@ -377,13 +379,16 @@ impl Session {
             active.held.insert(*id, super::inbound::HELD);
         }
         let mut next_place = 1;
-        let mut released = Vec::new();
+        let (mut released, mut behind) = (Vec::new(), Vec::new());
         for (place, restored) in kept {
             next_place = place + 1;
             match restored {
                 Restored::Message { record, flew } => {
                     let mut entry = Entry::restore(&record);
                     entry.set_place(place, None);
+                    if place > paged.first {
+                        behind.push(place);
+                    }
                     if flew {
                         entry.set_flew();
                     }
@@ -403,7 +408,7 @@ impl Session {
             next_place = next_place.max(order + 1);
             active.window.order_release(id);
         }
-        active.queue.set_on_disk(paged);
+        active.queue.set_on_disk(paged, behind);
         if let Some(durable) = &mut self.durable {
             durable.next_place = next_place.max(paged.end);
         }

@@ -86,7 +86,7 @@ impl Session {
         let Some(disk) = active.queue.on_disk_mut() else { return };
         if let Some(look) = disk.look.filter(|_| !disk.asked) {
             disk.asked = true;
-            durable.ask_to_expire(look.from.max(disk.paged.first), LOOKED_AT, now);
+            durable.ask_to_expire(disk, look.from.max(disk.paged.first), LOOKED_AT, now);
         }
     }
 

@@ -103,7 +103,7 @@ pub struct Paged {
 }
 
 /// Asks the store for the next part of a queue, or to remove what has expired in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageRequest {
     /// Whose.
     pub session: SessionNumber,
@@ -115,8 +115,19 @@ pub struct PageRequest {
     pub bytes: u64,
     /// Nothing is to be given: what has expired by then is to be removed [MQTT-3.3.2-5].
     pub expired_by: Option<Time>,
+    /// Places, ascending, of what was in flight when the broker began and stands behind what was not: that is
+    /// neither given nor removed.
+    pub in_flight: Arc<[u64]>,
     /// Who it is for.
     pub waiter: Waiter,
+}
+
+impl PageRequest {
+    /// Whether what stands at a place is [in flight](Self::in_flight).
+    #[must_use]
+    pub fn is_in_flight(&self, place: u64) -> bool {
+        self.in_flight.binary_search(&place).is_ok()
+    }
 }
 
 /// One change.

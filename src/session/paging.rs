@@ -4,8 +4,6 @@
 //! not kept. As long as there is such a rest, everything goes behind it. It is asked for in pages, one at a
 //! time, when half of what may be in memory has gone.
 
-use std::collections::BTreeSet;
-
 use super::journal::QueuedRecord;
 use super::limits::{DropCause, SessionLimits};
 use super::queue::Entry;
@@ -78,7 +76,7 @@ impl Session {
         let messages = u32::try_from(messages).unwrap_or(u32::MAX);
         let wanted = most.messages.saturating_sub(messages).max(1);
         (disk.asked, disk.since) = (true, 0);
-        durable.ask_page(disk.paged.first, wanted, most.bytes.saturating_sub(bytes));
+        durable.ask_page(disk, wanted, most.bytes.saturating_sub(bytes));
     }
 
     /// The oldest messages are to be dropped, and only the store has them: they are when they are read.
@@ -112,10 +110,7 @@ impl Session {
         disk.asked = false;
         disk.paged.first = disk.paged.first.max(page.end);
         disk.paged.messages = disk.paged.messages.saturating_sub(page.lost);
-        // What was in flight before a restart may stand behind what was not.
-        let in_flight: BTreeSet<u64> = active.window.places().collect();
-        let waiting = page.messages.into_iter().filter(|(place, _)| !in_flight.contains(place));
-        for (place, record) in waiting {
+        for (place, record) in page.messages {
             if let Some(disk) = queue.on_disk_mut() {
                 disk.paged.messages = disk.paged.messages.saturating_sub(1);
                 let size = record.message.size() as u64;

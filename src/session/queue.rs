@@ -182,6 +182,8 @@ struct Expiring {
 #[derive(Debug, Default)]
 pub(super) struct OnDisk {
     pub(super) paged: Paged,
+    /// As in [`PageRequest`](super::PageRequest::in_flight).
+    pub(super) in_flight: Arc<[u64]>,
     /// The next page, or part of a look, was asked for.
     pub(super) asked: bool,
     /// Messages that were added since.
@@ -245,8 +247,8 @@ impl Queue {
         self.on_disk.as_deref()
     }
 
-    pub(super) fn set_on_disk(&mut self, paged: Paged) {
-        let disk = OnDisk { paged, ..OnDisk::default() };
+    pub(super) fn set_on_disk(&mut self, paged: Paged, in_flight: Vec<u64>) {
+        let disk = OnDisk { paged, in_flight: in_flight.into(), ..OnDisk::default() };
         self.on_disk = (paged.messages > 0).then(|| Box::new(disk));
     }
 

@@ -128,21 +128,9 @@ impl Window {
 
     /// Messages that the client may not have: PUBACK or PUBREC is awaited.
     pub(super) fn unacknowledged(&self) -> usize {
-        self.entries().count()
-    }
-
-    /// Where those are in the store that are stored.
-    pub(super) fn places(&self) -> impl Iterator<Item = u64> {
-        self.entries().filter_map(|entry| Some(entry.place()?.0))
-    }
-
-    fn entries(&self) -> impl Iterator<Item = &Entry> {
         let aside = self.aside.iter().flat_map(|aside| aside.stragglers.values());
         let slots = aside.map(|(_, slot)| slot).chain(&self.slots);
-        slots.filter_map(|slot| match slot {
-            Slot::Publish(entry) => Some(entry),
-            Slot::Release(_) | Slot::Free => None,
-        })
+        slots.filter(|slot| matches!(slot, Slot::Publish(_))).count()
     }
 
     /// Whether something waits to be sent again on this connection.

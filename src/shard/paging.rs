@@ -1,6 +1,7 @@
 //! Queues that are in the store in part: pages are asked for, and taken in when they come.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 
@@ -147,9 +148,16 @@ impl<S> Core<S> {
     fn read_retired(&mut self, session: SessionNumber, from: u64, by: EndedBy) {
         let Some(store) = &mut self.store else { return };
         store.paging.retired.insert(session, by);
-        let (messages, bytes, waiter) = (PAGE_MESSAGES, PAGE_BYTES, (SessionKey::MAX, 0));
-        let expired_by = None;
-        store.journal.ask(PageRequest { session, from, messages, bytes, expired_by, waiter });
+        store.journal.ask(PageRequest {
+            session,
+            from,
+            messages: PAGE_MESSAGES,
+            bytes: PAGE_BYTES,
+            expired_by: None,
+            // That ended with the session.
+            in_flight: Arc::default(),
+            waiter: (SessionKey::MAX, 0),
+        });
     }
 
     /// Gives away what others shall have of the queue of a session that has ended.

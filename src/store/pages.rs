@@ -34,7 +34,7 @@ enum Stop {
 }
 
 /// Reads what a session has queued, up to the place `until`, where something is not committed yet, and
-/// without the records whose removal is not, by their keys.
+/// without the records whose removal is not, by their keys, nor what is in flight.
 pub(super) fn read(
     store: &dyn Store,
     request: &PageRequest,
@@ -49,8 +49,7 @@ pub(super) fn read(
     let mut left = request.messages as usize;
     loop {
         let most = left.min(RECORDS_AT_ONCE);
-        let session = request.session;
-        let (records, stop) = read.records(store, session, until, is_removed, most, epochs)?;
+        let (records, stop) = read.records(store, request, until, is_removed, most, epochs)?;
         left -= records.len();
         for (place, key, fields) in records {
             if bytes >= request.bytes && bytes > 0 {
@@ -87,7 +86,7 @@ impl Read {
     fn records(
         &mut self,
         store: &dyn Store,
-        session: SessionNumber,
+        request: &PageRequest,
         until: Option<u64>,
         is_removed: &dyn Fn(&[u8]) -> bool,
         most: usize,
@@ -95,7 +94,7 @@ impl Read {
     ) -> Result<(Records, Stop), StoreError> {
         let mut records = Vec::new();
         let mut stop = Stop::End;
-        each_queued(store, session, self.page.end, |place, key, value| {
+        each_queued(store, request.session, self.page.end, |place, key, value| {
             if records.len() >= most {
                 stop = Stop::Enough;
                 return false;
@@ -105,7 +104,7 @@ impl Read {
                 return false;
             }
             self.page.end = place + 1;
-            if is_removed(key) {
+            if is_removed(key) || request.is_in_flight(place) {
                 return true;
             }
             let fields = Decoder::open(Table::Queued, key, value, epochs)
@@ -156,7 +155,7 @@ pub(super) fn expired(
             return false;
         }
         (seen, page.end) = (seen + 1, place + 1);
-        if is_removed(key) {
+        if is_removed(key) || request.is_in_flight(place) {
             return true;
         }
         // Who reads one that is damaged sets it aside.

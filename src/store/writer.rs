@@ -394,7 +394,7 @@ impl Writer {
             if *budget == 0 {
                 break;
             }
-            let Some(&(shard, request)) = self.asked.front() else { break };
+            let Some((shard, request)) = self.asked.front().cloned() else { break };
             let PageRequest { session, from, .. } = request;
             let staged = uncommitted.get(&session).copied();
             let until = self.acts.first_place(session, from).into_iter().chain(staged).min();

@@ -13,7 +13,7 @@ use sluice::store::{Memory, PROGRESS_RECORDS, Part, Turn, recover};
 use sluice::timer::Time;
 
 use crate::engines::{Unreadable, commit, put, records};
-use crate::turns::{Bench, START, message, paged, queued, removed, request, session};
+use crate::turns::{Bench, START, id, message, paged, queued, removed, request, session};
 
 fn payloads(page: &sluice::session::PageOfQueue) -> Vec<String> {
     let payload = |(_, record): &(u64, sluice::session::QueuedRecord)| {
@@ -30,10 +30,10 @@ fn a_queue_is_read_in_pages_of_so_many_messages_and_bytes() {
     changes.push(paged(2, 1, &message("another's")));
     bench.commit(1, changes);
     let request = PageRequest { waiter: (7, 7), ..request(1, 4, 3) };
-    let page = bench.ask(2, request).expect("at once");
+    let page = bench.ask(2, request.clone()).expect("at once");
     assert_eq!((payloads(&page), page.end, page.is_last), (text(4..7), 7, false));
     let size = page.messages[0].1.message.size() as u64;
-    let page = bench.ask(3, PageRequest { bytes: 2 * size, ..request }).expect("at once");
+    let page = bench.ask(3, PageRequest { bytes: 2 * size, ..request.clone() }).expect("at once");
     assert_eq!((payloads(&page), page.end, page.is_last), (text(4..6), 6, false));
     let page = bench.ask(4, PageRequest { bytes: 0, ..request }).expect("at once");
     assert_eq!(payloads(&page), text(4..5), "one in any case");
@@ -171,13 +171,34 @@ fn a_page_does_not_bring_what_a_look_has_removed() {
     let brief = Message::new("t", QoS::AtLeastOnce, false, b"x", b"", Some(1), Time(0));
     bench.commit(1, vec![session("a", 1), paged(1, 1, &brief), paged(1, 2, &message("stays"))]);
     let page = request(1, 1, 9);
-    let look = PageRequest { expired_by: Some(Time(1000)), ..page };
+    let look = PageRequest { expired_by: Some(Time(1000)), ..page.clone() };
     bench.links[0].submit(Turn { turn: 2, asked: vec![look, page], ..Turn::default() });
     while bench.writer.step() {}
     let looked = bench.links[0].take_page().expect("the look").page;
     assert_eq!(looked.expired.map(|expired| expired.messages), Some(1));
     let page = bench.links[0].take_page().expect("the page").page;
     assert_eq!((payloads(&page), page.is_last), (vec!["stays".to_owned()], true));
+}
+
+/// What was in flight when the broker began may stand behind what was not: it is neither read again, whatever
+/// becomes of it meanwhile, nor removed when it expires [MQTT-3.3.2-5]: its delivery has begun.
+#[test]
+fn what_is_in_flight_is_left_alone() {
+    let mut bench = Bench::new(1);
+    let brief =
+        |n: &str| Message::new("t", QoS::ExactlyOnce, false, n.as_bytes(), b"", Some(1), Time(0));
+    let mut changes = vec![session("a", 1)];
+    changes.extend((1..=4).map(|place| queued(1, place, &brief(&place.to_string()))));
+    changes.extend([2, 4].map(|place| Change::InFlight(1, place, id(5))));
+    bench.commit(1, changes);
+    let request = PageRequest { in_flight: [2, 4].into(), ..request(1, 1, 9) };
+    let page = bench.ask(2, request.clone()).expect("at once");
+    assert_eq!((payloads(&page), page.end, page.is_last), (vec!["1".into(), "3".into()], 5, true));
+    let look = PageRequest { expired_by: Some(Time(1000)), ..request };
+    let expired = bench.ask(3, look).expect("at once").expired.expect("a look");
+    assert_eq!((expired.messages, expired.next_expiry), (2, None));
+    bench.writer.step();
+    assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (2, 2));
 }
 
 /// A session ends that had asked for a look: what others wait for is not taken from them.
@@ -242,15 +263,7 @@ fn pages_are_read_from_a_store_that_fails() {
     };
     bench.commit(4, page.messages[..2].iter().map(gone).collect());
     assert_eq!(payloads(&bench.page(5, 1, 1)), text(3..5));
-    let request = PageRequest {
-        session: 1,
-        from: 5,
-        messages: 9,
-        bytes: 1 << 20,
-        waiter: (1, 1),
-        expired_by: None,
-    };
-    assert!(bench.ask(6, request).is_none(), "nothing to read yet");
+    assert!(bench.ask(6, request(1, 5, 9)).is_none(), "nothing to read yet");
     assert_eq!(bench.count(Table::Queued), 4);
     bench.memory.fail(None);
     bench.writer.step();

@@ -1,6 +1,7 @@
 //! A writer over records in memory, stepped by hand, and turns for it.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use sluice::hooks::{Commit, Store, StoreError, Table, Write};
 use sluice::mqtt::{Message, PacketId, QoS};
@@ -59,11 +60,12 @@ impl Bench {
     }
 
     pub(crate) fn ask(&mut self, turn: u64, request: PageRequest) -> Option<PageOfQueue> {
+        let of = (request.session, request.waiter);
         let asked = vec![request];
         self.links[0].submit(Turn { turn, asked, ..Turn::default() });
         self.writer.step();
         let page = self.links[0].take_page()?;
-        assert_eq!((page.session, page.waiter), (request.session, request.waiter));
+        assert_eq!((page.session, page.waiter), of);
         Some(page.page)
     }
 
@@ -112,8 +114,8 @@ pub(crate) fn part(shard: u8, turn: u64, act: ActId, changes: Vec<Change>) -> Tu
 
 /// For a page.
 pub(crate) fn request(session: u64, from: u64, messages: u32) -> PageRequest {
-    let (bytes, expired_by, waiter) = (1 << 20, None, (1, 1));
-    PageRequest { session, from, messages, bytes, expired_by, waiter }
+    let (bytes, expired_by, in_flight, waiter) = (1 << 20, None, Arc::default(), (1, 1));
+    PageRequest { session, from, messages, bytes, expired_by, in_flight, waiter }
 }
 
 pub(crate) fn id(packet_id: u16) -> PacketId {
