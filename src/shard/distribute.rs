@@ -459,15 +459,13 @@ impl<S> Core<S> {
         delivery: Delivery<'_>,
     ) -> bool {
         let tight = self.tight_limits(key, delivery.message.size());
-        let limits = tight.as_ref().unwrap_or(&self.settings.session);
+        let limits = tight.unwrap_or(self.settings.session);
         let Some(slot) = self.sessions.get_mut(key) else { return false };
-        let dropped = slot.session.drop_oldest(delivery.message.size(), limits);
-        self.stats.dropped[DropCause::QueueFull as usize].add(dropped.into());
-        if dropped > 0 && slot.session.drops().get(DropCause::QueueFull) == dropped {
-            self.log.queue_full(self.now, slot.session.client_id());
-        }
+        let dropped = slot.session.drop_oldest(delivery.message.size(), &limits);
+        self.count_oldest(key, dropped);
+        let Some(slot) = self.sessions.get_mut(key) else { return false };
         let mut out = slot.connection.and_then(|id| self.connections.live_out(id, &self.settings));
-        let delivered = slot.session.deliver(delivery, self.now, out.as_mut(), limits);
+        let delivered = slot.session.deliver(delivery, self.now, out.as_mut(), &limits);
         self.is_kept(key, delivered)
     }
 
@@ -490,6 +488,16 @@ impl<S> Core<S> {
                 self.count_drops(key, DropCause::QueueFull, 1);
                 false
             }
+        }
+    }
+
+    /// Counts messages that a session dropped from the front of a full queue.
+    pub(super) fn count_oldest(&mut self, key: SessionKey, dropped: u32) {
+        self.stats.dropped[DropCause::QueueFull as usize].add(dropped.into());
+        if let Some(slot) = self.sessions.get(key).filter(|_| dropped > 0)
+            && slot.session.drops().get(DropCause::QueueFull) == dropped
+        {
+            self.log.queue_full(self.now, slot.session.client_id());
         }
     }
 

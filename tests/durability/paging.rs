@@ -54,6 +54,7 @@ fn the_oldest_are_dropped() {
     broker.restart();
     let mut publisher = broker.connect(V5, "publisher");
     publish(&mut publisher, "t", 50..90);
+    broker.wait_said("its queue is full, and it misses messages");
     let mut client = back(&broker, "client");
     let mut next: u32 = client.receive().payload_text().parse().expect("a number");
     assert!((50..=70).contains(&next), "begins with {next}");
