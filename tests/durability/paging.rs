@@ -65,6 +65,23 @@ fn the_oldest_are_dropped() {
     client.expect_nothing();
 }
 
+/// `queue.store_qos0_offline`: what is not stored has to be in memory, and what has no room there is missed.
+#[test]
+fn what_is_missed_at_qos_0_is_told() {
+    let broker = Broker::start_set("fjall", 1, &[("SLUICE_QUEUE_STORE_QOS0_OFFLINE", "true")]);
+    away(&broker, "client", "t");
+    let mut publisher = broker.connect(V5, "publisher");
+    for n in 0..4 {
+        publisher.publish("t", n.to_string(), 0);
+    }
+    broker.wait_said("its queue is full, and it misses messages");
+    let mut client = back(&broker, "client");
+    for n in 0..2 {
+        client.expect("t", n.to_string());
+    }
+    client.expect_nothing();
+}
+
 /// [MQTT-4.8.2-5] What a member had queued goes to others when its session ends, and when it leaves the
 /// group and comes to it.
 #[test]
