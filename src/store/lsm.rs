@@ -66,6 +66,9 @@ impl Lsm {
     }
 
     fn prepare(path: &Path, torn: Torn) -> Result<Mended, StoreError> {
+        if tree::is_open(path)? {
+            return Err(fjall::Error::Locked.into());
+        }
         replace::end(path, &[])?;
         tree::clear_unmade(path)?;
         tree::make_openable(path)?;
