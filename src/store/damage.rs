@@ -128,6 +128,23 @@ pub(super) fn rewrite(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     sync_above(path)
 }
 
+/// Has the disk have what can be read of a file. After a write to the disk that failed the system goes on giving
+/// what was to be written, and says of a sync that all is there.
+pub(super) fn write_again(path: &Path) -> io::Result<()> {
+    let file = File::options().read(true).write(true).open(path)?;
+    let mut page = [0; PAGE];
+    for at in (0..file.metadata()?.len()).step_by(PAGE) {
+        match file.read_at(&mut page, at).map(|len| page.get(..len).unwrap_or_default()) {
+            // Room that was set apart stays as it is.
+            Ok(read) if read.iter().all(|byte| *byte == 0) => {}
+            Ok(read) => file.write_all_at(read, at)?,
+            Err(error) if is_unreadable(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    file.sync_data()
+}
+
 fn with_room(path: &Path, needed: usize, error: io::Error) -> io::Error {
     match without_room(path, needed as u64) {
         Some(room) => io::Error::new(error.kind(), format!("{error}; {room}")),

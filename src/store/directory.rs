@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::damage::{self, SET_ASIDE, bytes, entries, sync_above, sync_directory};
 use super::lock::{LOCK_FILE, Lock, Locked};
-use super::logged::{Files, LOGS, Logged, SEGMENT_BYTES};
+use super::logged::{Files, LOGS, Logged, SEGMENT_BYTES, is_in_use};
 use super::lsm::{self, Lsm};
 use super::replace::{self, beside};
 use super::sqlite::{self, Sqlite};
@@ -290,6 +290,9 @@ impl Directory {
         Ok(match self.engine {
             Engine::Fjall => {
                 let log = Files::open(&self.path.join(LOG))?;
+                if is_in_use(&log)? {
+                    Lsm::write_again(&path)?;
+                }
                 let store = logged(lsm(&path)?, log, SEGMENT_BYTES)?;
                 let [a, b] = self.logs();
                 Box::new(Locked::new(store, lock, &[a, b, path.join(lsm::LOCK)])?)

@@ -75,6 +75,18 @@ struct Log<S, L> {
     overlay: Option<Overlay>,
 }
 
+/// Whether there is something in the log: it did not come to a good end.
+pub(super) fn is_in_use(segments: &impl Segments) -> std::io::Result<bool> {
+    for segment in Segment::BOTH {
+        let mut head = [0; SEGMENT_HEAD];
+        segments.read_at(segment, 0, &mut head)?;
+        if Beginning::of(&head) != Beginning::Nothing {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// How it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {

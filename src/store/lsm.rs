@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use journal::Mended;
 
-use super::{MENDS, Torn, free_bytes, replace};
+use super::{MENDS, Torn, damage, free_bytes, replace};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
 /// Memory for blocks that were read: only a start reads.
@@ -65,6 +65,14 @@ impl Lsm {
         Ok(Self::build(path)?)
     }
 
+    /// Has the disk have what can be read, before it is opened. It may have lacked that since a failure.
+    pub(super) fn write_again(path: &Path) -> Result<(), StoreError> {
+        if tree::is_open(path)? {
+            return Err(fjall::Error::Locked.into());
+        }
+        Ok(journal::write_again(path)?)
+    }
+
     fn prepare(path: &Path, torn: Torn) -> Result<Mended, StoreError> {
         if tree::is_open(path)? {
             return Err(fjall::Error::Locked.into());
@@ -91,6 +99,9 @@ impl Lsm {
             .iter()
             .map(|table| database.keyspace(table.name(), options))
             .collect::<Result<_, _>>()?;
+        // fjall has the disk know of what is in the directories that it makes, and not of all of those.
+        damage::sync_directory(&path.join(KEYSPACES))?;
+        damage::sync_above(path)?;
         Ok(Self { path: path.to_owned(), database, tables })
     }
 

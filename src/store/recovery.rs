@@ -120,6 +120,9 @@ struct Reading {
     /// What is in flight, without the messages.
     in_flight: Vec<InFlight>,
     writes: Vec<Write>,
+    /// What sets damaged sessions aside. It comes last: a start that does not come to its end must not have the
+    /// next one find what they had, and no reason to set it aside.
+    last_writes: Vec<Write>,
     report: Report,
     /// Records between two lines about that.
     progress: u64,
@@ -175,6 +178,7 @@ impl Reading {
             uses: Vec::new(),
             in_flight: Vec::new(),
             writes: Vec::new(),
+            last_writes: Vec::new(),
             report: Report::default(),
             progress,
             next_session: 0,
@@ -191,6 +195,8 @@ impl Reading {
         self.table(store, Table::Retained, Self::retained)?;
         self.drop_flights_of_nothing();
         self.drop_unreferenced(store)?;
+        self.tidy(store)?;
+        self.writes = std::mem::take(&mut self.last_writes);
         self.tidy(store)?;
         self.fetch(store)?;
         for session in &mut self.sessions {
@@ -232,6 +238,7 @@ impl Reading {
             Some(decoder) => take(self, key, decoder),
             None => Err(Unfit::Damaged),
         };
+        let (before, mut is_lost_session) = (self.writes.len(), false);
         match taken {
             Ok(()) => return,
             Err(Unfit::Stray) => {
@@ -243,11 +250,15 @@ impl Reading {
             Err(Unfit::Expired) => self.report.expired += 1,
             Err(Unfit::Damaged) => {
                 self.report.damaged += 1;
-                self.report.has_lost_session |= table == Table::Sessions;
+                is_lost_session = table == Table::Sessions;
+                self.report.has_lost_session |= is_lost_session;
                 self.set_aside(table, key, value.to_vec());
             }
         }
         self.writes.push(Write { table, key: key.to_vec(), value: None, fresh: false });
+        if is_lost_session {
+            self.last_writes.extend(self.writes.drain(before..));
+        }
     }
 
     fn set_aside(&mut self, table: Table, key: &[u8], value: Vec<u8>) {

@@ -24,6 +24,8 @@ pub(super) struct Sqlite {
     commit: Option<Commit>,
     /// The last commit failed, and not for want of room.
     is_broken: bool,
+    /// The disk has what is in the log.
+    trusts_log: bool,
 }
 
 impl From<rusqlite::Error> for StoreError {
@@ -83,7 +85,24 @@ impl Sqlite {
                  without rowid"
             ))?;
         }
-        Ok(Self { connection, commit: None, is_broken: false })
+        let mut store = Self { connection, commit: None, is_broken: false, trusts_log: false };
+        // If that goes wrong, the next commit says so.
+        let _ = store.trust_log();
+        Ok(store)
+    }
+
+    /// Has the database have what is in the log. After a write to the disk that failed the system goes on giving
+    /// what was to be written, and behind a part that is not there nothing in the log would count.
+    fn trust_log(&mut self) -> rusqlite::Result<()> {
+        if !self.trusts_log {
+            self.checkpoint()?;
+            self.trusts_log = true;
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> rusqlite::Result<()> {
+        self.connection.query_row("pragma wal_checkpoint", [], |_| Ok(()))
     }
 
     /// Opens it, and has SQLite look at all of its pages. What can be read of a damaged database goes into a
@@ -93,6 +112,7 @@ impl Sqlite {
     }
 
     fn make(&mut self, writes: &[Write], commit: Commit) -> rusqlite::Result<()> {
+        self.trust_log()?;
         if self.commit != Some(commit) {
             let synchronous = match commit {
                 Commit::System => "normal",
@@ -105,7 +125,7 @@ impl Sqlite {
             // A transaction without changes syncs nothing, and earlier ones may not have been.
             return match commit {
                 Commit::System => Ok(()),
-                Commit::Disk => self.connection.query_row("pragma wal_checkpoint", [], |_| Ok(())),
+                Commit::Disk => self.checkpoint(),
             };
         }
         let transaction = self.connection.transaction()?;
@@ -197,6 +217,28 @@ mod tests {
             assert_eq!(store.get(Table::Retained, b"t"), Ok(Some(b"v".to_vec())));
             drop(store);
             std::fs::remove_file(&path).expect("there is a new one");
+        }
+    }
+
+    #[test]
+    fn what_the_log_has_is_in_the_database_before_it_goes_on() {
+        const TEXT: &[u8] = b"what was committed before";
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("db.sqlite");
+        let mut store = Sqlite::open(&path).expect("new");
+        let value = Some(TEXT.to_vec());
+        let write = Write { table: Table::Retained, key: b"t".to_vec(), value, fresh: false };
+        store.commit(&[write], Commit::Disk).expect("room");
+        for open in [Sqlite::open, Sqlite::reopen, Sqlite::open_mended] {
+            // As a process that was killed leaves it.
+            let killed = tempfile::tempdir().expect("a directory");
+            let copy = killed.path().join("db.sqlite");
+            std::fs::copy(&path, &copy).expect("copied");
+            std::fs::copy(wal::beside(&path), wal::beside(&copy)).expect("copied");
+            let has_text = || memchr::memmem::find(&std::fs::read(&copy).expect("a file"), TEXT);
+            assert_eq!(has_text(), None);
+            let _store = open(&copy).expect("whole");
+            assert_ne!(has_text(), None);
         }
     }
 

@@ -2,8 +2,8 @@
 //! it, which no kill of the process could.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::slice;
 use std::time::{Duration, Instant};
+use std::{fs, slice};
 
 use crate::common::wire::{PUBREC, PUBREL};
 use crate::common::{Client, Connect, Message, V5, V311, let_pass};
@@ -247,4 +247,69 @@ fn a_segment_of_the_log_is_kept_until_fjall_has_it_on_disk() {
         }
     }
     assert_eq!(over, 1, "a full one was written over, after {given} writes of fjall");
+}
+
+/// After a write to the disk that failed the system goes on giving what was to be written. A start writes that
+/// again before it adds to it, if what was before did not come to a good end.
+#[test]
+fn what_only_the_system_may_have_of_a_journal_is_written_again() {
+    const PAGE: usize = 4096;
+    let mut broker = Broker::start_with("fjall", "fsync", 1);
+    let mut absent = broker.connect_with(&Connect::lasting(V5, "absent")).0;
+    absent.subscribe("t", 1);
+    absent.disconnect();
+    for _ in 0..2 {
+        let mut publisher = broker.connect(V5, "publisher");
+        publisher.publish("t", [b'-'; 3 * PAGE], 1);
+        publisher.publish("t", [b'+'; 3 * PAGE], 1);
+        // What the log has goes to fjall.
+        broker.restart();
+    }
+    broker.connect(V5, "publisher").publish("t", "in the log", 1);
+    broker.kill();
+    let within = fs::read_dir(broker.data().join("fjall")).expect("a directory");
+    let mut journals = within.map(|entry| entry.expect("an entry").path());
+    let journal = journals.find(|path| path.extension().is_some_and(|it| it == "jnl"));
+    let written = fs::read(journal.expect("one")).expect("a file");
+    let is_written = |page: &&[u8]| page.iter().any(|byte| *byte != 0);
+    let pages = written.chunks(PAGE).filter(is_written).count();
+    assert!(pages > 12, "{pages}");
+
+    broker.restart_traced(PAGE);
+    let mut again = BTreeSet::new();
+    for call in trace_of(broker) {
+        match call {
+            Call::Wrote(file, at, bytes) if file.ends_with(".jnl") => {
+                let at = usize::try_from(at.expect("at a place")).expect("it is short");
+                assert!(written[at..].starts_with(&bytes), "at {at}");
+                again.insert(at);
+            }
+            Call::Synced(file) if file.ends_with(".jnl") => break,
+            _ => {}
+        }
+    }
+    assert_eq!(again.len(), pages);
+}
+
+/// What is in a directory is lost with its name.
+#[test]
+fn the_disk_knows_of_the_directories_that_fjall_makes() {
+    let mut broker = Broker::start("fjall", 1);
+    broker.kill();
+    for made in ["fjall", "log"] {
+        fs::remove_dir_all(broker.data().join(made)).expect("it is there");
+    }
+    broker.restart_traced(0);
+    let fjall = format!("{}/fjall", broker.data().display());
+    let data = broker.data().display().to_string();
+    let synced = trace_of(broker).into_iter().filter_map(|call| match call {
+        Call::Synced(path) => Some(path),
+        _ => None,
+    });
+    let synced: Vec<_> = synced.collect();
+    let last = |path: &str| synced.iter().rposition(|found| found == path);
+    let tables = format!("{fjall}/keyspaces");
+    let newest = synced.iter().position(|found| *found == format!("{tables}/8"));
+    assert!(newest.is_some() && last(&tables) > newest, "{synced:?}");
+    assert!(last(&data) > last(&fjall), "{synced:?}");
 }

@@ -102,9 +102,14 @@ impl Broker {
     ) -> Self {
         let mut broker = Self::start(engine, 2);
         (broker.durability, broker.settings) = (durability, settings);
-        broker.trace = Some(Trace { directory: TempDir::new().expect("a directory"), bytes });
-        broker.restart();
+        broker.restart_traced(bytes);
         broker
+    }
+
+    /// Kills it and starts it again, with its system calls written down.
+    pub(crate) fn restart_traced(&mut self, bytes: usize) {
+        self.trace = Some(Trace { directory: TempDir::new().expect("a directory"), bytes });
+        self.restart();
     }
 
     pub(crate) fn trace(&self) -> std::path::PathBuf {

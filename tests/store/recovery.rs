@@ -1,12 +1,12 @@
 //! Everything comes back as it was.
 
-use sluice::hooks::{Commit, Store, Table};
+use sluice::hooks::{Commit, Store, StoreError, Table, Write};
 use sluice::mqtt::{Message, QoS};
 use sluice::session::{
     Change, IdentityRecord, PageOfQueue, PageRequest, Paged, QueuedRecord, Restored, SessionRecord,
     SubscriptionRecord, Will,
 };
-use sluice::store::{Epoch, Memory, StoredSession, recover};
+use sluice::store::{Epoch, Memory, PROGRESS_RECORDS, StoredSession, recover};
 use sluice::timer::Time;
 
 use crate::engines::{commit, put, records};
@@ -349,6 +349,63 @@ fn damaged_records_are_set_aside_and_the_rest_comes_back() {
     let bench = bench.restart();
     assert_eq!(bench.recovered.report.damaged, 0);
     assert_eq!(bench.count(Table::Damaged), 5);
+}
+
+/// What a damaged session had is set aside, though the machine stops in the middle of that.
+#[test]
+fn wherever_a_start_stops_the_next_sets_the_rest_aside() {
+    const MESSAGES: u64 = 4_000;
+    let mut bench = Bench::new(1);
+    let mut changes = vec![session("a", 1), session("b", 2)];
+    changes.extend((1..=MESSAGES).map(|place| queued(1, place, &message("text"))));
+    bench.commit(1, changes);
+    let mut memory = bench.memory.clone();
+    let (key, mut value) = records(&memory, Table::Sessions).remove(0);
+    value[3] ^= 1;
+    commit(&mut memory, &[put(Table::Sessions, &key, &value)]);
+    let mut stops = 0;
+    for commits in 0.. {
+        let memory = memory.killed();
+        let dying = Dying { memory: memory.clone(), commits };
+        let open = Box::new(move || Ok(Box::new(dying.clone()) as Box<dyn Store>));
+        let is_ended = recover(open, Commit::Disk, START, 1, PROGRESS_RECORDS).is_ok();
+        let bench = Bench::on(memory, 1, START);
+        assert_eq!(bench.count(Table::Damaged) as u64, 1 + 2 * MESSAGES, "after {commits} commits");
+        assert_eq!((bench.count(Table::Sessions), bench.count(Table::Messages)), (1, 0));
+        if is_ended {
+            break;
+        }
+        stops += 1;
+    }
+    assert!(stops > 2, "{stops}");
+}
+
+/// Takes so many commits.
+#[derive(Clone)]
+struct Dying {
+    memory: Memory,
+    commits: u32,
+}
+
+impl Store for Dying {
+    fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
+        let left = self.commits.checked_sub(1);
+        self.commits = left.ok_or_else(|| StoreError("the machine stops".to_owned()))?;
+        self.memory.commit(writes, commit)
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.memory.get(table, key)
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        self.memory.range(table, from, each)
+    }
 }
 
 /// 0 is none, and behind the highest number there would be no other.

@@ -12,7 +12,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -61,6 +61,14 @@ pub(super) fn mend(directory: &Path, torn: Torn) -> io::Result<Mended> {
         }
     }
     Ok(mended)
+}
+
+/// Has the disk have what can be read of the journals. Behind a part that it has not got nothing is found, and
+/// what is in front of that is not always in the log any more.
+pub(super) fn write_again(directory: &Path) -> io::Result<()> {
+    let is_journal = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "jnl");
+    let mut journals = damage::entries(directory)?.into_iter().filter(is_journal);
+    journals.try_for_each(|path| damage::write_again(&path))
 }
 
 /// Says whether a batch is in it.
