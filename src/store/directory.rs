@@ -243,7 +243,7 @@ impl Directory {
         Ok(missing)
     }
 
-    /// Opens its records, once.
+    /// Opens its records. They have to be dropped before they are opened again.
     ///
     /// # Errors
     /// What the engine says; or the directory is no longer at its path, which a commit says, too.
@@ -331,7 +331,7 @@ impl Filling {
         Ok(filling)
     }
 
-    /// Opens its records, once.
+    /// Opens its records. They have to be dropped before they are opened again.
     ///
     /// # Errors
     /// What the engine says.
