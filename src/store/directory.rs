@@ -66,7 +66,7 @@ pub struct Directory {
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
-    /// Another process has it.
+    /// Another process has it, and did not end within a second.
     #[error("another process uses the data directory {}: stop it first", whole(.0))]
     InUse(PathBuf),
     /// A newer version wrote it.
