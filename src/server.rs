@@ -96,8 +96,8 @@ impl Broker {
     /// Starts a broker: when this returns, clients can connect.
     ///
     /// # Errors
-    /// If the configuration contradicts itself, a file it names is no use, an address cannot be listened
-    /// on, or the system gives no thread or poll.
+    /// If the configuration contradicts itself, a file it names is no use, the data directory or what is in
+    /// it cannot be used, an address cannot be listened on, or the system gives no thread or poll.
     pub fn start(config: Config) -> Result<Self, StartError> {
         Self::start_with(config, Hooks::default())
     }
@@ -207,8 +207,9 @@ impl Broker {
         Watch::new(self.failures.clone())
     }
 
-    /// Stops it: accepts nobody more, tells 5.0 clients (0x8B), publishes wills if so configured,
-    /// writes what waits, and returns within `shutdown.timeout`.
+    /// Stops it: accepts nobody more, tells 5.0 clients (0x8B), publishes wills if so configured, and
+    /// writes what waits for clients, for at most `shutdown.timeout`. Returns when all that is to be kept
+    /// is stored, or cannot be.
     ///
     /// # Errors
     /// The first thread that had ended by itself, now or earlier.

@@ -16,7 +16,7 @@ use crate::store::{Directory, Engine, Filling, MISSING};
 pub enum StoreTool {
     /// Say what is in it, and whether all of it can be read and fits together
     ///
-    /// The exit status is 1 if anything is damaged, or was set aside as damaged when a broker started. No
+    /// The exit status is 1 if anything is damaged or missing, or was set aside as damaged when a broker started. No
     /// record changes, but as when a broker starts, a log is brought to its end, and the format to this one.
     Check {
         /// The data directory

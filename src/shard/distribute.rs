@@ -425,7 +425,7 @@ impl<S> Core<S> {
                 Kept::Yes
             }
             Delivered::Dropped(cause) => {
-                self.stats.dropped[cause as usize].add(1);
+                self.count_dropped(key, cause, 1);
                 (cause != DropCause::QueueFull).into()
             }
             Delivered::Full if online.is_some() => {
@@ -459,15 +459,13 @@ impl<S> Core<S> {
         delivery: Delivery<'_>,
     ) -> bool {
         let tight = self.tight_limits(key, delivery.message.size());
-        let limits = tight.as_ref().unwrap_or(&self.settings.session);
+        let limits = tight.unwrap_or(self.settings.session);
         let Some(slot) = self.sessions.get_mut(key) else { return false };
-        let dropped = slot.session.drop_oldest(delivery.message.size(), limits);
-        self.stats.dropped[DropCause::QueueFull as usize].add(dropped.into());
-        if dropped > 0 && slot.session.drops().get(DropCause::QueueFull) == dropped {
-            self.log.queue_full(self.now, slot.session.client_id());
-        }
+        let dropped = slot.session.drop_oldest(delivery.message.size(), &limits);
+        self.count_dropped(key, DropCause::QueueFull, dropped);
+        let Some(slot) = self.sessions.get_mut(key) else { return false };
         let mut out = slot.connection.and_then(|id| self.connections.live_out(id, &self.settings));
-        let delivered = slot.session.deliver(delivery, self.now, out.as_mut(), limits);
+        let delivered = slot.session.deliver(delivery, self.now, out.as_mut(), &limits);
         self.is_kept(key, delivered)
     }
 
@@ -483,13 +481,26 @@ impl<S> Core<S> {
                 true
             }
             Delivered::Dropped(cause) => {
-                self.stats.dropped[cause as usize].add(1);
+                self.count_dropped(key, cause, 1);
                 true
             }
             Delivered::Full => {
                 self.count_drops(key, DropCause::QueueFull, 1);
                 false
             }
+        }
+    }
+
+    /// Counts messages that a session dropped, which it has counted itself.
+    #[inline]
+    pub(super) fn count_dropped(&mut self, key: SessionKey, cause: DropCause, count: u32) {
+        self.stats.dropped[cause as usize].add(count.into());
+        if cause == DropCause::QueueFull
+            && count > 0
+            && let Some(slot) = self.sessions.get(key)
+            && slot.session.drops().get(cause) == count
+        {
+            self.log.queue_full(self.now, slot.session.client_id());
         }
     }
 

@@ -106,7 +106,7 @@ impl<S> Core<S> {
         };
         let taken = slot.session.take_page(page, self.now, &self.settings.session, has_left);
         let PageTaken { given, orphaned, dropped, expired } = taken;
-        self.stats.dropped[DropCause::QueueFull as usize].add(dropped.into());
+        self.count_dropped(key, DropCause::QueueFull, dropped);
         self.stats.dropped[DropCause::Orphaned as usize].add(orphaned.into());
         self.stats.dropped[DropCause::Expired as usize].add(expired.into());
         for orphan in given {

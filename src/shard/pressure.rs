@@ -343,7 +343,7 @@ impl<S> Core<S> {
         {
             // What came from other shards before they held may be beyond the limits.
             let dropped = slot.session.trim_oldest(&self.settings.session);
-            self.stats.dropped[DropCause::QueueFull as usize].add(dropped.into());
+            self.count_dropped(key, DropCause::QueueFull, dropped);
         }
         self.ask_again(key);
     }

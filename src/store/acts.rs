@@ -53,6 +53,8 @@ fn subject(change: &Change) -> Option<Subject> {
     Some(match change {
         Change::Queued(session, place, _)
         | Change::InFlight(session, place, _)
+        | Change::Completed(session, place)
+        | Change::Released { session, place, .. }
         | Change::Removed { session, place, .. } => Subject::Place(*session, *place),
         Change::Held(session, id) | Change::Freed(session, id) => Subject::Inbound(*session, *id),
         Change::Session(record) => Subject::Client(record.client_id.clone()),
@@ -116,7 +118,11 @@ impl Acts {
         match &change {
             // What is retained may be set twice, and all of a topic comes from one shard, in order. What is
             // in flight may be queued by another act, or stored.
-            Change::Retained(..) | Change::InFlight(..) | Change::Undone => {
+            Change::Retained(..)
+            | Change::InFlight(..)
+            | Change::Released { .. }
+            | Change::Completed(..)
+            | Change::Undone => {
                 return self.reconcile(change);
             }
             Change::Removed { .. } | Change::Freed(..) => match about {
@@ -151,7 +157,7 @@ impl Acts {
                 let gone = std::mem::replace(found, Change::Undone);
                 subject(&gone).map(|subject| self.aside.remove(&subject));
             }
-            // Or else the earlier one would undo it.
+            // Or else the earlier one would undo it, or it would be counted before that.
             change => self.push(at.act, change),
         }
         None

@@ -67,6 +67,8 @@ struct Log<S, L> {
     /// Bytes were written to the segments that may not be on disk.
     unsynced: [bool; 2],
     state: State,
+    /// What went wrong last, if anything did.
+    wrong: Option<StoreError>,
     frame: Vec<u8>,
     window: Window,
     /// Made when somebody reads, while it does not go well.
@@ -132,10 +134,11 @@ impl<S: Store, L: Segments> Logged<S, L> {
             return Ok(());
         }
         let mut log = self.log.borrow_mut();
-        match log.state {
-            State::Well => log.careful(Log::settle),
-            State::Refused | State::Unknown => log.lay_over(),
+        // If the engine takes nothing, the next commit says so.
+        if log.state == State::Well && log.careful(Log::settle).is_ok() {
+            return Ok(());
         }
+        log.lay_over()
     }
 }
 
@@ -198,6 +201,7 @@ impl<S: Store, L: Segments> Log<S, L> {
             is_ahead: false,
             unsynced: [false; 2],
             state: State::Well,
+            wrong: None,
             frame: Vec::new(),
             window: Window::default(),
             overlay: None,
@@ -212,14 +216,18 @@ impl<S: Store, L: Segments> Log<S, L> {
     ) -> Result<(), StoreError> {
         self.state = State::Unknown;
         self.overlay = None;
-        action(self)?;
-        self.state = State::Well;
-        Ok(())
+        let done = action(self);
+        match &done {
+            Ok(()) => self.state = State::Well,
+            Err(error) => self.wrong = Some(error.clone()),
+        }
+        done
     }
 
     fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
         if self.state == State::Unknown {
-            return Err(StoreError("it failed before, and was not opened anew".to_owned()));
+            let before = || StoreError("it failed before, and was not opened anew".to_owned());
+            return Err(self.wrong.clone().unwrap_or_else(before));
         }
         if !writes.is_empty()
             && let Err(error) = self.append(writes)

@@ -7,12 +7,12 @@ mod salvage;
 mod table;
 mod tree;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use journal::Mended;
 
-use super::{MENDS, Torn, replace};
+use super::{MENDS, Torn, free_bytes, replace};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
 /// Memory for blocks that were read: only a start reads.
@@ -29,6 +29,7 @@ pub(super) use tree::{KEYSPACES, LOCK};
 pub(super) const OPEN_FILES: usize = 64;
 
 pub(super) struct Lsm {
+    path: PathBuf,
     database: Database,
     tables: Vec<Keyspace>,
 }
@@ -65,6 +66,9 @@ impl Lsm {
     }
 
     fn prepare(path: &Path, torn: Torn) -> Result<Mended, StoreError> {
+        if tree::is_open(path)? {
+            return Err(fjall::Error::Locked.into());
+        }
         replace::end(path, &[])?;
         tree::clear_unmade(path)?;
         tree::make_openable(path)?;
@@ -87,13 +91,27 @@ impl Lsm {
             .iter()
             .map(|table| database.keyspace(table.name(), options))
             .collect::<Result<_, _>>()?;
-        Ok(Self { database, tables })
+        Ok(Self { path: path.to_owned(), database, tables })
     }
 
     /// Opens it, and compares its files with their checksums before. If one is damaged, all that can be read
     /// goes into a new database, the old one is set aside, and the log tells of it.
     pub(super) fn open_mended(path: &Path) -> Result<Self, StoreError> {
         salvage::open(path)
+    }
+
+    /// What went wrong with a commit. Of what failed in the background, most often for want of room, fjall does
+    /// not say what it was.
+    fn wrong(&self, error: fjall::Error) -> StoreError {
+        match error {
+            fjall::Error::Poisoned => {
+                let free = free_bytes(&self.path);
+                let free = free.map(|free| format!(", {free} bytes are free on that disk"));
+                let free = free.unwrap_or_default();
+                StoreError(format!("fjall could not write to its files{free}"))
+            }
+            error => error.into(),
+        }
     }
 
     /// Has what is in memory sorted into a file.
@@ -115,7 +133,7 @@ impl Store for Lsm {
             Commit::Disk => PersistMode::SyncData,
         };
         if writes.is_empty() {
-            return Ok(self.database.persist(mode)?);
+            return self.database.persist(mode).map_err(|error| self.wrong(error));
         }
         if let Some(Write { key, .. }) = writes.iter().find(|write| !takes(&write.key)) {
             return Err(StoreError(format!(
@@ -131,7 +149,7 @@ impl Store for Lsm {
                 None => batch.remove(table, key.as_slice()),
             }
         }
-        Ok(batch.commit()?)
+        batch.commit().map_err(|error| self.wrong(error))
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
@@ -153,5 +171,34 @@ impl Store for Lsm {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// It does so in the background, and only says that it has failed.
+    #[test]
+    fn what_fjall_cannot_sort_into_files_is_told_in_words() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut lsm = Lsm::open(directory.path()).expect("new");
+        let key = b"t".to_vec();
+        let write = Write { table: Table::Retained, key, value: Some(Vec::new()), fresh: true };
+        lsm.commit(std::slice::from_ref(&write), Commit::System).expect("room");
+        let number = Table::Retained as u64 + 1;
+        let tables = directory.path().join(format!("keyspaces/{number}/tables"));
+        fs::remove_dir_all(tables).expect("it is there");
+        lsm.tables[Table::Retained as usize].rotate_memtable().expect("room in memory");
+        let error = loop {
+            if let Err(error) = lsm.commit(std::slice::from_ref(&write), Commit::System) {
+                break error.to_string();
+            }
+            std::thread::yield_now();
+        };
+        assert!(error.starts_with("fjall could not write to its files, "), "{error}");
+        assert!(error.ends_with(" bytes are free on that disk"), "{error}");
     }
 }

@@ -54,12 +54,30 @@ fn the_oldest_are_dropped() {
     broker.restart();
     let mut publisher = broker.connect(V5, "publisher");
     publish(&mut publisher, "t", 50..90);
+    broker.wait_said("its queue is full, and it misses messages");
     let mut client = back(&broker, "client");
     let mut next: u32 = client.receive().payload_text().parse().expect("a number");
     assert!((50..=70).contains(&next), "begins with {next}");
     while next < 89 {
         next += 1;
         client.expect("t", next.to_string());
+    }
+    client.expect_nothing();
+}
+
+/// `queue.store_qos0_offline`: what is not stored has to be in memory, and what has no room there is missed.
+#[test]
+fn what_is_missed_at_qos_0_is_told() {
+    let broker = Broker::start_set("fjall", 1, &[("SLUICE_QUEUE_STORE_QOS0_OFFLINE", "true")]);
+    away(&broker, "client", "t");
+    let mut publisher = broker.connect(V5, "publisher");
+    for n in 0..4 {
+        publisher.publish("t", n.to_string(), 0);
+    }
+    broker.wait_said("its queue is full, and it misses messages");
+    let mut client = back(&broker, "client");
+    for n in 0..2 {
+        client.expect("t", n.to_string());
     }
     client.expect_nothing();
 }

@@ -239,3 +239,35 @@ fn what_an_open_act_removes_is_not_forgotten_as_well() {
     assert_eq!((places(&bench), bench.count(Table::Messages)), (vec![(2, 1)], 1));
     assert_tidy(bench);
 }
+
+/// A client answers what it was not sent yet: that takes nothing from others who wait for the message, and
+/// leaves nothing behind.
+#[test]
+fn an_answer_to_what_an_open_act_brings_waits_for_it() {
+    let mut bench = bench(3);
+    let message = message("moves on");
+    bench.commit(2, vec![queued(1, 1, &message), queued(2, 1, &message)]);
+    let act = (0, 3);
+    let moved = vec![removed(1, 1, &message), queued(3, 1, &message)];
+    bench.links[0].submit(Turn { handed: vec![(act, 0b10)], ..part(0, 3, act, moved) });
+    let (session, place, message) = (3, 1, message.clone());
+    let released = Change::Released {
+        session,
+        place,
+        message: message.clone(),
+        number: 0,
+        packet_id: id(1),
+        order: 2,
+        flew: false,
+    };
+    bench.commit(4, vec![released]);
+    bench.commit(5, vec![removed(2, 1, &message)]);
+    assert_eq!((bench.count(Table::Messages), bench.count(Table::Flights)), (1, 0));
+    bench.links[1].submit(Turn { shard: 1, turn: 1, done: vec![act], ..Turn::default() });
+    bench.writer.step();
+    assert_eq!((places(&bench), bench.count(Table::Messages)), (vec![], 0));
+    assert_eq!(bench.count(Table::Flights), 1);
+    bench.commit(6, vec![Change::Completed(3, 1)]);
+    assert_eq!(bench.count(Table::Flights), 0);
+    assert_tidy(bench);
+}

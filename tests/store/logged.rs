@@ -238,6 +238,28 @@ fn whatever_stops_what_was_committed_is_there() {
     }
 }
 
+/// The engine cannot be brought up to date before; that is said of the next commit, in the engine's words.
+#[test]
+fn who_reads_does_not_need_an_engine_that_takes_something() {
+    let (engine, segments) = (Memory::default(), MemorySegments::default());
+    let mut store = Logged::open(engine.clone(), segments, 4_000).expect("new");
+    let put = |n: u8| {
+        let (key, value) = (vec![n; 16], Some(vec![n; 60]));
+        [Write { table: Table::Queued, key, value, fresh: true }]
+    };
+    store.commit(&put(1), Commit::Disk).expect("room");
+    engine.fail(Some("no room"));
+    assert_eq!(store.get(Table::Queued, &[1; 16]), Ok(Some(vec![1; 60])));
+    assert_eq!(contents(&store).len(), 1);
+    for _ in 0..2 {
+        let error =
+            store.commit(&put(2), Commit::Disk).expect_err("the engine has to have the first");
+        assert_eq!(error.to_string(), "no room");
+    }
+    assert!(store.wants_reopening());
+    assert_eq!(contents(&store).len(), 1);
+}
+
 /// That a segment is given up counts when the disk knows, and an opening sees to that.
 #[test]
 fn what_was_given_up_does_not_come_back() {

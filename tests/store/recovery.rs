@@ -376,6 +376,30 @@ fn what_has_a_number_that_is_none_or_has_none_behind_it_is_damaged() {
     }
 }
 
+/// [MQTT-4.7.1-1]
+#[test]
+fn a_subscription_to_what_is_no_filter_is_damaged() {
+    let mut bench = Bench::new(1);
+    let subscribed = |filter: &str| {
+        Change::Subscribed(
+            1,
+            Box::new(SubscriptionRecord {
+                filter: filter.into(),
+                qos: QoS::AtLeastOnce,
+                no_local: false,
+                retain_as_published: false,
+                identifier: 0,
+                retained_after: None,
+            }),
+        )
+    };
+    bench.commit(1, vec![session("a", 1), subscribed("a/#"), subscribed("a/#/b")]);
+    let bench = bench.restart();
+    let subscriptions = &bench.recovered.sessions[0].subscriptions;
+    assert_eq!(subscriptions.iter().map(|one| &*one.filter).collect::<Vec<_>>(), ["a/#"]);
+    assert_eq!((bench.recovered.report.damaged, bench.count(Table::Damaged)), (1, 1));
+}
+
 /// What is stored under a number belongs to the first session that has it: the other is none.
 #[test]
 fn of_two_sessions_with_one_number_there_is_one() {

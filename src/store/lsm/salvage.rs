@@ -177,6 +177,12 @@ mod tests {
         version.iter_tables().map(|file| file.path.to_path_buf()).collect()
     }
 
+    fn last_journal(path: &Path) -> PathBuf {
+        let journals = damage::entries(path).expect("a directory").into_iter();
+        let journals = journals.filter(|path| path.extension().is_some_and(|it| it == "jnl"));
+        journals.max().expect("a journal")
+    }
+
     fn read(lsm: &Lsm) -> Vec<(u32, String)> {
         let mut found = Vec::new();
         lsm.scan(Table::Queued, &mut |key, value| {
@@ -221,16 +227,37 @@ mod tests {
             }
             fs::remove_dir(&stray).expect("it is empty");
         }
-        let journal = damage::entries(&path).expect("a directory").into_iter();
-        let journal = journal.filter(|path| path.extension().is_some_and(|it| it == "jnl")).max();
         let link = path.join("99.jnl");
-        std::os::unix::fs::symlink(journal.expect("a journal"), &link).expect("made");
+        std::os::unix::fs::symlink(last_journal(&path), &link).expect("made");
         let error = open(&path).err().expect("a link").to_string();
         assert!(error.starts_with(&link.display().to_string()), "{error}");
         fs::remove_file(link).expect("it is there");
         // What it has of its own is made anew.
         fs::remove_file(path.join("lock")).expect("it is there");
         assert_eq!(read(&open(&path).expect("whole")).len(), there);
+    }
+
+    /// Somebody who runs a second broker has removed the lock of the first.
+    #[test]
+    fn what_is_open_is_not_mended() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("fjall");
+        database(&path);
+        let lsm = Lsm::open(&path).expect("whole");
+        let journal = last_journal(&path);
+        // As it is in the middle of a commit.
+        let mut bytes = fs::read(&journal).expect("a file");
+        bytes.truncate(damage::written_len(&bytes));
+        bytes.push(1);
+        fs::write(&journal, &bytes).expect("written");
+        for opened in [open(&path), Lsm::open(&path), Lsm::reopen(&path)] {
+            let error = opened.err().expect("it is open").to_string();
+            assert_eq!(error, "another process has it open");
+            assert!(fs::read(&journal).expect("a file") == bytes, "it was mended");
+        }
+        drop(lsm);
+        Lsm::open(&path).expect("it is not open any more");
+        assert!(fs::read(&journal).expect("a file") != bytes, "it was not mended");
     }
 
     /// The journal goes back to the beginning here.

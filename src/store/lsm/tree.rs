@@ -3,7 +3,7 @@
 //! It opens what is damaged as if it were whole, or not at all, and removes what nothing speaks of any more:
 //! that can be everything, when the list of what there is has rotted.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -30,6 +30,20 @@ const MARKER: &str = "version";
 const MARK: &[u8] = b"FJL\x03";
 /// Bytes of a file that are read at once.
 const READ_BYTES: usize = 256 << 10;
+
+/// Whether somebody has it open: what is being written there is not to be mended.
+pub(super) fn is_open(path: &Path) -> io::Result<bool> {
+    let lock = path.join(LOCK);
+    let file = match File::options().append(true).open(&lock) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        file => file.map_err(damage::of(&lock))?,
+    };
+    match file.try_lock() {
+        Ok(()) => file.unlock().map(|()| false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
 
 /// Removes what was begun when a database was to be made, and did not get to anything that can be opened.
 pub(super) fn clear_unmade(path: &Path) -> io::Result<()> {

@@ -25,8 +25,8 @@ pub(super) fn beside(path: &Path) -> PathBuf {
 }
 
 /// Cuts off what the disk does not give, and what is behind: SQLite would open nothing. One with a damaged
-/// beginning is nothing to it. Says how many bytes
-/// at the end belong to no commit that is whole; 0 if there is no log.
+/// beginning, which is nothing to it, is emptied. What there was is set aside. Says how many bytes at the end
+/// belong to no commit that is whole; 0 if there is no log.
 pub(super) fn mend(path: &Path) -> io::Result<usize> {
     let Some((bytes, unreadable)) = read(path)? else { return Ok(0) };
     let (log, name) = (Log::of(&bytes), path.display());
