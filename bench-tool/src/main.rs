@@ -27,8 +27,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use rustix::thread::{CpuSet, sched_setaffinity};
+use sluice::config::cli::parsed;
 
 use cli::{Cli, Command, RunArgs};
 use engine::{EngineError, Monitor};
@@ -66,7 +67,8 @@ fn main() -> ExitCode {
         let _ = Cli::command().print_help();
         return ExitCode::SUCCESS;
     }
-    let status = match act(Cli::parse().command) {
+    let asked = parsed::<Cli>().map_err(|error| Misuse(error).into());
+    let status = match asked.and_then(|asked| act(asked.command)) {
         Ok(status) => status,
         Err(error) => {
             say!("sluice-bench: {error}");

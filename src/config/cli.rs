@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use clap::error::{ContextKind, ErrorKind};
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use super::certs::Certs;
 use super::error::{ConfigError, Origin, Origins};
@@ -139,12 +139,7 @@ impl CommandLine {
     ///
     /// The first thing that is wrong in any of them, on one line.
     pub fn task() -> Result<Task, Box<dyn Error>> {
-        let asked = Self::try_parse().map_err(|error| match error.kind() {
-            ErrorKind::DisplayHelp
-            | ErrorKind::DisplayVersion
-            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
-            _ => one_line(&error, env::args().skip(1)),
-        })?;
+        let asked = parsed::<Self>()?;
         match asked.command {
             Some(Command::Config) => Ok(Task::Example),
             Some(Command::Passwd(passwd)) => Ok(Task::Passwd(passwd)),
@@ -179,14 +174,38 @@ impl CommandLine {
     }
 }
 
-/// What the parser of the command line says of these arguments, without its advice of several lines.
-fn one_line(error: &clap::Error, arguments: impl Iterator<Item = String>) -> String {
+/// What this process was started with. If help or the version is asked for, it is printed, and the process
+/// ends.
+///
+/// # Errors
+///
+/// What is wrong, on one line.
+pub fn parsed<C: Parser>() -> Result<C, String> {
+    C::try_parse().map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+        _ => one_line(C::command(), &error, env::args_os().skip(1)),
+    })
+}
+
+/// What the parser of the command line of a program says of these arguments, without its advice of several
+/// lines.
+fn one_line(
+    program: clap::Command,
+    error: &clap::Error,
+    arguments: impl Iterator<Item = OsString>,
+) -> String {
     let context = |kind| error.get(kind).map(ToString::to_string);
-    let command = command(arguments);
+    let known = |word: &str| program.find_subcommand(word).is_some();
+    if let Some(word) = context(ContextKind::InvalidSubcommand)
+        && known(&word)
+    {
+        let name = program.get_name();
+        return format!("{word} takes no options before it; see {name} {word} --help");
+    }
+    let command = command(program, arguments);
     if let Some(word) = context(ContextKind::InvalidSubcommand) {
-        if CommandLine::command().find_subcommand(&word).is_some() {
-            return format!("{word} takes no options before it; see sluice {word} --help");
-        }
         return match context(ContextKind::SuggestedSubcommand) {
             Some(known) => format!("{word} is not a command; did you mean {known}?"),
             None if command != "sluice" => {
@@ -209,13 +228,13 @@ fn one_line(error: &clap::Error, arguments: impl Iterator<Item = String>) -> Str
     }
 }
 
-/// The command that these arguments name, like `sluice store check`.
-fn command(arguments: impl Iterator<Item = String>) -> String {
-    let mut command = CommandLine::command();
+/// The command of a program that these arguments name, like `sluice store check`.
+fn command(program: clap::Command, arguments: impl Iterator<Item = OsString>) -> String {
+    let mut command = program;
     let mut named = vec![command.get_name().to_owned()];
     for argument in arguments {
         let Some(found) = command.find_subcommand(&argument) else { break };
-        named.push(argument);
+        named.push(found.get_name().to_owned());
         command = found.clone();
     }
     named.join(" ")

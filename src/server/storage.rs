@@ -43,7 +43,7 @@ pub(super) fn way_out(error: &DirectoryError) -> String {
              store.data"
                 .to_owned()
         }
-        DirectoryError::InUse(_) => "; name another with --data, or store.data".to_owned(),
+        DirectoryError::InUse(_) => ", or name another with --data, or store.data".to_owned(),
         DirectoryError::OtherEngine { path, found, .. } if Engine::named(found).is_some() => format!(
             "; write store.engine = \"{found}\" to go on with it, or copy it for the other: sluice store \
              migrate {} NEW",

@@ -356,6 +356,7 @@ impl<D: Driver> Shard<D> {
         self.core.follow_rules();
         self.take_completions();
         self.core.run_timers();
+        self.core.follow_store();
         self.core.expire_retained();
         self.core.expire_queues();
         self.scan_retained();

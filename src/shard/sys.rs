@@ -137,6 +137,8 @@ pub(super) struct Sys {
     previous: [u64; LOADS.len()],
     loads: [[f64; 3]; LOADS.len()],
     stored: Stored,
+    /// What was last told of the store.
+    store_fails: bool,
 }
 
 /// The count of stored messages, which goes over the sessions bit by bit.
@@ -249,8 +251,24 @@ impl<S> Core<S> {
             let name = format!("publish/messages/dropped/{}", cause.name());
             self.publish_sys_value(&name, &count.to_string());
         }
+        self.publish_store();
         self.publish_loads(sum);
         self.timers.insert(self.now.plus(self.settings.sys_interval), Timer::Sys);
+    }
+
+    /// Tells at once when the store begins to fail, and when it works again.
+    #[inline]
+    pub(super) fn follow_store(&mut self) {
+        let is_told = self.id == 0 && !self.settings.sys_interval.is_zero();
+        if is_told && self.store_fails() != self.sys.store_fails {
+            self.publish_store();
+        }
+    }
+
+    fn publish_store(&mut self) {
+        self.sys.store_fails = self.store_fails();
+        let text = if self.sys.store_fails { "1" } else { "0" };
+        self.publish_sys_value("store/failing", text);
     }
 
     fn publish_loads(&mut self, sum: impl Fn(Value) -> u64) {

@@ -66,8 +66,8 @@ pub struct Directory {
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
-    /// Another process has it.
-    #[error("another process uses the data directory {}", whole(.0))]
+    /// Another process has it, and did not end within a second.
+    #[error("another process uses the data directory {}: stop it first", whole(.0))]
     InUse(PathBuf),
     /// A newer version wrote it.
     #[error(
@@ -102,7 +102,7 @@ pub enum DirectoryError {
     #[error("the data directory {} was being filled, and that did not end: fill it anew", whole(.0))]
     Unfinished(PathBuf),
     /// There is something in a directory that was to be filled.
-    #[error("the directory {} is not empty", whole(.0))]
+    #[error("the directory {} is not empty: name one that is, or that is not there yet", whole(.0))]
     NotEmpty(PathBuf),
     /// Its format cannot be told.
     #[error(
@@ -243,7 +243,7 @@ impl Directory {
         Ok(missing)
     }
 
-    /// Opens its records, once.
+    /// Opens its records. They have to be dropped before they are opened again.
     ///
     /// # Errors
     /// What the engine says; or the directory is no longer at its path, which a commit says, too.
@@ -334,7 +334,7 @@ impl Filling {
         Ok(filling)
     }
 
-    /// Opens its records, once.
+    /// Opens its records. They have to be dropped before they are opened again.
     ///
     /// # Errors
     /// What the engine says.

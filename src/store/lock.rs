@@ -5,8 +5,10 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use super::directory::{DirectoryError, failed};
+use super::directory::{DirectoryError, failed, whole};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
 pub(super) const LOCK_FILE: &str = "lock";
@@ -14,6 +16,10 @@ pub(super) const LOCK_FILE: &str = "lock";
 const PROBE_FILE: &str = "probe";
 /// Bytes of it. An engine that is opened anew may need more; then it is tried again.
 const PROBE_BYTES: usize = 1 << 20;
+
+/// A process that was killed has its files until the system has taken back its memory.
+const LET_GO_WITHIN: Duration = Duration::from_secs(1);
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// A file that is open, and has to stay at its path: writing to one that was removed goes on as if nothing
 /// had happened.
@@ -47,18 +53,35 @@ pub(super) struct Lock {
 }
 
 impl Lock {
+    /// Whoever starts a broker again may do so at once: who has the lock is given a moment to end.
     pub(super) fn take(directory: &Path) -> Result<Self, DirectoryError> {
+        let until = Instant::now() + LET_GO_WITHIN;
+        Self::take_while(directory, || {
+            thread::sleep(TRY_AGAIN_AFTER);
+            Instant::now() < until
+        })
+    }
+
+    /// Tries until another process has let it go, or `again` says that this is enough.
+    fn take_while(
+        directory: &Path,
+        mut again: impl FnMut() -> bool,
+    ) -> Result<Self, DirectoryError> {
         let path = directory.join(LOCK_FILE);
-        let mut options = File::options();
-        let file = options.write(true).create(true).truncate(false).open(&path);
-        let file = file.map_err(failed(directory))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(DirectoryError::InUse(directory.to_owned()));
+        let file = loop {
+            let mut options = File::options();
+            // Whoever had it may have removed the file.
+            let file = options.write(true).create(true).truncate(false).open(&path);
+            let file = file.map_err(failed(directory))?;
+            match file.try_lock() {
+                Ok(()) => break file,
+                Err(TryLockError::WouldBlock) if again() => {}
+                Err(TryLockError::WouldBlock) => {
+                    return Err(DirectoryError::InUse(directory.to_owned()));
+                }
+                Err(TryLockError::Error(error)) => return Err(failed(directory)(error)),
             }
-            Err(TryLockError::Error(error)) => return Err(failed(directory)(error)),
-        }
+        };
         let found = file.metadata().map_err(failed(directory))?;
         let lock = Named { path, number: (found.dev(), found.ino()) };
         Ok(Self { directory: directory.to_owned(), lock, _file: file })
@@ -134,7 +157,10 @@ impl<S: Store> Store for Locked<S> {
             self.check_files()?;
         }
         self.are_there = false;
-        self.store.commit(writes, commit)?;
+        self.store.commit(writes, commit).map_err(|StoreError(error)| {
+            // What the system says of a full disk does not name it.
+            StoreError(format!("{}: {error}", whole(&self.lock.directory)))
+        })?;
         self.check_files()?;
         self.are_there = true;
         self.lock.check()
@@ -157,5 +183,38 @@ impl<S: Store> Store for Locked<S> {
         each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StoreError> {
         self.store.range(table, from, each)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// As a process has it that was killed just now.
+    #[test]
+    fn who_lets_go_is_waited_for() {
+        let directory = TempDir::new().expect("a directory");
+        let mut first = Lock::take(directory.path()).ok();
+        assert!(first.is_some());
+        let mut tries = 0;
+        let second = Lock::take_while(directory.path(), || {
+            tries += 1;
+            if tries == 3 {
+                first = None;
+            }
+            tries < 100
+        });
+        let second = second.expect("it was let go");
+        assert_eq!(tries, 3);
+        let mut tries = 0;
+        let third = Lock::take_while(directory.path(), || {
+            tries += 1;
+            tries < 5
+        });
+        assert!(matches!(third, Err(DirectoryError::InUse(_))), "{third:?}");
+        assert_eq!(tries, 5);
+        second.check().expect("it is still the one");
     }
 }

@@ -13,6 +13,7 @@ use crate::process::Broker;
 /// How the log says that the store begins to fail, and that it has ended to.
 pub(crate) const FAILS: &str = "the store fails";
 pub(crate) const WORKS: &str = "the store works again";
+const SYS: &str = "$SYS/broker/store/failing";
 
 /// Has the store fail, of which there is a session that gets "away".
 fn begin_to_fail(broker: &Broker) -> Client {
@@ -103,6 +104,42 @@ fn full_under_fjall() {
 #[test]
 fn full_under_sqlite() {
     a_full_disk("sqlite");
+}
+
+/// Without waiting for the interval.
+#[test]
+fn the_sys_topics_tell() {
+    let settings = &[("SLUICE_SYS_INTERVAL", "1h")];
+    for (engine, shards) in [("fjall", 1), ("sqlite", 2)] {
+        let broker = Broker::start_set(engine, shards, settings);
+        away(&broker, "away", "away");
+        let mut watcher = broker.connect(V5, "watcher");
+        watcher.subscribe(SYS, 0);
+        watcher.expect(SYS, "0");
+        let mut publisher = begin_to_fail(&broker);
+        watcher.expect(SYS, "1");
+        let mut later = broker.connect(V5, "later");
+        later.subscribe(SYS, 0);
+        assert!(later.expect(SYS, "1").retain);
+        limit(&broker, None);
+        publish_until_kept(&mut publisher, "away");
+        watcher.expect(SYS, "0");
+        later.expect(SYS, "0");
+        watcher.expect_nothing();
+    }
+}
+
+/// What the system says of a full disk does not tell which.
+#[test]
+fn the_log_names_the_directory() {
+    for engine in ["fjall", "sqlite"] {
+        let broker = Broker::start(engine, 1);
+        away(&broker, "away", "away");
+        let _publisher = begin_to_fail(&broker);
+        let line = broker.wait_to_say(FAILS);
+        let why = format!("until it works again: {}: ", broker.data().display());
+        assert!(line.contains(&why), "{line}");
+    }
 }
 
 /// A stored session that is connected gets what it has, also what it has on disk only, while nothing can be

@@ -89,7 +89,10 @@ fn what_was_written_out_is_taken_in() {
     assert_eq!(store(&["dump"], &[data.path()]), (0, dump.clone(), String::new()));
     // It is not empty any more.
     let (status, out, err) = store(&["restore"], &[data.path(), &file]);
-    let said = format!("sluice: the directory {} is not empty\n", data.path().display());
+    let said = format!(
+        "sluice: the directory {} is not empty: name one that is, or that is not there yet\n",
+        data.path().display()
+    );
     assert_eq!((status, out.as_str(), err), (1, "", said));
     has_everything(&Broker::start_on(data, "sqlite", 1));
     // A wrong line leaves nothing.
@@ -107,8 +110,10 @@ fn what_was_written_out_is_taken_in() {
 fn a_directory_that_a_broker_uses_is_refused() {
     let broker = Broker::start("fjall", 1);
     let new = TempDir::new().expect("a directory");
-    let said =
-        format!("sluice: another process uses the data directory {}\n", broker.data().display());
+    let said = format!(
+        "sluice: another process uses the data directory {}: stop it first\n",
+        broker.data().display()
+    );
     for arguments in [["check"], ["dump"]] {
         let (status, out, err) = store(&arguments, &[broker.data()]);
         assert_eq!((status, out.as_str(), err), (1, "", said.clone()), "{arguments:?}");
@@ -117,7 +122,7 @@ fn a_directory_that_a_broker_uses_is_refused() {
     assert_eq!((status, err), (1, said));
     let (status, _, err) = store(&["restore"], &[broker.data(), Path::new("/dev/null")]);
     assert_eq!(status, 1);
-    assert!(err.ends_with("is not empty\n"), "{err}");
+    assert!(err.contains(" is not empty: name one that is"), "{err}");
     assert_eq!(fs::read_dir(new.path()).expect("a directory").count(), 0);
 }
 

@@ -352,7 +352,10 @@ fn a_second_broker_on_the_directory_is_refused() {
     let output = broker.command().output().expect("it starts");
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let why = format!("another process uses the data directory {}", broker.data().display());
+    let why = format!(
+        "another process uses the data directory {}: stop it first, or name another with --data",
+        broker.data().display()
+    );
     assert!(said.contains(&why), "{said}");
     // The first one minds nothing.
     assert!(broker.connect(V5, "client").survives());

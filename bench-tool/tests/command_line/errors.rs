@@ -34,6 +34,31 @@ fn what_cannot_be_sent_is_refused_before_connecting() {
     }
 }
 
+/// Whatever is wrong with the words of a command is one line, too.
+#[test]
+fn wrong_usage_is_one_line() {
+    for (arguments, begins, ends) in [
+        (&["walk"][..], "walk is not a command of sluice-bench", "; see sluice-bench --help"),
+        (&["compar"], "compar is not a command", "; did you mean compare?"),
+        (&["run"], "the following required arguments", "; see sluice-bench run --help"),
+        (
+            &["run", "p3p"],
+            "invalid value 'p3p' for '<SCENARIO>' [possible values: p2p, fanout,",
+            "; see sluice-bench run --help",
+        ),
+        (&["pub", "-q", "9"], "invalid value '9' for '--qos", "; see sluice-bench pub --help"),
+        (&["--quick", "compare"], "unexpected argument '--quick'", "; see sluice-bench --help"),
+        (&["sub", "--topik", "a"], "unexpected argument '--topik'", "; did you mean --topic?"),
+    ] {
+        let output = run(arguments);
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), output.stdout), (Some(USAGE), Vec::new()), "{errors}");
+        assert!(errors.starts_with(&format!("sluice-bench: {begins}")), "{errors}");
+        assert!(errors.ends_with(&format!("{ends}\n")), "{errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+    }
+}
+
 #[test]
 fn a_core_that_is_not_there_is_named() {
     let (status, _, errors) = run_at(broker::nobody(), &["run", "p2p", "--core", "99999"]);
