@@ -121,6 +121,8 @@ impl Lsm {
                 let free = free.unwrap_or_default();
                 StoreError(format!("fjall could not write to its files{free}"))
             }
+            // Nothing was read.
+            fjall::Error::Io(error) => error.into(),
             error => error.into(),
         }
     }
@@ -211,5 +213,13 @@ mod tests {
         };
         assert!(error.starts_with("fjall could not write to its files, "), "{error}");
         assert!(error.ends_with(" bytes are free on that disk"), "{error}");
+    }
+
+    #[test]
+    fn a_write_that_fails_is_no_damage() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let lsm = Lsm::open(directory.path()).expect("new");
+        let error = || std::io::Error::from(rustix::io::Errno::IO);
+        assert_eq!(lsm.wrong(fjall::Error::Io(error())).to_string(), error().to_string());
     }
 }

@@ -54,7 +54,8 @@ impl Sqlite {
             let name = path.display();
             return Err(StoreError(format!("{name}: nothing is in it, but in its log{MENDS}")));
         }
-        Ok(Self::with_tables(Self::connect(path)?)?)
+        let has_log = wal::has_some(path)?;
+        Ok(Self::with_tables(Self::connect(path)?, has_log)?)
     }
 
     fn prepare(path: &Path, told: Torn) -> Result<(), StoreError> {
@@ -77,7 +78,8 @@ impl Sqlite {
         Ok(connection)
     }
 
-    fn with_tables(connection: Connection) -> rusqlite::Result<Self> {
+    /// `has_log` says whether something was in its log before.
+    fn with_tables(connection: Connection, has_log: bool) -> rusqlite::Result<Self> {
         for table in Table::ALL {
             let name = table.name();
             connection.execute_batch(&format!(
@@ -85,7 +87,8 @@ impl Sqlite {
                  without rowid"
             ))?;
         }
-        let mut store = Self { connection, commit: None, is_broken: false, trusts_log: false };
+        let trusts_log = !has_log;
+        let mut store = Self { connection, commit: None, is_broken: false, trusts_log };
         // If that goes wrong, the next commit says so.
         let _ = store.trust_log();
         Ok(store)

@@ -15,7 +15,7 @@ use sluice::store::{
 use sluice::timer::Time;
 use tempfile::TempDir;
 
-use crate::engines::{Place, Unreadable, commit, put, records};
+use crate::engines::{Place, Unreadable, commit, delete, put, records};
 use crate::turns::{Bench, START, id, message, queued, session};
 
 /// A message with all that one can have, and a payload that is no text.
@@ -351,6 +351,17 @@ fn check_finds_what_is_damaged_and_what_belongs_to_nothing() {
     let findings = check(&store);
     assert_eq!((findings.damaged, orphans(&findings)), (0, vec![]));
     assert!(!findings.are_whole() && findings.to_string().contains("7 set aside"), "{findings}");
+}
+
+/// Of a place whose message is gone, too, also if it is in flight.
+#[test]
+fn check_finds_all_that_a_start_removes() {
+    let mut store = a_store();
+    for (key, _) in records(&store, Table::Messages) {
+        commit(&mut store, &[delete(Table::Messages, &key)]);
+    }
+    let stray = orphans(&check(&store)).iter().map(|(_, count)| count).sum::<u64>();
+    assert_eq!(Bench::on(store, 1, START).recovered.report.stray, stray);
 }
 
 #[test]

@@ -56,7 +56,7 @@ struct Reading {
     sessions: HashSet<u64>,
     /// By number: whether anybody waits for it.
     messages: HashMap<u64, bool>,
-    /// Session and place of what is queued.
+    /// Session and place of what is queued, and belongs to something.
     queued: HashSet<(u64, u64)>,
 }
 
@@ -91,12 +91,14 @@ impl Reading {
             | Entry::Inbound(session, _)
             | Entry::Released { session, .. } => self.sessions.contains(session),
             Entry::Queued { session, place, fields } => {
-                self.queued.insert((*session, *place));
                 let message = self.messages.get_mut(&fields.message);
                 let is_there = message.is_some();
                 let belongs = is_there && self.sessions.contains(session);
                 if let Some(is_used) = message {
                     *is_used |= belongs;
+                }
+                if belongs {
+                    self.queued.insert((*session, *place));
                 }
                 belongs
             }

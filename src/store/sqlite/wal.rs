@@ -54,6 +54,11 @@ pub(super) fn is_alone(path: &Path) -> io::Result<bool> {
     Ok(damage::bytes(path)? <= 1 && !Changed::read(&beside(path))?.places.is_empty())
 }
 
+/// Whether anything is in the log of a database.
+pub(super) fn has_some(path: &Path) -> io::Result<bool> {
+    Ok(damage::bytes(&beside(path))? > 0)
+}
+
 fn read(path: &Path) -> io::Result<Option<(Vec<u8>, usize)>> {
     match damage::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
