@@ -4,7 +4,7 @@
 //! crash the client would be sent it anew, under another one. Nor must PUBREL, or the client, which
 //! forgets the identifier then, would take the message for a new one; nor PUBCOMP, or the next message
 //! under the identifier would be taken for the old one. QoS 1 may come twice, and goes at once unless
-//! that would change the order.
+//! that would change the order: what was dropped to make room would come back behind it.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -31,6 +31,9 @@ pub(super) struct Durable {
     uncommitted: VecDeque<(u64, PacketId)>,
     /// PUBREL and PUBCOMP that wait for a commit in the same way.
     answers: VecDeque<(u64, AckKind, PacketId)>,
+    /// The last turn in which messages were dropped that came before all that is sent since, until it is
+    /// committed.
+    dropped: Option<u64>,
 }
 
 /// How the journal of a session that may have none is written.
@@ -184,12 +187,23 @@ pub(super) fn note_released(durable: &mut Noter, entry: &Entry, packet_id: Packe
 #[inline]
 pub(super) fn waits(durable: &mut Noter, qos: QoS, packet_id: PacketId) -> bool {
     match durable {
-        Some(durable) if qos == QoS::ExactlyOnce || !durable.uncommitted.is_empty() => {
+        Some(durable)
+            if qos == QoS::ExactlyOnce
+                || !durable.uncommitted.is_empty()
+                || durable.dropped.is_some() =>
+        {
             let turn = durable.journal.wait(durable.waiter);
             durable.uncommitted.push_back((turn, packet_id));
             true
         }
         _ => false,
+    }
+}
+
+/// The oldest messages were dropped: what is sent from now on waits until that is committed.
+pub(super) fn note_dropped_oldest(durable: &mut Noter) {
+    if let Some(durable) = durable {
+        durable.dropped = Some(durable.journal.wait(durable.waiter));
     }
 }
 
@@ -265,6 +279,7 @@ impl Session {
             next_place: 1,
             uncommitted: VecDeque::new(),
             answers: VecDeque::new(),
+            dropped: None,
         }));
     }
 
@@ -345,6 +360,7 @@ impl Session {
     pub fn send_committed<S: Sink>(&mut self, turn: u64, now: Time, sink: &mut S) {
         let Self { active, link, drops, durable, .. } = self;
         let Some(stored) = durable.as_mut().filter(|_| link.live) else { return };
+        stored.dropped = stored.dropped.filter(|dropped| *dropped > turn);
         while let Some((_, kind, id)) = stored.answers.pop_front_if(|(of, ..)| *of <= turn) {
             sink.ack(kind, id, ReasonCode::Success);
         }
@@ -420,6 +436,8 @@ impl Session {
         if let Some(durable) = &mut self.durable {
             durable.uncommitted = VecDeque::new();
             durable.answers = VecDeque::new();
+            // The next one begins when all of this is committed.
+            durable.dropped = None;
         }
     }
 

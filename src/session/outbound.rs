@@ -4,8 +4,8 @@ use std::num::NonZeroU16;
 
 use super::alias::AliasUse;
 use super::durable::{
-    answer, answer_again, note_acknowledged, note_freed, note_in_flight, note_queued,
-    note_released, note_removed, waits,
+    answer, answer_again, note_acknowledged, note_dropped_oldest, note_freed, note_in_flight,
+    note_queued, note_released, note_removed, waits,
 };
 use super::limits::{DropCause, SessionLimits};
 use super::link::Link;
@@ -366,6 +366,9 @@ impl Session {
             self.drops.record(DropCause::QueueFull);
             dropped += 1;
         }
+        if dropped > 0 && self.link.connected {
+            note_dropped_oldest(&mut self.durable);
+        }
         if !active.queue.has_room(size, limits) {
             self.drop_from_disk();
         }
@@ -383,6 +386,9 @@ impl Session {
             note_removed(&self.durable, &entry);
             self.drops.record(DropCause::QueueFull);
             dropped += 1;
+        }
+        if dropped > 0 && self.link.connected {
+            note_dropped_oldest(&mut self.durable);
         }
         if active.queue.exceeds(limits) {
             self.drop_from_disk();

@@ -247,7 +247,7 @@ impl Directory {
         Ok(missing)
     }
 
-    /// Opens its records, once.
+    /// Opens its records. They have to be dropped before they are opened again.
     ///
     /// # Errors
     /// What the engine says; or the directory is no longer at its path, which a commit says, too.
@@ -335,7 +335,7 @@ impl Filling {
         Ok(filling)
     }
 
-    /// Opens its records, once.
+    /// Opens its records. They have to be dropped before they are opened again.
     ///
     /// # Errors
     /// What the engine says.

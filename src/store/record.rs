@@ -6,7 +6,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::hooks::Table;
-use crate::mqtt::{Message, PacketId, QoS};
+use crate::mqtt::topic::Filter;
+use crate::mqtt::{Limits, Message, PacketId, QoS};
 use crate::session::{IdentityRecord, QueuedRecord, SessionRecord, SubscriptionRecord, Will};
 use crate::timer::Time;
 
@@ -409,6 +410,8 @@ impl<'a> Decoder<'a> {
     }
 
     pub(super) fn subscription(&mut self, filter: &str) -> Option<SubscriptionRecord> {
+        // The limits of today do not take away what was granted.
+        Filter::parse(filter, &Limits::NONE).ok()?;
         let flags = self.u8()?;
         Some(SubscriptionRecord {
             filter: filter.into(),

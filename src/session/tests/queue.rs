@@ -89,6 +89,35 @@ fn bounded_by_bytes() {
     assert_eq!(rig.session.drop_oldest(9 * size, &rig.limits), 0);
 }
 
+/// [MQTT-4.6.0-6] What was dropped to make room would come back in a crash as long as that is not committed, and
+/// then behind what was sent since: so that waits.
+#[test]
+fn what_is_sent_after_a_drop_waits_for_its_commit() {
+    let mut rig = Rig::new(Version::V5, 1);
+    rig.limits.max_queued_messages = 2;
+    let journal = Journal::default();
+    rig.session.store_as(1, (7, 7), journal.clone(), rig.limits.in_memory);
+    let end_turn = |next| journal.end_turn(next, |_| None).1;
+    for (payload, delivered) in [("a", Delivered::Sent), ("b", Delivered::Queued)] {
+        assert_eq!(rig.send(AtLeastOnce, payload), delivered);
+    }
+    assert_eq!(rig.send(AtLeastOnce, "c"), Delivered::Queued);
+    assert_eq!(end_turn(1), []);
+    assert_eq!(rig.session.drop_oldest(1, &rig.limits), 1);
+    assert_eq!(end_turn(2), [(7, 7)], "it is told");
+    assert_eq!(rig.wire.publishes(), [(1, false, "a".into())]);
+    assert_eq!(rig.puback(1), Ok(Acked::Done));
+    assert!(rig.wire.publishes().is_empty());
+    assert_eq!(end_turn(3), [(7, 7)]);
+    rig.session.send_committed(1, rig.now, &mut rig.wire);
+    assert!(rig.wire.publishes().is_empty());
+    rig.session.send_committed(2, rig.now, &mut rig.wire);
+    assert_eq!(rig.wire.publishes(), [(2, false, "c".into())]);
+    assert_eq!(rig.puback(2), Ok(Acked::Done));
+    assert_eq!(rig.send(AtLeastOnce, "d"), Delivered::Sent);
+    assert_eq!(rig.wire.publishes(), [(3, false, "d".into())]);
+}
+
 /// A connected client with room in its window has room, whatever the queue may hold.
 #[test]
 fn the_window_counts_as_room() {

@@ -171,6 +171,18 @@ mod tests {
         opened.expect("whole").0.report.damaged
     }
 
+    /// [MQTT-4.7.1-1] Nobody takes in a dump that has it as a subscription.
+    #[test]
+    fn what_is_no_filter_is_damaged() {
+        let mut entries = entries();
+        let [_, Entry::Subscription(_, record), ..] = &mut entries else { unreachable!() };
+        record.filter = "#/t".into();
+        let writes = entries.map(|entry| entry.write());
+        let Write { table, key, value, .. } = &writes[1];
+        assert!(Entry::read(*table, key, value.as_deref().expect("a record")).is_none());
+        assert_eq!(damaged(&writes), 1);
+    }
+
     /// What `check` calls damaged, a start sets aside, and nothing else: here, records of which a byte follows
     /// behind the key.
     #[test]

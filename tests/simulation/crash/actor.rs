@@ -31,7 +31,7 @@ pub(crate) enum Role {
     /// Notes what it gets.
     Subscriber { filter: &'static str, qos: QoS },
     /// A subscriber that ends its session now and then, and begins another.
-    Deserter { filter: &'static str, qos: QoS },
+    Deserter { filter: &'static str, qos: QoS, by: EndsBy },
     /// A subscriber that unsubscribes now and then, and subscribes again at once.
     Leaver { filter: &'static str, qos: QoS },
     /// A subscriber that is away most of the time, to messages that expire.
@@ -51,13 +51,24 @@ impl Role {
     fn filter(&self) -> Option<(&'static str, QoS)> {
         match *self {
             Self::Subscriber { filter, qos }
-            | Self::Deserter { filter, qos }
+            | Self::Deserter { filter, qos, .. }
             | Self::Leaver { filter, qos }
             | Self::Sleeper { filter, qos }
             | Self::Watcher { filter, qos } => Some((filter, qos)),
             Self::Publisher { .. } | Self::Beginner | Self::Dying(_) | Self::Fickle(_) => None,
         }
     }
+}
+
+/// How a deserter's session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EndsBy {
+    /// DISCONNECT says so.
+    Disconnect,
+    /// CONNECT begins another one.
+    CleanStart,
+    /// It lasts for a second without a connection.
+    Expiry,
 }
 
 /// The state of a message that is under way.
@@ -106,6 +117,8 @@ pub(crate) struct Actor {
     /// What it publishes may find a full queue. In 3.x its connection is closed then, and it repeats what came
     /// before others that it had sent by then.
     pub(crate) may_be_full: bool,
+    /// What it publishes may be dropped when others come.
+    pub(crate) may_be_dropped: bool,
     pub(crate) refused: BTreeSet<u32>,
     /// Numbers that it has sent more than once.
     pub(crate) repeated: BTreeSet<u32>,
@@ -141,6 +154,7 @@ impl Actor {
             acknowledged: BTreeSet::new(),
             may_be_refused: false,
             may_be_full: false,
+            may_be_dropped: false,
             refused: BTreeSet::new(),
             repeated: BTreeSet::new(),
             half_done: BTreeSet::new(),
@@ -202,7 +216,9 @@ impl Actor {
                 self.clean = match self.role {
                     Role::Beginner => rng.bool(),
                     Role::Watcher { .. } => true,
-                    Role::Dying(_) => self.version.is_v5() && rng.u8(0..4) == 0,
+                    Role::Dying(_) | Role::Deserter { by: EndsBy::CleanStart, .. } => {
+                        self.version.is_v5() && rng.u8(0..4) == 0
+                    }
                     _ => self.is_guest,
                 };
             }
@@ -297,7 +313,11 @@ impl Actor {
             version: self.version,
             client_id: self.name.clone(),
             clean_start: self.clean,
-            session_expiry: if ends { 0 } else { 1_000_000 },
+            session_expiry: match self.role {
+                _ if ends => 0,
+                Role::Deserter { by: EndsBy::Expiry, .. } => 1,
+                _ => 1_000_000,
+            },
             keep_alive: 0,
             receive_maximum: None,
             topic_alias_maximum: 0,
@@ -327,7 +347,9 @@ impl Actor {
             Role::Fickle(fickle) if fickle.is_answered && rng.u8(0..6) == 0 => {
                 fickle.turn(self.version, &mut self.out);
             }
-            Role::Deserter { .. } if self.subscribed && rng.u8(0..30) == 0 => {
+            Role::Deserter { by: EndsBy::Disconnect, .. }
+                if self.subscribed && rng.u8(0..30) == 0 =>
+            {
                 let expiry = Some(0);
                 let reason = ReasonCode::Success;
                 let packet =
@@ -476,11 +498,12 @@ impl Actor {
         if self.clean && present {
             return Err("its session is there after a Clean Start".to_owned());
         }
+        let expires = matches!(self.role, Role::Deserter { by: EndsBy::Expiry, .. });
         let promised = self.was_here && !self.left && !self.clean && self.version != Version::V31;
-        if promised && !present {
+        if promised && !present && !expires {
             return Err("its session is lost".to_owned());
         }
-        self.subscribed &= !self.clean;
+        self.subscribed &= !self.clean && (present || !expires);
         if self.left && present && self.version != Version::V31 {
             // It had not come to the end of the session when its connection broke.
             self.subscribed = false;

@@ -173,6 +173,27 @@ impl Broker {
         self.found
     }
 
+    /// What of messages, and of sessions that have ended, would be there if the machine stopped now, in words.
+    pub(crate) fn left(&self, rng: &mut Rng) -> Vec<String> {
+        let disk = self.disk.crashed(rng);
+        let store = disk.open().expect("its records are whole");
+        let mut left = Vec::new();
+        for table in [Table::Queued, Table::Flights, Table::Messages, Table::Inbound] {
+            let mut found = |key: &[u8], _: &[u8]| {
+                left.push(format!("{} {key:?}", table.name()));
+                true
+            };
+            store.range(table, &[], &mut found).expect("memory does not fail");
+        }
+        let mut retired = |key: &[u8], _: &[u8]| {
+            let is_retired = key.first() == Some(&0);
+            left.extend(is_retired.then(|| format!("a session that has ended: {key:?}")));
+            true
+        };
+        store.range(Table::Sessions, &[], &mut retired).expect("memory does not fail");
+        left
+    }
+
     pub(crate) fn ready(&self) -> Vec<usize> {
         let is_ready = |shard: &usize| self.awake[*shard] || self.world.is_ready(*shard);
         (0..self.shards.len()).filter(is_ready).collect()

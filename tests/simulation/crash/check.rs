@@ -1,6 +1,6 @@
 //! What the actors saw has to fit together.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sluice::mqtt::QoS;
 use sluice_bench::torture::{self, History, Published, Read, Received};
@@ -38,13 +38,25 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
     let mut history = History::default();
     for actor in actors {
         match &actor.role {
-            Role::Publisher { .. } if actor.is_brief() => {}
+            // Any of its messages may have expired.
+            Role::Publisher { topic, qos, .. } if actor.is_brief() => {
+                history.published.push(Published {
+                    client: actor.name.clone(),
+                    topic: topic.clone(),
+                    qos: *qos,
+                    sent: actor.sent.get(),
+                    acknowledged: BTreeSet::new(),
+                    refused: actor.refused.clone(),
+                    is_ordered: *qos == QoS::ExactlyOnce && !actor.may_be_refused,
+                });
+            }
             Role::Publisher { topic, qos, clears, .. } => history.published.push(Published {
                 client: actor.name.clone(),
                 topic: topic.clone(),
                 qos: *qos,
                 sent: actor.sent.get(),
                 acknowledged: match clears {
+                    _ if actor.may_be_dropped => BTreeSet::new(),
                     true => with_a_number(&actor.acknowledged),
                     false => actor.acknowledged.clone(),
                 },
@@ -56,13 +68,13 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
             Role::Fickle(fickle) => steadiness(actor, fickle, actors)?,
             Role::Sleeper { .. } => check_sleeper(actor, actors)?,
             Role::Subscriber { filter, qos }
-            | Role::Deserter { filter, qos }
+            | Role::Deserter { filter, qos, .. }
             | Role::Leaver { filter, qos } => {
                 history.received.push(Received {
                     client: actor.name.clone(),
                     filter: (*filter).to_owned(),
                     qos: *qos,
-                    numbers: actor.received.clone(),
+                    numbers: numbers_of(actor, actors),
                 });
             }
         }
@@ -90,6 +102,21 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
 fn overtaken(publisher: &Actor) -> Option<u32> {
     let may_be = publisher.may_be_refused && publisher.version.is_v5() || publisher.may_be_full;
     publisher.repeated.first().copied().filter(|_| may_be)
+}
+
+/// What it received. Of what may be dropped a first sending may have been, and the second comes behind what came
+/// in between: that is left out.
+fn numbers_of(receiver: &Actor, actors: &[Actor]) -> BTreeMap<String, Vec<u32>> {
+    let mut received = receiver.received.clone();
+    for (topic, numbers) in &mut received {
+        let publisher = actors
+            .iter()
+            .find(|actor| (actor.may_be_dropped || actor.is_brief()) && actor.name == *topic);
+        if let Some(publisher) = publisher {
+            numbers.retain(|number| !publisher.repeated.contains(number));
+        }
+    }
+    received
 }
 
 /// Those that did not clear what is retained.

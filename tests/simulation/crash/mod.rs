@@ -2,13 +2,15 @@
 //! there, and nothing of QoS 2 comes twice.
 //!
 //! `CRASH_SEEDS=5000` plays that many seeds, from `SIM_FROM` or a random one on; `CRASH_SEED=42` plays
-//! one and writes what happens to stderr. `FULL_SEEDS` and `FULL_SEED` do so with queues that are soon full.
+//! one and writes what happens to stderr. `FULL_SEEDS` and `FULL_SEED` do so with queues that are soon full,
+//! `MEMBER_SEEDS` and `MEMBER_SEED` with shared groups whose members come and go.
 
 mod actor;
 mod broker;
 mod check;
 mod dying;
 mod fickle;
+mod members;
 mod scene;
 
 use sluice::mqtt::Version;
@@ -18,6 +20,9 @@ use crate::seeds::{Seeds, caught, variable};
 
 const SEEDS: Seeds = Seeds { plain: 100, many: "CRASH_SEEDS", one: "CRASH_SEED", test: "outlives" };
 const FULL: Seeds = Seeds { plain: 60, many: "FULL_SEEDS", one: "FULL_SEED", test: "full_queues" };
+const MEMBERS: Seeds =
+    Seeds { plain: 60, many: "MEMBER_SEEDS", one: "MEMBER_SEED", test: "members" };
+const DROPS: Seeds = Seeds { plain: 60, many: "DROP_SEEDS", one: "DROP_SEED", test: "dropped" };
 /// Seeds with a store that confirms too early, at most.
 const SEEDS_TOO_EARLY: u64 = 30;
 
@@ -45,6 +50,29 @@ fn full_queues_and_crashes_lose_nothing_acknowledged() {
         return;
     }
     FULL.play("messages received", play);
+}
+
+/// What a member leaves behind that has gone, or goes in the middle of it, others have once, and nothing is
+/// left on the disk that nobody waits for.
+#[test]
+fn members_that_come_and_go_lose_nothing_acknowledged() {
+    let play = |seed| caught(|| scene::play_members(seed, variable(MEMBERS.one).is_some()));
+    if let Some(seed) = variable(MEMBERS.one) {
+        assert_eq!(play(seed).err(), None);
+        return;
+    }
+    MEMBERS.play("messages received", play);
+}
+
+/// What was dropped to make room does not come behind what was sent since.
+#[test]
+fn what_was_dropped_is_not_delivered_late() {
+    let play = |seed| caught(|| scene::play_dropping(seed, variable(DROPS.one).is_some()));
+    if let Some(seed) = variable(DROPS.one) {
+        assert_eq!(play(seed).err(), None);
+        return;
+    }
+    DROPS.play("messages received", play);
 }
 
 /// What says of each commit that it is on disk one commit too early is found out: the other test can

@@ -1,18 +1,20 @@
 //! One run: everybody acts by chance, the machine crashes now and then, and at the end all is compared.
 
 use std::num::NonZeroU16;
+use std::ops::Range;
 use std::time::Duration;
 
 use fastrand::Rng;
 use sluice::mqtt::{QoS, Version};
 use sluice::net::sim::{Faults, SimOptions, World};
-use sluice::shard::Settings;
+use sluice::shard::{OverflowOffline, OverflowOnline, Settings};
 
-use super::actor::{Actor, OUTSTANDING, Role};
+use super::actor::{Actor, EndsBy, OUTSTANDING, Role};
 use super::broker::{Broker, Confirms, Disk};
 use super::check;
 use super::dying::Dying;
 use super::fickle::{self, Fickle};
+use super::members;
 
 /// Steps in which everything has to end well, once nothing goes wrong any more.
 const DRAIN_STEPS: u32 = 200_000;
@@ -38,6 +40,13 @@ pub(super) struct Scene {
     /// Now and then nothing can be written, and then it can again; and whether that is so now.
     fails: bool,
     failing: bool,
+    /// Milliseconds that may pass at once.
+    pace: u64,
+    /// How long it goes on, and how often the machine crashes.
+    steps: Range<usize>,
+    crashes: Range<usize>,
+    /// Steps until it does so once more.
+    crashes_after: Option<u32>,
     verbose: bool,
 }
 
@@ -66,6 +75,44 @@ pub(super) fn play_full(seed: u64, verbose: bool) -> Result<u64, String> {
     for actor in &mut actors {
         (actor.may_be_refused, actor.may_be_full) = (true, true);
     }
+    scene.go(&mut actors)?;
+    let nobody = Actor::new("nobody", Version::V5, Role::Beginner);
+    check::check(&actors, &nobody)?;
+    Ok(received(&actors))
+}
+
+/// Plays a seed in which members of groups come and go; gives how many messages were received.
+pub(super) fn play_members(seed: u64, verbose: bool) -> Result<u64, String> {
+    let mut scene = Scene::new(seed, Confirms::Truly, verbose);
+    let settings = &mut scene.settings.session;
+    settings.max_queued_messages = u32::MAX;
+    settings.in_memory.messages = scene.rng.u32(0..4);
+    (scene.steps, scene.crashes) = (4_000..20_000, 1..30);
+    scene.pace = *scene.rng.choice(&[20, 200, 1000]).expect("some");
+    let mut actors = members::cast(&mut scene.rng);
+    scene.go(&mut actors)?;
+    let nobody = Actor::new("nobody", Version::V5, Role::Beginner);
+    check::check(&actors, &nobody)?;
+    scene.pass(Duration::from_secs(2));
+    let left = scene.broker.as_ref().expect("it runs").left(&mut scene.rng);
+    match left.first() {
+        None => Ok(received(&actors)),
+        Some(first) => Err(format!("{} records are left: {first}", left.len())),
+    }
+}
+
+/// Plays a seed in which full queues lose their oldest messages; gives how many messages were received.
+pub(super) fn play_dropping(seed: u64, verbose: bool) -> Result<u64, String> {
+    let mut scene = Scene::new(seed, Confirms::Truly, verbose);
+    let settings = &mut scene.settings;
+    settings.session.max_queued_messages = scene.rng.u32(1..6);
+    settings.session.max_inflight = scene.rng.u16(1..4);
+    settings.overflow_online = OverflowOnline::DropOldest;
+    settings.overflow_offline = OverflowOffline::DropOldest;
+    settings.patience = Duration::from_millis(scene.rng.u64(0..50));
+    (scene.steps, scene.crashes) = (2_000..8_000, 1..20);
+    let mut actors = members::cast_for_dropping(&mut scene.rng);
+    actors.iter_mut().for_each(|actor| actor.may_be_dropped = true);
     scene.go(&mut actors)?;
     let nobody = Actor::new("nobody", Version::V5, Role::Beginner);
     check::check(&actors, &nobody)?;
@@ -140,6 +187,10 @@ impl Scene {
             slow: None,
             fails,
             failing: false,
+            pace: 20,
+            steps: 500..4_000,
+            crashes: 1..6,
+            crashes_after: None,
             verbose,
         }
     }
@@ -152,11 +203,15 @@ impl Scene {
         for actor in actors.iter_mut().filter(|actor| actor.subscribes()) {
             self.until_settled(actor)?;
         }
-        let steps = self.rng.usize(500..4_000);
-        let crashes = self.rng.usize(1..6);
+        let steps = self.rng.usize(self.steps.clone());
+        let crashes = self.rng.usize(self.crashes.clone());
         for _ in 0..steps {
-            if self.rng.usize(0..steps) < crashes {
+            if self.rng.usize(0..steps) < crashes || self.crashes_after == Some(0) {
                 self.crash(actors);
+                // It may not come to much in between.
+                self.crashes_after = self.rng.bool().then(|| self.rng.u32(0..200));
+            } else {
+                self.crashes_after = self.crashes_after.map(|steps| steps - 1);
             }
             self.fail_or_mend(actors);
             self.step(actors, false)?;
@@ -197,7 +252,11 @@ fn cast() -> Vec<Actor> {
         subscriber("stays", Version::V5, "$share/h/d/#", One),
         Actor::new("sleeps a", Version::V5, Role::Sleeper { filter: "e/#", qos: Two }),
         Actor::new("sleeps b", Version::V311, Role::Sleeper { filter: "e/+", qos: One }),
-        Actor::new("leaves", Version::V5, Role::Deserter { filter: "$share/h/d/#", qos: One }),
+        Actor::new(
+            "leaves",
+            Version::V5,
+            Role::Deserter { filter: "$share/h/d/#", qos: One, by: EndsBy::Disconnect },
+        ),
         Actor::new("watches", Version::V5, Role::Watcher { filter: "d/#", qos: One }),
         subscriber("keeps", Version::V5, "$share/k/t/#", Two),
         Actor::new("turns", Version::V5, Role::Leaver { filter: "$share/k/t/#", qos: Two }),
@@ -263,7 +322,7 @@ impl Scene {
 
     /// One thing happens.
     fn step(&mut self, actors: &mut [Actor], draining: bool) -> Result<(), String> {
-        let Self { world, broker, rng, commits_in, slow, .. } = self;
+        let Self { world, broker, rng, commits_in, slow, pace, .. } = self;
         let broker = broker.as_mut().expect("it runs");
         match rng.u8(0..12) {
             0..5 => {
@@ -277,7 +336,7 @@ impl Scene {
             5 if draining || rng.u8(0..*commits_in) == 0 => broker.commit(),
             5 => {}
             6 => {
-                let until = world.now().plus(Duration::from_millis(rng.u64(1..20)));
+                let until = world.now().plus(Duration::from_millis(rng.u64(1..*pace)));
                 world.advance_to(world.next_event().map_or(until, |next| next.min(until)));
             }
             _ => {
@@ -485,6 +544,10 @@ fn calm(change: impl FnOnce(&mut Settings)) -> Scene {
         slow: None,
         fails: false,
         failing: false,
+        pace: 20,
+        steps: 500..4_000,
+        crashes: 1..6,
+        crashes_after: None,
         verbose: false,
     }
 }

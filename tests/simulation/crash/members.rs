@@ -1,0 +1,63 @@
+//! Shared groups whose members are away, leave, end their sessions and come back.
+
+use fastrand::Rng;
+use sluice::mqtt::{QoS, Version};
+
+use super::actor::{Actor, EndsBy, Role};
+
+/// Those who publish, those who get all of it, and groups of which one member stays.
+pub(super) fn cast(rng: &mut Rng) -> Vec<Actor> {
+    use QoS::{AtLeastOnce as One, ExactlyOnce as Two};
+    const OFFERED: [(&str, QoS); 6] =
+        [("m/1", One), ("m/2", Two), ("m/3", Two), ("m/4", Two), ("e/1", One), ("e/2", Two)];
+    let mut cast: Vec<_> = OFFERED
+        .map(|(topic, qos)| {
+            let role =
+                Role::Publisher { topic: topic.to_owned(), qos, retain: false, clears: false };
+            Actor::new(topic, Version::V5, role)
+        })
+        .into();
+    let mut add = |name: &str, version, role| {
+        let actor = Actor::new(name, version, role);
+        cast.push(if rng.u8(0..4) > 0 { actor.lazy() } else { actor });
+    };
+    let deserter = |filter, by| Role::Deserter { filter, qos: One, by };
+    let subscriber = |filter, qos| Role::Subscriber { filter, qos };
+    let leaver = |filter, qos| Role::Leaver { filter, qos };
+    add("all a", Version::V5, subscriber("#", Two));
+    add("all b", Version::V311, subscriber("+/#", One));
+    add("stays a", Version::V5, subscriber("$share/a/#", One));
+    add("goes a", Version::V5, deserter("$share/a/#", EndsBy::Disconnect));
+    add("ends a", Version::V5, deserter("$share/a/#", EndsBy::CleanStart));
+    add("expires a", Version::V5, deserter("$share/a/#", EndsBy::Expiry));
+    add("turns a", Version::V311, leaver("$share/a/#", One));
+    add("stays b", Version::V311, subscriber("$share/b/#", Two));
+    add("turns b", Version::V5, leaver("$share/b/#", Two));
+    add("turns c", Version::V311, leaver("$share/b/#", Two));
+    add("stays c", Version::V5, subscriber("$share/c/m/+", One));
+    add("goes c", Version::V5, deserter("$share/c/m/+", EndsBy::Disconnect));
+    add("expires c", Version::V5, deserter("$share/c/m/+", EndsBy::Expiry));
+    cast
+}
+
+/// Those who publish more than others take.
+pub(super) fn cast_for_dropping(rng: &mut Rng) -> Vec<Actor> {
+    use QoS::{AtLeastOnce as One, ExactlyOnce as Two};
+    const TOPICS: [(&str, QoS); 5] =
+        [("f/0", Two), ("f/1", Two), ("f/2", Two), ("f/3", One), ("f/4", One)];
+    let mut cast: Vec<_> = TOPICS
+        .map(|(topic, qos)| {
+            let role =
+                Role::Publisher { topic: topic.to_owned(), qos, retain: false, clears: false };
+            Actor::new(topic, Version::V5, role)
+        })
+        .into();
+    for (name, filter) in
+        [("all a", "#"), ("all b", "f/#"), ("one a", "f/0"), ("one b", "f/1"), ("one c", "f/3")]
+    {
+        let qos = if rng.u8(0..4) == 0 { Two } else { One };
+        let subscriber = Actor::new(name, Version::V5, Role::Subscriber { filter, qos });
+        cast.push(if rng.u8(0..4) == 0 { subscriber.lazy() } else { subscriber });
+    }
+    cast
+}
