@@ -99,7 +99,11 @@ pub enum DirectoryError {
     #[error("{} is no data directory: it has no file \"{FORMAT_FILE}\"", whole(.0))]
     NotOne(PathBuf),
     /// It was to be filled, and that did not come to its end.
-    #[error("the data directory {} was being filled, and that did not end: fill it anew", whole(.0))]
+    #[error(
+        "the data directory {} was being filled, and that did not end: fill it anew, with sluice store restore \
+         or migrate",
+        whole(.0)
+    )]
     Unfinished(PathBuf),
     /// There is something in a directory that was to be filled.
     #[error("the directory {} is not empty: name one that is, or that is not there yet", whole(.0))]

@@ -97,7 +97,7 @@ impl Lock {
             false => Err(StoreError(format!(
                 "the data directory {}, or the file \"{LOCK_FILE}\" in it, was removed or replaced: \
                  put it back, or start anew",
-                self.directory.display()
+                whole(&self.directory)
             ))),
         }
     }

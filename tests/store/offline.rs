@@ -418,7 +418,10 @@ fn a_filling_that_was_killed_is_refused_and_can_be_begun_anew() {
     let Place::Files(path, _) = copied else { unreachable!() };
     for refused in [Directory::open(path.path(), Engine::Sqlite), Directory::existing(path.path())]
     {
-        assert!(matches!(refused, Err(DirectoryError::Unfinished(_))), "{refused:?}");
+        let refused = refused.expect_err("it is not whole");
+        assert!(matches!(refused, DirectoryError::Unfinished(_)), "{refused:?}");
+        let way_out = ": fill it anew, with sluice store restore or migrate";
+        assert!(refused.to_string().ends_with(way_out), "{refused}");
     }
     let filling = Filling::new(path.path(), Engine::Fjall).expect("it counts as empty");
     filling.finish().expect("room");
