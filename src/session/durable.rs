@@ -92,8 +92,17 @@ impl Durable {
     fn ask(&self, disk: &OnDisk, from: u64, most: (u32, u64), expired_by: Option<Time>) {
         let (session, waiter, (messages, bytes)) = (self.number, self.waiter, most);
         let in_flight = disk.in_flight.clone();
-        let request = PageRequest { session, from, messages, bytes, expired_by, in_flight, waiter };
-        self.journal.ask(request);
+        let passes_on = false;
+        self.journal.ask(PageRequest {
+            session,
+            from,
+            messages,
+            bytes,
+            expired_by,
+            in_flight,
+            passes_on,
+            waiter,
+        });
     }
 
     /// Notes that a message that was read is not the session's any more.

@@ -118,6 +118,9 @@ pub struct PageRequest {
     /// Places, ascending, of what was in flight when the broker began and stands behind what was not: that is
     /// neither given nor removed.
     pub in_flight: Arc<[u64]>,
+    /// What is read goes to other sessions, which have to have it stored: that waits while the store fails, or
+    /// whole queues would come into memory.
+    pub passes_on: bool,
     /// Who it is for.
     pub waiter: Waiter,
 }

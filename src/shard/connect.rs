@@ -234,6 +234,7 @@ impl<S> Core<S> {
             connection.allotment = allotment;
         }
         let ends_stored = connect.clean_start && self.has_stored(client_id);
+        let may_come_back = self.may_come_back(client_id);
         let Some((key, session_present)) = self.open_session(client_id, connect.clean_start) else {
             self.release_user(id);
             let detail = "max_sessions is reached";
@@ -252,7 +253,7 @@ impl<S> Core<S> {
         }
         let is_stored = self.sessions.get(key).is_some_and(|slot| slot.session.is_stored());
         // A stored session must not come back after its end was told [MQTT-3.1.2-4].
-        let waits = is_stored || ends_stored;
+        let waits = is_stored || ends_stored || may_come_back;
         let admission = Admission { key, session_present, waits, terms };
         self.send_connack(id, &admission, connect, assigned.as_deref());
         let client = Client {
@@ -393,7 +394,13 @@ impl<S> Core<S> {
 
     /// Whether CONNECT changes what is stored.
     fn would_store(&self, client_id: &str, connect: &Connect<'_>) -> bool {
-        self.has_stored(client_id) || self.session_expiry(connect) > 0
+        self.has_stored(client_id)
+            || self.may_come_back(client_id)
+            || self.session_expiry(connect) > 0
+    }
+
+    fn may_come_back(&self, client_id: &str) -> bool {
+        self.store.as_ref().is_some_and(|store| store.may_come_back(client_id))
     }
 
     fn has_stored(&self, client_id: &str) -> bool {
@@ -464,6 +471,10 @@ impl<S> Core<S> {
             return;
         };
         slot.note();
+        if let Some(store) = &self.store {
+            // It may have nothing to store itself.
+            store.journal.wait((key, slot.serial));
+        }
         let mut frame = Vec::new();
         let max = slot.session.maximum_packet_size();
         encode(connect.version, &Packet::ConnAck(packet), max, &mut frame);

@@ -252,6 +252,9 @@ impl<S> Core<S> {
         self.scans.forget(key);
         let act = self.begin_act();
         let number = slot.session.number();
+        if let Some(store) = self.store.as_mut().filter(|_| number.is_some()) {
+            store.ends_session(slot.session.client_id(), self.turn);
+        }
         let mut remains = Remains::of(key, &mut slot);
         self.begin_removal(&mut remains);
         for orphan in slot.session.take_for_redistribution() {

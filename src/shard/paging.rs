@@ -156,6 +156,7 @@ impl<S> Core<S> {
             expired_by: None,
             // That ended with the session.
             in_flight: Arc::default(),
+            passes_on: true,
             waiter: (SessionKey::MAX, 0),
         });
     }

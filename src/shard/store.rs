@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use hashbrown::HashMap;
+
 use crate::mqtt::topic::Filter;
 use crate::mqtt::{Limits, QoS};
 use crate::router::{GroupId, SessionKey};
@@ -34,6 +36,10 @@ pub(super) struct Keeper {
     /// The turn in which the store was last seen to fail.
     failed_at: Option<u64>,
     pub(super) paging: Paging,
+    /// Clients whose stored sessions have ended, with the turns, until those are committed.
+    ends: HashMap<Box<str>, u64>,
+    /// The same in the order of turns; of some that have ended again since, too.
+    ends_in_order: VecDeque<(u64, Box<str>)>,
 }
 
 #[derive(Debug)]
@@ -61,6 +67,8 @@ impl Keeper {
             act: None,
             failed_at: None,
             paging: Paging::default(),
+            ends: HashMap::new(),
+            ends_in_order: VecDeque::new(),
         }
     }
 
@@ -87,6 +95,29 @@ impl Keeper {
         match same.find(|one| one.to == to) {
             Some(one) => one.of = of,
             None => self.deferred.push_back(Deferred { turn, to, of }),
+        }
+    }
+
+    /// Notes that the stored session of a client ends in a turn.
+    pub(super) fn ends_session(&mut self, client_id: &str, turn: u64) {
+        self.ends.insert(client_id.into(), turn);
+        self.ends_in_order.push_back((turn, client_id.into()));
+    }
+
+    /// Whether a crash would bring back a session of this client that has ended: nobody may be told that it is
+    /// not there.
+    pub(super) fn may_come_back(&self, client_id: &str) -> bool {
+        self.ends.contains_key(client_id)
+    }
+
+    /// What has ended up to a turn does not come back.
+    fn forget_ends(&mut self, committed: u64) {
+        while let Some((turn, client_id)) =
+            self.ends_in_order.pop_front_if(|(turn, _)| *turn <= committed)
+        {
+            if self.ends.get(&client_id) == Some(&turn) {
+                self.ends.remove(&client_id);
+            }
         }
     }
 
@@ -228,6 +259,7 @@ impl<S> Core<S> {
         let Some(store) = &mut self.store else { return };
         self.mailbox.set_store_full(store.link.is_full());
         let committed = store.link.committed();
+        store.forget_ends(committed);
         while let Some(deferred) = store.deferred.pop_front_if(|first| first.turn <= committed) {
             let Deferred { to, of, .. } = deferred;
             let (refused, returned) = (Vec::new(), Vec::new());

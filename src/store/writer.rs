@@ -383,8 +383,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Reads pages, so much at a time. Gives how many have to wait for an act, or for what cannot be
-    /// committed.
+    /// Reads pages, so much at a time. Gives how many have to wait for an act, or for a store that fails.
     fn read_pages(&mut self, store: &dyn Store, budget: &mut usize) -> Result<usize, StoreError> {
         if self.asked.is_empty() {
             return Ok(0);
@@ -399,6 +398,7 @@ impl Writer {
             let staged = uncommitted.get(&session).copied();
             let until = self.acts.first_place(session, from).into_iter().chain(staged).min();
             let page = match request.expired_by {
+                _ if request.passes_on && self.fails() => None,
                 Some(by) => Some(self.expire(store, &request, by, until, budget)?),
                 None => self.read_page(store, &request, until, budget)?,
             };

@@ -272,6 +272,23 @@ fn pages_are_read_from_a_store_that_fails() {
     assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (3, 3));
 }
 
+/// What a session that has ended leaves to others does not come into memory while they cannot store it.
+#[test]
+fn what_goes_to_others_waits_for_a_store_that_works() {
+    let mut bench = Bench::new(1);
+    bench.commit(1, vec![session("a", 1), paged(1, 1, &message("1"))]);
+    bench.memory.fail(Some("No space left on device"));
+    bench.commit(2, vec![session("b", 2)]);
+    let request = PageRequest { passes_on: true, ..request(1, 1, 9) };
+    assert!(bench.ask(3, request).is_none(), "nobody could store it");
+    assert!(!bench.writer.step(), "nor is there anything to do");
+    assert_eq!(payloads(&bench.page(4, 1, 1)), text(1..2), "its own client has it");
+    bench.memory.fail(None);
+    bench.writer.step();
+    let page = bench.links[0].take_page().expect("it works again").page;
+    assert_eq!((payloads(&page), page.is_last), (text(1..2), true));
+}
+
 /// Nobody else waits for what cannot be read, and it is tried again.
 #[test]
 fn what_cannot_be_read_keeps_nobody_else_waiting() {

@@ -115,7 +115,8 @@ pub(crate) fn part(shard: u8, turn: u64, act: ActId, changes: Vec<Change>) -> Tu
 /// For a page.
 pub(crate) fn request(session: u64, from: u64, messages: u32) -> PageRequest {
     let (bytes, expired_by, in_flight, waiter) = (1 << 20, None, Arc::default(), (1, 1));
-    PageRequest { session, from, messages, bytes, expired_by, in_flight, waiter }
+    let passes_on = false;
+    PageRequest { session, from, messages, bytes, expired_by, in_flight, passes_on, waiter }
 }
 
 pub(crate) fn id(packet_id: u16) -> PacketId {

@@ -48,7 +48,7 @@ pub(crate) enum Role {
 
 impl Role {
     /// What it subscribes to, all the time.
-    fn filter(&self) -> Option<(&'static str, QoS)> {
+    pub(crate) fn filter(&self) -> Option<(&'static str, QoS)> {
         match *self {
             Self::Subscriber { filter, qos }
             | Self::Deserter { filter, qos, .. }
@@ -180,6 +180,7 @@ impl Actor {
 
     /// Whether nothing is owed in either direction.
     pub(crate) fn is_settled(&self) -> bool {
+        // A CONNACK that did not come may have told a deserter that what it has half done is nothing any more.
         let ready = match &self.role {
             Role::Fickle(fickle) => fickle.is_answered,
             _ => self.subscribed || !self.subscribes(),
@@ -188,7 +189,7 @@ impl Actor {
             && ready
             && self.out.is_empty()
             && self.open.is_empty()
-            && self.half_done.is_empty()
+            && (self.half_done.is_empty() || matches!(self.role, Role::Deserter { .. }))
             && self.owed.is_empty()
     }
 
@@ -357,7 +358,6 @@ impl Actor {
                 wire::put(self.version, &Packet::Disconnect(packet), &mut self.out);
                 self.left = true;
                 self.subscribed = false;
-                self.half_done.clear();
                 self.admitted = false;
             }
             Role::Leaver { filter, .. } if self.subscribed && rng.u8(0..10) == 0 => {
@@ -497,6 +497,9 @@ impl Actor {
         // A session that no CONNACK has told of may be there all the same.
         if self.clean && present {
             return Err("its session is there after a Clean Start".to_owned());
+        }
+        if !present && self.version != Version::V31 {
+            self.half_done.clear();
         }
         let expires = matches!(self.role, Role::Deserter { by: EndsBy::Expiry, .. });
         let promised = self.was_here && !self.left && !self.clean && self.version != Version::V31;

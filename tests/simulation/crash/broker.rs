@@ -76,6 +76,10 @@ struct Records {
 
 impl Store for Records {
     fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
+        // A log does not tell the engine of the removal of what is said to be new.
+        for Write { table, key, fresh, .. } in writes {
+            assert!(!fresh || self.get(*table, key)?.is_none(), "{table:?} {key:?} is there");
+        }
         match self.confirms {
             Confirms::Truly => self.store.commit(writes, commit),
             Confirms::TooEarly => {

@@ -8,6 +8,7 @@ use sluice_bench::torture::{self, History, Published, Read, Received};
 use super::actor::{Actor, CLEARS_EVERY, Role};
 use super::dying::Dying;
 use super::fickle::{Fickle, TOPIC};
+use super::members::LOSING;
 
 /// What a sleeper got is in order, at QoS 2 once; what it did not get may have expired. The first of
 /// two equal ones may have, and the second comes after what was published between them.
@@ -67,6 +68,7 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
             Role::Dying(dying) => history.published.push(wills(actor, dying)),
             Role::Fickle(fickle) => steadiness(actor, fickle, actors)?,
             Role::Sleeper { .. } => check_sleeper(actor, actors)?,
+            Role::Subscriber { filter: LOSING, .. } | Role::Deserter { filter: LOSING, .. } => {}
             Role::Subscriber { filter, qos }
             | Role::Deserter { filter, qos, .. }
             | Role::Leaver { filter, qos } => {
@@ -79,6 +81,7 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
             }
         }
     }
+    once_between_them(actors)?;
     for publisher in actors {
         let Role::Publisher { topic, retain: true, clears, .. } = &publisher.role else { continue };
         let sent = publisher.sent.get();
@@ -95,6 +98,25 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
     }
     let verdict = torture::check(&history);
     if verdict.is_right() { Ok(()) } else { Err(verdict.to_string()) }
+}
+
+/// What is published at QoS 2 comes once to a group that may lose it.
+fn once_between_them(actors: &[Actor]) -> Result<(), String> {
+    let is_member = |actor: &&Actor| actor.role.filter().is_some_and(|(of, _)| of == LOSING);
+    let mut seen = BTreeSet::new();
+    for actor in actors.iter().filter(is_member) {
+        for (topic, number) in
+            actor.received.iter().flat_map(|(t, all)| all.iter().map(move |n| (t, n)))
+        {
+            let is_publisher = |other: &&Actor| other.name == *topic;
+            let role = actors.iter().find(is_publisher).map(|publisher| &publisher.role);
+            let is_once = matches!(role, Some(Role::Publisher { qos: QoS::ExactlyOnce, .. }));
+            if is_once && !seen.insert((topic, number)) {
+                return Err(format!("{}: {number} of {topic} comes twice", actor.name));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The first that may have come behind later ones: a v5 client that has not heard of a refusal repeats what

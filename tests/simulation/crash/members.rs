@@ -5,6 +5,9 @@ use sluice::mqtt::{QoS, Version};
 
 use super::actor::{Actor, EndsBy, Role};
 
+/// A group that loses what was being sent at QoS 2 when a session ended [MQTT-4.8.2-4].
+pub(super) const LOSING: &str = "$share/d/#";
+
 /// Those who publish, those who get all of it, and groups of which one member stays.
 pub(super) fn cast(rng: &mut Rng) -> Vec<Actor> {
     use QoS::{AtLeastOnce as One, ExactlyOnce as Two};
@@ -22,6 +25,7 @@ pub(super) fn cast(rng: &mut Rng) -> Vec<Actor> {
         cast.push(if rng.u8(0..4) > 0 { actor.lazy() } else { actor });
     };
     let deserter = |filter, by| Role::Deserter { filter, qos: One, by };
+    let forgetful = |by| Role::Deserter { filter: LOSING, qos: Two, by };
     let subscriber = |filter, qos| Role::Subscriber { filter, qos };
     let leaver = |filter, qos| Role::Leaver { filter, qos };
     add("all a", Version::V5, subscriber("#", Two));
@@ -37,6 +41,10 @@ pub(super) fn cast(rng: &mut Rng) -> Vec<Actor> {
     add("stays c", Version::V5, subscriber("$share/c/m/+", One));
     add("goes c", Version::V5, deserter("$share/c/m/+", EndsBy::Disconnect));
     add("expires c", Version::V5, deserter("$share/c/m/+", EndsBy::Expiry));
+    add("stays d", Version::V5, subscriber(LOSING, Two));
+    add("goes d", Version::V5, forgetful(EndsBy::Disconnect));
+    add("ends d", Version::V5, forgetful(EndsBy::CleanStart));
+    add("expires d", Version::V5, forgetful(EndsBy::Expiry));
     cast
 }
 

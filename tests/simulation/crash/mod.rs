@@ -87,6 +87,8 @@ fn a_gate_that_does_not_hold_is_found_out() {
 fn what_a_clean_start_has_ended_does_not_come_back() {
     for version in [Version::V311, Version::V5] {
         assert_eq!(scene::end_by_a_clean_start(version), Ok(()), "{version}");
+        let ended = scene::end_by_a_clean_start_that_nobody_waits_for(version);
+        assert_eq!(ended, Ok(()), "{version}");
     }
 }
 

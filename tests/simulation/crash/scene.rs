@@ -471,6 +471,27 @@ pub(super) fn end_by_a_clean_start(version: Version) -> Result<(), String> {
     scene.until_begun(&mut actor, false)
 }
 
+/// The same, if its client does not wait for that, and is told of the clean session that it begins next.
+pub(super) fn end_by_a_clean_start_that_nobody_waits_for(version: Version) -> Result<(), String> {
+    let mut scene = calm(|_| {});
+    let disk = Disk::new(&mut scene.rng);
+    scene.restart(disk);
+    let mut actor = Actor::new("begins", version, Role::Beginner);
+    scene.until_begun(&mut actor, false)?;
+    actor.reconnect(&scene.world, true);
+    for _ in 0..20 {
+        actor.step(&scene.world, &mut scene.rng, true)?;
+        scene.world.advance(Duration::from_millis(50));
+        let broker = scene.broker.as_mut().expect("it runs");
+        while let Some(&shard) = broker.ready().first() {
+            broker.turn(shard);
+        }
+    }
+    scene.until_begun(&mut actor, true)?;
+    scene.crash(std::slice::from_mut(&mut actor));
+    scene.until_begun(&mut actor, false)
+}
+
 /// However little a mailbox holds, every shard knows from its first turn on who is subscribed on others:
 /// what is due then, a Will, reaches all of them.
 pub(super) fn reach_all_from_the_first_turn_on() -> Result<(), String> {
