@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::clients;
 use crate::common::property::message_expiry;
-use crate::common::{Client, Connect, Message, V5, let_pass};
+use crate::common::{Client, Connect, Message, V5, code, let_pass};
 use crate::offline::store;
 use crate::process::Broker;
 
@@ -51,8 +51,11 @@ fn away(engine: &'static str, settings: &'static [(&'static str, &'static str)])
 }
 
 fn brief(publisher: &mut Client, numbers: std::ops::Range<u32>) {
-    for n in numbers {
-        publisher.deliver(Message::new("t", n.to_string()).qos(1).with(message_expiry(1)));
+    let message = |n: u32| Message::new("t", n.to_string()).qos(1).with(message_expiry(1));
+    // All of them before the first expires.
+    let sent: Vec<_> = numbers.map(|n| publisher.start_publish(message(n))).collect();
+    for id in sent {
+        assert_eq!(publisher.wait_puback(id).code, code::SUCCESS);
     }
 }
 
