@@ -3,7 +3,8 @@
 //!
 //! `CRASH_SEEDS=5000` plays that many seeds, from `SIM_FROM` or a random one on; `CRASH_SEED=42` plays
 //! one and writes what happens to stderr. `FULL_SEEDS` and `FULL_SEED` do so with queues that are soon full,
-//! `MEMBER_SEEDS` and `MEMBER_SEED` with shared groups whose members come and go.
+//! `DROP_SEEDS` and `DROP_SEED` with some that lose their oldest then, `MEMBER_SEEDS` and `MEMBER_SEED` with shared
+//! groups whose members come and go.
 
 mod actor;
 mod broker;
