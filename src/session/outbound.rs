@@ -9,7 +9,7 @@ use super::durable::{
 };
 use super::limits::{DropCause, SessionLimits};
 use super::link::Link;
-use super::queue::Entry;
+use super::queue::{Entry, Queue};
 use super::window::Slot;
 use super::{Active, Session, Sink};
 use crate::mqtt::{
@@ -354,43 +354,33 @@ impl Session {
     /// `size` bytes fits; nothing at all if it would not fit an empty one. Gives how many it
     /// dropped.
     pub fn drop_oldest(&mut self, size: usize, limits: &SessionLimits) -> u32 {
-        let mut dropped = 0;
         if limits.max_queued_messages == 0 || size as u64 > limits.max_queued_bytes {
-            return dropped;
+            return 0;
         }
-        let Some(active) = self.active.as_mut() else { return dropped };
-        while !active.queue.has_room(size, limits)
-            && let Some(entry) = active.queue.pop()
-        {
-            note_removed(&self.durable, &entry);
-            self.drops.record(DropCause::QueueFull);
-            dropped += 1;
-        }
-        if dropped > 0 && self.link.connected {
-            note_dropped_oldest(&mut self.durable);
-        }
-        if !active.queue.has_room(size, limits) {
-            self.drop_from_disk();
-        }
-        dropped
+        self.drop_while(|queue| !queue.has_room(size, limits))
     }
 
     /// Drops from the front of a queue that was let grow beyond its limits, until it is within
     /// them; counted as [`DropCause::QueueFull`]. Gives how many it dropped.
     pub fn trim_oldest(&mut self, limits: &SessionLimits) -> u32 {
+        self.drop_while(|queue| queue.exceeds(limits))
+    }
+
+    fn drop_while(&mut self, is_too_long: impl Fn(&Queue) -> bool) -> u32 {
         let mut dropped = 0;
         let Some(active) = self.active.as_mut() else { return dropped };
-        while active.queue.exceeds(limits)
+        while is_too_long(&active.queue)
             && let Some(entry) = active.queue.pop()
         {
             note_removed(&self.durable, &entry);
             self.drops.record(DropCause::QueueFull);
             dropped += 1;
         }
+        // Who is away is sent nothing before all of this is committed.
         if dropped > 0 && self.link.connected {
             note_dropped_oldest(&mut self.durable);
         }
-        if active.queue.exceeds(limits) {
+        if is_too_long(&active.queue) {
             self.drop_from_disk();
         }
         dropped

@@ -233,8 +233,6 @@ impl<S> Core<S> {
         if let Some(connection) = self.connections.get_mut(id) {
             connection.allotment = allotment;
         }
-        let ends_stored = connect.clean_start && self.has_stored(client_id);
-        let may_come_back = self.may_come_back(client_id);
         let Some((key, session_present)) = self.open_session(client_id, connect.clean_start) else {
             self.release_user(id);
             let detail = "max_sessions is reached";
@@ -253,7 +251,7 @@ impl<S> Core<S> {
         }
         let is_stored = self.sessions.get(key).is_some_and(|slot| slot.session.is_stored());
         // A stored session must not come back after its end was told [MQTT-3.1.2-4].
-        let waits = is_stored || ends_stored || may_come_back;
+        let waits = is_stored || self.may_come_back(client_id);
         let admission = Admission { key, session_present, waits, terms };
         self.send_connack(id, &admission, connect, assigned.as_deref());
         let client = Client {

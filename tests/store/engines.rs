@@ -172,6 +172,38 @@ pub(crate) fn records(store: &dyn Store, table: Table) -> Vec<(Vec<u8>, Vec<u8>)
     found
 }
 
+/// Records in memory, of which each commit is looked at before it is made.
+pub(crate) struct Watched<F> {
+    memory: Memory,
+    look: F,
+}
+
+impl<F: FnMut(&Memory, &[Write]) -> Result<(), StoreError>> Watched<F> {
+    pub(crate) fn new(memory: Memory, look: F) -> Self {
+        Self { memory, look }
+    }
+}
+
+impl<F: FnMut(&Memory, &[Write]) -> Result<(), StoreError> + Send> Store for Watched<F> {
+    fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
+        (self.look)(&self.memory, writes)?;
+        self.memory.commit(writes, commit)
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.memory.get(table, key)
+    }
+
+    fn range(
+        &self,
+        table: Table,
+        from: &[u8],
+        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        self.memory.range(table, from, each)
+    }
+}
+
 /// On a disk that cannot be read at some places: where records of a table from a key on are.
 pub(crate) struct Unreadable<F> {
     memory: Memory,

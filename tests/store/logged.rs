@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
-use sluice::hooks::{Commit, Store, StoreError, Table, Write};
+use sluice::hooks::{Commit, Store, Table, Write};
 use sluice::session::Change;
 use sluice::store::{Logged, Memory, MemorySegments, PROGRESS_RECORDS, Turn, recover};
 
-use crate::engines::records;
+use crate::engines::{Watched, records};
 use crate::turns::{START, id, message, queued, session};
 
 const SEEDS: u64 = 150;
@@ -321,37 +321,19 @@ fn the_engine_has_nothing_that_the_log_could_lose() {
     }
 }
 
-/// An engine that tells what it is given.
-#[derive(Clone, Default)]
-struct Told(Memory, Arc<Mutex<Vec<Write>>>);
-
-impl Store for Told {
-    fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
-        self.1.lock().expect("whole").extend_from_slice(writes);
-        self.0.commit(writes, commit)
-    }
-
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.0.get(table, key)
-    }
-
-    fn range(
-        &self,
-        table: Table,
-        from: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), StoreError> {
-        self.0.range(table, from, each)
-    }
-}
-
 /// Each step is committed by itself, over many segments.
 #[test]
 fn the_engine_has_nothing_of_a_delivery_at_qos_2_that_goes_on() {
-    let (engine, segments) = (Told::default(), MemorySegments::default());
-    let again = engine.clone();
+    let (engine, segments) = (Memory::default(), MemorySegments::default());
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tells = told.clone();
     let open = Box::new(move || {
-        let store = Logged::open(again.clone(), segments.clone(), 8_000)?;
+        let told = tells.clone();
+        let engine = Watched::new(engine.clone(), move |_, writes| {
+            told.lock().expect("whole").extend_from_slice(writes);
+            Ok(())
+        });
+        let store = Logged::open(engine, segments.clone(), 8_000)?;
         Ok(Box::new(store) as Box<dyn Store>)
     });
     let (_recovered, mut writer, links) =
@@ -381,7 +363,7 @@ fn the_engine_has_nothing_of_a_delivery_at_qos_2_that_goes_on() {
         commit(vec![Change::Released { session, place, message, number, packet_id, order, flew }]);
         commit(vec![Change::Completed(session, place)]);
     }
-    let told = engine.1.lock().expect("whole");
+    let told = told.lock().expect("whole");
     assert!(!told.is_empty(), "no segment was full");
     assert!(told.iter().all(|write| write.table == Table::Sessions), "{told:?}");
 }

@@ -1,6 +1,6 @@
 //! Everything comes back as it was.
 
-use sluice::hooks::{Commit, Store, StoreError, Table, Write};
+use sluice::hooks::{Commit, Store, StoreError, Table};
 use sluice::mqtt::{Message, QoS};
 use sluice::session::{
     Change, IdentityRecord, PageOfQueue, PageRequest, Paged, QueuedRecord, Restored, SessionRecord,
@@ -9,7 +9,7 @@ use sluice::session::{
 use sluice::store::{Epoch, Memory, PROGRESS_RECORDS, StoredSession, recover};
 use sluice::timer::Time;
 
-use crate::engines::{commit, put, records};
+use crate::engines::{Watched, commit, put, records};
 use crate::said::said;
 use crate::turns::{Bench, START, id, message, paged, queued, request, retained, session};
 
@@ -366,8 +366,16 @@ fn wherever_a_start_stops_the_next_sets_the_rest_aside() {
     let mut stops = 0;
     for commits in 0.. {
         let memory = memory.killed();
-        let dying = Dying { memory: memory.clone(), commits };
-        let open = Box::new(move || Ok(Box::new(dying.clone()) as Box<dyn Store>));
+        let dying = memory.clone();
+        let open = Box::new(move || {
+            let mut left: u32 = commits;
+            let dying = Watched::new(dying.clone(), move |_, _| {
+                let stops = || StoreError("the machine stops".to_owned());
+                left = left.checked_sub(1).ok_or_else(stops)?;
+                Ok(())
+            });
+            Ok(Box::new(dying) as Box<dyn Store>)
+        });
         let is_ended = recover(open, Commit::Disk, START, 1, PROGRESS_RECORDS).is_ok();
         let bench = Bench::on(memory, 1, START);
         assert_eq!(bench.count(Table::Damaged) as u64, 1 + 2 * MESSAGES, "after {commits} commits");
@@ -378,34 +386,6 @@ fn wherever_a_start_stops_the_next_sets_the_rest_aside() {
         stops += 1;
     }
     assert!(stops > 2, "{stops}");
-}
-
-/// Takes so many commits.
-#[derive(Clone)]
-struct Dying {
-    memory: Memory,
-    commits: u32,
-}
-
-impl Store for Dying {
-    fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError> {
-        let left = self.commits.checked_sub(1);
-        self.commits = left.ok_or_else(|| StoreError("the machine stops".to_owned()))?;
-        self.memory.commit(writes, commit)
-    }
-
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.memory.get(table, key)
-    }
-
-    fn range(
-        &self,
-        table: Table,
-        from: &[u8],
-        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), StoreError> {
-        self.memory.range(table, from, each)
-    }
 }
 
 /// 0 is none, and behind the highest number there would be no other.

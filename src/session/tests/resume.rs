@@ -215,6 +215,8 @@ fn what_is_in_flight_comes_with_no_page() {
     session.connect(&parameters(Version::V311, 10), &limits, Time(0));
     let mut wire = Wire::default();
     session.resume(Time(0), &mut wire);
+    let resent = [(1, true, "1".into()), (2, true, "4".into()), (3, true, "6".into())];
+    assert_eq!(wire.publishes(), resent);
     assert_eq!(session.puback(id(2), Time(0), &mut wire), Ok(Acked::Done));
     let asked = |expired_by| {
         let asked = journal.take_asked().into_iter();
@@ -226,6 +228,14 @@ fn what_is_in_flight_comes_with_no_page() {
     session.take_page(page, Time(0), &limits, |_| false);
     session.expire(Time(1000), 1);
     asked(expiring);
+    let expired = Some(ExpiredOnDisk::default());
+    let looked = PageOfQueue { end: 6, is_last: true, expired, ..PageOfQueue::default() };
+    session.take_page(looked, Time(1000), &limits, |_| false);
+    let messages = [3, 5].map(|n| (n, queued_record(n, &n.to_string(), None))).into();
+    let page = PageOfQueue { messages, end: 6, is_last: true, ..PageOfQueue::default() };
+    session.take_page(page, Time(1000), &limits, |_| false);
+    session.pump(Time(1000), &mut wire);
+    assert_eq!(wire.publishes(), [(4, false, "3".into()), (5, false, "5".into())]);
 }
 
 /// A store that was filled by hand may have an identifier twice: it is in flight once.
