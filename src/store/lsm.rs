@@ -1,5 +1,6 @@
 //! Records in a log-structured merge tree (fjall).
 
+mod compaction;
 mod journal;
 mod numbers;
 mod reader;
@@ -9,6 +10,7 @@ mod tree;
 
 use std::path::{Path, PathBuf};
 
+use compaction::Compaction;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use journal::Mended;
 
@@ -30,6 +32,8 @@ pub(super) const OPEN_FILES: usize = 64;
 
 pub(super) struct Lsm {
     path: PathBuf,
+    /// It has the database, too: it ends first.
+    compaction: Compaction,
     database: Database,
     tables: Vec<Keyspace>,
 }
@@ -98,11 +102,12 @@ impl Lsm {
         let tables = Table::ALL
             .iter()
             .map(|table| database.keyspace(table.name(), options))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
         // fjall has the disk know of what is in the directories that it makes, and not of all of those.
         damage::sync_directory(&path.join(KEYSPACES))?;
         damage::sync_above(path)?;
-        Ok(Self { path: path.to_owned(), database, tables })
+        let compaction = Compaction::start(path, &database, &tables)?;
+        Ok(Self { path: path.to_owned(), compaction, database, tables })
     }
 
     /// Opens it, and compares its files with their checksums before. If one is damaged, all that can be read
@@ -155,14 +160,20 @@ impl Store for Lsm {
             )));
         }
         let mut batch = self.database.batch().durability(Some(mode));
-        for Write { table, key, value, .. } in writes {
-            let Some(table) = self.tables.get(*table as usize) else { continue };
+        let mut removed = [0; Table::COUNT];
+        for Write { table: name, key, value, .. } in writes {
+            let Some(table) = self.tables.get(*name as usize) else { continue };
             match value {
                 Some(value) => batch.insert(table, key.as_slice(), value.as_slice()),
-                None => batch.remove(table, key.as_slice()),
+                None => {
+                    batch.remove(table, key.as_slice());
+                    removed[*name as usize] += 1;
+                }
             }
         }
-        batch.commit().map_err(|error| self.wrong(error))
+        batch.commit().map_err(|error| self.wrong(error))?;
+        self.compaction.note_removed(&removed);
+        Ok(())
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
