@@ -97,7 +97,9 @@ impl Broker {
     ///
     /// # Errors
     /// If the configuration contradicts itself, a file it names is no use, the data directory or what is in
-    /// it cannot be used, an address cannot be listened on, or the system gives no thread or poll.
+    /// it cannot be used, an address cannot be listened on, or the system gives no thread or poll. Another
+    /// process that has the directory or an address is given a second to end, as one that was killed may
+    /// have to.
     pub fn start(config: Config) -> Result<Self, StartError> {
         Self::start_with(config, Hooks::default())
     }

@@ -13,7 +13,7 @@ use std::{env, thread};
 
 use rustix::process::{Pid, Signal, kill_process};
 use sluice::Config;
-use sluice::config::{Durability, Listener, Store};
+use sluice::config::{Durability, Limits, Listener, Store};
 use sluice::hooks::{Client, Hook, Hooks};
 
 /// The client that the hook does not survive.
@@ -40,7 +40,9 @@ fn main() -> ExitCode {
 fn broker() -> ExitCode {
     let store = Store { durability: Durability::Memory, ..Store::default() };
     let listeners = vec![Listener::on(std::net::SocketAddr::from(([127, 0, 0, 1], 0)))];
-    let config = Config { shards: 3, listeners, store, ..Config::default() };
+    // What else the machine does holds turns up, too.
+    let limits = Limits { max_turn: None, ..Limits::default() };
+    let config = Config { shards: 3, listeners, store, limits, ..Config::default() };
     let hooks = Hooks { hook: Arc::new(Fuse), ..Hooks::default() };
     match sluice::run(config.clone(), hooks, || Ok(config.clone())) {
         Ok(()) => ExitCode::SUCCESS,

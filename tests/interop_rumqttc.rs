@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use sluice::config::{Durability, Listener, Store};
+use sluice::config::{Durability, Limits, Listener, Store};
 use sluice::{Broker, Config};
 
 /// How long the next event may take.
@@ -17,6 +17,8 @@ fn broker() -> (Broker, u16) {
         shards: 2,
         listeners: vec![Listener::on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))],
         store: Store { durability: Durability::Memory, ..Store::default() },
+        // What else the machine does holds turns up, too.
+        limits: Limits { max_turn: None, ..Limits::default() },
         ..Config::default()
     };
     let broker = Broker::start(config).expect("a broker");

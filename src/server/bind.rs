@@ -8,6 +8,7 @@ use super::StartError;
 use super::settings::{listen_options, ws_settings};
 use crate::config::{Bind, Config, Listener};
 use crate::net::{ListenSocket, Listening, SocketFile, TlsAcceptor, bind_group, bind_unix};
+use crate::store::until_let_go;
 
 /// What listens.
 pub(super) struct Bound {
@@ -19,18 +20,34 @@ pub(super) struct Bound {
     pub(super) files: Vec<SocketFile>,
 }
 
-/// Listens on everything, once for each shard.
+/// Listens on everything, once for each shard. Whoever starts a broker again may do so at once: who listens
+/// there already is given a moment to end.
 pub(super) fn bind_all(
     config: &Config,
     shards: usize,
     tls: &[Option<Arc<TlsAcceptor>>],
 ) -> Result<Bound, StartError> {
+    bind_all_while(config, shards, tls, until_let_go())
+}
+
+/// Tries until nobody listens there any more, or `again` says that this is enough.
+fn bind_all_while(
+    config: &Config,
+    shards: usize,
+    tls: &[Option<Arc<TlsAcceptor>>],
+    mut again: impl FnMut() -> bool,
+) -> Result<Bound, StartError> {
     let by_shard = (0..shards).map(|_| Vec::new()).collect();
     let mut bound = Bound { by_shard, addresses: Vec::new(), files: Vec::new() };
     for (listener, tls) in config.listeners.iter().zip(tls) {
         let address = &listener.bind;
-        let (sockets, at) = bind(listener, shards, &mut bound.files)
-            .map_err(|error| StartError::Bind { address: address.clone(), error })?;
+        let (sockets, at) = loop {
+            match bind(listener, shards, &mut bound.files) {
+                Ok(listening) => break listening,
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && again() => {}
+                Err(error) => return Err(StartError::Bind { address: address.clone(), error }),
+            }
+        };
         bound.addresses.push(at);
         let ws = listener.websocket.as_ref().map(|websocket| Arc::new(ws_settings(websocket)));
         for (shard, socket) in bound.by_shard.iter_mut().zip(sockets) {
@@ -129,6 +146,36 @@ mod tests {
             // The kernel doubles what it is asked for, to have room for its own.
             assert_eq!(changed, (false, 60_000, 40_000));
             assert!(default.0 && default.1 != changed.1 && default.2 != changed.2, "{default:?}");
+        }
+    }
+
+    /// As a process has them that was killed just now.
+    #[test]
+    fn who_lets_go_of_an_address_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let free = Bind::from(SocketAddr::from(([127, 0, 0, 1], 0)));
+        for bind in [free, Bind::Unix(dir.path().join("socket"))] {
+            let on = |bind: &Bind| Config {
+                listeners: vec![Listener::on(bind.clone())],
+                ..Config::default()
+            };
+            let mut first = Some(bind_all(&on(&bind), 2, &[None]).unwrap());
+            let taken = on(&first.as_ref().unwrap().addresses[0]);
+            let mut tries = 0;
+            let second = bind_all_while(&taken, 2, &[None], || {
+                tries += 1;
+                if tries == 3 {
+                    first = None;
+                }
+                tries < 100
+            });
+            assert!(second.is_ok() && tries == 3, "{tries}");
+            let mut tries = 0;
+            let third = bind_all_while(&taken, 2, &[None], || {
+                tries += 1;
+                tries < 5
+            });
+            assert!(matches!(third, Err(StartError::Bind { .. })) && tries == 5, "{tries}");
         }
     }
 

@@ -45,13 +45,17 @@ const FORMAT: u32 = 2;
 const FORMAT_FILE: &str = "format";
 /// The log in front of fjall. SQLite has one of its own, and what other tools read is current.
 const LOG: &str = "log";
+/// Where it is written before it is renamed.
+const DRAFT: &str = "format.new";
 /// Stands in place of the format until everything is there.
 const UNFINISHED: &str = "unfinished";
+/// Stands behind the format until a start has made all of its files: before that this version stores nothing.
+const BEGUN: &str = "new";
 /// Said of what is missing.
 pub(crate) const MISSING: &str =
     "missing or empty; if a broker has started here before, what it kept there is lost";
-/// What may be in a directory that counts as empty: a file system's own, and our lock.
-const NOTHING: [&str; 2] = ["lost+found", LOCK_FILE];
+/// What may be in a directory that counts as empty: a file system's own, and what is there before a format.
+const NOTHING: [&str; 3] = ["lost+found", LOCK_FILE, DRAFT];
 
 /// A data directory that this process has to itself, until it and its records are dropped.
 #[derive(Debug)]
@@ -59,8 +63,17 @@ pub struct Directory {
     path: PathBuf,
     engine: Engine,
     lock: Arc<Lock>,
-    /// By this version, before: all that it makes was there when a start had come to its end.
-    was_used: bool,
+    stage: Stage,
+}
+
+/// How far a data directory has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Filling,
+    /// No start by this version has made all of its files.
+    Begun,
+    /// One has, or it is not known: what is not there is lost.
+    Used,
 }
 
 /// Why a data directory cannot be used.
@@ -115,6 +128,14 @@ pub enum DirectoryError {
         whole(.0)
     )]
     NoFormat(PathBuf),
+    /// Its format is damaged, and may have said that it is [unfinished](Self::Unfinished).
+    #[error(
+        "{} is damaged, and may have said that the data directory was being filled, and that did not end: then \
+         remove that directory, and fill it anew, with sluice store restore or migrate; if a broker has used it, \
+         write \"{FORMAT} fjall\" or \"{FORMAT} sqlite\" into the file, for the engine that its records are of",
+        whole(.0)
+    )]
+    MaybeUnfinished(PathBuf),
     /// The system refuses.
     #[error("cannot use the data directory {}: {error}", whole(.path))]
     System {
@@ -185,14 +206,23 @@ impl Directory {
                     "{file}: it is not there; the records are of the engine \"{name}\""
                 );
             }
-            Some(Written::ByThis | Written::Earlier) | None => {}
+            Some(Written::ByThis | Written::Begun | Written::ByHand | Written::Earlier) | None => {}
         }
         let written = found.map(|found| found.written);
-        if written != Some(Written::ByThis) {
-            write_format(path, &format(engine))?;
+        let stage = match written {
+            None | Some(Written::Begun | Written::Earlier) => Stage::Begun,
+            Some(_) => Stage::Used,
+        };
+        match written {
+            Some(Written::ByThis | Written::Begun) => {}
+            Some(Written::ByHand | Written::Damaged | Written::Gone) => {
+                write_format(path, &format(engine))?;
+            }
+            None | Some(Written::Earlier) => {
+                write_format(path, &format!("{} {BEGUN}", format(engine)))?;
+            }
         }
-        let was_used = !matches!(written, None | Some(Written::Earlier));
-        Ok(Self { path: path.to_owned(), engine, lock, was_used })
+        Ok(Self { path: path.to_owned(), engine, lock, stage })
     }
 
     /// What keeps its records.
@@ -227,7 +257,7 @@ impl Directory {
     /// The system refuses.
     pub fn missing(&self) -> Result<Vec<PathBuf>, DirectoryError> {
         let (mut made, mut missing) = (Vec::new(), Vec::new());
-        if !self.was_used {
+        if self.stage != Stage::Used {
             return Ok(missing);
         }
         let records = self.path.join(records_in(self.engine));
@@ -291,7 +321,7 @@ impl Directory {
         self.lock.check()?;
         let path = self.path.join(records_in(self.engine));
         let lock = self.lock.clone();
-        Ok(match self.engine {
+        let store: Box<dyn Store> = match self.engine {
             Engine::Fjall => {
                 let log = Files::open(&self.path.join(LOG))?;
                 if is_in_use(&log)? {
@@ -306,7 +336,13 @@ impl Directory {
                 let files = [path.clone(), beside(&path, sqlite::LOG)];
                 Box::new(Locked::new(store, lock, &files)?)
             }
-        })
+        };
+        if self.stage == Stage::Begun {
+            // From here on something may be stored.
+            write_format(&self.path, &format(self.engine))
+                .map_err(|error| StoreError(error.to_string()))?;
+        }
+        Ok(store)
     }
 }
 
@@ -331,7 +367,7 @@ impl Filling {
         let lock = Arc::new(Lock::take(path)?);
         // It may have been filled just now.
         is_nothing(path)?;
-        let directory = Directory { path: path.to_owned(), engine, lock, was_used: false };
+        let directory = Directory { path: path.to_owned(), engine, lock, stage: Stage::Filling };
         let filling = Self { directory, is_new, is_finished: false };
         filling.clear();
         write_format(path, UNFINISHED)?;
@@ -435,7 +471,7 @@ fn format(engine: Engine) -> String {
 
 /// The file is whole or not there: a crash leaves no half of it.
 fn write_format(path: &Path, text: &str) -> Result<(), DirectoryError> {
-    let draft = path.join("format.new");
+    let draft = path.join(DRAFT);
     fs::write(&draft, format!("{text}\n"))
         .and_then(|()| File::open(&draft)?.sync_all())
         .and_then(|()| fs::rename(&draft, path.join(FORMAT_FILE)))
@@ -456,6 +492,10 @@ struct Format {
 enum Written {
     /// As this version writes it.
     ByThis,
+    /// So, too, before a start had made all of its files.
+    Begun,
+    /// This format, but not as it is written: as those do who are told what to write.
+    ByHand,
     Earlier,
     /// It is told by the records.
     Damaged,
@@ -498,15 +538,21 @@ fn read_format(path: &Path) -> Result<Option<Format>, DirectoryError> {
                 return Err(DirectoryError::Newer { path: path.to_owned(), found });
             }
             true => {
-                let is_by_this = found == FORMAT && !sums.is_empty();
-                let written = if is_by_this { Written::ByThis } else { Written::Earlier };
+                let written = match sums {
+                    _ if found < FORMAT => Written::Earlier,
+                    [_] => Written::ByThis,
+                    [_, BEGUN] => Written::Begun,
+                    _ => Written::ByHand,
+                };
                 return Ok(Some(Format { engine: (*engine).to_owned(), written }));
             }
             false => {}
         }
     }
-    let told = told_by_records(Written::Damaged).filter(|_| !may_be_unfinished(&bytes));
-    told.map(Some).ok_or(DirectoryError::NoFormat(file))
+    if may_be_unfinished(&bytes) {
+        return Err(DirectoryError::MaybeUnfinished(file));
+    }
+    told_by_records(Written::Damaged).map(Some).ok_or(DirectoryError::NoFormat(file))
 }
 
 /// Whether a damaged format may have said that a directory was not filled to its end.

@@ -17,9 +17,18 @@ const PROBE_FILE: &str = "probe";
 /// Bytes of it. An engine that is opened anew may need more; then it is tried again.
 const PROBE_BYTES: usize = 1 << 20;
 
-/// A process that was killed has its files until the system has taken back its memory.
+/// A process that was killed has its files and sockets until the system has taken back its memory.
 const LET_GO_WITHIN: Duration = Duration::from_secs(1);
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(10);
+
+/// Whether to try again what another process may have that is ending: after a moment, for a second.
+pub(crate) fn until_let_go() -> impl FnMut() -> bool {
+    let until = Instant::now() + LET_GO_WITHIN;
+    move || {
+        thread::sleep(TRY_AGAIN_AFTER);
+        Instant::now() < until
+    }
+}
 
 /// A file that is open, and has to stay at its path: writing to one that was removed goes on as if nothing
 /// had happened.
@@ -55,11 +64,7 @@ pub(super) struct Lock {
 impl Lock {
     /// Whoever starts a broker again may do so at once: who has the lock is given a moment to end.
     pub(super) fn take(directory: &Path) -> Result<Self, DirectoryError> {
-        let until = Instant::now() + LET_GO_WITHIN;
-        Self::take_while(directory, || {
-            thread::sleep(TRY_AGAIN_AFTER);
-            Instant::now() < until
-        })
+        Self::take_while(directory, until_let_go())
     }
 
     /// Tries until another process has let it go, or `again` says that this is enough.

@@ -28,6 +28,7 @@ pub use acts::ActId;
 pub(crate) use damage::free_bytes;
 pub use directory::{Directory, DirectoryError, Engine, Filling};
 pub(crate) use directory::{MISSING, whole};
+pub(crate) use lock::until_let_go;
 pub use logged::{Logged, Segment, Segments};
 pub use memory::{Memory, MemorySegments};
 pub use record::{Epoch, MAX_NAME_BYTES};

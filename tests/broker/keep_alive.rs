@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::common::cases::versions;
+use crate::common::client::subscribe;
 use crate::common::property::SERVER_KEEP_ALIVE;
 use crate::common::wire::{self, packet};
 use crate::common::{
@@ -11,12 +12,13 @@ use crate::common::{
 };
 use crate::rig::{Rig, packets};
 
-/// One and a half seconds of silence end a keep alive of one; the broker may take a second more.
+/// One and a half seconds of silence end a keep alive of one. How soon, [`closes_within_a_second`] says: here it
+/// depends on what else the machine does.
 fn expect_timeout(client: &mut Client, last_sent: Instant) {
     client.expect_disconnect(&[code::KEEP_ALIVE_TIMEOUT]);
     let took = last_sent.elapsed();
     assert!(took >= Duration::from_millis(1_450), "after {took:?}");
-    assert!(took < Duration::from_millis(3_500), "after {took:?}");
+    assert!(took < Duration::from_secs(10), "after {took:?}");
 }
 
 /// [MQTT-3.1.2-22], (3.1.1) [MQTT-3.1.2-24] Silence for one and a half times the Keep Alive closes
@@ -61,7 +63,7 @@ fn lives_on_any_packet(version: Version) {
     let (mut client, _) = broker.connect_with(&Connect::new(version, "busy").keep_alive(1));
     let mut last = Instant::now();
     for n in 0..4 {
-        let_pass(Duration::from_millis(800));
+        let_pass(Duration::from_millis(600));
         last = Instant::now();
         match n {
             0 => client.ping(),
@@ -77,20 +79,20 @@ versions!(lives_on_any_packet);
 /// [MQTT-3.1.2-22] What the broker sends does not count.
 #[test]
 fn does_not_live_on_what_it_receives() {
-    let broker = broker("");
-    let (mut client, _) = broker.connect_with(&Connect::new(V311, "listens").keep_alive(1));
-    client.subscribe("t", 0);
-    let start = Instant::now();
-    let mut publisher = broker.connect(V311, "publisher");
-    let mut received = 0;
-    while start.elapsed() < Duration::from_millis(1_200) {
-        publisher.publish("t", "x", 0);
-        client.expect("t", "x");
-        received += 1;
-        let_pass(Duration::from_millis(100));
+    let mut rig = Rig::new(1, "");
+    let client = rig.connect(&Connect::new(V311, "listens").keep_alive(10));
+    let publisher = rig.connect(&Connect::new(V311, "publisher"));
+    rig.send(client, &subscribe(V311, 1, &[("t", 0)], &[]));
+    rig.receive(client);
+    for _ in 0..14 {
+        rig.world.advance(Duration::from_secs(1));
+        rig.send(publisher, &Message::new("t", "x").bytes(V311));
+        assert!(!rig.receive(client).is_empty());
     }
-    assert!(received > 1);
-    expect_timeout(&mut client, start);
+    assert!(rig.world.client_end(client).is_none());
+    rig.world.advance(Duration::from_secs(2));
+    rig.receive(client);
+    assert!(rig.world.client_end(client).is_some());
 }
 
 /// [MQTT-3.2.2-21], section 3.2.2.3.14: a Keep Alive above the server's maximum, or none, is
@@ -107,7 +109,7 @@ fn has_a_maximum_in_version_5() {
     let (mut client, _) = broker.connect_with(&Connect::new(V5, "forced").keep_alive(600));
     client.expect_disconnect(&[code::KEEP_ALIVE_TIMEOUT]);
     let took = start.elapsed();
-    assert!((2_950..5_000).contains(&took.as_millis()), "after {took:?}");
+    assert!((2_950..12_000).contains(&took.as_millis()), "after {took:?}");
 }
 
 /// Older clients cannot be told of a maximum: their own Keep Alive stays.
@@ -158,7 +160,7 @@ fn closes_every_silent_connection() {
     for client in &mut clients {
         client.expect_disconnect(&[code::KEEP_ALIVE_TIMEOUT]);
     }
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 }
 
 /// A publisher that is not read from, because its receiver's queue is full, is not silent: it

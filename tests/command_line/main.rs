@@ -54,6 +54,8 @@ struct Running {
 impl Running {
     fn start(command: &mut Command) -> Self {
         command.env("SLUICE_STORE_DURABILITY", "memory");
+        // What else the machine does holds turns up, too.
+        command.env("SLUICE_LIMITS_MAX_TURN", "unlimited");
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
         let mut log = BufReader::new(child.stderr.take().expect("its log is a pipe"));
         let mut start = Vec::new();

@@ -163,6 +163,8 @@ impl Broker {
             .env("SLUICE_STORE_ENGINE", self.engine)
             .env("SLUICE_SYS_INTERVAL", "0s")
             .env("SLUICE_QUEUE_IN_MEMORY", "2")
+            // What else the machine does holds turns up, too.
+            .env("SLUICE_LIMITS_MAX_TURN", "unlimited")
             .envs(self.settings.iter().copied());
         match &self.room {
             Some(room) => room.enter(&command),

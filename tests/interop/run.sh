@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Other people's clients against a broker.
 #
-#   tests/interop/run.sh                 a release build of Sluice, once with one shard, once with three
+#   tests/interop/run.sh                 a release build of Sluice, with one shard and with three
 #   tests/interop/run.sh HOST:PORT       a broker that is running already
 #
 # Needs mosquitto-clients, python3 with venv, node, npm and chromium. Puts what it fetches into target/interop.
@@ -52,12 +52,10 @@ if [ $# -gt 0 ]; then
     exit
 fi
 
-cargo build --release --bin sluice
-rm -rf "$cache/certs"
-target/release/sluice certs --out "$cache/certs" >/dev/null
-for shards in 1 3; do
-    log=$cache/broker-$shards.log
-    cat >"$cache/broker.toml" <<TOML
+# With a broker of its own.
+with_shards() {
+    local shards=$1 log=$cache/broker-$1.log addresses=()
+    cat >"$cache/broker-$shards.toml" <<TOML
 [[listener]]
 bind = "127.0.0.1:0"
 [[listener]]
@@ -70,10 +68,9 @@ bind = "127.0.0.1:0"
 certificate = "$cache/certs/server.pem"
 key = "$cache/certs/server.key"
 TOML
-    target/release/sluice --config "$cache/broker.toml" --shards "$shards" --durability memory \
+    target/release/sluice --config "$cache/broker-$shards.toml" --shards "$shards" --durability memory \
         2>"$log" </dev/null &
     broker=$!
-    addresses=()
     for _ in $(seq 100); do
         IFS=', ' read -ra addresses < <(sed -n 's/.* listening on \(.*\) with .*/\1/p' "$log") || true
         if [ ${#addresses[@]} = 3 ]; then break; fi
@@ -88,7 +85,7 @@ TOML
     echo "interop: a broker on ${addresses[*]} with $shards shard(s)"
     # Over TLS once: it is about the transport.
     if ! { clients "${addresses[0]}" && websockets "${addresses[1]}" &&
-        { [ $shards = 1 ] || websockets "${addresses[2]}" "$cache/certs/ca.pem"; }; }; then
+        { [ "$shards" = 1 ] || websockets "${addresses[2]}" "$cache/certs/ca.pem"; }; }; then
         echo "interop: FAILED; the log of the broker:" >&2
         tail -n 50 "$log" >&2
         exit 1
@@ -100,6 +97,24 @@ TOML
         exit 1
     fi
     broker=""
+}
+
+cargo build --release --locked --package sluice
+rm -rf "$cache/certs"
+target/release/sluice certs --out "$cache/certs" >/dev/null
+# They mostly wait, and have nothing in common: side by side, each told of when it has ended.
+parts=("with_shards 1" "with_shards 3" "tests/interop/front.sh target/release/sluice")
+for part in "${!parts[@]}"; do
+    (
+        trap finish EXIT
+        ${parts[part]}
+    ) >"$cache/said-$part" 2>&1 &
+    processes[part]=$!
 done
-tests/interop/front.sh target/release/sluice
+failed=0
+for part in "${!parts[@]}"; do
+    wait "${processes[part]}" || failed=1
+    cat "$cache/said-$part"
+done
+if [ $failed -ne 0 ]; then exit 1; fi
 echo "interop: all right"

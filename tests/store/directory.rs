@@ -22,8 +22,11 @@ fn a_second_one_is_refused_until_the_first_has_gone() {
 fn a_directory_is_made_with_all_above_it() {
     let path = TempDir::new().expect("a directory");
     let deep = path.path().join("a/b/c");
-    Directory::open(&deep, Engine::Sqlite).expect("made");
-    assert_eq!(fs::read_to_string(deep.join("format")).expect("a file"), "2 sqlite 640e95d4\n");
+    let directory = Directory::open(&deep, Engine::Sqlite).expect("made");
+    let format = || fs::read_to_string(deep.join("format")).expect("a file");
+    assert_eq!(format(), "2 sqlite 640e95d4 new\n");
+    directory.records().expect("new");
+    assert_eq!(format(), "2 sqlite 640e95d4\n");
 }
 
 #[test]
@@ -99,7 +102,9 @@ fn a_damaged_format_is_written_anew() {
             let mut bytes = *b"unfinished\n";
             bytes[bit / 8] ^= 1 << (bit % 8);
             fs::write(&format, bytes).expect("written");
-            Directory::existing(path.path()).expect_err("it was not finished");
+            let error = Directory::existing(path.path()).expect_err("it was not finished");
+            let (error, way) = (error.to_string(), "fill it anew, with sluice store restore");
+            assert!(error.contains(way), "bit {bit}: {error}");
         }
     }
 }
@@ -170,6 +175,21 @@ fn what_is_missing_at_a_start_is_told() {
             assert!(!again.contains("missing"), "{name}: {again}");
         }
     }
+    // One that was written by hand says no less.
+    let path = TempDir::new().expect("a directory");
+    let start = || {
+        said(|| {
+            let directory = Directory::open(path.path(), Engine::Fjall).expect("nobody has it");
+            drop(directory.mended_records().expect("it opens"));
+        })
+    };
+    start();
+    for format in ["2 fjall\n", "2 fjall 238c5376 xyz\n"] {
+        fs::remove_file(path.path().join("log/a.log")).expect("removed");
+        fs::write(path.path().join("format"), format).expect("written");
+        let log = start();
+        assert!(log.contains("a.log: missing"), "{format}: {log}");
+    }
     // The first format had no log.
     let path = TempDir::new().expect("a directory");
     let start = || {
@@ -181,6 +201,32 @@ fn what_is_missing_at_a_start_is_told() {
     fs::write(path.path().join("format"), "1 fjall\n").expect("written");
     let log = said(start);
     assert!(!log.contains("missing"), "{log}");
+}
+
+/// Until a start has made everything nothing is stored, so nothing is lost that is not there.
+#[test]
+fn what_a_first_start_did_not_come_to_is_not_missed() {
+    for (engine, made) in [
+        (Engine::Fjall, &["log", "log/a.log", "log/b.log", "fjall"][..]),
+        (Engine::Sqlite, &["sluice.sqlite"]),
+    ] {
+        for so_many in 0..=made.len() {
+            let path = TempDir::new().expect("a directory");
+            drop(Directory::open(path.path(), engine).expect("new"));
+            for name in &made[..so_many] {
+                let path = path.path().join(name);
+                match name.contains('.') {
+                    true => fs::write(path, "").expect("written"),
+                    false => fs::create_dir(path).expect("made"),
+                }
+            }
+            let log = said(|| {
+                let directory = Directory::open(path.path(), engine).expect("nobody has it");
+                drop(directory.mended_records().expect("it opens"));
+            });
+            assert_eq!(log, "", "{engine:?}, {so_many}");
+        }
+    }
 }
 
 #[test]

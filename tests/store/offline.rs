@@ -459,6 +459,17 @@ fn a_filling_whose_end_fails_leaves_nothing() {
     }
 }
 
+/// Who was killed before there was a format has stored nothing.
+#[test]
+fn a_draft_of_a_format_counts_as_nothing() {
+    let path = TempDir::new().expect("a directory");
+    for name in ["lock", "format.new"] {
+        fs::write(path.path().join(name), "").expect("written");
+    }
+    Filling::new(path.path(), Engine::Fjall).expect("it counts as empty").finish().expect("room");
+    assert!(!path.path().join("format.new").exists());
+}
+
 #[test]
 fn only_an_empty_directory_is_filled() {
     let path = TempDir::new().expect("a directory");

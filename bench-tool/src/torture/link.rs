@@ -15,8 +15,6 @@ use sluice::mqtt::{
 const SESSION_EXPIRY_INTERVAL: u32 = 3600;
 /// How long a CONNECT may go without its CONNACK before the client tries again.
 const CONNACK_WITHIN: Duration = Duration::from_secs(10);
-/// Between two attempts to connect.
-const CONNECT_AGAIN: Duration = Duration::from_millis(2);
 
 /// Who a client is.
 #[derive(Clone, Debug)]
@@ -63,22 +61,7 @@ pub(super) enum Session {
 }
 
 impl Link {
-    /// Connects, as often as it takes until a time; gives Session Present.
-    pub(super) fn open(
-        address: SocketAddr,
-        persona: &Persona,
-        session: Session,
-        until: Instant,
-    ) -> io::Result<(Self, bool)> {
-        loop {
-            match Self::try_open(address, persona, session) {
-                Err(_) if Instant::now() < until => std::thread::sleep(CONNECT_AGAIN),
-                opened => return opened,
-            }
-        }
-    }
-
-    /// Connects once. An error of the kind [`ErrorKind::PermissionDenied`] is a refusal.
+    /// Connects once; gives Session Present. An error of the kind [`ErrorKind::PermissionDenied`] is a refusal.
     pub(super) fn try_open(
         address: SocketAddr,
         persona: &Persona,

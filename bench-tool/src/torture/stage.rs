@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Plan;
@@ -15,6 +16,9 @@ use super::publisher::Publisher;
 
 /// How long a client waits for the broker to be there, or to answer, before it gives up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Between two attempts to connect.
+const CONNECT_AGAIN: Duration = Duration::from_millis(2);
 
 /// How far a publisher has come.
 #[derive(Debug)]
@@ -130,14 +134,27 @@ impl Stage {
         &self,
         persona: &Persona,
         session: Session,
-        expected: Option<bool>,
+        mut expected: Option<bool>,
     ) -> Option<(Link, bool)> {
-        let opened = Link::open(self.address, persona, session, Instant::now() + PATIENCE);
-        let (link, present) = opened
-            .map_err(|error| self.odd(format!("{} cannot connect: {error}", persona.name)))
-            .ok()?;
-        self.presence(persona, expected, present);
-        Some((link, present))
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let error = match Link::try_open(self.address, persona, session) {
+                Ok((link, present)) => {
+                    self.presence(persona, expected, present);
+                    return Some((link, present));
+                }
+                Err(error) => error,
+            };
+            if Instant::now() > until {
+                self.odd(format!("{} cannot connect: {error}", persona.name));
+                return None;
+            }
+            // The session may have begun, though nobody said so.
+            if session == Session::Resume && error.kind() != ErrorKind::ConnectionRefused {
+                expected = expected.filter(|is_there| *is_there);
+            }
+            thread::sleep(CONNECT_AGAIN);
+        }
     }
 
     /// Connects once; what is wrong with CONNACK is noted.
@@ -165,5 +182,39 @@ impl Stage {
         };
         let client = persona.name.clone();
         self.notes().presences.push(Presence { client, expected, found });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use sluice::mqtt::Version;
+
+    use super::*;
+
+    /// A broker that was killed may have kept the session of a CONNECT that it did not answer.
+    #[test]
+    fn what_an_unanswered_connect_did_is_not_known() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it has one");
+        let broker = thread::spawn(move || {
+            for answer in [&[][..], &[0x20, 2, 1, 0]].repeat(2) {
+                let (mut client, _) = listener.accept().expect("it connects");
+                assert!(client.read(&mut [0; 100]).expect("a CONNECT") > 0);
+                client.write_all(answer).expect("it reads");
+            }
+        });
+        let stage = Stage::new(address, &Plan::default(), &[]);
+        let persona = Persona { name: "one".to_owned(), version: Version::V311 };
+        let first = stage.connect(&persona, Session::Resume, Some(false));
+        assert!(first.is_some_and(|(_, present)| present));
+        assert_eq!(stage.notes().presences.len(), 0);
+        // Of one that was kept, and of none, it is known all the same.
+        stage.connect(&persona, Session::Clean, Some(false)).expect("it connects");
+        let notes = stage.notes();
+        assert!(notes.presences.iter().any(|it| it.found && !it.expected), "{:?}", notes.presences);
+        broker.join().expect("it ends");
     }
 }

@@ -5,7 +5,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use sluice::config::certs::Certs;
-use sluice::{Broker, Config};
 
 use super::*;
 
@@ -194,5 +193,5 @@ fn tls_broker(certs: &Path) -> Broker {
          [listener.tls]\ncertificate = {certificate:?}\nkey = {key:?}\n\
          [store]\ndurability = \"memory\"\n"
     );
-    Broker::start(Config::parse("test", &text, []).unwrap()).unwrap()
+    broker_of(&text)
 }

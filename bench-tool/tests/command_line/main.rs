@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
+use sluice::{Broker, Config};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_sluice-bench");
 
@@ -78,6 +79,13 @@ impl Drop for Running {
     }
 }
 
+/// A broker in this process. What else the machine does holds its turns up, and it refuses nobody for that.
+fn broker_of(text: &str) -> Broker {
+    let mut config = Config::parse("test", text, []).unwrap();
+    config.limits.max_turn = None;
+    Broker::start(config).unwrap()
+}
+
 /// The floor, and where it listens.
 fn floor() -> (Running, SocketAddr) {
     let mut floor = Running::start(&["floor", "--bind", "127.0.0.1:0"]);
@@ -97,6 +105,15 @@ fn run_at(address: SocketAddr, arguments: &[&str]) -> (Option<i32>, String, Stri
     let output = run(&[&[*command, "-p", &port], rest].concat());
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+/// Has messages pass for half a second; longer only if none comes within that, on a machine that has much else
+/// to do.
+fn pass_at(address: SocketAddr, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let for_so_long =
+        |seconds| run_at(address, &[arguments, &["-W", seconds, "--warm-up", "0"]].concat());
+    let first = for_so_long("0.5");
+    if first.1.contains("delivered             0 in") { for_so_long("20") } else { first }
 }
 
 fn start_at(address: SocketAddr, arguments: &[&str]) -> Running {

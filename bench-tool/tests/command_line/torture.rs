@@ -94,7 +94,7 @@ fn a_broker_that_refuses_all_is_quoted() {
 [[target]]
 name = "a"
 command = ["{beside}/sluice", "--config", "{files}/sluice.toml"]
-ready_within = 0.5
+ready_within = 3
 [target.files]
 "sluice.toml" = '''
 shards = 1

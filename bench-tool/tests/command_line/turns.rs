@@ -130,7 +130,7 @@ fn a_broker_that_dies_in_a_comparison_leaves_a_result() {
     // What it takes for a start, and to let somebody in, is much less.
     let pid = loop {
         let pid = fs::read_to_string(directory.path().join("pid")).unwrap_or_default();
-        if busy(pid.trim()) >= 300 {
+        if busy(pid.trim()) >= 100 {
             break pid.trim().parse().unwrap();
         }
         assert_eq!(compare.child.try_wait().unwrap(), None);

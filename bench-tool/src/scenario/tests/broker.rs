@@ -9,8 +9,9 @@ use super::bad_relay::Frames;
 use super::*;
 
 fn broker() -> (Broker, SocketAddr) {
-    let text =
-        "shards = 1\n[[listener]]\nbind = \"127.0.0.1:0\"\n[store]\ndurability = \"memory\"\n";
+    // What else the machine does holds turns up, too.
+    let text = "shards = 1\n[[listener]]\nbind = \"127.0.0.1:0\"\n[store]\ndurability = \"memory\"\n\
+                [limits]\nmax_turn = \"unlimited\"\n";
     let broker = Broker::start(Config::parse("test", text, []).unwrap()).unwrap();
     let address = broker.addresses()[0];
     (broker, address)

@@ -88,9 +88,14 @@ fn who_waits_in_vain_is_told_and_ends_the_run() {
     });
 }
 
+/// One pair, for as long as it takes until the relay ends it.
+fn until_it_ends() -> Parameters {
+    Parameters { publishers: 1, seconds: 60.0, ..short(ScenarioName::P2p) }
+}
+
 #[test]
 fn a_relay_that_dies_leaves_a_partial_result() {
-    let parameters = Parameters { publishers: 1, ..short(ScenarioName::P2p) };
+    let parameters = until_it_ends();
     let setup = setup(bad_relay(Damage::DiesAfter(500)), Version::V311);
     let outcome = ScenarioName::P2p.run(&setup, &parameters).unwrap();
     let text = outcome.problems[0].to_string();
@@ -101,7 +106,7 @@ fn a_relay_that_dies_leaves_a_partial_result() {
 
 #[test]
 fn a_broker_that_closes_every_connection_is_not_called_dead() {
-    let parameters = Parameters { publishers: 1, ..short(ScenarioName::P2p) };
+    let parameters = until_it_ends();
     let setup = setup(bad_relay(Damage::ClosesAfter(500)), Version::V311);
     let outcome = ScenarioName::P2p.run(&setup, &parameters).unwrap();
     let text = outcome.problems[0].to_string();
@@ -112,13 +117,13 @@ fn a_broker_that_closes_every_connection_is_not_called_dead() {
 #[test]
 fn several_threads_count_losses_and_notice_a_death() {
     let parameters = Parameters { publishers: 1, ..short(ScenarioName::P2p) };
-    let run = |damage| {
+    let run = |damage, parameters| {
         let setup = Setup { threads: 2, ..setup(bad_relay(damage), Version::V311) };
-        ScenarioName::P2p.run(&setup, &parameters).unwrap()
+        ScenarioName::P2p.run(&setup, parameters).unwrap()
     };
-    let outcome = run(Damage::Loses(10));
+    let outcome = run(Damage::Loses(10), &parameters);
     assert!(outcome.faults.lost >= outcome.sent / 10);
-    let outcome = run(Damage::DiesAfter(500));
+    let outcome = run(Damage::DiesAfter(500), &until_it_ends());
     assert_eq!(status_of(&outcome.problems), Status::BrokerDied);
 }
 
