@@ -33,6 +33,8 @@ pub(super) struct Keeper {
     stride: u64,
     /// What is being done, if that is an act or a part of one, and the shards that were handed a part.
     act: Option<(ActId, u64)>,
+    /// The last turn that was handed over.
+    handed_over: u64,
     /// The turn in which the store was last seen to fail.
     failed_at: Option<u64>,
     pub(super) paging: Paging,
@@ -65,6 +67,7 @@ impl Keeper {
             next_session: recovered.next_session + 1 + u64::from(id),
             stride: shards.into(),
             act: None,
+            handed_over: 0,
             failed_at: None,
             paging: Paging::default(),
             ends: HashMap::new(),
@@ -81,6 +84,11 @@ impl Keeper {
                 None
             }
         }
+    }
+
+    /// Whether all that was handed over is committed; or the store fails, and nobody knows when it will be.
+    pub(super) fn has_settled(&self) -> bool {
+        self.link.committed() >= self.handed_over || self.link.is_failing()
     }
 
     /// Whether the store failed when it was last looked at.
@@ -287,6 +295,7 @@ impl<S> Core<S> {
         {
             return;
         }
+        store.handed_over = self.turn;
         store.link.submit(Turn {
             shard: self.id,
             turn: self.turn,

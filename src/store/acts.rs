@@ -39,6 +39,15 @@ struct Act {
     behind: BTreeSet<ActId>,
 }
 
+impl Act {
+    /// A turn of a shard is not committed before it.
+    fn is_of(&mut self, shard: u8, turn: u64) {
+        if self.turns.last() != Some(&(shard, turn)) {
+            self.turns.push((shard, turn));
+        }
+    }
+}
+
 /// What a change is of that others may follow which have to find it.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Subject {
@@ -95,7 +104,9 @@ impl Acts {
 
     /// A shard handed parts to the shards `with` in its turn.
     pub(super) fn handed(&mut self, id: ActId, with: u64, (shard, turn): (u8, u64)) {
-        self.open.entry(id).or_default().handed.push((with, shard, turn));
+        let act = self.open.entry(id).or_default();
+        act.handed.push((with, shard, turn));
+        act.is_of(shard, turn);
     }
 
     /// A part is on its way back to where the act began.
@@ -133,9 +144,7 @@ impl Acts {
         }
         let act = self.open.entry(id).or_default();
         act.behind.extend(behind);
-        if act.turns.last() != Some(&turn) {
-            act.turns.push(turn);
-        }
+        act.is_of(turn.0, turn.1);
         self.push(id, change);
         None
     }
