@@ -263,7 +263,11 @@ impl<S> Core<S> {
         }
         let mut remains = Remains::of(key, &mut slot);
         self.begin_removal(&mut remains);
-        for orphan in slot.session.take_for_redistribution() {
+        let orphans = slot.session.take_for_redistribution();
+        if !orphans.is_empty() {
+            self.passes_on(number.is_some());
+        }
+        for orphan in orphans {
             // Or else another shard would send it back here.
             self.tell_news_of(orphan.group);
             self.redistribute(orphan);

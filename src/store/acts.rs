@@ -13,6 +13,7 @@
 //!
 //! An act that removes what another has put somewhere comes behind that one, wherever the two began: or
 //! else a message that goes on to another session would be stored there without the identifier it came under.
+//! One that passes on what a session had in memory only comes behind all that are open.
 //! Two acts may come behind each other by what they did on different shards. Those are committed together.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -118,6 +119,16 @@ impl Acts {
     pub(super) fn taken_back(&mut self, id: ActId) {
         if let Some(act) = self.open.get_mut(&id) {
             act.returned -= 1;
+        }
+    }
+
+    /// An act passes on what was not stored where it was: it comes behind all that are open, by whichever of
+    /// them that came there.
+    pub(super) fn comes_behind_all(&mut self, id: ActId) {
+        let mut others: BTreeSet<_> = self.open.keys().copied().collect();
+        others.remove(&id);
+        if let Some(act) = self.open.get_mut(&id) {
+            act.behind.append(&mut others);
         }
     }
 
