@@ -10,6 +10,7 @@ use sluice::mqtt::{
     encode_ack,
 };
 use sluice::net::sim::{ClientId, World};
+use sluice::timer::Time;
 
 use super::dying::Dying;
 use super::fickle::Fickle;
@@ -114,6 +115,8 @@ pub(crate) struct Actor {
     pub(crate) acknowledged: BTreeSet<u32>,
     /// The broker may say that it cannot store something, or has no room for it.
     pub(crate) may_be_refused: bool,
+    /// The broker has been told to stop, and lets nobody in.
+    pub(crate) broker_stops: bool,
     /// What it publishes may find a full queue. In 3.x its connection is closed then, and it repeats what came
     /// before others that it had sent by then.
     pub(crate) may_be_full: bool,
@@ -153,6 +156,7 @@ impl Actor {
             sent: Rc::default(),
             acknowledged: BTreeSet::new(),
             may_be_refused: false,
+            broker_stops: false,
             may_be_full: false,
             may_be_dropped: false,
             refused: BTreeSet::new(),
@@ -236,6 +240,22 @@ impl Actor {
         if let Ok(sent) = world.client_send(net, &self.out) {
             self.out.drain(..sent);
         }
+        self.listen(world, net)?;
+        let patience = match self.role {
+            Role::Beginner => 2,
+            Role::Dying(_) => 5,
+            _ if self.is_lazy => 10,
+            _ => 400,
+        };
+        let leaves = !draining && self.admitted && rng.u16(0..patience) == 0;
+        if world.client_end(net).is_some() || leaves {
+            self.forget(world, net);
+        }
+        Ok(())
+    }
+
+    /// Handles what has come.
+    fn listen(&mut self, world: &World, net: ClientId) -> Result<(), String> {
         world.client_recv(net, &mut self.input);
         let mut input = std::mem::take(&mut self.input);
         let mut at = 0;
@@ -248,16 +268,6 @@ impl Actor {
         }
         input.drain(..at);
         self.input = input;
-        let patience = match self.role {
-            Role::Beginner => 2,
-            Role::Dying(_) => 5,
-            _ if self.is_lazy => 10,
-            _ => 400,
-        };
-        let leaves = !draining && self.admitted && rng.u16(0..patience) == 0;
-        if world.client_end(net).is_some() || leaves {
-            self.forget(world, net);
-        }
         Ok(())
     }
 
@@ -281,12 +291,20 @@ impl Actor {
         }
     }
 
-    /// The broker's machine has stopped.
-    pub(crate) fn broker_is_gone(&mut self, world: &World) {
-        self.is_uncertain = false;
-        if let Role::Dying(dying) = &mut self.role {
-            dying.broker_is_gone(world.now());
+    /// The broker has ended, and with it this world: the next one begins at time 0. What was on its way from the
+    /// broker comes, or does not.
+    pub(crate) fn broker_is_gone(&mut self, world: &World, hears: bool) -> Result<(), String> {
+        if let Some(net) = self.net {
+            if hears {
+                self.listen(world, net)?;
+            }
+            self.forget(world, net);
         }
+        (self.is_uncertain, self.broker_stops) = (false, false);
+        if let Role::Dying(dying) = &mut self.role {
+            dying.broker_is_gone(Time(0));
+        }
+        Ok(())
     }
 
     /// Ends its connection, if it has one.
@@ -417,7 +435,8 @@ impl Actor {
             Packet::ConnAck(connack) => {
                 self.is_answered = true;
                 // Its connection is closed then.
-                if self.may_be_refused && connack.reason == ReasonCode::ServerUnavailable {
+                let may_be_refused = self.may_be_refused || self.broker_stops;
+                if may_be_refused && connack.reason == ReasonCode::ServerUnavailable {
                     return Ok(());
                 }
                 if connack.reason != ReasonCode::Success {

@@ -1,5 +1,5 @@
-//! The machine stops at any moment and starts again with what was synced: what was acknowledged is
-//! there, and nothing of QoS 2 comes twice.
+//! The machine stops at any moment, or the broker when it is told to, and starts again with what was synced:
+//! what was acknowledged is there, and nothing of QoS 2 comes twice.
 //!
 //! `CRASH_SEEDS=5000` plays that many seeds, from `SIM_FROM` or a random one on; `CRASH_SEED=42` plays
 //! one and writes what happens to stderr. `FULL_SEEDS` and `FULL_SEED` do so with queues that are soon full,
@@ -11,6 +11,7 @@ mod broker;
 mod check;
 mod dying;
 mod fickle;
+mod lives;
 mod members;
 mod scene;
 
