@@ -107,8 +107,8 @@ pub trait Store: Send {
     /// They may have been made or not. Made once more, they are as if made once.
     fn commit(&mut self, writes: &[Write], commit: Commit) -> Result<(), StoreError>;
 
-    /// Whether no commit can succeed before it is opened anew, and that is worth a try. It cannot be read
-    /// meanwhile.
+    /// Whether no commit can succeed before it is opened anew, and that is worth a try. What is read until then may
+    /// fail.
     fn wants_reopening(&self) -> bool {
         false
     }

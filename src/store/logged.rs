@@ -416,7 +416,10 @@ impl<S: Store, L: Segments> Log<S, L> {
             match last.replace((head.life, commits.next)) {
                 Some((life, _)) if life != head.life => {
                     let [a, b] = Segment::BOTH.map(|segment| self.segments.name(segment));
-                    return Err(StoreError(format!("{a} and {b} do not belong together")));
+                    return Err(StoreError(format!(
+                        "{a} and {b} do not belong together: put back the one that was replaced, or move it \
+                         away, and what it had is lost"
+                    )));
                 }
                 Some((_, next)) if next < head.first => tracing::error!(
                     "{}: {} commits before it are not there",

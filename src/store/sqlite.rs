@@ -24,8 +24,6 @@ pub(super) struct Sqlite {
     commit: Option<Commit>,
     /// The last commit failed, and not for want of room.
     is_broken: bool,
-    /// The disk has what is in the log.
-    trusts_log: bool,
 }
 
 impl From<rusqlite::Error> for StoreError {
@@ -54,14 +52,14 @@ impl Sqlite {
             let name = path.display();
             return Err(StoreError(format!("{name}: nothing is in it, but in its log{MENDS}")));
         }
-        let has_log = wal::has_some(path)?;
-        Ok(Self::with_tables(Self::connect(path)?, has_log)?)
+        Ok(Self::with_tables(Self::connect(path)?)?)
     }
 
     fn prepare(path: &Path, told: Torn) -> Result<(), StoreError> {
         replace::end(path, &BESIDE)?;
         let log = wal::beside(path);
         let torn = wal::mend(&log)?;
+        wal::write_again(&log)?;
         if torn > 0 && told == Torn::IsTold {
             tracing::warn!(
                 "{}: the last commit is there in part, {torn} bytes were cut off",
@@ -78,8 +76,7 @@ impl Sqlite {
         Ok(connection)
     }
 
-    /// `has_log` says whether something was in its log before.
-    fn with_tables(connection: Connection, has_log: bool) -> rusqlite::Result<Self> {
+    fn with_tables(connection: Connection) -> rusqlite::Result<Self> {
         for table in Table::ALL {
             let name = table.name();
             connection.execute_batch(&format!(
@@ -87,25 +84,7 @@ impl Sqlite {
                  without rowid"
             ))?;
         }
-        let trusts_log = !has_log;
-        let mut store = Self { connection, commit: None, is_broken: false, trusts_log };
-        // If that goes wrong, the next commit says so.
-        let _ = store.trust_log();
-        Ok(store)
-    }
-
-    /// Has the database have what is in the log. After a write to the disk that failed the system goes on giving
-    /// what was to be written, and behind a part that is not there nothing in the log would count.
-    fn trust_log(&mut self) -> rusqlite::Result<()> {
-        if !self.trusts_log {
-            self.checkpoint()?;
-            self.trusts_log = true;
-        }
-        Ok(())
-    }
-
-    fn checkpoint(&self) -> rusqlite::Result<()> {
-        self.connection.query_row("pragma wal_checkpoint", [], |_| Ok(()))
+        Ok(Self { connection, commit: None, is_broken: false })
     }
 
     /// Opens it, and has SQLite look at all of its pages. What can be read of a damaged database goes into a
@@ -115,7 +94,6 @@ impl Sqlite {
     }
 
     fn make(&mut self, writes: &[Write], commit: Commit) -> rusqlite::Result<()> {
-        self.trust_log()?;
         if self.commit != Some(commit) {
             let synchronous = match commit {
                 Commit::System => "normal",
@@ -128,7 +106,7 @@ impl Sqlite {
             // A transaction without changes syncs nothing, and earlier ones may not have been.
             return match commit {
                 Commit::System => Ok(()),
-                Commit::Disk => self.checkpoint(),
+                Commit::Disk => self.connection.query_row("pragma wal_checkpoint", [], |_| Ok(())),
             };
         }
         let transaction = self.connection.transaction()?;
@@ -220,28 +198,6 @@ mod tests {
             assert_eq!(store.get(Table::Retained, b"t"), Ok(Some(b"v".to_vec())));
             drop(store);
             std::fs::remove_file(&path).expect("there is a new one");
-        }
-    }
-
-    #[test]
-    fn what_the_log_has_is_in_the_database_before_it_goes_on() {
-        const TEXT: &[u8] = b"what was committed before";
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("db.sqlite");
-        let mut store = Sqlite::open(&path).expect("new");
-        let value = Some(TEXT.to_vec());
-        let write = Write { table: Table::Retained, key: b"t".to_vec(), value, fresh: false };
-        store.commit(&[write], Commit::Disk).expect("room");
-        for open in [Sqlite::open, Sqlite::reopen, Sqlite::open_mended] {
-            // As a process that was killed leaves it.
-            let killed = tempfile::tempdir().expect("a directory");
-            let copy = killed.path().join("db.sqlite");
-            std::fs::copy(&path, &copy).expect("copied");
-            std::fs::copy(wal::beside(&path), wal::beside(&copy)).expect("copied");
-            let has_text = || memchr::memmem::find(&std::fs::read(&copy).expect("a file"), TEXT);
-            assert_eq!(has_text(), None);
-            let _store = open(&copy).expect("whole");
-            assert_ne!(has_text(), None);
         }
     }
 

@@ -437,41 +437,40 @@ fn can_stick_to_one_member(shards: u16) {
 }
 shards!(can_stick_to_one_member);
 
-/// Strategy "client_id": one publisher, one member; many publishers, more members.
-fn can_choose_by_publisher(shards: u16) {
-    let broker = with_strategy("client_id", shards);
+/// So many publishers, with so many topics each, under a strategy: what has the same key goes to one member, and
+/// there is work for more.
+fn one_member_for_each(
+    key: impl Fn(&Publish) -> String,
+    strategy: &str,
+    (publishers, topics): (usize, usize),
+    shards: u16,
+) {
+    let broker = with_strategy(strategy, shards);
     let mut members = members(&broker, 3, "work/#", 1);
     let mut last = None;
-    for p in 0..20 {
+    for p in 0..publishers {
         let mut publisher = broker.connect(V5, &format!("publisher-{p}"));
-        for n in 0..4 {
+        for n in 0..topics {
             publisher.publish(&format!("work/{n}"), p.to_string(), 1);
         }
         last = Some(publisher);
     }
-    let got = collect(&mut members, &mut last.unwrap(), 80);
-    let spread = spread(&got, |publish| publish.payload_text().to_owned());
+    let got = collect(&mut members, &mut last.unwrap(), publishers * topics);
+    let spread = spread(&got, key);
     assert!(spread.values().all(|members| members.len() == 1), "{spread:?}");
     assert!(got.iter().filter(|list| !list.is_empty()).count() > 1);
+}
+
+/// Strategy "client_id": one publisher, one member; many publishers, more members.
+fn can_choose_by_publisher(shards: u16) {
+    let publisher = |publish: &Publish| publish.payload_text().to_owned();
+    one_member_for_each(publisher, "client_id", (20, 4), shards);
 }
 shards!(can_choose_by_publisher);
 
 /// Strategy "topic": one topic, one member, whoever publishes.
 fn can_choose_by_topic(shards: u16) {
-    let broker = with_strategy("topic", shards);
-    let mut members = members(&broker, 3, "work/#", 1);
-    let mut last = None;
-    for p in 0..4 {
-        let mut publisher = broker.connect(V5, &format!("publisher-{p}"));
-        for n in 0..20 {
-            publisher.publish(&format!("work/{n}"), p.to_string(), 1);
-        }
-        last = Some(publisher);
-    }
-    let got = collect(&mut members, &mut last.unwrap(), 80);
-    let spread = spread(&got, |publish| publish.topic.clone());
-    assert!(spread.values().all(|members| members.len() == 1), "{spread:?}");
-    assert!(got.iter().filter(|list| !list.is_empty()).count() > 1);
+    one_member_for_each(|publish| publish.topic.clone(), "topic", (4, 20), shards);
 }
 shards!(can_choose_by_topic);
 

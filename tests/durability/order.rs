@@ -251,10 +251,13 @@ fn a_segment_of_the_log_is_kept_until_fjall_has_it_on_disk() {
 
 /// After a write to the disk that failed the system goes on giving what was to be written. A start writes that
 /// again before it adds to it, if what was before did not come to a good end.
-#[test]
-fn what_only_the_system_may_have_of_a_journal_is_written_again() {
+fn what_only_the_system_may_have_is_written_again(
+    engine: &'static str,
+    files: &str,
+    extension: &str,
+) {
     const PAGE: usize = 4096;
-    let mut broker = Broker::start_with("fjall", "fsync", 1);
+    let mut broker = Broker::start_with(engine, "fsync", 1);
     let mut absent = broker.connect_with(&Connect::lasting(V5, "absent")).0;
     absent.subscribe("t", 1);
     absent.disconnect();
@@ -262,15 +265,16 @@ fn what_only_the_system_may_have_of_a_journal_is_written_again() {
         let mut publisher = broker.connect(V5, "publisher");
         publisher.publish("t", [b'-'; 3 * PAGE], 1);
         publisher.publish("t", [b'+'; 3 * PAGE], 1);
-        // What the log has goes to fjall.
+        // What the log in front of fjall has goes to fjall.
         broker.restart();
     }
     broker.connect(V5, "publisher").publish("t", "in the log", 1);
     broker.kill();
-    let within = fs::read_dir(broker.data().join("fjall")).expect("a directory");
-    let mut journals = within.map(|entry| entry.expect("an entry").path());
-    let journal = journals.find(|path| path.extension().is_some_and(|it| it == "jnl"));
-    let written = fs::read(journal.expect("one")).expect("a file");
+    let is_it = |path: &str| path.ends_with(extension);
+    let within = fs::read_dir(broker.data().join(files)).expect("a directory");
+    let mut within = within.map(|entry| entry.expect("an entry").path());
+    let file = within.find(|path| path.to_str().is_some_and(is_it));
+    let written = fs::read(file.expect("one")).expect("a file");
     let is_written = |page: &&[u8]| page.iter().any(|byte| *byte != 0);
     let pages = written.chunks(PAGE).filter(is_written).count();
     assert!(pages > 12, "{pages}");
@@ -279,16 +283,26 @@ fn what_only_the_system_may_have_of_a_journal_is_written_again() {
     let mut again = BTreeSet::new();
     for call in trace_of(broker) {
         match call {
-            Call::Wrote(file, at, bytes) if file.ends_with(".jnl") => {
+            Call::Wrote(file, at, bytes) if is_it(&file) => {
                 let at = usize::try_from(at.expect("at a place")).expect("it is short");
                 assert!(written[at..].starts_with(&bytes), "at {at}");
                 again.insert(at);
             }
-            Call::Synced(file) if file.ends_with(".jnl") => break,
+            Call::Synced(file) if is_it(&file) => break,
             _ => {}
         }
     }
     assert_eq!(again.len(), pages);
+}
+
+#[test]
+fn a_journal_of_fjall_is_written_again() {
+    what_only_the_system_may_have_is_written_again("fjall", "fjall", ".jnl");
+}
+
+#[test]
+fn the_log_of_sqlite_is_written_again() {
+    what_only_the_system_may_have_is_written_again("sqlite", "", ".sqlite-wal");
 }
 
 /// What is in a directory is lost with its name.

@@ -47,7 +47,6 @@ fn open_whole(path: &Path) -> Result<Result<Sqlite, String>, StoreError> {
     if damage::bytes(path)? > 0 && Pages::open(path)?.lacks_some()? {
         return Ok(Err("its end is missing".to_owned()));
     }
-    let has_log = wal::has_some(path)?;
     let connection = match Sqlite::connect(path) {
         Err(error) if is_damage(&error) => return Ok(Err(error.to_string())),
         connection => connection?,
@@ -57,7 +56,7 @@ fn open_whole(path: &Path) -> Result<Result<Sqlite, String>, StoreError> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         return Ok(Err(found));
     }
-    Ok(Ok(Sqlite::with_tables(connection, has_log)?))
+    Ok(Ok(Sqlite::with_tables(connection)?))
 }
 
 /// What is wrong; nothing if it is whole.

@@ -54,9 +54,13 @@ pub(super) fn is_alone(path: &Path) -> io::Result<bool> {
     Ok(damage::bytes(path)? <= 1 && !Changed::read(&beside(path))?.places.is_empty())
 }
 
-/// Whether anything is in the log of a database.
-pub(super) fn has_some(path: &Path) -> io::Result<bool> {
-    Ok(damage::bytes(&beside(path))? > 0)
+/// Has the disk have what can be read of it. Behind a part that it has not got nothing in the log counts, whether
+/// or not another program that reads the database keeps it from being taken in.
+pub(super) fn write_again(path: &Path) -> io::Result<()> {
+    match damage::write_again(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        written => written,
+    }
 }
 
 fn read(path: &Path) -> io::Result<Option<(Vec<u8>, usize)>> {
