@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::rc::Rc;
 
 use fastrand::Rng;
@@ -12,8 +13,8 @@ use sluice::mqtt::{
 use sluice::net::sim::{ClientId, World};
 use sluice::timer::Time;
 
-use super::dying::Dying;
-use super::fickle::Fickle;
+use super::collector::TOPICS;
+pub(crate) use super::role::{EndsBy, Role};
 use crate::wire::{self, Hello};
 
 /// Messages of a publisher that are not acknowledged, at most.
@@ -23,54 +24,6 @@ pub(crate) const CLEARS_EVERY: u32 = 3;
 
 /// What topics begin with whose messages expire after a second.
 const BRIEF: &str = "e/";
-
-/// What an actor is there for.
-#[derive(Clone, Debug)]
-pub(crate) enum Role {
-    /// Publishes numbers from 0 on to a topic of its own; what is retained there it may clear now and then.
-    Publisher { topic: String, qos: QoS, retain: bool, clears: bool },
-    /// Notes what it gets.
-    Subscriber { filter: &'static str, qos: QoS },
-    /// A subscriber that ends its session now and then, and begins another.
-    Deserter { filter: &'static str, qos: QoS, by: EndsBy },
-    /// A subscriber that unsubscribes now and then, and subscribes again at once.
-    Leaver { filter: &'static str, qos: QoS },
-    /// A subscriber that is away most of the time, to messages that expire.
-    Sleeper { filter: &'static str, qos: QoS },
-    /// Resumes its session or begins one that ends with the connection, by chance.
-    Beginner,
-    /// A subscriber whose sessions end with their connections: nothing is stored for it.
-    Watcher { filter: &'static str, qos: QoS },
-    /// Leaves Wills.
-    Dying(Dying),
-    /// Subscribes and unsubscribes.
-    Fickle(Fickle),
-}
-
-impl Role {
-    /// What it subscribes to, all the time.
-    pub(crate) fn filter(&self) -> Option<(&'static str, QoS)> {
-        match *self {
-            Self::Subscriber { filter, qos }
-            | Self::Deserter { filter, qos, .. }
-            | Self::Leaver { filter, qos }
-            | Self::Sleeper { filter, qos }
-            | Self::Watcher { filter, qos } => Some((filter, qos)),
-            Self::Publisher { .. } | Self::Beginner | Self::Dying(_) | Self::Fickle(_) => None,
-        }
-    }
-}
-
-/// How a deserter's session ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EndsBy {
-    /// DISCONNECT says so.
-    Disconnect,
-    /// CONNECT begins another one.
-    CleanStart,
-    /// It lasts for a second without a connection.
-    Expiry,
-}
 
 /// The state of a message that is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +140,8 @@ impl Actor {
         // A CONNACK that did not come may have told a deserter that what it has half done is nothing any more.
         let ready = match &self.role {
             Role::Fickle(fickle) => fickle.is_answered,
+            Role::Collector(collector) => collector.is_answered,
+            Role::Founder { count } => self.sent.get() == *count,
             _ => self.subscribed || !self.subscribes(),
         };
         self.admitted
@@ -232,6 +187,13 @@ impl Actor {
         };
         if self.admitted && !draining {
             self.act(rng);
+        }
+        if let Role::Founder { count } = self.role
+            && self.admitted
+            && self.sent.get() < count
+            && self.open.len() < usize::from(OUTSTANDING)
+        {
+            self.begin_message();
         }
         while !self.owed.is_empty() && (draining || rng.u8(0..4) > 0) {
             let (kind, id) = self.owed.remove(0);
@@ -363,6 +325,9 @@ impl Actor {
             Role::Publisher { .. } if self.version == Version::V31 && rng.u8(0..8) == 0 => {
                 self.say_again(rng);
             }
+            Role::Collector(collector) if rng.u8(0..20) == 0 => {
+                collector.ask(self.version, rng.bool(), &mut self.out);
+            }
             Role::Fickle(fickle) if fickle.is_answered && rng.u8(0..6) == 0 => {
                 fickle.turn(self.version, &mut self.out);
             }
@@ -417,6 +382,12 @@ impl Actor {
     }
 
     fn publish(&mut self, number: u32, id: PacketId, dup: bool) {
+        if let Role::Founder { .. } = self.role {
+            let (topic, text) = (format!("{TOPICS}{number}"), number.to_string());
+            let (flags, more) = ((QoS::ExactlyOnce, dup, true), (Some(id), None));
+            let content = (&*topic, text.as_bytes());
+            return wire::put_publish(self.version, content, flags, more, &mut self.out);
+        }
         let Role::Publisher { topic, qos, retain, clears } = &self.role else { return };
         let is_empty = *clears && (number + 1).is_multiple_of(CLEARS_EVERY);
         let text = if is_empty { String::new() } else { number.to_string() };
@@ -445,6 +416,9 @@ impl Actor {
                 self.admit(connack.session_present)
             }
             Packet::SubAck(suback) => {
+                if let Role::Collector(collector) = &mut self.role {
+                    collector.answered(suback.packet_id);
+                }
                 // 3.1 has no failure: it is told QoS 0.
                 let is_one = |reason: &u8| (1..3).contains(reason);
                 self.subscribed(suback.reasons.iter().all(is_one))
@@ -499,6 +473,11 @@ impl Actor {
         }
         let number = std::str::from_utf8(publish.payload).ok().and_then(|text| text.parse().ok());
         let number = number.ok_or("no number")?;
+        if let Role::Collector(collector) = &mut self.role {
+            let identifiers: Vec<_> =
+                publish.properties.identifiers().map(NonZeroU32::get).collect();
+            return collector.take(&identifiers, number);
+        }
         if let Role::Fickle(fickle) = &self.role
             && !fickle.may_get(number)
         {
@@ -537,6 +516,9 @@ impl Actor {
         match &mut self.role {
             Role::Dying(dying) => dying.admitted(self.clean),
             Role::Fickle(fickle) => fickle.ask(self.version, &mut self.out),
+            Role::Collector(collector) if !collector.is_answered => {
+                collector.ask(self.version, false, &mut self.out);
+            }
             _ if !self.subscribed => self.subscribe(),
             _ => {}
         }

@@ -64,7 +64,15 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
                 refused: actor.refused.clone(),
                 is_ordered: overtaken(actor).is_none(),
             }),
-            Role::Beginner | Role::Watcher { .. } => {}
+            Role::Beginner | Role::Watcher { .. } | Role::Founder { .. } => {}
+            Role::Collector(collector) => {
+                let all = actors.iter().find_map(|actor| match actor.role {
+                    Role::Founder { count } => Some(count),
+                    _ => None,
+                });
+                let checked = collector.check(all.unwrap_or(0));
+                checked.map_err(|why| format!("{}: {why}", actor.name))?;
+            }
             Role::Dying(dying) => history.published.push(wills(actor, dying)),
             Role::Fickle(fickle) => steadiness(actor, fickle, actors)?,
             Role::Sleeper { .. } => check_sleeper(actor, actors)?,

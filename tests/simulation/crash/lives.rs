@@ -13,7 +13,20 @@ impl Scene {
     pub(super) fn restart(&mut self, disk: Disk) {
         let shards = self.rng.u8(1..=4);
         self.slow = self.rng.bool().then(|| self.rng.usize(0..4));
+        if self.changes {
+            self.change_settings();
+        }
         self.start(disk, shards);
+    }
+
+    /// What may be in memory, in flight and on its way is another thing in each life.
+    fn change_settings(&mut self) {
+        let Self { settings, rng, .. } = self;
+        settings.session.in_memory.messages = if rng.bool() { rng.u32(0..4) } else { 1000 };
+        settings.session.max_inflight = if rng.bool() { rng.u16(1..5) } else { 1000 };
+        settings.mailbox_bytes = if rng.bool() { rng.usize(1..3_000) } else { 1 << 20 };
+        let total = if rng.u8(0..4) == 0 { rng.u64(0..3_000) } else { u64::MAX };
+        settings.max_total_queued_bytes = total;
     }
 
     pub(super) fn start(&mut self, disk: Disk, shards: u8) {

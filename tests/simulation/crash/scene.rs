@@ -12,6 +12,7 @@ use sluice::shard::{OverflowOffline, OverflowOnline, Settings};
 use super::actor::{Actor, EndsBy, OUTSTANDING, Role};
 use super::broker::{Broker, Confirms, Disk};
 use super::check;
+use super::collector::Collector;
 use super::dying::Dying;
 use super::fickle::{self, Fickle};
 use super::members;
@@ -50,6 +51,8 @@ pub(super) struct Scene {
     pace: u64,
     /// Milliseconds that may pass between two lives.
     pub(super) pause: u64,
+    /// The settings are others in each life.
+    pub(super) changes: bool,
     /// How long it goes on, and how often the machine crashes.
     steps: Range<usize>,
     crashes: Range<usize>,
@@ -62,6 +65,7 @@ pub(super) struct Scene {
 pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, String> {
     let mut scene = Scene::new(seed, confirms, verbose);
     scene.settings.session.max_queued_messages = u32::MAX;
+    scene.changes = scene.rng.bool();
     let mut actors = cast();
     scene.go(&mut actors)?;
     // Who has been told to be subscribed, or not to be, is so.
@@ -125,6 +129,30 @@ pub(super) fn play_dropping(seed: u64, verbose: bool) -> Result<u64, String> {
     let nobody = Actor::new("nobody", Version::V5, Role::Beginner);
     check::check(&actors, &nobody)?;
     Ok(received(&actors))
+}
+
+/// Plays a seed in which clients subscribe to what is retained; gives how many subscriptions had all of it.
+pub(super) fn play_collecting(seed: u64, verbose: bool) -> Result<u64, String> {
+    let mut scene = Scene::new(seed, Confirms::Truly, verbose);
+    scene.fails = false;
+    scene.changes = true;
+    scene.settings.session.max_queued_messages =
+        if scene.rng.bool() { scene.rng.u32(1..20) } else { u32::MAX };
+    let founder = Role::Founder { count: scene.rng.u32(0..150) };
+    let mut actors = vec![Actor::new("founder", Version::V5, founder)];
+    for name in ["collects a", "collects b", "collects c"] {
+        let collector = Actor::new(name, Version::V5, Role::Collector(Collector::new()));
+        actors.push(if scene.rng.bool() { collector.lazy() } else { collector });
+    }
+    // All is there before anybody comes.
+    let disk = Disk::new(&mut scene.rng);
+    scene.restart(disk);
+    scene.until_settled(&mut actors[0])?;
+    let disk = scene.stop(&mut actors)?;
+    scene.go_on(disk, &mut actors)?;
+    let nobody = Actor::new("nobody", Version::V5, Role::Beginner);
+    check::check(&actors, &nobody)?;
+    Ok(actors.iter().map(|actor| actor.role.collected()).sum())
 }
 
 fn received(actors: &[Actor]) -> u64 {
@@ -201,6 +229,7 @@ impl Scene {
             failing: false,
             pace: 20,
             pause,
+            changes: false,
             steps: 500..4_000,
             crashes: 1..6,
             crashes_after: None,
@@ -212,6 +241,11 @@ impl Scene {
     fn go(&mut self, actors: &mut [Actor]) -> Result<(), String> {
         actors.iter_mut().for_each(|actor| actor.may_be_refused |= self.fails);
         let disk = Disk::new(&mut self.rng);
+        self.go_on(disk, actors)
+    }
+
+    /// The same, with what is on a disk.
+    fn go_on(&mut self, disk: Disk, actors: &mut [Actor]) -> Result<(), String> {
         self.restart(disk);
         for actor in actors.iter_mut().filter(|actor| actor.subscribes()) {
             self.until_settled(actor)?;
@@ -556,6 +590,7 @@ fn calm(change: impl FnOnce(&mut Settings)) -> Scene {
         failing: false,
         pace: 20,
         pause: 1,
+        changes: false,
         steps: 500..4_000,
         crashes: 1..6,
         crashes_after: None,
