@@ -209,14 +209,7 @@ impl<S> Core<S> {
         self.connected -= 1;
         self.set_members_online(key, false);
         self.forget_receiver(key);
-        let act = self.begin_act();
-        if let Some(will) = will.filter(|_| wills) {
-            self.publish_will(key, will);
-        }
-        if let Some(slot) = self.sessions.get(key) {
-            slot.note();
-        }
-        self.end_act(act);
+        self.note_and_publish(key, will.filter(|_| wills));
         if let Some(slot) = self.sessions.get(key) {
             self.shared.hooks.hook.disconnected(slot.session.client_id());
             if slot.session.ends_at().is_some_and(|at| at <= now) {
@@ -227,8 +220,21 @@ impl<S> Core<S> {
         }
     }
 
+    /// Notes a session as it is now, and publishes the will that it has given away: as one, or else that would
+    /// come again after a crash.
+    pub(super) fn note_and_publish(&mut self, key: SessionKey, will: Option<Will>) {
+        let act = self.begin_act();
+        if let Some(will) = will {
+            self.publish_will(key, will);
+        }
+        if let Some(slot) = self.sessions.get(key) {
+            slot.note();
+        }
+        self.end_act(act);
+    }
+
     /// Publishes the will of a session.
-    pub(super) fn publish_will(&mut self, key: SessionKey, will: Will) {
+    fn publish_will(&mut self, key: SessionKey, will: Will) {
         let message = will.into_message(self.now);
         if self.sessions.get(key).is_none_or(|slot| slot.may_publish(&message)) {
             self.route_will(key, &message);
@@ -257,7 +263,11 @@ impl<S> Core<S> {
         }
         let mut remains = Remains::of(key, &mut slot);
         self.begin_removal(&mut remains);
-        for orphan in slot.session.take_for_redistribution() {
+        let orphans = slot.session.take_for_redistribution();
+        if !orphans.is_empty() {
+            self.passes_on(number.is_some());
+        }
+        for orphan in orphans {
             // Or else another shard would send it back here.
             self.tell_news_of(orphan.group);
             self.redistribute(orphan);

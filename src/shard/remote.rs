@@ -134,8 +134,10 @@ pub(super) enum Item<S> {
     Knows {
         turn: u64,
     },
-    /// The sender routes nothing more: it stops.
+    /// The sender routes nothing more for clients: it stops.
     Quiet,
+    /// The sender has let everyone go.
+    Empty,
 }
 
 impl<S> Core<S> {
@@ -188,6 +190,7 @@ impl<S> Core<S> {
                 Item::AskKnown => asks = true,
                 Item::Knows { turn } => self.knows(from, turn),
                 Item::Quiet => self.stopping.peer_is_quiet(from),
+                Item::Empty => self.stopping.peer_is_empty(from),
             }
         }
         outcomes.settle();

@@ -8,13 +8,16 @@ use crate::timer::Time;
 use super::Core;
 use super::ending::Ending;
 use super::remote::Item;
+use super::store::Keeper;
 
 /// How far the stop of a shard has come.
 #[derive(Debug, Default)]
 pub(super) struct Stopping {
     phase: Phase,
-    /// Shards that route nothing more.
+    /// Shards that route nothing more for clients.
     quiet: u64,
+    /// Shards that have let everyone go.
+    empty: u64,
     deadline: Time,
 }
 
@@ -24,8 +27,11 @@ enum Phase {
     Running,
     /// Every connection has been told; messages of other shards still come in.
     Quieting,
-    /// What is written still leaves.
+    /// What is written still leaves, and sessions that end leave messages to others of their groups.
     Closing,
+    /// Everybody is gone from here, and what is left to others is stored; others may leave something to members
+    /// here yet.
+    Empty,
     Done,
 }
 
@@ -46,6 +52,10 @@ impl Stopping {
     pub(super) fn peer_is_quiet(&mut self, shard: u8) {
         self.quiet |= 1 << shard;
     }
+
+    pub(super) fn peer_is_empty(&mut self, shard: u8) {
+        self.empty |= 1 << shard;
+    }
 }
 
 impl<S> Core<S> {
@@ -55,19 +65,24 @@ impl<S> Core<S> {
             self.begin_stop(driver);
         }
         let late = self.now >= self.stopping.deadline;
-        if self.stopping.phase == Phase::Quieting && (late || self.others_are_quiet()) {
+        if self.stopping.phase == Phase::Quieting && (late || self.are_others(self.stopping.quiet))
+        {
             let ids: Vec<ConnId> = self.connections.ids().collect();
             for id in ids {
                 self.end(id, Ending::Stopping);
             }
             self.stopping.phase = Phase::Closing;
         }
+        if self.stopping.phase == Phase::Closing && (late || self.has_let_all_go()) {
+            self.stopping.phase = Phase::Empty;
+            self.tell_all_others(|| Item::Empty);
+        }
     }
 
-    /// Ends the stop when everything has left, or at its deadline.
+    /// Ends the stop when nobody needs this shard any more, or at its deadline.
     pub(super) fn finish_stop(&mut self) {
         let late = self.now >= self.stopping.deadline;
-        if self.stopping.phase == Phase::Closing && (late || self.has_let_all_go()) {
+        if self.stopping.phase == Phase::Empty && (late || self.is_needed_no_more()) {
             self.log.tell_suppressed();
             self.stopping.phase = Phase::Done;
         }
@@ -84,20 +99,37 @@ impl<S> Core<S> {
         match self.stopping.phase {
             Phase::Running => self.shared.stop.load(Ordering::Acquire),
             Phase::Done => false,
-            Phase::Quieting => self.others_are_quiet(),
+            Phase::Quieting => self.are_others(self.stopping.quiet),
             Phase::Closing => self.has_let_all_go(),
+            Phase::Empty => self.is_needed_no_more(),
         }
     }
 
-    /// Whether nobody is connected any more, and nothing of an ended session is stored.
+    /// Whether nobody is connected any more, nothing of an ended session is stored, and all that was handed over
+    /// is: what other shards do for that they have done.
     fn has_let_all_go(&self) -> bool {
-        self.connections.open() == 0 && !self.has_stored_remains()
+        self.connections.open() == 0
+            && !self.has_stored_remains()
+            && self.store.as_ref().is_none_or(Keeper::has_settled)
     }
 
-    /// Whether no other shard routes anything more. One that failed never will.
-    fn others_are_quiet(&self) -> bool {
-        let silent = self.stopping.quiet | self.shared.failed.load(Ordering::Acquire);
+    /// Whether no other shard leaves anything to this one, and all have been told as much.
+    fn is_needed_no_more(&self) -> bool {
+        self.mailbox.full() & self.mailbox.others() == 0 && self.are_others(self.stopping.empty)
+    }
+
+    /// Whether all other shards have said so. One that failed never will.
+    fn are_others(&self, so: u64) -> bool {
+        let silent = so | self.shared.failed.load(Ordering::Acquire);
         self.mailbox.others() & !silent == 0
+    }
+
+    fn tell_all_others(&mut self, item: impl Fn() -> Item<S>) {
+        let mut others = self.mailbox.others();
+        while others != 0 {
+            self.mailbox.push(others.trailing_zeros() as u8, 0, item());
+            others &= others - 1;
+        }
     }
 
     /// Reads nothing more, publishes the wills if so configured, and says that it is quiet.
@@ -114,14 +146,150 @@ impl<S> Core<S> {
             for key in keys {
                 let connected = self.sessions.get_mut(key).filter(|slot| slot.connection.is_some());
                 if let Some(will) = connected.and_then(|slot| slot.session.take_will()) {
-                    self.publish_will(key, will);
+                    self.note_and_publish(key, Some(will));
                 }
             }
         }
-        let mut others = self.mailbox.others();
-        while others != 0 {
-            self.mailbox.push(others.trailing_zeros() as u8, 0, Item::Quiet);
-            others &= others - 1;
+        self.tell_all_others(|| Item::Quiet);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::Settings;
+    use super::super::{Shard, Shared, Stored};
+    use crate::hooks::Hooks;
+    use crate::net::sim::{ClientId, Faults, SimDriver, SimOptions, World};
+    use crate::store::{Memory, Recovered, Writer};
+
+    /// Two shards over a store.
+    struct Two {
+        world: World,
+        memory: Memory,
+        writer: Writer,
+        shared: std::sync::Arc<Shared>,
+        shards: Vec<Shard<SimDriver>>,
+    }
+
+    impl Two {
+        fn start() -> Self {
+            let memory = Memory::default();
+            let (stored, writer) = Stored::in_memory(&memory, 2);
+            let shared =
+                std::sync::Arc::new(Shared::new(Settings::for_tests(), Hooks::default(), 2, 1));
+            let world = World::new(1, SimOptions { faults: Faults::NONE, ..SimOptions::default() });
+            let drivers = vec![world.add_driver(), world.add_driver()];
+            let shards = Shard::assemble_stored(drivers, &shared, stored);
+            Self { world, memory, writer, shared, shards }
+        }
+
+        /// Says whether the shard goes on.
+        fn turn(&mut self, shard: usize) -> bool {
+            self.shards[shard].turn(false).expect("a simulated driver does not fail")
+        }
+
+        fn settle(&mut self) {
+            for shard in [0, 1].repeat(6) {
+                self.turn(shard);
+                self.writer.step();
+            }
+        }
+
+        fn send(&mut self, client: ClientId, bytes: &[u8]) {
+            assert_eq!(self.world.client_send(client, bytes).expect("it is open"), bytes.len());
+            self.settle();
+        }
+
+        /// A client of 5.0 that is at home on a shard, with a session of so many seconds and perhaps a Will.
+        fn connect(&mut self, home: u8, expiry: u8, will: &[u8]) -> ClientId {
+            let core = &self.shards[0].core;
+            let mut names = (0..).map(|n| format!("{home}{n:03}"));
+            let is_free = |name: &String| {
+                core.home(name) == home
+                    && self.shards.iter().all(|one| one.core.sessions.find(name).is_none())
+            };
+            let name = names.find(is_free).expect("one");
+            let flags = if will.is_empty() { 0x02 } else { 0x0E };
+            let len = 22 + will.len() as u8;
+            let head = [0x10, len, 0, 4, b'M', b'Q', b'T', b'T', 5, flags, 0, 0, 5, 0x11, 0, 0, 0];
+            let client = self.world.connect();
+            let rest = [&[expiry, 0, 4][..], name.as_bytes(), will].concat();
+            self.send(client, &[&head[..], &rest].concat());
+            client
+        }
+
+        fn stored(&self) -> Recovered {
+            Stored::in_memory(&self.memory.crashed(), 2).0.recovered
+        }
+    }
+
+    /// Subscribes to `filter` at QoS 1.
+    fn subscribe(filter: &str) -> Vec<u8> {
+        let len = filter.len() as u8;
+        [&[0x82, len + 6, 0, 1, 0, 0, len][..], filter.as_bytes(), &[1]].concat()
+    }
+
+    /// A Will of QoS 1 on `w`, as CONNECT has it behind the Client Identifier.
+    const WILL: &[u8] = b"\0\0\x01w\0\x01.";
+
+    /// The machine stops when Wills have been published, and connections not ended yet: they are not published
+    /// once more.
+    #[test]
+    fn a_will_is_gone_as_soon_as_it_is_published() {
+        let mut two = Two::start();
+        two.connect(0, 100, WILL);
+        let heir = two.connect(0, 100, &[]);
+        two.send(heir, &subscribe("w"));
+        two.world.client_close(heir);
+        two.settle();
+        let wills = |two: &Two| {
+            let sessions = two.stored().sessions;
+            let has_will = sessions.iter().filter(|one| one.record.will.is_some()).count();
+            let queued = sessions.iter().map(|one| one.paged.messages).sum::<u32>();
+            (has_will, queued)
+        };
+        assert_eq!(wills(&two), (1, 0));
+        two.shared.stop();
+        two.turn(0);
+        two.writer.step();
+        assert_eq!(wills(&two), (0, 1));
+    }
+
+    /// [MQTT-4.8.2-5] What a session that ends with the broker leaves to its group goes to a member on another
+    /// shard, where nobody is connected any more; and it is stored that all others have gone.
+    #[test]
+    fn what_is_left_to_a_shard_that_has_nobody_to_let_go_is_stored() {
+        for order in [[0, 1], [1, 0]] {
+            let mut two = Two::start();
+            let away = two.connect(1, 100, &[]);
+            two.send(away, &subscribe("$share/g/t"));
+            two.world.client_close(away);
+            two.connect(0, 100, WILL);
+            let member = two.connect(0, 0, &[]);
+            two.send(member, &subscribe("$share/g/t"));
+            two.send(member, b"\x32\x07\0\x01t\0\x01\0.");
+            two.shared.stop();
+            let mut goes_on = vec![0, 1];
+            for turns in 0.. {
+                assert!(turns < 100, "it does not stop");
+                for shard in order {
+                    if goes_on.contains(&shard) && !two.turn(shard) {
+                        goes_on.retain(|one| *one != shard);
+                    }
+                }
+                if goes_on.is_empty() {
+                    break;
+                }
+                two.writer.step();
+                two.world.advance(std::time::Duration::from_millis(100));
+            }
+            two.shards.clear();
+            while two.writer.step() {}
+            let sessions = two.stored().sessions;
+            let connected = sessions.iter().filter(|one| one.record.disconnected_at.is_none());
+            let (connected, count) = (connected.count(), sessions.len());
+            let queued = sessions.iter().map(|one| one.paged.messages).sum::<u32>();
+            assert_eq!((count, connected, queued), (2, 0, 1), "{order:?}");
         }
     }
 }

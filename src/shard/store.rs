@@ -25,6 +25,7 @@ pub(super) struct Keeper {
     handed: Vec<(ActId, u64)>,
     returned: Vec<ActId>,
     taken_back: Vec<ActId>,
+    unstored: Vec<ActId>,
     done: Vec<ActId>,
     /// Confirmations that wait for the commit of a turn of this shard.
     deferred: VecDeque<Deferred>,
@@ -33,6 +34,8 @@ pub(super) struct Keeper {
     stride: u64,
     /// What is being done, if that is an act or a part of one, and the shards that were handed a part.
     act: Option<(ActId, u64)>,
+    /// The last turn that was handed over.
+    handed_over: u64,
     /// The turn in which the store was last seen to fail.
     failed_at: Option<u64>,
     pub(super) paging: Paging,
@@ -60,11 +63,13 @@ impl Keeper {
             handed: Vec::new(),
             returned: Vec::new(),
             taken_back: Vec::new(),
+            unstored: Vec::new(),
             done: Vec::new(),
             deferred: VecDeque::new(),
             next_session: recovered.next_session + 1 + u64::from(id),
             stride: shards.into(),
             act: None,
+            handed_over: 0,
             failed_at: None,
             paging: Paging::default(),
             ends: HashMap::new(),
@@ -81,6 +86,11 @@ impl Keeper {
                 None
             }
         }
+    }
+
+    /// Whether all that was handed over is committed; or the store fails, and nobody knows when it will be.
+    pub(super) fn has_settled(&self) -> bool {
+        self.link.committed() >= self.handed_over || self.link.is_failing()
     }
 
     /// Whether the store failed when it was last looked at.
@@ -206,6 +216,15 @@ impl<S> Core<S> {
         }
     }
 
+    /// Notes that what a session has goes to others by the act at hand.
+    pub(super) fn passes_on(&mut self, is_stored: bool) {
+        if let Some(store) = self.store.as_mut().filter(|_| !is_stored)
+            && let Some((act, _)) = store.act
+        {
+            store.unstored.push(act);
+        }
+    }
+
     /// The act that handing a message to a shard belongs to.
     #[inline]
     pub(super) fn act_with(&mut self, shard: u8) -> Option<ActId> {
@@ -287,6 +306,7 @@ impl<S> Core<S> {
         {
             return;
         }
+        store.handed_over = self.turn;
         store.link.submit(Turn {
             shard: self.id,
             turn: self.turn,
@@ -295,6 +315,7 @@ impl<S> Core<S> {
             handed: std::mem::take(&mut store.handed),
             returned: std::mem::take(&mut store.returned),
             taken_back: std::mem::take(&mut store.taken_back),
+            unstored: std::mem::take(&mut store.unstored),
             done: std::mem::take(&mut store.done),
             asked,
         });
@@ -325,7 +346,7 @@ mod tests {
     use super::super::{Shard, Shared, Stored};
     use super::*;
     use crate::hooks::Hooks;
-    use crate::net::sim::{SimOptions, World};
+    use crate::net::sim::{ClientId, Faults, SimDriver, SimOptions, World};
     use crate::session::Change;
     use crate::store::Memory;
 
@@ -362,5 +383,85 @@ mod tests {
             });
             assert_eq!(confirmed.collect::<Vec<_>>(), [TURNS]);
         }
+    }
+
+    /// Three shards over a store; clients of 5.0.
+    struct Three {
+        world: World,
+        memory: Memory,
+        writer: crate::store::Writer,
+        shards: Vec<Shard<SimDriver>>,
+    }
+
+    impl Three {
+        fn turn(&mut self, shards: &[usize]) {
+            for shard in shards.repeat(8) {
+                assert!(self.shards[shard].turn(false).expect("a simulated driver does not fail"));
+            }
+            self.writer.step();
+        }
+
+        fn settle(&mut self) {
+            (0..3).for_each(|_| self.turn(&[0, 1, 2]));
+        }
+
+        fn send(&mut self, client: ClientId, bytes: &[u8]) {
+            assert_eq!(self.world.client_send(client, bytes).expect("it is open"), bytes.len());
+        }
+
+        /// A client at home on a shard, with a session of so many seconds, that is subscribed at QoS 2.
+        fn connect(&mut self, home: u8, expiry: u8, filter: &str) -> (ClientId, String) {
+            let core = &self.shards[0].core;
+            let is_free = |name: &String| {
+                core.home(name) == home
+                    && self.shards.iter().all(|one| one.core.sessions.find(name).is_none())
+            };
+            let name = (100..).map(|n| format!("{n}")).find(is_free).expect("one");
+            let client = self.world.connect();
+            let head = b"\x10\x15\0\x04MQTT\x05\x02\0\0\x05\x11\0\0\0";
+            self.send(client, &[head, &[expiry, 0, 3][..], name.as_bytes()].concat());
+            let len = filter.len() as u8;
+            let head = [0x82, len + 6, 0, 1, 0, 0, len];
+            self.send(client, &[&head, filter.as_bytes(), &[2]].concat());
+            self.settle();
+            (client, name)
+        }
+
+        /// What a start would find of a session: identifiers that it holds, and messages in its queue.
+        fn stored(&self, name: &str) -> (usize, u32) {
+            let sessions = Stored::in_memory(&self.memory.crashed(), 3).0.recovered.sessions;
+            let session =
+                sessions.iter().find(|one| &*one.record.client_id == name).expect("it is");
+            (session.inbound.len(), session.paged.messages)
+        }
+    }
+
+    /// [MQTT-4.3.3-10] What a session that ends had in memory only goes to another one of its group, and what was
+    /// stored when it was published is not committed yet: after a crash its publisher repeats it.
+    #[test]
+    fn what_goes_on_from_who_stores_nothing_is_not_committed_before_its_identifier() {
+        let memory = Memory::default();
+        let (stored, writer) = Stored::in_memory(&memory, 3);
+        let mut settings = Settings::for_tests();
+        settings.session.max_inflight = 1;
+        let shared = Shared::new(settings, Hooks::default(), 3, 1).into();
+        let world = World::new(1, SimOptions { faults: Faults::NONE, ..SimOptions::default() });
+        let drivers = (0..3).map(|_| world.add_driver()).collect();
+        let shards = Shard::assemble_stored(drivers, &shared, stored);
+        let mut three = Three { world, memory, writer, shards };
+        let (away, member) = three.connect(1, 100, "$share/g/t");
+        three.connect(2, 100, "t");
+        three.world.client_close(away);
+        let (visitor, _) = three.connect(1, 0, "$share/g/t");
+        let (client, publisher) = three.connect(0, 100, "none");
+        three.send(client, b"\x34\x07\0\x01t\0\x01\0a\x34\x07\0\x01t\0\x02\0b");
+        // The third shard is behind.
+        three.turn(&[0, 1]);
+        three.world.client_close(visitor);
+        three.turn(&[1]);
+        let found = |three: &Three| [&publisher, &member].map(|name| three.stored(name));
+        assert_eq!(found(&three), [(0, 0), (0, 0)]);
+        three.settle();
+        assert_eq!(found(&three), [(2, 0), (0, 1)]);
     }
 }

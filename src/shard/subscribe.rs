@@ -287,6 +287,10 @@ impl<S> Core<S> {
         let Some(slot) = self.sessions.get_mut(key) else { return ReasonCode::Success };
         slot.session.note_unsubscribed(|| full_filter(filter.share, filter.filter));
         let orphans = group.map_or_else(Vec::new, |group| slot.session.take_queued(group.index()));
+        let is_stored = slot.session.is_stored();
+        if !orphans.is_empty() {
+            self.passes_on(is_stored);
+        }
         self.scans.remove(key, gone.handle);
         if gone.interest {
             self.tell_all(filter.filter.len(), || Item::NoInterest(filter.filter.into()));

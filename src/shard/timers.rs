@@ -138,15 +138,8 @@ impl<S> Core<S> {
         }
         if slot.will_at.is_some_and(|at| at <= now) {
             slot.will_at = None;
-            let act = self.begin_act();
-            let Some(slot) = self.sessions.get_mut(key) else { return };
-            if let Some(will) = slot.session.take_will() {
-                self.publish_will(key, will);
-            }
-            if let Some(slot) = self.sessions.get(key) {
-                slot.note();
-            }
-            self.end_act(act);
+            let will = slot.session.take_will();
+            self.note_and_publish(key, will);
         }
         let Some(slot) = self.sessions.get_mut(key) else { return };
         if slot.session.ends_at().is_some_and(|at| at <= now) {

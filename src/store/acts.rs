@@ -13,6 +13,7 @@
 //!
 //! An act that removes what another has put somewhere comes behind that one, wherever the two began: or
 //! else a message that goes on to another session would be stored there without the identifier it came under.
+//! One that passes on what a session had in memory only comes behind all that are open.
 //! Two acts may come behind each other by what they did on different shards. Those are committed together.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +38,15 @@ struct Act {
     turns: Vec<(u8, u64)>,
     /// Acts that are not committed after it.
     behind: BTreeSet<ActId>,
+}
+
+impl Act {
+    /// A turn of a shard is not committed before it.
+    fn is_of(&mut self, shard: u8, turn: u64) {
+        if self.turns.last() != Some(&(shard, turn)) {
+            self.turns.push((shard, turn));
+        }
+    }
 }
 
 /// What a change is of that others may follow which have to find it.
@@ -95,7 +105,9 @@ impl Acts {
 
     /// A shard handed parts to the shards `with` in its turn.
     pub(super) fn handed(&mut self, id: ActId, with: u64, (shard, turn): (u8, u64)) {
-        self.open.entry(id).or_default().handed.push((with, shard, turn));
+        let act = self.open.entry(id).or_default();
+        act.handed.push((with, shard, turn));
+        act.is_of(shard, turn);
     }
 
     /// A part is on its way back to where the act began.
@@ -107,6 +119,16 @@ impl Acts {
     pub(super) fn taken_back(&mut self, id: ActId) {
         if let Some(act) = self.open.get_mut(&id) {
             act.returned -= 1;
+        }
+    }
+
+    /// An act passes on what was not stored where it was: it comes behind all that are open, by whichever of
+    /// them that came there.
+    pub(super) fn comes_behind_all(&mut self, id: ActId) {
+        let mut others: BTreeSet<_> = self.open.keys().copied().collect();
+        others.remove(&id);
+        if let Some(act) = self.open.get_mut(&id) {
+            act.behind.append(&mut others);
         }
     }
 
@@ -133,9 +155,7 @@ impl Acts {
         }
         let act = self.open.entry(id).or_default();
         act.behind.extend(behind);
-        if act.turns.last() != Some(&turn) {
-            act.turns.push(turn);
-        }
+        act.is_of(turn.0, turn.1);
         self.push(id, change);
         None
     }

@@ -51,6 +51,8 @@ pub struct Turn {
     pub returned: Vec<ActId>,
     /// Acts of which this shard took a part back, and did it or handed it to another shard.
     pub taken_back: Vec<ActId>,
+    /// Acts that pass on what was in memory only, in this turn.
+    pub unstored: Vec<ActId>,
     /// Acts of other shards of which this one has done its share: up to that turn of each.
     pub done: Vec<ActId>,
     /// Parts of queues that it wants to have.
@@ -539,9 +541,9 @@ impl Writer {
         store.commit(writes, self.commit)
     }
 
-    fn take(&mut self, turn: Turn) {
-        let Turn { shard, turn, changes, parts, handed, returned, taken_back, done, asked } = turn;
-        let changes = changes.take();
+    fn take(&mut self, taken: Turn) {
+        let Turn { shard, turn, parts, .. } = taken;
+        let changes = taken.changes.take();
         self.state.waiting.fetch_sub(changes.len(), Ordering::Relaxed);
         let mut changes = changes.into_iter().enumerate().peekable();
         let mut parts = parts.into_iter().peekable();
@@ -560,21 +562,22 @@ impl Writer {
                 self.stage(change);
             }
         }
-        for (act, with) in handed {
+        for (act, with) in taken.handed {
             self.acts.handed(act, with, (shard, turn));
         }
-        for act in returned {
+        taken.unstored.into_iter().for_each(|act| self.acts.comes_behind_all(act));
+        for act in taken.returned {
             self.acts.returned(act);
         }
-        for act in taken_back {
+        for act in taken.taken_back {
             self.acts.taken_back(act);
         }
-        for act in done {
+        for act in taken.done {
             self.acts.done(shard, act);
         }
-        self.asked.extend(asked.into_iter().map(|request| (shard, request)));
-        if let Some(taken) = self.taken.get_mut(usize::from(shard)) {
-            *taken = turn;
+        self.asked.extend(taken.asked.into_iter().map(|request| (shard, request)));
+        if let Some(last) = self.taken.get_mut(usize::from(shard)) {
+            *last = turn;
         }
     }
 

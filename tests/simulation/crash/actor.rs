@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::rc::Rc;
 
 use fastrand::Rng;
@@ -10,9 +11,10 @@ use sluice::mqtt::{
     encode_ack,
 };
 use sluice::net::sim::{ClientId, World};
+use sluice::timer::Time;
 
-use super::dying::Dying;
-use super::fickle::Fickle;
+use super::collector::TOPICS;
+pub(crate) use super::role::{EndsBy, Role};
 use crate::wire::{self, Hello};
 
 /// Messages of a publisher that are not acknowledged, at most.
@@ -22,54 +24,6 @@ pub(crate) const CLEARS_EVERY: u32 = 3;
 
 /// What topics begin with whose messages expire after a second.
 const BRIEF: &str = "e/";
-
-/// What an actor is there for.
-#[derive(Clone, Debug)]
-pub(crate) enum Role {
-    /// Publishes numbers from 0 on to a topic of its own; what is retained there it may clear now and then.
-    Publisher { topic: String, qos: QoS, retain: bool, clears: bool },
-    /// Notes what it gets.
-    Subscriber { filter: &'static str, qos: QoS },
-    /// A subscriber that ends its session now and then, and begins another.
-    Deserter { filter: &'static str, qos: QoS, by: EndsBy },
-    /// A subscriber that unsubscribes now and then, and subscribes again at once.
-    Leaver { filter: &'static str, qos: QoS },
-    /// A subscriber that is away most of the time, to messages that expire.
-    Sleeper { filter: &'static str, qos: QoS },
-    /// Resumes its session or begins one that ends with the connection, by chance.
-    Beginner,
-    /// A subscriber whose sessions end with their connections: nothing is stored for it.
-    Watcher { filter: &'static str, qos: QoS },
-    /// Leaves Wills.
-    Dying(Dying),
-    /// Subscribes and unsubscribes.
-    Fickle(Fickle),
-}
-
-impl Role {
-    /// What it subscribes to, all the time.
-    pub(crate) fn filter(&self) -> Option<(&'static str, QoS)> {
-        match *self {
-            Self::Subscriber { filter, qos }
-            | Self::Deserter { filter, qos, .. }
-            | Self::Leaver { filter, qos }
-            | Self::Sleeper { filter, qos }
-            | Self::Watcher { filter, qos } => Some((filter, qos)),
-            Self::Publisher { .. } | Self::Beginner | Self::Dying(_) | Self::Fickle(_) => None,
-        }
-    }
-}
-
-/// How a deserter's session ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EndsBy {
-    /// DISCONNECT says so.
-    Disconnect,
-    /// CONNECT begins another one.
-    CleanStart,
-    /// It lasts for a second without a connection.
-    Expiry,
-}
 
 /// The state of a message that is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +68,8 @@ pub(crate) struct Actor {
     pub(crate) acknowledged: BTreeSet<u32>,
     /// The broker may say that it cannot store something, or has no room for it.
     pub(crate) may_be_refused: bool,
+    /// The broker has been told to stop, and lets nobody in.
+    pub(crate) broker_stops: bool,
     /// What it publishes may find a full queue. In 3.x its connection is closed then, and it repeats what came
     /// before others that it had sent by then.
     pub(crate) may_be_full: bool,
@@ -153,6 +109,7 @@ impl Actor {
             sent: Rc::default(),
             acknowledged: BTreeSet::new(),
             may_be_refused: false,
+            broker_stops: false,
             may_be_full: false,
             may_be_dropped: false,
             refused: BTreeSet::new(),
@@ -183,6 +140,8 @@ impl Actor {
         // A CONNACK that did not come may have told a deserter that what it has half done is nothing any more.
         let ready = match &self.role {
             Role::Fickle(fickle) => fickle.is_answered,
+            Role::Collector(collector) => collector.is_answered,
+            Role::Founder { count } => self.sent.get() == *count,
             _ => self.subscribed || !self.subscribes(),
         };
         self.admitted
@@ -229,6 +188,13 @@ impl Actor {
         if self.admitted && !draining {
             self.act(rng);
         }
+        if let Role::Founder { count } = self.role
+            && self.admitted
+            && self.sent.get() < count
+            && self.open.len() < usize::from(OUTSTANDING)
+        {
+            self.begin_message();
+        }
         while !self.owed.is_empty() && (draining || rng.u8(0..4) > 0) {
             let (kind, id) = self.owed.remove(0);
             encode_ack(self.version, kind, id, ReasonCode::Success, &mut self.out);
@@ -236,6 +202,22 @@ impl Actor {
         if let Ok(sent) = world.client_send(net, &self.out) {
             self.out.drain(..sent);
         }
+        self.listen(world, net)?;
+        let patience = match self.role {
+            Role::Beginner => 2,
+            Role::Dying(_) => 5,
+            _ if self.is_lazy => 10,
+            _ => 400,
+        };
+        let leaves = !draining && self.admitted && rng.u16(0..patience) == 0;
+        if world.client_end(net).is_some() || leaves {
+            self.forget(world, net);
+        }
+        Ok(())
+    }
+
+    /// Handles what has come.
+    fn listen(&mut self, world: &World, net: ClientId) -> Result<(), String> {
         world.client_recv(net, &mut self.input);
         let mut input = std::mem::take(&mut self.input);
         let mut at = 0;
@@ -248,16 +230,6 @@ impl Actor {
         }
         input.drain(..at);
         self.input = input;
-        let patience = match self.role {
-            Role::Beginner => 2,
-            Role::Dying(_) => 5,
-            _ if self.is_lazy => 10,
-            _ => 400,
-        };
-        let leaves = !draining && self.admitted && rng.u16(0..patience) == 0;
-        if world.client_end(net).is_some() || leaves {
-            self.forget(world, net);
-        }
         Ok(())
     }
 
@@ -281,12 +253,20 @@ impl Actor {
         }
     }
 
-    /// The broker's machine has stopped.
-    pub(crate) fn broker_is_gone(&mut self, world: &World) {
-        self.is_uncertain = false;
-        if let Role::Dying(dying) = &mut self.role {
-            dying.broker_is_gone(world.now());
+    /// The broker has ended, and with it this world: the next one begins at time 0. What was on its way from the
+    /// broker comes, or does not.
+    pub(crate) fn broker_is_gone(&mut self, world: &World, hears: bool) -> Result<(), String> {
+        if let Some(net) = self.net {
+            if hears {
+                self.listen(world, net)?;
+            }
+            self.forget(world, net);
         }
+        (self.is_uncertain, self.broker_stops) = (false, false);
+        if let Role::Dying(dying) = &mut self.role {
+            dying.broker_is_gone(Time(0));
+        }
+        Ok(())
     }
 
     /// Ends its connection, if it has one.
@@ -345,6 +325,9 @@ impl Actor {
             Role::Publisher { .. } if self.version == Version::V31 && rng.u8(0..8) == 0 => {
                 self.say_again(rng);
             }
+            Role::Collector(collector) if rng.u8(0..20) == 0 => {
+                collector.ask(self.version, rng.bool(), &mut self.out);
+            }
             Role::Fickle(fickle) if fickle.is_answered && rng.u8(0..6) == 0 => {
                 fickle.turn(self.version, &mut self.out);
             }
@@ -399,6 +382,12 @@ impl Actor {
     }
 
     fn publish(&mut self, number: u32, id: PacketId, dup: bool) {
+        if let Role::Founder { .. } = self.role {
+            let (topic, text) = (format!("{TOPICS}{number}"), number.to_string());
+            let (flags, more) = ((QoS::ExactlyOnce, dup, true), (Some(id), None));
+            let content = (&*topic, text.as_bytes());
+            return wire::put_publish(self.version, content, flags, more, &mut self.out);
+        }
         let Role::Publisher { topic, qos, retain, clears } = &self.role else { return };
         let is_empty = *clears && (number + 1).is_multiple_of(CLEARS_EVERY);
         let text = if is_empty { String::new() } else { number.to_string() };
@@ -417,7 +406,8 @@ impl Actor {
             Packet::ConnAck(connack) => {
                 self.is_answered = true;
                 // Its connection is closed then.
-                if self.may_be_refused && connack.reason == ReasonCode::ServerUnavailable {
+                let may_be_refused = self.may_be_refused || self.broker_stops;
+                if may_be_refused && connack.reason == ReasonCode::ServerUnavailable {
                     return Ok(());
                 }
                 if connack.reason != ReasonCode::Success {
@@ -426,6 +416,9 @@ impl Actor {
                 self.admit(connack.session_present)
             }
             Packet::SubAck(suback) => {
+                if let Role::Collector(collector) = &mut self.role {
+                    collector.answered(suback.packet_id);
+                }
                 // 3.1 has no failure: it is told QoS 0.
                 let is_one = |reason: &u8| (1..3).contains(reason);
                 self.subscribed(suback.reasons.iter().all(is_one))
@@ -480,6 +473,11 @@ impl Actor {
         }
         let number = std::str::from_utf8(publish.payload).ok().and_then(|text| text.parse().ok());
         let number = number.ok_or("no number")?;
+        if let Role::Collector(collector) = &mut self.role {
+            let identifiers: Vec<_> =
+                publish.properties.identifiers().map(NonZeroU32::get).collect();
+            return collector.take(&identifiers, number);
+        }
         if let Role::Fickle(fickle) = &self.role
             && !fickle.may_get(number)
         {
@@ -518,6 +516,9 @@ impl Actor {
         match &mut self.role {
             Role::Dying(dying) => dying.admitted(self.clean),
             Role::Fickle(fickle) => fickle.ask(self.version, &mut self.out),
+            Role::Collector(collector) if !collector.is_answered => {
+                collector.ask(self.version, false, &mut self.out);
+            }
             _ if !self.subscribed => self.subscribe(),
             _ => {}
         }

@@ -1,11 +1,9 @@
 //! A broker with a store in memory that forgets what was not synced.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use fastrand::Rng;
 use sluice::hooks::{Commit, Hooks, Store, StoreError, Table, Write};
-use sluice::net::Driver;
 use sluice::net::sim::{SimDriver, World};
 use sluice::shard::{Settings, Shard, Shared, Stored};
 use sluice::store::{
@@ -26,12 +24,14 @@ pub(crate) enum Confirms {
 pub(crate) struct Disk {
     memory: Memory,
     log: Option<(MemorySegments, u64)>,
+    /// The broker has come to a good end: nobody is connected, for all that is stored.
+    is_closed: bool,
 }
 
 impl Disk {
     pub(crate) fn new(rng: &mut Rng) -> Self {
         let log = rng.bool().then(|| (MemorySegments::default(), rng.u64(200..20_000)));
-        Self { memory: Memory::default(), log }
+        Self { memory: Memory::default(), log, is_closed: false }
     }
 
     fn open(&self) -> Result<Box<dyn Store>, StoreError> {
@@ -64,7 +64,8 @@ impl Disk {
     fn crashed(&self, rng: &mut Rng) -> Self {
         let crashed =
             |(segments, bytes): &(MemorySegments, u64)| (segments.crashed(|| rng.bool()), *bytes);
-        Self { memory: self.memory.crashed(), log: self.log.as_ref().map(crashed) }
+        let (memory, log) = (self.memory.crashed(), self.log.as_ref().map(crashed));
+        Self { memory, log, is_closed: false }
     }
 }
 
@@ -111,28 +112,26 @@ impl Store for Records {
 pub(crate) struct Broker {
     world: World,
     disk: Disk,
+    shared: Arc<Shared>,
     shards: Vec<Shard<SimDriver>>,
     writer: Writer,
     awake: Vec<bool>,
+    stopped: Vec<bool>,
     /// Messages that it found for somebody, expired or not.
     found: u64,
 }
 
 impl Broker {
-    /// Starts with what is on the disk.
+    /// Starts with what is on the disk, by the time of day of the world's time 0.
     pub(crate) fn start(
         world: &World,
+        epoch: Epoch,
         disk: Disk,
         confirms: Confirms,
         settings: &Settings,
-        shards: u8,
-        seed: u64,
+        (shards, seed): (u8, u64),
     ) -> Self {
         let drivers: Vec<_> = (0..shards).map(|_| world.add_driver()).collect();
-        let since_1970 = drivers.first().map_or(SystemTime::UNIX_EPOCH, Driver::wall_clock);
-        let since_1970 = since_1970.duration_since(SystemTime::UNIX_EPOCH).expect("later");
-        let since_1970 = u64::try_from(since_1970.as_millis()).expect("not so late");
-        let epoch = Epoch { unix_ms: since_1970 - world.now().0 };
         let opened = disk.clone();
         let open = Box::new(move || {
             Ok(Box::new(Records { store: opened.open()?, confirms }) as Box<dyn Store>)
@@ -146,10 +145,13 @@ impl Broker {
             session.kept.len() as u64 + u64::from(session.paged.messages + session.expired)
         };
         let found = recovered.sessions.iter().map(waiting).sum();
+        let mut connected = recovered.sessions.iter().map(|session| &session.record);
+        let connected = connected.find(|record| record.disconnected_at.is_none());
+        assert!(!disk.is_closed || connected.is_none(), "connected: {connected:?}");
         let shared = Arc::new(Shared::new(settings.clone(), Hooks::default(), drivers.len(), seed));
         let shards = Shard::assemble_stored(drivers, &shared, Stored { links, recovered });
-        let awake = vec![true; shards.len()];
-        Self { world: world.clone(), disk, shards, writer, awake, found }
+        let (awake, stopped) = (vec![true; shards.len()], vec![false; shards.len()]);
+        Self { world: world.clone(), disk, shared, shards, writer, awake, stopped, found }
     }
 
     /// The machine stops: gives what it finds when it starts again.
@@ -160,6 +162,27 @@ impl Broker {
         drop((shards, writer));
         world.crash();
         left
+    }
+
+    /// It is told to stop.
+    pub(crate) fn begin_stop(&self) {
+        self.shared.stop();
+        self.shards.iter().for_each(|shard| shard.bell().ring());
+    }
+
+    /// Whether all of its shards have.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.stopped.iter().all(|stopped| *stopped)
+    }
+
+    /// All of its shards have stopped: writes what is left to be written, and gives what the next one finds.
+    pub(crate) fn close(self, rng: &mut Rng) -> Disk {
+        let Self { world, disk, shards, mut writer, .. } = self;
+        drop(shards);
+        while writer.step() {}
+        drop(writer);
+        world.crash();
+        Disk { is_closed: true, ..disk.crashed(rng) }
     }
 
     /// Nothing can be written any more.
@@ -199,13 +222,15 @@ impl Broker {
     }
 
     pub(crate) fn ready(&self) -> Vec<usize> {
-        let is_ready = |shard: &usize| self.awake[*shard] || self.world.is_ready(*shard);
+        let is_ready = |shard: &usize| {
+            !self.stopped[*shard] && (self.awake[*shard] || self.world.is_ready(*shard))
+        };
         (0..self.shards.len()).filter(is_ready).collect()
     }
 
     pub(crate) fn turn(&mut self, shard: usize) {
         let this = &mut self.shards[shard];
-        assert!(this.turn(true).expect("a simulated driver does not fail"), "nobody stopped it");
+        self.stopped[shard] = !this.turn(true).expect("a simulated driver does not fail");
         self.awake[shard] = this.rest().is_zero();
     }
 

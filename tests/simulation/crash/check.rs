@@ -64,7 +64,15 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
                 refused: actor.refused.clone(),
                 is_ordered: overtaken(actor).is_none(),
             }),
-            Role::Beginner | Role::Watcher { .. } => {}
+            Role::Beginner | Role::Watcher { .. } | Role::Founder { .. } => {}
+            Role::Collector(collector) => {
+                let all = actors.iter().find_map(|actor| match actor.role {
+                    Role::Founder { count } => Some(count),
+                    _ => None,
+                });
+                let checked = collector.check(all.unwrap_or(0));
+                checked.map_err(|why| format!("{}: {why}", actor.name))?;
+            }
             Role::Dying(dying) => history.published.push(wills(actor, dying)),
             Role::Fickle(fickle) => steadiness(actor, fickle, actors)?,
             Role::Sleeper { .. } => check_sleeper(actor, actors)?,
@@ -100,9 +108,13 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
     if verdict.is_right() { Ok(()) } else { Err(verdict.to_string()) }
 }
 
-/// What is published at QoS 2 comes once to a group that may lose it.
+/// What is published at QoS 2 comes once to a group that may lose it. Not counted is what a member had whose session
+/// ended with the broker: that its publisher may repeat, and it is new to those who are there then.
 fn once_between_them(actors: &[Actor]) -> Result<(), String> {
-    let is_member = |actor: &&Actor| actor.role.filter().is_some_and(|(of, _)| of == LOSING);
+    let is_member = |actor: &&Actor| {
+        let is_of_it = actor.role.filter().is_some_and(|(of, _)| of == LOSING);
+        is_of_it && !matches!(actor.role, Role::Watcher { .. })
+    };
     let mut seen = BTreeSet::new();
     for actor in actors.iter().filter(is_member) {
         for (topic, number) in

@@ -8,8 +8,8 @@ use super::actor::{Actor, EndsBy, Role};
 /// A group that loses what was being sent at QoS 2 when a session ended [MQTT-4.8.2-4].
 pub(super) const LOSING: &str = "$share/d/#";
 
-/// Those who publish, those who get all of it, and groups of which one member stays.
-pub(super) fn cast(rng: &mut Rng) -> Vec<Actor> {
+/// Those who publish, those who get all of it, and groups of which one member stays; the store may fail.
+pub(super) fn cast(rng: &mut Rng, fails: bool) -> Vec<Actor> {
     use QoS::{AtLeastOnce as One, ExactlyOnce as Two};
     const OFFERED: [(&str, QoS); 6] =
         [("m/1", One), ("m/2", Two), ("m/3", Two), ("m/4", Two), ("e/1", One), ("e/2", Two)];
@@ -45,6 +45,10 @@ pub(super) fn cast(rng: &mut Rng) -> Vec<Actor> {
     add("goes d", Version::V5, forgetful(EndsBy::Disconnect));
     add("ends d", Version::V5, forgetful(EndsBy::CleanStart));
     add("expires d", Version::V5, forgetful(EndsBy::Expiry));
+    if !fails {
+        // What is refused, because others cannot store it, comes to who stores nothing all the same.
+        add("visits d", Version::V5, Role::Watcher { filter: LOSING, qos: Two });
+    }
     cast
 }
 

@@ -1,17 +1,20 @@
-//! The machine stops at any moment and starts again with what was synced: what was acknowledged is
-//! there, and nothing of QoS 2 comes twice.
+//! The machine stops at any moment, or the broker when it is told to, and starts again with what was synced:
+//! what was acknowledged is there, and nothing of QoS 2 comes twice.
 //!
 //! `CRASH_SEEDS=5000` plays that many seeds, from `SIM_FROM` or a random one on; `CRASH_SEED=42` plays
 //! one and writes what happens to stderr. `FULL_SEEDS` and `FULL_SEED` do so with queues that are soon full,
 //! `DROP_SEEDS` and `DROP_SEED` with some that lose their oldest then, `MEMBER_SEEDS` and `MEMBER_SEED` with shared
-//! groups whose members come and go.
+//! groups whose members come and go, `COLLECT_SEEDS` and `COLLECT_SEED` with clients that subscribe to what is retained.
 
 mod actor;
 mod broker;
 mod check;
+mod collector;
 mod dying;
 mod fickle;
+mod lives;
 mod members;
+mod role;
 mod scene;
 
 use sluice::mqtt::Version;
@@ -24,6 +27,8 @@ const FULL: Seeds = Seeds { plain: 60, many: "FULL_SEEDS", one: "FULL_SEED", tes
 const MEMBERS: Seeds =
     Seeds { plain: 60, many: "MEMBER_SEEDS", one: "MEMBER_SEED", test: "members" };
 const DROPS: Seeds = Seeds { plain: 60, many: "DROP_SEEDS", one: "DROP_SEED", test: "dropped" };
+const COLLECTS: Seeds =
+    Seeds { plain: 40, many: "COLLECT_SEEDS", one: "COLLECT_SEED", test: "retained" };
 /// Seeds with a store that confirms too early, at most.
 const SEEDS_TOO_EARLY: u64 = 30;
 
@@ -74,6 +79,17 @@ fn what_was_dropped_is_not_delivered_late() {
         return;
     }
     DROPS.play("messages received", play);
+}
+
+/// Who subscribes gets what is retained, all of it and once, however often the machine stops in between.
+#[test]
+fn what_is_retained_comes_once_for_each_subscription() {
+    let play = |seed| caught(|| scene::play_collecting(seed, variable(COLLECTS.one).is_some()));
+    if let Some(seed) = variable(COLLECTS.one) {
+        assert_eq!(play(seed).err(), None);
+        return;
+    }
+    COLLECTS.play("messages received", play);
 }
 
 /// What says of each commit that it is on disk one commit too early is found out: the other test can

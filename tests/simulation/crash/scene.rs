@@ -12,12 +12,16 @@ use sluice::shard::{OverflowOffline, OverflowOnline, Settings};
 use super::actor::{Actor, EndsBy, OUTSTANDING, Role};
 use super::broker::{Broker, Confirms, Disk};
 use super::check;
+use super::collector::Collector;
 use super::dying::Dying;
 use super::fickle::{self, Fickle};
 use super::members;
 
+/// The time of day at the beginning, in milliseconds.
+const SINCE_1970: u64 = 1_700_000_000_000;
+
 /// Steps in which everything has to end well, once nothing goes wrong any more.
-const DRAIN_STEPS: u32 = 200_000;
+pub(super) const DRAIN_STEPS: u32 = 200_000;
 
 /// Rounds without anything to do after which nothing more will come.
 const QUIET_ROUNDS: u32 = 200;
@@ -27,33 +31,41 @@ const EXPIRING_STEPS: u32 = 400;
 const EXPIRY: Duration = Duration::from_secs(6);
 
 pub(super) struct Scene {
-    world: World,
-    settings: Settings,
-    broker: Option<Broker>,
-    rng: Rng,
-    seed: u64,
-    confirms: Confirms,
+    pub(super) world: World,
+    pub(super) options: SimOptions,
+    /// Milliseconds since 1970 at the world's time 0.
+    pub(super) since_1970: u64,
+    pub(super) settings: Settings,
+    pub(super) broker: Option<Broker>,
+    pub(super) rng: Rng,
+    pub(super) seed: u64,
+    pub(super) confirms: Confirms,
     /// Of the moments in which the store could commit, it does in one of so many.
     commits_in: u8,
     /// A shard that has one turn where others have fifty.
-    slow: Option<usize>,
+    pub(super) slow: Option<usize>,
     /// Now and then nothing can be written, and then it can again; and whether that is so now.
     fails: bool,
-    failing: bool,
+    pub(super) failing: bool,
     /// Milliseconds that may pass at once.
     pace: u64,
+    /// Milliseconds that may pass between two lives.
+    pub(super) pause: u64,
+    /// The settings are others in each life.
+    pub(super) changes: bool,
     /// How long it goes on, and how often the machine crashes.
     steps: Range<usize>,
     crashes: Range<usize>,
     /// Steps until it does so once more.
     crashes_after: Option<u32>,
-    verbose: bool,
+    pub(super) verbose: bool,
 }
 
 /// Plays a seed; gives how many messages were received.
 pub(super) fn play(seed: u64, confirms: Confirms, verbose: bool) -> Result<u64, String> {
     let mut scene = Scene::new(seed, confirms, verbose);
     scene.settings.session.max_queued_messages = u32::MAX;
+    scene.changes = scene.rng.bool();
     let mut actors = cast();
     scene.go(&mut actors)?;
     // Who has been told to be subscribed, or not to be, is so.
@@ -89,7 +101,7 @@ pub(super) fn play_members(seed: u64, verbose: bool) -> Result<u64, String> {
     settings.in_memory.messages = scene.rng.u32(0..4);
     (scene.steps, scene.crashes) = (4_000..20_000, 1..30);
     scene.pace = *scene.rng.choice(&[20, 200, 1000]).expect("some");
-    let mut actors = members::cast(&mut scene.rng);
+    let mut actors = members::cast(&mut scene.rng, scene.fails);
     scene.go(&mut actors)?;
     let nobody = Actor::new("nobody", Version::V5, Role::Beginner);
     check::check(&actors, &nobody)?;
@@ -117,6 +129,30 @@ pub(super) fn play_dropping(seed: u64, verbose: bool) -> Result<u64, String> {
     let nobody = Actor::new("nobody", Version::V5, Role::Beginner);
     check::check(&actors, &nobody)?;
     Ok(received(&actors))
+}
+
+/// Plays a seed in which clients subscribe to what is retained; gives how many subscriptions had all of it.
+pub(super) fn play_collecting(seed: u64, verbose: bool) -> Result<u64, String> {
+    let mut scene = Scene::new(seed, Confirms::Truly, verbose);
+    scene.fails = false;
+    scene.changes = true;
+    scene.settings.session.max_queued_messages =
+        if scene.rng.bool() { scene.rng.u32(1..20) } else { u32::MAX };
+    let founder = Role::Founder { count: scene.rng.u32(0..150) };
+    let mut actors = vec![Actor::new("founder", Version::V5, founder)];
+    for name in ["collects a", "collects b", "collects c"] {
+        let collector = Actor::new(name, Version::V5, Role::Collector(Collector::new()));
+        actors.push(if scene.rng.bool() { collector.lazy() } else { collector });
+    }
+    // All is there before anybody comes.
+    let disk = Disk::new(&mut scene.rng);
+    scene.restart(disk);
+    scene.until_settled(&mut actors[0])?;
+    let disk = scene.stop(&mut actors)?;
+    scene.go_on(disk, &mut actors)?;
+    let nobody = Actor::new("nobody", Version::V5, Role::Beginner);
+    check::check(&actors, &nobody)?;
+    Ok(actors.iter().map(|actor| actor.role.collected()).sum())
 }
 
 fn received(actors: &[Actor]) -> u64 {
@@ -157,9 +193,10 @@ impl Scene {
             1 => Faults::default(),
             _ => Faults { reset: 0.005, ..Faults::default() },
         };
-        let world = World::new(seed, SimOptions { faults, ..SimOptions::default() });
+        let options = SimOptions { faults, ..SimOptions::default() };
         let mut settings = sluice::server::settings(&sluice::Config::default());
         settings.sys_interval = Duration::ZERO;
+        settings.shutdown_timeout = Duration::from_secs(3600);
         if rng.bool() {
             settings.session.max_inflight = rng.u16(1..5);
             settings.receive_maximum = NonZeroU16::new(100).expect("not 0");
@@ -176,8 +213,11 @@ impl Scene {
         // With a slow disk an answer that does not wait for it is there long before.
         let commits_in = if rng.bool() { 1 } else { 30 };
         let fails = rng.u8(0..3) == 0;
+        let pause = if rng.bool() { 1 } else { 3_000 };
         Self {
-            world,
+            world: World::new(seed, options),
+            options,
+            since_1970: SINCE_1970,
             settings,
             broker: None,
             rng,
@@ -188,6 +228,8 @@ impl Scene {
             fails,
             failing: false,
             pace: 20,
+            pause,
+            changes: false,
             steps: 500..4_000,
             crashes: 1..6,
             crashes_after: None,
@@ -199,6 +241,11 @@ impl Scene {
     fn go(&mut self, actors: &mut [Actor]) -> Result<(), String> {
         actors.iter_mut().for_each(|actor| actor.may_be_refused |= self.fails);
         let disk = Disk::new(&mut self.rng);
+        self.go_on(disk, actors)
+    }
+
+    /// The same, with what is on a disk.
+    fn go_on(&mut self, disk: Disk, actors: &mut [Actor]) -> Result<(), String> {
         self.restart(disk);
         for actor in actors.iter_mut().filter(|actor| actor.subscribes()) {
             self.until_settled(actor)?;
@@ -207,7 +254,7 @@ impl Scene {
         let crashes = self.rng.usize(self.crashes.clone());
         for _ in 0..steps {
             if self.rng.usize(0..steps) < crashes || self.crashes_after == Some(0) {
-                self.crash(actors);
+                self.end_a_life(actors)?;
                 // It may not come to much in between.
                 self.crashes_after = self.rng.bool().then(|| self.rng.u32(0..200));
             } else {
@@ -216,10 +263,11 @@ impl Scene {
             self.fail_or_mend(actors);
             self.step(actors, false)?;
         }
+        self.options.faults = Faults::NONE;
         self.world.heal();
         self.mend();
         self.drain(actors)?;
-        self.crash(actors);
+        self.crash(actors)?;
         self.drain(actors)
     }
 }
@@ -293,35 +341,8 @@ fn cast() -> Vec<Actor> {
 }
 
 impl Scene {
-    fn restart(&mut self, disk: Disk) {
-        let shards = self.rng.u8(1..=4);
-        self.slow = self.rng.bool().then(|| self.rng.usize(0..4));
-        self.start(disk, shards);
-    }
-
-    fn start(&mut self, disk: Disk, shards: u8) {
-        let seed = self.seed ^ self.rng.u64(..);
-        let Self { world, settings, confirms, .. } = self;
-        self.broker = Some(Broker::start(world, disk, *confirms, settings, shards, seed));
-    }
-
-    fn crash(&mut self, actors: &mut [Actor]) {
-        let disk = self.stop(actors);
-        self.restart(disk);
-    }
-
-    fn stop(&mut self, actors: &mut [Actor]) -> Disk {
-        if self.verbose {
-            eprintln!("{:>8} crash", self.world.now().0);
-        }
-        let disk = self.broker.take().expect("it runs").crash(&mut self.rng);
-        self.failing = false;
-        actors.iter_mut().for_each(|actor| actor.broker_is_gone(&self.world));
-        disk
-    }
-
     /// One thing happens.
-    fn step(&mut self, actors: &mut [Actor], draining: bool) -> Result<(), String> {
+    pub(super) fn step(&mut self, actors: &mut [Actor], draining: bool) -> Result<(), String> {
         let Self { world, broker, rng, commits_in, slow, pace, .. } = self;
         let broker = broker.as_mut().expect("it runs");
         match rng.u8(0..12) {
@@ -429,7 +450,7 @@ impl Scene {
         }
         self.drain(publishers)?;
         self.pass(EXPIRY);
-        self.crash(actors);
+        self.crash(actors)?;
         match self.broker.as_ref().expect("it runs").found() {
             0 => Ok(()),
             left => Err(format!("{left} messages are left that have expired")),
@@ -467,7 +488,7 @@ pub(super) fn end_by_a_clean_start(version: Version) -> Result<(), String> {
     let mut actor = Actor::new("begins", version, Role::Beginner);
     scene.until_begun(&mut actor, false)?;
     scene.until_begun(&mut actor, true)?;
-    scene.crash(std::slice::from_mut(&mut actor));
+    scene.crash(std::slice::from_mut(&mut actor))?;
     scene.until_begun(&mut actor, false)
 }
 
@@ -488,7 +509,7 @@ pub(super) fn end_by_a_clean_start_that_nobody_waits_for(version: Version) -> Re
         }
     }
     scene.until_begun(&mut actor, true)?;
-    scene.crash(std::slice::from_mut(&mut actor));
+    scene.crash(std::slice::from_mut(&mut actor))?;
     scene.until_begun(&mut actor, false)
 }
 
@@ -507,7 +528,7 @@ pub(super) fn reach_all_from_the_first_turn_on() -> Result<(), String> {
     for actor in &mut actors {
         scene.until_settled(actor)?;
     }
-    let disk = scene.stop(&mut actors);
+    let disk = scene.stop(&mut actors)?;
     scene.start(disk, SHARDS);
     scene.drain(&mut actors)?;
     let mut subscribers = actors.iter().filter(|actor| actor.subscribes());
@@ -540,7 +561,7 @@ pub(super) fn refuse_and_stop(steps: u32, subscriber: &str) -> Result<(), String
         scene.step(std::slice::from_mut(&mut publisher), true)?;
     }
     let mut actors = [publisher, subscriber];
-    let disk = scene.stop(&mut actors);
+    let disk = scene.stop(&mut actors)?;
     scene.start(disk, SHARDS);
     scene.drain(&mut actors)?;
     match actors[1].received.get("t/1").map(Vec::as_slice) {
@@ -551,11 +572,13 @@ pub(super) fn refuse_and_stop(steps: u32, subscriber: &str) -> Result<(), String
 
 /// Nobody is there, and nothing goes wrong.
 fn calm(change: impl FnOnce(&mut Settings)) -> Scene {
-    let world = World::new(1, SimOptions { faults: Faults::NONE, ..SimOptions::default() });
+    let options = SimOptions { faults: Faults::NONE, ..SimOptions::default() };
     let mut settings = sluice::server::settings(&sluice::Config::default());
     change(&mut settings);
     Scene {
-        world,
+        world: World::new(1, options),
+        options,
+        since_1970: SINCE_1970,
         settings,
         broker: None,
         rng: Rng::with_seed(1),
@@ -566,6 +589,8 @@ fn calm(change: impl FnOnce(&mut Settings)) -> Scene {
         fails: false,
         failing: false,
         pace: 20,
+        pause: 1,
+        changes: false,
         steps: 500..4_000,
         crashes: 1..6,
         crashes_after: None,
