@@ -512,6 +512,7 @@ impl Writer {
             Ok(()) => {
                 if self.state.failing.swap(false, Ordering::Relaxed) {
                     tracing::warn!("the store works again");
+                    self.staging.shrink();
                 }
                 self.publish();
             }
@@ -594,3 +595,6 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
