@@ -311,7 +311,8 @@ pub struct Queue {
     /// much the client is not read until it reads.
     pub qos0_backlog_bytes: u64,
     /// Whether QoS 0 messages, too, wait for a session that is not connected (default false: they
-    /// are not for it).
+    /// are not for it). They do so in memory only: the end of the broker is theirs, and a stored session takes
+    /// none when [as much](Self::in_memory) waits as may be in memory.
     pub store_qos0_offline: bool,
 }
 

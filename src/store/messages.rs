@@ -118,6 +118,15 @@ impl Messages {
         (!is_new).then_some(number)
     }
 
+    /// Gives back the memory for more than there are.
+    pub(super) fn shrink(&mut self) {
+        self.by_address.shrink_to_fit();
+        self.new.shrink_to_fit();
+        self.addresses.shrink_to_fit();
+        self.counts.shrink_to_fit();
+        self.unheld.shrink_to_fit();
+    }
+
     /// Looks at some of those that may be in the store only, all of them in turn.
     pub(super) fn forget_unheld(&mut self) {
         let most = LOOKED_AT + 2 * std::mem::take(&mut self.new_unheld);

@@ -14,9 +14,6 @@ use crate::hooks::{Table, Write};
 use crate::mqtt::PacketId;
 use crate::session::{Change, QueuedRecord, SessionNumber};
 
-/// Memory for so many records is kept when there are fewer: while a store fails there are far more.
-const RECORDS_KEPT: usize = 1 << 17;
-
 #[derive(Debug)]
 struct Staged {
     value: Option<Vec<u8>>,
@@ -71,6 +68,20 @@ impl Staging {
     pub(super) fn clear(&mut self) {
         self.places.clear();
         self.messages.take_new(|number, _| debug_assert!(false, "{number} has no place"));
+    }
+
+    /// Gives back the memory for what was there. While a store fails that is far more than else.
+    pub(super) fn shrink(&mut self) {
+        self.places.shrink_to_fit();
+        self.by_place.shrink_to_fit();
+        self.writes.shrink_to_fit();
+        self.messages.shrink();
+    }
+
+    /// For how many records there is memory.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> usize {
+        self.places.capacity() + self.by_place.capacity() + self.writes.capacity()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -222,9 +233,6 @@ impl Staging {
             let Staged { value, fresh } = staged;
             Write { table, key, value, fresh }
         }));
-        self.places.shrink_to(RECORDS_KEPT);
-        self.by_place.shrink_to(RECORDS_KEPT);
-        self.writes.shrink_to(RECORDS_KEPT);
         writes
     }
 
@@ -293,27 +301,5 @@ impl Staging {
             Entry::Occupied(mut entry) => entry.get_mut().value = None,
             Entry::Vacant(entry) => _ = entry.insert(Staged { value: None, fresh: false }),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// It would stay as large as it was for as long as the process lives.
-    #[test]
-    fn what_a_store_that_failed_left_takes_no_memory_when_it_works() {
-        let mut staging = Staging::new(Epoch::default(), Messages::default());
-        let removal = |n: usize| Write {
-            table: Table::Messages,
-            key: n.to_be_bytes().into(),
-            value: None,
-            fresh: false,
-        };
-        staging.put_back((0..2 * RECORDS_KEPT).map(removal).collect());
-        assert_eq!(staging.take().len(), 2 * RECORDS_KEPT);
-        assert!(staging.is_empty());
-        let kept = staging.writes.capacity();
-        assert!(kept < 2 * RECORDS_KEPT, "{kept}");
     }
 }

@@ -514,6 +514,7 @@ impl Writer {
             Ok(()) => {
                 if self.state.failing.swap(false, Ordering::Relaxed) {
                     tracing::warn!("the store works again");
+                    self.staging.shrink();
                 }
                 self.publish();
             }
@@ -597,3 +598,6 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
