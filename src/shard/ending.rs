@@ -5,7 +5,7 @@ use tracing::field::display;
 use crate::mqtt::{DecodeError, Disconnect, Message, Packet, ReasonCode};
 use crate::net::{CloseCause, CloseMode, ConnId};
 use crate::router::SessionKey;
-use crate::session::{Departure, DropCause, Session, Will, WillDue};
+use crate::session::{Departure, DropCause, Session, Unkept, Will, WillDue};
 
 use super::Core;
 use super::connection::State;
@@ -44,10 +44,20 @@ pub(super) enum EndedBy {
 
 impl Ending {
     /// A 3.x client must not be told that its message was kept, and cannot be told that it was not.
-    pub(super) const NOT_KEPT: Self = Self::Refused(
-        ReasonCode::QuotaExceeded,
-        "its message was not kept: queues or retained messages are full, or nothing can be stored",
-    );
+    pub(super) fn not_kept(why: Unkept) -> Self {
+        let detail = match why {
+            Unkept::Full => {
+                "its message was not kept: the queues of all who would get it are full \
+                 (queue.max_messages, max_bytes; overflow.v3_publisher)"
+            }
+            Unkept::NotRetained => {
+                "its message was not kept: there is no room for what it retains \
+                 (retained.max_messages, max_bytes; overflow.v3_publisher)"
+            }
+            Unkept::Unstored => "its message was not kept: the store fails",
+        };
+        Self::Refused(ReasonCode::QuotaExceeded, detail)
+    }
 
     /// What DISCONNECT says, and why; nothing if none is sent.
     fn packet(self) -> Option<(ReasonCode, &'static str)> {

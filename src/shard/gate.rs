@@ -163,10 +163,10 @@ impl<S> Core<S> {
         {
             self.resumed.extend(slot.connection);
         }
-        if verdict == Verdict::Close
+        if let Verdict::Close(why) = verdict
             && let Some(id) = connection
         {
-            self.end(id, Ending::NOT_KEPT);
+            self.end(id, Ending::not_kept(why));
         }
         self.go_on_stored(key);
     }
@@ -195,10 +195,10 @@ impl<S> Core<S> {
             }
             let verdict = slot.session.give_up_storing(since, &self.gate.confirmed);
             self.let_out(key, serial);
-            if verdict == Verdict::Close
+            if let Verdict::Close(why) = verdict
                 && let Some(id) = id
             {
-                self.end(id, Ending::NOT_KEPT);
+                self.end(id, Ending::not_kept(why));
             }
         }
     }

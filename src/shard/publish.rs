@@ -289,8 +289,8 @@ impl<S> Core<S> {
         }
         match verdict {
             Verdict::Continue => Ok(Then::Continue),
-            Verdict::Close => {
-                self.end(reader.id, Ending::NOT_KEPT);
+            Verdict::Close(why) => {
+                self.end(reader.id, Ending::not_kept(why));
                 Ok(Then::Stop)
             }
         }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -403,10 +404,12 @@ pub(super) fn failed(path: &Path) -> impl Fn(io::Error) -> DirectoryError {
     |error| DirectoryError::System { path: path.to_owned(), error }
 }
 
-/// Makes a directory that is not there, with all above it; says whether it did.
+/// Makes a directory that is not there, with all above it, for its user alone: messages are in it. Says whether
+/// it did.
 fn make(path: &Path) -> Result<bool, DirectoryError> {
     let new: Vec<_> = path.ancestors().take_while(|above| !above.exists()).collect();
-    fs::create_dir_all(path).map_err(failed(path))?;
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(path).map_err(failed(path))?;
     for made in &new {
         // Or else the machine could end without it.
         sync_above(made).map_err(failed(path))?;

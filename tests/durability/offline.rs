@@ -178,7 +178,7 @@ fn what_is_missing_is_said() {
 }
 
 /// All files of a directory, and itself.
-fn everything_in(path: &Path) -> Vec<PathBuf> {
+pub(crate) fn everything_in(path: &Path) -> Vec<PathBuf> {
     let mut found = vec![path.to_owned()];
     if path.is_dir() {
         let entries = fs::read_dir(path).expect("a directory");
