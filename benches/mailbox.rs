@@ -9,6 +9,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sluice::net::{Driver, MioDriver};
 use sluice::shard::Bell;
 use sluice::shard::mail::{Mailbox, mailboxes};
+use sluice::timer::Time;
 
 /// As large as what shards send each other.
 type Item = [u64; 8];
@@ -47,7 +48,7 @@ fn mailbox(c: &mut Criterion) {
                     for n in 0..items {
                         a.push(1, 100, black_box([n; 8]));
                     }
-                    a.post(1);
+                    a.post(1, Time(0));
                     b.awake();
                     take_all(&mut b);
                 });
@@ -63,7 +64,7 @@ fn mailbox(c: &mut Criterion) {
             a.push_bytes(1, black_box(&run), |start, end| {
                 [start as u64, end as u64, 0, 0, 0, 0, 0, 0]
             });
-            a.post(1);
+            a.post(1, Time(0));
             take_all(&mut b);
         });
     });
@@ -72,7 +73,7 @@ fn mailbox(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     group.bench_function("a_turn_without_mail", |bencher| {
         bencher.iter(|| {
-            a.post(1);
+            a.post(1, Time(0));
             assert!(black_box(b.may_sleep()));
             b.awake();
         });

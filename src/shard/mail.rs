@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::net::Wake;
+use crate::timer::Time;
 
 /// The most shards of a broker: one bit each in a mask, and one bit is left for the store.
 pub const MAX_SHARDS: u8 = 63;
@@ -27,6 +28,8 @@ pub struct Batch<T> {
     pub from: u8,
     /// The sender's turn, for the confirmation.
     pub turn: u64,
+    /// When that turn began.
+    pub sent_at: Time,
     /// Whether the sender holds something back until the receiver has confirmed this turn.
     pub wants_confirmation: bool,
     /// What it brings, in the order of [`Mailbox::push`].
@@ -47,6 +50,7 @@ impl<T> Batch<T> {
         Self {
             from,
             turn: 0,
+            sent_at: Time(0),
             wants_confirmation: false,
             items: Vec::new(),
             bytes: Vec::new(),
@@ -234,20 +238,22 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// Posts what has been collected, as far as there is room. `turn` is what confirmations will name.
-    pub fn post(&mut self, turn: u64) {
+    /// Posts what has been collected, as far as there is room. `turn` is what confirmations will name, `now`
+    /// when it began.
+    pub fn post(&mut self, turn: u64, now: Time) {
         let mut dirty = std::mem::take(&mut self.dirty) | self.full;
         while dirty != 0 {
             let to = dirty.trailing_zeros() as usize;
             dirty &= dirty - 1;
-            self.post_to(to, turn);
+            self.post_to(to, turn, now);
         }
     }
 
-    fn post_to(&mut self, to: usize, turn: u64) {
+    fn post_to(&mut self, to: usize, turn: u64, now: Time) {
         let (shard, max_bytes) = (self.shard, self.max_bytes);
         let Some(Some(lane)) = self.lanes.get_mut(to) else { return };
         lane.outgoing.turn = turn;
+        lane.outgoing.sent_at = now;
         if lane.state.bytes.load(Ordering::Acquire) >= max_bytes {
             lane.state.sender_waits.store(true, Ordering::SeqCst);
             fence(Ordering::SeqCst);
@@ -326,9 +332,9 @@ mod tests {
         assert!(b.may_sleep());
         a.push(1, 10, 1);
         a.push(1, 10, 2);
-        a.post(7);
+        a.post(7, Time(0));
         a.push(1, 10, 3);
-        a.post(8);
+        a.post(8, Time(0));
         assert_eq!(counts[1].0.load(Ordering::SeqCst), 1, "the second post finds it woken");
         assert!(!b.may_sleep(), "there is mail");
         b.awake();
@@ -342,20 +348,20 @@ mod tests {
     fn a_full_lane_keeps_the_batch_until_there_is_room() {
         let (mut a, mut b, counts) = pair(100);
         a.push(1, 100, 1);
-        a.post(1);
+        a.post(1, Time(0));
         assert_eq!(a.full(), 0);
         a.push(1, 5, 2);
-        a.post(2);
+        a.post(2, Time(0));
         assert_eq!(a.full(), 0b10);
         a.push(1, 5, 3);
-        a.post(3);
+        a.post(3, Time(0));
         assert!(a.may_sleep());
         let first = b.take().expect("the first");
         assert!(b.take().is_none(), "the second was kept");
         b.taken(&first);
         assert_eq!(counts[0].0.load(Ordering::SeqCst), 1, "the sender is told of the room");
         a.awake();
-        a.post(4);
+        a.post(4, Time(0));
         assert_eq!(a.full(), 0);
         let second = b.take().expect("the second");
         assert_eq!((second.turn, &second.items[..]), (4, &[2, 3][..]));
@@ -368,7 +374,7 @@ mod tests {
         assert_eq!(a.full(), 0);
         a.push(1, 50, 2);
         assert_eq!(a.full(), 0b10);
-        a.post(1);
+        a.post(1, Time(0));
         assert_eq!(a.full(), 0, "what it collected is on its way");
         let batch = b.take().expect("a batch");
         assert_eq!((&batch.items[..], batch.weight()), (&[1, 2][..], 108));
@@ -380,7 +386,7 @@ mod tests {
         a.push_bytes(1, b"abc", |start, end| u32::try_from(start * 10 + end).expect("small"));
         a.push_bytes(1, b"de", |start, end| u32::try_from(start * 10 + end).expect("small"));
         a.ask_confirmation(0b10);
-        a.post(1);
+        a.post(1, Time(0));
         let batch = b.take().expect("a batch");
         assert_eq!(batch.bytes, b"abcde");
         assert_eq!(batch.items, [3, 35]);
@@ -422,14 +428,14 @@ mod tests {
         send_box.send(boxes.next().expect("two")).expect("the reader lives");
         for item in 0..ROUNDS {
             writer.push(1, 1, item);
-            writer.post(u64::from(item));
+            writer.post(u64::from(item), Time(0));
             if writer.full() != 0 {
                 std::thread::yield_now();
             }
         }
         while writer.full() != 0 {
             std::thread::yield_now();
-            writer.post(u64::from(ROUNDS));
+            writer.post(u64::from(ROUNDS), Time(0));
         }
         reader.join().expect("all items in order");
     }

@@ -467,6 +467,8 @@ impl<D: Driver> Shard<D> {
     fn take_one_batch(&mut self) -> Option<usize> {
         let batch = self.core.mailbox.take()?;
         self.core.mailbox.taken(&batch);
+        // It may be of a turn that began after this one: what it brings would expire later than it should.
+        self.core.now = self.core.now.max(batch.sent_at);
         let weight = batch.weight();
         self.core.take_batch(&mut self.driver, &self.arena, batch);
         Some(weight)
@@ -478,7 +480,7 @@ impl<D: Driver> Shard<D> {
         self.core.measure_loads();
         flush(&mut self.core, &mut self.driver, &mut self.arena);
         self.core.hand_over();
-        self.core.mailbox.post(self.core.turn);
+        self.core.mailbox.post(self.core.turn, self.core.now);
         self.core.turn += 1;
         self.core.release_lanes();
         self.core.allowance.settle(&self.core.shared.budget);

@@ -68,7 +68,7 @@ impl<D: Driver> Shard<D> {
         }
         // Whoever publishes from the first turn on knows all who are subscribed.
         for shard in shards.iter_mut() {
-            shard.core.mailbox.post(shard.core.turn);
+            shard.core.mailbox.post(shard.core.turn, shard.core.now);
         }
         for shard in shards {
             shard.take_all_mail();

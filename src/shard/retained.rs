@@ -48,6 +48,8 @@ impl<S> Core<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::remote::Publisher;
     use super::super::settings::Settings;
     use super::super::{Shard, Shared, Stored};
@@ -152,5 +154,24 @@ mod tests {
         assert!(!two.publish(0, "one/more", "z") && !two.publish(1, "one/more", "z"));
         let again = Two::start(two.memory.crashed(), 1);
         assert_eq!((again.retained(0), again.retained(1)), (both.to_vec(), both.to_vec()));
+    }
+
+    /// A turn takes in mail of a turn that began after it: no Message Expiry Interval grows by that
+    /// [MQTT-3.3.2-6].
+    #[test]
+    fn nothing_is_taken_in_before_it_was_sent() {
+        let mut two = Two::start(Memory::default(), usize::MAX);
+        let core = &mut two.shards[0].core;
+        core.now = core.now.plus(Duration::from_secs(2));
+        let message = Message::new("a", QoS::AtLeastOnce, true, b"x", &[], Some(60), core.now);
+        core.publish_message(&message, Publisher::NOBODY);
+        core.mailbox.post(core.turn, core.now);
+        two.shards[1].take_mail();
+        let Core { router, now, .. } = &two.shards[1].core;
+        let mut intervals = Vec::new();
+        let _ = router.retained("#", None, 10, *now, |one| {
+            intervals.push(one.message_expiry_interval(*now));
+        });
+        assert_eq!(intervals, [Some(60)]);
     }
 }

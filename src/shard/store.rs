@@ -353,7 +353,7 @@ mod tests {
         writer.step();
         core.take_committed();
         assert_eq!(deferred(core), Some(0));
-        core.mailbox.post(core.turn);
+        core.mailbox.post(core.turn, core.now);
         for shard in &mut shards[1..] {
             let batch = shard.core.mailbox.take().expect("a batch");
             let confirmed = batch.items.iter().map(|item| match item {
