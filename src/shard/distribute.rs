@@ -471,12 +471,7 @@ impl<S> Core<S> {
 
     /// Counts what a session dropped of a message that had met a full queue before; says whether the
     /// session has it, or needs no more of it.
-    pub(super) fn is_kept(
-        &mut self,
-        key: SessionKey,
-        topic: &str,
-        delivered: Delivered,
-    ) -> bool {
+    pub(super) fn is_kept(&mut self, key: SessionKey, topic: &str, delivered: Delivered) -> bool {
         match delivered {
             Delivered::Sent => true,
             Delivered::Queued => {

@@ -54,7 +54,7 @@ impl Ending {
                 "its message was not kept: there is no room for what it retains \
                  (retained.max_messages, max_bytes; overflow.v3_publisher)"
             }
-            Unkept::Unstored => "its message was not kept: the store fails",
+            Unkept::Unstored => "its message was not kept: nothing can be stored now",
         };
         Self::Refused(ReasonCode::QuotaExceeded, detail)
     }
