@@ -166,7 +166,7 @@ impl<S> Core<S> {
         if let Verdict::Close(why) = verdict
             && let Some(id) = connection
         {
-            self.end(id, Ending::not_kept(why));
+            self.end_unkept(id, why, None);
         }
         self.go_on_stored(key);
     }
@@ -198,7 +198,7 @@ impl<S> Core<S> {
             if let Verdict::Close(why) = verdict
                 && let Some(id) = id
             {
-                self.end(id, Ending::not_kept(why));
+                self.end_unkept(id, why, None);
             }
         }
     }

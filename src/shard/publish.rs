@@ -290,7 +290,7 @@ impl<S> Core<S> {
         match verdict {
             Verdict::Continue => Ok(Then::Continue),
             Verdict::Close(why) => {
-                self.end(reader.id, Ending::not_kept(why));
+                self.end_unkept(reader.id, why, Some(reader.route));
                 Ok(Then::Stop)
             }
         }

@@ -25,7 +25,7 @@ fn whose_queue_is_full_and_why_its_publisher_is_closed() {
         publisher.expect_closed();
         let line = broker.wait_to_say(&format!("client_id=\"{id}\""));
         let why = "closed: its message was not kept: the queues of all who would get it are full (";
-        assert!(line.contains(why), "{line}");
+        assert!(line.contains(why) && line.contains("on \"full/y\" last"), "{line}");
     }
     let line = broker.wait_to_say("its queue is full");
     assert!(line.contains("client_id=\"forgotten\" topic=\"full/y\""), "{line}");
