@@ -10,7 +10,6 @@ use crate::session::{STORE, Session, Verdict};
 
 use super::Core;
 use super::connection::State;
-use super::ending::Ending;
 use super::input::Reader;
 
 /// What one client may have in its session's gate before the next packet that would wait there is

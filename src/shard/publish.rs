@@ -11,7 +11,6 @@ use crate::session::{Begin, DropCause, PublishOutcome, STORE, Verdict};
 
 use super::Core;
 use super::distribute::{Parcel, Reach};
-use super::ending::Ending;
 use super::input::{Reader, Source, Then};
 use super::remote::Publisher;
 
