@@ -327,7 +327,7 @@ impl Queue {
         let each = max_bytes / u64::from(*max_messages).max(1);
         (each < Self::FEW_BYTES).then(|| {
             let bytes = show_size(*max_bytes);
-            format!("queue.max_bytes = \"{bytes}\" is {each} bytes for each of queue.max_messages = {max_messages}")
+            format!("queue.max_bytes = {bytes} is {each} bytes for each of queue.max_messages = {max_messages}")
         })
     }
 }
