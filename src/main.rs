@@ -5,6 +5,8 @@ use std::fmt::Arguments;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use rustix::fs::Mode;
+use rustix::process::umask;
 use sluice::Broker;
 use sluice::config::cli::{CommandLine, EXAMPLE, Task};
 use sluice::hooks::Hooks;
@@ -40,18 +42,27 @@ fn main() -> ExitCode {
             Ok(advice) => say(format_args!("{advice}")),
             Err(error) => failure(&error),
         },
-        Ok(Task::Store(tool)) => match tool.run(&mut std::io::stdout().lock()) {
-            Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::FAILURE,
-            Err(error) => failure(&*error),
-        },
+        Ok(Task::Store(tool)) => {
+            keep_to_oneself();
+            match tool.run(&mut std::io::stdout().lock()) {
+                Ok(true) => ExitCode::SUCCESS,
+                Ok(false) => ExitCode::FAILURE,
+                Err(error) => failure(&*error),
+            }
+        }
         Ok(Task::Run(config, asked)) => {
+            keep_to_oneself();
             match sluice::run(*config, Hooks::default(), || asked.config()) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => failure(&error),
             }
         }
     }
+}
+
+/// Has nobody else read what is made from now on: there are messages in it.
+fn keep_to_oneself() {
+    umask(Mode::RWXG | Mode::RWXO);
 }
 
 /// Tells what was done. Who does not listen to the end, like `head`, has heard enough.

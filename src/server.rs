@@ -28,7 +28,7 @@ use crate::config::{self, Bind, Config, ConfigError};
 use crate::hooks::{Hooks, StoreError};
 use crate::net::{MioDriver, SocketFile, TlsAcceptor, TlsError};
 use crate::shard::{Bell, Shard, ShardStats, Shared};
-use crate::store::{DirectoryError, whole};
+use crate::store::{DirectoryError, room, whole};
 
 /// A running broker. Dropped, it stops as by [`Broker::stop`].
 #[derive(Debug)]
@@ -83,7 +83,7 @@ pub enum StartError {
     #[error("{}{}", .0, storage::way_out(.0))]
     Directory(#[from] DirectoryError),
     /// What is in it cannot be read.
-    #[error("cannot open the store in {}: {error}{}", whole(.directory), storage::room(.directory))]
+    #[error("cannot open the store in {}: {error}{}", whole(.directory), room(.directory, &.error.0))]
     Store {
         /// Where.
         directory: PathBuf,
@@ -105,13 +105,14 @@ impl Broker {
     }
 
     /// Reads the files that a configuration names, for passwords, rules and TLS, as a start does, and starts
-    /// nothing. Gives what the log would warn of.
+    /// nothing. Gives what the log would warn of, and limits that may not be meant as they are.
     ///
     /// # Errors
     /// The first that cannot be read or is wrong.
     pub fn check_files(config: &Config) -> Result<Vec<String>, StartError> {
-        let warnings = Access::check(&access_settings(config))?;
+        let mut warnings = Access::check(&access_settings(config))?;
         tls_acceptors(config)?;
+        warnings.extend(config.queue.narrow());
         Ok(warnings)
     }
 

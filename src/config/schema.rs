@@ -11,6 +11,8 @@ mod rates;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::value::show_size;
+
 pub use access::{
     Acl, AclAction, AclDefault, AclEffect, AclGroup, AclRule, Auth, AuthLink, Ban, HttpAuth, Jwt,
     TokenPlace, WithoutAnswer,
@@ -314,6 +316,21 @@ pub struct Queue {
     /// are not for it). They do so in memory only: the end of the broker is theirs, and a stored session takes
     /// none when [as much](Self::in_memory) waits as may be in memory.
     pub store_qos0_offline: bool,
+}
+
+impl Queue {
+    /// Fewer bytes for each message of a queue than most messages have: then its other limit counts for little.
+    const FEW_BYTES: u64 = 256;
+
+    /// What to say if its bytes end long before its messages, which who raises only those may not mean.
+    pub(crate) fn narrow(&self) -> Option<String> {
+        let Self { max_messages, max_bytes, .. } = self;
+        let each = max_bytes / u64::from(*max_messages).max(1);
+        (each < Self::FEW_BYTES).then(|| {
+            let bytes = show_size(*max_bytes);
+            format!("queue.max_bytes = {bytes} is {each} bytes for each of queue.max_messages = {max_messages}")
+        })
+    }
 }
 
 impl Default for Queue {

@@ -4,12 +4,13 @@ use std::error::Error;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 
 use crate::store::offline::{self, AsOwner, DumpError, RestoreError};
-use crate::store::{Directory, Engine, Filling, MISSING};
+use crate::store::{Directory, DirectoryError, Engine, Filling, MISSING};
 
 /// What to do with a data directory.
 #[derive(Clone, Debug, Subcommand)]
@@ -101,9 +102,28 @@ impl StoreTool {
     }
 }
 
+/// A directory that is read, with what to do if it cannot be written to.
+fn existing(dir: &Path) -> Result<Directory, Box<dyn Error>> {
+    Directory::existing(dir).map_err(|error| {
+        let DirectoryError::System { error: why, .. } = &error else { return error.into() };
+        let whose = match (why.kind(), dir.metadata()) {
+            (io::ErrorKind::PermissionDenied, Ok(found)) => {
+                format!("call this as its user ({}) or root, or ", found.uid())
+            }
+            (io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem, _) => String::new(),
+            _ => return error.into(),
+        };
+        format!(
+            "{error}; to read it is to write to it, as a start does: {whose}copy the whole directory to where \
+             you can write"
+        )
+        .into()
+    })
+}
+
 fn check(dir: &Path, out: &mut dyn Write) -> Result<bool, Box<dyn Error>> {
     let _owner = AsOwner::of(dir);
-    let directory = Directory::existing(dir)?;
+    let directory = existing(dir)?;
     // To open the records is to make what is not there.
     let missing = directory.missing()?;
     let findings = offline::check(&*directory.records().map_err(in_(dir))?);
@@ -121,7 +141,7 @@ fn check(dir: &Path, out: &mut dyn Write) -> Result<bool, Box<dyn Error>> {
 
 fn dump(dir: &Path, out: &mut dyn Write) -> Result<bool, Box<dyn Error>> {
     let _owner = AsOwner::of(dir);
-    let directory = Directory::existing(dir)?;
+    let directory = existing(dir)?;
     let store = directory.records().map_err(in_(dir))?;
     let dumped = offline::dump(&*store, &mut BufWriter::new(out)).map_err(|error| match error {
         DumpError::Io(error) => format!("cannot write the dump: {error}"),
@@ -141,7 +161,12 @@ fn restore(
     engine: EngineName,
 ) -> Result<u64, Box<dyn Error>> {
     let _owner = AsOwner::of(dir);
-    let filling = Filling::new(dir, engine.into())?;
+    let filling = Filling::new(dir, engine.into()).map_err(|error| match error {
+        DirectoryError::IsFile(_) => {
+            format!("{error}: the directory comes first, sluice store restore DIR FILE").into()
+        }
+        error => Box::<dyn Error>::from(error),
+    })?;
     let mut store = filling.records().map_err(in_(dir))?;
     let count = offline::restore(text, &mut *store).map_err(|error| match error {
         RestoreError::Store(_) => in_(dir)(error),
@@ -153,7 +178,7 @@ fn restore(
 }
 
 fn migrate(from: &Path, to: &Path, engine: Option<EngineName>) -> Result<u64, Box<dyn Error>> {
-    let old = Directory::existing(from)?;
+    let old = existing(from)?;
     let engine = engine.map_or_else(|| other(old.engine()), Engine::from);
     let filling = Filling::new(to, engine)?;
     let source = old.records().map_err(in_(from))?;

@@ -70,7 +70,23 @@ pub(super) fn wrong(text: &str, line: usize, error: &str) -> String {
              written here is in the README, \"Coming from Mosquitto\""
         );
     }
+    if let Some((key, value)) = unquoted(line) {
+        return format!("is not TOML: text needs quotes: {key} = \"{value}\"");
+    }
     format!("is not TOML: {error}")
+}
+
+/// A key and its value, if that is text that stands there without quotes.
+fn unquoted(line: &str) -> Option<(&str, &str)> {
+    let (key, value) = line.split_once('=')?;
+    let value = value.split_once('#').map_or(value, |(value, _)| value);
+    let (key, value) = (key.trim(), value.trim());
+    let is_key = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    let is_text = value.contains(|c: char| c.is_ascii_alphabetic());
+    let is_plain = !value.contains(['"', '\'', '[', ']', '{', '}']);
+    let is_known = ["true", "false", "inf", "nan"].contains(&value);
+    (!key.is_empty() && key.chars().all(is_key) && is_text && is_plain && !is_known)
+        .then_some((key, value))
 }
 
 fn is_mosquitto(line: &str) -> bool {
@@ -82,6 +98,20 @@ fn is_mosquitto(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_without_quotes_is_told() {
+        for (line, key, value) in [
+            ("durability = fsync", "durability", "fsync"),
+            ("max_bytes=10GiB # of each", "max_bytes", "10GiB"),
+            ("store.data = /var/lib/sluice", "store.data", "/var/lib/sluice"),
+        ] {
+            assert_eq!(unquoted(line), Some((key, value)), "{line}");
+        }
+        for line in ["a = \"b", "a = [b", "a = true", "a = 012", "a =", "[a]", "a b = c"] {
+            assert_eq!(unquoted(line), None, "{line}");
+        }
+    }
 
     #[test]
     fn lines_of_mosquitto_are_told_from_toml() {

@@ -1,7 +1,6 @@
 //! The store of a broker: its directory, what was in it, its thread.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,12 +12,11 @@ use crate::config::{self, Config, Durability, StoreEngine};
 use crate::hooks::Commit;
 use crate::shard::{Bell, Stored};
 use crate::store::{
-    Directory, DirectoryError, Engine, Epoch, PROGRESS_RECORDS, Report, Writer, free_bytes,
-    recover, whole,
+    Directory, DirectoryError, Engine, Epoch, PROGRESS_RECORDS, Report, Writer, recover, whole,
 };
 
-/// With less a start may not have what it needs.
-const LITTLE_ROOM: u64 = 1 << 20;
+/// Where Mosquitto keeps what it has.
+const MOSQUITTO: &str = "mosquitto.db";
 /// A look at a clock takes far less.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -32,13 +30,21 @@ pub(super) fn directory(store: &config::Store) -> Result<Option<Directory>, Dire
         StoreEngine::Fjall => Engine::Fjall,
         StoreEngine::Sqlite => Engine::Sqlite,
     };
-    Directory::open(&store.data, engine).map(Some)
+    let directory = Directory::open(&store.data, engine)?;
+    if store.data.join(MOSQUITTO).exists() {
+        tracing::warn!(
+            "{}: it is Mosquitto's, and is not read: retained messages have to be published again, and clients \
+             to subscribe",
+            store.data.join(MOSQUITTO).display()
+        );
+    }
+    Ok(Some(directory))
 }
 
 /// What to do about a data directory that cannot be used, to be read after what is wrong with it.
 pub(super) fn way_out(error: &DirectoryError) -> String {
     match error {
-        DirectoryError::System { .. } => {
+        DirectoryError::System { .. } | DirectoryError::IsFile(_) => {
             "; it has to be a directory that the broker can make, or write to: name one with --data, or \
              store.data"
                 .to_owned()
@@ -49,14 +55,6 @@ pub(super) fn way_out(error: &DirectoryError) -> String {
              migrate {} NEW",
             whole(path)
         ),
-        _ => String::new(),
-    }
-}
-
-/// How much room there is, to be read after what is wrong, if that may be why: not every engine says so.
-pub(super) fn room(directory: &Path) -> String {
-    match free_bytes(directory) {
-        Some(free) if free < LITTLE_ROOM => format!("; {free} bytes are free on that disk"),
         _ => String::new(),
     }
 }
@@ -184,12 +182,6 @@ mod tests {
         hand_over(2, vec![Change::Completed(1, 1); 1 << 17]);
         assert!(links[0].is_failing() && !links[0].is_full());
         assert_eq!(links[0].committed(), 0);
-    }
-
-    #[test]
-    fn that_there_is_no_room_is_said() {
-        assert_eq!(room(Path::new("/proc")), "; 0 bytes are free on that disk");
-        assert_eq!(room(Path::new(env!("CARGO_MANIFEST_DIR"))), "");
     }
 
     #[test]

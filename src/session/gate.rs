@@ -79,7 +79,18 @@ pub enum Verdict {
     Continue,
     /// It has to be closed: a 3.x client cannot be told that its message was not kept, and must
     /// not be told that it was.
-    Close,
+    Close(Unkept),
+}
+
+/// Why a message was not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unkept {
+    /// Nobody who was to get it had room for it.
+    Full,
+    /// It was to be retained, and there was no room for that.
+    NotRetained,
+    /// The store fails.
+    Unstored,
 }
 
 /// One entry of the gate.
@@ -145,6 +156,16 @@ impl PendingPublish {
             ReasonCode::QuotaExceeded if link.acknowledge_unkept => Some(ReasonCode::Success),
             reason if reason.is_error() => None,
             _ => Some(ReasonCode::Success),
+        }
+    }
+
+    /// Why its [result](Self::result) is not success.
+    fn unkept(&self) -> Unkept {
+        match self {
+            Self { unstored: true, .. } => Unkept::Unstored,
+            // A 3.x client, for whom this is asked, is refused for nothing else.
+            Self { reason, .. } if reason.is_error() => Unkept::NotRetained,
+            _ => Unkept::Full,
         }
     }
 
@@ -274,7 +295,9 @@ impl Session {
             self.wait(outcome, publish);
             return Verdict::Continue;
         }
-        let Some(reason) = publish.result(&self.link) else { return Verdict::Close };
+        let Some(reason) = publish.result(&self.link) else {
+            return Verdict::Close(publish.unkept());
+        };
         match qos {
             QoS::AtMostOnce => return Verdict::Continue,
             QoS::AtLeastOnce => sink.ack(AckKind::PubAck, packet_id, reason),
@@ -314,10 +337,10 @@ impl Session {
                 break;
             }
             let Some(done) = active.gate.pop_front() else { break };
-            if self.let_out(done.what, sink.as_deref_mut()) == Verdict::Close {
+            if let close @ Verdict::Close(_) = self.let_out(done.what, sink.as_deref_mut()) {
                 // Nobody will ask again for what is complete behind it: it leaves the gate
                 // unacknowledged, for the client to repeat on its next connection.
-                verdict = Verdict::Close;
+                verdict = close;
                 sink = None;
             }
         }
@@ -400,7 +423,7 @@ impl Session {
                 publish.unstored |= !is_done;
                 pending.waiting = 0;
                 if publish.is_to_close(link) {
-                    verdict = Verdict::Close;
+                    verdict = Verdict::Close(publish.unkept());
                 }
             }
         }
@@ -542,7 +565,7 @@ impl Session {
         let Some(sink) = sink.filter(|_| publish.armed) else { return Verdict::Continue };
         match result {
             Some(reason) => sink.ack(kind, packet_id, reason),
-            None => return Verdict::Close,
+            None => return Verdict::Close(publish.unkept()),
         }
         Verdict::Continue
     }

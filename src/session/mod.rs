@@ -36,7 +36,7 @@ mod tests;
 
 pub use alias::AliasUse;
 pub use durable::Restored;
-pub use gate::{PublishOutcome, STORE, Verdict};
+pub use gate::{PublishOutcome, STORE, Unkept, Verdict};
 pub use inbound::Begin;
 pub use journal::{
     Change, Changes, IdentityRecord, Journal, Noted, PageRequest, Paged, QueuedRecord,

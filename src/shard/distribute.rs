@@ -439,12 +439,12 @@ impl<S> Core<S> {
     fn deliver_to_absent(&mut self, key: SessionKey, delivery: Delivery<'_>) -> bool {
         match self.settings.overflow_offline {
             OverflowOffline::DropNewest => {
-                self.count_drops(key, DropCause::QueueFull, 1);
+                self.misses(key, delivery.message.topic());
                 false
             }
             OverflowOffline::DropOldest => self.deliver_instead_of_oldest(key, delivery),
             OverflowOffline::EndSession => {
-                self.count_drops(key, DropCause::QueueFull, 1);
+                self.misses(key, delivery.message.topic());
                 let slot = self.sessions.get(key);
                 self.doomed.extend(slot.map(|slot| (key, slot.serial)));
                 false
@@ -466,12 +466,12 @@ impl<S> Core<S> {
         let Some(slot) = self.sessions.get_mut(key) else { return false };
         let mut out = slot.connection.and_then(|id| self.connections.live_out(id, &self.settings));
         let delivered = slot.session.deliver(delivery, self.now, out.as_mut(), &limits);
-        self.is_kept(key, delivered)
+        self.is_kept(key, delivery.message.topic(), delivered)
     }
 
     /// Counts what a session dropped of a message that had met a full queue before; says whether the
     /// session has it, or needs no more of it.
-    pub(super) fn is_kept(&mut self, key: SessionKey, delivered: Delivered) -> bool {
+    pub(super) fn is_kept(&mut self, key: SessionKey, topic: &str, delivered: Delivered) -> bool {
         match delivered {
             Delivered::Sent => true,
             Delivered::Queued => {
@@ -485,7 +485,7 @@ impl<S> Core<S> {
                 true
             }
             Delivered::Full => {
-                self.count_drops(key, DropCause::QueueFull, 1);
+                self.misses(key, topic);
                 false
             }
         }
@@ -500,17 +500,24 @@ impl<S> Core<S> {
             && let Some(slot) = self.sessions.get(key)
             && slot.session.drops().get(cause) == count
         {
-            self.log.queue_full(self.now, slot.session.client_id());
+            self.log.queue_full(self.now, slot.session.client_id(), None);
         }
+    }
+
+    /// Counts a message that finds the queue of a session full.
+    pub(super) fn misses(&mut self, key: SessionKey, topic: &str) {
+        if let Some(slot) = self.sessions.get(key)
+            && slot.session.drops().get(DropCause::QueueFull) == 0
+        {
+            self.log.queue_full(self.now, slot.session.client_id(), Some(topic));
+        }
+        self.count_drops(key, DropCause::QueueFull, 1);
     }
 
     /// Counts messages that the shard, not the session, dropped.
     pub(super) fn count_drops(&mut self, key: SessionKey, cause: DropCause, count: u64) {
         self.stats.dropped[cause as usize].add(count);
         if let Some(slot) = self.sessions.get_mut(key) {
-            if cause == DropCause::QueueFull && slot.session.drops().get(cause) == 0 {
-                self.log.queue_full(self.now, slot.session.client_id());
-            }
             slot.session.count_drops(cause, count);
         }
     }

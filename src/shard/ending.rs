@@ -4,8 +4,8 @@ use tracing::field::display;
 
 use crate::mqtt::{DecodeError, Disconnect, Message, Packet, ReasonCode};
 use crate::net::{CloseCause, CloseMode, ConnId};
-use crate::router::SessionKey;
-use crate::session::{Departure, DropCause, Session, Will, WillDue};
+use crate::router::{RouteId, SessionKey};
+use crate::session::{Departure, DropCause, Session, Unkept, Will, WillDue};
 
 use super::Core;
 use super::connection::State;
@@ -44,10 +44,20 @@ pub(super) enum EndedBy {
 
 impl Ending {
     /// A 3.x client must not be told that its message was kept, and cannot be told that it was not.
-    pub(super) const NOT_KEPT: Self = Self::Refused(
-        ReasonCode::QuotaExceeded,
-        "its message was not kept: queues or retained messages are full, or nothing can be stored",
-    );
+    fn not_kept(why: Unkept) -> Self {
+        let detail = match why {
+            Unkept::Full => {
+                "its message was not kept: the queues of all who would get it are full \
+                 (queue.max_messages, max_bytes; overflow.v3_publisher)"
+            }
+            Unkept::NotRetained => {
+                "its message was not kept: there is no room for what it retains \
+                 (retained.max_messages, max_bytes; overflow.v3_publisher)"
+            }
+            Unkept::Unstored => "its message was not kept: nothing can be stored now",
+        };
+        Self::Refused(ReasonCode::QuotaExceeded, detail)
+    }
 
     /// What DISCONNECT says, and why; nothing if none is sent.
     fn packet(self) -> Option<(ReasonCode, &'static str)> {
@@ -100,6 +110,16 @@ impl<S> Core<S> {
     /// Ends a connection: nothing of it is read any more, what is written to it by now still leaves.
     pub(super) fn end(&mut self, id: ConnId, ending: Ending) {
         self.end_telling(id, ending, ending.log());
+    }
+
+    /// Ends the connection of a 3.x client whose message was not kept. The log says which topic it has published
+    /// on last (`route`, or else as its last read left it): of most publishers that is the message's.
+    pub(super) fn end_unkept(&mut self, id: ConnId, why: Unkept, route: Option<RouteId>) {
+        let ending = Ending::not_kept(why);
+        let last = || self.connections.get(id).map(|connection| connection.last_route);
+        let topic = route.or_else(last).map_or("", |route| self.router.get(route).topic());
+        let logged = format!("{}; it has published on {topic:?} last", ending.why());
+        self.end_telling(id, ending, Some(&logged));
     }
 
     /// The same, with what the log says in any case.

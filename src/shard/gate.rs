@@ -10,7 +10,6 @@ use crate::session::{STORE, Session, Verdict};
 
 use super::Core;
 use super::connection::State;
-use super::ending::Ending;
 use super::input::Reader;
 
 /// What one client may have in its session's gate before the next packet that would wait there is
@@ -163,10 +162,10 @@ impl<S> Core<S> {
         {
             self.resumed.extend(slot.connection);
         }
-        if verdict == Verdict::Close
+        if let Verdict::Close(why) = verdict
             && let Some(id) = connection
         {
-            self.end(id, Ending::NOT_KEPT);
+            self.end_unkept(id, why, None);
         }
         self.go_on_stored(key);
     }
@@ -195,10 +194,10 @@ impl<S> Core<S> {
             }
             let verdict = slot.session.give_up_storing(since, &self.gate.confirmed);
             self.let_out(key, serial);
-            if verdict == Verdict::Close
+            if let Verdict::Close(why) = verdict
                 && let Some(id) = id
             {
-                self.end(id, Ending::NOT_KEPT);
+                self.end_unkept(id, why, None);
             }
         }
     }

@@ -217,7 +217,7 @@ impl<S> Core<S> {
         publisher: Publisher,
     ) -> bool {
         if delivery.qos == QoS::AtMostOnce {
-            self.count_drops(key, DropCause::QueueFull, 1);
+            self.misses(key, delivery.message.topic());
             return true;
         }
         self.became_full(key);
@@ -226,7 +226,7 @@ impl<S> Core<S> {
             if self.settings.overflow_online == OverflowOnline::DropOldest {
                 return self.deliver_instead_of_oldest(key, delivery);
             }
-            self.count_drops(key, DropCause::QueueFull, 1);
+            self.misses(key, delivery.message.topic());
             return false;
         }
         if !full.came_back {
@@ -241,7 +241,7 @@ impl<S> Core<S> {
         let Some(slot) = self.sessions.get_mut(key) else { return false };
         let mut out = slot.connection.and_then(|id| self.connections.live_out(id, &self.settings));
         let delivered = slot.session.deliver(delivery, self.now, out.as_mut(), &limits);
-        self.is_kept(key, delivered)
+        self.is_kept(key, delivery.message.topic(), delivered)
     }
 
     /// Bounds of a session whose message of `size` bytes may find no room among all that is queued;

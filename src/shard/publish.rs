@@ -11,7 +11,6 @@ use crate::session::{Begin, DropCause, PublishOutcome, STORE, Verdict};
 
 use super::Core;
 use super::distribute::{Parcel, Reach};
-use super::ending::Ending;
 use super::input::{Reader, Source, Then};
 use super::remote::Publisher;
 
@@ -289,8 +288,8 @@ impl<S> Core<S> {
         }
         match verdict {
             Verdict::Continue => Ok(Then::Continue),
-            Verdict::Close => {
-                self.end(reader.id, Ending::NOT_KEPT);
+            Verdict::Close(why) => {
+                self.end_unkept(reader.id, why, Some(reader.route));
                 Ok(Then::Stop)
             }
         }

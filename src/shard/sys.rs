@@ -78,9 +78,10 @@ impl LogLimit {
     }
 
     /// Logs that a session misses messages, though their publishers may be told that they are kept.
-    pub(super) fn queue_full(&mut self, now: Time, client_id: &str) {
+    /// With the topic of the first of them, if that is known.
+    pub(super) fn queue_full(&mut self, now: Time, client_id: &str, topic: Option<&str>) {
         if self.has_room(now) {
-            warn!(target: CLIENT_LOG, client_id, "its queue is full, and it misses messages");
+            warn!(target: CLIENT_LOG, client_id, topic, "its queue is full, and it misses messages");
         }
     }
 

@@ -92,7 +92,12 @@ impl<S> Core<S> {
             State::Handshaking => self.end(id, Ending::Silent("no TLS handshake in time")),
             State::AwaitingConnect => self.end(id, Ending::Silent("no CONNECT in time")),
             State::Committing => {
-                self.end(id, Ending::Silent("its session could not be stored in time"));
+                self.end(
+                    id,
+                    Ending::Silent(
+                        "its session could not be stored in time (limits.connect_timeout): the disk is slow",
+                    ),
+                );
             }
             State::Exchanging => {
                 let detail = "not authenticated in time";

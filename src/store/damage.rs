@@ -15,6 +15,12 @@ pub(super) const DRAFT: &str = "draft";
 /// What the system writes at once, and what a disk does not give at once.
 const PAGE: usize = 4096;
 const ZEROS: [u8; PAGE] = [0; PAGE];
+/// Said behind their number.
+pub(super) const FREE: &str = " bytes are free on that disk";
+const WAY_OUT: &str =
+    "make room (a start may take 256 MB), or move the whole directory to a larger one";
+/// With less a start, or a commit, may not have what it needs.
+const LITTLE_ROOM: u64 = 1 << 20;
 /// Stands for a byte that the disk does not give: it begins nothing, and is not what was never written.
 const UNREADABLE: u8 = 0xFF;
 
@@ -191,6 +197,19 @@ pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     Some(system.f_bavail.saturating_mul(system.f_frsize))
 }
 
+/// How much room there is, and what to do about it, to be read after what is wrong, if that may be why: not every
+/// engine says so.
+pub(crate) fn room(path: &Path, wrong: &str) -> String {
+    let says_so = ["No space left", "disk is full"].iter().any(|full| wrong.contains(full));
+    let free = free_bytes(path).filter(|free| says_so || *free < LITTLE_ROOM);
+    match free {
+        Some(_) if wrong.contains(WAY_OUT) => String::new(),
+        Some(_) if wrong.ends_with(FREE) => format!(": {WAY_OUT}"),
+        Some(free) => format!("; {free}{FREE}: {WAY_OUT}"),
+        None => String::new(),
+    }
+}
+
 /// What to say if so many bytes have no room beside a file, for which they are to be written.
 pub(super) fn without_room(path: &Path, needed: u64) -> Option<String> {
     let above = path.parent().filter(|above| !above.as_os_str().is_empty());
@@ -206,6 +225,18 @@ pub(super) fn without_room(path: &Path, needed: u64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Once, by whoever says it first.
+    #[test]
+    fn that_there_is_no_room_is_said() {
+        let (full, usual) = (Path::new("/proc"), Path::new(env!("CARGO_MANIFEST_DIR")));
+        let said = room(full, "no");
+        assert_eq!(said, format!("; 0{FREE}: {WAY_OUT}"));
+        assert_eq!(room(full, &format!("no{said}")), "");
+        assert_eq!(room(full, &format!("no, 0{FREE}")), format!(": {WAY_OUT}"));
+        assert_eq!(room(usual, "no"), "");
+        assert!(room(usual, "No space left on device (os error 28)").ends_with(WAY_OUT));
+    }
 
     #[test]
     fn what_the_disk_does_not_give_is_filled() {

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -108,6 +109,19 @@ pub enum DirectoryError {
     /// Nothing is there.
     #[error("there is no data directory {}", whole(.0))]
     Missing(PathBuf),
+    /// A file is there.
+    #[error("cannot use the data directory {}: it is a file", whole(.0))]
+    IsFile(PathBuf),
+    /// It was to be filled, and is within another.
+    #[error(
+        "{} would be in the data directory {}: name one outside of it", whole(.path), whole(.outer)
+    )]
+    Within {
+        /// What was to be filled.
+        path: PathBuf,
+        /// What it is in.
+        outer: PathBuf,
+    },
     /// What is there is none.
     #[error("{} is no data directory: it has no file \"{FORMAT_FILE}\"", whole(.0))]
     NotOne(PathBuf),
@@ -175,6 +189,7 @@ impl Directory {
         if !path.try_exists().map_err(failed(path))? {
             return Err(DirectoryError::Missing(path.to_owned()));
         }
+        is_no_file(path)?;
         let has_format = path.join(FORMAT_FILE).try_exists().map_err(failed(path))?;
         if !has_format && engines_there(path).is_empty() {
             return Err(DirectoryError::NotOne(path.to_owned()));
@@ -362,6 +377,7 @@ impl Filling {
     /// # Errors
     /// See [`DirectoryError`].
     pub fn new(path: &Path, engine: Engine) -> Result<Self, DirectoryError> {
+        is_outside(path)?;
         let is_new = make(path)?;
         is_nothing(path)?;
         let lock = Arc::new(Lock::take(path)?);
@@ -439,15 +455,45 @@ pub(super) fn failed(path: &Path) -> impl Fn(io::Error) -> DirectoryError {
     |error| DirectoryError::System { path: path.to_owned(), error }
 }
 
-/// Makes a directory that is not there, with all above it; says whether it did.
+/// Makes a directory that is not there, with all above it, for its user alone: messages are in it. Says whether
+/// it did.
 fn make(path: &Path) -> Result<bool, DirectoryError> {
+    is_no_file(path)?;
     let new: Vec<_> = path.ancestors().take_while(|above| !above.exists()).collect();
-    fs::create_dir_all(path).map_err(failed(path))?;
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(path).map_err(failed(path))?;
     for made in &new {
         // Or else the machine could end without it.
         sync_above(made).map_err(failed(path))?;
     }
     Ok(!new.is_empty())
+}
+
+fn is_no_file(path: &Path) -> Result<(), DirectoryError> {
+    match path.metadata() {
+        Ok(found) if !found.is_dir() => Err(DirectoryError::IsFile(path.to_owned())),
+        // What else is wrong, who uses it finds.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Whether a directory is in no other that has records: whoever copies or removes that does not expect it.
+fn is_outside(path: &Path) -> Result<(), DirectoryError> {
+    let whole = std::path::absolute(path).map_err(failed(path))?;
+    // Links are followed as far as something is there.
+    let is_there = |above: &&Path| above.exists();
+    let there = whole.ancestors().find(is_there).map(fs::canonicalize);
+    let there = there.transpose().map_err(failed(path))?.unwrap_or_default();
+    // It may be one that is filled anew itself.
+    let above = if whole.exists() { there.parent() } else { Some(&*there) };
+    let is_one =
+        |above: &&Path| above.join(FORMAT_FILE).exists() && !engines_there(above).is_empty();
+    match above.and_then(|above| above.ancestors().find(is_one)) {
+        Some(outer) => {
+            Err(DirectoryError::Within { path: path.to_owned(), outer: outer.to_owned() })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Whether there is nothing in a directory, or what was not finished.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::damage::room;
 use super::directory::{DirectoryError, failed, whole};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
@@ -164,7 +165,8 @@ impl<S: Store> Store for Locked<S> {
         self.are_there = false;
         self.store.commit(writes, commit).map_err(|StoreError(error)| {
             // What the system says of a full disk does not name it.
-            StoreError(format!("{}: {error}", whole(&self.lock.directory)))
+            let directory = &self.lock.directory;
+            StoreError(format!("{}: {error}{}", whole(directory), room(directory, &error)))
         })?;
         self.check_files()?;
         self.are_there = true;

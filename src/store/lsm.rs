@@ -122,7 +122,7 @@ impl Lsm {
         match error {
             fjall::Error::Poisoned => {
                 let free = free_bytes(&self.path);
-                let free = free.map(|free| format!(", {free} bytes are free on that disk"));
+                let free = free.map(|free| format!(", {free}{}", damage::FREE));
                 let free = free.unwrap_or_default();
                 StoreError(format!("fjall could not write to its files{free}"))
             }
@@ -223,7 +223,7 @@ mod tests {
             std::thread::yield_now();
         };
         assert!(error.starts_with("fjall could not write to its files, "), "{error}");
-        assert!(error.ends_with(" bytes are free on that disk"), "{error}");
+        assert!(error.ends_with(damage::FREE), "{error}");
     }
 
     #[test]

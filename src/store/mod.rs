@@ -25,7 +25,7 @@ mod staging;
 mod writer;
 
 pub use acts::ActId;
-pub(crate) use damage::free_bytes;
+pub(crate) use damage::{free_bytes, room};
 pub use directory::{Directory, DirectoryError, Engine, Filling};
 pub(crate) use directory::{MISSING, whole};
 pub(crate) use lock::until_let_go;

@@ -28,6 +28,19 @@ fn check_says_whether_a_file_is_right() {
     assert!(err.contains(": cannot be read: Is a directory"), "{err}");
 }
 
+/// Who wants long queues may have raised one limit only.
+#[test]
+fn check_warns_of_queues_whose_bytes_end_long_before_their_messages() {
+    let (_dir, path) = file("[queue]\nmax_messages = 1000000\n");
+    let (status, out, err) = ends(sluice().args(["check", &path]));
+    let said = "sluice: warning: queue.max_bytes = \"16MiB\" is 16 bytes for each of queue.max_messages = \
+                1000000\n";
+    assert_eq!((status, err.as_str()), (0, said), "{out}");
+    let (_dir, path) = file("[queue]\nmax_messages = 1000000\nmax_bytes = \"1GiB\"\n");
+    let (status, _, err) = ends(sluice().args(["check", &path]));
+    assert_eq!((status, err.as_str()), (0, ""));
+}
+
 /// Who has the program alone has its settings, too.
 #[test]
 fn config_prints_a_file_that_changes_nothing() {

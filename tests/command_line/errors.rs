@@ -96,6 +96,10 @@ fn errors_are_one_line() {
              \"Coming from Mosquitto\"",
         ),
         ("listeners:\n  tcp: 1883\n", ":1: is not TOML: "),
+        (
+            "[store]\ndurability = fsync\n",
+            ":2: is not TOML: text needs quotes: durability = \"fsync\"\n",
+        ),
     ] {
         let (_dir, path) = file(text);
         wrong(sluice().args(["check", &path]), &path, contains);
@@ -136,7 +140,11 @@ fn a_data_directory_that_cannot_be_used_is_said() {
     let has_to = "; it has to be a directory that the broker can make, or write to: name one with --data, or \
                   store.data";
     for (name, said, way) in [
-        ("file", format!("cannot use the data directory {}: ", whole("file")), has_to.to_owned()),
+        (
+            "file",
+            format!("cannot use the data directory {}: it is a file", whole("file")),
+            has_to.to_owned(),
+        ),
         (
             "file/new",
             format!("cannot use the data directory {}: ", whole("file/new")),

@@ -60,6 +60,7 @@ fn a_full_disk(engine: &'static str) {
     // A 3.x client cannot be told, and is not told that it was kept.
     old.start_publish(Message::new("t", "old").qos(1));
     old.expect_closed();
+    broker.wait_said("closed: its message was not kept: nothing can be stored now");
     subscriber.expect("t", "old");
     // Nobody needs to keep this.
     second.publish("nobody", "x", 0);

@@ -42,7 +42,8 @@ fn nothing_is_lost(engine: &'static str) {
         }
         subscriber.publish("t", "at QoS 0", 0);
         subscriber.expect("t", "at QoS 0");
-        broker.wait_said(FAILS);
+        let line = broker.wait_to_say(FAILS);
+        assert!(line.contains(" bytes are free on that disk: make room"), "{line}");
         let log = broker.log();
         assert_eq!(log.matches(FAILS).count(), 1, "{log}");
         if round == 0 {

@@ -19,5 +19,6 @@ mod process;
 mod read_only;
 mod restart;
 mod room;
+mod told;
 mod trace;
 mod written;

@@ -141,6 +141,38 @@ fn what_is_no_data_directory_is_refused() {
     assert!(status == 1 && err.starts_with(&said), "{err}");
 }
 
+/// Whoever removes or copies the outer one does not expect another in it.
+#[test]
+fn a_directory_within_another_is_not_filled() {
+    let broker = killed("fjall");
+    for inner in ["inner", "fjall/deep/inner"].map(|name| broker.data().join(name)) {
+        let said = format!(
+            "sluice: {} would be in the data directory {}: name one outside of it\n",
+            inner.display(),
+            broker.data().display()
+        );
+        let (status, out, err) = store(&["migrate"], &[broker.data(), &inner]);
+        assert_eq!((status, out.as_str(), err), (1, "", said.clone()));
+        let (status, out, err) = store(&["restore"], &[&inner, Path::new("/dev/null")]);
+        assert_eq!((status, out.as_str(), err), (1, "", said));
+        assert!(!inner.exists());
+    }
+}
+
+/// Who forgets the directory names the dump in its place.
+#[test]
+fn a_file_in_place_of_the_directory_is_told() {
+    let room = TempDir::new().expect("a directory");
+    let dump = room.path().join("dump.jsonl");
+    fs::write(&dump, "").expect("written");
+    let is_file = format!("sluice: cannot use the data directory {}: it is a file", dump.display());
+    let (status, _, err) = store(&["restore"], &[&dump]);
+    let way = ": the directory comes first, sluice store restore DIR FILE\n";
+    assert_eq!((status, err), (1, format!("{is_file}{way}")));
+    let (status, _, err) = store(&["check"], &[&dump]);
+    assert_eq!((status, err), (1, format!("{is_file}\n")));
+}
+
 /// It reads the database as it is; a start makes one of what can be read.
 #[test]
 fn that_a_start_mends_it_is_said() {
@@ -178,7 +210,7 @@ fn what_is_missing_is_said() {
 }
 
 /// All files of a directory, and itself.
-fn everything_in(path: &Path) -> Vec<PathBuf> {
+pub(crate) fn everything_in(path: &Path) -> Vec<PathBuf> {
     let mut found = vec![path.to_owned()];
     if path.is_dir() {
         let entries = fs::read_dir(path).expect("a directory");

@@ -26,6 +26,24 @@ fn is_refused(data: &std::path::Path, engine: &str) {
     assert_eq!(ended.status.code(), Some(1), "{said}");
 }
 
+/// To look at what is in it is to write to it as well.
+#[test]
+fn a_look_at_it_is_refused() {
+    let mut broker = Broker::start("fjall", 1);
+    broker.kill();
+    let room = Room::read_only(broker.data());
+    for tool in ["check", "dump"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
+        command.args(["store", tool]).arg(broker.data());
+        let ended = room.enter(&command).output().expect("nsenter is there");
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(said.contains(": Read-only file system"), "{said}");
+        let way = "; to read it is to write to it, as a start does: copy the whole directory to where you can write\n";
+        assert!(said.ends_with(way), "{said}");
+        assert_eq!((ended.status.code(), ended.stdout.len()), (Some(1), 0), "{said}");
+    }
+}
+
 #[test]
 fn a_start_on_it_is_refused() {
     is_refused(TempDir::new().expect("a directory").path(), "fjall");

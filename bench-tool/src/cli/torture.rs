@@ -107,7 +107,9 @@ fn torture(
     let mut broker = match Process::start(target, here, watch) {
         Ok(broker) => broker,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            say!("{}: skipped: {error}", target.name);
+            let beside = target.command.first().is_some_and(|program| program.ends_with("/sluice"));
+            let way = if beside { " (cargo build --release --workspace builds both)" } else { "" };
+            say!("{}: skipped: {error}{way}", target.name);
             return Ok(None);
         }
         Err(error) => return Err(format!("{}: {error}", target.name).into()),

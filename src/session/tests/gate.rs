@@ -36,9 +36,13 @@ fn version_3_is_closed_for_what_was_not_kept() {
     let mut rig = Rig::new(Version::V311, 10);
     assert_eq!(rig.publish(AtLeastOnce, 1, O::UNMATCHED), Verdict::Continue);
     assert_eq!(rig.wire.take(), [ok(PubAck, 1)]);
-    for outcome in [O { kept: false, ..O::KEPT }, O::refused(NotAuthorized)] {
-        assert_eq!(rig.publish(AtLeastOnce, 1, outcome), Verdict::Close);
-        assert_eq!(rig.publish(ExactlyOnce, 2, outcome), Verdict::Close);
+    for (outcome, why) in [
+        (O { kept: false, ..O::KEPT }, Unkept::Full),
+        (O::refused(QuotaExceeded), Unkept::NotRetained),
+        (O { unstored: true, ..O::KEPT }, Unkept::Unstored),
+    ] {
+        assert_eq!(rig.publish(AtLeastOnce, 1, outcome), Verdict::Close(why));
+        assert_eq!(rig.publish(ExactlyOnce, 2, outcome), Verdict::Close(why));
     }
     assert!(rig.wire.take().is_empty());
     assert_eq!(rig.session.inbound_qos2(), 0);
@@ -68,8 +72,7 @@ fn version_3_is_told_success_for_what_was_not_kept_if_so_configured() {
         assert_eq!(rig.pubrel(3), Ok(!version.is_v5()));
         rig.wire.take();
         let refused = rig.publish(AtLeastOnce, 4, O::refused(NotAuthorized));
-        let closed = if version.is_v5() { Verdict::Continue } else { Verdict::Close };
-        assert_eq!(refused, closed);
+        assert_eq!(refused == Verdict::Continue, version.is_v5());
     }
 }
 
@@ -343,13 +346,13 @@ fn doubt_lasts_until_all_is_decided() {
     assert!(rig.session.refuses_perhaps(&before) && !rig.session.refuses_perhaps(&after));
     rig.session.refuse(1, 3, true);
     assert!(rig.session.refuses_perhaps(&after), "it is to be closed");
-    assert_eq!(rig.session.give_up_storing(1, &after), Verdict::Close);
+    assert_eq!(rig.session.give_up_storing(1, &after), Verdict::Close(Unkept::Full));
     // What is refused at once, behind another.
     let mut rig = Rig::new(Version::V311, 10);
     assert_eq!(rig.publish(AtLeastOnce, 1, handed(1, &[1])), Verdict::Continue);
     assert_eq!(rig.publish(AtLeastOnce, 2, O { kept: false, ..O::KEPT }), Verdict::Continue);
     assert!(rig.session.refuses_perhaps(&after));
-    assert_eq!(rig.confirm(&[(1, 1)]), Verdict::Close);
+    assert_eq!(rig.confirm(&[(1, 1)]), Verdict::Close(Unkept::Full));
     assert_eq!(rig.wire.take(), [ok(PubAck, 1)]);
     assert!(!rig.session.refuses_perhaps(&after));
 }
@@ -378,7 +381,7 @@ fn refused_by_all_in_3() {
     assert_eq!(rig.publish(ExactlyOnce, 1, handed(1, &[1])), Verdict::Continue);
     assert_eq!(rig.publish(AtLeastOnce, 2, handed(1, &[2])), Verdict::Continue);
     rig.session.refuse(1, 1, true);
-    assert_eq!(rig.confirm(&[(1, 1), (2, 1)]), Verdict::Close);
+    assert_eq!(rig.confirm(&[(1, 1), (2, 1)]), Verdict::Close(Unkept::Full));
     assert!(rig.wire.take().is_empty());
     assert!(!rig.session.has_pending(), "what is confirmed is not confirmed again");
     rig.disconnect();
