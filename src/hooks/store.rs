@@ -113,6 +113,12 @@ pub trait Store: Send {
         false
     }
 
+    /// Does what it has put off, if that is not going on anyway; called a minute after a commit. Says whether
+    /// something is left. What goes wrong is said of the next commit.
+    fn catch_up(&mut self) -> bool {
+        false
+    }
+
     /// The value of a record, if it is there.
     ///
     /// # Errors

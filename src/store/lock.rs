@@ -179,6 +179,10 @@ impl<S: Store> Store for Locked<S> {
         self.store.wants_reopening() && has_files() && self.lock.takes_bytes()
     }
 
+    fn catch_up(&mut self) -> bool {
+        self.lock.check().is_ok() && self.store.catch_up()
+    }
+
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.store.get(table, key)
     }

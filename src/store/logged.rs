@@ -62,6 +62,8 @@ struct Log<S, L> {
     live: Live,
     /// How far the other segment is.
     other: Other,
+    /// A segment was begun since it was last asked to catch up.
+    is_going_on: bool,
     /// The engine was given something that may not be on disk.
     is_ahead: bool,
     /// Bytes were written to the segments that may not be on disk.
@@ -159,6 +161,17 @@ impl<S: Store, L: Segments> Store for Logged<S, L> {
         self.log.get_mut().commit(writes, commit)
     }
 
+    fn catch_up(&mut self) -> bool {
+        let log = self.log.get_mut();
+        let goes_on = std::mem::take(&mut log.is_going_on);
+        if goes_on || log.state != State::Well {
+            return goes_on;
+        }
+        // If that goes wrong, the next commit says so.
+        let _ = log.careful(Log::settle);
+        false
+    }
+
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.prepare()?;
         let log = self.log.borrow();
@@ -210,6 +223,7 @@ impl<S: Store, L: Segments> Log<S, L> {
             len: 0,
             live: Live::default(),
             other: Other::Free,
+            is_going_on: false,
             is_ahead: false,
             unsynced: [false; 2],
             state: State::Well,
@@ -309,6 +323,7 @@ impl<S: Store, L: Segments> Log<S, L> {
         // of what came before would undo it.
         self.sync()?;
         self.live.change_segments();
+        self.is_going_on = true;
         self.active = self.active.other();
         self.len = 0;
         if self.is_ahead || !self.live.is_empty() {

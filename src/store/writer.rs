@@ -19,6 +19,9 @@ use crate::timer::Time;
 /// How long after a failed commit it is made again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
+/// How long after a commit a store does what it has put off.
+const CATCH_UP_AFTER: Duration = Duration::from_secs(60);
+
 /// The most turns in one commit, about.
 const TURNS_PER_COMMIT: usize = 4096;
 
@@ -169,6 +172,8 @@ pub struct Writer {
     /// What could not be read, with when it is tried again.
     unreadable: VecDeque<(Instant, Unreadable)>,
     is_unreadable_told: bool,
+    /// When the store is to do what it has put off, if there may be something.
+    catch_up_at: Option<Instant>,
     /// The log has been told that the time of day is not followed any more.
     is_unfollowed_told: bool,
 }
@@ -230,6 +235,7 @@ impl Writer {
             forgotten: VecDeque::new(),
             unreadable: VecDeque::new(),
             is_unreadable_told: false,
+            catch_up_at: None,
             is_unfollowed_told: false,
         };
         (writer, links)
@@ -242,7 +248,9 @@ impl Writer {
         let (mut busy, mut again_at) = (false, None);
         loop {
             let read_again_at = self.unreadable.front().map(|(at, _)| *at);
-            let gone = match again_at.into_iter().chain(read_again_at).min() {
+            let catch_up_at = self.catch_up_at.filter(|_| again_at.is_none());
+            let wake_at = [again_at, read_again_at, catch_up_at].into_iter().flatten().min();
+            let gone = match wake_at {
                 _ if busy => false,
                 None => self.inbox.recv().map(|turn| self.take(turn)).is_err(),
                 Some(at) => match self.inbox.recv_deadline(at) {
@@ -259,6 +267,7 @@ impl Writer {
             } else {
                 seen().into_iter().for_each(|seen| self.follow(seen));
                 busy = self.step();
+                self.catch_up();
                 again_at = self.fails().then(|| Instant::now() + RETRY_AFTER);
             }
             tell();
@@ -285,6 +294,15 @@ impl Writer {
         self.take_turns();
         self.commit_staged();
         self.read()
+    }
+
+    /// Has the store do what it has put off, when it is time.
+    fn catch_up(&mut self) {
+        let now = Instant::now();
+        if self.catch_up_at.is_some_and(|at| at <= now) && !self.fails() {
+            let is_behind = self.store.as_mut().is_some_and(|store| store.catch_up());
+            self.catch_up_at = is_behind.then(|| now + CATCH_UP_AFTER);
+        }
     }
 
     fn fails(&self) -> bool {
@@ -516,6 +534,7 @@ impl Writer {
                     tracing::warn!("the store works again");
                     self.staging.shrink();
                 }
+                self.catch_up_at.get_or_insert_with(|| Instant::now() + CATCH_UP_AFTER);
                 self.publish();
             }
             Err(error) => {

@@ -260,6 +260,28 @@ fn who_reads_does_not_need_an_engine_that_takes_something() {
     assert_eq!(contents(&store).len(), 1);
 }
 
+/// What few commits remove would be the engine's for long, and take room there.
+#[test]
+fn the_engine_is_told_what_is_gone_when_nothing_goes_on() {
+    let (engine, segments) = (Memory::default(), MemorySegments::default());
+    let mut store = Logged::open(engine.clone(), segments, 4_000).expect("new");
+    let commit = |store: &mut Logged<_, _>, n: u8, is_there: bool| {
+        let (key, value) = (vec![n; 16], is_there.then(|| vec![n; 60]));
+        let write = Write { table: Table::Queued, key, value, fresh: is_there };
+        store.commit(&[write], Commit::Disk).expect("room");
+    };
+    let counts = |store: &mut Logged<_, _>| (store.catch_up(), contents(&engine).len());
+    commit(&mut store, 0, true);
+    assert_eq!(counts(&mut store), (false, 1));
+    commit(&mut store, 0, false);
+    assert_eq!(counts(&mut store), (false, 0));
+    // With so many commits it goes by itself.
+    (0..60).for_each(|n| commit(&mut store, n, true));
+    let before = contents(&engine).len();
+    assert_eq!(counts(&mut store), (true, before));
+    assert_eq!(counts(&mut store), (false, 60));
+}
+
 /// That a segment is given up counts when the disk knows, and an opening sees to that.
 #[test]
 fn what_was_given_up_does_not_come_back() {
