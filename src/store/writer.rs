@@ -1,5 +1,7 @@
 //! The one thread that writes: takes the turns of all shards, commits them together, and says so.
 
+mod link;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -8,12 +10,15 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use hashbrown::HashMap;
 
-use super::acts::{ActId, Acts};
+use link::State;
+pub use link::{Link, Page, Part, Turn};
+
+use super::acts::Acts;
 use super::pages::{self, each_queued};
 use super::record::{Decoder, Epoch};
 use super::staging::Staging;
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
-use crate::session::{Change, Changes, PageOfQueue, PageRequest, SessionNumber, Waiter};
+use crate::session::{Change, PageOfQueue, PageRequest, SessionNumber};
 use crate::timer::Time;
 
 /// How long after a failed commit it is made again.
@@ -25,9 +30,6 @@ const CATCH_UP_AFTER: Duration = Duration::from_secs(60);
 /// The most turns in one commit, about.
 const TURNS_PER_COMMIT: usize = 4096;
 
-/// Changes that may wait to be taken in. What would add to them and need not be answered has to wait.
-const MAX_WAITING: usize = 1 << 17;
-
 /// Messages read for pages, and records of ended sessions removed, between two commits: who waits for a
 /// commit is not to wait for long queues.
 const READ_PER_COMMIT: usize = 4096;
@@ -35,118 +37,6 @@ const READ_PER_COMMIT: usize = 4096;
 /// Records that wait for a store that fails, at most, before no more pages are read: what becomes of what
 /// is in them adds to those.
 const MAX_STAGED: usize = 1 << 20;
-
-/// What one turn of a shard changes.
-#[derive(Debug, Default)]
-pub struct Turn {
-    /// The shard.
-    pub shard: u8,
-    /// Its number.
-    pub turn: u64,
-    /// The changes, in their order.
-    pub changes: Changes,
-    /// Which of them are parts of acts; in their order, none in two.
-    pub parts: Vec<Part>,
-    /// Acts that this shard handed a part of to the shards of a mask, in this turn.
-    pub handed: Vec<(ActId, u64)>,
-    /// Acts of which a part went back to the shard where they began, which has to
-    /// [take it back](Self::taken_back).
-    pub returned: Vec<ActId>,
-    /// Acts of which this shard took a part back, and did it or handed it to another shard.
-    pub taken_back: Vec<ActId>,
-    /// Acts that pass on what was in memory only, in this turn.
-    pub unstored: Vec<ActId>,
-    /// Acts of other shards of which this one has done its share: up to that turn of each.
-    pub done: Vec<ActId>,
-    /// Parts of queues that it wants to have.
-    pub asked: Vec<PageRequest>,
-}
-
-/// The next part of a queue.
-#[derive(Debug)]
-pub struct Page {
-    /// Whose it is.
-    pub session: SessionNumber,
-    /// Who asked.
-    pub waiter: Waiter,
-    /// What was read.
-    pub page: PageOfQueue,
-}
-
-/// Changes that belong to an act.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// Of the first of them in [`Turn::changes`].
-    pub first: usize,
-    /// Of the first that does not belong.
-    pub end: usize,
-    /// The act.
-    pub act: ActId,
-}
-
-#[derive(Debug)]
-struct State {
-    /// By shard: the last turn that is committed, as all before it are.
-    committed: Vec<AtomicU64>,
-    failing: AtomicBool,
-    /// Nobody commits any more, nor takes anything in.
-    gone: AtomicBool,
-    /// Changes that were handed over and not taken in.
-    waiting: AtomicUsize,
-}
-
-/// A shard's end of the writer.
-#[derive(Clone, Debug)]
-pub struct Link {
-    shard: u8,
-    turns: Sender<Turn>,
-    pages: Receiver<Page>,
-    state: Arc<State>,
-}
-
-impl Link {
-    /// Hands a turn over.
-    pub fn submit(&self, turn: Turn) {
-        self.state.waiting.fetch_add(turn.changes.len(), Ordering::Relaxed);
-        // A writer that is gone before all links are counts as one that fails.
-        let _ = self.turns.send(turn);
-    }
-
-    /// A page that this shard asked for, if one has come.
-    #[must_use]
-    pub fn take_page(&self) -> Option<Page> {
-        self.pages.try_recv().ok()
-    }
-
-    /// Whether a page has come.
-    #[must_use]
-    pub fn has_page(&self) -> bool {
-        !self.pages.is_empty()
-    }
-
-    /// The last turn of this shard that is committed, as all before it are.
-    #[must_use]
-    pub fn committed(&self) -> u64 {
-        self.state.committed.get(usize::from(self.shard)).map_or(0, |at| at.load(Ordering::Acquire))
-    }
-
-    /// Whether the writer is so far behind that nothing should be added that can wait.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.state.waiting.load(Ordering::Relaxed) >= MAX_WAITING && !self.is_gone()
-    }
-
-    /// Whether the last commit failed: what was handed over stays, and is tried again; pages are read. Or
-    /// the writer is gone: then nothing is committed any more.
-    #[must_use]
-    pub fn is_failing(&self) -> bool {
-        self.state.failing.load(Ordering::Relaxed) || self.is_gone()
-    }
-
-    fn is_gone(&self) -> bool {
-        self.state.gone.load(Ordering::Relaxed)
-    }
-}
 
 /// Opens the records, at the start and after a failure.
 pub type Open = Box<dyn FnMut() -> Result<Box<dyn Store>, StoreError> + Send>;

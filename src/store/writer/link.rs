@@ -1,0 +1,124 @@
+//! The shards' ends of the writer: what they hand over, and what they are told.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::session::{Changes, PageOfQueue, PageRequest, SessionNumber, Waiter};
+use crate::store::acts::ActId;
+
+/// Changes that may wait to be taken in. What would add to them and need not be answered has to wait.
+const MAX_WAITING: usize = 1 << 17;
+
+/// What one turn of a shard changes.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// The shard.
+    pub shard: u8,
+    /// Its number.
+    pub turn: u64,
+    /// The changes, in their order.
+    pub changes: Changes,
+    /// Which of them are parts of acts; in their order, none in two.
+    pub parts: Vec<Part>,
+    /// Acts that this shard handed a part of to the shards of a mask, in this turn.
+    pub handed: Vec<(ActId, u64)>,
+    /// Acts of which a part went back to the shard where they began, which has to
+    /// [take it back](Self::taken_back).
+    pub returned: Vec<ActId>,
+    /// Acts of which this shard took a part back, and did it or handed it to another shard.
+    pub taken_back: Vec<ActId>,
+    /// Acts that pass on what was in memory only, in this turn.
+    pub unstored: Vec<ActId>,
+    /// Acts of other shards of which this one has done its share: up to that turn of each.
+    pub done: Vec<ActId>,
+    /// Parts of queues that it wants to have.
+    pub asked: Vec<PageRequest>,
+}
+
+/// The next part of a queue.
+#[derive(Debug)]
+pub struct Page {
+    /// Whose it is.
+    pub session: SessionNumber,
+    /// Who asked.
+    pub waiter: Waiter,
+    /// What was read.
+    pub page: PageOfQueue,
+}
+
+/// Changes that belong to an act.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Of the first of them in [`Turn::changes`].
+    pub first: usize,
+    /// Of the first that does not belong.
+    pub end: usize,
+    /// The act.
+    pub act: ActId,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    /// By shard: the last turn that is committed, as all before it are.
+    pub(super) committed: Vec<AtomicU64>,
+    pub(super) failing: AtomicBool,
+    /// Nobody commits any more, nor takes anything in.
+    pub(super) gone: AtomicBool,
+    /// Changes that were handed over and not taken in.
+    pub(super) waiting: AtomicUsize,
+}
+
+/// A shard's end of the writer.
+#[derive(Clone, Debug)]
+pub struct Link {
+    pub(super) shard: u8,
+    pub(super) turns: Sender<Turn>,
+    pub(super) pages: Receiver<Page>,
+    pub(super) state: Arc<State>,
+}
+
+impl Link {
+    /// Hands a turn over.
+    pub fn submit(&self, turn: Turn) {
+        self.state.waiting.fetch_add(turn.changes.len(), Ordering::Relaxed);
+        // A writer that is gone before all links are counts as one that fails.
+        let _ = self.turns.send(turn);
+    }
+
+    /// A page that this shard asked for, if one has come.
+    #[must_use]
+    pub fn take_page(&self) -> Option<Page> {
+        self.pages.try_recv().ok()
+    }
+
+    /// Whether a page has come.
+    #[must_use]
+    pub fn has_page(&self) -> bool {
+        !self.pages.is_empty()
+    }
+
+    /// The last turn of this shard that is committed, as all before it are.
+    #[must_use]
+    pub fn committed(&self) -> u64 {
+        self.state.committed.get(usize::from(self.shard)).map_or(0, |at| at.load(Ordering::Acquire))
+    }
+
+    /// Whether the writer is so far behind that nothing should be added that can wait.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.state.waiting.load(Ordering::Relaxed) >= MAX_WAITING && !self.is_gone()
+    }
+
+    /// Whether the last commit failed: what was handed over stays, and is tried again; pages are read. Or
+    /// the writer is gone: then nothing is committed any more.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.state.failing.load(Ordering::Relaxed) || self.is_gone()
+    }
+
+    fn is_gone(&self) -> bool {
+        self.state.gone.load(Ordering::Relaxed)
+    }
+}
