@@ -87,7 +87,7 @@ struct Looker {
     keyspaces: Vec<Looked>,
     removed: Arc<[AtomicU64; Table::COUNT]>,
     least_bytes: u64,
-    /// What was visible at the last look: who reads from before that has begun.
+    /// What was visible at the last look. Who reads what was there before has its files since.
     seen: SeqNo,
 }
 
@@ -127,40 +127,39 @@ impl Looker {
         if seen == 0 {
             return;
         }
-        for index in 0..self.keyspaces.len() {
+        let Self { path, keyspaces, removed, least_bytes, .. } = self;
+        for (looked, removed) in keyspaces.iter_mut().zip(&**removed) {
             if is_stopped() {
                 return;
             }
-            if let Err(error) = self.look_at(index, seen, is_stopped)
-                && let Some(looked) = self.keyspaces.get_mut(index)
-            {
+            if let Err(error) = looked.look(path, removed, *least_bytes, seen, is_stopped) {
                 looked.rests_until = Instant::now() + REST_OF_FAILURE;
                 tracing::warn!(
                     "{}: the room of records that were removed is not given back now: {error}",
-                    self.path.display()
+                    path.display()
                 );
             }
         }
     }
+}
 
-    fn look_at(
+impl Looked {
+    /// Merges it, if that is worth it and there is room at `path`.
+    fn look(
         &mut self,
-        index: usize,
+        path: &Path,
+        removed: &AtomicU64,
+        least_bytes: u64,
         seen: SeqNo,
         is_stopped: &dyn Fn() -> bool,
     ) -> Result<(), fjall::Error> {
-        let (Some(looked), Some(removed)) =
-            (self.keyspaces.get_mut(index), self.removed.get(index))
-        else {
-            return Ok(());
-        };
-        let keyspace = &looked.keyspace;
+        let keyspace = &self.keyspace;
         // Files of before it was merged, which nobody reads any more. If that goes wrong, it is for the next look.
         let _ = keyspace.tree.get_version_history_lock().maintenance(keyspace.path(), seen);
         let (now, count) = (Instant::now(), removed.load(Ordering::Relaxed));
-        let Some(bytes) = worth(keyspace, count, self.least_bytes) else { return Ok(()) };
-        let has_room = free_bytes(&self.path).is_none_or(|free| free >= bytes + SPARE_BYTES);
-        if now < looked.rests_until || !has_room {
+        let Some(bytes) = worth(keyspace, count, least_bytes) else { return Ok(()) };
+        let has_room = free_bytes(path).is_none_or(|free| free >= bytes + SPARE_BYTES);
+        if now < self.rests_until || !has_room {
             return Ok(());
         }
         removed.fetch_sub(count, Ordering::Relaxed);
@@ -169,11 +168,11 @@ impl Looker {
             true => merge(keyspace, seen, is_stopped),
             false => Ok(()),
         });
-        looked.rests_until = Instant::now() + now.elapsed() * REST;
+        self.rests_until = Instant::now() + now.elapsed() * REST;
         merged?;
         tracing::info!(
             "{}: {} of {before} bytes of {:?} are given back to the disk",
-            self.path.display(),
+            path.display(),
             before.saturating_sub(keyspace.tree.disk_space()),
             keyspace.name()
         );
