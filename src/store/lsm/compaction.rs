@@ -169,14 +169,15 @@ impl Looked {
             false => Ok(()),
         });
         self.rests_until = Instant::now() + now.elapsed() * REST;
-        merged?;
-        tracing::info!(
-            "{}: {} of {before} bytes of {:?} are given back to the disk",
-            path.display(),
-            before.saturating_sub(keyspace.tree.disk_space()),
-            keyspace.name()
-        );
-        Ok(())
+        let given_back = before.saturating_sub(keyspace.tree.disk_space());
+        if given_back > 0 {
+            tracing::info!(
+                "{}: {given_back} of {before} bytes of {:?} are given back to the disk",
+                path.display(),
+                keyspace.name()
+            );
+        }
+        Ok(merged?)
     }
 }
 
@@ -207,29 +208,25 @@ fn sort(keyspace: &Keyspace, is_stopped: &dyn Fn() -> bool) -> Result<bool, fjal
     Ok(true)
 }
 
-/// Merges each level into the next one that has something, down to the last.
+/// Merges each level into the one below it, down to the last. None is skipped, though most are empty: fjall may put
+/// something there at the same time, and what is newer must not come to lie below it.
 fn merge(
     keyspace: &Keyspace,
     seen: SeqNo,
     is_stopped: &dyn Fn() -> bool,
 ) -> Result<(), fjall::Error> {
-    let next = |from: u8| {
+    for level in 0..LAST_LEVEL {
         let version = keyspace.tree.current_version();
-        (from..LAST_LEVEL)
-            .find(|&level| version.level(level.into()).is_some_and(|level| !level.is_empty()))
-    };
-    let mut level = next(0).unwrap_or(LAST_LEVEL);
-    loop {
+        if version.level(level.into()).is_none_or(|level| level.is_empty()) {
+            continue;
+        }
+        drop(version);
         if is_stopped() {
-            return Ok(());
+            break;
         }
-        let into = next(level + 1).unwrap_or(LAST_LEVEL);
-        keyspace.tree.compact(Arc::new(PullDown(level, into)), seen)?;
-        if into == LAST_LEVEL {
-            return Ok(());
-        }
-        level = into;
+        keyspace.tree.compact(Arc::new(PullDown(level, level + 1)), seen)?;
     }
+    Ok(())
 }
 
 #[cfg(test)]
