@@ -15,6 +15,9 @@
 //! else a message that goes on to another session would be stored there without the identifier it came under.
 //! One that passes on what a session had in memory only comes behind all that are open.
 //! Two acts may come behind each other by what they did on different shards. Those are committed together.
+//!
+//! What an act takes from a queue stands there again after a crash, and what is in flight is sent before all that is
+//! queued. So nothing behind it is in flight before the act is committed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,6 +44,12 @@ struct Act {
 }
 
 impl Act {
+    /// It is not committed before others.
+    fn comes_behind(&mut self, id: ActId, mut others: BTreeSet<ActId>) {
+        others.remove(&id);
+        self.behind.append(&mut others);
+    }
+
     /// A turn of a shard is not committed before it.
     fn is_of(&mut self, shard: u8, turn: u64) {
         if self.turns.last() != Some(&(shard, turn)) {
@@ -92,6 +101,8 @@ pub(super) struct Acts {
     done: BTreeMap<(u8, u8), u64>,
     /// Where something was queued or held, and where a record was last changed, of what is set aside.
     aside: HashMap<Subject, At>,
+    /// By session: what takes something from its queue, and the first place of that.
+    taking: HashMap<SessionNumber, BTreeMap<ActId, u64>>,
     /// Changes that were set aside, ever.
     count: u64,
 }
@@ -125,10 +136,9 @@ impl Acts {
     /// An act passes on what was not stored where it was: it comes behind all that are open, by whichever of
     /// them that came there.
     pub(super) fn comes_behind_all(&mut self, id: ActId) {
-        let mut others: BTreeSet<_> = self.open.keys().copied().collect();
-        others.remove(&id);
+        let others = self.open.keys().copied().collect();
         if let Some(act) = self.open.get_mut(&id) {
-            act.behind.append(&mut others);
+            act.comes_behind(id, others);
         }
     }
 
@@ -136,7 +146,7 @@ impl Acts {
     /// wait for the act.
     pub(super) fn add(&mut self, id: ActId, turn: (u8, u64), change: Change) -> Option<Change> {
         let about = self.find(&change);
-        let mut behind = None;
+        let mut behind = self.taken_before(&change);
         match &change {
             // What is retained may be set twice, and all of a topic comes from one shard, in order. What is
             // in flight may be queued by another act, or stored.
@@ -148,24 +158,35 @@ impl Acts {
                 return self.reconcile(change);
             }
             Change::Removed { .. } | Change::Freed(..) => match about {
-                Some(at) if at.act == id => return self.reconcile(change),
-                about => behind = about.map(|at| at.act),
+                Some(at) if at.act == id && !self.is_flight(at) => return self.reconcile(change),
+                about => behind.extend(about.map(|at| at.act)),
             },
             _ => {}
         }
+        if let Change::Removed { session, place, flew: false, .. } = &change {
+            let first = self.taking.entry(*session).or_default().entry(id).or_insert(*place);
+            *first = (*first).min(*place);
+        }
         let act = self.open.entry(id).or_default();
-        act.behind.extend(behind);
+        act.comes_behind(id, behind);
         act.is_of(turn.0, turn.1);
         self.push(id, change);
         None
     }
 
-    /// Applies a change to what it is about, if that is set aside. Gives it back if it has to be made
-    /// all the same.
+    /// Applies a change to what it is about, if that is set aside; sets it aside if it has to wait for an act.
+    /// Gives it back if it has to be made all the same.
     pub(super) fn reconcile(&mut self, change: Change) -> Option<Change> {
-        let Some(at) = self.find(&change) else { return Some(change) };
-        let found = self.open.get_mut(&at.act).and_then(|act| act.changes.get_mut(at.index));
-        let Some((_, found)) = found else { return Some(change) };
+        let mut behind = self.taken_before(&change);
+        let Some(at) = self.find(&change) else {
+            let Some(act) = behind.pop_last() else { return Some(change) };
+            self.push(act, change);
+            self.open.get_mut(&act)?.comes_behind(act, behind);
+            return None;
+        };
+        let Some(act) = self.open.get_mut(&at.act) else { return Some(change) };
+        act.comes_behind(at.act, behind);
+        let Some((_, found)) = act.changes.get_mut(at.index) else { return Some(change) };
         match change {
             Change::InFlight(_, _, packet_id) => {
                 if let Change::Queued(_, _, record) = found {
@@ -176,11 +197,31 @@ impl Acts {
             Change::Removed { .. } | Change::Freed(..) => {
                 let gone = std::mem::replace(found, Change::Undone);
                 subject(&gone).map(|subject| self.aside.remove(&subject));
+                return matches!(gone, Change::InFlight(..)).then_some(change);
             }
             // Or else the earlier one would undo it, or it would be counted before that.
             change => self.push(at.act, change),
         }
         None
+    }
+
+    /// The acts that take something from a queue that stands before what a change says is in flight.
+    fn taken_before(&self, change: &Change) -> BTreeSet<ActId> {
+        let (session, place) = match change {
+            Change::InFlight(session, place, _) => (session, *place),
+            Change::Queued(session, place, record) if record.packet_id.is_some() => {
+                (session, *place)
+            }
+            _ => return BTreeSet::new(),
+        };
+        let taking = self.taking.get(session).into_iter().flatten();
+        taking.filter(|(_, first)| **first < place).map(|(act, _)| *act).collect()
+    }
+
+    /// Whether what is set aside there is of a message that is stored.
+    fn is_flight(&self, at: At) -> bool {
+        let change = self.open.get(&at.act).and_then(|act| act.changes.get(at.index));
+        matches!(change, Some((_, Change::InFlight(..))))
     }
 
     /// Where something is set aside that a change is about.
@@ -206,7 +247,7 @@ impl Acts {
     pub(super) fn complete(&mut self) -> impl Iterator<Item = Change> + use<> {
         let until = self.held_up();
         let mut changes = Vec::new();
-        let Self { open, aside, .. } = self;
+        let Self { open, aside, taking, .. } = self;
         open.retain(|id, act| {
             if is_held_up(&until, id) {
                 return true;
@@ -219,6 +260,10 @@ impl Acts {
             }
             changes.append(&mut act.changes);
             false
+        });
+        taking.retain(|_, acts| {
+            acts.retain(|id, _| open.contains_key(id));
+            !acts.is_empty()
         });
         changes.sort_by_key(|(number, _)| *number);
         changes.into_iter().map(|(_, change)| change)

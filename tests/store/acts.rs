@@ -1,11 +1,12 @@
 //! Acts that meet: what one has put somewhere is touched by another before the first is whole.
 
 use sluice::hooks::Table;
+use sluice::mqtt::Message;
 use sluice::session::{Change, SubscriptionRecord};
 use sluice::store::Turn;
 
 use crate::engines::records;
-use crate::turns::{Bench, id, message, part, queued, removed, retained, session};
+use crate::turns::{Bench, START, id, message, part, queued, removed, retained, session};
 
 /// Three shards, and so many sessions.
 fn bench(sessions: u64) -> Bench {
@@ -269,5 +270,74 @@ fn an_answer_to_what_an_open_act_brings_waits_for_it() {
     assert_eq!(bench.count(Table::Flights), 1);
     bench.commit(6, vec![Change::Completed(3, 1)]);
     assert_eq!(bench.count(Table::Flights), 0);
+    assert_tidy(bench);
+}
+
+/// What an act that is open drops is there again after a crash, and nothing that was queued later is in flight by
+/// then: that would be sent first [MQTT-4.6.0-1].
+#[test]
+fn nothing_is_in_flight_before_what_an_open_act_drops() {
+    let in_flight = |bench: &Bench| {
+        let recovered = Bench::on(bench.memory.crashed(), 3, START).recovered;
+        let kept =
+            recovered.sessions.iter().flat_map(|one| one.kept.iter().map(|(place, _)| *place));
+        kept.collect::<Vec<_>>()
+    };
+    let mut bench = bench(1);
+    let [first, second, third] = ["first", "second", "third"].map(message);
+    bench.commit(2, vec![queued(1, 1, &first), queued(1, 2, &second)]);
+    let act = (1, 5);
+    bench.links[1].submit(Turn { handed: vec![(act, 0b101)], ..part(1, 5, act, vec![]) });
+    let share = part(0, 3, act, vec![removed(1, 1, &first), queued(1, 3, &third)]);
+    bench.links[0].submit(Turn { done: vec![act], ..share });
+    let mut new = queued(1, 4, &message("fourth"));
+    if let Change::Queued(_, _, record) = &mut new {
+        record.packet_id = Some(id(8));
+    }
+    bench.links[0].submit(Turn {
+        shard: 0,
+        turn: 4,
+        changes: vec![flight(1, 2), new].into(),
+        ..Turn::default()
+    });
+    bench.writer.step();
+    assert_eq!((places(&bench), in_flight(&bench)), (vec![(1, 1), (1, 2)], vec![]));
+    assert_eq!(bench.committed()[0], 2);
+    bench.links[2].submit(Turn { shard: 2, turn: 2, done: vec![act], ..Turn::default() });
+    bench.writer.step();
+    assert_eq!(places(&bench), [(1, 2), (1, 3), (1, 4)]);
+    assert_eq!((in_flight(&bench), bench.committed()[0]), (vec![2, 4], 4));
+}
+
+/// What is said to be in flight behind that may have gone itself before the act is whole.
+#[test]
+fn what_has_gone_was_not_in_flight_behind_what_an_open_act_drops() {
+    let mut bench = bench(1);
+    let [first, second, third] = ["first", "second", "third"].map(message);
+    let all = vec![queued(1, 1, &first), queued(1, 2, &second), queued(1, 3, &third)];
+    bench.commit(2, all);
+    let act = (1, 5);
+    bench.links[1].submit(Turn { handed: vec![(act, 0b101)], ..part(1, 5, act, vec![]) });
+    let share = part(0, 3, act, vec![removed(1, 1, &first)]);
+    bench.links[0].submit(Turn { done: vec![act], ..share });
+    let gone = |place, message: &Message| {
+        let (session, message, number) = (1, message.clone(), 0);
+        Change::Removed { session, place, message, number, flew: true }
+    };
+    let turn = |turn, changes: Vec<Change>| Turn {
+        shard: 0,
+        turn,
+        changes: changes.into(),
+        ..Turn::default()
+    };
+    bench.links[0].submit(turn(4, vec![flight(1, 2), flight(1, 3), gone(2, &second)]));
+    // The other goes with the act.
+    bench.links[0].submit(part(0, 5, act, vec![gone(3, &third)]));
+    bench.writer.step();
+    assert_eq!(places(&bench), [(1, 1), (1, 3)]);
+    bench.links[2].submit(Turn { shard: 2, turn: 2, done: vec![act], ..Turn::default() });
+    bench.writer.step();
+    assert_eq!((places(&bench), bench.count(Table::Flights)), (vec![], 0));
+    assert_eq!((bench.count(Table::Messages), bench.committed()[0]), (0, 5));
     assert_tidy(bench);
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use sluice::hooks::Table;
-use sluice::store::{Memory, Report};
+use sluice::store::{Memory, Recovered, Report};
 
 use super::{Delivery, Publication, SHARDS, Stay, World, home, name, topic};
 use crate::engines::records;
@@ -19,10 +19,22 @@ impl Stored {
     fn of(memory: &Memory) -> Self {
         let keys = |table| records(memory, table).into_iter().map(|(key, _)| key);
         let number = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().expect("8 bytes"));
-        let queued = keys(Table::Queued).map(|key| (number(&key[..8]), number(&key[8..])));
+        let place = |key: Vec<u8>| (number(&key[..8]), number(&key[8..]));
         let inbound = keys(Table::Inbound)
             .map(|key| (number(&key[..8]), u16::from_be_bytes([key[8], key[9]])));
-        Self { queued: queued.collect(), inbound: inbound.collect() }
+        Self { queued: keys(Table::Queued).map(place).collect(), inbound: inbound.collect() }
+    }
+
+    /// What is in flight is sent first after a start: nothing that is not may stand before it.
+    fn check_order(&self, recovered: &Recovered) {
+        for session in &recovered.sessions {
+            let number = session.record.session;
+            let in_flight: BTreeSet<_> = session.kept.iter().map(|(place, _)| *place).collect();
+            let Some(last) = in_flight.last() else { continue };
+            let before = self.queued.range((number, 0)..(number, *last)).map(|(_, place)| *place);
+            let overtaken: Vec<_> = before.filter(|place| !in_flight.contains(place)).collect();
+            assert!(overtaken.is_empty(), "{number}: {overtaken:?}, {in_flight:?} are in flight");
+        }
     }
 }
 
@@ -39,6 +51,7 @@ impl World {
         let before = Stored::of(&memory).queued;
         let recovered = Bench::on(memory.clone(), SHARDS as u8, START).recovered;
         let stored = Stored::of(&memory);
+        stored.check_order(&recovered);
         let strays: Vec<_> = before.difference(&stored.queued).collect();
         strays.iter().for_each(|place| self.check_stray(**place));
         // Each with its message, if nobody else waits for that.
