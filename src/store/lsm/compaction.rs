@@ -177,7 +177,7 @@ impl Looked {
                 keyspace.name()
             );
         }
-        Ok(merged?)
+        merged
     }
 }
 
