@@ -11,12 +11,13 @@ use crate::session::{
     Change, DropCause, PageOfQueue, PageRequest, PageTaken, QueuedRecord, Redistribution,
     SessionNumber, SessionRecord,
 };
-use crate::store::Page;
+use crate::store::{Link, Page};
 
 use super::Core;
 use super::ending::EndedBy;
 
-/// Pages that a shard has asked for and not taken in, at most: so many are in memory beside the queues.
+/// Pages that a shard has asked for and not taken in, at most, beside those that the store has put off: so many are
+/// in memory beside the queues.
 const MAX_ASKED: usize = 32;
 
 /// Messages and bytes of a page of a session that has ended.
@@ -32,6 +33,8 @@ const RETIRED: char = '\0';
 pub(super) struct Paging {
     /// What is not asked for yet.
     waiting: VecDeque<PageRequest>,
+    /// What came before that, and is not asked for while the store fails.
+    kept_back: VecDeque<PageRequest>,
     asked: usize,
     /// Sessions that have ended and whose queues go to other members of their groups, and by whom they
     /// ended.
@@ -39,12 +42,26 @@ pub(super) struct Paging {
 }
 
 impl Paging {
-    /// What to ask the store for now.
-    pub(super) fn ask(&mut self, wanted: Vec<PageRequest>) -> Vec<PageRequest> {
+    /// What to ask the store for now, behind that link.
+    pub(super) fn ask(&mut self, wanted: Vec<PageRequest>, link: &Link) -> Vec<PageRequest> {
         self.waiting.extend(wanted);
-        let count = self.waiting.len().min(MAX_ASKED - self.asked);
-        self.asked += count;
-        self.waiting.drain(..count).collect()
+        let fails = link.is_failing();
+        while !fails && let Some(request) = self.kept_back.pop_back() {
+            self.waiting.push_front(request);
+        }
+        let mut asked = Vec::new();
+        while self.asked.saturating_sub(link.put_off()) < MAX_ASKED
+            && let Some(request) = self.waiting.pop_front()
+        {
+            if fails && request.passes_on {
+                // Who could be given it could not store it.
+                self.kept_back.push_back(request);
+                continue;
+            }
+            self.asked += 1;
+            asked.push(request);
+        }
+        asked
     }
 }
 
@@ -215,8 +232,8 @@ mod tests {
     type SimCore = Core<<SimDriver as Driver>::Socket>;
 
     /// A shard of which two messages of a queue are in memory.
-    fn shard() -> (Shard<SimDriver>, Writer) {
-        let (stored, writer) = Stored::in_memory(&Memory::default(), 1);
+    fn shard(memory: &Memory) -> (Shard<SimDriver>, Writer) {
+        let (stored, writer) = Stored::in_memory(memory, 1);
         let mut settings = Settings::for_tests();
         settings.session.in_memory.messages = 2;
         let shared = Shared::new(settings, Hooks::default(), 1, 1).into();
@@ -226,30 +243,45 @@ mod tests {
 
     /// A stored session that is away, and a member of `$share/g/t`.
     fn member(core: &mut SimCore, name: &str) -> SessionKey {
+        subscriber(core, name, &Filter { share: Some("g"), filter: "t" })
+    }
+
+    /// A stored session that is away, with a subscription.
+    fn subscriber(core: &mut SimCore, name: &str, filter: &Filter<'_>) -> SessionKey {
         let key = core.sessions.insert(Session::new(name));
         core.shared.admission.add_session();
         core.store_session(key);
         let options = SubscriptionOptions { qos: QoS::AtLeastOnce, ..Default::default() };
-        let filter = Filter { share: Some("g"), filter: "t" };
-        let handle = core.router.subscribe(key, &filter, options).handle;
+        let handle = core.router.subscribe(key, filter, options).handle;
         core.router.set_place(handle, 0);
         core.sessions.get_mut(key).expect("it was inserted").subscriptions.push(handle);
         core.shared.admission.add_subscription();
         key
     }
 
+    fn publish(core: &mut SimCore, topic: &str, payload: &[u8], expiry: Option<u32>) {
+        let message = Message::new(topic, QoS::AtLeastOnce, false, payload, b"", expiry, core.now);
+        core.publish_message(&message, Publisher::NOBODY);
+    }
+
+    /// Some turns, as far as the store has to do with them.
+    fn turns(core: &mut SimCore, writer: &mut Writer) {
+        for _ in 0..6 {
+            core.hand_over();
+            core.turn += 1;
+            writer.step();
+            core.take_pages();
+        }
+    }
+
     /// [MQTT-3.3.2-5] [MQTT-4.8.2-5] A session ends while the store looks for what has expired in its queue:
     /// others of its group get the rest, once.
     #[test]
     fn a_look_that_outlasts_its_session() {
-        let (Shard { mut core, .. }, mut writer) = shard();
+        let (Shard { mut core, .. }, mut writer) = shard(&Memory::default());
         let ends = member(&mut core, "ends");
         for n in 0..6 {
-            let expiry = (n == 3).then_some(1);
-            let payload = [b'0' + n];
-            let message =
-                Message::new("t", QoS::AtLeastOnce, false, &payload, b"", expiry, core.now);
-            core.publish_message(&message, Publisher::NOBODY);
+            publish(&mut core, "t", &[b'0' + n], (n == 3).then_some(1));
         }
         let stays = member(&mut core, "stays");
         core.now = core.now.plus(Duration::from_secs(1));
@@ -257,15 +289,44 @@ mod tests {
         assert_eq!((session.queued(), session.expire(core.now, 10)), (6, 0));
         assert!(session.awaits_page(), "a look");
         core.end_session(ends, EndedBy::Other);
-        for _ in 0..6 {
-            core.hand_over();
-            core.turn += 1;
-            writer.step();
-            core.take_pages();
-        }
+        turns(&mut core, &mut writer);
         let session = &core.sessions.get(stays).expect("it is there").session;
         let dropped = |cause| core.stats.dropped[cause as usize].value();
         assert_eq!((session.queued(), dropped(DropCause::Expired)), (5, 1));
         assert_eq!((dropped(DropCause::SessionEnded), dropped(DropCause::Orphaned)), (0, 0));
+    }
+
+    /// What sessions that have ended leave to their groups is not read while the store fails: the queues of others
+    /// are.
+    #[test]
+    fn what_waits_for_the_store_to_work_keeps_no_other_queue_waiting() {
+        let memory = Memory::default();
+        let (Shard { mut core, .. }, mut writer) = shard(&memory);
+        let topics: Vec<_> = (0..=MAX_ASKED).map(|n| n.to_string()).collect();
+        let leaves = |topic: &String| {
+            let key = subscriber(&mut core, topic, &Filter { share: Some("g"), filter: topic });
+            (0..3).for_each(|_| publish(&mut core, topic, b"", None));
+            key
+        };
+        let ends: Vec<_> = topics.iter().map(leaves).collect();
+        let stays = subscriber(&mut core, "stays", &Filter { share: None, filter: "t" });
+        [None, None, Some(1)].into_iter().for_each(|expiry| publish(&mut core, "t", b"", expiry));
+        turns(&mut core, &mut writer);
+        memory.fail(Some("no space left"));
+        ends.into_iter().for_each(|key| core.end_session(key, EndedBy::Other));
+        turns(&mut core, &mut writer);
+        assert!(core.store_fails());
+        core.now = core.now.plus(Duration::from_secs(1));
+        let session = &mut core.sessions.get_mut(stays).expect("it is there").session;
+        assert_eq!((session.queued(), session.expire(core.now, 10)), (3, 0));
+        assert!(session.awaits_page(), "a look");
+        turns(&mut core, &mut writer);
+        let session = &core.sessions.get(stays).expect("it is there").session;
+        assert!(!session.awaits_page() && session.queued() == 2);
+        memory.fail(None);
+        turns(&mut core, &mut writer);
+        let orphaned = core.stats.dropped[DropCause::Orphaned as usize].value();
+        assert_eq!(orphaned, 3 * topics.len() as u64, "nobody is left in their groups");
+        assert!(core.store.as_ref().is_some_and(|store| store.paging.retired.is_empty()));
     }
 }

@@ -295,7 +295,7 @@ impl<S> Core<S> {
         let router = &self.router;
         let name = |group| router.group_filter(group).map(Into::into);
         let (changes, waiters) = store.journal.end_turn(self.turn + 1, name);
-        let asked = store.paging.ask(store.journal.take_asked());
+        let asked = store.paging.ask(store.journal.take_asked(), &store.link);
         // Who waits without a change of its own waits for those of earlier turns.
         if changes.is_none()
             && waiters.is_empty()

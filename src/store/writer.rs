@@ -55,8 +55,8 @@ pub struct Writer {
     taken: Vec<u64>,
     /// By shard: where its pages go.
     pages: Vec<Sender<Page>>,
-    /// What is to be read, with the shards that asked.
-    asked: VecDeque<(u8, PageRequest)>,
+    /// What is to be read.
+    asked: VecDeque<Asked>,
     /// Sessions that have ended, and from which place on what they had queued is to be removed.
     forgotten: VecDeque<(SessionNumber, u64)>,
     /// What could not be read, with when it is tried again.
@@ -68,10 +68,19 @@ pub struct Writer {
     is_unfollowed_told: bool,
 }
 
+/// A page that a shard has asked for.
+#[derive(Clone)]
+struct Asked {
+    shard: u8,
+    request: PageRequest,
+    /// It could not be read, which its shard knows: it may ask for another one meanwhile.
+    is_put_off: bool,
+}
+
 /// Of what the store could not read, and will hardly read before it is mended by a start: others are not to
 /// wait for it.
 enum Unreadable {
-    Page(u8, PageRequest),
+    Page(Asked),
     Forgotten(SessionNumber, u64),
 }
 
@@ -103,6 +112,7 @@ impl Writer {
             failing: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
+            put_off: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
         });
         let mut pages = Vec::new();
         let link = |shard| {
@@ -244,16 +254,28 @@ impl Writer {
         }
         let first = match forgets {
             true => self.forgotten.pop_front().map(|(of, from)| Unreadable::Forgotten(of, from)),
-            false => self.asked.pop_front().map(|(to, request)| Unreadable::Page(to, request)),
+            false => self.asked.pop_front().map(|mut asked| {
+                self.put_off_page(&mut asked);
+                Unreadable::Page(asked)
+            }),
         };
         let at = Instant::now() + RETRY_AFTER;
         self.unreadable.extend(first.map(|first| (at, first)));
     }
 
+    /// A page is not read now, and its shard may ask for others.
+    fn put_off_page(&self, asked: &mut Asked) {
+        if !std::mem::replace(&mut asked.is_put_off, true)
+            && let Some(count) = self.state.put_off.get(usize::from(asked.shard))
+        {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn try_unreadable(&mut self) {
         while let Some((_, first)) = self.unreadable.pop_front_if(|(at, _)| *at <= Instant::now()) {
             match first {
-                Unreadable::Page(to, request) => self.asked.push_back((to, request)),
+                Unreadable::Page(asked) => self.asked.push_back(asked),
                 Unreadable::Forgotten(of, from) => self.forgotten.push_back((of, from)),
             }
         }
@@ -303,20 +325,25 @@ impl Writer {
             if *budget == 0 {
                 break;
             }
-            let Some((shard, request)) = self.asked.front().cloned() else { break };
-            let PageRequest { session, from, .. } = request;
+            let Some(mut asked) = self.asked.front().cloned() else { break };
+            let request = &asked.request;
+            let PageRequest { session, from, .. } = *request;
             let staged = uncommitted.get(&session).copied();
             let until = self.acts.first_place(session, from).into_iter().chain(staged).min();
+            let waits_for_store = request.passes_on && self.fails();
             let page = match request.expired_by {
-                _ if request.passes_on && self.fails() => None,
-                Some(by) => Some(self.expire(store, &request, by, until, budget)?),
-                None => self.read_page(store, &request, until, budget)?,
+                _ if waits_for_store => None,
+                Some(by) => Some(self.expire(store, request, by, until, budget)?),
+                None => self.read_page(store, request, until, budget)?,
             };
             self.asked.pop_front();
             match page {
-                Some(page) => self.send_page(shard, &request, page),
+                Some(page) => self.send_page(&asked, page),
                 None => {
-                    self.asked.push_back((shard, request));
+                    if waits_for_store {
+                        self.put_off_page(&mut asked);
+                    }
+                    self.asked.push_back(asked);
                     held_up += 1;
                 }
             }
@@ -329,11 +356,15 @@ impl Writer {
     fn uncommitted(&self) -> HashMap<SessionNumber, u64> {
         let mut wanted = HashMap::new();
         if self.fails() {
-            for (_, request) in &self.asked {
+            // The others are not read meanwhile.
+            let asked = self.asked.iter().map(|asked| &asked.request);
+            for request in asked.filter(|request| !request.passes_on) {
                 let from = wanted.entry(request.session).or_insert(request.from);
                 *from = request.from.min(*from);
             }
-            wanted = self.staging.first_places(&wanted);
+            if !wanted.is_empty() {
+                wanted = self.staging.first_places(&wanted);
+            }
         }
         wanted
     }
@@ -385,9 +416,15 @@ impl Writer {
         Ok(Some(page))
     }
 
-    fn send_page(&self, shard: u8, request: &PageRequest, page: PageOfQueue) {
-        let PageRequest { session, waiter, .. } = *request;
-        if let Some(pages) = self.pages.get(usize::from(shard)) {
+    fn send_page(&self, asked: &Asked, page: PageOfQueue) {
+        let shard = usize::from(asked.shard);
+        let PageRequest { session, waiter, .. } = asked.request;
+        if asked.is_put_off
+            && let Some(count) = self.state.put_off.get(shard)
+        {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(pages) = self.pages.get(shard) {
             // A shard that is gone wants nothing.
             let _ = pages.send(Page { session, waiter, page });
         }
@@ -485,7 +522,8 @@ impl Writer {
         for act in taken.done {
             self.acts.done(shard, act);
         }
-        self.asked.extend(taken.asked.into_iter().map(|request| (shard, request)));
+        let asked = |request| Asked { shard, request, is_put_off: false };
+        self.asked.extend(taken.asked.into_iter().map(asked));
         if let Some(last) = self.taken.get_mut(usize::from(shard)) {
             *last = turn;
         }

@@ -68,6 +68,8 @@ pub(super) struct State {
     pub(super) gone: AtomicBool,
     /// Changes that were handed over and not taken in.
     pub(super) waiting: AtomicUsize,
+    /// By shard: pages that it has asked for, and that cannot be read now.
+    pub(super) put_off: Vec<AtomicUsize>,
 }
 
 /// A shard's end of the writer.
@@ -97,6 +99,14 @@ impl Link {
     #[must_use]
     pub fn has_page(&self) -> bool {
         !self.pages.is_empty()
+    }
+
+    /// How many pages that this shard has asked for cannot be read now. They are tried again, and nobody else is
+    /// to wait for them.
+    #[must_use]
+    pub fn put_off(&self) -> usize {
+        let put_off = self.state.put_off.get(usize::from(self.shard));
+        put_off.map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
     /// The last turn of this shard that is committed, as all before it are.
