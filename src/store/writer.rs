@@ -31,7 +31,7 @@ const CATCH_UP_AFTER: Duration = Duration::from_secs(60);
 const TURNS_PER_COMMIT: usize = 4096;
 
 /// Messages read for pages, and records of ended sessions removed, between two commits: who waits for a
-/// commit is not to wait for long queues.
+/// commit is not to wait for long queues. Half of it at most is for what is removed: nor is who waits for a page.
 const READ_PER_COMMIT: usize = 4096;
 
 /// Records that wait for a store that fails, at most, before no more pages are read: what becomes of what
@@ -213,12 +213,13 @@ impl Writer {
     fn read(&mut self) -> bool {
         let Some(store) = self.store.take() else { return false };
         self.try_unreadable();
-        let (mut budget, failed) = (READ_PER_COMMIT, self.fails());
+        let (mut budget, failed) = (READ_PER_COMMIT / 2, self.fails());
         let forgotten = match failed {
             // That only adds to what waits.
             true => Ok(()),
             false => self.forget_some(&*store, &mut budget),
         };
+        budget += READ_PER_COMMIT / 2;
         let forgets = forgotten.is_err();
         let done = forgotten.and_then(|()| match self.staging.len() < MAX_STAGED || !failed {
             true => self.read_pages(&*store, &mut budget),

@@ -289,6 +289,26 @@ fn what_goes_to_others_waits_for_a_store_that_works() {
     assert_eq!((payloads(&page), page.is_last), (text(1..2), true));
 }
 
+/// A client waits for a page of its queue, and what others have left behind takes many commits to remove.
+#[test]
+fn a_long_queue_that_is_removed_keeps_no_page_waiting() {
+    const COUNT: u64 = 20_000;
+    let mut bench = Bench::new(1);
+    let left = message("left");
+    let mut changes = vec![session("a", 1), session("b", 2), paged(2, 1, &message("wanted"))];
+    changes.extend((1..=COUNT).map(|place| paged(1, place, &left)));
+    bench.commit(1, changes);
+    let ended = vec![Change::Ended { client_id: "a".into() }, Change::Forgotten(1, 0)];
+    let asked = vec![request(2, 1, 9)];
+    bench.links[0].submit(Turn { turn: 2, changes: ended.into(), asked, ..Turn::default() });
+    assert!(bench.writer.step());
+    let page = bench.links[0].take_page().expect("at once").page;
+    assert_eq!(payloads(&page), ["wanted"]);
+    assert!(bench.count(Table::Queued) > COUNT as usize / 2);
+    while bench.writer.step() {}
+    assert_eq!((bench.count(Table::Queued), bench.count(Table::Messages)), (1, 1));
+}
+
 /// Nobody else waits for what cannot be read, and it is tried again.
 #[test]
 fn what_cannot_be_read_keeps_nobody_else_waiting() {
