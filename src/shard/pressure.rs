@@ -376,11 +376,13 @@ impl<S> Core<S> {
         self.let_go_on(released);
     }
 
-    /// Whether a connection may be read again: it is open and no other shard asked to hold it.
+    /// Whether a connection may be read again: it is open, no other shard asked to hold it, and the broker does not
+    /// stop.
     pub(super) fn may_read(&self, id: ConnId) -> bool {
-        self.connections.get(id).is_some_and(|connection| {
-            connection.state != State::Closing && !self.is_held_from_afar(connection.session)
-        })
+        !self.stopping.is_stopping()
+            && self.connections.get(id).is_some_and(|connection| {
+                connection.state != State::Closing && !self.is_held_from_afar(connection.session)
+            })
     }
 
     /// Whether another shard asked to hold the client of this session.

@@ -255,6 +255,24 @@ mod tests {
         assert_eq!(wills(&two), (0, 1));
     }
 
+    /// A publisher was held, and what it waited for is there when the broker stops already: it is not read on.
+    #[test]
+    fn nothing_is_read_any_more_when_others_were_told_so() {
+        let mut two = Two::start();
+        let publisher = two.connect(0, 0, &[]);
+        two.shared.stop();
+        two.turn(0);
+        let publish = b"\x30\x05\0\x01t\0.";
+        assert_eq!(two.world.client_send(publisher, publish).expect("it is open"), publish.len());
+        let core = &mut two.shards[0].core;
+        core.resumed = core.connections.ids().collect();
+        assert_eq!(core.resumed.len(), 1);
+        for _ in 0..3 {
+            two.turn(0);
+        }
+        assert_eq!(two.shards[0].core.stats.publishes_received.value(), 0);
+    }
+
     /// [MQTT-4.8.2-5] What a session that ends with the broker leaves to its group goes to a member on another
     /// shard, where nobody is connected any more; and it is stored that all others have gone.
     #[test]
