@@ -321,6 +321,12 @@ impl Journal {
         self.notes().asked.push(request);
     }
 
+    /// How much was asked for since that was [taken](Self::take_asked).
+    #[must_use]
+    pub fn wants(&self) -> usize {
+        self.notes().asked.len()
+    }
+
     /// Takes what was asked for.
     #[must_use]
     pub fn take_asked(&self) -> Vec<PageRequest> {

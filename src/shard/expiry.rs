@@ -1,7 +1,8 @@
 //! Messages that expire in queues: they go when somebody else needs the place, and otherwise in steps.
 //!
 //! The timer of an absent session wakes it a moment after its first message has expired. Those that expired
-//! together are not removed together: a turn does so many, and waits for a store that is far behind.
+//! together are not removed together: a turn does so many, and waits for a store that is far behind. Nor are all
+//! queues looked through together that are on disk: clients want pages of theirs.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use crate::session::{DropCause, SessionLimits};
 use crate::timer::Time;
 
 use super::Core;
+use super::store::Keeper;
 
 /// Messages dropped in one turn because they expired, and sessions looked at for it.
 pub(super) const EXPIRED_PER_TURN: u32 = 1024;
@@ -19,7 +21,18 @@ pub(super) const EXPIRED_PER_TURN: u32 = 1024;
 const EXPIRY_DELAY: Duration = Duration::from_secs(1);
 
 /// Sessions in whose queues something has expired.
-pub(super) type ExpiringQueues = BTreeSet<SessionKey>;
+#[derive(Debug, Default)]
+pub(super) struct ExpiringQueues {
+    due: BTreeSet<SessionKey>,
+    /// Those of which something is on disk only, and has to be looked for there: when others want no pages.
+    on_disk: BTreeSet<SessionKey>,
+}
+
+impl ExpiringQueues {
+    pub(super) fn insert(&mut self, key: SessionKey) {
+        self.due.insert(key);
+    }
+}
 
 impl<S> Core<S> {
     /// Whether a session takes a message of `size` bytes, once what has expired in its queue is gone.
@@ -60,16 +73,34 @@ impl<S> Core<S> {
         let mut budget = EXPIRED_PER_TURN;
         while budget > 0
             && self.may_expire_queues()
-            && let Some(key) = self.expiring_queues.pop_first()
+            && let Some(key) = self.next_expiring_queue()
         {
             budget -= 1;
-            self.expire_queue(key, &mut budget);
+            let paged = self.sessions.get(key).and_then(|slot| slot.session.paged());
+            if paged.is_some() && !self.may_look() {
+                self.expiring_queues.on_disk.insert(key);
+            } else {
+                self.expire_queue(key, &mut budget);
+            }
         }
+    }
+
+    fn next_expiring_queue(&mut self) -> Option<SessionKey> {
+        let may_look = self.may_look();
+        let ExpiringQueues { due, on_disk } = &mut self.expiring_queues;
+        if may_look { on_disk.pop_first().or_else(|| due.pop_first()) } else { due.pop_first() }
     }
 
     /// Whether there is something to drop without waiting. Asked before a sleep.
     pub(super) fn may_expire_queues(&self) -> bool {
-        !self.expiring_queues.is_empty() && !self.mailbox.is_store_full()
+        let ExpiringQueues { due, on_disk } = &self.expiring_queues;
+        let is_some = !due.is_empty() || !on_disk.is_empty() && self.may_look();
+        is_some && !self.mailbox.is_store_full()
+    }
+
+    /// Whether the store may be asked to look through a queue for which nobody waits.
+    fn may_look(&self) -> bool {
+        self.store.as_ref().is_none_or(Keeper::may_look)
     }
 
     /// Drops what has expired in a queue, so much at most; more of it follows.

@@ -15,10 +15,16 @@ use crate::store::{Link, Page};
 
 use super::Core;
 use super::ending::EndedBy;
+use super::store::Keeper;
 
-/// Pages that a shard has asked for and not taken in, at most, beside those that the store has put off: so many are
-/// in memory beside the queues.
+/// Pages that a shard has asked for and not taken in, at most: so many are in memory beside the queues. What the
+/// store cannot read now comes on top.
 const MAX_ASKED: usize = 32;
+/// The same of pages of sessions that have ended.
+const MAX_ASKED_OF_ENDED: usize = 8;
+/// With so many asked for, or about to be, no absent session begins a look for what has expired: clients wait for
+/// pages.
+const ASKED_BESIDE_LOOKS: usize = MAX_ASKED / 2;
 
 /// Messages and bytes of a page of a session that has ended.
 const PAGE_MESSAGES: u32 = 256;
@@ -31,37 +37,68 @@ const RETIRED: char = '\0';
 /// What a shard knows of queues in the store.
 #[derive(Debug, Default)]
 pub(super) struct Paging {
-    /// What is not asked for yet.
-    waiting: VecDeque<PageRequest>,
-    /// What came before that, and is not asked for while the store fails.
-    kept_back: VecDeque<PageRequest>,
-    asked: usize,
+    /// Pages and looks that sessions ask for.
+    own: Asking,
+    /// Pages of sessions that have ended.
+    of_ended: Asking,
     /// Sessions that have ended and whose queues go to other members of their groups, and by whom they
     /// ended.
     retired: HashMap<SessionNumber, EndedBy>,
 }
 
+#[derive(Debug, Default)]
+struct Asking {
+    /// What is not asked for yet.
+    waiting: VecDeque<PageRequest>,
+    asked: usize,
+}
+
+impl Asking {
+    /// How much was asked for, and can be read now.
+    fn outstanding(&self, put_off: usize) -> usize {
+        self.asked.saturating_sub(put_off)
+    }
+
+    /// Has so much be asked for, at most.
+    fn ask(&mut self, most: usize, put_off: usize, now: &mut Vec<PageRequest>) {
+        let free = most.saturating_sub(self.outstanding(put_off));
+        let count = self.waiting.len().min(free);
+        self.asked += count;
+        now.extend(self.waiting.drain(..count));
+    }
+}
+
 impl Paging {
     /// What to ask the store for now, behind that link.
     pub(super) fn ask(&mut self, wanted: Vec<PageRequest>, link: &Link) -> Vec<PageRequest> {
-        self.waiting.extend(wanted);
-        let fails = link.is_failing();
-        while !fails && let Some(request) = self.kept_back.pop_back() {
-            self.waiting.push_front(request);
+        for request in wanted {
+            self.asking(request.passes_on).waiting.push_back(request);
         }
-        let mut asked = Vec::new();
-        while self.asked.saturating_sub(link.put_off()) < MAX_ASKED
-            && let Some(request) = self.waiting.pop_front()
-        {
-            if fails && request.passes_on {
-                // Who could be given it could not store it.
-                self.kept_back.push_back(request);
-                continue;
-            }
-            self.asked += 1;
-            asked.push(request);
+        let mut now = Vec::new();
+        self.own.ask(MAX_ASKED, link.put_off(false), &mut now);
+        // Who would be given the rest could not store it.
+        if !link.is_failing() {
+            self.of_ended.ask(MAX_ASKED_OF_ENDED, link.put_off(true), &mut now);
         }
-        asked
+        now
+    }
+
+    /// Whether an absent session may have the store look for what has expired, when `wanted` is still to be asked
+    /// for.
+    fn may_look(&self, wanted: usize, link: &Link) -> bool {
+        let asked = self.own.outstanding(link.put_off(false));
+        asked + self.own.waiting.len() + wanted < ASKED_BESIDE_LOOKS
+    }
+
+    fn asking(&mut self, passes_on: bool) -> &mut Asking {
+        if passes_on { &mut self.of_ended } else { &mut self.own }
+    }
+}
+
+impl Keeper {
+    /// Whether an absent session may have the store look for what has expired.
+    pub(super) fn may_look(&self) -> bool {
+        self.paging.may_look(self.journal.wants(), &self.link)
     }
 }
 
@@ -80,8 +117,8 @@ impl<S> Core<S> {
         while let Some(store) = &mut self.store
             && let Some(page) = store.link.take_page()
         {
-            store.paging.asked -= 1;
             let Page { session, waiter: (key, serial), mut page } = page;
+            store.paging.asking(key == SessionKey::MAX).asked -= 1;
             let retired = store.paging.retired.get(&session).copied();
             for (_, record) in &mut page.messages {
                 record.group = record.share.as_deref().and_then(|share| self.group_of(share));
@@ -226,7 +263,7 @@ mod tests {
     use crate::net::Driver;
     use crate::net::sim::{SimDriver, SimOptions, World};
     use crate::router::SubscriptionOptions;
-    use crate::session::Session;
+    use crate::session::{Session, SessionLimits};
     use crate::store::{Memory, Writer};
 
     type SimCore = Core<<SimDriver as Driver>::Socket>;
@@ -264,14 +301,16 @@ mod tests {
         core.publish_message(&message, Publisher::NOBODY);
     }
 
-    /// Some turns, as far as the store has to do with them.
+    /// A turn, as far as the store has to do with it.
+    fn turn(core: &mut SimCore, writer: &mut Writer) {
+        core.hand_over();
+        core.turn += 1;
+        writer.step();
+        core.take_pages();
+    }
+
     fn turns(core: &mut SimCore, writer: &mut Writer) {
-        for _ in 0..6 {
-            core.hand_over();
-            core.turn += 1;
-            writer.step();
-            core.take_pages();
-        }
+        (0..6).for_each(|_| turn(core, writer));
     }
 
     /// [MQTT-3.3.2-5] [MQTT-4.8.2-5] A session ends while the store looks for what has expired in its queue:
@@ -328,5 +367,75 @@ mod tests {
         let orphaned = core.stats.dropped[DropCause::Orphaned as usize].value();
         assert_eq!(orphaned, 3 * topics.len() as u64, "nobody is left in their groups");
         assert!(core.store.as_ref().is_some_and(|store| store.paging.retired.is_empty()));
+    }
+
+    /// Has a queue that is on disk in part, with nothing of it in memory, ask for the next page.
+    fn ask_page(core: &mut SimCore, key: SessionKey) {
+        let limits = SessionLimits { max_queued_messages: 4, ..core.settings.session };
+        let session = &mut core.sessions.get_mut(key).expect("it is there").session;
+        assert_eq!((session.queued(), session.drop_oldest(1, &limits)), (6, 2));
+        assert!(session.awaits_page());
+    }
+
+    fn awaits_page(core: &SimCore, key: SessionKey) -> bool {
+        core.sessions.get(key).is_some_and(|slot| slot.session.awaits_page())
+    }
+
+    /// So many sessions end that the first pages of all of them would take a while to read.
+    #[test]
+    fn what_is_left_to_others_is_read_beside_the_queues_of_clients() {
+        let (Shard { mut core, .. }, mut writer) = shard(&Memory::default());
+        let topics: Vec<_> = (0..2 * MAX_ASKED).map(|n| n.to_string()).collect();
+        let leaves = |topic: &String| {
+            let key = subscriber(&mut core, topic, &Filter { share: Some("g"), filter: topic });
+            (0..3).for_each(|_| publish(&mut core, topic, b"", None));
+            key
+        };
+        let ends: Vec<_> = topics.iter().map(leaves).collect();
+        let stays = subscriber(&mut core, "stays", &Filter { share: None, filter: "t" });
+        (0..6).for_each(|_| publish(&mut core, "t", b"", None));
+        turn(&mut core, &mut writer);
+        ends.into_iter().for_each(|key| core.end_session(key, EndedBy::Other));
+        turn(&mut core, &mut writer);
+        ask_page(&mut core, stays);
+        turn(&mut core, &mut writer);
+        assert!(!awaits_page(&core, stays));
+        let has_left = |core: &SimCore| {
+            core.store.as_ref().is_some_and(|store| store.paging.retired.is_empty())
+        };
+        assert!(!has_left(&core));
+        for _ in 0..topics.len() {
+            turn(&mut core, &mut writer);
+        }
+        assert!(has_left(&core));
+    }
+
+    /// [MQTT-3.3.2-5] Messages expire in very many queues at the same moment.
+    #[test]
+    fn what_expires_is_looked_for_beside_the_queues_of_clients() {
+        let (Shard { mut core, .. }, mut writer) = shard(&Memory::default());
+        let names: Vec<_> = (0..2 * MAX_ASKED).map(|n| n.to_string()).collect();
+        let filter = Filter { share: None, filter: "all" };
+        let looks: Vec<_> = names.iter().map(|name| subscriber(&mut core, name, &filter)).collect();
+        [None, None, Some(1)].into_iter().for_each(|expiry| publish(&mut core, "all", b"", expiry));
+        let stays = subscriber(&mut core, "stays", &Filter { share: None, filter: "t" });
+        (0..6).for_each(|_| publish(&mut core, "t", b"", None));
+        turn(&mut core, &mut writer);
+        core.now = core.now.plus(Duration::from_secs(1));
+        looks.iter().for_each(|key| core.expiring_queues.insert(*key));
+        core.expire_queues();
+        ask_page(&mut core, stays);
+        turn(&mut core, &mut writer);
+        assert!(!awaits_page(&core, stays));
+        let queued = |core: &SimCore| {
+            let slots = looks.iter().filter_map(|key| core.sessions.get(*key));
+            slots.map(|slot| slot.session.queued()).sum::<usize>()
+        };
+        assert!(core.may_expire_queues() && queued(&core) > 2 * looks.len());
+        for _ in 0..looks.len() {
+            core.expire_queues();
+            turn(&mut core, &mut writer);
+        }
+        assert_eq!(queued(&core), 2 * looks.len());
     }
 }

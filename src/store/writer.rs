@@ -112,7 +112,7 @@ impl Writer {
             failing: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
-            put_off: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
+            put_off: (0..shards).map(|_| Default::default()).collect(),
         });
         let mut pages = Vec::new();
         let link = |shard| {
@@ -267,7 +267,7 @@ impl Writer {
     /// A page is not read now, and its shard may ask for others.
     fn put_off_page(&self, asked: &mut Asked) {
         if !std::mem::replace(&mut asked.is_put_off, true)
-            && let Some(count) = self.state.put_off.get(usize::from(asked.shard))
+            && let Some(count) = self.state.put_off(asked.shard, asked.request.passes_on)
         {
             count.fetch_add(1, Ordering::Relaxed);
         }
@@ -418,14 +418,13 @@ impl Writer {
     }
 
     fn send_page(&self, asked: &Asked, page: PageOfQueue) {
-        let shard = usize::from(asked.shard);
-        let PageRequest { session, waiter, .. } = asked.request;
+        let PageRequest { session, waiter, passes_on, .. } = asked.request;
         if asked.is_put_off
-            && let Some(count) = self.state.put_off.get(shard)
+            && let Some(count) = self.state.put_off(asked.shard, passes_on)
         {
             count.fetch_sub(1, Ordering::Relaxed);
         }
-        if let Some(pages) = self.pages.get(shard) {
+        if let Some(pages) = self.pages.get(usize::from(asked.shard)) {
             // A shard that is gone wants nothing.
             let _ = pages.send(Page { session, waiter, page });
         }

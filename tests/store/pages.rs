@@ -338,7 +338,7 @@ fn what_cannot_be_read_keeps_nobody_else_waiting() {
     assert!(bench.writer.step(), "the other one is still to be read");
     bench.writer.step();
     let page = bench.links[0].take_page().expect("the other one").page;
-    assert_eq!((payloads(&page), bench.links[0].put_off()), (text(2..3), 1));
+    assert_eq!((payloads(&page), bench.links[0].put_off(false)), (text(2..3), 1));
     bench.commit(3, vec![paged(1, 2, &message("later"))]);
     assert!(!bench.links[0].is_failing());
     assert_eq!(bench.links[0].committed(), 3);
@@ -356,7 +356,7 @@ fn what_cannot_be_read_keeps_nobody_else_waiting() {
     let (told, tells) = mpsc::channel();
     std::thread::scope(|scope| {
         scope.spawn(|| writer.run(move || _ = told.send(()), || None));
-        while records(&memory, Table::Queued).len() > 1 || links[0].put_off() > 0 {
+        while records(&memory, Table::Queued).len() > 1 || links[0].put_off(false) > 0 {
             tells.recv_timeout(Duration::from_secs(10)).expect("it is tried again");
         }
         drop(links);

@@ -68,8 +68,15 @@ pub(super) struct State {
     pub(super) gone: AtomicBool,
     /// Changes that were handed over and not taken in.
     pub(super) waiting: AtomicUsize,
-    /// By shard: pages that it has asked for, and that cannot be read now.
-    pub(super) put_off: Vec<AtomicUsize>,
+    /// By shard: pages that it has asked for, and that cannot be read now; those that
+    /// [pass on](PageRequest::passes_on) beside the others.
+    pub(super) put_off: Vec<[AtomicUsize; 2]>,
+}
+
+impl State {
+    pub(super) fn put_off(&self, shard: u8, passes_on: bool) -> Option<&AtomicUsize> {
+        self.put_off.get(usize::from(shard))?.get(usize::from(passes_on))
+    }
 }
 
 /// A shard's end of the writer.
@@ -101,12 +108,12 @@ impl Link {
         !self.pages.is_empty()
     }
 
-    /// How many pages that this shard has asked for cannot be read now. They are tried again, and nobody else is
-    /// to wait for them.
+    /// How many pages that this shard has asked for cannot be read now: of those that
+    /// [pass on](PageRequest::passes_on), or of the others. They are tried again, and nobody else is to wait for
+    /// them.
     #[must_use]
-    pub fn put_off(&self) -> usize {
-        let put_off = self.state.put_off.get(usize::from(self.shard));
-        put_off.map_or(0, |count| count.load(Ordering::Relaxed))
+    pub fn put_off(&self, passes_on: bool) -> usize {
+        self.state.put_off(self.shard, passes_on).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
     /// The last turn of this shard that is committed, as all before it are.
