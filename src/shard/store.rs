@@ -131,6 +131,24 @@ impl Keeper {
         }
     }
 
+    /// Notes changes that belong to an act. All that a turn begins is one.
+    fn note_part(&mut self, part: Part) {
+        match self.parts.last_mut() {
+            _ if part.first == part.end => {}
+            Some(last) if last.act == part.act && last.end == part.first => last.end = part.end,
+            _ => self.parts.push(part),
+        }
+    }
+
+    /// Notes that the shards of a mask were handed a part of an act.
+    fn note_handed(&mut self, act: ActId, with: u64) {
+        match self.handed.last_mut() {
+            _ if with == 0 => {}
+            Some((last, mask)) if *last == act => *mask |= with,
+            _ => self.handed.push((act, with)),
+        }
+    }
+
     /// Notes that all parts of another shard's acts up to a turn are done.
     pub(super) fn did_all(&mut self, acts: ActId) {
         self.done.push(acts);
@@ -206,13 +224,8 @@ impl<S> Core<S> {
         if let Some(store) = &mut self.store
             && let Some((act, with)) = store.act.take()
         {
-            let end = store.journal.len();
-            if end > first {
-                store.parts.push(Part { first, end, act });
-            }
-            if with != 0 {
-                store.handed.push((act, with));
-            }
+            store.note_part(Part { first, end: store.journal.len(), act });
+            store.note_handed(act, with);
         }
     }
 
@@ -221,7 +234,10 @@ impl<S> Core<S> {
         if let Some(store) = self.store.as_mut().filter(|_| !is_stored)
             && let Some((act, _)) = store.act
         {
-            store.unstored.push(act);
+            // Of all sessions that do so in a turn it is one.
+            if store.unstored.last() != Some(&act) {
+                store.unstored.push(act);
+            }
         }
     }
 
@@ -383,6 +399,37 @@ mod tests {
             });
             assert_eq!(confirmed.collect::<Vec<_>>(), [TURNS]);
         }
+    }
+
+    /// What a turn has of an act is one, however many messages it is of: the writer looks at each of them again
+    /// with each commit.
+    #[test]
+    fn what_is_done_in_a_turn_is_one_part() {
+        let (stored, _writer) = Stored::in_memory(&Memory::default(), 3);
+        let shared = Shared::new(Settings::for_tests(), Hooks::default(), 3, 1).into();
+        let world = World::new(1, SimOptions::default());
+        let drivers = (0..3).map(|_| world.add_driver()).collect();
+        let core = &mut Shard::assemble_stored(drivers, &shared, stored)[0].core;
+        let note = |core: &mut Core<_>| {
+            core.store.as_ref().expect("there is one").journal.note(Change::Undone)
+        };
+        for to in [1, 2, 1] {
+            let first = core.begin_act();
+            note(core);
+            core.passes_on(false);
+            let act = core.act_with(to);
+            core.end_act(first);
+            assert_eq!(act, Some((0, core.turn)));
+        }
+        note(core);
+        let first = core.join_act(Some((2, 7)));
+        note(core);
+        core.end_act(first);
+        let act = (0, core.turn);
+        let Keeper { parts, handed, unstored, .. } = core.store.as_ref().expect("there is one");
+        let part = |first, end, act| Part { first, end, act };
+        assert_eq!(*parts, [part(0, 3, act), part(4, 5, (2, 7))]);
+        assert_eq!((&**handed, &**unstored), (&[(act, 0b110)][..], &[act][..]));
     }
 
     /// Three shards over a store; clients of 5.0.
