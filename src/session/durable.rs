@@ -105,7 +105,15 @@ impl Durable {
         });
     }
 
-    /// Notes that a message that was read is not the session's any more.
+    /// Notes that a message is not the session's any more.
+    fn gone(&self, entry: &Entry) {
+        if let Some((place, flew)) = entry.place() {
+            let (session, message, number) = (self.number, entry.message.clone(), entry.number());
+            self.journal.note(Change::Removed { session, place, message, number, flew });
+        }
+    }
+
+    /// The same, of a message that was read just now.
     pub(super) fn removed(&self, place: u64, message: Message, number: u64) {
         let (session, flew) = (self.number, false);
         self.journal.note(Change::Removed { session, place, message, number, flew });
@@ -134,11 +142,8 @@ pub(super) fn note_in_flight(durable: &mut Noter, entry: &mut Entry, packet_id: 
 /// Notes that a message is not the session's any more.
 #[inline]
 pub(super) fn note_removed(durable: &Noter, entry: &Entry) {
-    if let Some(durable) = durable
-        && let Some((place, flew)) = entry.place()
-    {
-        let (session, message, number) = (durable.number, entry.message.clone(), entry.number());
-        durable.journal.note(Change::Removed { session, place, message, number, flew });
+    if let Some(durable) = durable {
+        durable.gone(entry);
     }
 }
 
@@ -378,7 +383,9 @@ impl Session {
             let Some(Slot::Publish(entry)) = active.window.get_mut(packet_id) else { continue };
             entry.sent_at_ms = millis(now);
             if let Err(cause) = write(link, &entry.delivery(), Some(packet_id), false, now, sink) {
-                stored.drop_unsent(&mut active.window, packet_id);
+                if let Slot::Publish(entry) = active.window.remove(packet_id) {
+                    stored.gone(&entry);
+                }
                 drops.record(cause);
                 sink.dropped(cause);
             }
@@ -464,15 +471,6 @@ impl Session {
 }
 
 impl Durable {
-    fn drop_unsent(&self, window: &mut super::window::Window, packet_id: PacketId) {
-        if let Slot::Publish(entry) = window.remove(packet_id)
-            && let Some((place, flew)) = entry.place()
-        {
-            let (session, number, message) = (self.number, entry.number(), entry.message);
-            self.journal.note(Change::Removed { session, place, message, number, flew });
-        }
-    }
-
     /// The identifiers of what is in flight, and waits for its commit.
     pub(super) fn uncommitted(&self) -> BTreeSet<PacketId> {
         let released = self.answers.iter().filter(|(_, kind, _)| *kind == AckKind::PubRel);
