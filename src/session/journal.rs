@@ -9,7 +9,8 @@ use super::will::Will;
 use crate::mqtt::{Message, PacketId, QoS};
 use crate::timer::Time;
 
-/// A session's number: it stays the same over restarts, and no other session has it, ever.
+/// A session's number: it stays the same over restarts, and no other session has it as long as anything of the session
+/// is stored.
 pub type SessionNumber = u64;
 
 /// Who the client of a session was when it last connected.
