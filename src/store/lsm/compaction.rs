@@ -22,7 +22,7 @@ use crate::hooks::Table;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Bytes of a keyspace below which nothing is merged.
 const LEAST_BYTES: u64 = 64 << 20;
-/// Bytes that have to be free on the disk beside those that are written.
+/// Bytes that have to be free on the disk beside those that are written, also on the way to the last level.
 const SPARE_BYTES: u64 = 256 << 20;
 /// So many times as long as it took to merge a keyspace, it is left alone.
 const REST: u32 = 20;
@@ -158,7 +158,8 @@ impl Looked {
         let _ = keyspace.tree.get_version_history_lock().maintenance(keyspace.path(), seen);
         let (now, count) = (Instant::now(), removed.load(Ordering::Relaxed));
         let Some(bytes) = worth(keyspace, count, least_bytes) else { return Ok(()) };
-        let has_room = free_bytes(path).is_none_or(|free| free >= bytes + SPARE_BYTES);
+        let wanted = bytes + on_the_way(keyspace) + SPARE_BYTES;
+        let has_room = free_bytes(path).is_none_or(|free| free >= wanted);
         if now < self.rests_until || !has_room {
             return Ok(());
         }
@@ -192,6 +193,15 @@ fn worth(keyspace: &Keyspace, removed: u64, least_bytes: u64) -> Option<u64> {
     let all = (keyspace.tree.approximate_len() as u64).max(1);
     let left = all.saturating_sub(gone.saturating_mul(2));
     (gone > left).then(|| (u128::from(bytes) * u128::from(left) / u128::from(all)) as u64)
+}
+
+/// The bytes that merging a keyspace would write on the way down to the last level, at most. They are there until a
+/// later look removes them.
+fn on_the_way(keyspace: &Keyspace) -> u64 {
+    let version = keyspace.tree.current_version();
+    let size = |level: u8| version.level(level.into()).map_or(0, |level| level.size());
+    let above = |level: u8| (0..level).map(size).sum::<u64>();
+    (1..LAST_LEVEL).filter(|level| above(*level) > 0).map(|level| above(level) + size(level)).sum()
 }
 
 /// Has what is in memory sorted into files. Says whether that was done in time.
@@ -283,6 +293,33 @@ mod tests {
 
     fn files(lsm: &Lsm) -> u64 {
         super::super::tree::bytes(&lsm.path).expect("readable")
+    }
+
+    /// What is merged on the way takes room, too, until nobody can read it any more.
+    #[test]
+    fn what_is_written_on_the_way_is_counted() {
+        const COUNT: u64 = 1_000;
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("fjall");
+        let mut lsm = Lsm::open(&path).expect("new");
+        let sorted = |lsm: &mut Lsm, numbers| {
+            write(lsm, numbers, true);
+            lsm.sort(Table::Messages);
+        };
+        // What overlaps with what is below stays where it is until somebody merges it.
+        sorted(&mut lsm, 0..COUNT);
+        sorted(&mut lsm, COUNT - 10..COUNT + COUNT / 2);
+        write(&mut lsm, 0..COUNT - 10, false);
+        let mut looker = looker(&lsm);
+        looker.look(&|| false);
+        let keyspace = lsm.tables[Table::Messages as usize].clone();
+        let removed = COUNT - 10;
+        let last = worth(&keyspace, removed, 0).expect("it is worth it");
+        let (counted, before) = (last + on_the_way(&keyspace), files(&lsm));
+        looker.look(&|| false);
+        let written = files(&lsm) - before;
+        assert!(written > last && written < counted + (1 << 20), "{last}, {counted}, {written}");
+        has(&lsm, COUNT - 10..COUNT + COUNT / 2);
     }
 
     /// Also of what was removed in a life before, and when the last removals are in memory only.
