@@ -2,16 +2,16 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU32;
 use std::rc::Rc;
 
 use fastrand::Rng;
 use sluice::mqtt::{
-    AckKind, Disconnect, Packet, PacketId, Publish, QoS, ReasonCode, SubscribeFilter, Version,
-    encode_ack,
+    AckKind, Disconnect, Packet, PacketId, QoS, ReasonCode, SubscribeFilter, Version, encode_ack,
 };
 use sluice::net::sim::{ClientId, World};
 use sluice::timer::Time;
+
+mod answers;
 
 use super::collector::TOPICS;
 pub(crate) use super::role::{EndsBy, Role};
@@ -206,6 +206,7 @@ impl Actor {
         let patience = match self.role {
             Role::Beginner => 2,
             Role::Dying(_) => 5,
+            Role::Reader(_) => 10,
             _ if self.is_lazy => 10,
             _ => 400,
         };
@@ -263,8 +264,10 @@ impl Actor {
             self.forget(world, net);
         }
         (self.is_uncertain, self.broker_stops) = (false, false);
-        if let Role::Dying(dying) = &mut self.role {
-            dying.broker_is_gone(Time(0));
+        match &mut self.role {
+            Role::Dying(dying) => dying.broker_is_gone(Time(0)),
+            Role::Setter(setter, _) => setter.broker_is_gone(),
+            _ => {}
         }
         Ok(())
     }
@@ -322,6 +325,9 @@ impl Actor {
             {
                 self.begin_message();
             }
+            Role::Setter(setter, _) if self.open.len() < 2 && setter.acts(rng) => {
+                self.begin_message();
+            }
             Role::Publisher { .. } if self.version == Version::V31 && rng.u8(0..8) == 0 => {
                 self.say_again(rng);
             }
@@ -356,6 +362,9 @@ impl Actor {
     pub(crate) fn begin_message(&mut self) {
         let number = self.sent.get();
         self.sent.set(number + 1);
+        if let Role::Setter(setter, _) = &mut self.role {
+            setter.begins(number);
+        }
         self.next_id = self.next_id % 50 + 1;
         let id = PacketId::new(self.next_id).expect("not 0");
         self.open.insert(number, (id, Half::Publish));
@@ -388,6 +397,12 @@ impl Actor {
             let content = (&*topic, text.as_bytes());
             return wire::put_publish(self.version, content, flags, more, &mut self.out);
         }
+        if let Role::Setter(setter, qos) = &self.role {
+            let (flags, more) = ((*qos, dup, true), (Some(id), None));
+            let content = (setter.topic, &*setter.payload(number));
+            let content = (content.0, content.1.as_bytes());
+            return wire::put_publish(self.version, content, flags, more, &mut self.out);
+        }
         let Role::Publisher { topic, qos, retain, clears } = &self.role else { return };
         let is_empty = *clears && (number + 1).is_multiple_of(CLEARS_EVERY);
         let text = if is_empty { String::new() } else { number.to_string() };
@@ -396,180 +411,11 @@ impl Actor {
     }
 
     fn subscribe(&mut self) {
+        if let Role::Reader(reader) = &mut self.role {
+            reader.asks();
+        }
         let Some((filter, qos)) = self.role.filter() else { return };
         let filter = SubscribeFilter::new(filter, qos);
         wire::put_subscribe(self.version, PacketId::MIN, filter, None, &mut self.out);
-    }
-
-    fn handle(&mut self, packet: &Packet<'_>) -> Result<(), String> {
-        match packet {
-            Packet::ConnAck(connack) => {
-                self.is_answered = true;
-                // Its connection is closed then.
-                let may_be_refused = self.may_be_refused || self.broker_stops;
-                if may_be_refused && connack.reason == ReasonCode::ServerUnavailable {
-                    return Ok(());
-                }
-                if connack.reason != ReasonCode::Success {
-                    return Err(format!("not let in: {connack:?}"));
-                }
-                self.admit(connack.session_present)
-            }
-            Packet::SubAck(suback) => {
-                if let Role::Collector(collector) = &mut self.role {
-                    collector.answered(suback.packet_id);
-                }
-                // 3.1 has no failure: it is told QoS 0.
-                let is_one = |reason: &u8| (1..3).contains(reason);
-                self.subscribed(suback.reasons.iter().all(is_one))
-            }
-            Packet::UnsubAck(_) => {
-                if let Role::Fickle(fickle) = &mut self.role {
-                    fickle.answered();
-                }
-                Ok(())
-            }
-            Packet::PubAck(ack) => self.acknowledged(AckKind::PubAck, ack.packet_id, ack.reason),
-            Packet::PubRec(ack) => self.acknowledged(AckKind::PubRec, ack.packet_id, ack.reason),
-            Packet::PubRel(ack) => self.acknowledged(AckKind::PubRel, ack.packet_id, ack.reason),
-            Packet::PubComp(ack) => self.acknowledged(AckKind::PubComp, ack.packet_id, ack.reason),
-            Packet::Publish(publish) => self.take(publish),
-            // It has not more under way than was announced.
-            Packet::Disconnect(Disconnect {
-                reason: ReasonCode::ReceiveMaximumExceeded, ..
-            }) => Err("told that it exceeds Receive Maximum".to_owned()),
-            // An older CONNECT of its own may come after a newer one.
-            Packet::Disconnect(_) => Ok(()),
-            other => Err(format!("unexpected {other:?}")),
-        }
-    }
-
-    fn subscribed(&mut self, granted: bool) -> Result<(), String> {
-        match &mut self.role {
-            _ if !granted && !self.may_be_refused => return Err("no subscription".to_owned()),
-            Role::Fickle(fickle) if granted => fickle.answered(),
-            Role::Fickle(fickle) => fickle.ask(self.version, &mut self.out),
-            _ if granted => self.subscribed = true,
-            _ => self.subscribe(),
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, publish: &Publish<'_>) -> Result<(), String> {
-        let is_new = match (publish.qos, publish.packet_id) {
-            (QoS::ExactlyOnce, Some(id)) => {
-                self.owed.push((AckKind::PubRec, id));
-                self.half_done.insert(id)
-            }
-            (_, Some(id)) => {
-                self.owed.push((AckKind::PubAck, id));
-                true
-            }
-            (_, None) => true,
-        };
-        // An empty one has cleared what is retained.
-        if !is_new || publish.payload.is_empty() {
-            return Ok(());
-        }
-        let number = std::str::from_utf8(publish.payload).ok().and_then(|text| text.parse().ok());
-        let number = number.ok_or("no number")?;
-        if let Role::Collector(collector) = &mut self.role {
-            let identifiers: Vec<_> =
-                publish.properties.identifiers().map(NonZeroU32::get).collect();
-            return collector.take(&identifiers, number);
-        }
-        if let Role::Fickle(fickle) = &self.role
-            && !fickle.may_get(number)
-        {
-            return Err(format!("{number} came after UNSUBACK"));
-        }
-        let topic = String::from_utf8_lossy(publish.topic).into_owned();
-        self.received.entry(topic).or_default().push(number);
-        Ok(())
-    }
-
-    fn admit(&mut self, present: bool) -> Result<(), String> {
-        if matches!(self.role, Role::Beginner) {
-            return self.begin(present);
-        }
-        // A session that no CONNACK has told of may be there all the same.
-        if self.clean && present {
-            return Err("its session is there after a Clean Start".to_owned());
-        }
-        if !present && self.version != Version::V31 {
-            self.half_done.clear();
-        }
-        let expires = matches!(self.role, Role::Deserter { by: EndsBy::Expiry, .. });
-        let promised = self.was_here && !self.left && !self.clean && self.version != Version::V31;
-        if promised && !present && !expires {
-            return Err("its session is lost".to_owned());
-        }
-        self.subscribed &= !self.clean && (present || !expires);
-        if self.left && present && self.version != Version::V31 {
-            // It had not come to the end of the session when its connection broke.
-            self.subscribed = false;
-        }
-        (self.admitted, self.was_here, self.left) = (true, true, false);
-        if self.is_guest {
-            self.open.clear();
-        }
-        match &mut self.role {
-            Role::Dying(dying) => dying.admitted(self.clean),
-            Role::Fickle(fickle) => fickle.ask(self.version, &mut self.out),
-            Role::Collector(collector) if !collector.is_answered => {
-                collector.ask(self.version, false, &mut self.out);
-            }
-            _ if !self.subscribed => self.subscribe(),
-            _ => {}
-        }
-        for (number, (id, half)) in self.open.clone() {
-            self.repeat(number, id, half);
-        }
-        Ok(())
-    }
-
-    /// What CONNACK has ended does not come back, nor goes what it has told of [MQTT-3.1.2-4]
-    /// [MQTT-3.2.2-2] [MQTT-3.2.2-3].
-    fn begin(&mut self, present: bool) -> Result<(), String> {
-        if self.expected.is_some_and(|expected| expected != present) {
-            return Err(format!("Session Present {present}, clean {}", self.clean));
-        }
-        (self.admitted, self.there) = (true, Some(!self.clean));
-        Ok(())
-    }
-
-    fn acknowledged(
-        &mut self,
-        kind: AckKind,
-        id: PacketId,
-        reason: ReasonCode,
-    ) -> Result<(), String> {
-        if kind == AckKind::PubRel {
-            self.half_done.remove(&id);
-            self.owed.push((AckKind::PubComp, id));
-            return Ok(());
-        }
-        let number = self.open.iter().find(|(_, (of, _))| *of == id).map(|(number, _)| *number);
-        let Some(number) = number else {
-            // It may have said it again.
-            let is_second = self.version == Version::V31;
-            return is_second.then_some(()).ok_or(format!("{kind:?} {id} answers nothing"));
-        };
-        if reason == ReasonCode::QuotaExceeded && self.may_be_refused && kind != AckKind::PubComp {
-            self.refused.insert(number);
-            self.open.remove(&number);
-            return Ok(());
-        }
-        if reason.is_error() && reason != ReasonCode::PacketIdentifierNotFound {
-            return Err(format!("{kind:?} {reason:?} for {number}"));
-        }
-        self.acknowledged.insert(number);
-        if kind == AckKind::PubRec {
-            self.open.insert(number, (id, Half::Release));
-            encode_ack(self.version, AckKind::PubRel, id, ReasonCode::Success, &mut self.out);
-        } else {
-            self.open.remove(&number);
-        }
-        Ok(())
     }
 }

@@ -4,7 +4,8 @@
 //! `CRASH_SEEDS=5000` plays that many seeds, from `SIM_FROM` or a random one on; `CRASH_SEED=42` plays
 //! one and writes what happens to stderr. `FULL_SEEDS` and `FULL_SEED` do so with queues that are soon full,
 //! `DROP_SEEDS` and `DROP_SEED` with some that lose their oldest then, `MEMBER_SEEDS` and `MEMBER_SEED` with shared
-//! groups whose members come and go, `COLLECT_SEEDS` and `COLLECT_SEED` with clients that subscribe to what is retained.
+//! groups whose members come and go, `COLLECT_SEEDS` and `COLLECT_SEED` with clients that subscribe to what is retained,
+//! `WILL_SEEDS` and `WILL_SEED` with Wills that are.
 
 mod actor;
 mod broker;
@@ -14,6 +15,9 @@ mod dying;
 mod fickle;
 mod lives;
 mod members;
+mod moments;
+mod plays;
+mod register;
 mod role;
 mod scene;
 
@@ -29,12 +33,13 @@ const MEMBERS: Seeds =
 const DROPS: Seeds = Seeds { plain: 60, many: "DROP_SEEDS", one: "DROP_SEED", test: "dropped" };
 const COLLECTS: Seeds =
     Seeds { plain: 40, many: "COLLECT_SEEDS", one: "COLLECT_SEED", test: "retained" };
+const WILLS: Seeds = Seeds { plain: 60, many: "WILL_SEEDS", one: "WILL_SEED", test: "newest" };
 /// Seeds with a store that confirms too early, at most.
 const SEEDS_TOO_EARLY: u64 = 30;
 
 fn play(seed: u64, confirms: Confirms) -> Result<u64, String> {
     let verbose = variable(SEEDS.one).is_some();
-    caught(|| scene::play(seed, confirms, verbose))
+    caught(|| plays::play(seed, confirms, verbose))
 }
 
 #[test]
@@ -50,7 +55,7 @@ fn what_is_acknowledged_outlives_the_machine() {
 /// had never come; what was not is there.
 #[test]
 fn full_queues_and_crashes_lose_nothing_acknowledged() {
-    let play = |seed| caught(|| scene::play_full(seed, variable(FULL.one).is_some()));
+    let play = |seed| caught(|| plays::play_full(seed, variable(FULL.one).is_some()));
     if let Some(seed) = variable(FULL.one) {
         assert_eq!(play(seed).err(), None);
         return;
@@ -62,7 +67,7 @@ fn full_queues_and_crashes_lose_nothing_acknowledged() {
 /// left on the disk that nobody waits for.
 #[test]
 fn members_that_come_and_go_lose_nothing_acknowledged() {
-    let play = |seed| caught(|| scene::play_members(seed, variable(MEMBERS.one).is_some()));
+    let play = |seed| caught(|| plays::play_members(seed, variable(MEMBERS.one).is_some()));
     if let Some(seed) = variable(MEMBERS.one) {
         assert_eq!(play(seed).err(), None);
         return;
@@ -73,7 +78,7 @@ fn members_that_come_and_go_lose_nothing_acknowledged() {
 /// What was dropped to make room does not come behind what was sent since.
 #[test]
 fn what_was_dropped_is_not_delivered_late() {
-    let play = |seed| caught(|| scene::play_dropping(seed, variable(DROPS.one).is_some()));
+    let play = |seed| caught(|| plays::play_dropping(seed, variable(DROPS.one).is_some()));
     if let Some(seed) = variable(DROPS.one) {
         assert_eq!(play(seed).err(), None);
         return;
@@ -84,12 +89,23 @@ fn what_was_dropped_is_not_delivered_late() {
 /// Who subscribes gets what is retained, all of it and once, however often the machine stops in between.
 #[test]
 fn what_is_retained_comes_once_for_each_subscription() {
-    let play = |seed| caught(|| scene::play_collecting(seed, variable(COLLECTS.one).is_some()));
+    let play = |seed| caught(|| plays::play_collecting(seed, variable(COLLECTS.one).is_some()));
     if let Some(seed) = variable(COLLECTS.one) {
         assert_eq!(play(seed).err(), None);
         return;
     }
     COLLECTS.play("messages received", play);
+}
+
+/// Whoever had a value retained that was acknowledged finds no older one in its place, Wills among them.
+#[test]
+fn of_what_is_retained_the_newest_stays() {
+    let play = |seed| caught(|| plays::play_wills(seed, variable(WILLS.one).is_some()));
+    if let Some(seed) = variable(WILLS.one) {
+        assert_eq!(play(seed).err(), None);
+        return;
+    }
+    WILLS.play("values found", play);
 }
 
 /// What says of each commit that it is on disk one commit too early is found out: the other test can
@@ -103,22 +119,22 @@ fn a_gate_that_does_not_hold_is_found_out() {
 #[test]
 fn what_a_clean_start_has_ended_does_not_come_back() {
     for version in [Version::V311, Version::V5] {
-        assert_eq!(scene::end_by_a_clean_start(version), Ok(()), "{version}");
-        let ended = scene::end_by_a_clean_start_that_nobody_waits_for(version);
+        assert_eq!(moments::end_by_a_clean_start(version), Ok(()), "{version}");
+        let ended = moments::end_by_a_clean_start_that_nobody_waits_for(version);
         assert_eq!(ended, Ok(()), "{version}");
     }
 }
 
 #[test]
 fn a_will_reaches_all_from_the_first_turn_on() {
-    assert_eq!(scene::reach_all_from_the_first_turn_on(), Ok(()));
+    assert_eq!(moments::reach_all_from_the_first_turn_on(), Ok(()));
 }
 
 #[test]
 fn what_was_refused_is_not_known_after_a_crash() {
     for steps in 0..80 {
         for subscriber in ["one", "two", "three", "four"] {
-            let seen = scene::refuse_and_stop(steps, subscriber);
+            let seen = moments::refuse_and_stop(steps, subscriber);
             assert_eq!(seen, Ok(()), "{steps} steps, {subscriber}");
         }
     }

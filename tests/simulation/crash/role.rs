@@ -5,6 +5,7 @@ use sluice::mqtt::QoS;
 use super::collector::Collector;
 use super::dying::Dying;
 use super::fickle::Fickle;
+use super::register::{Reader, Setter};
 
 /// What an actor is there for.
 #[derive(Clone, Debug)]
@@ -31,12 +32,19 @@ pub(crate) enum Role {
     Founder { count: u32 },
     /// Subscribes anew again and again to what is retained there.
     Collector(Collector),
+    /// Publishes numbers to a topic that retains the last one, and sees those of others.
+    Setter(Setter, QoS),
+    /// Subscribes to that with each connection.
+    Reader(Reader),
 }
 
 impl Role {
     /// What it subscribes to, all the time.
     pub(crate) fn filter(&self) -> Option<(&'static str, QoS)> {
         match *self {
+            Self::Setter(Setter { topic, .. }, _) | Self::Reader(Reader { topic, .. }) => {
+                Some((topic, QoS::AtMostOnce))
+            }
             Self::Subscriber { filter, qos }
             | Self::Deserter { filter, qos, .. }
             | Self::Leaver { filter, qos }
@@ -57,6 +65,7 @@ impl Role {
     pub(crate) fn collected(&self) -> u64 {
         match self {
             Self::Collector(collector) => collector.count(),
+            Self::Reader(reader) => reader.count,
             _ => 0,
         }
     }
