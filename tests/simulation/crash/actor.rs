@@ -8,12 +8,14 @@ use fastrand::Rng;
 use sluice::mqtt::{
     AckKind, Disconnect, Packet, PacketId, QoS, ReasonCode, SubscribeFilter, Version, encode_ack,
 };
+use sluice::net::CloseCause;
 use sluice::net::sim::{ClientId, World};
 use sluice::timer::Time;
 
 mod answers;
 
 use super::collector::TOPICS;
+use super::lifetimes::Hurried;
 pub(crate) use super::role::{EndsBy, Role};
 use crate::wire::{self, Hello};
 
@@ -55,6 +57,8 @@ pub(crate) struct Actor {
     expected: Option<bool>,
     /// CONNACK has come, whatever it says.
     is_answered: bool,
+    /// The broker has ended its connection, in order.
+    is_ended: bool,
     /// A CONNECT without CONNACK may be read after a later one.
     is_uncertain: bool,
     /// DISCONNECT that ends the session was sent: it may be there or not.
@@ -101,6 +105,7 @@ impl Actor {
             there: Some(false),
             expected: None,
             is_answered: false,
+            is_ended: false,
             is_uncertain: false,
             left: false,
             subscribed: false,
@@ -211,7 +216,9 @@ impl Actor {
             _ => 400,
         };
         let leaves = !draining && self.admitted && rng.u16(0..patience) == 0;
-        if world.client_end(net).is_some() || leaves {
+        let end = world.client_end(net);
+        if end.is_some() || leaves {
+            self.is_ended = end == Some(CloseCause::PeerClosed) && !self.broker_stops;
             self.forget(world, net);
         }
         Ok(())
@@ -237,7 +244,10 @@ impl Actor {
     fn forget(&mut self, world: &World, net: ClientId) {
         world.client_close(net);
         self.net = None;
-        self.admitted = false;
+        if let Role::Mortal(mortal, _) = &mut self.role {
+            mortal.gone(self.admitted, self.is_ended);
+        }
+        (self.admitted, self.is_ended) = (false, false);
         self.is_uncertain |= !self.is_answered;
         self.input.clear();
         self.out.clear();
@@ -272,6 +282,13 @@ impl Actor {
         Ok(())
     }
 
+    /// Another broker begins, at a time of day in milliseconds; the last one has come to a good end or not.
+    pub(crate) fn broker_begins(&mut self, was_closed: bool, now: u64) {
+        if let Role::Mortal(mortal, _) = &mut self.role {
+            mortal.broker_is_gone(was_closed, now);
+        }
+    }
+
     /// Ends its connection, if it has one.
     pub(crate) fn leave(&mut self, world: &World) {
         if let Some(net) = self.net {
@@ -293,6 +310,14 @@ impl Actor {
             Role::Dying(dying) => Some(dying.next(world.now())),
             _ => None,
         };
+        let of_mortal = match &mut self.role {
+            Role::Mortal(mortal, _) => Some(mortal.next()),
+            Role::Patient(patient, _) => {
+                patient.asks();
+                None
+            }
+            _ => None,
+        };
         let hello = Hello {
             version: self.version,
             client_id: self.name.clone(),
@@ -300,7 +325,7 @@ impl Actor {
             session_expiry: match self.role {
                 _ if ends => 0,
                 Role::Deserter { by: EndsBy::Expiry, .. } => 1,
-                _ => 1_000_000,
+                _ => of_mortal.unwrap_or(1_000_000),
             },
             keep_alive: 0,
             receive_maximum: None,
@@ -325,6 +350,7 @@ impl Actor {
             {
                 self.begin_message();
             }
+            Role::Hurried(_) if self.open.len() < 3 && rng.u8(0..8) == 0 => self.begin_message(),
             Role::Setter(setter, _) if self.open.len() < 2 && setter.acts(rng) => {
                 self.begin_message();
             }
@@ -340,14 +366,13 @@ impl Actor {
             Role::Deserter { by: EndsBy::Disconnect, .. }
                 if self.subscribed && rng.u8(0..30) == 0 =>
             {
-                let expiry = Some(0);
-                let reason = ReasonCode::Success;
-                let packet =
-                    Disconnect { session_expiry_interval: expiry, ..Disconnect::new(reason) };
-                wire::put(self.version, &Packet::Disconnect(packet), &mut self.out);
-                self.left = true;
-                self.subscribed = false;
-                self.admitted = false;
+                self.disconnect(Some(0));
+                (self.left, self.subscribed) = (true, false);
+            }
+            Role::Mortal(mortal, _) if self.subscribed && rng.u8(0..20) == 0 => {
+                if let Some(interval) = mortal.shortens(rng) {
+                    self.disconnect(Some(interval));
+                }
             }
             Role::Leaver { filter, .. } if self.subscribed && rng.u8(0..10) == 0 => {
                 wire::put_unsubscribe(self.version, PacketId::MIN, filter, &mut self.out);
@@ -358,12 +383,21 @@ impl Actor {
         }
     }
 
+    fn disconnect(&mut self, session_expiry_interval: Option<u32>) {
+        let reason = ReasonCode::Success;
+        let packet = Disconnect { session_expiry_interval, ..Disconnect::new(reason) };
+        wire::put(self.version, &Packet::Disconnect(packet), &mut self.out);
+        self.admitted = false;
+    }
+
     /// A publisher's.
     pub(crate) fn begin_message(&mut self) {
         let number = self.sent.get();
         self.sent.set(number + 1);
-        if let Role::Setter(setter, _) = &mut self.role {
-            setter.begins(number);
+        match &mut self.role {
+            Role::Setter(setter, _) => setter.begins(number),
+            Role::Hurried(hurried) => hurried.begins(),
+            _ => {}
         }
         self.next_id = self.next_id % 50 + 1;
         let id = PacketId::new(self.next_id).expect("not 0");
@@ -403,6 +437,12 @@ impl Actor {
             let content = (content.0, content.1.as_bytes());
             return wire::put_publish(self.version, content, flags, more, &mut self.out);
         }
+        if let Role::Hurried(Hurried { topic, qos, retain, .. }) = &self.role {
+            let (text, interval) = (number.to_string(), Hurried::interval(number));
+            let (flags, more) = ((*qos, dup, *retain), (Some(id), Some(interval)));
+            let content = (*topic, text.as_bytes());
+            return wire::put_publish(self.version, content, flags, more, &mut self.out);
+        }
         let Role::Publisher { topic, qos, retain, clears } = &self.role else { return };
         let is_empty = *clears && (number + 1).is_multiple_of(CLEARS_EVERY);
         let text = if is_empty { String::new() } else { number.to_string() };
@@ -411,8 +451,10 @@ impl Actor {
     }
 
     fn subscribe(&mut self) {
-        if let Role::Reader(reader) = &mut self.role {
-            reader.asks();
+        match &mut self.role {
+            Role::Reader(reader) => reader.asks(),
+            Role::Mortal(mortal, _) => mortal.subscribes(),
+            _ => {}
         }
         let Some((filter, qos)) = self.role.filter() else { return };
         let filter = SubscribeFilter::new(filter, qos);

@@ -2,10 +2,10 @@
 //! what was acknowledged is there, and nothing of QoS 2 comes twice.
 //!
 //! `CRASH_SEEDS=5000` plays that many seeds, from `SIM_FROM` or a random one on; `CRASH_SEED=42` plays
-//! one and writes what happens to stderr. `FULL_SEEDS` and `FULL_SEED` do so with queues that are soon full,
-//! `DROP_SEEDS` and `DROP_SEED` with some that lose their oldest then, `MEMBER_SEEDS` and `MEMBER_SEED` with shared
-//! groups whose members come and go, `COLLECT_SEEDS` and `COLLECT_SEED` with clients that subscribe to what is retained,
-//! `WILL_SEEDS` and `WILL_SEED` with Wills that are.
+//! one and writes what happens to stderr. So do `FULL_SEEDS` with queues that are soon full, `DROP_SEEDS` with some that
+//! lose their oldest then, `END_SEEDS` with sessions that end then, `MEMBER_SEEDS` with shared groups whose members come
+//! and go, `COLLECT_SEEDS` with clients that subscribe to what is retained, `WILL_SEEDS` with Wills that are,
+//! `EXPIRY_SEEDS` with sessions and `HURRY_SEEDS` with messages that expire.
 
 mod actor;
 mod broker;
@@ -13,9 +13,11 @@ mod check;
 mod collector;
 mod dying;
 mod fickle;
+mod lifetimes;
 mod lives;
 mod members;
 mod moments;
+mod mortal;
 mod plays;
 mod register;
 mod role;
@@ -34,6 +36,9 @@ const DROPS: Seeds = Seeds { plain: 60, many: "DROP_SEEDS", one: "DROP_SEED", te
 const COLLECTS: Seeds =
     Seeds { plain: 40, many: "COLLECT_SEEDS", one: "COLLECT_SEED", test: "retained" };
 const WILLS: Seeds = Seeds { plain: 60, many: "WILL_SEEDS", one: "WILL_SEED", test: "newest" };
+const ENDS: Seeds = Seeds { plain: 60, many: "END_SEEDS", one: "END_SEED", test: "overflow" };
+const EXPIRES: Seeds = Seeds { plain: 60, many: "EXPIRY_SEEDS", one: "EXPIRY_SEED", test: "away" };
+const HURRIES: Seeds = Seeds { plain: 40, many: "HURRY_SEEDS", one: "HURRY_SEED", test: "expires" };
 /// Seeds with a store that confirms too early, at most.
 const SEEDS_TOO_EARLY: u64 = 30;
 
@@ -106,6 +111,40 @@ fn of_what_is_retained_the_newest_stays() {
         return;
     }
     WILLS.play("values found", play);
+}
+
+/// A session that overflows ends as a whole, and for all time, and no other one loses anything.
+#[test]
+fn sessions_that_overflow_end_as_a_whole() {
+    let play = |seed| caught(|| plays::play_ending(seed, variable(ENDS.one).is_some()));
+    if let Some(seed) = variable(ENDS.one) {
+        assert_eq!(play(seed).err(), None);
+        return;
+    }
+    ENDS.play("sessions ended", play);
+}
+
+/// A session is there until its client has been away for as long as it last said, whatever stops meanwhile, and no
+/// longer.
+#[test]
+fn sessions_last_as_long_as_their_clients_may_be_away() {
+    let play = |seed| caught(|| plays::play_expiring(seed, variable(EXPIRES.one).is_some()));
+    if let Some(seed) = variable(EXPIRES.one) {
+        assert_eq!(play(seed).err(), None);
+        return;
+    }
+    EXPIRES.play("sessions ended", play);
+}
+
+/// A message that expires comes before it does, with the time that is left, or never, whatever stops meanwhile.
+#[test]
+fn what_expires_comes_in_time_or_never() {
+    let play = |seed| caught(|| plays::play_hurrying(seed, variable(HURRIES.one).is_some()));
+    if let Some(seed) = variable(HURRIES.one) {
+        assert_eq!(play(seed).err(), None);
+        return;
+    }
+    HURRIES.play("messages received", play);
 }
 
 /// What says of each commit that it is on disk one commit too early is found out: the other test can

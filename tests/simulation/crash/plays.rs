@@ -12,7 +12,9 @@ use super::check;
 use super::collector::Collector;
 use super::dying::Dying;
 use super::fickle::{self, Fickle};
+use super::lifetimes::{Hurried, Patient};
 use super::members;
+use super::mortal::Death;
 use super::register::{Reader, Register, Setter};
 use super::scene::Scene;
 
@@ -108,6 +110,83 @@ pub(super) fn play_collecting(seed: u64, verbose: bool) -> Result<u64, String> {
     let nobody = Actor::new("nobody", Version::V5, Role::Beginner);
     check::check(&actors, &nobody)?;
     Ok(actors.iter().map(|actor| actor.role.collected()).sum())
+}
+
+/// Plays a seed in which full queues end the sessions of those who are away; gives how many did.
+pub(super) fn play_ending(seed: u64, verbose: bool) -> Result<u64, String> {
+    let mut scene = Scene::new(seed, Confirms::Truly, verbose);
+    let most = scene.rng.u32(1..8);
+    scene.settings.session.max_queued_messages = most;
+    scene.settings.overflow_offline = OverflowOffline::EndSession;
+    (scene.steps, scene.crashes) = (2_000..8_000, 1..20);
+    // At QoS 1 it may be filled by what is sent twice.
+    let (death, qos) = match scene.rng.bool() {
+        true => (Death::Overflow(most), QoS::ExactlyOnce),
+        false => (Death::Overflow(0), QoS::AtLeastOnce),
+    };
+    let mut actors = members::cast_of_mortals(&mut scene.rng, (death, qos), &scene.clock);
+    for actor in &mut actors {
+        (actor.may_be_refused, actor.may_be_full) = (true, true);
+    }
+    mortals(scene, actors)
+}
+
+/// Plays a seed in which sessions expire, by intervals that DISCONNECT may change; gives how many did.
+pub(super) fn play_expiring(seed: u64, verbose: bool) -> Result<u64, String> {
+    let mut scene = Scene::new(seed, Confirms::Truly, verbose);
+    scene.settings.session.max_queued_messages = u32::MAX;
+    scene.pace = *scene.rng.choice(&[20, 200, 1_000]).expect("some");
+    scene.pause = *scene.rng.choice(&[1, 3_000, 20_000]).expect("some");
+    scene.changes = scene.rng.bool();
+    (scene.steps, scene.crashes) = (2_000..8_000, 1..20);
+    let death = Death::Expiry(&[1, 2, 3, 5, 10, 30, 1_000]);
+    let qos = if scene.rng.bool() { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
+    let actors = members::cast_of_mortals(&mut scene.rng, (death, qos), &scene.clock);
+    mortals(scene, actors)
+}
+
+/// Plays a seed in which messages expire; gives how many came.
+pub(super) fn play_hurrying(seed: u64, verbose: bool) -> Result<u64, String> {
+    use QoS::{AtLeastOnce as One, ExactlyOnce as Two};
+    let mut scene = Scene::new(seed, Confirms::Truly, verbose);
+    (scene.fails, scene.changes) = (false, scene.rng.bool());
+    scene.settings.session.max_queued_messages = u32::MAX;
+    scene.pace = *scene.rng.choice(&[20, 200, 1_000]).expect("some");
+    scene.pause = *scene.rng.choice(&[1, 3_000, 20_000]).expect("some");
+    (scene.steps, scene.crashes) = (1_000..5_000, 1..15);
+    let hurried = [("h/1", One, false), ("h/2", Two, false), ("h/r", Two, true)];
+    let hurried =
+        hurried.map(|(topic, qos, retain)| Hurried::new(topic, qos, retain, &scene.clock));
+    let of = |actor: &Hurried| Actor::new(actor.topic, Version::V5, Role::Hurried(actor.clone()));
+    let mut actors: Vec<_> = hurried.iter().map(of).collect();
+    let patient = |name: &str, version, qos| {
+        let patient = Patient::new("h/#", &hurried, &scene.clock);
+        Actor::new(name, version, Role::Patient(patient, qos))
+    };
+    actors.push(patient("waits a", Version::V5, Two).lazy());
+    actors.push(patient("waits b", Version::V5, One).lazy());
+    actors.push(patient("waits c", Version::V311, Two).lazy());
+    let mut late = [patient("late", Version::V5, Two).guest()];
+    scene.go(&mut actors)?;
+    let nobody = Actor::new("nobody", Version::V5, Role::Beginner);
+    check::check(&actors, &nobody)?;
+    scene.drain(&mut late)?;
+    if let Role::Patient(patient, _) = &late[0].role {
+        patient.check_retained(&late[0].received)?;
+    }
+    Ok(actors.iter().map(|actor| actor.role.collected()).sum())
+}
+
+fn mortals(mut scene: Scene, mut actors: Vec<Actor>) -> Result<u64, String> {
+    scene.go(&mut actors)?;
+    let nobody = Actor::new("nobody", Version::V5, Role::Beginner);
+    check::check(&actors, &nobody)?;
+    scene.pass(Duration::from_secs(2));
+    let left = scene.broker.as_ref().expect("it runs").left(&mut scene.rng);
+    match left.first() {
+        None => Ok(actors.iter().map(|actor| actor.role.collected()).sum()),
+        Some(first) => Err(format!("{} records are left: {first}", left.len())),
+    }
 }
 
 /// Plays a seed in which topics retain Wills, and what others publish there; gives how often somebody found

@@ -5,6 +5,8 @@ use sluice::mqtt::QoS;
 use super::collector::Collector;
 use super::dying::Dying;
 use super::fickle::Fickle;
+use super::lifetimes::{Hurried, Patient};
+use super::mortal::Mortal;
 use super::register::{Reader, Setter};
 
 /// What an actor is there for.
@@ -36,6 +38,12 @@ pub(crate) enum Role {
     Setter(Setter, QoS),
     /// Subscribes to that with each connection.
     Reader(Reader),
+    /// Publishes what expires.
+    Hurried(Hurried),
+    /// Waits for that.
+    Patient(Patient, QoS),
+    /// A subscriber whose sessions end.
+    Mortal(Mortal, QoS),
 }
 
 impl Role {
@@ -45,7 +53,9 @@ impl Role {
             Self::Setter(Setter { topic, .. }, _) | Self::Reader(Reader { topic, .. }) => {
                 Some((topic, QoS::AtMostOnce))
             }
-            Self::Subscriber { filter, qos }
+            Self::Mortal(Mortal { filter, .. }, qos)
+            | Self::Patient(Patient { filter, .. }, qos)
+            | Self::Subscriber { filter, qos }
             | Self::Deserter { filter, qos, .. }
             | Self::Leaver { filter, qos }
             | Self::Sleeper { filter, qos }
@@ -54,6 +64,7 @@ impl Role {
             | Self::Founder { .. }
             | Self::Beginner
             | Self::Dying(_)
+            | Self::Hurried(_)
             | Self::Fickle(_)
             | Self::Collector(_) => None,
         }
@@ -66,6 +77,8 @@ impl Role {
         match self {
             Self::Collector(collector) => collector.count(),
             Self::Reader(reader) => reader.count,
+            Self::Mortal(mortal, _) => mortal.count(),
+            Self::Patient(patient, _) => patient.count,
             _ => 0,
         }
     }

@@ -1,7 +1,9 @@
 //! One run: everybody acts by chance, the machine crashes now and then, and at the end all is there.
 
+use std::cell::Cell;
 use std::num::NonZeroU16;
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -29,6 +31,8 @@ pub(super) struct Scene {
     pub(super) options: SimOptions,
     /// Milliseconds since 1970 at the world's time 0.
     pub(super) since_1970: u64,
+    /// The time of day, for those who look at it.
+    pub(super) clock: Rc<Cell<u64>>,
     pub(super) settings: Settings,
     pub(super) broker: Option<Broker>,
     pub(super) rng: Rng,
@@ -89,6 +93,7 @@ impl Scene {
             world: World::new(seed, options),
             options,
             since_1970: SINCE_1970,
+            clock: Rc::default(),
             settings,
             broker: None,
             rng,
@@ -117,6 +122,7 @@ impl Scene {
             world: World::new(1, options),
             options,
             since_1970: SINCE_1970,
+            clock: Rc::default(),
             settings,
             broker: None,
             rng: Rng::with_seed(1),
@@ -174,6 +180,7 @@ impl Scene {
 impl Scene {
     /// One thing happens.
     pub(super) fn step(&mut self, actors: &mut [Actor], draining: bool) -> Result<(), String> {
+        self.clock.set(self.since_1970 + self.world.now().0);
         let Self { world, broker, rng, commits_in, slow, pace, .. } = self;
         let broker = broker.as_mut().expect("it runs");
         match rng.u8(0..12) {

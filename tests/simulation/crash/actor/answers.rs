@@ -59,6 +59,10 @@ impl Actor {
             _ if !granted && !self.may_be_refused => return Err("no subscription".to_owned()),
             Role::Fickle(fickle) if granted => fickle.answered(),
             Role::Fickle(fickle) => fickle.ask(self.version, &mut self.out),
+            Role::Mortal(mortal, _) if granted => {
+                mortal.subscribed();
+                self.subscribed = true;
+            }
             _ if granted => self.subscribed = true,
             _ => self.subscribe(),
         }
@@ -90,6 +94,7 @@ impl Actor {
         }
         match &mut self.role {
             Role::Setter(setter, _) => setter.sees(number),
+            Role::Patient(patient, _) => patient.takes(publish, number)?,
             Role::Reader(reader) if publish.retain => reader.finds(number)?,
             _ => {}
         }
@@ -99,6 +104,9 @@ impl Actor {
             return Err(format!("{number} came after UNSUBACK"));
         }
         let topic = String::from_utf8_lossy(publish.topic).into_owned();
+        if let Role::Mortal(mortal, _) = &mut self.role {
+            mortal.takes(&topic, number)?;
+        }
         self.received.entry(topic).or_default().push(number);
         Ok(())
     }
@@ -114,7 +122,14 @@ impl Actor {
         if !present && self.version != Version::V31 {
             self.half_done.clear();
         }
-        let expires = matches!(self.role, Role::Deserter { by: EndsBy::Expiry, .. });
+        if let Role::Mortal(mortal, _) = &mut self.role
+            && !mortal.admitted(present)?
+        {
+            self.subscribed = false;
+            self.half_done.clear();
+        }
+        let expires =
+            matches!(self.role, Role::Mortal(..) | Role::Deserter { by: EndsBy::Expiry, .. });
         let promised = self.was_here && !self.left && !self.clean && self.version != Version::V31;
         if promised && !present && !expires {
             return Err("its session is lost".to_owned());
@@ -179,8 +194,10 @@ impl Actor {
             return Err(format!("{kind:?} {reason:?} for {number}"));
         }
         self.acknowledged.insert(number);
-        if let Role::Setter(setter, _) = &self.role {
-            setter.acknowledged(number);
+        match &self.role {
+            Role::Setter(setter, _) => setter.acknowledged(number),
+            Role::Hurried(hurried) => hurried.acknowledged(number),
+            _ => {}
         }
         if kind == AckKind::PubRec {
             self.open.insert(number, (id, Half::Release));
