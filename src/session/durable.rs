@@ -12,7 +12,7 @@ use super::journal::{
     Change, IdentityRecord, Journal, Noted, PageRequest, Paged, QueuedRecord, SessionNumber,
     SessionRecord, SubscriptionRecord, Waiter,
 };
-use super::limits::InMemory;
+use super::limits::{DropCause, InMemory};
 use super::outbound::{Delivery, millis, write};
 use super::queue::{Entry, OnDisk};
 use super::window::{Release, Slot};
@@ -382,7 +382,13 @@ impl Session {
         while let Some((_, packet_id)) = stored.uncommitted.pop_front_if(|(of, _)| *of <= turn) {
             let Some(Slot::Publish(entry)) = active.window.get_mut(packet_id) else { continue };
             entry.sent_at_ms = millis(now);
-            if let Err(cause) = write(link, &entry.delivery(), Some(packet_id), false, now, sink) {
+            // Its delivery has not begun [MQTT-3.3.2-5].
+            let is_late = entry.message.is_expired(now) && !entry.message.is_for_now();
+            let written = match is_late {
+                true => Err(DropCause::Expired),
+                false => write(link, &entry.delivery(), Some(packet_id), false, now, sink),
+            };
+            if let Err(cause) = written {
                 if let Slot::Publish(entry) = active.window.remove(packet_id) {
                     stored.gone(&entry);
                 }

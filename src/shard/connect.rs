@@ -357,6 +357,8 @@ impl<S> Core<S> {
     /// The client's session, and whether it was there before [MQTT-3.1.2-4] [MQTT-3.1.2-5];
     /// nothing if there are too many.
     fn open_session(&mut self, client_id: &str, clean_start: bool) -> Option<(SessionKey, bool)> {
+        // What a session has missed in this turn, it has missed though its client comes in the same.
+        self.end_doomed();
         if let Some(key) = self.sessions.find(client_id) {
             match self.sessions.get(key).and_then(|slot| slot.connection) {
                 Some(old) => self.end(old, Ending::TakenOver),

@@ -327,3 +327,56 @@ impl<S> Core<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::{OverflowOffline, Settings};
+    use super::super::{Shard, Shared};
+    use crate::hooks::Hooks;
+    use crate::net::sim::{ClientId, Faults, SimDriver, SimOptions, World};
+
+    /// What a client gets that comes in the very turn in which there is one message too many for its session.
+    fn received_in_the_turn_of_an_overflow(seed: u64) -> Vec<u8> {
+        let mut settings = Settings::for_tests();
+        settings.session.max_queued_messages = 1;
+        settings.overflow_offline = OverflowOffline::EndSession;
+        let shared = Shared::new(settings, Hooks::default(), 1, 1).into();
+        let world = World::new(seed, SimOptions { faults: Faults::NONE, ..SimOptions::default() });
+        let shard = &mut Shard::assemble(vec![world.add_driver()], &shared)[0];
+        let turns = |shard: &mut Shard<SimDriver>, count: usize| {
+            for _ in 0..count {
+                assert!(shard.turn(false).expect("a simulated driver does not fail"));
+            }
+        };
+        let send = |client: ClientId, bytes: &[u8]| {
+            assert_eq!(world.client_send(client, bytes).expect("it is open"), bytes.len());
+        };
+        let connect = b"\x10\x0d\0\x04MQTT\x04\0\0\0\0\x01a";
+        let subscriber = world.connect();
+        send(subscriber, &[&connect[..], b"\x82\x06\0\x01\0\x01t\x01"].concat());
+        let (publisher, again) = (world.connect(), world.connect());
+        send(publisher, b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x01b");
+        turns(shard, 4);
+        world.client_close(subscriber);
+        turns(shard, 4);
+        send(publisher, b"\x32\x06\0\x01t\0\x01.");
+        turns(shard, 1);
+        send(publisher, b"\x32\x06\0\x01t\0\x02.");
+        send(again, connect);
+        turns(shard, 4);
+        let mut received = Vec::new();
+        world.client_recv(again, &mut received);
+        received
+    }
+
+    /// Whichever of the two is read first: a session that is there has missed nothing.
+    #[test]
+    fn who_comes_in_the_turn_of_an_overflow_finds_all_or_no_session() {
+        let begun = [0x20, 2, 0, 0];
+        let resumed = b"\x20\x02\x01\0\x32\x06\0\x01t\0\x01.\x32\x06\0\x01t\0\x02.";
+        for seed in 0..20 {
+            let received = received_in_the_turn_of_an_overflow(seed);
+            assert!(received == begun || received == resumed, "{received:?}");
+        }
+    }
+}

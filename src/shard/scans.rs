@@ -105,6 +105,15 @@ impl RetainedScans {
         scan.noted.then(|| scan.after.as_deref().unwrap_or_default().into())
     }
 
+    /// Another scan is to take the place of the one that a subscription has: how far this is, the store is told no
+    /// more.
+    pub(super) fn follow_no_more(&mut self, session: SessionKey, handle: SubscriptionHandle) {
+        let scans = self.waiting.get_mut(&session);
+        if let Some(scan) = scans.and_then(|scans| scans.get_mut(&handle)) {
+            scan.noted = false;
+        }
+    }
+
     /// A subscription goes on at a lower QoS.
     pub(super) fn lower(&mut self, session: SessionKey, handle: SubscriptionHandle, qos: QoS) {
         let scans = self.waiting.get_mut(&session);
@@ -242,7 +251,12 @@ impl<S> Core<S> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::settings::Settings;
+    use super::super::{Shard, Shared, Stored};
     use super::*;
+    use crate::hooks::Hooks;
+    use crate::net::sim::{ClientId, Faults, SimDriver, SimOptions, World};
+    use crate::store::{Memory, Writer};
 
     /// Scans of the sessions 1 to 3, two subscriptions each.
     fn scans() -> (RetainedScans, [SubscriptionHandle; 2]) {
@@ -289,6 +303,90 @@ mod tests {
         found[0].sort_unstable();
         let highest = QoS::ExactlyOnce;
         assert_eq!(found, [vec![QoS::AtLeastOnce, highest], vec![highest; 4]]);
+    }
+
+    /// A shard over a store, and a client that waits for what is retained, because its queue is full.
+    struct Waiting {
+        world: World,
+        memory: Memory,
+        writer: Writer,
+        shard: Shard<SimDriver>,
+        client: ClientId,
+    }
+
+    impl Waiting {
+        fn new() -> Self {
+            let memory = Memory::default();
+            let (stored, writer) = Stored::in_memory(&memory, 1);
+            let mut settings = Settings::for_tests();
+            (settings.session.max_inflight, settings.session.max_queued_messages) = (1, 1);
+            let shared = Shared::new(settings, Hooks::default(), 1, 1).into();
+            let world = World::new(1, SimOptions { faults: Faults::NONE, ..SimOptions::default() });
+            let mut shards = Shard::assemble_stored(vec![world.add_driver()], &shared, stored);
+            let (shard, client) = (shards.remove(0), world.connect());
+            let mut this = Self { world, memory, writer, shard, client };
+            this.retain(b"there");
+            this.send(b"\x10\x13\0\x04MQTT\x05\x02\0\0\x05\x11\0\0\0\x64\0\x01a");
+            this.send(&subscribe(0));
+            assert_eq!(this.stored().as_deref(), Some("r/2"));
+            this
+        }
+
+        fn retain(&mut self, payload: &[u8]) {
+            let core = &mut self.shard.core;
+            for topic in ["r/1", "r/2", "r/3", "r/4", "r/5"] {
+                let qos = QoS::AtLeastOnce;
+                let message = Message::new(topic, qos, true, payload, &[], None, core.now);
+                core.publish_message(&message, Publisher::NOBODY);
+            }
+        }
+
+        fn send(&mut self, bytes: &[u8]) {
+            let sent = self.world.client_send(self.client, bytes).expect("it is open");
+            assert_eq!(sent, bytes.len());
+            for _ in 0..40 {
+                assert!(self.shard.turn(false).expect("a simulated driver does not fail"));
+                self.writer.step();
+                self.world.advance(SCAN_PAUSE);
+            }
+        }
+
+        /// Behind which topic it would go on after a crash.
+        fn stored(&self) -> Option<Box<str>> {
+            let sessions = Stored::in_memory(&self.memory.crashed(), 1).0.recovered.sessions;
+            let subscriptions = &sessions[0].subscriptions;
+            let of_all = subscriptions.iter().find(|one| &*one.filter == "r/#");
+            of_all.expect("it is subscribed").retained_after.clone()
+        }
+    }
+
+    /// Subscribes to all that is retained, and so many filters more.
+    fn subscribe(more: usize) -> Vec<u8> {
+        let mut body = b"\0\x01\0\0\x03r/#\x01".to_vec();
+        (0..more).for_each(|n| body.extend(format!("\0\x05n/{n:03}\x01").bytes()));
+        let len = body.len();
+        let bytes = [len as u8 | 0x80, (len >> 7) as u8];
+        let head = if len < 0x80 { vec![0x82, len as u8] } else { [&[0x82], &bytes[..]].concat() };
+        [head, body].concat()
+    }
+
+    /// What is retained has gone when a client subscribes anew: after a crash it waits for nothing.
+    #[test]
+    fn who_subscribes_anew_when_nothing_is_retained_waits_for_nothing() {
+        let mut waiting = Waiting::new();
+        waiting.retain(b"");
+        waiting.send(&subscribe(0));
+        assert_eq!(waiting.stored(), None);
+    }
+
+    /// A client subscribes anew by a packet that takes several turns, in which it gets some more of what the first
+    /// subscription has to give: after a crash it gets all that the second has to.
+    #[test]
+    fn who_subscribes_anew_at_length_waits_for_all_of_it() {
+        let mut waiting = Waiting::new();
+        let received = b"\x40\x02\0\x01";
+        waiting.send(&[received, &*subscribe(300)].concat());
+        assert_eq!(waiting.stored().as_deref(), Some(""));
     }
 
     #[test]

@@ -202,6 +202,10 @@ mod tests {
 
         /// A client of 5.0 that is at home on a shard, with a session of so many seconds and perhaps a Will.
         fn connect(&mut self, home: u8, expiry: u8, will: &[u8]) -> ClientId {
+            self.connect_with(if will.is_empty() { 0x02 } else { 0x0E }, home, expiry, will)
+        }
+
+        fn connect_with(&mut self, flags: u8, home: u8, expiry: u8, will: &[u8]) -> ClientId {
             let core = &self.shards[0].core;
             let mut names = (0..).map(|n| format!("{home}{n:03}"));
             let is_free = |name: &String| {
@@ -209,7 +213,6 @@ mod tests {
                     && self.shards.iter().all(|one| one.core.sessions.find(name).is_none())
             };
             let name = names.find(is_free).expect("one");
-            let flags = if will.is_empty() { 0x02 } else { 0x0E };
             let len = 22 + will.len() as u8;
             let head = [0x10, len, 0, 4, b'M', b'Q', b'T', b'T', 5, flags, 0, 0, 5, 0x11, 0, 0, 0];
             let client = self.world.connect();
@@ -271,6 +274,25 @@ mod tests {
             two.turn(0);
         }
         assert_eq!(two.shards[0].core.stats.publishes_received.value(), 0);
+    }
+
+    /// The same for what retains it: it would come again in the place of what others have had retained since.
+    #[test]
+    fn a_will_is_retained_or_still_to_come() {
+        for home in [0, 1] {
+            let mut two = Two::start();
+            let client = two.connect_with(0x2E, home, 100, WILL);
+            let stored = |two: &Two| {
+                let Recovered { sessions, retained, .. } = two.stored();
+                (sessions.iter().filter(|one| one.record.will.is_some()).count(), retained.len())
+            };
+            two.world.client_close(client);
+            two.turn(home.into());
+            two.writer.step();
+            assert_eq!(stored(&two), (1, 0), "at home on {home}");
+            two.settle();
+            assert_eq!(stored(&two), (0, 1), "at home on {home}");
+        }
     }
 
     /// [MQTT-4.8.2-5] What a session that ends with the broker leaves to its group goes to a member on another

@@ -127,6 +127,9 @@ impl<S> Core<S> {
             RetainHandling::SendIfNew => filter.share.is_none() && !subscribed.existed,
             RetainHandling::DoNotSend => false,
         };
+        if wants_retained {
+            self.scans.follow_no_more(reader.session, subscribed.handle);
+        }
         // A crash before it has got them must not leave it without.
         let noted = wants_retained && self.router.retained_count() > 0;
         let retained_after = match noted {

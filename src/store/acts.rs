@@ -13,7 +13,9 @@
 //!
 //! An act that removes what another has put somewhere comes behind that one, wherever the two began: or
 //! else a message that goes on to another session would be stored there without the identifier it came under.
-//! One that passes on what a session had in memory only comes behind all that are open.
+//! One that passes on what a session had in memory only comes behind all that are open. What is retained of a topic
+//! comes behind what was retained there before: or else a Will that is published again after a crash would be what is
+//! retained, in the place of what others have had retained since.
 //! Two acts may come behind each other by what they did on different shards. Those are committed together.
 //!
 //! What an act takes from a queue stands there again after a crash, and what is in flight is sent before all that is
@@ -66,6 +68,8 @@ enum Subject {
     /// A session's own record. Only its home changes that and the next.
     Client(Box<str>),
     Subscription(SessionNumber, Box<str>),
+    /// What is retained of a topic. Only one shard changes that.
+    Retained(Box<str>),
 }
 
 fn subject(change: &Change) -> Option<Subject> {
@@ -82,6 +86,7 @@ fn subject(change: &Change) -> Option<Subject> {
             Subject::Subscription(*session, record.filter.clone())
         }
         Change::Unsubscribed(session, filter) => Subject::Subscription(*session, filter.clone()),
+        Change::Retained(topic, ..) => Subject::Retained(topic.clone()),
         _ => return None,
     })
 }
@@ -148,10 +153,8 @@ impl Acts {
         let about = self.find(&change);
         let mut behind = self.taken_before(&change);
         match &change {
-            // What is retained may be set twice, and all of a topic comes from one shard, in order. What is
-            // in flight may be queued by another act, or stored.
-            Change::Retained(..)
-            | Change::InFlight(..)
+            // What is in flight may be queued by another act, or stored.
+            Change::InFlight(..)
             | Change::Released { .. }
             | Change::Completed(..)
             | Change::Undone => {
@@ -161,6 +164,8 @@ impl Acts {
                 Some(at) if at.act == id && !self.is_flight(at) => return self.reconcile(change),
                 about => behind.extend(about.map(|at| at.act)),
             },
+            // Acts of several shards may follow each other here.
+            Change::Retained(..) => behind.extend(about.map(|at| at.act)),
             _ => {}
         }
         if let Change::Removed { session, place, flew: false, .. } = &change {

@@ -236,7 +236,7 @@ impl Client {
             link.will = Some(message);
             link.keeps_alive = self.keep_alive > 0;
             link.will_delayed = delay > 0 && expiry > 0;
-            will = Some(Testament { topic, payload, qos, delay });
+            will = Some(Testament { topic, payload, qos, retain: false, delay });
         }
         let our_receive_maximum = if v5 && rng.bool() { rng.u16(1..6) } else { u16::MAX };
         let hello = Hello {

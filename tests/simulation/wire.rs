@@ -27,6 +27,7 @@ pub(crate) struct Testament {
     pub(crate) topic: String,
     pub(crate) payload: Vec<u8>,
     pub(crate) qos: QoS,
+    pub(crate) retain: bool,
     pub(crate) delay: u32,
 }
 
@@ -38,7 +39,7 @@ pub(crate) fn put_connect(hello: &Hello, out: &mut Vec<u8>) {
     let v5 = hello.version.is_v5();
     let will = hello.will.as_ref().map(|will| Will {
         qos: will.qos,
-        retain: false,
+        retain: will.retain,
         topic: &will.topic,
         payload: &will.payload,
         delay_interval: if v5 { will.delay } else { 0 },

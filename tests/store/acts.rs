@@ -180,22 +180,64 @@ fn a_later_subscription_is_not_undone_by_an_act() {
     assert_eq!(found.iter().map(|one| one.identifier).collect::<Vec<_>>(), [2]);
 }
 
-/// Both values come from the home of the topic, in order: whoever published the first one is told that it is
-/// retained, when the act of the second one is still open.
+/// A Will is retained in an act that is open, and two other values follow, the first by an act of another shard:
+/// none of them is there before the Will is gone from its session, and in the end the last one is.
 #[test]
-fn what_is_retained_waits_for_no_act() {
+fn what_is_retained_comes_behind_the_acts_of_those_before() {
+    let retained_now = |bench: &Bench| {
+        let recovered = Bench::on(bench.memory.crashed(), 3, START).recovered;
+        recovered.retained.first().map(|one| String::from_utf8_lossy(one.message.payload()).into())
+    };
     let mut bench = bench(0);
-    for (turn, act, payload) in [(20, (0, 2), "1"), (21, (1, 1), "2")] {
-        let begin =
-            Turn { shard: act.0, turn: act.1, handed: vec![(act, 0b100)], ..Turn::default() };
-        bench.links[usize::from(act.0)].submit(begin);
-        bench.links[2].submit(part(2, turn, act, vec![retained("t", (turn, 0), payload)]));
-    }
-    bench.links[2].submit(Turn { shard: 2, turn: 22, done: vec![(0, 2)], ..Turn::default() });
+    let (will, other) = ((1, 1), (0, 2));
+    bench.links[1].submit(Turn {
+        shard: 1,
+        turn: 1,
+        handed: vec![(will, 0b101)],
+        ..Turn::default()
+    });
+    let share = part(2, 20, will, vec![retained("t", (20, 1), "will")]);
+    bench.links[2].submit(Turn { done: vec![will], ..share });
+    bench.links[0].submit(Turn {
+        shard: 0,
+        turn: 2,
+        handed: vec![(other, 0b100)],
+        ..Turn::default()
+    });
+    let share = part(2, 21, other, vec![retained("t", (21, 0), "other")]);
+    bench.links[2].submit(Turn { done: vec![other], ..share });
+    let last = vec![retained("t", (22, 2), "last"), retained("u", (23, 2), "elsewhere")];
+    bench.links[2].submit(Turn { shard: 2, turn: 22, changes: last.into(), ..Turn::default() });
     bench.writer.step();
-    assert!(bench.committed()[2] >= 20);
-    let bench = bench.restart();
-    assert_eq!(bench.recovered.retained[0].message.payload(), b"2");
+    assert_eq!(retained_now(&bench), Some("elsewhere".to_owned()));
+    assert_eq!(bench.committed(), [1, 0, 19]);
+    bench.links[0].submit(Turn { shard: 0, turn: 3, done: vec![will], ..Turn::default() });
+    bench.writer.step();
+    assert_eq!(bench.committed(), [3, 1, 22]);
+    assert_eq!((retained_now(&bench), bench.count(Table::Retained)), (Some("last".to_owned()), 2));
+}
+
+/// An older value than what an open act has retained came to nothing: whoever published it is told when the act is
+/// whole.
+#[test]
+fn what_is_older_than_what_an_open_act_retains_waits_for_it() {
+    let mut bench = bench(0);
+    let act = (0, 2);
+    bench.links[0].submit(Turn {
+        shard: 0,
+        turn: 2,
+        handed: vec![(act, 0b110)],
+        ..Turn::default()
+    });
+    let share = part(2, 20, act, vec![retained("t", (20, 0), "newer")]);
+    bench.links[2].submit(Turn { done: vec![act], ..share });
+    let older = vec![Change::Undone];
+    bench.links[2].submit(Turn { shard: 2, turn: 21, changes: older.into(), ..Turn::default() });
+    bench.writer.step();
+    assert_eq!(bench.committed(), [1, 0, 19]);
+    bench.links[1].submit(Turn { shard: 1, turn: 1, done: vec![act], ..Turn::default() });
+    bench.writer.step();
+    assert_eq!(bench.committed(), [2, 1, 21]);
 }
 
 /// QoS 1 is acknowledged before the act is whole in which it was noted to be in flight.

@@ -54,6 +54,26 @@ fn what_has_expired_makes_room() {
     assert_eq!((rig.session.queued_bytes(), rig.session.next_expiry()), (0, None));
 }
 
+/// A message of QoS 2 expires while it waits to be stored under its identifier, and what stands behind it does not:
+/// it was not sent, and is not any more. One for those who are there is not too late by that.
+#[test]
+fn what_expires_before_it_is_committed_is_not_sent() {
+    let mut rig = Rig::new(Version::V5, 10);
+    let journal = Journal::default();
+    rig.session.store_as(1, (0, 0), journal.clone(), rig.limits.in_memory);
+    for (payload, seconds) in [("a", 2), ("b", 3), ("now", 0)] {
+        let message = expiring(payload, seconds, rig.now);
+        assert_eq!(rig.deliver(&delivery(&message, QoS::ExactlyOnce)), Delivered::Sent);
+    }
+    assert_eq!(rig.send(AtLeastOnce, "c"), Delivered::Sent);
+    let _ = journal.end_turn(1, |_| None);
+    rig.wait(2);
+    rig.session.send_committed(0, rig.now, &mut rig.wire);
+    let sent: Vec<_> = rig.wire.publishes().into_iter().map(|(.., payload)| payload).collect();
+    assert_eq!((sent, rig.expired()), (vec!["b".into(), "now".into(), "c".into()], 1));
+    assert_eq!(rig.session.in_flight(), 3);
+}
+
 #[test]
 fn it_goes_in_steps() {
     let mut rig = away();

@@ -2,18 +2,20 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroU32;
 use std::rc::Rc;
 
 use fastrand::Rng;
 use sluice::mqtt::{
-    AckKind, Disconnect, Packet, PacketId, Publish, QoS, ReasonCode, SubscribeFilter, Version,
-    encode_ack,
+    AckKind, Disconnect, Packet, PacketId, QoS, ReasonCode, SubscribeFilter, Version, encode_ack,
 };
+use sluice::net::CloseCause;
 use sluice::net::sim::{ClientId, World};
 use sluice::timer::Time;
 
+mod answers;
+
 use super::collector::TOPICS;
+use super::lifetimes::Hurried;
 pub(crate) use super::role::{EndsBy, Role};
 use crate::wire::{self, Hello};
 
@@ -55,6 +57,8 @@ pub(crate) struct Actor {
     expected: Option<bool>,
     /// CONNACK has come, whatever it says.
     is_answered: bool,
+    /// The broker has ended its connection, in order.
+    is_ended: bool,
     /// A CONNECT without CONNACK may be read after a later one.
     is_uncertain: bool,
     /// DISCONNECT that ends the session was sent: it may be there or not.
@@ -101,6 +105,7 @@ impl Actor {
             there: Some(false),
             expected: None,
             is_answered: false,
+            is_ended: false,
             is_uncertain: false,
             left: false,
             subscribed: false,
@@ -206,11 +211,14 @@ impl Actor {
         let patience = match self.role {
             Role::Beginner => 2,
             Role::Dying(_) => 5,
+            Role::Reader(_) => 10,
             _ if self.is_lazy => 10,
             _ => 400,
         };
         let leaves = !draining && self.admitted && rng.u16(0..patience) == 0;
-        if world.client_end(net).is_some() || leaves {
+        let end = world.client_end(net);
+        if end.is_some() || leaves {
+            self.is_ended = end == Some(CloseCause::PeerClosed) && !self.broker_stops;
             self.forget(world, net);
         }
         Ok(())
@@ -236,7 +244,10 @@ impl Actor {
     fn forget(&mut self, world: &World, net: ClientId) {
         world.client_close(net);
         self.net = None;
-        self.admitted = false;
+        if let Role::Mortal(mortal, _) = &mut self.role {
+            mortal.gone(self.admitted, self.is_ended);
+        }
+        (self.admitted, self.is_ended) = (false, false);
         self.is_uncertain |= !self.is_answered;
         self.input.clear();
         self.out.clear();
@@ -263,10 +274,19 @@ impl Actor {
             self.forget(world, net);
         }
         (self.is_uncertain, self.broker_stops) = (false, false);
-        if let Role::Dying(dying) = &mut self.role {
-            dying.broker_is_gone(Time(0));
+        match &mut self.role {
+            Role::Dying(dying) => dying.broker_is_gone(Time(0)),
+            Role::Setter(setter, _) => setter.broker_is_gone(),
+            _ => {}
         }
         Ok(())
+    }
+
+    /// Another broker begins, at a time of day in milliseconds; the last one has come to a good end or not.
+    pub(crate) fn broker_begins(&mut self, was_closed: bool, now: u64) {
+        if let Role::Mortal(mortal, _) = &mut self.role {
+            mortal.broker_is_gone(was_closed, now);
+        }
     }
 
     /// Ends its connection, if it has one.
@@ -290,6 +310,14 @@ impl Actor {
             Role::Dying(dying) => Some(dying.next(world.now())),
             _ => None,
         };
+        let of_mortal = match &mut self.role {
+            Role::Mortal(mortal, _) => Some(mortal.next()),
+            Role::Patient(patient, _) => {
+                patient.asks();
+                None
+            }
+            _ => None,
+        };
         let hello = Hello {
             version: self.version,
             client_id: self.name.clone(),
@@ -297,7 +325,7 @@ impl Actor {
             session_expiry: match self.role {
                 _ if ends => 0,
                 Role::Deserter { by: EndsBy::Expiry, .. } => 1,
-                _ => 1_000_000,
+                _ => of_mortal.unwrap_or(1_000_000),
             },
             keep_alive: 0,
             receive_maximum: None,
@@ -322,6 +350,10 @@ impl Actor {
             {
                 self.begin_message();
             }
+            Role::Hurried(_) if self.open.len() < 3 && rng.u8(0..8) == 0 => self.begin_message(),
+            Role::Setter(setter, _) if self.open.len() < 2 && setter.acts(rng) => {
+                self.begin_message();
+            }
             Role::Publisher { .. } if self.version == Version::V31 && rng.u8(0..8) == 0 => {
                 self.say_again(rng);
             }
@@ -334,14 +366,13 @@ impl Actor {
             Role::Deserter { by: EndsBy::Disconnect, .. }
                 if self.subscribed && rng.u8(0..30) == 0 =>
             {
-                let expiry = Some(0);
-                let reason = ReasonCode::Success;
-                let packet =
-                    Disconnect { session_expiry_interval: expiry, ..Disconnect::new(reason) };
-                wire::put(self.version, &Packet::Disconnect(packet), &mut self.out);
-                self.left = true;
-                self.subscribed = false;
-                self.admitted = false;
+                self.disconnect(Some(0));
+                (self.left, self.subscribed) = (true, false);
+            }
+            Role::Mortal(mortal, _) if self.subscribed && rng.u8(0..20) == 0 => {
+                if let Some(interval) = mortal.shortens(rng) {
+                    self.disconnect(Some(interval));
+                }
             }
             Role::Leaver { filter, .. } if self.subscribed && rng.u8(0..10) == 0 => {
                 wire::put_unsubscribe(self.version, PacketId::MIN, filter, &mut self.out);
@@ -352,10 +383,22 @@ impl Actor {
         }
     }
 
+    fn disconnect(&mut self, session_expiry_interval: Option<u32>) {
+        let reason = ReasonCode::Success;
+        let packet = Disconnect { session_expiry_interval, ..Disconnect::new(reason) };
+        wire::put(self.version, &Packet::Disconnect(packet), &mut self.out);
+        self.admitted = false;
+    }
+
     /// A publisher's.
     pub(crate) fn begin_message(&mut self) {
         let number = self.sent.get();
         self.sent.set(number + 1);
+        match &mut self.role {
+            Role::Setter(setter, _) => setter.begins(number),
+            Role::Hurried(hurried) => hurried.begins(),
+            _ => {}
+        }
         self.next_id = self.next_id % 50 + 1;
         let id = PacketId::new(self.next_id).expect("not 0");
         self.open.insert(number, (id, Half::Publish));
@@ -388,6 +431,18 @@ impl Actor {
             let content = (&*topic, text.as_bytes());
             return wire::put_publish(self.version, content, flags, more, &mut self.out);
         }
+        if let Role::Setter(setter, qos) = &self.role {
+            let (flags, more) = ((*qos, dup, true), (Some(id), None));
+            let content = (setter.topic, &*setter.payload(number));
+            let content = (content.0, content.1.as_bytes());
+            return wire::put_publish(self.version, content, flags, more, &mut self.out);
+        }
+        if let Role::Hurried(Hurried { topic, qos, retain, .. }) = &self.role {
+            let (text, interval) = (number.to_string(), Hurried::interval(number));
+            let (flags, more) = ((*qos, dup, *retain), (Some(id), Some(interval)));
+            let content = (*topic, text.as_bytes());
+            return wire::put_publish(self.version, content, flags, more, &mut self.out);
+        }
         let Role::Publisher { topic, qos, retain, clears } = &self.role else { return };
         let is_empty = *clears && (number + 1).is_multiple_of(CLEARS_EVERY);
         let text = if is_empty { String::new() } else { number.to_string() };
@@ -396,180 +451,13 @@ impl Actor {
     }
 
     fn subscribe(&mut self) {
+        match &mut self.role {
+            Role::Reader(reader) => reader.asks(),
+            Role::Mortal(mortal, _) => mortal.subscribes(),
+            _ => {}
+        }
         let Some((filter, qos)) = self.role.filter() else { return };
         let filter = SubscribeFilter::new(filter, qos);
         wire::put_subscribe(self.version, PacketId::MIN, filter, None, &mut self.out);
-    }
-
-    fn handle(&mut self, packet: &Packet<'_>) -> Result<(), String> {
-        match packet {
-            Packet::ConnAck(connack) => {
-                self.is_answered = true;
-                // Its connection is closed then.
-                let may_be_refused = self.may_be_refused || self.broker_stops;
-                if may_be_refused && connack.reason == ReasonCode::ServerUnavailable {
-                    return Ok(());
-                }
-                if connack.reason != ReasonCode::Success {
-                    return Err(format!("not let in: {connack:?}"));
-                }
-                self.admit(connack.session_present)
-            }
-            Packet::SubAck(suback) => {
-                if let Role::Collector(collector) = &mut self.role {
-                    collector.answered(suback.packet_id);
-                }
-                // 3.1 has no failure: it is told QoS 0.
-                let is_one = |reason: &u8| (1..3).contains(reason);
-                self.subscribed(suback.reasons.iter().all(is_one))
-            }
-            Packet::UnsubAck(_) => {
-                if let Role::Fickle(fickle) = &mut self.role {
-                    fickle.answered();
-                }
-                Ok(())
-            }
-            Packet::PubAck(ack) => self.acknowledged(AckKind::PubAck, ack.packet_id, ack.reason),
-            Packet::PubRec(ack) => self.acknowledged(AckKind::PubRec, ack.packet_id, ack.reason),
-            Packet::PubRel(ack) => self.acknowledged(AckKind::PubRel, ack.packet_id, ack.reason),
-            Packet::PubComp(ack) => self.acknowledged(AckKind::PubComp, ack.packet_id, ack.reason),
-            Packet::Publish(publish) => self.take(publish),
-            // It has not more under way than was announced.
-            Packet::Disconnect(Disconnect {
-                reason: ReasonCode::ReceiveMaximumExceeded, ..
-            }) => Err("told that it exceeds Receive Maximum".to_owned()),
-            // An older CONNECT of its own may come after a newer one.
-            Packet::Disconnect(_) => Ok(()),
-            other => Err(format!("unexpected {other:?}")),
-        }
-    }
-
-    fn subscribed(&mut self, granted: bool) -> Result<(), String> {
-        match &mut self.role {
-            _ if !granted && !self.may_be_refused => return Err("no subscription".to_owned()),
-            Role::Fickle(fickle) if granted => fickle.answered(),
-            Role::Fickle(fickle) => fickle.ask(self.version, &mut self.out),
-            _ if granted => self.subscribed = true,
-            _ => self.subscribe(),
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, publish: &Publish<'_>) -> Result<(), String> {
-        let is_new = match (publish.qos, publish.packet_id) {
-            (QoS::ExactlyOnce, Some(id)) => {
-                self.owed.push((AckKind::PubRec, id));
-                self.half_done.insert(id)
-            }
-            (_, Some(id)) => {
-                self.owed.push((AckKind::PubAck, id));
-                true
-            }
-            (_, None) => true,
-        };
-        // An empty one has cleared what is retained.
-        if !is_new || publish.payload.is_empty() {
-            return Ok(());
-        }
-        let number = std::str::from_utf8(publish.payload).ok().and_then(|text| text.parse().ok());
-        let number = number.ok_or("no number")?;
-        if let Role::Collector(collector) = &mut self.role {
-            let identifiers: Vec<_> =
-                publish.properties.identifiers().map(NonZeroU32::get).collect();
-            return collector.take(&identifiers, number);
-        }
-        if let Role::Fickle(fickle) = &self.role
-            && !fickle.may_get(number)
-        {
-            return Err(format!("{number} came after UNSUBACK"));
-        }
-        let topic = String::from_utf8_lossy(publish.topic).into_owned();
-        self.received.entry(topic).or_default().push(number);
-        Ok(())
-    }
-
-    fn admit(&mut self, present: bool) -> Result<(), String> {
-        if matches!(self.role, Role::Beginner) {
-            return self.begin(present);
-        }
-        // A session that no CONNACK has told of may be there all the same.
-        if self.clean && present {
-            return Err("its session is there after a Clean Start".to_owned());
-        }
-        if !present && self.version != Version::V31 {
-            self.half_done.clear();
-        }
-        let expires = matches!(self.role, Role::Deserter { by: EndsBy::Expiry, .. });
-        let promised = self.was_here && !self.left && !self.clean && self.version != Version::V31;
-        if promised && !present && !expires {
-            return Err("its session is lost".to_owned());
-        }
-        self.subscribed &= !self.clean && (present || !expires);
-        if self.left && present && self.version != Version::V31 {
-            // It had not come to the end of the session when its connection broke.
-            self.subscribed = false;
-        }
-        (self.admitted, self.was_here, self.left) = (true, true, false);
-        if self.is_guest {
-            self.open.clear();
-        }
-        match &mut self.role {
-            Role::Dying(dying) => dying.admitted(self.clean),
-            Role::Fickle(fickle) => fickle.ask(self.version, &mut self.out),
-            Role::Collector(collector) if !collector.is_answered => {
-                collector.ask(self.version, false, &mut self.out);
-            }
-            _ if !self.subscribed => self.subscribe(),
-            _ => {}
-        }
-        for (number, (id, half)) in self.open.clone() {
-            self.repeat(number, id, half);
-        }
-        Ok(())
-    }
-
-    /// What CONNACK has ended does not come back, nor goes what it has told of [MQTT-3.1.2-4]
-    /// [MQTT-3.2.2-2] [MQTT-3.2.2-3].
-    fn begin(&mut self, present: bool) -> Result<(), String> {
-        if self.expected.is_some_and(|expected| expected != present) {
-            return Err(format!("Session Present {present}, clean {}", self.clean));
-        }
-        (self.admitted, self.there) = (true, Some(!self.clean));
-        Ok(())
-    }
-
-    fn acknowledged(
-        &mut self,
-        kind: AckKind,
-        id: PacketId,
-        reason: ReasonCode,
-    ) -> Result<(), String> {
-        if kind == AckKind::PubRel {
-            self.half_done.remove(&id);
-            self.owed.push((AckKind::PubComp, id));
-            return Ok(());
-        }
-        let number = self.open.iter().find(|(_, (of, _))| *of == id).map(|(number, _)| *number);
-        let Some(number) = number else {
-            // It may have said it again.
-            let is_second = self.version == Version::V31;
-            return is_second.then_some(()).ok_or(format!("{kind:?} {id} answers nothing"));
-        };
-        if reason == ReasonCode::QuotaExceeded && self.may_be_refused && kind != AckKind::PubComp {
-            self.refused.insert(number);
-            self.open.remove(&number);
-            return Ok(());
-        }
-        if reason.is_error() && reason != ReasonCode::PacketIdentifierNotFound {
-            return Err(format!("{kind:?} {reason:?} for {number}"));
-        }
-        self.acknowledged.insert(number);
-        if kind == AckKind::PubRec {
-            self.open.insert(number, (id, Half::Release));
-            encode_ack(self.version, AckKind::PubRel, id, ReasonCode::Success, &mut self.out);
-        } else {
-            self.open.remove(&number);
-        }
-        Ok(())
     }
 }

@@ -65,6 +65,15 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
                 is_ordered: overtaken(actor).is_none(),
             }),
             Role::Beginner | Role::Watcher { .. } | Role::Founder { .. } => {}
+            Role::Setter(..) | Role::Reader(_) | Role::Hurried(_) => {}
+            Role::Patient(patient, _) => {
+                let checked = patient.check(&actor.received);
+                checked.map_err(|why| format!("{}: {why}", actor.name))?;
+            }
+            Role::Mortal(mortal, qos) => {
+                let checked = mortal.check(*qos, actors);
+                checked.map_err(|why| format!("{}: {why}", actor.name))?;
+            }
             Role::Collector(collector) => {
                 let all = actors.iter().find_map(|actor| match actor.role {
                     Role::Founder { count } => Some(count),
@@ -73,6 +82,7 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
                 let checked = collector.check(all.unwrap_or(0));
                 checked.map_err(|why| format!("{}: {why}", actor.name))?;
             }
+            Role::Dying(Dying { heritage: Some(_), .. }) => {}
             Role::Dying(dying) => history.published.push(wills(actor, dying)),
             Role::Fickle(fickle) => steadiness(actor, fickle, actors)?,
             Role::Sleeper { .. } => check_sleeper(actor, actors)?,

@@ -7,6 +7,7 @@ use fastrand::Rng;
 use sluice::mqtt::QoS;
 use sluice::timer::Time;
 
+use super::register::Register;
 use crate::wire::Testament;
 
 /// The broker has noticed by then that a connection is gone, and done what was due.
@@ -43,13 +44,37 @@ pub(crate) struct Dying {
     gone_at: Time,
     /// A CONNECT without CONNACK may be read after a later one, and call off the Will of that.
     is_uncertain: bool,
+    /// What retains its Wills, if anything does.
+    pub(crate) heritage: Option<Heritage>,
+}
+
+/// The topic that retains the Wills of a client.
+#[derive(Clone, Debug)]
+pub(crate) struct Heritage {
+    register: Register,
+    first: u32,
+    /// Those that the broker has kept.
+    kept: BTreeSet<u32>,
+}
+
+impl Heritage {
+    fn clears(number: u32) -> bool {
+        number % 7 == 6
+    }
 }
 
 impl Dying {
     pub(crate) fn new(topic: &'static str, delay: u32) -> Self {
         let (due, gone_at) = (BTreeSet::new(), Time(0));
         let (last, has_former, is_uncertain) = (Last::Lost, false, false);
-        Self { topic, delay, begun: 0, due, last, has_former, gone_at, is_uncertain }
+        let heritage = None;
+        Self { topic, delay, begun: 0, due, last, has_former, gone_at, is_uncertain, heritage }
+    }
+
+    /// One whose Wills are retained.
+    pub(crate) fn retained(self, register: &Register) -> Self {
+        let (register, first) = (register.clone(), register.add_writer());
+        Self { heritage: Some(Heritage { register, first, kept: BTreeSet::new() }), ..self }
     }
 
     /// Whether it comes back now. At the end it does so when its Will must have been published.
@@ -72,10 +97,19 @@ impl Dying {
         self.last = Last::Sent;
         let number = self.begun;
         self.begun += 1;
+        let payload = match &self.heritage {
+            None => number.to_string(),
+            Some(Heritage { register, first, kept }) => {
+                let (value, clears) = (first + number, Heritage::clears(number));
+                register.begin(value, clears, kept.clone());
+                if clears { String::new() } else { value.to_string() }
+            }
+        };
         Testament {
             topic: self.topic.to_owned(),
-            payload: number.to_string().into_bytes(),
+            payload: payload.into_bytes(),
             qos: QoS::ExactlyOnce,
+            retain: self.heritage.is_some(),
             delay: self.delay,
         }
     }
@@ -86,6 +120,13 @@ impl Dying {
         self.last = Last::Kept;
         if clean && self.has_former && !self.is_uncertain {
             self.due.insert(self.begun - 2);
+        }
+        let Some(Heritage { register, first, kept }) = &mut self.heritage else { return };
+        kept.insert(*first + self.begun - 1);
+        // What is due is published by now; what is not, never.
+        self.due.iter().for_each(|number| register.is_sure(*first + number));
+        if !self.is_uncertain {
+            (0..self.begun - 1).for_each(|number| register.is_over(*first + number));
         }
     }
 

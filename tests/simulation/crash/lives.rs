@@ -57,13 +57,17 @@ impl Scene {
     pub(super) fn stop(&mut self, actors: &mut [Actor]) -> Result<Disk, String> {
         self.say("crash");
         let disk = self.broker.take().expect("it runs").crash(&mut self.rng);
-        self.pass_the_pause(actors)?;
+        self.pass_the_pause(actors, false)?;
         Ok(disk)
     }
 
     /// The broker is told to stop, and does; or the machine stops in the middle of that.
     fn stop_gracefully(&mut self, actors: &mut [Actor]) -> Result<Disk, String> {
         self.say("told to stop");
+        if self.fails {
+            // While it fails nothing is waited for.
+            self.broker.as_mut().expect("it runs").commit();
+        }
         self.broker.as_ref().expect("it runs").begin_stop();
         actors.iter_mut().for_each(|actor| actor.broker_stops = true);
         let steps = if self.rng.bool() { self.rng.u32(0..500) } else { DRAIN_STEPS };
@@ -77,18 +81,22 @@ impl Scene {
         }
         self.say("has stopped");
         let disk = self.broker.take().expect("it runs").close(&mut self.rng);
-        self.pass_the_pause(actors)?;
+        self.pass_the_pause(actors, true)?;
         Ok(disk)
     }
 
     /// Everybody notices that the broker is gone, and time passes. The clock of the next life begins anew.
-    fn pass_the_pause(&mut self, actors: &mut [Actor]) -> Result<(), String> {
+    fn pass_the_pause(&mut self, actors: &mut [Actor], was_closed: bool) -> Result<(), String> {
         self.failing = false;
-        for actor in actors {
+        self.clock.set(self.since_1970 + self.world.now().0);
+        for actor in &mut *actors {
             actor.broker_is_gone(&self.world, self.rng.bool())?;
         }
         self.since_1970 += self.world.now().0 + self.rng.u64(0..self.pause);
         self.world = World::new(self.rng.u64(..), self.options);
+        for actor in actors {
+            actor.broker_begins(was_closed, self.since_1970);
+        }
         Ok(())
     }
 

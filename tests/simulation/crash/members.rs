@@ -1,9 +1,13 @@
 //! Shared groups whose members are away, leave, end their sessions and come back.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use fastrand::Rng;
 use sluice::mqtt::{QoS, Version};
 
 use super::actor::{Actor, EndsBy, Role};
+use super::mortal::{Death, Mortal};
 
 /// A group that loses what was being sent at QoS 2 when a session ended [MQTT-4.8.2-4].
 pub(super) const LOSING: &str = "$share/d/#";
@@ -71,5 +75,40 @@ pub(super) fn cast_for_dropping(rng: &mut Rng) -> Vec<Actor> {
         let subscriber = Actor::new(name, Version::V5, Role::Subscriber { filter, qos });
         cast.push(if rng.u8(0..4) == 0 { subscriber.lazy() } else { subscriber });
     }
+    cast
+}
+
+/// Those who publish, and those whose sessions end by themselves.
+pub(super) fn cast_of_mortals(
+    rng: &mut Rng,
+    (death, qos): (Death, QoS),
+    clock: &Rc<Cell<u64>>,
+) -> Vec<Actor> {
+    use QoS::{AtLeastOnce as One, ExactlyOnce as Two};
+    let mut cast: Vec<_> = ["f/0", "f/1", "f/2"]
+        .map(|topic| {
+            let version = *rng.choice(&[Version::V311, Version::V5]).expect("some");
+            let topic = topic.to_owned();
+            let role = Role::Publisher { topic: topic.clone(), qos, retain: false, clears: false };
+            Actor::new(&topic, version, role)
+        })
+        .into();
+    let sources: Vec<_> =
+        cast.iter().map(|actor| (actor.name.clone(), actor.sent.clone())).collect();
+    for (name, filter) in [("all a", "f/#"), ("all b", "f/+"), ("one a", "f/0"), ("one b", "f/1")] {
+        let qos = if rng.bool() { Two } else { One };
+        let version = match death {
+            Death::Expiry(_) => Version::V5,
+            Death::Overflow(_) => *rng.choice(&[Version::V311, Version::V5]).expect("some"),
+        };
+        let mut mortal = Mortal::new(filter, death, clock);
+        let heard = sources
+            .iter()
+            .filter(|(topic, _)| topic == filter || !filter.ends_with(char::is_numeric));
+        mortal.listens_to(heard.cloned().collect());
+        let actor = Actor::new(name, version, Role::Mortal(mortal, qos));
+        cast.push(if rng.u8(0..4) > 0 { actor.lazy() } else { actor });
+    }
+    cast.push(Actor::new("watches", Version::V5, Role::Watcher { filter: "f/#", qos: Two }));
     cast
 }

@@ -2,9 +2,10 @@
 //! what was acknowledged is there, and nothing of QoS 2 comes twice.
 //!
 //! `CRASH_SEEDS=5000` plays that many seeds, from `SIM_FROM` or a random one on; `CRASH_SEED=42` plays
-//! one and writes what happens to stderr. `FULL_SEEDS` and `FULL_SEED` do so with queues that are soon full,
-//! `DROP_SEEDS` and `DROP_SEED` with some that lose their oldest then, `MEMBER_SEEDS` and `MEMBER_SEED` with shared
-//! groups whose members come and go, `COLLECT_SEEDS` and `COLLECT_SEED` with clients that subscribe to what is retained.
+//! one and writes what happens to stderr. So do `FULL_SEEDS` with queues that are soon full, `DROP_SEEDS` with some that
+//! lose their oldest then, `END_SEEDS` with sessions that end then, `MEMBER_SEEDS` with shared groups whose members come
+//! and go, `COLLECT_SEEDS` with clients that subscribe to what is retained, `WILL_SEEDS` with Wills that are,
+//! `EXPIRY_SEEDS` with sessions and `HURRY_SEEDS` with messages that expire.
 
 mod actor;
 mod broker;
@@ -12,8 +13,13 @@ mod check;
 mod collector;
 mod dying;
 mod fickle;
+mod lifetimes;
 mod lives;
 mod members;
+mod moments;
+mod mortal;
+mod plays;
+mod register;
 mod role;
 mod scene;
 
@@ -29,12 +35,16 @@ const MEMBERS: Seeds =
 const DROPS: Seeds = Seeds { plain: 60, many: "DROP_SEEDS", one: "DROP_SEED", test: "dropped" };
 const COLLECTS: Seeds =
     Seeds { plain: 40, many: "COLLECT_SEEDS", one: "COLLECT_SEED", test: "retained" };
+const WILLS: Seeds = Seeds { plain: 60, many: "WILL_SEEDS", one: "WILL_SEED", test: "newest" };
+const ENDS: Seeds = Seeds { plain: 60, many: "END_SEEDS", one: "END_SEED", test: "overflow" };
+const EXPIRES: Seeds = Seeds { plain: 60, many: "EXPIRY_SEEDS", one: "EXPIRY_SEED", test: "away" };
+const HURRIES: Seeds = Seeds { plain: 40, many: "HURRY_SEEDS", one: "HURRY_SEED", test: "expires" };
 /// Seeds with a store that confirms too early, at most.
 const SEEDS_TOO_EARLY: u64 = 30;
 
 fn play(seed: u64, confirms: Confirms) -> Result<u64, String> {
     let verbose = variable(SEEDS.one).is_some();
-    caught(|| scene::play(seed, confirms, verbose))
+    caught(|| plays::play(seed, confirms, verbose))
 }
 
 #[test]
@@ -50,7 +60,7 @@ fn what_is_acknowledged_outlives_the_machine() {
 /// had never come; what was not is there.
 #[test]
 fn full_queues_and_crashes_lose_nothing_acknowledged() {
-    let play = |seed| caught(|| scene::play_full(seed, variable(FULL.one).is_some()));
+    let play = |seed| caught(|| plays::play_full(seed, variable(FULL.one).is_some()));
     if let Some(seed) = variable(FULL.one) {
         assert_eq!(play(seed).err(), None);
         return;
@@ -62,7 +72,7 @@ fn full_queues_and_crashes_lose_nothing_acknowledged() {
 /// left on the disk that nobody waits for.
 #[test]
 fn members_that_come_and_go_lose_nothing_acknowledged() {
-    let play = |seed| caught(|| scene::play_members(seed, variable(MEMBERS.one).is_some()));
+    let play = |seed| caught(|| plays::play_members(seed, variable(MEMBERS.one).is_some()));
     if let Some(seed) = variable(MEMBERS.one) {
         assert_eq!(play(seed).err(), None);
         return;
@@ -73,7 +83,7 @@ fn members_that_come_and_go_lose_nothing_acknowledged() {
 /// What was dropped to make room does not come behind what was sent since.
 #[test]
 fn what_was_dropped_is_not_delivered_late() {
-    let play = |seed| caught(|| scene::play_dropping(seed, variable(DROPS.one).is_some()));
+    let play = |seed| caught(|| plays::play_dropping(seed, variable(DROPS.one).is_some()));
     if let Some(seed) = variable(DROPS.one) {
         assert_eq!(play(seed).err(), None);
         return;
@@ -84,12 +94,57 @@ fn what_was_dropped_is_not_delivered_late() {
 /// Who subscribes gets what is retained, all of it and once, however often the machine stops in between.
 #[test]
 fn what_is_retained_comes_once_for_each_subscription() {
-    let play = |seed| caught(|| scene::play_collecting(seed, variable(COLLECTS.one).is_some()));
+    let play = |seed| caught(|| plays::play_collecting(seed, variable(COLLECTS.one).is_some()));
     if let Some(seed) = variable(COLLECTS.one) {
         assert_eq!(play(seed).err(), None);
         return;
     }
     COLLECTS.play("messages received", play);
+}
+
+/// Whoever had a value retained that was acknowledged finds no older one in its place, Wills among them.
+#[test]
+fn of_what_is_retained_the_newest_stays() {
+    let play = |seed| caught(|| plays::play_wills(seed, variable(WILLS.one).is_some()));
+    if let Some(seed) = variable(WILLS.one) {
+        assert_eq!(play(seed).err(), None);
+        return;
+    }
+    WILLS.play("values found", play);
+}
+
+/// A session that overflows ends as a whole, and for all time, and no other one loses anything.
+#[test]
+fn sessions_that_overflow_end_as_a_whole() {
+    let play = |seed| caught(|| plays::play_ending(seed, variable(ENDS.one).is_some()));
+    if let Some(seed) = variable(ENDS.one) {
+        assert_eq!(play(seed).err(), None);
+        return;
+    }
+    ENDS.play("sessions ended", play);
+}
+
+/// A session is there until its client has been away for as long as it last said, whatever stops meanwhile, and no
+/// longer.
+#[test]
+fn sessions_last_as_long_as_their_clients_may_be_away() {
+    let play = |seed| caught(|| plays::play_expiring(seed, variable(EXPIRES.one).is_some()));
+    if let Some(seed) = variable(EXPIRES.one) {
+        assert_eq!(play(seed).err(), None);
+        return;
+    }
+    EXPIRES.play("sessions ended", play);
+}
+
+/// A message that expires comes before it does, with the time that is left, or never, whatever stops meanwhile.
+#[test]
+fn what_expires_comes_in_time_or_never() {
+    let play = |seed| caught(|| plays::play_hurrying(seed, variable(HURRIES.one).is_some()));
+    if let Some(seed) = variable(HURRIES.one) {
+        assert_eq!(play(seed).err(), None);
+        return;
+    }
+    HURRIES.play("messages received", play);
 }
 
 /// What says of each commit that it is on disk one commit too early is found out: the other test can
@@ -103,22 +158,22 @@ fn a_gate_that_does_not_hold_is_found_out() {
 #[test]
 fn what_a_clean_start_has_ended_does_not_come_back() {
     for version in [Version::V311, Version::V5] {
-        assert_eq!(scene::end_by_a_clean_start(version), Ok(()), "{version}");
-        let ended = scene::end_by_a_clean_start_that_nobody_waits_for(version);
+        assert_eq!(moments::end_by_a_clean_start(version), Ok(()), "{version}");
+        let ended = moments::end_by_a_clean_start_that_nobody_waits_for(version);
         assert_eq!(ended, Ok(()), "{version}");
     }
 }
 
 #[test]
 fn a_will_reaches_all_from_the_first_turn_on() {
-    assert_eq!(scene::reach_all_from_the_first_turn_on(), Ok(()));
+    assert_eq!(moments::reach_all_from_the_first_turn_on(), Ok(()));
 }
 
 #[test]
 fn what_was_refused_is_not_known_after_a_crash() {
     for steps in 0..80 {
         for subscriber in ["one", "two", "three", "four"] {
-            let seen = scene::refuse_and_stop(steps, subscriber);
+            let seen = moments::refuse_and_stop(steps, subscriber);
             assert_eq!(seen, Ok(()), "{steps} steps, {subscriber}");
         }
     }

@@ -5,6 +5,9 @@ use sluice::mqtt::QoS;
 use super::collector::Collector;
 use super::dying::Dying;
 use super::fickle::Fickle;
+use super::lifetimes::{Hurried, Patient};
+use super::mortal::Mortal;
+use super::register::{Reader, Setter};
 
 /// What an actor is there for.
 #[derive(Clone, Debug)]
@@ -31,13 +34,28 @@ pub(crate) enum Role {
     Founder { count: u32 },
     /// Subscribes anew again and again to what is retained there.
     Collector(Collector),
+    /// Publishes numbers to a topic that retains the last one, and sees those of others.
+    Setter(Setter, QoS),
+    /// Subscribes to that with each connection.
+    Reader(Reader),
+    /// Publishes what expires.
+    Hurried(Hurried),
+    /// Waits for that.
+    Patient(Patient, QoS),
+    /// A subscriber whose sessions end.
+    Mortal(Mortal, QoS),
 }
 
 impl Role {
     /// What it subscribes to, all the time.
     pub(crate) fn filter(&self) -> Option<(&'static str, QoS)> {
         match *self {
-            Self::Subscriber { filter, qos }
+            Self::Setter(Setter { topic, .. }, _) | Self::Reader(Reader { topic, .. }) => {
+                Some((topic, QoS::AtMostOnce))
+            }
+            Self::Mortal(Mortal { filter, .. }, qos)
+            | Self::Patient(Patient { filter, .. }, qos)
+            | Self::Subscriber { filter, qos }
             | Self::Deserter { filter, qos, .. }
             | Self::Leaver { filter, qos }
             | Self::Sleeper { filter, qos }
@@ -46,6 +64,7 @@ impl Role {
             | Self::Founder { .. }
             | Self::Beginner
             | Self::Dying(_)
+            | Self::Hurried(_)
             | Self::Fickle(_)
             | Self::Collector(_) => None,
         }
@@ -57,6 +76,9 @@ impl Role {
     pub(crate) fn collected(&self) -> u64 {
         match self {
             Self::Collector(collector) => collector.count(),
+            Self::Reader(reader) => reader.count,
+            Self::Mortal(mortal, _) => mortal.count(),
+            Self::Patient(patient, _) => patient.count,
             _ => 0,
         }
     }
