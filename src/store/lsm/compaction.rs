@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use fjall::{Database, Keyspace};
-use lsm_tree::compaction::PullDown;
+use lsm_tree::compaction::{Leveled, PullDown};
 use lsm_tree::{AbstractTree, SeqNo};
 
 use super::free_bytes;
@@ -24,6 +24,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const LEAST_BYTES: u64 = 64 << 20;
 /// Bytes that have to be free on the disk beside those that are written.
 const SPARE_BYTES: u64 = 256 << 20;
+/// Bytes of a record beside its key and value, at most.
+const RECORD_BYTES: u64 = 32;
+/// Runs of the first level from which on fjall slows down who writes.
+const MANY_RUNS: usize = 20;
 /// So many times as long as it took to merge a keyspace, it is left alone.
 const REST: u32 = 20;
 /// For so long if it could not be merged.
@@ -82,13 +86,21 @@ impl Drop for Compaction {
 }
 
 struct Looker {
-    path: PathBuf,
-    database: Database,
+    place: Place,
     keyspaces: Vec<Looked>,
     removed: Arc<[AtomicU64; Table::COUNT]>,
     least_bytes: u64,
     /// What was visible at the last look. Who reads what was there before has its files since.
     seen: SeqNo,
+}
+
+/// Where it looks.
+struct Place {
+    path: PathBuf,
+    database: Database,
+    tables: Vec<Keyspace>,
+    /// On the disk of a path, if that can be told.
+    free_bytes: fn(&Path) -> Option<u64>,
 }
 
 struct Looked {
@@ -103,14 +115,14 @@ impl Looker {
             keyspace: keyspace.clone(),
             rests_until: Instant::now(),
         };
-        Self {
+        let place = Place {
             path: path.to_owned(),
             database: database.clone(),
-            keyspaces: tables.iter().map(looked).collect(),
-            removed: Arc::default(),
-            least_bytes,
-            seen: 0,
-        }
+            tables: tables.to_vec(),
+            free_bytes,
+        };
+        let keyspaces = tables.iter().map(looked).collect();
+        Self { place, keyspaces, removed: Arc::default(), least_bytes, seen: 0 }
     }
 
     fn run(&mut self, stopped: &Receiver<()>) {
@@ -123,20 +135,21 @@ impl Looker {
 
     /// Merges what is worth it, and removes the files of what was merged before.
     fn look(&mut self, is_stopped: &dyn Fn() -> bool) {
-        let seen = std::mem::replace(&mut self.seen, self.database.visible_seqno());
+        let visible = self.place.database.visible_seqno();
+        let seen = std::mem::replace(&mut self.seen, visible);
         if seen == 0 {
             return;
         }
-        let Self { path, keyspaces, removed, least_bytes, .. } = self;
+        let Self { place, keyspaces, removed, least_bytes, .. } = self;
         for (looked, removed) in keyspaces.iter_mut().zip(&**removed) {
             if is_stopped() {
                 return;
             }
-            if let Err(error) = looked.look(path, removed, *least_bytes, seen, is_stopped) {
+            if let Err(error) = looked.look(place, removed, *least_bytes, seen, is_stopped) {
                 looked.rests_until = Instant::now() + REST_OF_FAILURE;
                 tracing::warn!(
                     "{}: the room of records that were removed is not given back now: {error}",
-                    path.display()
+                    place.path.display()
                 );
             }
         }
@@ -144,10 +157,10 @@ impl Looker {
 }
 
 impl Looked {
-    /// Merges it, if that is worth it and there is room at `path`.
+    /// Merges it, if that is worth it and there is room.
     fn look(
         &mut self,
-        path: &Path,
+        place: &Place,
         removed: &AtomicU64,
         least_bytes: u64,
         seen: SeqNo,
@@ -157,23 +170,26 @@ impl Looked {
         // Files of before it was merged, which nobody reads any more. If that goes wrong, it is for the next look.
         let _ = keyspace.tree.get_version_history_lock().maintenance(keyspace.path(), seen);
         let (now, count) = (Instant::now(), removed.load(Ordering::Relaxed));
-        let Some(bytes) = worth(keyspace, count, least_bytes) else { return Ok(()) };
-        let has_room = free_bytes(path).is_none_or(|free| free >= bytes + SPARE_BYTES);
-        if now < self.rests_until || !has_room {
+        if now < self.rests_until || !is_worth_it(keyspace, count, least_bytes) {
             return Ok(());
         }
-        removed.fetch_sub(count, Ordering::Relaxed);
         let before = keyspace.tree.disk_space();
-        let merged = sort(keyspace, is_stopped).and_then(|is_sorted| match is_sorted {
-            true => merge(keyspace, seen, is_stopped),
-            false => Ok(()),
+        let merged = place.has_room(keyspace, is_stopped).and_then(|has_room| {
+            if !has_room {
+                return Ok(());
+            }
+            removed.fetch_sub(count, Ordering::Relaxed);
+            match place.sort(is_stopped)? {
+                true => merge(keyspace, seen, is_stopped),
+                false => Ok(()),
+            }
         });
         self.rests_until = Instant::now() + now.elapsed() * REST;
         let given_back = before.saturating_sub(keyspace.tree.disk_space());
         if given_back > 0 {
             tracing::info!(
                 "{}: {given_back} of {before} bytes of {:?} are given back to the disk",
-                path.display(),
+                place.path.display(),
                 keyspace.name()
             );
         }
@@ -181,31 +197,61 @@ impl Looked {
     }
 }
 
-/// The bytes that merging a keyspace would write, about, if there is more in it that is gone than is there.
-fn worth(keyspace: &Keyspace, removed: u64, least_bytes: u64) -> Option<u64> {
-    let bytes = keyspace.tree.disk_space();
-    if bytes < least_bytes {
-        return None;
+impl Place {
+    /// Whether what is left of a keyspace can be written once more. If it is not all that much, only who reads it
+    /// can tell: the records that are gone may be small ones.
+    fn has_room(
+        &self,
+        keyspace: &Keyspace,
+        is_stopped: &dyn Fn() -> bool,
+    ) -> Result<bool, fjall::Error> {
+        let Some(free) = (self.free_bytes)(&self.path) else { return Ok(true) };
+        let Some(mut room) = free.checked_sub(SPARE_BYTES) else { return Ok(false) };
+        if keyspace.tree.disk_space() <= room {
+            return Ok(true);
+        }
+        for record in keyspace.range::<&[u8], _>(..) {
+            let (key, value) = record.into_inner()?;
+            match room.checked_sub((key.len() + value.len()) as u64 + RECORD_BYTES) {
+                Some(left) if !is_stopped() => room = left,
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Has what is in memory sorted into files. Says whether that was done in time.
+    ///
+    /// Of all keyspaces: fjall keeps a journal until each that is in it has a higher number in its files, and the highest
+    /// may be merged away.
+    fn sort(&self, is_stopped: &dyn Fn() -> bool) -> Result<bool, fjall::Error> {
+        for table in &self.tables {
+            table.rotate_memtable()?;
+        }
+        let until = Instant::now() + SORT_WITHIN;
+        // fjall has no call for this that ends if its thread has failed.
+        loop {
+            let is_sorted = self.tables.iter().all(|table| table.sealed_memtable_count() == 0);
+            let is_late = Instant::now() > until;
+            if is_sorted && (self.database.journal_count() == 1 || is_late) {
+                return Ok(true);
+            }
+            if is_stopped() || is_late {
+                return Ok(false);
+            }
+            thread::sleep(LOOK_AGAIN_AFTER);
+        }
+    }
+}
+
+/// Whether there is more in a keyspace that is gone than is there.
+fn is_worth_it(keyspace: &Keyspace, removed: u64, least_bytes: u64) -> bool {
+    if keyspace.tree.disk_space() < least_bytes {
+        return false;
     }
     // A record that is gone is there twice: as it was, and that it is gone.
     let gone = removed.max(keyspace.tree.tombstone_count());
-    let all = (keyspace.tree.approximate_len() as u64).max(1);
-    let left = all.saturating_sub(gone.saturating_mul(2));
-    (gone > left).then(|| (u128::from(bytes) * u128::from(left) / u128::from(all)) as u64)
-}
-
-/// Has what is in memory sorted into files. Says whether that was done in time.
-fn sort(keyspace: &Keyspace, is_stopped: &dyn Fn() -> bool) -> Result<bool, fjall::Error> {
-    keyspace.rotate_memtable()?;
-    let until = Instant::now() + SORT_WITHIN;
-    // fjall has no call for this that ends if its thread has failed.
-    while keyspace.sealed_memtable_count() > 0 {
-        if is_stopped() || Instant::now() > until {
-            return Ok(false);
-        }
-        thread::sleep(LOOK_AGAIN_AFTER);
-    }
-    Ok(true)
+    gone > (keyspace.tree.approximate_len() as u64).saturating_sub(gone.saturating_mul(2))
 }
 
 /// Merges each level into the one below it, down to the last. None is skipped, though most are empty: fjall may put
@@ -217,7 +263,9 @@ fn merge(
 ) -> Result<(), fjall::Error> {
     for level in 0..LAST_LEVEL {
         let version = keyspace.tree.current_version();
-        if version.level(level.into()).is_none_or(|level| level.is_empty()) {
+        let has_something = version.level(level.into()).is_some_and(|level| !level.is_empty());
+        let is_next_to_last = level + 1 == LAST_LEVEL;
+        if !has_something && !(is_next_to_last && has_gone_ones(keyspace)) {
             continue;
         }
         drop(version);
@@ -226,11 +274,37 @@ fn merge(
         }
         keyspace.tree.compact(Arc::new(PullDown(level, level + 1)), seen)?;
     }
+    relieve(keyspace, seen, is_stopped)
+}
+
+/// Whether the last level says of a record that it is gone: fjall moves files there as they are.
+fn has_gone_ones(keyspace: &Keyspace) -> bool {
+    let version = keyspace.tree.current_version();
+    let runs = version.level(LAST_LEVEL.into()).into_iter().flat_map(|level| level.iter());
+    runs.flat_map(|run| run.iter()).any(|table| table.tombstone_count() > 0)
+}
+
+/// Merges what came to the first level meanwhile. fjall does that when more comes, but not while others merge what is
+/// below; and then it may be so much that nothing more is let in.
+fn relieve(
+    keyspace: &Keyspace,
+    seen: SeqNo,
+    is_stopped: &dyn Fn() -> bool,
+) -> Result<(), fjall::Error> {
+    while keyspace.tree.l0_run_count() >= MANY_RUNS && !is_stopped() {
+        let before = keyspace.tree.current_version().id();
+        keyspace.tree.compact(Arc::new(Leveled::default()), seen)?;
+        if keyspace.tree.current_version().id() == before {
+            thread::sleep(LOOK_AGAIN_AFTER);
+        }
+    }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::super::Lsm;
     use super::*;
     use crate::hooks::{Commit, Store, Write};
@@ -326,5 +400,138 @@ mod tests {
         look(&mut looker);
         has(&lsm, std::iter::empty());
         assert!(files(&lsm) < full / 10, "{} of {full}", files(&lsm));
+    }
+
+    /// fjall merges what comes meanwhile only where nobody else is at it, and looks at it no more when nothing comes.
+    #[test]
+    fn who_writes_while_levels_are_merged_is_not_held_up_for_good() {
+        /// With so many runs fjall has everybody wait who writes.
+        const HELD_UP: usize = 30;
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut lsm = Lsm::open(&directory.path().join("fjall")).expect("new");
+        let tree = lsm.tables[Table::Messages as usize].tree.clone();
+        write(&mut lsm, 0..500, true);
+        lsm.sort(Table::Messages);
+        write(&mut lsm, 0..499, false);
+        let mut looker = looker(&lsm);
+        looker.look(&|| false);
+        let has_come = Cell::new(false);
+        looker.look(&|| {
+            // The last levels are next.
+            while tree.level_table_count(usize::from(LAST_LEVEL) - 1) > Some(0)
+                && tree.l0_run_count() < HELD_UP
+            {
+                let number = lsm.database.seqno();
+                for n in [0, 499] {
+                    let _ = tree.insert(key(n), value(n), number);
+                }
+                tree.flush_active_memtable(0).expect("room");
+                has_come.set(true);
+            }
+            false
+        });
+        assert!(has_come.get());
+        assert!(tree.l0_run_count() < HELD_UP);
+    }
+
+    /// They come there with files that fjall moves down as they are.
+    #[test]
+    fn that_records_are_gone_is_forgotten_on_the_last_level_too() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut lsm = Lsm::open(&directory.path().join("fjall")).expect("new");
+        let tree = lsm.tables[Table::Messages as usize].tree.clone();
+        let sort = |lsm: &Lsm| {
+            lsm.sort(Table::Messages);
+            while tree.l0_run_count() > 0 {
+                thread::yield_now();
+            }
+        };
+        write(&mut lsm, 0..300, true);
+        sort(&lsm);
+        write(&mut lsm, 300..1_000, true);
+        write(&mut lsm, 300..1_000, false);
+        sort(&lsm);
+        assert!(tree.tombstone_count() > 0);
+        let mut looker = looker(&lsm);
+        (0..2).for_each(|_| looker.look(&|| false));
+        assert_eq!(tree.tombstone_count(), 0);
+        has(&lsm, 0..300);
+    }
+
+    /// fjall goes by the highest number in the files of each keyspace, which may be of what is gone.
+    #[test]
+    fn no_journal_stays_for_what_was_merged() {
+        /// When it is as large as that, the next one begins.
+        const JOURNAL: u64 = 64_000_000;
+        const LEN: usize = 1 << 20;
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut lsm = Lsm::open(&directory.path().join("fjall")).expect("new");
+        let commit = |lsm: &mut Lsm, table, n, value| {
+            let write = Write { table, key: key(n), value, fresh: false };
+            lsm.commit(&[write], Commit::System).expect("room");
+        };
+        commit(&mut lsm, Table::Retained, 0, Some(vec![7]));
+        let count = JOURNAL / LEN as u64 + 1;
+        for n in 0..count {
+            commit(&mut lsm, Table::Messages, n, Some(vec![7; LEN]));
+        }
+        lsm.sort(Table::Messages);
+        assert!(lsm.database.journal_count() > 1, "it is needed for what is retained");
+        for n in 0..count {
+            commit(&mut lsm, Table::Messages, n, None);
+        }
+        let mut looker = looker(&lsm);
+        (0..2).for_each(|_| looker.look(&|| false));
+        has(&lsm, std::iter::empty());
+        // What was sorted before lets one go.
+        for n in 1..4 {
+            commit(&mut lsm, Table::Retained, n, Some(vec![7]));
+            lsm.sort(Table::Retained);
+        }
+        assert_eq!(lsm.database.journal_count(), 1);
+    }
+
+    /// Two looks with so much room, of which the second one may merge.
+    fn look_with(looker: &mut Looker, free_bytes: fn(&Path) -> Option<u64>) {
+        looker.place.free_bytes = free_bytes;
+        looker.keyspaces.iter_mut().for_each(|looked| looked.rests_until = Instant::now());
+        (0..2).for_each(|_| looker.look(&|| false));
+    }
+
+    #[test]
+    fn some_room_is_left_to_others() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut lsm = Lsm::open(&directory.path().join("fjall")).expect("new");
+        let table = lsm.tables[Table::Messages as usize].clone();
+        write(&mut lsm, 0..500, true);
+        lsm.sort(Table::Messages);
+        write(&mut lsm, 0..500, false);
+        let mut looker = looker(&lsm);
+        look_with(&mut looker, |_| Some(SPARE_BYTES - 1));
+        assert!(table.tree.disk_space() > 0);
+        look_with(&mut looker, |_| Some(SPARE_BYTES));
+        assert_eq!(table.tree.disk_space(), 0);
+    }
+
+    /// Of what is gone the records were small.
+    #[test]
+    fn what_is_left_has_room() {
+        const SMALL: std::ops::Range<u64> = 300..2_000;
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut lsm = Lsm::open(&directory.path().join("fjall")).expect("new");
+        let table = lsm.tables[Table::Messages as usize].clone();
+        write(&mut lsm, 0..300, true);
+        let small =
+            |n| Write { table: Table::Messages, key: key(n), value: Some(vec![7]), fresh: true };
+        lsm.commit(&SMALL.map(small).collect::<Vec<_>>(), Commit::System).expect("room");
+        lsm.sort(Table::Messages);
+        write(&mut lsm, SMALL, false);
+        lsm.sort(Table::Messages);
+        let mut looker = looker(&lsm);
+        look_with(&mut looker, |_| Some(SPARE_BYTES + 300 * VALUE_BYTES as u64));
+        assert_eq!(table.tree.tombstone_count(), SMALL.count() as u64);
+        look_with(&mut looker, |_| Some(SPARE_BYTES + 310 * VALUE_BYTES as u64));
+        assert_eq!(table.tree.tombstone_count(), 0);
+        has(&lsm, 0..300);
     }
 }
