@@ -184,6 +184,7 @@ impl Looked {
                 false => Ok(()),
             }
         });
+        let relieved = relieve(keyspace, seen, is_stopped);
         self.rests_until = Instant::now() + now.elapsed() * REST;
         let given_back = before.saturating_sub(keyspace.tree.disk_space());
         if given_back > 0 {
@@ -193,7 +194,7 @@ impl Looked {
                 keyspace.name()
             );
         }
-        merged
+        merged.and(relieved)
     }
 }
 
@@ -274,7 +275,7 @@ fn merge(
         }
         keyspace.tree.compact(Arc::new(PullDown(level, level + 1)), seen)?;
     }
-    relieve(keyspace, seen, is_stopped)
+    Ok(())
 }
 
 /// Whether the last level says of a record that it is gone: fjall moves files there as they are.
