@@ -266,7 +266,7 @@ fn merge(
         let version = keyspace.tree.current_version();
         let has_something = version.level(level.into()).is_some_and(|level| !level.is_empty());
         let is_next_to_last = level + 1 == LAST_LEVEL;
-        if !has_something && !(is_next_to_last && has_gone_ones(keyspace)) {
+        if !(has_something || is_next_to_last && has_gone_ones(keyspace)) {
             continue;
         }
         drop(version);
