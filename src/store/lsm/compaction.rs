@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use fjall::{Database, Keyspace};
-use lsm_tree::compaction::{Leveled, PullDown};
 use lsm_tree::{AbstractTree, SeqNo};
 
 use super::free_bytes;
@@ -26,8 +25,8 @@ const LEAST_BYTES: u64 = 64 << 20;
 const SPARE_BYTES: u64 = 256 << 20;
 /// Bytes of a record beside its key and value, at most.
 const RECORD_BYTES: u64 = 32;
-/// Runs of the first level from which on fjall slows down who writes.
-const MANY_RUNS: usize = 20;
+/// Bytes of the files that are written, about: as fjall has them.
+const FILE_BYTES: u64 = 64 << 20;
 /// So many times as long as it took to merge a keyspace, it is left alone.
 const REST: u32 = 20;
 /// For so long if it could not be merged.
@@ -38,8 +37,6 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 /// How long to wait for what is to be sorted into files before.
 const SORT_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
-/// The lowest level of a tree: below it there is nothing that could be gone.
-const LAST_LEVEL: u8 = 6;
 
 /// The thread. Dropped, it ends.
 #[derive(Debug)]
@@ -180,11 +177,13 @@ impl Looked {
             }
             removed.fetch_sub(count, Ordering::Relaxed);
             match place.sort(is_stopped)? {
-                true => merge(keyspace, seen, is_stopped),
+                // All levels at once, and nobody else merges it meanwhile. Or else fjall moves files down past those that
+                // are being merged, levels have runs that overlap, of which it knows the first one only, and what is
+                // older comes up again.
+                true => Ok(keyspace.tree.major_compact(FILE_BYTES, seen)?),
                 false => Ok(()),
             }
         });
-        let relieved = relieve(keyspace, seen, is_stopped);
         self.rests_until = Instant::now() + now.elapsed() * REST;
         let given_back = before.saturating_sub(keyspace.tree.disk_space());
         if given_back > 0 {
@@ -194,7 +193,7 @@ impl Looked {
                 keyspace.name()
             );
         }
-        merged.and(relieved)
+        merged
     }
 }
 
@@ -255,56 +254,9 @@ fn is_worth_it(keyspace: &Keyspace, removed: u64, least_bytes: u64) -> bool {
     gone > (keyspace.tree.approximate_len() as u64).saturating_sub(gone.saturating_mul(2))
 }
 
-/// Merges each level into the one below it, down to the last. None is skipped, though most are empty: fjall may put
-/// something there at the same time, and what is newer must not come to lie below it.
-fn merge(
-    keyspace: &Keyspace,
-    seen: SeqNo,
-    is_stopped: &dyn Fn() -> bool,
-) -> Result<(), fjall::Error> {
-    for level in 0..LAST_LEVEL {
-        let version = keyspace.tree.current_version();
-        let has_something = version.level(level.into()).is_some_and(|level| !level.is_empty());
-        let is_next_to_last = level + 1 == LAST_LEVEL;
-        if !(has_something || is_next_to_last && has_gone_ones(keyspace)) {
-            continue;
-        }
-        drop(version);
-        if is_stopped() {
-            break;
-        }
-        keyspace.tree.compact(Arc::new(PullDown(level, level + 1)), seen)?;
-    }
-    Ok(())
-}
-
-/// Whether the last level says of a record that it is gone: fjall moves files there as they are.
-fn has_gone_ones(keyspace: &Keyspace) -> bool {
-    let version = keyspace.tree.current_version();
-    let runs = version.level(LAST_LEVEL.into()).into_iter().flat_map(|level| level.iter());
-    runs.flat_map(|run| run.iter()).any(|table| table.tombstone_count() > 0)
-}
-
-/// Merges what came to the first level meanwhile. fjall does that when more comes, but not while others merge what is
-/// below; and then it may be so much that nothing more is let in.
-fn relieve(
-    keyspace: &Keyspace,
-    seen: SeqNo,
-    is_stopped: &dyn Fn() -> bool,
-) -> Result<(), fjall::Error> {
-    while keyspace.tree.l0_run_count() >= MANY_RUNS && !is_stopped() {
-        let before = keyspace.tree.current_version().id();
-        keyspace.tree.compact(Arc::new(Leveled::default()), seen)?;
-        if keyspace.tree.current_version().id() == before {
-            thread::sleep(LOOK_AGAIN_AFTER);
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use lsm_tree::compaction::Leveled;
 
     use super::super::Lsm;
     use super::*;
@@ -403,36 +355,36 @@ mod tests {
         assert!(files(&lsm) < full / 10, "{} of {full}", files(&lsm));
     }
 
-    /// fjall merges what comes meanwhile only where nobody else is at it, and looks at it no more when nothing comes.
+    /// fjall moves files down between those of a level. What was merged by then must not be all that it knows there.
     #[test]
-    fn who_writes_while_levels_are_merged_is_not_held_up_for_good() {
-        /// With so many runs fjall has everybody wait who writes.
-        const HELD_UP: usize = 30;
+    fn no_level_has_files_that_overlap() {
+        const KEYS: u64 = 400;
         let directory = tempfile::tempdir().expect("a directory");
         let mut lsm = Lsm::open(&directory.path().join("fjall")).expect("new");
-        let tree = lsm.tables[Table::Messages as usize].tree.clone();
-        write(&mut lsm, 0..500, true);
-        lsm.sort(Table::Messages);
-        write(&mut lsm, 0..499, false);
-        let mut looker = looker(&lsm);
-        looker.look(&|| false);
-        let has_come = Cell::new(false);
-        looker.look(&|| {
-            // The last levels are next.
-            while tree.level_table_count(usize::from(LAST_LEVEL) - 1) > Some(0)
-                && tree.l0_run_count() < HELD_UP
-            {
-                let number = lsm.database.seqno();
-                for n in [0, 499] {
-                    let _ = tree.insert(key(n), value(n), number);
-                }
-                tree.flush_active_memtable(0).expect("room");
-                has_come.set(true);
+        let table = lsm.tables[Table::Messages as usize].clone();
+        let leveled = Arc::new(Leveled::default().with_table_target_size(64 << 10));
+        let (over, is_over) = crossbeam_channel::bounded::<()>(0);
+        let mut looker = Looker::new(&lsm.path, &lsm.database, &lsm.tables, 1);
+        let removed = looker.removed.clone();
+        let looking = thread::spawn(move || {
+            while is_over.try_recv() == Err(crossbeam_channel::TryRecvError::Empty) {
+                looker.keyspaces.iter_mut().for_each(|looked| looked.rests_until = Instant::now());
+                looker.look(&|| false);
             }
-            false
         });
-        assert!(has_come.get());
-        assert!(tree.l0_run_count() < HELD_UP);
+        let mut random = fastrand::Rng::with_seed(3);
+        for _ in 0..300 {
+            let first = random.u64(..KEYS);
+            write(&mut lsm, first..first + 20, random.bool());
+            removed[Table::Messages as usize].fetch_add(10, Ordering::Relaxed);
+            table.tree.compact(leveled.clone(), 0).expect("room");
+            let version = table.tree.current_version();
+            let runs: Vec<_> =
+                version.iter_levels().skip(1).map(|level| level.run_count()).collect();
+            assert!(runs.iter().all(|runs| *runs <= 1), "{runs:?}");
+        }
+        drop(over);
+        looking.join().expect("it did not panic");
     }
 
     /// They come there with files that fjall moves down as they are.
