@@ -256,8 +256,6 @@ fn is_worth_it(keyspace: &Keyspace, removed: u64, least_bytes: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use lsm_tree::compaction::Leveled;
-
     use super::super::Lsm;
     use super::*;
     use crate::hooks::{Commit, Store, Write};
@@ -353,38 +351,6 @@ mod tests {
         look(&mut looker);
         has(&lsm, std::iter::empty());
         assert!(files(&lsm) < full / 10, "{} of {full}", files(&lsm));
-    }
-
-    /// fjall moves files down between those of a level. What was merged by then must not be all that it knows there.
-    #[test]
-    fn no_level_has_files_that_overlap() {
-        const KEYS: u64 = 400;
-        let directory = tempfile::tempdir().expect("a directory");
-        let mut lsm = Lsm::open(&directory.path().join("fjall")).expect("new");
-        let table = lsm.tables[Table::Messages as usize].clone();
-        let leveled = Arc::new(Leveled::default().with_table_target_size(64 << 10));
-        let (over, is_over) = crossbeam_channel::bounded::<()>(0);
-        let mut looker = Looker::new(&lsm.path, &lsm.database, &lsm.tables, 1);
-        let removed = looker.removed.clone();
-        let looking = thread::spawn(move || {
-            while is_over.try_recv() == Err(crossbeam_channel::TryRecvError::Empty) {
-                looker.keyspaces.iter_mut().for_each(|looked| looked.rests_until = Instant::now());
-                looker.look(&|| false);
-            }
-        });
-        let mut random = fastrand::Rng::with_seed(3);
-        for _ in 0..300 {
-            let first = random.u64(..KEYS);
-            write(&mut lsm, first..first + 20, random.bool());
-            removed[Table::Messages as usize].fetch_add(10, Ordering::Relaxed);
-            table.tree.compact(leveled.clone(), 0).expect("room");
-            let version = table.tree.current_version();
-            let runs: Vec<_> =
-                version.iter_levels().skip(1).map(|level| level.run_count()).collect();
-            assert!(runs.iter().all(|runs| *runs <= 1), "{runs:?}");
-        }
-        drop(over);
-        looking.join().expect("it did not panic");
     }
 
     /// They come there with files that fjall moves down as they are.
