@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use compaction::Compaction;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use journal::Mended;
+use lsm_tree::AbstractTree;
 
 use super::{MENDS, Torn, damage, free_bytes, replace};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
@@ -98,7 +99,8 @@ impl Lsm {
             .max_cached_files(Some(OPEN_FILES))
             .max_journaling_size(JOURNAL_BYTES)
             .open()?;
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+        // See `sort_large`.
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(u64::MAX);
         let tables = Table::ALL
             .iter()
             .map(|table| database.keyspace(table.name(), options))
@@ -130,6 +132,18 @@ impl Lsm {
             fjall::Error::Io(error) => error.into(),
             error => error.into(),
         }
+    }
+
+    /// Has what has become large in memory sorted into files, unless that is going on. fjall would do that by itself,
+    /// but asks its worker for it with each commit: when a thousand have asked, that one waits for itself.
+    fn sort_large(&self) -> Result<(), fjall::Error> {
+        for table in &self.tables {
+            let is_large = table.tree.active_memtable().size() > MEMTABLE_BYTES;
+            if is_large && table.sealed_memtable_count() == 0 {
+                table.rotate_memtable()?;
+            }
+        }
+        Ok(())
     }
 
     /// Has what is in memory sorted into a file.
@@ -173,7 +187,7 @@ impl Store for Lsm {
         }
         batch.commit().map_err(|error| self.wrong(error))?;
         self.compaction.note_removed(&removed);
-        Ok(())
+        self.sort_large().map_err(|error| self.wrong(error))
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
@@ -201,6 +215,7 @@ impl Store for Lsm {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -224,6 +239,41 @@ mod tests {
         };
         assert!(error.starts_with("fjall could not write to its files, "), "{error}");
         assert!(error.ends_with(damage::FREE), "{error}");
+    }
+
+    /// fjall's one worker must not come to wait for itself, when more has been asked of it meanwhile than is kept.
+    #[test]
+    fn what_is_large_in_memory_is_sorted_into_files_when_fjall_was_busy_for_long() {
+        /// So much is kept.
+        const ASKED: u32 = 1_000;
+        const TABLES: [Table; 2] = [Table::Messages, Table::Retained];
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut lsm = Lsm::open(directory.path()).expect("new");
+        let tables = TABLES.map(|table| lsm.tables[table as usize].clone());
+        let is_large = |table: &Keyspace| table.tree.active_memtable().size() > MEMTABLE_BYTES;
+        let is_waiting = |table: &Keyspace| table.sealed_memtable_count() > 0;
+        let mut count: u32 = 0;
+        let mut commit = |len| {
+            count += 1;
+            let (key, value) = (count.to_be_bytes().to_vec(), Some(vec![7; len]));
+            let write =
+                |table| Write { table, key: key.clone(), value: value.clone(), fresh: true };
+            lsm.commit(&TABLES.map(write), Commit::System).expect("room");
+        };
+        let busy = tables.each_ref().map(|table| table.tree.get_flush_lock());
+        while !tables.iter().any(is_waiting) {
+            commit(1 << 20);
+        }
+        while !tables.iter().all(is_large) {
+            commit(1 << 20);
+        }
+        (0..ASKED).for_each(|_| commit(1));
+        drop(busy);
+        let until = Instant::now() + Duration::from_secs(20);
+        while tables.iter().any(|table| is_large(table) || is_waiting(table)) {
+            assert!(Instant::now() < until, "it waits for itself");
+            commit(1);
+        }
     }
 
     #[test]

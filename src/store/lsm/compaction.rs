@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use fjall::{Database, Keyspace};
-use lsm_tree::compaction::PullDown;
 use lsm_tree::{AbstractTree, SeqNo};
 
 use super::free_bytes;
@@ -22,8 +21,12 @@ use crate::hooks::Table;
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Bytes of a keyspace below which nothing is merged.
 const LEAST_BYTES: u64 = 64 << 20;
-/// Bytes that have to be free on the disk beside those that are written, also on the way to the last level.
+/// Bytes that have to be free on the disk beside those that are written.
 const SPARE_BYTES: u64 = 256 << 20;
+/// Bytes of a record beside its key and value, at most.
+const RECORD_BYTES: u64 = 32;
+/// Bytes of the files that are written, about: as fjall has them.
+const FILE_BYTES: u64 = 64 << 20;
 /// So many times as long as it took to merge a keyspace, it is left alone.
 const REST: u32 = 20;
 /// For so long if it could not be merged.
@@ -34,8 +37,6 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 /// How long to wait for what is to be sorted into files before.
 const SORT_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
-/// The lowest level of a tree: below it there is nothing that could be gone.
-const LAST_LEVEL: u8 = 6;
 
 /// The thread. Dropped, it ends.
 #[derive(Debug)]
@@ -82,13 +83,21 @@ impl Drop for Compaction {
 }
 
 struct Looker {
-    path: PathBuf,
-    database: Database,
+    place: Place,
     keyspaces: Vec<Looked>,
     removed: Arc<[AtomicU64; Table::COUNT]>,
     least_bytes: u64,
     /// What was visible at the last look. Who reads what was there before has its files since.
     seen: SeqNo,
+}
+
+/// Where it looks.
+struct Place {
+    path: PathBuf,
+    database: Database,
+    tables: Vec<Keyspace>,
+    /// On the disk of a path, if that can be told.
+    free_bytes: fn(&Path) -> Option<u64>,
 }
 
 struct Looked {
@@ -103,14 +112,14 @@ impl Looker {
             keyspace: keyspace.clone(),
             rests_until: Instant::now(),
         };
-        Self {
+        let place = Place {
             path: path.to_owned(),
             database: database.clone(),
-            keyspaces: tables.iter().map(looked).collect(),
-            removed: Arc::default(),
-            least_bytes,
-            seen: 0,
-        }
+            tables: tables.to_vec(),
+            free_bytes,
+        };
+        let keyspaces = tables.iter().map(looked).collect();
+        Self { place, keyspaces, removed: Arc::default(), least_bytes, seen: 0 }
     }
 
     fn run(&mut self, stopped: &Receiver<()>) {
@@ -123,20 +132,21 @@ impl Looker {
 
     /// Merges what is worth it, and removes the files of what was merged before.
     fn look(&mut self, is_stopped: &dyn Fn() -> bool) {
-        let seen = std::mem::replace(&mut self.seen, self.database.visible_seqno());
+        let visible = self.place.database.visible_seqno();
+        let seen = std::mem::replace(&mut self.seen, visible);
         if seen == 0 {
             return;
         }
-        let Self { path, keyspaces, removed, least_bytes, .. } = self;
+        let Self { place, keyspaces, removed, least_bytes, .. } = self;
         for (looked, removed) in keyspaces.iter_mut().zip(&**removed) {
             if is_stopped() {
                 return;
             }
-            if let Err(error) = looked.look(path, removed, *least_bytes, seen, is_stopped) {
+            if let Err(error) = looked.look(place, removed, *least_bytes, seen, is_stopped) {
                 looked.rests_until = Instant::now() + REST_OF_FAILURE;
                 tracing::warn!(
                     "{}: the room of records that were removed is not given back now: {error}",
-                    path.display()
+                    place.path.display()
                 );
             }
         }
@@ -144,10 +154,10 @@ impl Looker {
 }
 
 impl Looked {
-    /// Merges it, if that is worth it and there is room at `path`.
+    /// Merges it, if that is worth it and there is room.
     fn look(
         &mut self,
-        path: &Path,
+        place: &Place,
         removed: &AtomicU64,
         least_bytes: u64,
         seen: SeqNo,
@@ -157,24 +167,29 @@ impl Looked {
         // Files of before it was merged, which nobody reads any more. If that goes wrong, it is for the next look.
         let _ = keyspace.tree.get_version_history_lock().maintenance(keyspace.path(), seen);
         let (now, count) = (Instant::now(), removed.load(Ordering::Relaxed));
-        let Some(bytes) = worth(keyspace, count, least_bytes) else { return Ok(()) };
-        let wanted = bytes + on_the_way(keyspace) + SPARE_BYTES;
-        let has_room = free_bytes(path).is_none_or(|free| free >= wanted);
-        if now < self.rests_until || !has_room {
+        if now < self.rests_until || !is_worth_it(keyspace, count, least_bytes) {
             return Ok(());
         }
-        removed.fetch_sub(count, Ordering::Relaxed);
         let before = keyspace.tree.disk_space();
-        let merged = sort(keyspace, is_stopped).and_then(|is_sorted| match is_sorted {
-            true => merge(keyspace, seen, is_stopped),
-            false => Ok(()),
+        let merged = place.has_room(keyspace, is_stopped).and_then(|has_room| {
+            if !has_room {
+                return Ok(());
+            }
+            removed.fetch_sub(count, Ordering::Relaxed);
+            match place.sort(is_stopped)? {
+                // All levels at once, and nobody else merges it meanwhile. Or else fjall moves files down past those that
+                // are being merged, levels have runs that overlap, of which it knows the first one only, and what is
+                // older comes up again.
+                true => Ok(keyspace.tree.major_compact(FILE_BYTES, seen)?),
+                false => Ok(()),
+            }
         });
         self.rests_until = Instant::now() + now.elapsed() * REST;
         let given_back = before.saturating_sub(keyspace.tree.disk_space());
         if given_back > 0 {
             tracing::info!(
                 "{}: {given_back} of {before} bytes of {:?} are given back to the disk",
-                path.display(),
+                place.path.display(),
                 keyspace.name()
             );
         }
@@ -182,61 +197,61 @@ impl Looked {
     }
 }
 
-/// The bytes that merging a keyspace would write, about, if there is more in it that is gone than is there.
-fn worth(keyspace: &Keyspace, removed: u64, least_bytes: u64) -> Option<u64> {
-    let bytes = keyspace.tree.disk_space();
-    if bytes < least_bytes {
-        return None;
+impl Place {
+    /// Whether what is left of a keyspace can be written once more. If it is not all that much, only who reads it
+    /// can tell: the records that are gone may be small ones.
+    fn has_room(
+        &self,
+        keyspace: &Keyspace,
+        is_stopped: &dyn Fn() -> bool,
+    ) -> Result<bool, fjall::Error> {
+        let Some(free) = (self.free_bytes)(&self.path) else { return Ok(true) };
+        let Some(mut room) = free.checked_sub(SPARE_BYTES) else { return Ok(false) };
+        if keyspace.tree.disk_space() <= room {
+            return Ok(true);
+        }
+        for record in keyspace.range::<&[u8], _>(..) {
+            let (key, value) = record.into_inner()?;
+            match room.checked_sub((key.len() + value.len()) as u64 + RECORD_BYTES) {
+                Some(left) if !is_stopped() => room = left,
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Has what is in memory sorted into files. Says whether that was done in time.
+    ///
+    /// Of all keyspaces: fjall keeps a journal until each that is in it has a higher number in its files, and the highest
+    /// may be merged away.
+    fn sort(&self, is_stopped: &dyn Fn() -> bool) -> Result<bool, fjall::Error> {
+        for table in &self.tables {
+            table.rotate_memtable()?;
+        }
+        let until = Instant::now() + SORT_WITHIN;
+        // fjall has no call for this that ends if its thread has failed.
+        loop {
+            let is_sorted = self.tables.iter().all(|table| table.sealed_memtable_count() == 0);
+            let is_late = Instant::now() > until;
+            if is_sorted && (self.database.journal_count() == 1 || is_late) {
+                return Ok(true);
+            }
+            if is_stopped() || is_late {
+                return Ok(false);
+            }
+            thread::sleep(LOOK_AGAIN_AFTER);
+        }
+    }
+}
+
+/// Whether there is more in a keyspace that is gone than is there.
+fn is_worth_it(keyspace: &Keyspace, removed: u64, least_bytes: u64) -> bool {
+    if keyspace.tree.disk_space() < least_bytes {
+        return false;
     }
     // A record that is gone is there twice: as it was, and that it is gone.
     let gone = removed.max(keyspace.tree.tombstone_count());
-    let all = (keyspace.tree.approximate_len() as u64).max(1);
-    let left = all.saturating_sub(gone.saturating_mul(2));
-    (gone > left).then(|| (u128::from(bytes) * u128::from(left) / u128::from(all)) as u64)
-}
-
-/// The bytes that merging a keyspace would write on the way down to the last level, at most. They are there until a
-/// later look removes them.
-fn on_the_way(keyspace: &Keyspace) -> u64 {
-    let version = keyspace.tree.current_version();
-    let size = |level: u8| version.level(level.into()).map_or(0, |level| level.size());
-    let above = |level: u8| (0..level).map(size).sum::<u64>();
-    (1..LAST_LEVEL).filter(|level| above(*level) > 0).map(|level| above(level) + size(level)).sum()
-}
-
-/// Has what is in memory sorted into files. Says whether that was done in time.
-fn sort(keyspace: &Keyspace, is_stopped: &dyn Fn() -> bool) -> Result<bool, fjall::Error> {
-    keyspace.rotate_memtable()?;
-    let until = Instant::now() + SORT_WITHIN;
-    // fjall has no call for this that ends if its thread has failed.
-    while keyspace.sealed_memtable_count() > 0 {
-        if is_stopped() || Instant::now() > until {
-            return Ok(false);
-        }
-        thread::sleep(LOOK_AGAIN_AFTER);
-    }
-    Ok(true)
-}
-
-/// Merges each level into the one below it, down to the last. None is skipped, though most are empty: fjall may put
-/// something there at the same time, and what is newer must not come to lie below it.
-fn merge(
-    keyspace: &Keyspace,
-    seen: SeqNo,
-    is_stopped: &dyn Fn() -> bool,
-) -> Result<(), fjall::Error> {
-    for level in 0..LAST_LEVEL {
-        let version = keyspace.tree.current_version();
-        if version.level(level.into()).is_none_or(|level| level.is_empty()) {
-            continue;
-        }
-        drop(version);
-        if is_stopped() {
-            break;
-        }
-        keyspace.tree.compact(Arc::new(PullDown(level, level + 1)), seen)?;
-    }
-    Ok(())
+    gone > (keyspace.tree.approximate_len() as u64).saturating_sub(gone.saturating_mul(2))
 }
 
 #[cfg(test)]
@@ -295,33 +310,6 @@ mod tests {
         super::super::tree::bytes(&lsm.path).expect("readable")
     }
 
-    /// What is merged on the way takes room, too, until nobody can read it any more.
-    #[test]
-    fn what_is_written_on_the_way_is_counted() {
-        const COUNT: u64 = 1_000;
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("fjall");
-        let mut lsm = Lsm::open(&path).expect("new");
-        let sorted = |lsm: &mut Lsm, numbers| {
-            write(lsm, numbers, true);
-            lsm.sort(Table::Messages);
-        };
-        // What overlaps with what is below stays where it is until somebody merges it.
-        sorted(&mut lsm, 0..COUNT);
-        sorted(&mut lsm, COUNT - 10..COUNT + COUNT / 2);
-        write(&mut lsm, 0..COUNT - 10, false);
-        let mut looker = looker(&lsm);
-        looker.look(&|| false);
-        let keyspace = lsm.tables[Table::Messages as usize].clone();
-        let removed = COUNT - 10;
-        let last = worth(&keyspace, removed, 0).expect("it is worth it");
-        let (counted, before) = (last + on_the_way(&keyspace), files(&lsm));
-        looker.look(&|| false);
-        let written = files(&lsm) - before;
-        assert!(written > last && written < counted + (1 << 20), "{last}, {counted}, {written}");
-        has(&lsm, COUNT - 10..COUNT + COUNT / 2);
-    }
-
     /// Also of what was removed in a life before, and when the last removals are in memory only.
     #[test]
     fn the_room_of_what_was_removed_is_given_back() {
@@ -363,5 +351,106 @@ mod tests {
         look(&mut looker);
         has(&lsm, std::iter::empty());
         assert!(files(&lsm) < full / 10, "{} of {full}", files(&lsm));
+    }
+
+    /// They come there with files that fjall moves down as they are.
+    #[test]
+    fn that_records_are_gone_is_forgotten_on_the_last_level_too() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut lsm = Lsm::open(&directory.path().join("fjall")).expect("new");
+        let tree = lsm.tables[Table::Messages as usize].tree.clone();
+        let sort = |lsm: &Lsm| {
+            lsm.sort(Table::Messages);
+            while tree.l0_run_count() > 0 {
+                thread::yield_now();
+            }
+        };
+        write(&mut lsm, 0..300, true);
+        sort(&lsm);
+        write(&mut lsm, 300..1_000, true);
+        write(&mut lsm, 300..1_000, false);
+        sort(&lsm);
+        assert!(tree.tombstone_count() > 0);
+        let mut looker = looker(&lsm);
+        (0..2).for_each(|_| looker.look(&|| false));
+        assert_eq!(tree.tombstone_count(), 0);
+        has(&lsm, 0..300);
+    }
+
+    /// fjall goes by the highest number in the files of each keyspace, which may be of what is gone.
+    #[test]
+    fn no_journal_stays_for_what_was_merged() {
+        /// When it is as large as that, the next one begins.
+        const JOURNAL: u64 = 64_000_000;
+        const LEN: usize = 1 << 20;
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut lsm = Lsm::open(&directory.path().join("fjall")).expect("new");
+        let commit = |lsm: &mut Lsm, table, n, value| {
+            let write = Write { table, key: key(n), value, fresh: false };
+            lsm.commit(&[write], Commit::System).expect("room");
+        };
+        commit(&mut lsm, Table::Retained, 0, Some(vec![7]));
+        let count = JOURNAL / LEN as u64 + 1;
+        for n in 0..count {
+            commit(&mut lsm, Table::Messages, n, Some(vec![7; LEN]));
+        }
+        lsm.sort(Table::Messages);
+        assert!(lsm.database.journal_count() > 1, "it is needed for what is retained");
+        for n in 0..count {
+            commit(&mut lsm, Table::Messages, n, None);
+        }
+        let mut looker = looker(&lsm);
+        (0..2).for_each(|_| looker.look(&|| false));
+        has(&lsm, std::iter::empty());
+        // What was sorted before lets one go.
+        for n in 1..4 {
+            commit(&mut lsm, Table::Retained, n, Some(vec![7]));
+            lsm.sort(Table::Retained);
+        }
+        assert_eq!(lsm.database.journal_count(), 1);
+    }
+
+    /// Two looks with so much room, of which the second one may merge.
+    fn look_with(looker: &mut Looker, free_bytes: fn(&Path) -> Option<u64>) {
+        looker.place.free_bytes = free_bytes;
+        looker.keyspaces.iter_mut().for_each(|looked| looked.rests_until = Instant::now());
+        (0..2).for_each(|_| looker.look(&|| false));
+    }
+
+    #[test]
+    fn some_room_is_left_to_others() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut lsm = Lsm::open(&directory.path().join("fjall")).expect("new");
+        let table = lsm.tables[Table::Messages as usize].clone();
+        write(&mut lsm, 0..500, true);
+        lsm.sort(Table::Messages);
+        write(&mut lsm, 0..500, false);
+        let mut looker = looker(&lsm);
+        look_with(&mut looker, |_| Some(SPARE_BYTES - 1));
+        assert!(table.tree.disk_space() > 0);
+        look_with(&mut looker, |_| Some(SPARE_BYTES));
+        assert_eq!(table.tree.disk_space(), 0);
+    }
+
+    /// Of what is gone the records were small.
+    #[test]
+    fn what_is_left_has_room() {
+        const SMALL: std::ops::Range<u64> = 300..2_000;
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut lsm = Lsm::open(&directory.path().join("fjall")).expect("new");
+        let table = lsm.tables[Table::Messages as usize].clone();
+        write(&mut lsm, 0..300, true);
+        let small =
+            |n| Write { table: Table::Messages, key: key(n), value: Some(vec![7]), fresh: true };
+        lsm.commit(&SMALL.map(small).collect::<Vec<_>>(), Commit::System).expect("room");
+        lsm.sort(Table::Messages);
+        write(&mut lsm, SMALL, false);
+        lsm.sort(Table::Messages);
+        let mut looker = looker(&lsm);
+        look_with(&mut looker, |_| Some(SPARE_BYTES + 300 * VALUE_BYTES as u64));
+        assert_eq!(table.tree.tombstone_count(), SMALL.count() as u64);
+        look_with(&mut looker, |_| Some(SPARE_BYTES + 310 * VALUE_BYTES as u64));
+        assert_eq!(table.tree.tombstone_count(), 0);
+        has(&lsm, 0..300);
     }
 }
