@@ -9,6 +9,8 @@ mod table;
 mod tree;
 
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use compaction::Compaction;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
@@ -24,6 +26,10 @@ const CACHE_BYTES: u64 = 8 << 20;
 const WORKERS: usize = 1;
 /// Bytes of changes before they are sorted into files.
 const MEMTABLE_BYTES: u64 = 16 << 20;
+/// Bytes of changes to a table that wait to be sorted into files, beyond which who writes waits as well: it takes as long
+/// as a merge, for which there is one thread.
+const UNSORTED_BYTES: u64 = 128 << 20;
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 /// Bytes of changes that a start may have to read again, about.
 const JOURNAL_BYTES: u64 = 128 << 20;
 pub(super) use tree::{KEYSPACES, LOCK};
@@ -143,6 +149,15 @@ impl Lsm {
                 table.rotate_memtable()?;
             }
         }
+        let is_too_much = |table: &Keyspace| {
+            table.sealed_memtable_count() > 0
+                && table.tree.active_memtable().size() > UNSORTED_BYTES
+        };
+        while self.tables.iter().any(is_too_much) {
+            // That fails if the thread has.
+            self.database.persist(PersistMode::Buffer)?;
+            thread::sleep(LOOK_AGAIN_AFTER);
+        }
         Ok(())
     }
 
@@ -215,7 +230,8 @@ impl Store for Lsm {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::time::{Duration, Instant};
+    use std::sync::mpsc;
+    use std::time::Instant;
 
     use super::*;
 
@@ -274,6 +290,35 @@ mod tests {
             assert!(Instant::now() < until, "it waits for itself");
             commit(1);
         }
+    }
+
+    /// What waits for a long merge is in memory.
+    #[test]
+    fn who_writes_waits_when_much_is_unsorted() {
+        const LEN: usize = 4 << 20;
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut lsm = Lsm::open(directory.path()).expect("new");
+        let table = lsm.tables[Table::Messages as usize].clone();
+        let busy = table.tree.get_flush_lock();
+        let (written, writes) = mpsc::channel();
+        let writing = thread::spawn(move || {
+            for n in 0..2 * UNSORTED_BYTES / LEN as u64 {
+                let (key, value) = (n.to_be_bytes().to_vec(), Some(vec![7; LEN]));
+                let write = Write { table: Table::Messages, key, value, fresh: true };
+                lsm.commit(&[write], Commit::System).expect("room");
+                written.send(n).expect("somebody listens");
+            }
+        });
+        // One after the other is written, until none is for a while.
+        let ended = loop {
+            if let Err(error) = writes.recv_timeout(Duration::from_millis(500)) {
+                break error;
+            }
+        };
+        assert_eq!(ended, mpsc::RecvTimeoutError::Timeout, "all is in memory");
+        assert!(table.tree.active_memtable().size() > UNSORTED_BYTES);
+        drop(busy);
+        writing.join().expect("it went on");
     }
 
     #[test]
