@@ -35,10 +35,10 @@ const MEMBERS: Seeds =
 const DROPS: Seeds = Seeds { plain: 60, many: "DROP_SEEDS", one: "DROP_SEED", test: "dropped" };
 const COLLECTS: Seeds =
     Seeds { plain: 40, many: "COLLECT_SEEDS", one: "COLLECT_SEED", test: "retained" };
-const WILLS: Seeds = Seeds { plain: 60, many: "WILL_SEEDS", one: "WILL_SEED", test: "newest" };
-const ENDS: Seeds = Seeds { plain: 60, many: "END_SEEDS", one: "END_SEED", test: "overflow" };
-const EXPIRES: Seeds = Seeds { plain: 60, many: "EXPIRY_SEEDS", one: "EXPIRY_SEED", test: "away" };
-const HURRIES: Seeds = Seeds { plain: 40, many: "HURRY_SEEDS", one: "HURRY_SEED", test: "expires" };
+const WILLS: Seeds = Seeds { plain: 30, many: "WILL_SEEDS", one: "WILL_SEED", test: "newest" };
+const ENDS: Seeds = Seeds { plain: 30, many: "END_SEEDS", one: "END_SEED", test: "overflow" };
+const EXPIRES: Seeds = Seeds { plain: 30, many: "EXPIRY_SEEDS", one: "EXPIRY_SEED", test: "away" };
+const HURRIES: Seeds = Seeds { plain: 20, many: "HURRY_SEEDS", one: "HURRY_SEED", test: "expires" };
 /// Seeds with a store that confirms too early, at most.
 const SEEDS_TOO_EARLY: u64 = 30;
 
