@@ -178,10 +178,13 @@ fn restore(
 }
 
 fn migrate(from: &Path, to: &Path, engine: Option<EngineName>) -> Result<u64, Box<dyn Error>> {
+    let owner = AsOwner::of(from);
     let old = existing(from)?;
+    let source = old.records().map_err(in_(from))?;
+    // The new one is the caller's.
+    drop(owner);
     let engine = engine.map_or_else(|| other(old.engine()), Engine::from);
     let filling = Filling::new(to, engine)?;
-    let source = old.records().map_err(in_(from))?;
     let mut store = filling.records().map_err(in_(to))?;
     let count = offline::copy(&*source, &mut *store)
         .map_err(|error| format!("from {} to {}: {error}", from.display(), to.display()))?;

@@ -239,18 +239,26 @@ fn what_root_makes_belongs_to_who_has_the_directory() {
     };
     let broker = killed("fjall");
     give(broker.data());
-    let mut dumped = String::new();
-    for tool in ["check", "dump"] {
-        // As it was written by an earlier version: it is written anew.
-        let format = broker.data().join("format");
+    let format = broker.data().join("format");
+    // As it was written by an earlier version: it is written anew.
+    let is_earlier = || {
         fs::write(&format, "2 fjall\n").expect("written");
         give(&format);
+    };
+    let mut dumped = String::new();
+    for tool in ["check", "dump"] {
+        is_earlier();
         let (status, out, err) = store(&[tool], &[broker.data()]);
         assert_eq!((status, err.as_str()), (0, ""), "{out}");
         assert_ne!(fs::read_to_string(&format).expect("a file"), "2 fjall\n");
         is_given(broker.data());
         dumped = out;
     }
+    is_earlier();
+    let moved = TempDir::new().expect("a directory");
+    let (status, _, err) = store(&["migrate"], &[broker.data(), &moved.path().join("new")]);
+    assert_eq!((status, err.as_str()), (0, ""));
+    is_given(broker.data());
     let (new, dump) = (TempDir::new().expect("a directory"), TempDir::new().expect("a directory"));
     give(new.path());
     // Which only root can read.
