@@ -282,6 +282,14 @@ impl Actor {
         Ok(())
     }
 
+    /// The broker is told to stop: it lets nobody in, and does not look who goes.
+    pub(crate) fn broker_begins_to_stop(&mut self) {
+        self.broker_stops = true;
+        if let Role::Dying(dying) = &mut self.role {
+            dying.broker_begins_to_stop();
+        }
+    }
+
     /// Another broker begins, at a time of day in milliseconds; the last one has come to a good end or not.
     pub(crate) fn broker_begins(&mut self, was_closed: bool, now: u64) {
         if let Role::Mortal(mortal, _) = &mut self.role {

@@ -44,6 +44,10 @@ pub(crate) struct Dying {
     gone_at: Time,
     /// A CONNECT without CONNACK may be read after a later one, and call off the Will of that.
     is_uncertain: bool,
+    /// No Will is published because the broker is told to stop; whether it is, and was since the last CONNECT.
+    quiet_stop: bool,
+    is_stopping: bool,
+    is_excused: bool,
     /// What retains its Wills, if anything does.
     pub(crate) heritage: Option<Heritage>,
 }
@@ -65,10 +69,25 @@ impl Heritage {
 
 impl Dying {
     pub(crate) fn new(topic: &'static str, delay: u32) -> Self {
-        let (due, gone_at) = (BTreeSet::new(), Time(0));
-        let (last, has_former, is_uncertain) = (Last::Lost, false, false);
-        let heritage = None;
-        Self { topic, delay, begun: 0, due, last, has_former, gone_at, is_uncertain, heritage }
+        Self {
+            topic,
+            delay,
+            begun: 0,
+            due: BTreeSet::new(),
+            last: Last::Lost,
+            has_former: false,
+            gone_at: Time(0),
+            is_uncertain: false,
+            quiet_stop: false,
+            is_stopping: false,
+            is_excused: false,
+            heritage: None,
+        }
+    }
+
+    /// One whose broker publishes no Wills when it is told to stop.
+    pub(crate) fn without_wills_at_a_stop(self, without: bool) -> Self {
+        Self { quiet_stop: without, ..self }
     }
 
     /// One whose Wills are retained.
@@ -89,7 +108,8 @@ impl Dying {
 
     /// The Will of its next connection.
     pub(crate) fn next(&mut self, now: Time) -> Testament {
-        self.has_former = self.last == Last::Kept;
+        self.has_former = self.last == Last::Kept && !self.is_excused;
+        self.is_excused = self.is_stopping;
         let is_published = self.delay == 0 || (self.is_overdue(now) && !self.is_uncertain);
         if self.has_former && is_published {
             self.due.insert(self.begun - 1);
@@ -143,8 +163,14 @@ impl Dying {
         self.gone_at = now;
     }
 
+    /// Its Will may be published no more, if Wills are not at a stop.
+    pub(crate) fn broker_begins_to_stop(&mut self) {
+        (self.is_stopping, self.is_excused) = (self.quiet_stop, self.quiet_stop);
+    }
+
     /// The broker has ended, and with it all that was under way to it.
     pub(crate) fn broker_is_gone(&mut self, now: Time) {
+        self.is_stopping = false;
         (self.gone_at, self.is_uncertain) = (now, false);
         if self.last == Last::Sent {
             self.last = Last::Lost;

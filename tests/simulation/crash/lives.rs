@@ -69,7 +69,7 @@ impl Scene {
             self.broker.as_mut().expect("it runs").commit();
         }
         self.broker.as_ref().expect("it runs").begin_stop();
-        actors.iter_mut().for_each(|actor| actor.broker_stops = true);
+        actors.iter_mut().for_each(Actor::broker_begins_to_stop);
         let steps = if self.rng.bool() { self.rng.u32(0..500) } else { DRAIN_STEPS };
         let mut left = steps;
         while left > 0 && !self.broker.as_ref().expect("it runs").has_stopped() {

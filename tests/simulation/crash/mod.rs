@@ -31,14 +31,14 @@ use crate::seeds::{Seeds, caught, variable};
 const SEEDS: Seeds = Seeds { plain: 100, many: "CRASH_SEEDS", one: "CRASH_SEED", test: "outlives" };
 const FULL: Seeds = Seeds { plain: 60, many: "FULL_SEEDS", one: "FULL_SEED", test: "full_queues" };
 const MEMBERS: Seeds =
-    Seeds { plain: 60, many: "MEMBER_SEEDS", one: "MEMBER_SEED", test: "members" };
+    Seeds { plain: 50, many: "MEMBER_SEEDS", one: "MEMBER_SEED", test: "members" };
 const DROPS: Seeds = Seeds { plain: 60, many: "DROP_SEEDS", one: "DROP_SEED", test: "dropped" };
 const COLLECTS: Seeds =
     Seeds { plain: 40, many: "COLLECT_SEEDS", one: "COLLECT_SEED", test: "retained" };
-const WILLS: Seeds = Seeds { plain: 60, many: "WILL_SEEDS", one: "WILL_SEED", test: "newest" };
-const ENDS: Seeds = Seeds { plain: 60, many: "END_SEEDS", one: "END_SEED", test: "overflow" };
-const EXPIRES: Seeds = Seeds { plain: 60, many: "EXPIRY_SEEDS", one: "EXPIRY_SEED", test: "away" };
-const HURRIES: Seeds = Seeds { plain: 40, many: "HURRY_SEEDS", one: "HURRY_SEED", test: "expires" };
+const WILLS: Seeds = Seeds { plain: 25, many: "WILL_SEEDS", one: "WILL_SEED", test: "newest" };
+const ENDS: Seeds = Seeds { plain: 25, many: "END_SEEDS", one: "END_SEED", test: "overflow" };
+const EXPIRES: Seeds = Seeds { plain: 25, many: "EXPIRY_SEEDS", one: "EXPIRY_SEED", test: "away" };
+const HURRIES: Seeds = Seeds { plain: 20, many: "HURRY_SEEDS", one: "HURRY_SEED", test: "expires" };
 /// Seeds with a store that confirms too early, at most.
 const SEEDS_TOO_EARLY: u64 = 30;
 

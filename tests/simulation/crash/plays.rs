@@ -197,7 +197,9 @@ pub(super) fn play_wills(seed: u64, verbose: bool) -> Result<u64, String> {
     scene.pace = *scene.rng.choice(&[20, 200]).expect("some");
     (scene.steps, scene.crashes) = (1_000..6_000, 1..20);
     let registers = HERITAGES.map(|topic| (topic, Register::default()));
-    let mut actors = cast_for_wills(&registers, &mut scene.rng);
+    scene.settings.shutdown_wills = scene.rng.bool();
+    let without = !scene.settings.shutdown_wills;
+    let mut actors = cast_for_wills(&registers, without, &mut scene.rng);
     scene.go(&mut actors)?;
     let filter = "w/#";
     let role = Role::Subscriber { filter, qos: QoS::AtLeastOnce };
@@ -214,7 +216,11 @@ pub(super) fn play_wills(seed: u64, verbose: bool) -> Result<u64, String> {
 const HERITAGES: [&str; 4] = ["w/a", "w/b", "w/c", "w/d"];
 
 /// For each topic those who leave Wills to it, and others who write and read it.
-fn cast_for_wills(registers: &[(&'static str, Register)], rng: &mut Rng) -> Vec<Actor> {
+fn cast_for_wills(
+    registers: &[(&'static str, Register)],
+    without_at_a_stop: bool,
+    rng: &mut Rng,
+) -> Vec<Actor> {
     let mut cast = Vec::new();
     for (topic, register) in registers {
         let mut add = |what: &str, role, rng: &mut Rng| {
@@ -226,6 +232,7 @@ fn cast_for_wills(registers: &[(&'static str, Register)], rng: &mut Rng) -> Vec<
         };
         for what in ["dies", "dies too"].iter().take(rng.usize(1..=2)) {
             let dying = Dying::new(topic, u32::from(rng.bool())).retained(register);
+            let dying = dying.without_wills_at_a_stop(without_at_a_stop);
             add(what, Role::Dying(dying), rng);
         }
         for what in ["sets", "sets too"].iter().take(rng.usize(1..=2)) {
