@@ -28,7 +28,7 @@ const WORKERS: usize = 1;
 const MEMTABLE_BYTES: u64 = 16 << 20;
 /// Bytes of changes to a table that wait to be sorted into files, beyond which who writes waits as well: it takes as long
 /// as a merge, for which there is one thread.
-const UNSORTED_BYTES: u64 = 128 << 20;
+const UNSORTED_BYTES: u64 = 64 << 20;
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 /// Bytes of changes that a start may have to read again, about.
 const JOURNAL_BYTES: u64 = 128 << 20;
@@ -149,16 +149,19 @@ impl Lsm {
                 table.rotate_memtable()?;
             }
         }
-        let is_too_much = |table: &Keyspace| {
-            table.sealed_memtable_count() > 0
-                && table.tree.active_memtable().size() > UNSORTED_BYTES
-        };
-        while self.tables.iter().any(is_too_much) {
+        while self.has_much_unsorted() {
             // That fails if the thread has.
             self.database.persist(PersistMode::Buffer)?;
             thread::sleep(LOOK_AGAIN_AFTER);
         }
         Ok(())
+    }
+
+    fn has_much_unsorted(&self) -> bool {
+        self.tables.iter().any(|table| {
+            table.sealed_memtable_count() > 0
+                && table.tree.active_memtable().size() > UNSORTED_BYTES
+        })
     }
 
     /// Has what is in memory sorted into a file.
@@ -299,23 +302,26 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let mut lsm = Lsm::open(directory.path()).expect("new");
         let table = lsm.tables[Table::Messages as usize].clone();
-        let busy = table.tree.get_flush_lock();
-        let (written, writes) = mpsc::channel();
-        let writing = thread::spawn(move || {
-            for n in 0..2 * UNSORTED_BYTES / LEN as u64 {
-                let (key, value) = (n.to_be_bytes().to_vec(), Some(vec![7; LEN]));
-                let write = Write { table: Table::Messages, key, value, fresh: true };
-                lsm.commit(&[write], Commit::System).expect("room");
-                written.send(n).expect("somebody listens");
-            }
-        });
-        // One after the other is written, until none is for a while.
-        let ended = loop {
-            if let Err(error) = writes.recv_timeout(Duration::from_millis(500)) {
-                break error;
-            }
+        let mut count: u32 = 0;
+        let mut commit = move |lsm: &mut Lsm, len| {
+            count += 1;
+            let (key, value) = (count.to_be_bytes().to_vec(), Some(vec![7; len]));
+            let write = Write { table: Table::Messages, key, value, fresh: true };
+            lsm.commit(&[write], Commit::System).expect("room");
         };
-        assert_eq!(ended, mpsc::RecvTimeoutError::Timeout, "all is in memory");
+        let busy = table.tree.get_flush_lock();
+        while table.sealed_memtable_count() == 0
+            || table.tree.active_memtable().size() < UNSORTED_BYTES - LEN as u64
+        {
+            commit(&mut lsm, LEN);
+        }
+        let (written, is_written) = mpsc::channel();
+        let writing = thread::spawn(move || {
+            commit(&mut lsm, 2 * LEN);
+            written.send(()).expect("somebody listens");
+        });
+        let too_early = is_written.recv_timeout(Duration::from_secs(1));
+        assert_eq!(too_early, Err(mpsc::RecvTimeoutError::Timeout));
         assert!(table.tree.active_memtable().size() > UNSORTED_BYTES);
         drop(busy);
         writing.join().expect("it went on");
