@@ -28,7 +28,7 @@ const WORKERS: usize = 1;
 const MEMTABLE_BYTES: u64 = 16 << 20;
 /// Bytes of changes to a table that wait to be sorted into files, beyond which who writes waits as well: it takes as long
 /// as a merge, for which there is one thread.
-const UNSORTED_BYTES: u64 = 64 << 20;
+const UNSORTED_BYTES: u64 = 128 << 20;
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 /// Bytes of changes that a start may have to read again, about.
 const JOURNAL_BYTES: u64 = 128 << 20;

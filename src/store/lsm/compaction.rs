@@ -188,9 +188,10 @@ impl Looked {
         let given_back = before.saturating_sub(keyspace.tree.disk_space());
         if given_back > 0 {
             tracing::info!(
-                "{}: {given_back} of {before} bytes of {:?} are given back to the disk",
+                "{}: {given_back} of {before} bytes of {:?} are given back to the disk, in {:.1} s",
                 place.path.display(),
-                keyspace.name()
+                keyspace.name(),
+                now.elapsed().as_secs_f64()
             );
         }
         merged
