@@ -31,11 +31,19 @@ pub(crate) struct Seeds {
 }
 
 impl Seeds {
-    /// Plays them on all cores. `play` says how much happened, in `what`, or what went wrong.
+    /// Plays them on all cores, or the one that is named. `play` says how much happened, in `what`, or what went
+    /// wrong; it is told whether to write a history to stderr.
     ///
     /// # Panics
     /// A seed fails.
-    pub(crate) fn play(&self, what: &str, play: impl Fn(u64) -> Result<u64, String> + Sync) {
+    pub(crate) fn play(&self, what: &str, play: impl Fn(u64, bool) -> Result<u64, String> + Sync) {
+        match variable(self.one) {
+            Some(seed) => assert_eq!(caught(|| play(seed, true)).err(), None),
+            None => self.play_many(what, |seed| caught(|| play(seed, false))),
+        }
+    }
+
+    fn play_many(&self, what: &str, play: impl Fn(u64) -> Result<u64, String> + Sync) {
         let count = variable(self.many);
         let random = if count.is_some() { fastrand::u64(..1 << 48) } else { 0 };
         let first = variable("SIM_FROM").unwrap_or(random);

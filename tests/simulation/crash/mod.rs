@@ -26,7 +26,7 @@ mod scene;
 use sluice::mqtt::Version;
 
 use self::broker::Confirms;
-use crate::seeds::{Seeds, caught, variable};
+use crate::seeds::{Seeds, caught};
 
 const SEEDS: Seeds = Seeds { plain: 100, many: "CRASH_SEEDS", one: "CRASH_SEED", test: "outlives" };
 const FULL: Seeds = Seeds { plain: 60, many: "FULL_SEEDS", one: "FULL_SEED", test: "full_queues" };
@@ -42,117 +42,68 @@ const HURRIES: Seeds = Seeds { plain: 20, many: "HURRY_SEEDS", one: "HURRY_SEED"
 /// Seeds with a store that confirms too early, at most.
 const SEEDS_TOO_EARLY: u64 = 30;
 
-fn play(seed: u64, confirms: Confirms) -> Result<u64, String> {
-    let verbose = variable(SEEDS.one).is_some();
-    caught(|| plays::play(seed, confirms, verbose))
-}
-
 #[test]
 fn what_is_acknowledged_outlives_the_machine() {
-    if let Some(seed) = variable(SEEDS.one) {
-        assert_eq!(play(seed, Confirms::Truly).err(), None);
-        return;
-    }
-    SEEDS.play("messages received", |seed| play(seed, Confirms::Truly));
+    SEEDS.play("messages received", |seed, verbose| plays::play(seed, Confirms::Truly, verbose));
 }
 
 /// What was refused, for lack of room or because the store fails, is refused after a crash, too, or as if it
 /// had never come; what was not is there.
 #[test]
 fn full_queues_and_crashes_lose_nothing_acknowledged() {
-    let play = |seed| caught(|| plays::play_full(seed, variable(FULL.one).is_some()));
-    if let Some(seed) = variable(FULL.one) {
-        assert_eq!(play(seed).err(), None);
-        return;
-    }
-    FULL.play("messages received", play);
+    FULL.play("messages received", plays::play_full);
 }
 
 /// What a member leaves behind that has gone, or goes in the middle of it, others have once, and nothing is
 /// left on the disk that nobody waits for.
 #[test]
 fn members_that_come_and_go_lose_nothing_acknowledged() {
-    let play = |seed| caught(|| plays::play_members(seed, variable(MEMBERS.one).is_some()));
-    if let Some(seed) = variable(MEMBERS.one) {
-        assert_eq!(play(seed).err(), None);
-        return;
-    }
-    MEMBERS.play("messages received", play);
+    MEMBERS.play("messages received", plays::play_members);
 }
 
 /// What was dropped to make room does not come behind what was sent since.
 #[test]
 fn what_was_dropped_is_not_delivered_late() {
-    let play = |seed| caught(|| plays::play_dropping(seed, variable(DROPS.one).is_some()));
-    if let Some(seed) = variable(DROPS.one) {
-        assert_eq!(play(seed).err(), None);
-        return;
-    }
-    DROPS.play("messages received", play);
+    DROPS.play("messages received", plays::play_dropping);
 }
 
 /// Who subscribes gets what is retained, all of it and once, however often the machine stops in between.
 #[test]
 fn what_is_retained_comes_once_for_each_subscription() {
-    let play = |seed| caught(|| plays::play_collecting(seed, variable(COLLECTS.one).is_some()));
-    if let Some(seed) = variable(COLLECTS.one) {
-        assert_eq!(play(seed).err(), None);
-        return;
-    }
-    COLLECTS.play("messages received", play);
+    COLLECTS.play("messages received", plays::play_collecting);
 }
 
 /// Whoever had a value retained that was acknowledged finds no older one in its place, Wills among them.
 #[test]
 fn of_what_is_retained_the_newest_stays() {
-    let play = |seed| caught(|| plays::play_wills(seed, variable(WILLS.one).is_some()));
-    if let Some(seed) = variable(WILLS.one) {
-        assert_eq!(play(seed).err(), None);
-        return;
-    }
-    WILLS.play("values found", play);
+    WILLS.play("values found", plays::play_wills);
 }
 
 /// A session that overflows ends as a whole, and for all time, and no other one loses anything.
 #[test]
 fn sessions_that_overflow_end_as_a_whole() {
-    let play = |seed| caught(|| plays::play_ending(seed, variable(ENDS.one).is_some()));
-    if let Some(seed) = variable(ENDS.one) {
-        assert_eq!(play(seed).err(), None);
-        return;
-    }
-    ENDS.play("sessions ended", play);
+    ENDS.play("sessions ended", plays::play_ending);
 }
 
 /// A session is there until its client has been away for as long as it last said, whatever stops meanwhile, and no
 /// longer.
 #[test]
 fn sessions_last_as_long_as_their_clients_may_be_away() {
-    let play = |seed| caught(|| plays::play_expiring(seed, variable(EXPIRES.one).is_some()));
-    if let Some(seed) = variable(EXPIRES.one) {
-        assert_eq!(play(seed).err(), None);
-        return;
-    }
-    EXPIRES.play("sessions ended", play);
+    EXPIRES.play("sessions ended", plays::play_expiring);
 }
 
 /// A message that expires comes before it does, with the time that is left, or never, whatever stops meanwhile.
 #[test]
 fn what_expires_comes_in_time_or_never() {
-    let play = |seed| caught(|| plays::play_hurrying(seed, variable(HURRIES.one).is_some()));
-    if let Some(seed) = variable(HURRIES.one) {
-        assert_eq!(play(seed).err(), None);
-        return;
-    }
-    HURRIES.play("messages received", play);
+    HURRIES.play("messages received", plays::play_hurrying);
 }
 
 /// What says of each commit that it is on disk one commit too early is found out: the other test can
 /// fail. Under the same seeds, it does not.
 #[test]
 fn a_gate_that_does_not_hold_is_found_out() {
-    let found = (0..SEEDS_TOO_EARLY).find_map(|seed| play(seed, Confirms::TooEarly).err());
-    assert!(found.is_some(), "nobody misses anything");
+    let play = |seed| caught(|| plays::play(seed, Confirms::TooEarly, false)).err();
+    assert!((0..SEEDS_TOO_EARLY).find_map(play).is_some(), "nobody misses anything");
 }
 
 #[test]
