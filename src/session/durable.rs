@@ -379,7 +379,12 @@ impl Session {
             sink.ack(kind, id, ReasonCode::Success);
         }
         let Some(active) = active.as_mut() else { return };
+        let (mut has_dropped, mut wait_on) = (false, Vec::new());
         while let Some((_, packet_id)) = stored.uncommitted.pop_front_if(|(of, _)| *of <= turn) {
+            if has_dropped {
+                wait_on.push(packet_id);
+                continue;
+            }
             let Some(Slot::Publish(entry)) = active.window.get_mut(packet_id) else { continue };
             entry.sent_at_ms = millis(now);
             // Its delivery has not begun [MQTT-3.3.2-5].
@@ -392,9 +397,16 @@ impl Session {
                 if let Slot::Publish(entry) = active.window.remove(packet_id) {
                     stored.gone(&entry);
                 }
+                // What has an identifier comes again after a crash: nothing is sent before its end is committed.
+                stored.dropped = Some(stored.journal.wait(stored.waiter));
+                has_dropped = true;
                 drops.record(cause);
                 sink.dropped(cause);
             }
+        }
+        for packet_id in wait_on.into_iter().rev() {
+            let turn = stored.journal.wait(stored.waiter);
+            stored.uncommitted.push_front((turn, packet_id));
         }
         self.pump(now, sink);
     }

@@ -69,6 +69,10 @@ fn what_expires_before_it_is_committed_is_not_sent() {
     let _ = journal.end_turn(1, |_| None);
     rig.wait(2);
     rig.session.send_committed(0, rig.now, &mut rig.wire);
+    // After a crash it would be sent, behind the others.
+    assert_eq!((rig.wire.publishes().len(), rig.expired()), (0, 1));
+    let _ = journal.end_turn(2, |_| None);
+    rig.session.send_committed(1, rig.now, &mut rig.wire);
     let sent: Vec<_> = rig.wire.publishes().into_iter().map(|(.., payload)| payload).collect();
     assert_eq!((sent, rig.expired()), (vec!["b".into(), "now".into(), "c".into()], 1));
     assert_eq!(rig.session.in_flight(), 3);
