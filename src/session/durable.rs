@@ -113,7 +113,14 @@ impl Durable {
         }
     }
 
-    /// The same, of a message that was read just now.
+    /// What is sent from now on waits until this turn is committed, which it gives.
+    fn note_dropped(&mut self) -> u64 {
+        let turn = self.journal.wait(self.waiter);
+        self.dropped = Some(turn);
+        turn
+    }
+
+    /// Notes that a message that was read just now is not the session's any more.
     pub(super) fn removed(&self, place: u64, message: Message, number: u64) {
         let (session, flew) = (self.number, false);
         self.journal.note(Change::Removed { session, place, message, number, flew });
@@ -217,7 +224,7 @@ pub(super) fn waits(durable: &mut Noter, qos: QoS, packet_id: PacketId) -> bool 
 /// The oldest messages were dropped: what is sent from now on waits until that is committed.
 pub(super) fn note_dropped_oldest(durable: &mut Noter) {
     if let Some(durable) = durable {
-        durable.dropped = Some(durable.journal.wait(durable.waiter));
+        durable.note_dropped();
     }
 }
 
@@ -379,12 +386,7 @@ impl Session {
             sink.ack(kind, id, ReasonCode::Success);
         }
         let Some(active) = active.as_mut() else { return };
-        let (mut has_dropped, mut wait_on) = (false, Vec::new());
         while let Some((_, packet_id)) = stored.uncommitted.pop_front_if(|(of, _)| *of <= turn) {
-            if has_dropped {
-                wait_on.push(packet_id);
-                continue;
-            }
             let Some(Slot::Publish(entry)) = active.window.get_mut(packet_id) else { continue };
             entry.sent_at_ms = millis(now);
             // Its delivery has not begun [MQTT-3.3.2-5].
@@ -397,16 +399,12 @@ impl Session {
                 if let Slot::Publish(entry) = active.window.remove(packet_id) {
                     stored.gone(&entry);
                 }
-                // What has an identifier comes again after a crash: nothing is sent before its end is committed.
-                stored.dropped = Some(stored.journal.wait(stored.waiter));
-                has_dropped = true;
                 drops.record(cause);
                 sink.dropped(cause);
+                // What has an identifier comes again after a crash: nothing is sent before its end is committed.
+                let end = stored.note_dropped();
+                stored.uncommitted.iter_mut().for_each(|(of, _)| *of = end);
             }
-        }
-        for packet_id in wait_on.into_iter().rev() {
-            let turn = stored.journal.wait(stored.waiter);
-            stored.uncommitted.push_front((turn, packet_id));
         }
         self.pump(now, sink);
     }

@@ -296,6 +296,17 @@ mod tests {
         key
     }
 
+    /// So many, each in a group of its own, with a queue that is on disk in part.
+    fn members_alone(core: &mut SimCore, count: usize) -> Vec<SessionKey> {
+        let member = |n: usize| {
+            let topic = n.to_string();
+            let key = subscriber(core, &topic, &Filter { share: Some("g"), filter: &topic });
+            (0..3).for_each(|_| publish(core, &topic, b"", None));
+            key
+        };
+        (0..count).map(member).collect()
+    }
+
     fn publish(core: &mut SimCore, topic: &str, payload: &[u8], expiry: Option<u32>) {
         let message = Message::new(topic, QoS::AtLeastOnce, false, payload, b"", expiry, core.now);
         core.publish_message(&message, Publisher::NOBODY);
@@ -341,18 +352,12 @@ mod tests {
     fn what_waits_for_the_store_to_work_keeps_no_other_queue_waiting() {
         let memory = Memory::default();
         let (Shard { mut core, .. }, mut writer) = shard(&memory);
-        let topics: Vec<_> = (0..=MAX_ASKED).map(|n| n.to_string()).collect();
-        let leaves = |topic: &String| {
-            let key = subscriber(&mut core, topic, &Filter { share: Some("g"), filter: topic });
-            (0..3).for_each(|_| publish(&mut core, topic, b"", None));
-            key
-        };
-        let ends: Vec<_> = topics.iter().map(leaves).collect();
+        let ends = members_alone(&mut core, MAX_ASKED + 1);
         let stays = subscriber(&mut core, "stays", &Filter { share: None, filter: "t" });
         [None, None, Some(1)].into_iter().for_each(|expiry| publish(&mut core, "t", b"", expiry));
         turns(&mut core, &mut writer);
         memory.fail(Some("no space left"));
-        ends.into_iter().for_each(|key| core.end_session(key, EndedBy::Other));
+        ends.iter().for_each(|key| core.end_session(*key, EndedBy::Other));
         turns(&mut core, &mut writer);
         assert!(core.store_fails());
         core.now = core.now.plus(Duration::from_secs(1));
@@ -365,7 +370,7 @@ mod tests {
         memory.fail(None);
         turns(&mut core, &mut writer);
         let orphaned = core.stats.dropped[DropCause::Orphaned as usize].value();
-        assert_eq!(orphaned, 3 * topics.len() as u64, "nobody is left in their groups");
+        assert_eq!(orphaned, 3 * ends.len() as u64, "nobody is left in their groups");
         assert!(core.store.as_ref().is_some_and(|store| store.paging.retired.is_empty()));
     }
 
@@ -385,17 +390,11 @@ mod tests {
     #[test]
     fn what_is_left_to_others_is_read_beside_the_queues_of_clients() {
         let (Shard { mut core, .. }, mut writer) = shard(&Memory::default());
-        let topics: Vec<_> = (0..2 * MAX_ASKED).map(|n| n.to_string()).collect();
-        let leaves = |topic: &String| {
-            let key = subscriber(&mut core, topic, &Filter { share: Some("g"), filter: topic });
-            (0..3).for_each(|_| publish(&mut core, topic, b"", None));
-            key
-        };
-        let ends: Vec<_> = topics.iter().map(leaves).collect();
+        let ends = members_alone(&mut core, 2 * MAX_ASKED);
         let stays = subscriber(&mut core, "stays", &Filter { share: None, filter: "t" });
         (0..6).for_each(|_| publish(&mut core, "t", b"", None));
         turn(&mut core, &mut writer);
-        ends.into_iter().for_each(|key| core.end_session(key, EndedBy::Other));
+        ends.iter().for_each(|key| core.end_session(*key, EndedBy::Other));
         turn(&mut core, &mut writer);
         ask_page(&mut core, stays);
         turn(&mut core, &mut writer);
@@ -404,7 +403,7 @@ mod tests {
             core.store.as_ref().is_some_and(|store| store.paging.retired.is_empty())
         };
         assert!(!has_left(&core));
-        for _ in 0..topics.len() {
+        for _ in 0..ends.len() {
             turn(&mut core, &mut writer);
         }
         assert!(has_left(&core));

@@ -151,8 +151,7 @@ impl Acts {
     /// wait for the act.
     pub(super) fn add(&mut self, id: ActId, turn: (u8, u64), change: Change) -> Option<Change> {
         let about = self.find(&change);
-        let mut behind = self.taken_before(&change);
-        match &change {
+        let behind = match &change {
             // What is in flight may be queued by another act, or stored.
             Change::InFlight(..)
             | Change::Released { .. }
@@ -162,12 +161,12 @@ impl Acts {
             }
             Change::Removed { .. } | Change::Freed(..) => match about {
                 Some(at) if at.act == id && !self.is_flight(at) => return self.reconcile(change),
-                about => behind.extend(about.map(|at| at.act)),
+                about => about.map(|at| at.act).into_iter().collect(),
             },
             // Acts of several shards may follow each other here.
-            Change::Retained(..) => behind.extend(about.map(|at| at.act)),
-            _ => {}
-        }
+            Change::Retained(..) => about.map(|at| at.act).into_iter().collect(),
+            _ => self.taken_before(&change),
+        };
         if let Change::Removed { session, place, flew: false, .. } = &change {
             let first = self.taking.entry(*session).or_default().entry(id).or_insert(*place);
             *first = (*first).min(*place);

@@ -29,6 +29,7 @@ const MEMTABLE_BYTES: u64 = 16 << 20;
 /// Bytes of changes to a table that wait to be sorted into files, beyond which who writes waits as well: it takes as long
 /// as a merge, for which there is one thread.
 const UNSORTED_BYTES: u64 = 128 << 20;
+/// What only fjall's thread can end is looked at so often.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 /// Bytes of changes that a start may have to read again, about.
 const JOURNAL_BYTES: u64 = 128 << 20;

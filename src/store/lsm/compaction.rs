@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use fjall::{Database, Keyspace};
 use lsm_tree::{AbstractTree, SeqNo};
 
-use super::free_bytes;
+use super::{LOOK_AGAIN_AFTER, free_bytes};
 use crate::hooks::Table;
 
 /// Between two looks.
@@ -36,7 +36,6 @@ const REST_OF_FAILURE: Duration = Duration::from_secs(600);
 const END_WITHIN: Duration = Duration::from_secs(5);
 /// How long to wait for what is to be sorted into files before.
 const SORT_WITHIN: Duration = Duration::from_secs(10);
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// The thread. Dropped, it ends.
 #[derive(Debug)]

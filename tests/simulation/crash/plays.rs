@@ -45,8 +45,7 @@ pub(super) fn play_full(seed: u64, verbose: bool) -> Result<u64, String> {
         (actor.may_be_refused, actor.may_be_full) = (true, true);
     }
     scene.go(&mut actors)?;
-    let nobody = Actor::new("nobody", Version::V5, Role::Beginner);
-    check::check(&actors, &nobody)?;
+    compare(&actors)?;
     Ok(received(&actors))
 }
 
@@ -60,14 +59,9 @@ pub(super) fn play_members(seed: u64, verbose: bool) -> Result<u64, String> {
     scene.pace = *scene.rng.choice(&[20, 200, 1000]).expect("some");
     let mut actors = members::cast(&mut scene.rng, scene.fails);
     scene.go(&mut actors)?;
-    let nobody = Actor::new("nobody", Version::V5, Role::Beginner);
-    check::check(&actors, &nobody)?;
-    scene.pass(Duration::from_secs(2));
-    let left = scene.broker.as_ref().expect("it runs").left(&mut scene.rng);
-    match left.first() {
-        None => Ok(received(&actors)),
-        Some(first) => Err(format!("{} records are left: {first}", left.len())),
-    }
+    compare(&actors)?;
+    nothing_is_left(&mut scene)?;
+    Ok(received(&actors))
 }
 
 /// Plays a seed in which full queues lose their oldest messages; gives how many messages were received.
@@ -83,8 +77,7 @@ pub(super) fn play_dropping(seed: u64, verbose: bool) -> Result<u64, String> {
     let mut actors = members::cast_for_dropping(&mut scene.rng);
     actors.iter_mut().for_each(|actor| actor.may_be_dropped = true);
     scene.go(&mut actors)?;
-    let nobody = Actor::new("nobody", Version::V5, Role::Beginner);
-    check::check(&actors, &nobody)?;
+    compare(&actors)?;
     Ok(received(&actors))
 }
 
@@ -107,9 +100,8 @@ pub(super) fn play_collecting(seed: u64, verbose: bool) -> Result<u64, String> {
     scene.until_settled(&mut actors[0])?;
     let disk = scene.stop(&mut actors)?;
     scene.go_on(disk, &mut actors)?;
-    let nobody = Actor::new("nobody", Version::V5, Role::Beginner);
-    check::check(&actors, &nobody)?;
-    Ok(actors.iter().map(|actor| actor.role.collected()).sum())
+    compare(&actors)?;
+    Ok(collected(&actors))
 }
 
 /// Plays a seed in which full queues end the sessions of those who are away; gives how many did.
@@ -168,25 +160,19 @@ pub(super) fn play_hurrying(seed: u64, verbose: bool) -> Result<u64, String> {
     actors.push(patient("waits c", Version::V311, Two).lazy());
     let mut late = [patient("late", Version::V5, Two).guest()];
     scene.go(&mut actors)?;
-    let nobody = Actor::new("nobody", Version::V5, Role::Beginner);
-    check::check(&actors, &nobody)?;
+    compare(&actors)?;
     scene.drain(&mut late)?;
     if let Role::Patient(patient, _) = &late[0].role {
         patient.check_retained(&late[0].received)?;
     }
-    Ok(actors.iter().map(|actor| actor.role.collected()).sum())
+    Ok(collected(&actors))
 }
 
 fn mortals(mut scene: Scene, mut actors: Vec<Actor>) -> Result<u64, String> {
     scene.go(&mut actors)?;
-    let nobody = Actor::new("nobody", Version::V5, Role::Beginner);
-    check::check(&actors, &nobody)?;
-    scene.pass(Duration::from_secs(2));
-    let left = scene.broker.as_ref().expect("it runs").left(&mut scene.rng);
-    match left.first() {
-        None => Ok(actors.iter().map(|actor| actor.role.collected()).sum()),
-        Some(first) => Err(format!("{} records are left: {first}", left.len())),
-    }
+    compare(&actors)?;
+    nothing_is_left(&mut scene)?;
+    Ok(collected(&actors))
 }
 
 /// Plays a seed in which topics retain Wills, and what others publish there; gives how often somebody found
@@ -209,7 +195,7 @@ pub(super) fn play_wills(seed: u64, verbose: bool) -> Result<u64, String> {
         let found = late.received.get(topic).and_then(|list| list.first()).copied();
         register.check(found, register.now()).map_err(|why| format!("{topic}: {why}"))?;
     }
-    Ok(actors.iter().map(|actor| actor.role.collected()).sum())
+    Ok(collected(&actors))
 }
 
 /// Topics that retain Wills.
@@ -244,6 +230,25 @@ fn cast_for_wills(
         cast.push(reader.guest());
     }
     cast
+}
+
+/// Where nobody looks at what is retained, in the end.
+fn compare(actors: &[Actor]) -> Result<(), String> {
+    check::check(actors, &Actor::new("nobody", Version::V5, Role::Beginner))
+}
+
+/// On the disk, of what nobody waits for.
+fn nothing_is_left(scene: &mut Scene) -> Result<(), String> {
+    scene.pass(Duration::from_secs(2));
+    let left = scene.broker.as_ref().expect("it runs").left(&mut scene.rng);
+    match left.first() {
+        None => Ok(()),
+        Some(first) => Err(format!("{} records are left: {first}", left.len())),
+    }
+}
+
+fn collected(actors: &[Actor]) -> u64 {
+    actors.iter().map(|actor| actor.role.collected()).sum()
 }
 
 fn received(actors: &[Actor]) -> u64 {
