@@ -37,6 +37,8 @@ pub(crate) struct Dying {
     pub(crate) begun: u32,
     /// Those that had to be published.
     pub(crate) due: BTreeSet<u32>,
+    /// The last of them, until a CONNACK tells that the broker has heard of the connection's end.
+    unheard: Option<u32>,
     last: Last,
     /// The Will of the connection before the last one is kept.
     has_former: bool,
@@ -74,6 +76,7 @@ impl Dying {
             delay,
             begun: 0,
             due: BTreeSet::new(),
+            unheard: None,
             last: Last::Lost,
             has_former: false,
             gone_at: Time(0),
@@ -113,6 +116,7 @@ impl Dying {
         let is_published = self.delay == 0 || (self.is_overdue(now) && !self.is_uncertain);
         if self.has_former && is_published {
             self.due.insert(self.begun - 1);
+            self.unheard = Some(self.begun - 1);
         }
         self.last = Last::Sent;
         let number = self.begun;
@@ -138,6 +142,7 @@ impl Dying {
     /// [MQTT-3.1.3-9].
     pub(crate) fn admitted(&mut self, clean: bool) {
         self.last = Last::Kept;
+        self.unheard = None;
         if clean && self.has_former && !self.is_uncertain {
             self.due.insert(self.begun - 2);
         }
@@ -163,8 +168,12 @@ impl Dying {
         self.gone_at = now;
     }
 
-    /// Its Will may be published no more, if Wills are not at a stop.
+    /// Its Wills may be published no more, if Wills are not at a stop: the one of a connection whose end the
+    /// broker has not heard of neither.
     pub(crate) fn broker_begins_to_stop(&mut self) {
+        if let Some(number) = self.unheard.take_if(|_| self.quiet_stop) {
+            self.due.remove(&number);
+        }
         (self.is_stopping, self.is_excused) = (self.quiet_stop, self.quiet_stop);
     }
 
