@@ -18,6 +18,8 @@ pub(super) struct Stopping {
     quiet: u64,
     /// Shards that have let everyone go.
     empty: u64,
+    /// Shards whose lane still holds that this one has.
+    untold: u64,
     deadline: Time,
 }
 
@@ -76,11 +78,13 @@ impl<S> Core<S> {
         if self.stopping.phase == Phase::Closing && (late || self.has_let_all_go()) {
             self.stopping.phase = Phase::Empty;
             self.tell_all_others(|| Item::Empty);
+            self.stopping.untold = self.mailbox.others();
         }
     }
 
-    /// Ends the stop when nobody needs this shard any more, or at its deadline.
+    /// Ends the stop when nobody needs this shard any more, or at its deadline. Asked when mail was posted.
     pub(super) fn finish_stop(&mut self) {
+        self.stopping.untold &= self.mailbox.full();
         let late = self.now >= self.stopping.deadline;
         if self.stopping.phase == Phase::Empty && (late || self.is_needed_no_more()) {
             self.log.tell_suppressed();
@@ -113,9 +117,10 @@ impl<S> Core<S> {
             && self.store.as_ref().is_none_or(Keeper::has_settled)
     }
 
-    /// Whether no other shard leaves anything to this one, and all have been told as much.
+    /// Whether no other shard leaves anything to this one, and all have been told as much. A lane may be full
+    /// for good: who has heard it of all takes nothing more.
     fn is_needed_no_more(&self) -> bool {
-        self.mailbox.full() & self.mailbox.others() == 0 && self.are_others(self.stopping.empty)
+        self.are_others(!self.stopping.untold) && self.are_others(self.stopping.empty)
     }
 
     /// Whether all other shards have said so. One that failed never will.
@@ -156,6 +161,7 @@ impl<S> Core<S> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::remote::Item;
     use super::super::settings::Settings;
     use super::super::{Shard, Shared, Stored};
     use crate::hooks::Hooks;
@@ -173,10 +179,13 @@ mod tests {
 
     impl Two {
         fn start() -> Self {
+            Self::with(Settings::for_tests())
+        }
+
+        fn with(settings: Settings) -> Self {
             let memory = Memory::default();
             let (stored, writer) = Stored::in_memory(&memory, 2);
-            let shared =
-                std::sync::Arc::new(Shared::new(Settings::for_tests(), Hooks::default(), 2, 1));
+            let shared = std::sync::Arc::new(Shared::new(settings, Hooks::default(), 2, 1));
             let world = World::new(1, SimOptions { faults: Faults::NONE, ..SimOptions::default() });
             let drivers = vec![world.add_driver(), world.add_driver()];
             let shards = Shard::assemble_stored(drivers, &shared, stored);
@@ -274,6 +283,31 @@ mod tests {
             two.turn(0);
         }
         assert_eq!(two.shards[0].core.stats.publishes_received.value(), 0);
+    }
+
+    /// A shard that has been told that all have gone takes nothing more: what it is told later fills its lane.
+    #[test]
+    fn nobody_waits_for_a_shard_that_is_done() {
+        let mut two = Two::with(Settings { mailbox_bytes: 1, ..Settings::for_tests() });
+        two.connect(1, 0, &[]);
+        two.shared.stop();
+        for shard in [0, 1, 0] {
+            assert!(two.turn(shard));
+        }
+        for turns in 0.. {
+            assert!(turns < 10, "it has been told");
+            two.writer.step();
+            if !two.turn(1) {
+                break;
+            }
+        }
+        let core = &mut two.shards[0].core;
+        for _ in 0..2 {
+            core.tell_all_others(|| Item::Quiet);
+            core.mailbox.post(core.turn, core.now);
+        }
+        assert_ne!(core.mailbox.full(), 0);
+        assert!(!two.turn(0), "it waits for its deadline");
     }
 
     /// The same for what retains it: it would come again in the place of what others have had retained since.
