@@ -405,6 +405,12 @@ impl World {
         lock(&self.net).link(client.0, |link, now, _, _| link.down.ended(now)).flatten()
     }
 
+    /// Whether nothing and nobody has ended the connection yet, whether or not a side knows.
+    #[must_use]
+    pub fn client_is_whole(&self, client: ClientId) -> bool {
+        lock(&self.net).link(client.0, |link, _, _, _| link.is_whole()).unwrap_or(false)
+    }
+
     /// While stalled, the client reads nothing, whatever [`World::client_recv`] is asked.
     pub fn client_stall(&self, client: ClientId, stalled: bool) {
         lock(&self.net).link(client.0, |link, _, _, _| link.client_stalled = stalled);

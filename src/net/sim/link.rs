@@ -237,6 +237,11 @@ impl Link {
         self.up.finish(CloseCause::PeerClosed, now, faults, rng);
     }
 
+    /// Neither direction has an end yet.
+    pub(super) fn is_whole(&self) -> bool {
+        self.up.end.is_none() && self.down.end.is_none()
+    }
+
     /// The client closes; by a reset if there is something it has not read, as a kernel does.
     pub(super) fn client_close(&mut self, now: Time, faults: &Faults, rng: &mut Rng) {
         self.client_open = false;

@@ -190,6 +190,12 @@ impl Actor {
             self.connect(world);
             return Ok(());
         };
+        if let Role::Mortal(mortal, _) = &mut self.role
+            && !self.broker_stops
+            && world.client_is_whole(net)
+        {
+            mortal.is_there();
+        }
         if self.admitted && !draining {
             self.act(rng);
         }

@@ -44,6 +44,8 @@ pub(crate) struct Mortal {
     shortened: Option<u32>,
     /// Since when, at the earliest and at the latest, the broker counts that.
     left_at: u64,
+    /// Until then its connection has been there for both sides, whoever noticed its end first.
+    there_at: u64,
     gone_by: Option<u64>,
     /// That is stored for sure; and which of the two intervals is, is not known.
     is_stored: bool,
@@ -70,6 +72,7 @@ impl Mortal {
             expiry: 0,
             shortened: None,
             left_at: 0,
+            there_at: 0,
             gone_by: None,
             is_stored: false,
             is_either: false,
@@ -87,6 +90,7 @@ impl Mortal {
     /// The Session Expiry Interval of its next connection.
     pub(crate) fn next(&mut self) -> u32 {
         self.asked_at = self.clock.get();
+        self.there_at = self.asked_at;
         let mut interval = 1_000_000;
         if let Death::Expiry(intervals) = self.death {
             interval = intervals[self.asked_at as usize % intervals.len()];
@@ -104,11 +108,16 @@ impl Mortal {
         self.shortened
     }
 
+    /// Its connection is there.
+    pub(crate) fn is_there(&mut self) {
+        self.there_at = self.clock.get();
+    }
+
     /// Its connection has ended; by the broker, or else that may not know.
     pub(crate) fn gone(&mut self, was_admitted: bool, by_broker: bool) {
         self.has_stray |= self.attempts > 0;
         match self.shortened {
-            None if was_admitted => self.left_at = self.clock.get(),
+            None if was_admitted => self.left_at = self.there_at,
             Some(_) if by_broker && self.attempts == 0 => self.gone_by = Some(self.clock.get()),
             _ => {}
         }
