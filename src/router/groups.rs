@@ -107,6 +107,11 @@ impl Group {
     pub(super) fn first(&self) -> usize {
         if self.online > 0 { self.online as usize } else { self.members.len() }
     }
+
+    /// Whether nobody is a member any more on any shard, and entries of who left here are still there.
+    pub(super) fn is_left(&self) -> bool {
+        self.members.is_empty() && self.remote.is_empty() && self.leaving > 0
+    }
 }
 
 impl Vacant for Group {

@@ -32,7 +32,7 @@ pub use groups::{GroupCount, GroupId};
 pub use hash::stable_hash;
 pub use load::GroupLoad;
 pub use retained::{RetainedFull, Stamp};
-pub use route::{Delivery, Route, Target};
+pub use route::{Delivery, Receives, Route, Target};
 pub use subscribe::{Ended, Subscribed, Subscription, Unsubscribed};
 
 use crate::mqtt::QoS;
@@ -138,16 +138,16 @@ impl Router {
     /// The route of a topic (a checked Topic Name), from the cache or computed: as
     /// [`route_to`](Self::route_to), to everybody who wants it.
     pub fn route(&mut self, topic: &str) -> RouteId {
-        self.route_to(topic, |_| true)
+        self.route_to(topic, |_| Receives::Yes)
     }
 
-    /// The route of a topic to those sessions of this shard that `may` have it: asked of those with plain
+    /// The route of a topic to those sessions of this shard that may receive it: asked of those with plain
     /// subscriptions when the route is computed. If the answer would be another one later, see
     /// [`forget_routes`](Self::forget_routes).
     ///
     /// The id is good for [`get`](Self::get) until the next call of `route`, and for
     /// [`recall`](Self::recall) for ever.
-    pub fn route_to(&mut self, topic: &str, may: impl Fn(SessionKey) -> bool) -> RouteId {
+    pub fn route_to(&mut self, topic: &str, may: impl Fn(SessionKey) -> Receives) -> RouteId {
         let hash = self.cache.hash(topic);
         let index = match self.cache.find(hash, topic) {
             cache::Found::Valid(id) => return id,
@@ -156,16 +156,17 @@ impl Router {
         };
         let Self { cache, trie, foreign, subs, groups, walk, matched, .. } = self;
         let id = cache.refresh(index, |route| {
-            let Route { topic, groups: wanted, .. } = route;
+            let Route { topic, groups: wanted, leaving, .. } = route;
             let mut remote = foreign.shards(topic);
             trie.matches(topic, walk, |index, node| {
                 remote |= trie.interest(index);
                 for one in subs.list(node.list) {
                     match one {
-                        subscriptions::Listed::Plain(session, _) if !may(session) => {}
-                        subscriptions::Listed::Plain(session, granted) => {
-                            matched.push(route::Matched { session, granted });
-                        }
+                        subscriptions::Listed::Plain(session, granted) => match may(session) {
+                            Receives::Yes => matched.push(route::Matched { session, granted }),
+                            Receives::Leaving => *leaving |= granted.qos() > QoS::AtMostOnce,
+                            Receives::No => {}
+                        },
                         subscriptions::Listed::Group(group) => wanted.push(groups.id(group)),
                     }
                 }

@@ -19,6 +19,8 @@ pub struct Route {
     pub remote: u64,
     /// The shared groups, each of which gets the message once.
     pub groups: SmallVec<[GroupId; 2]>,
+    /// A session had a plain subscription above QoS 0, and a crash would bring it back.
+    pub leaving: bool,
     identifiers: Vec<u32>,
 }
 
@@ -56,6 +58,7 @@ impl Route {
         self.groups.clear();
         self.identifiers.clear();
         self.remote = 0;
+        self.leaving = false;
     }
 
     /// Makes the targets of all matching plain subscriptions, which it sorts by session.
@@ -104,6 +107,17 @@ impl Route {
             + self.identifiers.capacity() * size_of::<u32>()
             + groups * size_of::<GroupId>()
     }
+}
+
+/// Whether a session with a plain subscription gets a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receives {
+    /// It does.
+    Yes,
+    /// It does not.
+    No,
+    /// It does not, as it has ended; but it would be there again after a crash.
+    Leaving,
 }
 
 /// A plain subscription that matched.

@@ -1,6 +1,6 @@
 //! Subscribing and unsubscribing, and what the other shards have to be told of it.
 
-use super::groups::GroupCount;
+use super::groups::{GroupCount, GroupId};
 use super::slab::NIL;
 use super::subscriptions::{Granted, Owner, SEARCH_AT_MOST};
 use super::{Router, SessionKey, SubscriptionHandle, SubscriptionOptions};
@@ -175,14 +175,31 @@ impl Router {
 
     /// The next group that the other shards have to be told of, as it is now.
     pub fn next_group_news(&mut self) -> Option<GroupCount> {
-        let group = self.groups.next_news()?;
-        self.group_count_of(group)
+        loop {
+            let group = self.groups.next_news()?;
+            if !self.groups.group(group).is_left() {
+                return self.group_count_of(group);
+            }
+        }
     }
 
     /// If the other shards have to be told of the group with this [number](super::GroupId::index): it as it
     /// is now.
     pub fn group_news_of(&mut self, index: u32) -> Option<GroupCount> {
-        if self.groups.take_news(index) { self.group_count_of(index) } else { None }
+        let is_told = self.groups.take_news(index) && !self.groups.group(index).is_left();
+        if is_told { self.group_count_of(index) } else { None }
+    }
+
+    /// A group as it is now, to tell the other shards.
+    pub fn count_of(&self, group: GroupId) -> Option<GroupCount> {
+        self.group_count_of(self.groups.resolve(group)?)
+    }
+
+    /// Whether nobody is left in a group on any shard, and subscriptions of who left here are still there: the
+    /// other shards are told when those have ended.
+    #[must_use]
+    pub fn is_left(&self, group: GroupId) -> bool {
+        self.groups.resolve(group).is_some_and(|index| self.groups.group(index).is_left())
     }
 
     fn subscribe_plain(
@@ -271,7 +288,7 @@ impl Router {
 
     fn leave_group(&mut self, group: u32, entry: u32) -> Option<GroupCount> {
         self.groups.leave(&mut self.subs, group, entry);
-        let count = self.group_count_of(group);
+        let count = self.group_count_of(group).filter(|_| !self.groups.group(group).is_left());
         self.prune_group(group);
         count
     }

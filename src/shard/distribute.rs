@@ -249,6 +249,9 @@ impl<S> Core<S> {
                 reach.add(self.deliver_to_target(parcel, route, index, own));
             }
         }
+        if self.router.get(route).leaving {
+            self.pass_over(parcel, &mut reach);
+        }
         reach
     }
 

@@ -5,11 +5,14 @@
 
 use std::collections::VecDeque;
 
-use crate::mqtt::topic;
+use hashbrown::HashSet;
+
+use crate::mqtt::{QoS, topic};
 use crate::router::{SessionKey, SubscriptionHandle};
 use crate::session::{Change, SessionNumber};
 
 use super::Core;
+use super::distribute::{Parcel, Reach};
 use super::remote::Item;
 use super::sessions::Slot;
 use super::subscribe::full_filter;
@@ -44,6 +47,8 @@ pub(super) struct EndedSessions {
     /// Those that are stored, until the turn is committed in which the session ended: a crash must
     /// not leave it without some of its subscriptions.
     uncommitted: VecDeque<(u64, Remains)>,
+    /// The keys of those.
+    leaving: HashSet<SessionKey>,
     /// How many of both are stored.
     stored: usize,
     /// What may still be removed for sessions that end in this turn.
@@ -53,22 +58,35 @@ pub(super) struct EndedSessions {
 impl Default for EndedSessions {
     fn default() -> Self {
         let (remains, uncommitted) = (VecDeque::new(), VecDeque::new());
-        Self { remains, uncommitted, stored: 0, budget: LEVELS_PER_TURN }
+        let leaving = HashSet::new();
+        Self { remains, uncommitted, leaving, stored: 0, budget: LEVELS_PER_TURN }
+    }
+}
+
+impl EndedSessions {
+    /// Whether a crash would bring back the session that had the key.
+    pub(super) fn may_come_back(&self, key: SessionKey) -> bool {
+        self.leaving.contains(&key)
     }
 }
 
 impl<S> Core<S> {
-    /// Removes what can be removed of a session in the turn in which it ends. The rest matches nothing any
-    /// more.
+    /// Removes what can be removed of a session in the turn in which it ends; of one that is stored nothing, or
+    /// else nobody would know what it misses if a crash brings it back. The rest is sent nothing any more.
     pub(super) fn begin_removal(&mut self, remains: &mut Remains) {
-        let mut budget = self.ended.budget;
-        self.remove_some(remains, &mut budget);
-        self.ended.budget = budget;
+        if remains.number.is_none() {
+            let mut budget = self.ended.budget;
+            self.remove_some(remains, &mut budget);
+            self.ended.budget = budget;
+        }
         if remains.handles.is_empty() {
             return;
         }
         for handle in &remains.handles {
             self.router.leave_group_of(remains.key, *handle);
+        }
+        if remains.number.is_some() {
+            self.ended.leaving.insert(remains.key);
         }
         self.router.forget_routes();
     }
@@ -92,7 +110,9 @@ impl<S> Core<S> {
         while let Some((_, remains)) =
             self.ended.uncommitted.pop_front_if(|(turn, _)| *turn <= committed)
         {
+            self.ended.leaving.remove(&remains.key);
             self.ended.remains.push_back(remains);
+            self.router.forget_routes();
         }
         if !self.may_remove() {
             return;
@@ -114,6 +134,18 @@ impl<S> Core<S> {
                 self.ended.stored -= usize::from(remains.number.is_some());
                 self.sessions.free(remains.key);
             }
+        }
+    }
+
+    /// Nobody has to keep a message, but a session would have had to that a crash would bring back: what its
+    /// publisher is told waits until it cannot.
+    pub(super) fn pass_over(&mut self, parcel: &Parcel<'_>, reach: &mut Reach) {
+        if parcel.qos == QoS::AtMostOnce {
+            return;
+        }
+        reach.unstored |= parcel.publisher.is_unstored;
+        if let Some(store) = self.store.as_ref().filter(|_| !reach.unstored) {
+            store.journal.note(Change::Undone);
         }
     }
 

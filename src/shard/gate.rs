@@ -317,6 +317,51 @@ mod tests {
         assert!(waiting <= 2 * WAITING_KEPT + 1, "{waiting}");
     }
 
+    /// A session has expired, and would be there again after a crash: nobody has to keep what it would have had,
+    /// but it is acknowledged when that cannot happen any more.
+    #[test]
+    fn what_comes_for_who_has_ended_waits_until_that_is_committed() {
+        for (filter, home) in [("t", 0), ("t", 1), ("$share/g/t", 0), ("$share/g/t", 1)] {
+            let memory = Memory::default();
+            let (stored, mut writer) = Stored::in_memory(&memory, 2);
+            let shared = Shared::new(Settings::for_tests(), Hooks::default(), 2, 1).into();
+            let world = World::new(1, SimOptions { faults: Faults::NONE, ..SimOptions::default() });
+            let drivers = vec![world.add_driver(), world.add_driver()];
+            let mut two = Two { world, shards: Shard::assemble_stored(drivers, &shared, stored) };
+            let away = two.connect(home, 1);
+            writer.step();
+            let len = filter.len() as u8;
+            let head = [0x82, len + 6, 0, 1, 0, 0, len];
+            two.send(away, &[&head, filter.as_bytes(), &[1]].concat());
+            writer.step();
+            two.world.client_close(away);
+            let publisher = two.connect(0, 0);
+            two.send(publisher, b"");
+            writer.step();
+            let mut sent = Vec::new();
+            let mut answers = |two: &mut Two| {
+                two.send(publisher, b"");
+                sent.clear();
+                two.world.client_recv(publisher, &mut sent);
+                sent.len()
+            };
+            assert_ne!(answers(&mut two), 0, "CONNACK");
+            let there = || Stored::in_memory(&memory.crashed(), 2).0.recovered.sessions.len();
+            two.world.advance(Duration::from_secs(1));
+            two.send(publisher, b"");
+            assert!(two.shards[usize::from(home)].core.sessions.len() == usize::from(home == 0));
+            two.send(publisher, b"\x32\x06\0\x01t\0\x01\0");
+            assert_eq!((answers(&mut two), there()), (0, 1), "{filter} on {home}");
+            while writer.step() {}
+            assert_eq!((answers(&mut two), there()), (5, 0), "{filter} on {home}");
+            while writer.step() {}
+            two.send(publisher, b"");
+            // It is forgotten for good.
+            two.send(publisher, b"\x32\x06\0\x01t\0\x02\0");
+            assert_eq!(answers(&mut two), 5, "{filter} on {home}");
+        }
+    }
+
     #[test]
     fn a_shard_is_uninformed_until_it_confirms_the_last_filter() {
         let mut gate = Gate::new(3);

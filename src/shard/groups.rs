@@ -19,7 +19,12 @@ impl<S> Core<S> {
         let groups = self.router.get(route).groups.clone();
         let publisher = parcel.router_publisher();
         for group in groups {
-            let Some(mut choice) = self.router.choose_shard(group, &publisher) else { continue };
+            let Some(mut choice) = self.router.choose_shard(group, &publisher) else {
+                if self.router.is_left(group) {
+                    self.pass_over(parcel, reach);
+                }
+                continue;
+            };
             if choice.shard == self.id
                 && parcel.qos > QoS::AtMostOnce
                 && self.is_group_full(group)

@@ -295,7 +295,12 @@ impl<S> Core<S> {
             reach.add(self.deliver_to_group(parcel, group.theirs));
             return reach;
         }
-        self.tell_news_of(group.theirs.index());
+        if self.router.is_left(group.theirs) {
+            self.pass_over(parcel, &mut reach);
+            return reach;
+        }
+        let news = self.router.count_of(group.theirs);
+        self.tell_group(news);
         let publisher = parcel.publisher;
         let message = parcel.message(self.now).clone();
         match parcel.number {

@@ -14,7 +14,7 @@ use hashbrown::HashMap;
 use crate::hooks::{Client, Login, PublishRights, Rights};
 use crate::mqtt::topic::{self, Filter};
 use crate::mqtt::{Connect, Publish};
-use crate::router::{RouteId, SessionKey, SubscriptionHandle, SubscriptionOptions};
+use crate::router::{Receives, RouteId, SessionKey, SubscriptionHandle, SubscriptionOptions};
 use crate::session::IdentityRecord;
 
 use super::Core;
@@ -232,8 +232,12 @@ impl<S> Core<S> {
 
     /// The route of a topic: those who want its messages, and may have them.
     pub(super) fn route(&mut self, topic: &str) -> RouteId {
-        let sessions = &self.sessions;
-        self.router.route_to(topic, |key| sessions.may_receive(key, topic))
+        let Self { sessions, ended, .. } = self;
+        self.router.route_to(topic, |key| match sessions.may_receive(key, topic) {
+            true => Receives::Yes,
+            false if ended.may_come_back(key) => Receives::Leaving,
+            false => Receives::No,
+        })
     }
 
     /// How the client of a session may publish on a topic.
