@@ -209,6 +209,28 @@ fn what_is_missing_is_said() {
     }
 }
 
+/// fjall would begin an empty one in its place. What was in it a start finds in the log and the journals.
+#[test]
+fn a_table_that_is_gone_is_not_taken_for_an_empty_one() {
+    let mut broker = killed("fjall");
+    let keyspaces = broker.data().join("fjall").join("keyspaces");
+    let subscriptions = keyspaces.join("2");
+    fs::remove_dir_all(&subscriptions).expect("it was made at the first start");
+    let new = TempDir::new().expect("a directory");
+    for (tool, paths) in [
+        (&["check"][..], &[broker.data()][..]),
+        (&["dump"], &[broker.data()]),
+        (&["migrate"], &[broker.data(), new.path()]),
+    ] {
+        let (status, out, err) = store(tool, paths);
+        assert_eq!((status, out.as_str()), (1, ""), "{tool:?}: {err}");
+        let file = subscriptions.join("current");
+        assert!(err.contains(&file.display().to_string()) && err.contains("a start"), "{err}");
+    }
+    broker.restart();
+    has_everything(&broker);
+}
+
 /// All files of a directory, and itself.
 pub(crate) fn everything_in(path: &Path) -> Vec<PathBuf> {
     let mut found = vec![path.to_owned()];
