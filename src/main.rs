@@ -20,14 +20,14 @@ const USAGE: u8 = 2;
 fn main() -> ExitCode {
     match CommandLine::task() {
         Err(error) => {
-            eprintln!("sluice: {error}");
+            tell(format_args!("{error}"));
             ExitCode::from(USAGE)
         }
         Ok(Task::Example) => say(format_args!("{}", EXAMPLE.trim_end())),
         Ok(Task::Check(file, config, changes)) => match Broker::check_files(&config) {
             Ok(warnings) => {
                 for warning in warnings {
-                    eprintln!("sluice: warning: {warning}");
+                    tell(format_args!("warning: {warning}"));
                 }
                 let lines: String = changes.iter().map(|change| format!("\n{change}")).collect();
                 say(format_args!("{}: right{lines}", file.display()))
@@ -74,6 +74,11 @@ fn say(what: Arguments<'_>) -> ExitCode {
 }
 
 fn failure(error: &dyn Error) -> ExitCode {
-    eprintln!("sluice: {error}");
+    tell(format_args!("{error}"));
     ExitCode::FAILURE
+}
+
+/// Where that cannot be written, the exit status has to say it alone.
+fn tell(what: Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "sluice: {what}");
 }

@@ -31,6 +31,8 @@ pub fn start_log(log: &Log) {
     let lines = tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
+        // Of a line that cannot be written it would tell on stderr, and panic where that cannot be written either.
+        .log_internal_errors(false)
         .with_max_level(level);
     // It fails only where a log was set up already, which then stays.
     let _ = match log.format {

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 
+use crate::hooks::StoreError;
 use crate::store::offline::{self, AsOwner, DumpError, RestoreError};
-use crate::store::{Directory, DirectoryError, Engine, Filling, MISSING};
+use crate::store::{Directory, DirectoryError, Engine, Filling, MISSING, room};
 
 /// What to do with a data directory.
 #[derive(Clone, Debug, Subcommand)]
@@ -126,7 +127,7 @@ fn check(dir: &Path, out: &mut dyn Write) -> Result<bool, Box<dyn Error>> {
     let directory = existing(dir)?;
     // To open the records is to make what is not there.
     let missing = directory.missing()?;
-    let findings = offline::check(&*directory.records().map_err(in_(dir))?);
+    let findings = offline::check(&*directory.records().map_err(unopened(dir))?);
     let (dir, format, engine) = (dir.display(), Directory::FORMAT, directory.engine().name());
     say(out, &format!("{dir}: format {format}, engine {engine}\n{findings}\n"))?;
     for path in &missing {
@@ -142,14 +143,16 @@ fn check(dir: &Path, out: &mut dyn Write) -> Result<bool, Box<dyn Error>> {
 fn dump(dir: &Path, out: &mut dyn Write) -> Result<bool, Box<dyn Error>> {
     let _owner = AsOwner::of(dir);
     let directory = existing(dir)?;
-    let store = directory.records().map_err(in_(dir))?;
+    let store = directory.records().map_err(unopened(dir))?;
     let dumped = offline::dump(&*store, &mut BufWriter::new(out)).map_err(|error| match error {
         DumpError::Io(error) => format!("cannot write the dump: {error}"),
         DumpError::Store(_) => format!("{}: {error}", dir.display()),
     })?;
     if dumped.damaged > 0 {
         let (dir, damaged) = (dir.display(), dumped.damaged);
-        eprintln!("sluice: {dir}: {damaged} of its records are damaged, and written as they are");
+        let said = format!("{dir}: {damaged} of its records are damaged, and written as they are");
+        // The dump is whole, even if that cannot be said.
+        let _ = writeln!(io::stderr(), "sluice: {said}");
     }
     Ok(true)
 }
@@ -180,7 +183,7 @@ fn restore(
 fn migrate(from: &Path, to: &Path, engine: Option<EngineName>) -> Result<u64, Box<dyn Error>> {
     let owner = AsOwner::of(from);
     let old = existing(from)?;
-    let source = old.records().map_err(in_(from))?;
+    let source = old.records().map_err(unopened(from))?;
     // The new one is the caller's.
     drop(owner);
     let engine = engine.map_or_else(|| other(old.engine()), Engine::from);
@@ -191,6 +194,11 @@ fn migrate(from: &Path, to: &Path, engine: Option<EngineName>) -> Result<u64, Bo
     drop(store);
     filling.finish()?;
     Ok(count)
+}
+
+/// As a start says it, which needs room as well.
+fn unopened(dir: &Path) -> impl Fn(StoreError) -> Box<dyn Error> {
+    move |error| in_(dir)(format!("{error}{}", room(dir, &error.to_string())))
 }
 
 /// What went wrong, with where.

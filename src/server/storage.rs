@@ -89,7 +89,7 @@ pub(super) fn open(
     tracing::info!(
         "{}: {records} records, of which {sessions} sessions, {messages} messages and {retained} \
          retained messages",
-        path.display()
+        whole(path)
     );
     if expired > 0 {
         tracing::info!("{}: {expired} messages had expired and were removed", path.display());

@@ -459,6 +459,11 @@ pub(super) fn failed(path: &Path) -> impl Fn(io::Error) -> DirectoryError {
 /// it did.
 fn make(path: &Path) -> Result<bool, DirectoryError> {
     is_no_file(path)?;
+    if path.is_symlink() && !path.exists() {
+        // As to a disk that is not mounted. The system says that it exists.
+        let error = io::Error::new(io::ErrorKind::NotFound, "it is a link to what is not there");
+        return Err(failed(path)(error));
+    }
     let new: Vec<_> = path.ancestors().take_while(|above| !above.exists()).collect();
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(path).map_err(failed(path))?;

@@ -16,6 +16,7 @@ use compaction::Compaction;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use journal::Mended;
 use lsm_tree::AbstractTree;
+use tree::{Files, Look};
 
 use super::{MENDS, Torn, damage, free_bytes, replace};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
@@ -66,15 +67,23 @@ impl Lsm {
     /// Opens or makes it. A last commit that is there in part is cut off, one that is damaged is set aside,
     /// and the log tells of both.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        Self::prepare(path, Torn::IsTold)?;
-        Ok(Self::build(path)?)
+        Self::open_whole(path, Torn::IsTold)
     }
 
     /// As [`open`](Self::open), after a failure. Of a last commit that is there in part nothing is said:
     /// whoever made it makes it again.
     pub(super) fn reopen(path: &Path) -> Result<Self, StoreError> {
-        Self::prepare(path, Torn::IsExpected)?;
-        Ok(Self::build(path)?)
+        Self::open_whole(path, Torn::IsExpected)
+    }
+
+    /// In place of a table that is gone fjall would begin an empty one, and what is written to that would be in the
+    /// way of whoever mends the other.
+    fn open_whole(path: &Path, torn: Torn) -> Result<Self, StoreError> {
+        let mended = Self::prepare(path, torn)?;
+        match Files::read(path, mended.has_commits, Look::AtNames)?.damaged.first() {
+            Some(file) => Err(StoreError(format!("{}: missing or damaged{MENDS}", file.display()))),
+            None => Ok(Self::build(path)?),
+        }
     }
 
     /// Has the disk have what can be read, before it is opened. It may have lacked that since a failure.

@@ -1,6 +1,7 @@
 //! What is wrong is said on one line, before anything is bound.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -135,6 +136,7 @@ fn a_data_directory_that_cannot_be_used_is_said() {
     fs::write(root.join("lite/format"), "2 sqlite\n").expect("it is written");
     fs::create_dir(root.join("newer")).expect("it is made");
     fs::write(root.join("newer/format"), "3 fjall\n").expect("it is written");
+    symlink("not-mounted", root.join("link")).expect("it is made");
     let whole = |name: &str| root.join(name).display().to_string();
     let newer = format!("the data directory {} has format 3, this version knows 2", whole("newer"));
     let has_to = "; it has to be a directory that the broker can make, or write to: name one with --data, or \
@@ -148,6 +150,14 @@ fn a_data_directory_that_cannot_be_used_is_said() {
         (
             "file/new",
             format!("cannot use the data directory {}: ", whole("file/new")),
+            has_to.to_owned(),
+        ),
+        (
+            "link",
+            format!(
+                "cannot use the data directory {}: it is a link to what is not there",
+                whole("link")
+            ),
             has_to.to_owned(),
         ),
         (

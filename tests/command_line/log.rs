@@ -1,12 +1,12 @@
 //! What the log tells of clients.
 
-use std::fs;
-use std::io::{Read, Write};
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 
-use super::{Running, file, sluice};
+use super::{Running, ends, file, sluice};
 
 /// The log names who was refused, from where, and why; the client is told no more than the code.
 #[test]
@@ -379,4 +379,36 @@ fn no_message_is_worth_a_line() {
     let place = |id| lines.iter().position(|line| line.contains(&format!("client_id=\"{id}\"")));
     let between = &lines[place("before").expect("it is told")..place("after").expect("it is told")];
     assert_eq!(between.len(), 1, "{between:#?}");
+}
+
+/// Its disk is full, or what its lines were piped to has ended.
+#[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let args = ["--bind", "127.0.0.1:0", "--shards", "1"];
+    let mut broker = Running::start(sluice().args(args));
+    let address = broker.addresses().remove(0);
+    broker.log = BufReader::new(Box::new(io::empty()));
+    let answer_to = |bytes: &[u8], answer: &mut [u8]| {
+        let mut client = TcpStream::connect(&address).expect("it listens");
+        client.write_all(bytes).expect("it is open");
+        client.read(answer).expect("an answer, or a close")
+    };
+    // The log has a line about it.
+    assert_eq!(answer_to(b"\x10\x00", &mut [0; 1]), 0);
+    let mut connack = [0; 4];
+    assert_eq!(answer_to(b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01a", &mut connack), 4);
+    assert_eq!(connack, [0x20, 2, 0, 0]);
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().0, Some(0));
+}
+
+/// A disk that is full under the lines does not change what is told by the exit status.
+#[test]
+fn the_exit_status_does_not_need_a_line() {
+    let full = || File::options().write(true).open("/dev/full").expect("Linux has it");
+    let (_dir, wrong) = file("[stor]\n");
+    let (_dir, right) = file("[auth]\npassword_file = \"/nobody/has/this\"\n");
+    for (args, expected) in [(["check", &wrong], 2), (["check", &right], 1)] {
+        assert_eq!(ends(sluice().args(args).stderr(full())).0, expected, "{args:?}");
+    }
 }

@@ -46,7 +46,7 @@ fn file(text: &str) -> (TempDir, String) {
 /// A broker that is running.
 struct Running {
     child: Child,
-    log: BufReader<std::process::ChildStderr>,
+    log: BufReader<Box<dyn Read>>,
     /// The lines of its log up to the one that says where it listens.
     start: Vec<String>,
 }
@@ -57,7 +57,8 @@ impl Running {
         // What else the machine does holds turns up, too.
         command.env("SLUICE_LIMITS_MAX_TURN", "unlimited");
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
-        let mut log = BufReader::new(child.stderr.take().expect("its log is a pipe"));
+        let log = child.stderr.take().expect("its log is a pipe");
+        let mut log: BufReader<Box<dyn Read>> = BufReader::new(Box::new(log));
         let mut start = Vec::new();
         while !start.last().is_some_and(|line: &String| line.contains(" listening on ")) {
             let mut line = String::new();

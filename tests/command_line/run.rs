@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use tempfile::TempDir;
 
 use super::{Running, ends, file, sluice};
 
@@ -75,6 +76,17 @@ fn that_nothing_is_stored_is_said_at_the_start() {
     let broker = Running::start(sluice().args(args));
     let log = broker.start.concat();
     assert!(log.contains("nothing is stored (store.durability)"), "{log}");
+}
+
+/// By its whole path: who starts it somewhere else has a new and empty one.
+#[test]
+fn where_things_are_stored_is_said_at_the_start() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let args = ["--bind", "127.0.0.1:0", "--shards", "1", "--durability", "os", "--data", "kept"];
+    let broker = Running::start(sluice().args(args).current_dir(&dir));
+    let root = dir.path().canonicalize().expect("it is there");
+    let log = broker.start.concat();
+    assert!(log.contains(&format!(" {}: 0 records", root.join("kept").display())), "{log}");
 }
 
 /// It does not need to be told by `ulimit` first.

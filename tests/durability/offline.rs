@@ -1,7 +1,7 @@
 //! `sluice store`, as a shell sees it, on directories of brokers that were killed.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -209,6 +209,28 @@ fn what_is_missing_is_said() {
     }
 }
 
+/// fjall would begin an empty one in its place. What was in it a start finds in the log and the journals.
+#[test]
+fn a_table_that_is_gone_is_not_taken_for_an_empty_one() {
+    let mut broker = killed("fjall");
+    let keyspaces = broker.data().join("fjall").join("keyspaces");
+    let subscriptions = keyspaces.join("2");
+    fs::remove_dir_all(&subscriptions).expect("it was made at the first start");
+    let new = TempDir::new().expect("a directory");
+    for (tool, paths) in [
+        (&["check"][..], &[broker.data()][..]),
+        (&["dump"], &[broker.data()]),
+        (&["migrate"], &[broker.data(), new.path()]),
+    ] {
+        let (status, out, err) = store(tool, paths);
+        assert_eq!((status, out.as_str()), (1, ""), "{tool:?}: {err}");
+        let file = subscriptions.join("current");
+        assert!(err.contains(&file.display().to_string()) && err.contains("a start"), "{err}");
+    }
+    broker.restart();
+    has_everything(&broker);
+}
+
 /// All files of a directory, and itself.
 pub(crate) fn everything_in(path: &Path) -> Vec<PathBuf> {
     let mut found = vec![path.to_owned()];
@@ -219,31 +241,35 @@ pub(crate) fn everything_in(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// What root made there its broker could not open. Only root can give files to somebody else.
+const NOBODY: u32 = 65_534;
+
+/// Only root can give files to somebody else.
+fn give_to_nobody(path: &Path) {
+    for path in everything_in(path) {
+        chown(path, Some(NOBODY), Some(NOBODY)).expect("it is root");
+    }
+}
+
+fn is_of_nobody(path: &Path) {
+    for path in everything_in(path) {
+        let owner = path.metadata().expect("it is there").uid();
+        assert_eq!(owner, NOBODY, "{}", path.display());
+    }
+}
+
+/// What root made there its broker could not open.
 #[test]
 fn what_root_makes_belongs_to_who_has_the_directory() {
-    const NOBODY: u32 = 65_534;
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    let give = |path: &Path| {
-        for path in everything_in(path) {
-            chown(path, Some(NOBODY), Some(NOBODY)).expect("it is root");
-        }
-    };
-    let is_given = |path: &Path| {
-        for path in everything_in(path) {
-            let owner = path.metadata().expect("it is there").uid();
-            assert_eq!(owner, NOBODY, "{}", path.display());
-        }
-    };
     let broker = killed("fjall");
-    give(broker.data());
+    give_to_nobody(broker.data());
     let format = broker.data().join("format");
     // As it was written by an earlier version: it is written anew.
     let is_earlier = || {
         fs::write(&format, "2 fjall\n").expect("written");
-        give(&format);
+        give_to_nobody(&format);
     };
     let mut dumped = String::new();
     for tool in ["check", "dump"] {
@@ -251,22 +277,51 @@ fn what_root_makes_belongs_to_who_has_the_directory() {
         let (status, out, err) = store(&[tool], &[broker.data()]);
         assert_eq!((status, err.as_str()), (0, ""), "{out}");
         assert_ne!(fs::read_to_string(&format).expect("a file"), "2 fjall\n");
-        is_given(broker.data());
+        is_of_nobody(broker.data());
         dumped = out;
     }
     is_earlier();
     let moved = TempDir::new().expect("a directory");
     let (status, _, err) = store(&["migrate"], &[broker.data(), &moved.path().join("new")]);
     assert_eq!((status, err.as_str()), (0, ""));
-    is_given(broker.data());
+    is_of_nobody(broker.data());
     let (new, dump) = (TempDir::new().expect("a directory"), TempDir::new().expect("a directory"));
-    give(new.path());
+    give_to_nobody(new.path());
     // Which only root can read.
     let dump = dump.path().join("dump");
     fs::write(&dump, dumped).expect("written");
     let (status, _, err) = store(&["restore"], &[new.path(), &dump]);
     assert_eq!((status, err.as_str()), (0, ""));
-    is_given(new.path());
+    is_of_nobody(new.path());
+}
+
+/// `StateDirectory` of a service with `DynamicUser` is in `/var/lib/private`, which only root may pass.
+#[test]
+fn what_root_makes_behind_a_closed_directory_belongs_to_who_has_it() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let private = TempDir::new().expect("a directory");
+    let closed = fs::Permissions::from_mode(0o700);
+    fs::set_permissions(private.path(), closed).expect("it is root's");
+    for engine in ["fjall", "sqlite"] {
+        let broker = killed(engine);
+        let data = private.path().join(engine);
+        fs::rename(broker.data(), &data).expect("it is empty");
+        give_to_nobody(&data);
+        let (status, out, err) = store(&["check"], &[&data]);
+        assert_eq!((status, err.as_str()), (0, ""), "{out}");
+        is_of_nobody(&data);
+        let new = private.path().join(format!("new-{engine}"));
+        fs::create_dir(&new).expect("a directory");
+        give_to_nobody(&new);
+        let (_, dumped, _) = store(&["dump"], &[&data]);
+        let dump = private.path().join("dump");
+        fs::write(&dump, dumped).expect("written");
+        let (status, _, err) = store(&["restore", "--engine", engine], &[&new, &dump]);
+        assert_eq!((status, err.as_str()), (0, ""));
+        is_of_nobody(&new);
+    }
 }
 
 /// One byte of a record is another one than it was.

@@ -11,7 +11,7 @@ use std::path::Path;
 use super::Lsm;
 use super::journal::Journals;
 use super::table::{Record, Records};
-use super::tree::{self, Files};
+use super::tree::{self, Files, Look};
 use crate::hooks::{StoreError, Table, Write};
 use crate::store::batches::Batches;
 use crate::store::{Torn, damage, replace};
@@ -24,7 +24,7 @@ pub(super) fn open(path: &Path) -> Result<Lsm, StoreError> {
         let path = path.display();
         tracing::info!("{path}: tables of {bytes} bytes are compared with their checksums");
     }
-    let files = Files::read(path, mended.has_commits)?;
+    let files = Files::read(path, mended.has_commits, Look::AtAll)?;
     for file in &files.damaged {
         tracing::error!("{}: the file is damaged", file.display());
     }

@@ -5,7 +5,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::process::{Gid, Uid, getegid, geteuid};
-use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_thread_res_gid,
+    set_thread_res_uid,
+};
 
 /// Has this thread, and those that it starts, act as the owner of a directory, until it is dropped.
 #[derive(Debug)]
@@ -16,7 +19,7 @@ pub struct AsOwner {
 
 impl AsOwner {
     /// If it is root: a broker that is the owner's could not open what root makes there. Everybody else goes on
-    /// as they are, and so does root if the owner cannot get there.
+    /// as they are, and so does root if the owner cannot be had to get there.
     #[must_use]
     pub fn of(directory: &Path) -> Self {
         let own = (geteuid(), getegid());
@@ -26,11 +29,12 @@ impl AsOwner {
             return Self { root: None };
         }
         let as_owner = Self { root: Some(own) };
-        match act_as(owner).and_then(|()| directory.metadata()) {
-            Ok(_) => as_owner,
-            // Dropped, the other goes back.
-            Err(_) => Self { root: None },
+        let gets_there = || directory.metadata().is_ok();
+        if act_as(owner).is_ok() && (gets_there() || (pass_all().is_ok() && gets_there())) {
+            return as_owner;
         }
+        // Dropped, the other goes back.
+        Self { root: None }
     }
 }
 
@@ -46,6 +50,17 @@ impl Drop for AsOwner {
 fn act_as((user, group): (Uid, Gid)) -> io::Result<()> {
     set_group(group)?;
     set_user(user)
+}
+
+/// Has this thread, which was root's, pass directories that are closed to who it is now: behind `/var/lib/private`
+/// systemd keeps those of the users that it makes for a service. What it makes is theirs all the same.
+fn pass_all() -> io::Result<()> {
+    let CapabilitySets { permitted, inheritable, .. } = capabilities(None)?;
+    // The second is more than needed, but in a container it may be all there is.
+    let passes = [CapabilitySet::DAC_READ_SEARCH, CapabilitySet::DAC_OVERRIDE];
+    let effective = passes.into_iter().find(|passes| permitted.contains(*passes));
+    let effective = effective.unwrap_or(CapabilitySet::empty());
+    Ok(set_capabilities(None, CapabilitySets { effective, permitted, inheritable })?)
 }
 
 fn set_user(user: Uid) -> io::Result<()> {
