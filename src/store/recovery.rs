@@ -1,6 +1,8 @@
 //! Reading everything back. What is damaged is set aside, what belongs to nobody is removed: if a session's own
 //! record is damaged that is set aside, too, as it may be what the session had.
 
+use std::time::Duration;
+
 use hashbrown::HashMap;
 
 use super::messages::Messages;
@@ -153,6 +155,16 @@ struct InFlight {
     flew: bool,
 }
 
+/// Nobody is away since a moment that is still to come: the time of day was set back, and what is to happen a
+/// while after it does so that long after the start.
+fn begin_waiting(record: &mut SessionRecord) {
+    record.disconnected_at = record.disconnected_at.map(|at| at.min(START));
+    if let Some(will) = &record.will {
+        let latest = START.plus(Duration::from_secs(will.delay_interval.into()));
+        record.will_at = record.will_at.map(|at| at.min(latest));
+    }
+}
+
 /// Why a record is not taken.
 enum Unfit {
     Damaged,
@@ -287,7 +299,8 @@ impl Reading {
 
     fn session(&mut self, key: &[u8], mut value: Decoder<'_>) -> Result<(), Unfit> {
         let client_id = std::str::from_utf8(key).map_err(|_| Unfit::Damaged)?;
-        let record = value.session(client_id).ok_or(Unfit::Damaged)?;
+        let mut record = value.session(client_id).ok_or(Unfit::Damaged)?;
+        begin_waiting(&mut record);
         self.next_session = self.next_session.max(record.session + 1);
         // What is stored under a number belongs to one.
         if self.numbers.try_insert(record.session, self.sessions.len()).is_err() {

@@ -284,3 +284,26 @@ fn a_damaged_log_of_sqlite_is_told() {
     starts_with(&mut broker, 0..MESSAGES - 1);
     assert!(broker.log().contains("the last commit is there in part"), "{}", broker.log());
 }
+
+/// What is behind the damage is lost, too, though it was acknowledged: that is not the last commit in part.
+#[test]
+fn what_is_behind_the_damage_in_a_log_of_sqlite_is_set_aside() {
+    const FRAME: usize = 24 + 4096;
+    // In a page, and where its frame says to which round of the log it belongs, which no checksum covers.
+    for in_frame in [None, Some(8)] {
+        let mut broker = killed("sqlite");
+        let (path, mut bytes, at) = find(broker.data(), &payload(5)).expect("stored");
+        let frame = 32 + (at - 32) / FRAME * FRAME;
+        bytes[in_frame.map_or(at, |place| frame + place)] ^= 4;
+        fs::write(path, &bytes).expect("written");
+        starts_with(&mut broker, 0..5);
+        let said = broker.wait_to_say("bytes of commits are damaged, or come behind what is");
+        assert!(said.contains("ERROR") && !broker.log().contains("in part"), "{}", broker.log());
+        broker.restart();
+        assert!(!broker.log().contains("damaged"), "{}", broker.log());
+        broker.stop();
+        let (_, out, _) = store(&["check"], &[broker.data()]);
+        let aside = broker.data().join("sluice.damaged-").display().to_string();
+        assert!(out.contains(&aside), "{out}");
+    }
+}

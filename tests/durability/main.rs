@@ -8,6 +8,7 @@ mod contents;
 mod damaged;
 mod expiry;
 mod failing;
+mod fields;
 mod first_start;
 mod full;
 mod killed;

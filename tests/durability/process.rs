@@ -197,6 +197,24 @@ impl Broker {
         self.restart_with(self.shards);
     }
 
+    /// What its next life is told.
+    pub(crate) fn tell(
+        &mut self,
+        durability: &'static str,
+        settings: &'static [(&'static str, &'static str)],
+    ) {
+        (self.durability, self.settings) = (durability, settings);
+    }
+
+    /// Its next life is on another directory, by another engine.
+    pub(crate) fn move_to(&mut self, data: TempDir, engine: &'static str) {
+        (self.data, self.engine) = (data, engine);
+    }
+
+    pub(crate) fn engine(&self) -> &'static str {
+        self.engine
+    }
+
     /// Kills it and starts it again with so many shards, on the same port.
     pub(crate) fn restart_with(&mut self, shards: u8) {
         self.kill();

@@ -224,6 +224,32 @@ fn a_clock_that_is_set_ends_nothing_before_its_time() {
     }
 }
 
+/// [MQTT-3.1.3-9] The clock is behind at this start, as that of a machine without a battery for it is: who was away
+/// is away since now, and not until a day that may be years from now.
+#[test]
+fn a_clock_that_is_behind_puts_nothing_off_for_longer_than_it_was_to_wait() {
+    let mut bench = Bench::new(1);
+    let will = Will {
+        message: Message::new("will", QoS::AtLeastOnce, false, b"gone", b"", None, Time(0)),
+        message_expiry_interval: None,
+        delay_interval: 30,
+    };
+    let away = SessionRecord {
+        client_id: "away".into(),
+        session: 1,
+        session_expiry_interval: 100,
+        disconnected_at: Some(Time(50_000)),
+        will: Some(will),
+        will_at: Some(Time(80_000)),
+        identity: None,
+    };
+    bench.commit(1, vec![Change::Session(Box::new(away))]);
+    let mut bench = bench.restart_at(Epoch { unix_ms: 0 });
+    let found = bench.recovered.sessions.pop().expect("one").record;
+    assert_eq!((found.session_expiry_interval, found.disconnected_at), (100, Some(Time(0))));
+    assert_eq!(found.will_at, Some(Time(30_000)));
+}
+
 /// [MQTT-3.3.2-5] In the life in which it was queued a message expires when it should, however the clock on
 /// the wall is set before or afterwards.
 #[test]

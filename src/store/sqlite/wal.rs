@@ -24,12 +24,13 @@ pub(super) fn beside(path: &Path) -> PathBuf {
     replace::beside(path, LOG)
 }
 
-/// Cuts off what the disk does not give, and what is behind: SQLite would open nothing. One with a damaged
-/// beginning, which is nothing to it, is emptied. What there was is set aside. Says how many bytes at the end
-/// belong to no commit that is whole; 0 if there is no log.
+/// Cuts off what the disk does not give, and what is behind: SQLite would open nothing. So it does with commits
+/// that are damaged, and those behind them. One with a damaged beginning, which is nothing to it, is emptied. What
+/// there was is set aside. Says how many bytes at the end are the last commit in part; 0 if there is no log.
 pub(super) fn mend(path: &Path) -> io::Result<usize> {
     let Some((bytes, unreadable)) = read(path)? else { return Ok(0) };
     let (log, name) = (Log::of(&bytes), path.display());
+    let tail = log.as_ref().map(Log::tail).unwrap_or_default();
     let is_damaged = log.is_none() && bytes.iter().any(|byte| *byte != 0);
     if is_damaged {
         tracing::error!("{name}: its beginning is damaged, and all of it was set aside");
@@ -41,11 +42,20 @@ pub(super) fn mend(path: &Path) -> io::Result<usize> {
     }
     if is_damaged || unreadable > 0 {
         damage::set_aside(path, 0, &bytes)?;
-        let file = File::options().write(true).open(path)?;
-        file.set_len(log.as_ref().map_or(0, |log| log.committed().1) as u64)?;
-        file.sync_all()?;
+    } else if tail.has_more {
+        let (at, lost) = (tail.from, bytes.get(tail.from..tail.end).unwrap_or_default());
+        tracing::error!(
+            "{name}: {} bytes of commits are damaged, or come behind what is, and were set aside",
+            lost.len()
+        );
+        damage::set_aside(path, at, lost)?;
+    } else {
+        return Ok(tail.end - tail.from);
     }
-    Ok(log.map_or(0, |log| log.torn()))
+    let file = File::options().write(true).open(path)?;
+    file.set_len(tail.from as u64)?;
+    file.sync_all()?;
+    Ok(0)
 }
 
 /// Whether nothing is in a database, and something in its log, which SQLite would remove then. To it a file of one
@@ -99,6 +109,15 @@ impl Changed {
     }
 }
 
+/// What is in a log behind its last whole commit, and was written after it.
+#[derive(Default)]
+struct Tail {
+    from: usize,
+    end: usize,
+    /// It is of more commits than one. Only the last had not been acknowledged.
+    has_more: bool,
+}
+
 struct Log<'a> {
     bytes: &'a [u8],
     page_len: usize,
@@ -130,12 +149,15 @@ impl<'a> Log<'a> {
         let mut sums = (word(self.bytes, 24).unwrap_or(0), word(self.bytes, 28).unwrap_or(0));
         let (mut at, mut committed) = (HEADER_LEN, HEADER_LEN);
         let (mut places, mut pending) = (HashMap::new(), Vec::new());
-        while let Some(frame) = self.bytes.get(at..at + frame_len)
-            && frame.get(8..16) == self.salts()
-        {
+        while let Some(frame) = self.bytes.get(at..at + frame_len) {
             sums = self.sum(sums, frame.get(..8).unwrap_or_default());
             sums = self.sum(sums, frame.get(FRAME_HEADER_LEN..).unwrap_or_default());
             if (word(frame, 16), word(frame, 20)) != (Some(sums.0), Some(sums.1)) {
+                break;
+            }
+            if frame.get(8..16) != self.salts() {
+                // It is none of an earlier round, whose sums are others; but SQLite goes by that.
+                at += frame_len;
                 break;
             }
             pending.push((word(frame, 0).unwrap_or(0), at + FRAME_HEADER_LEN));
@@ -148,13 +170,18 @@ impl<'a> Log<'a> {
         (places, committed, at)
     }
 
-    fn torn(&self) -> usize {
-        let (_, committed, mut end) = self.committed();
+    fn tail(&self) -> Tail {
+        let (_, from, mut end) = self.committed();
+        let (frame_len, mut commits) = (self.frame_len(), Vec::new());
         // What an earlier round of the log left behind has other salts.
-        while self.bytes.get(end + 8..end + 16).is_some_and(|found| Some(found) == self.salts()) {
-            end = (end + self.frame_len()).min(self.bytes.len());
+        for at in (from..self.bytes.len()).step_by(frame_len) {
+            let is_of_this_round = at < end || self.bytes.get(at + 8..at + 16) == self.salts();
+            if is_of_this_round {
+                end = (at + frame_len).min(self.bytes.len());
+                commits.extend(word(self.bytes, at + 4).filter(|pages| *pages > 0).map(|_| end));
+            }
         }
-        end - committed
+        Tail { from, end, has_more: commits.first().is_some_and(|first| *first < end) }
     }
 
     fn sum(&self, (mut first, mut second): (u32, u32), bytes: &[u8]) -> (u32, u32) {
