@@ -13,6 +13,7 @@
 
 pub mod certs;
 pub mod cli;
+pub mod log;
 pub mod passwd;
 pub mod process;
 pub mod store_tool;

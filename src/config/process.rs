@@ -1,6 +1,6 @@
-//! What the broker asks of its process: the log, open files, signals.
+//! What the broker asks of its process: open files, signals.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,37 +9,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::iterator::{Handle, Signals};
-use tracing::level_filters::LevelFilter;
 
-use super::schema::{Config, Durability, Listener, Log, LogFormat, LogLevel};
+use super::schema::{Config, Durability, Listener};
 
 /// Files that are open besides connections: standard streams, what the runtime holds.
 const OTHER_FILES: u64 = 32;
 /// Files of one shard besides its connections and listeners: poll, waker, spare.
 const FILES_PER_SHARD: u64 = 8;
-
-/// Writes the log to stderr from here on.
-pub fn start_log(log: &Log) {
-    let level = match log.level {
-        LogLevel::Off => LevelFilter::OFF,
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    let lines = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        // Of a line that cannot be written it would tell on stderr, and panic where that cannot be written either.
-        .log_internal_errors(false)
-        .with_max_level(level);
-    // It fails only where a log was set up already, which then stays.
-    let _ = match log.format {
-        LogFormat::Full => lines.try_init(),
-        LogFormat::Short => lines.without_time().with_target(false).try_init(),
-    };
-}
 
 /// Says aloud what a careful operator would want to know of these listeners; `anonymous`: whether they let
 /// in who gives no user name.

@@ -3,8 +3,8 @@
 use std::io;
 
 use super::{Broker, StartError, ThreadFailure};
-use crate::config::process::{Asked, Asks, raise_open_files, start_log, warn_about};
-use crate::config::{Config, ConfigError};
+use crate::config::process::{Asked, Asks, raise_open_files, warn_about};
+use crate::config::{Config, ConfigError, log};
 use crate::hooks::Hooks;
 
 /// Why a broker that is a program ended otherwise than by a signal.
@@ -32,7 +32,7 @@ pub fn run(
     hooks: Hooks,
     again: impl Fn() -> Result<Config, ConfigError>,
 ) -> Result<(), RunError> {
-    start_log(&config.log);
+    let _rest = log::start(&config.log);
     let asked = config.limits.max_connections;
     raise_open_files(&mut config);
     let served = config.limits.max_connections;

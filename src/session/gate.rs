@@ -203,6 +203,9 @@ impl Pending {
     }
 }
 
+/// A pending PUBLISH: its turn, who has to confirm that, and what leaves then.
+type Found<'a> = (&'a mut u64, &'a mut u64, &'a mut PendingPublish);
+
 impl Active {
     /// Has the pending PUBLISH of `packet_id` acknowledged on this connection, in the order of the
     /// repetitions. Says whether it would not have been; `None` when there is no such PUBLISH.
@@ -234,11 +237,8 @@ impl Active {
         self.gate.back().map_or(0, |last| last.number)
     }
 
-    /// The PUBLISH of that number: its turn, who has to confirm that, and what leaves then.
-    fn pending_publish(
-        &mut self,
-        number: u64,
-    ) -> Option<(&mut u64, &mut u64, &mut PendingPublish)> {
+    /// The PUBLISH of that number.
+    fn pending_publish(&mut self, number: u64) -> Option<Found<'_>> {
         let is_it = |pending: &Pending| {
             pending.number == number && matches!(pending.what, What::Publish(_))
         };
@@ -376,9 +376,7 @@ impl Session {
     /// Notes that a message was refused. The identifier of what nobody keeps is not stored: after a crash its
     /// client repeats the message, which has to be taken for a new one.
     fn note_refusal(&mut self, number: u64, note: impl FnOnce(&mut u64, &mut PendingPublish)) {
-        let Self { active, link, .. } = self;
-        let found = active.as_mut().and_then(|active| active.pending_publish(number));
-        let Some((_, waiting, publish)) = found else { return };
+        let (Some((_, waiting, publish)), link) = self.pending_publish(number) else { return };
         note(waiting, publish);
         if is_kept(publish.result(link)) {
             return;
@@ -393,7 +391,7 @@ impl Session {
     /// Records that sessions of `shard` have the message of that number, and that nothing is to be stored
     /// for it there. If it was handed to that shard again, this tells of one time only: it is waited for.
     pub fn pass(&mut self, shard: u8, number: u64) {
-        let Some((_, waiting, publish)) = self.pending_publish(number) else { return };
+        let (Some((_, waiting, publish)), _) = self.pending_publish(number) else { return };
         *waiting &= !(bit(shard) & !publish.again);
     }
 
@@ -433,36 +431,49 @@ impl Session {
     /// Records that the message of that number came back to a session of the publisher's own shard, and
     /// whether that has `kept` it.
     pub fn route_here(&mut self, number: u64, kept: bool) {
-        let Some((_, _, publish)) = self.pending_publish(number) else { return };
+        let (Some((_, _, publish)), link) = self.pending_publish(number) else { return };
         publish.matched = true;
         publish.kept |= kept;
+        link.doubtful |= publish.is_to_close(link);
     }
 
     /// Records that the message of that number came back, and was handed to shard `to` in `turn`. Gives the
     /// shards that have to confirm that turn, all that it waited for among them; 0 if nobody waits for it.
     pub fn route_again(&mut self, number: u64, to: u8, turn: u64) -> u64 {
-        let Some((of_turn, waiting, publish)) = self.pending_publish(number) else { return 0 };
-        publish.again |= bit(to);
-        publish.wanted_again += 1;
-        *of_turn = turn;
-        *waiting |= bit(to);
-        *waiting & !STORE_BIT
+        self.wait_again(number, turn, bit(to), |publish| {
+            publish.again |= bit(to);
+            publish.wanted_again += 1;
+        })
     }
 
     /// Records that what [`route_here`](Self::route_here) told of was stored in `turn`. Gives the shards
     /// that have to confirm that turn.
     pub fn store_again(&mut self, number: u64, turn: u64) -> u64 {
-        let Some((of_turn, waiting, _)) = self.pending_publish(number) else { return 0 };
+        self.wait_again(number, turn, STORE_BIT, |_| {})
+    }
+
+    /// A message waits for a later turn, and for one more.
+    fn wait_again(
+        &mut self,
+        number: u64,
+        turn: u64,
+        more: u64,
+        note: impl FnOnce(&mut PendingPublish),
+    ) -> u64 {
+        let (Some((of_turn, waiting, publish)), link) = self.pending_publish(number) else {
+            return 0;
+        };
+        note(publish);
         *of_turn = turn;
-        *waiting |= STORE_BIT;
+        *waiting |= more;
+        link.doubtful |= publish.doubtful;
         *waiting & !STORE_BIT
     }
 
-    fn pending_publish(
-        &mut self,
-        number: u64,
-    ) -> Option<(&mut u64, &mut u64, &mut PendingPublish)> {
-        self.active.as_mut()?.pending_publish(number)
+    /// As [`Active::pending_publish`], with the connection.
+    fn pending_publish(&mut self, number: u64) -> (Option<Found<'_>>, &mut Link) {
+        let Self { active, link, .. } = self;
+        (active.as_mut().and_then(|active| active.pending_publish(number)), link)
     }
 
     /// Whether anything waits in the gate.
@@ -482,12 +493,13 @@ impl Session {
     /// [`confirm`](Self::confirm). Until that is known, take nothing more from it: its client would send
     /// again what was refused, behind what was not.
     #[inline]
-    #[must_use]
-    pub fn refuses_perhaps(&self, confirmed: &[u64; 64]) -> bool {
-        let may_close = |active: &Active| {
-            active.gate.iter().any(|pending| pending.may_close(&self.link, confirmed))
-        };
-        self.link.doubtful && self.active.as_deref().is_some_and(may_close)
+    pub fn refuses_perhaps(&mut self, confirmed: &[u64; 64]) -> bool {
+        let Self { active, link, .. } = self;
+        let may_close =
+            |active: &Active| active.gate.iter().any(|pending| pending.may_close(link, confirmed));
+        // If not, whatever changes that says so.
+        link.doubtful = link.doubtful && active.as_deref().is_some_and(may_close);
+        link.doubtful
     }
 
     /// How many entries wait in the gate. Frames are not bounded by the Receive Maximum: stop

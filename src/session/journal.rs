@@ -208,17 +208,35 @@ pub struct Noted {
 
 /// The changes of a turn on their way to whoever commits them. All clones are one.
 #[derive(Clone, Debug, Default)]
-pub struct Changes(Arc<Mutex<Vec<Change>>>);
+pub struct Changes {
+    changes: Arc<Mutex<Vec<Change>>>,
+    retained_bytes: usize,
+}
 
 impl From<Vec<Change>> for Changes {
     fn from(changes: Vec<Change>) -> Self {
-        Self(Arc::new(Mutex::new(changes)))
+        let retained_bytes = changes.iter().map(retained_bytes).sum();
+        Self { changes: Arc::new(Mutex::new(changes)), retained_bytes }
+    }
+}
+
+/// Bytes of the message that is to be retained.
+fn retained_bytes(change: &Change) -> usize {
+    match change {
+        Change::Retained(.., Some(message)) => message.size(),
+        _ => 0,
     }
 }
 
 impl Changes {
     fn changes(&self) -> MutexGuard<'_, Vec<Change>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of the messages that are to be retained: whoever published them need not wait for an answer.
+    #[must_use]
+    pub fn retained_bytes(&self) -> usize {
+        self.retained_bytes
     }
 
     /// How many are there.
@@ -241,7 +259,7 @@ impl Changes {
 
     /// Whether nobody else has them any more.
     fn are_done(&self) -> bool {
-        Arc::strong_count(&self.0) == 1
+        Arc::strong_count(&self.changes) == 1
     }
 }
 
@@ -249,6 +267,7 @@ impl Changes {
 struct Notes {
     turn: u64,
     changes: Vec<Change>,
+    retained_bytes: usize,
     /// Some of them came by shared groups, which have to be named.
     has_groups: bool,
     /// Those of earlier turns that may not have been taken, with the turns.
@@ -282,6 +301,7 @@ impl Journal {
         #[expect(clippy::cast_possible_truncation, reason = "memory ends before")]
         let noted = Noted { turn: notes.turn, at: notes.changes.len() as u32 };
         notes.has_groups |= matches!(&change, Change::Queued(.., record) if record.group.is_some());
+        notes.retained_bytes += retained_bytes(&change);
         notes.changes.push(change);
         self.0.count.store(notes.changes.len(), Ordering::Relaxed);
         noted
@@ -370,7 +390,8 @@ impl Journal {
                 }
             }
         }
-        let changes = Changes::from(changes);
+        let retained_bytes = std::mem::take(&mut notes.retained_bytes);
+        let changes = Changes { changes: Arc::new(Mutex::new(changes)), retained_bytes };
         notes.handed.push_back((turn, changes.clone()));
         (Some(changes), waiters)
     }

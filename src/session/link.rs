@@ -72,7 +72,8 @@ pub(super) struct Link {
     our_topic_alias_maximum: u16,
     pub(super) version: Version,
     pub(super) acknowledge_unkept: bool,
-    /// It may have to be closed for something in the gate, as a 3.x client's: that has to be looked at.
+    /// It may have to be closed for something in the gate, as a 3.x client's: [that has to be looked
+    /// at](super::Session::refuses_perhaps).
     pub(super) doubtful: bool,
     pub(super) connected: bool,
     /// Whether the session was resumed on this connection: nothing is sent before.

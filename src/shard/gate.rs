@@ -112,7 +112,7 @@ impl Gate {
 
 /// Whether nothing more is to come into a session's gate before something leaves it, or is confirmed.
 #[inline]
-fn is_full(session: &Session, confirmed: &[u64; 64]) -> bool {
+fn is_full(session: &mut Session, confirmed: &[u64; 64]) -> bool {
     session.pending() >= MAX_PENDING || session.refuses_perhaps(confirmed)
 }
 
@@ -143,8 +143,8 @@ impl<S> Core<S> {
 
     /// Holds the reader if too many of its answers wait for confirmations, or one may end the connection.
     pub(super) fn hold_for_gate(&mut self, reader: &Reader<'_>) -> bool {
-        let slot = self.sessions.get(reader.session);
-        let full = slot.is_some_and(|slot| is_full(&slot.session, &self.gate.confirmed));
+        let slot = self.sessions.get_mut(reader.session);
+        let full = slot.is_some_and(|slot| is_full(&mut slot.session, &self.gate.confirmed));
         if full && let Some(connection) = self.connections.get_mut(reader.id) {
             connection.held_for_gate = true;
         }
@@ -156,7 +156,7 @@ impl<S> Core<S> {
         let connection = slot.connection;
         let mut out = connection.and_then(|id| self.connections.out(id));
         let verdict = slot.session.confirm(&self.gate.confirmed, out.as_mut());
-        if !is_full(&slot.session, &self.gate.confirmed)
+        if !is_full(&mut slot.session, &self.gate.confirmed)
             && let Some(connection) = connection.and_then(|id| self.connections.get_mut(id))
             && std::mem::take(&mut connection.held_for_gate)
         {

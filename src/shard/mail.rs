@@ -13,13 +13,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::net::Wake;
+use crate::session::STORE;
 use crate::timer::Time;
 
 /// The most shards of a broker: one bit each in a mask, and one bit is left for the store.
 pub const MAX_SHARDS: u8 = 63;
 
 /// The bit of the store among the lanes: no shard has it.
-const STORE_LANE: u64 = 1 << MAX_SHARDS;
+const STORE_LANE: u64 = 1 << STORE;
+const _: () = assert!(MAX_SHARDS as u32 == STORE);
 
 /// What one turn of a shard has for another.
 #[derive(Debug)]

@@ -27,6 +27,16 @@ enum Segment {
     Shared(Bytes),
 }
 
+impl Segment {
+    /// Bytes that are in the outbox's own buffer.
+    fn own_len(&self) -> usize {
+        match self {
+            Self::Range { place: Place::Own, start, end } => (end - start) as usize,
+            Self::Range { .. } | Self::Shared(_) => 0,
+        }
+    }
+}
+
 /// The buffers that segments of one turn may point into.
 #[derive(Clone, Copy)]
 pub(super) struct TurnBuffers<'a> {
@@ -148,34 +158,30 @@ impl Outbox {
         }
     }
 
-    /// Makes what is left independent of the turn's buffers, which are about to be reused.
+    /// Makes what is left independent of the turn's buffers, which are about to be reused. What it has of its own
+    /// stays where it is, or else all that waits for a slow client would be copied in every turn; unless that is
+    /// less than what has left of it.
     pub(super) fn settle(&mut self, turn: TurnBuffers<'_>) {
-        let left: usize = self.segments[self.done..]
-            .iter()
-            .map(|segment| match segment {
-                Segment::Range { start, end, .. } => (end - start) as usize,
-                Segment::Shared(_) => 0,
-            })
-            .sum();
-        let borrowed = self.segments[self.done..]
-            .iter()
-            .any(|segment| matches!(segment, Segment::Range { place, .. } if *place != Place::Own));
-        if !borrowed && self.own.len() < 2 * left + 4096 {
-            self.segments.drain(..self.done);
-            self.done = 0;
-            return;
-        }
-        let mut kept = Outbox { own: Vec::with_capacity(left), ..Self::default() };
-        for segment in self.segments.drain(..).skip(self.done) {
+        let left: usize = self.segments[self.done..].iter().map(Segment::own_len).sum();
+        let before = match self.own.len() < 2 * left + 4096 {
+            true => None,
+            false => Some(std::mem::replace(&mut self.own, Vec::with_capacity(left))),
+        };
+        let segments = std::mem::take(&mut self.segments).into_iter().skip(self.done);
+        (self.done, self.len) = (0, 0);
+        for segment in segments {
             match segment {
-                Segment::Shared(bytes) => kept.push_shared(bytes),
+                Segment::Shared(bytes) => self.push_shared(bytes),
+                Segment::Range { place: Place::Own, start, end } if before.is_none() => {
+                    self.push(Place::Own, start as usize, end as usize);
+                }
                 Segment::Range { .. } => {
-                    let bytes = segment_bytes(&self.own, &segment, turn);
-                    kept.append(|own| own.extend_from_slice(bytes));
+                    let own = before.as_deref().unwrap_or_default();
+                    let bytes = segment_bytes(own, &segment, turn);
+                    self.append(|own| own.extend_from_slice(bytes));
                 }
             }
         }
-        *self = kept;
     }
 
     /// Bytes of memory it takes while it is empty.
@@ -283,6 +289,28 @@ mod tests {
             assert_eq!(copy.len(), whole.len() - cut);
         }
         assert_eq!(flat(&outbox, turn), whole);
+    }
+
+    /// While a client does not read, each turn adds to what waits for it.
+    #[test]
+    fn what_waits_is_not_moved_in_every_turn() {
+        const TURNS: usize = 1_000;
+        let turn = TurnBuffers { arena: &[7; 200], scratch: &[8; 100] };
+        let mut outbox = Outbox::default();
+        let mut moved = 0;
+        for _ in 0..TURNS {
+            outbox.push(Place::Arena, 0, 200);
+            outbox.push(Place::Scratch, 0, 100);
+            let before = outbox.own.as_ptr();
+            outbox.settle(turn);
+            moved += usize::from(outbox.own.as_ptr() != before);
+        }
+        assert_eq!((outbox.len(), outbox.slices(turn).len()), (TURNS * 300, 1));
+        assert!(moved < 20, "{moved} times");
+        // What has left leaves its memory, too.
+        outbox.advance(TURNS * 290);
+        outbox.settle(turn);
+        assert!(outbox.own.capacity() < TURNS * 20, "{}", outbox.own.capacity());
     }
 
     #[test]

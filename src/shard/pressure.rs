@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use crate::mqtt::{QoS, ReasonCode};
 use crate::net::{ConnId, Driver};
 use crate::router::{GroupId, RouteId, SessionKey};
-use crate::session::{Delivery, DropCause, InMemory, SessionLimits};
+use crate::session::{Delivery, DropCause, InMemory, STORE, SessionLimits};
 use crate::timer::TimerKey;
 
 use super::Core;
@@ -85,7 +85,8 @@ impl<S> Core<S> {
     #[cold]
     fn lanes_of(&self, route: RouteId, retain: bool) -> u64 {
         if retain {
-            return self.mailbox.others();
+            // Who has it answered waits for the store by that; at QoS 0 only this keeps it from being too far behind.
+            return self.mailbox.others() | 1 << STORE;
         }
         let route = self.router.get(route);
         let groups = route.groups.iter().map(|group| self.router.shards_with_members(*group));

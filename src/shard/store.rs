@@ -362,9 +362,11 @@ mod tests {
     use super::super::{Shard, Shared, Stored};
     use super::*;
     use crate::hooks::Hooks;
+    use crate::mqtt::Message;
     use crate::net::sim::{ClientId, Faults, SimDriver, SimOptions, World};
     use crate::session::Change;
     use crate::store::Memory;
+    use crate::timer::Time;
 
     /// While a store fails for hours, other shards send turn after turn.
     #[test]
@@ -430,6 +432,52 @@ mod tests {
         let part = |first, end, act| Part { first, end, act };
         assert_eq!(*parts, [part(0, 3, act), part(4, 5, (2, 7))]);
         assert_eq!((&**handed, &**unstored), (&[(act, 0b110)][..], &[act][..]));
+    }
+
+    /// What is retained at QoS 0 is answered by nobody: who sends more of it than the writer takes in is slowed
+    /// by TCP alone.
+    #[test]
+    fn who_retains_is_not_read_while_the_writer_is_far_behind() {
+        let qos = QoS::AtMostOnce;
+        let large = Message::new("large", qos, true, &vec![0; 1 << 20], b"", None, Time(0));
+        for (change, count) in
+            [(Change::Undone, 1 << 17), (Change::Retained("large".into(), (1, 0), Some(large)), 64)]
+        {
+            let (stored, mut writer) = Stored::in_memory(&Memory::default(), 1);
+            let shared = Shared::new(Settings::for_tests(), Hooks::default(), 1, 1).into();
+            let world = World::new(1, SimOptions { faults: Faults::NONE, ..SimOptions::default() });
+            let drivers = vec![world.add_driver()];
+            let mut shard = Shard::assemble_stored(drivers, &shared, stored).remove(0);
+            let turns = |shard: &mut Shard<SimDriver>| {
+                for _ in 0..4 {
+                    assert!(shard.turn(false).expect("a simulated driver does not fail"));
+                }
+            };
+            let send = |client, bytes: &[u8]| {
+                assert_eq!(world.client_send(client, bytes).expect("it is open"), bytes.len());
+            };
+            let [retains, other] = [b'a', b'b'].map(|name| {
+                let client = world.connect();
+                let connect = b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x01";
+                send(client, &[&connect[..], &[name]].concat());
+                client
+            });
+            turns(&mut shard);
+            let journal = &shard.core.store.as_ref().expect("there is one").journal;
+            (0..count).for_each(|_| _ = journal.note(change.clone()));
+            turns(&mut shard);
+            send(retains, b"\x31\x04\0\x01t.");
+            send(other, b"\x30\x04\0\x01t.");
+            turns(&mut shard);
+            let received = |shard: &Shard<SimDriver>| {
+                let published = shard.core.stats.publishes_received.value();
+                (published, shard.core.router.retained_count())
+            };
+            assert_eq!(received(&shard), (1, 0), "{count} changes");
+            writer.step();
+            turns(&mut shard);
+            assert_eq!(received(&shard), (2, 1));
+        }
     }
 
     /// Three shards over a store; clients of 5.0.

@@ -330,9 +330,12 @@ mod tests {
             commit(&mut lsm, 2 * LEN);
             written.send(()).expect("somebody listens");
         });
-        let too_early = is_written.recv_timeout(Duration::from_secs(1));
+        while table.tree.active_memtable().size() <= UNSORTED_BYTES {
+            assert!(!writing.is_finished(), "it was written");
+            thread::yield_now();
+        }
+        let too_early = is_written.recv_timeout(Duration::from_millis(100));
         assert_eq!(too_early, Err(mpsc::RecvTimeoutError::Timeout));
-        assert!(table.tree.active_memtable().size() > UNSORTED_BYTES);
         drop(busy);
         writing.join().expect("it went on");
     }

@@ -4,7 +4,7 @@ mod link;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -106,14 +106,7 @@ impl Writer {
         shards: u8,
     ) -> (Self, Vec<Link>) {
         let (turns, inbox) = crossbeam_channel::unbounded();
-        let committed = (0..shards).map(|_| AtomicU64::new(0)).collect();
-        let state = Arc::new(State {
-            committed,
-            failing: AtomicBool::new(false),
-            gone: AtomicBool::new(false),
-            waiting: AtomicUsize::new(0),
-            put_off: (0..shards).map(|_| Default::default()).collect(),
-        });
+        let state = Arc::new(State::new(shards));
         let mut pages = Vec::new();
         let link = |shard| {
             let (page, coming) = crossbeam_channel::unbounded();
@@ -490,8 +483,7 @@ impl Writer {
 
     fn take(&mut self, taken: Turn) {
         let Turn { shard, turn, parts, .. } = taken;
-        let changes = taken.changes.take();
-        self.state.waiting.fetch_sub(changes.len(), Ordering::Relaxed);
+        let changes = self.state.take(&taken.changes);
         let mut changes = changes.into_iter().enumerate().peekable();
         let mut parts = parts.into_iter().peekable();
         while let Some(&(index, _)) = changes.peek() {

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 
@@ -411,4 +412,34 @@ fn the_exit_status_does_not_need_a_line() {
     for (args, expected) in [(["check", &wrong], 2), (["check", &right], 1)] {
         assert_eq!(ends(sluice().args(args).stderr(full())).0, expected, "{args:?}");
     }
+}
+
+/// Whoever reads the log may stop to: it goes into a pager, or the machine has too much to do. No client waits for
+/// that.
+#[test]
+fn who_does_not_read_the_log_keeps_no_client_waiting() {
+    const NAME: usize = 10_000;
+    /// What the log says of them has room neither in the pipe nor in memory.
+    const CLIENTS: usize = 120;
+    let flags = ["--bind", "127.0.0.1:0", "--shards", "1", "--log", "debug"];
+    let broker =
+        Running::start(sluice().args(flags).env("SLUICE_LIMITS_MAX_CLIENT_ID_BYTES", "10KiB"));
+    let address = broker.addresses().remove(0);
+    let len = NAME + 12;
+    let head = [0x10, len as u8 | 0x80, (len >> 7) as u8, 0, 4];
+    let connect = [&head, &b"MQTT\x04\x02\0\0"[..], &(NAME as u16).to_be_bytes(), &[b'n'; NAME]];
+    let connect = connect.concat();
+    for n in 0..CLIENTS {
+        let mut client = TcpStream::connect(&address).expect("it listens");
+        client.set_read_timeout(Some(Duration::from_secs(10))).expect("there is time");
+        client.write_all(&connect).expect("it is open");
+        let mut answer = [0; 4];
+        client.read_exact(&mut answer).unwrap_or_else(|error| panic!("client {n}: {error}"));
+        assert_eq!(answer, *b"\x20\x02\0\0");
+    }
+    broker.signal(Signal::TERM);
+    let (status, rest) = broker.end();
+    assert_eq!(status, Some(0));
+    let told = rest.lines().filter(|line| line.contains("lines of the log were left out"));
+    assert_eq!(told.count(), 1, "{}", rest.len());
 }

@@ -357,6 +357,23 @@ fn doubt_lasts_until_all_is_decided() {
     assert!(!rig.session.refuses_perhaps(&after));
 }
 
+/// Whether there is doubt is looked for in the whole gate, with each message that comes: no more when there is none,
+/// though the gate may never be empty again.
+#[test]
+fn who_is_in_no_doubt_any_more_is_not_asked_again() {
+    let doubtful = O { doubtful: true, ..handed(1, &[1]) };
+    let confirmed = std::array::from_fn(|shard| if shard == 1 { 1 } else { 0 });
+    let mut rig = Rig::new(Version::V311, 10);
+    for (packet_id, outcome) in [(1, doubtful), (2, handed(2, &[1]))] {
+        assert_eq!(rig.publish(AtLeastOnce, packet_id, outcome), Verdict::Continue);
+    }
+    assert!(rig.session.refuses_perhaps(&[0; 64]));
+    assert!(!rig.session.refuses_perhaps(&confirmed) && !rig.session.link.doubtful);
+    // A shard gives it back, and it goes to another one.
+    assert_ne!(rig.session.route_again(1, 2, 3), 0);
+    assert!(rig.session.refuses_perhaps(&confirmed));
+}
+
 /// A message that every shard refused gets 0x97 in 5.0, and a QoS 2 identifier is free again.
 #[test]
 fn refused_by_all() {

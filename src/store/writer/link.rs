@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::session::{Changes, PageOfQueue, PageRequest, SessionNumber, Waiter};
+use crate::session::{Change, Changes, PageOfQueue, PageRequest, SessionNumber, Waiter};
 use crate::store::acts::ActId;
 
-/// Changes that may wait to be taken in. What would add to them and need not be answered has to wait.
+/// Changes that may wait to be taken in, and bytes of messages to be retained among them. What would add to them and
+/// need not be answered has to wait.
 const MAX_WAITING: usize = 1 << 17;
+const MAX_WAITING_BYTES: usize = 64 << 20;
 
 /// What one turn of a shard changes.
 #[derive(Debug, Default)]
@@ -67,13 +69,39 @@ pub(super) struct State {
     /// Nobody commits any more, nor takes anything in.
     pub(super) gone: AtomicBool,
     /// Changes that were handed over and not taken in.
-    pub(super) waiting: AtomicUsize,
+    waiting: AtomicUsize,
+    /// Bytes of the messages among them that are to be retained.
+    waiting_bytes: AtomicUsize,
     /// By shard: pages that it has asked for, and that cannot be read now; those that
     /// [pass on](PageRequest::passes_on) beside the others.
     pub(super) put_off: Vec<[AtomicUsize; 2]>,
 }
 
 impl State {
+    pub(super) fn new(shards: u8) -> Self {
+        Self {
+            committed: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            failing: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            waiting_bytes: AtomicUsize::new(0),
+            put_off: (0..shards).map(|_| Default::default()).collect(),
+        }
+    }
+
+    fn hand_over(&self, changes: &Changes) {
+        self.waiting.fetch_add(changes.len(), Ordering::Relaxed);
+        self.waiting_bytes.fetch_add(changes.retained_bytes(), Ordering::Relaxed);
+    }
+
+    /// Takes changes in.
+    pub(super) fn take(&self, changes: &Changes) -> Vec<Change> {
+        let taken = changes.take();
+        self.waiting.fetch_sub(taken.len(), Ordering::Relaxed);
+        self.waiting_bytes.fetch_sub(changes.retained_bytes(), Ordering::Relaxed);
+        taken
+    }
+
     pub(super) fn put_off(&self, shard: u8, passes_on: bool) -> Option<&AtomicUsize> {
         self.put_off.get(usize::from(shard))?.get(usize::from(passes_on))
     }
@@ -91,7 +119,7 @@ pub struct Link {
 impl Link {
     /// Hands a turn over.
     pub fn submit(&self, turn: Turn) {
-        self.state.waiting.fetch_add(turn.changes.len(), Ordering::Relaxed);
+        self.state.hand_over(&turn.changes);
         // A writer that is gone before all links are counts as one that fails.
         let _ = self.turns.send(turn);
     }
@@ -125,7 +153,10 @@ impl Link {
     /// Whether the writer is so far behind that nothing should be added that can wait.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.state.waiting.load(Ordering::Relaxed) >= MAX_WAITING && !self.is_gone()
+        let State { waiting, waiting_bytes, .. } = &*self.state;
+        let is_full = waiting.load(Ordering::Relaxed) >= MAX_WAITING
+            || waiting_bytes.load(Ordering::Relaxed) >= MAX_WAITING_BYTES;
+        is_full && !self.is_gone()
     }
 
     /// Whether the last commit failed: what was handed over stays, and is tried again; pages are read. Or
