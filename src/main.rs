@@ -9,6 +9,7 @@ use rustix::fs::Mode;
 use rustix::process::umask;
 use sluice::Broker;
 use sluice::config::cli::{CommandLine, EXAMPLE, Task};
+use sluice::config::process::outlive_file_size;
 use sluice::hooks::Hooks;
 
 #[global_allocator]
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         },
         Ok(Task::Store(tool)) => {
             keep_to_oneself();
+            outlive_file_size();
             match tool.run(&mut std::io::stdout().lock()) {
                 Ok(true) => ExitCode::SUCCESS,
                 Ok(false) => ExitCode::FAILURE,
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         }
         Ok(Task::Run(config, asked)) => {
             keep_to_oneself();
+            outlive_file_size();
             match sluice::run(*config, Hooks::default(), || asked.config()) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => failure(&error),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use signal_hook::iterator::{Handle, Signals};
 
@@ -16,6 +16,13 @@ use super::schema::{Config, Durability, Listener};
 const OTHER_FILES: u64 = 32;
 /// Files of one shard besides its connections and listeners: poll, waker, spare.
 const FILES_PER_SHARD: u64 = 8;
+
+/// Has a write beyond the limit on a file's size (`ulimit -f`) fail as one to a full disk does. By itself the system ends
+/// the process for it, without a word.
+pub fn outlive_file_size() {
+    // It fails only for signals that nobody may take.
+    let _ = flag::register(SIGXFSZ, Arc::default());
+}
 
 /// Says aloud what a careful operator would want to know of these listeners; `anonymous`: whether they let
 /// in who gives no user name.

@@ -151,11 +151,10 @@ impl Broker {
         log.lines().find(|line| line.contains(words)).expect("it says so").to_owned()
     }
 
-    /// The command that starts it; a write beyond the limit on a file's size is an error, not its end.
+    /// The command that starts it.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new("sh");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
         command
-            .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_sluice")])
             .args(["--bind", &self.address.to_string()])
             .args(["--shards", &self.shards.to_string(), "--durability", self.durability])
             .arg("--data")
