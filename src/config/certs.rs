@@ -74,14 +74,24 @@ impl Certs {
 
         let dir_error = |error| CertsError::File { path: self.out.clone(), error };
         std::fs::create_dir_all(&self.out).map_err(dir_error)?;
-        for (name, text, mode) in [
+        let files = [
             ("ca.pem", ca_pem, 0o644),
             ("ca.key", ca_key.serialize_pem(), 0o600),
             ("server.pem", server_pem, 0o644),
             ("server.key", server_key.serialize_pem(), 0o600),
             ("client.pem", client_pem, 0o644),
             ("client.key", client_key.serialize_pem(), 0o600),
-        ] {
+        ];
+        // What is left from another time would not fit what is new.
+        if let Some(there) = files
+            .each_ref()
+            .map(|file| self.out.join(file.0))
+            .into_iter()
+            .find(|path| path.exists())
+        {
+            return Err(CertsError::Exists(there));
+        }
+        for (name, text, mode) in files {
             self.write(name, &text, mode)?;
         }
         Ok(self.advice())

@@ -98,9 +98,18 @@ fn certificates_are_made_and_a_broker_starts_with_them() {
     assert_eq!(status, 0, "{err}");
     assert!(said.contains("[listener.tls]") && said.contains("--cafile"), "{said}");
     let (status, _, err) = ends(sluice().args(["certs", "--out", out]));
-    let there =
-        format!("sluice: {out}/ca.pem: is there already; name another directory, or remove it\n");
-    assert_eq!((status, err), (1, there), "nothing is written over");
+    let there = |name| {
+        format!("sluice: {out}/{name}: is there already; name another directory, or remove it\n")
+    };
+    assert_eq!((status, err), (1, there("ca.pem")), "nothing is written over");
+    let other = dir.path().join("other");
+    fs::create_dir(&other).expect("a directory");
+    fs::copy(dir.path().join("certs/server.key"), other.join("server.key")).expect("it is there");
+    let other = other.to_str().expect("it is text");
+    let (status, _, err) = ends(sluice().args(["certs", "--out", other]));
+    assert_eq!((status, err), (1, there("server.key").replace(out, other)));
+    let files = fs::read_dir(other).expect("a directory").count();
+    assert_eq!(files, 1, "nothing is written beside what fits nothing new");
     let (_, config) = said.split_once("In the configuration:").expect("it says how to go on");
     let (config, _) = config.split_once("Then:").expect("and what then");
     let (_dir, path) = file(&config.replace(":8883", ":0"));
