@@ -128,6 +128,8 @@ struct Reading {
     /// Records between two lines about that.
     progress: u64,
     next_session: u64,
+    /// By how much the time of day was set back, at least.
+    behind: Duration,
 }
 
 /// A message that is stored.
@@ -143,6 +145,9 @@ struct Use {
 /// When everything is read.
 const START: Time = Time(0);
 
+/// By how much clocks are set without a word.
+const BEHIND: Duration = Duration::from_secs(5);
+
 /// Of what never expires.
 const NEVER: u32 = u32::MAX;
 
@@ -157,12 +162,15 @@ struct InFlight {
 
 /// Nobody is away since a moment that is still to come: the time of day was set back, and what is to happen a
 /// while after it does so that long after the start.
-fn begin_waiting(record: &mut SessionRecord) {
+/// Says how long that moment is still to come.
+fn begin_waiting(record: &mut SessionRecord) -> Duration {
+    let to_come = record.disconnected_at.unwrap_or(START).since(START);
     record.disconnected_at = record.disconnected_at.map(|at| at.min(START));
     if let Some(will) = &record.will {
         let latest = START.plus(Duration::from_secs(will.delay_interval.into()));
         record.will_at = record.will_at.map(|at| at.min(latest));
     }
+    to_come
 }
 
 /// Why a record is not taken.
@@ -193,6 +201,7 @@ impl Reading {
             report: Report::default(),
             progress,
             next_session: 0,
+            behind: Duration::ZERO,
         }
     }
 
@@ -210,6 +219,13 @@ impl Reading {
         self.writes = std::mem::take(&mut self.last_writes);
         self.tidy(store)?;
         self.fetch(store)?;
+        if self.behind > BEHIND {
+            tracing::warn!(
+                "the time of day is earlier, by {} s at least, than when this was stored: messages expire that \
+                 much later",
+                self.behind.as_secs()
+            );
+        }
         for session in &mut self.sessions {
             session.kept.sort_by_key(|(place, _)| *place);
         }
@@ -300,7 +316,7 @@ impl Reading {
     fn session(&mut self, key: &[u8], mut value: Decoder<'_>) -> Result<(), Unfit> {
         let client_id = std::str::from_utf8(key).map_err(|_| Unfit::Damaged)?;
         let mut record = value.session(client_id).ok_or(Unfit::Damaged)?;
-        begin_waiting(&mut record);
+        self.behind = self.behind.max(begin_waiting(&mut record));
         self.next_session = self.next_session.max(record.session + 1);
         // What is stored under a number belongs to one.
         if self.numbers.try_insert(record.session, self.sessions.len()).is_err() {

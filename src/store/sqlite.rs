@@ -12,9 +12,11 @@ use super::{MENDS, Torn, replace};
 use crate::hooks::{Commit, Store, StoreError, Table, Write};
 
 /// Files that it has beside a database.
-pub(super) const BESIDE: [&str; 2] = [LOG, "-shm"];
+pub(super) const BESIDE: [&str; 2] = [LOG, INDEX];
 /// Its log, as long as it is open.
 pub(super) const LOG: &str = "-wal";
+/// What it knows of its log. Whoever closes the database in good order removes this first.
+const INDEX: &str = "-shm";
 /// Pages of the log before it is written into the database.
 const CHECKPOINT_PAGES: u32 = 4000;
 
@@ -58,6 +60,12 @@ impl Sqlite {
     fn prepare(path: &Path, told: Torn) -> Result<(), StoreError> {
         replace::end(path, &BESIDE)?;
         let log = wal::beside(path);
+        if told == Torn::IsTold && wal::is_missing(path)? {
+            tracing::error!(
+                "{}: missing, though the database was in use: what only it had is lost",
+                log.display()
+            );
+        }
         let torn = wal::mend(&log)?;
         wal::write_again(&log)?;
         if torn > 0 && told == Torn::IsTold {

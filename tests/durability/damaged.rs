@@ -285,6 +285,24 @@ fn a_damaged_log_of_sqlite_is_told() {
     assert!(broker.log().contains("the last commit is there in part"), "{}", broker.log());
 }
 
+/// A log that somebody took for rubbish. A good end leaves none, nor the index that SQLite has of it.
+#[test]
+fn a_log_of_sqlite_that_is_gone_is_told() {
+    let mut broker = killed("sqlite");
+    fs::remove_file(broker.data().join("sluice.sqlite-wal")).expect("it is there");
+    broker.restart();
+    let said =
+        "sluice.sqlite-wal: missing, though the database was in use: what only it had is lost";
+    assert!(broker.log().contains(said), "{}", broker.log());
+    for is_killed in [true, false] {
+        if !is_killed {
+            broker.stop();
+        }
+        broker.restart();
+        assert!(!broker.log().contains("missing"), "{}", broker.log());
+    }
+}
+
 /// What is behind the damage is lost, too, though it was acknowledged: that is not the last commit in part.
 #[test]
 fn what_is_behind_the_damage_in_a_log_of_sqlite_is_set_aside() {

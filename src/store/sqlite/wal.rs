@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use hashbrown::HashMap;
 
-use super::LOG;
+use super::{INDEX, LOG};
 use crate::store::{damage, replace};
 
 const HEADER_LEN: usize = 32;
@@ -56,6 +56,11 @@ pub(super) fn mend(path: &Path) -> io::Result<usize> {
     file.set_len(tail.from as u64)?;
     file.sync_all()?;
     Ok(0)
+}
+
+/// Whether there is no log, but what SQLite knew of it.
+pub(super) fn is_missing(path: &Path) -> io::Result<bool> {
+    Ok(!beside(path).try_exists()? && replace::beside(path, INDEX).try_exists()?)
 }
 
 /// Whether nothing is in a database, and something in its log, which SQLite would remove then. To it a file of one

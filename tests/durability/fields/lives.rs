@@ -17,7 +17,7 @@ type Settings = &'static [(&'static str, &'static str)];
 /// Settings of a life, with the messages that may be in flight to a client, and the bytes of a long one.
 const SETTINGS: [(usize, usize, Settings); 4] = [
     (1000, 6000, &[]),
-    (1000, 600, &[("SLUICE_QUEUE_IN_MEMORY", "1")]),
+    (1000, 6000, &[("SLUICE_QUEUE_IN_MEMORY", "9"), ("SLUICE_QUEUE_IN_MEMORY_BYTES", "1KiB")]),
     (3, 6000, &[("SLUICE_QUEUE_IN_MEMORY", "1000"), ("SLUICE_MQTT_MAX_INFLIGHT", "3")]),
     (2, 600, &[("SLUICE_MQTT_MAX_INFLIGHT", "2"), ("SLUICE_LIMITS_MAX_PACKET_SIZE", "4KiB")]),
 ];
