@@ -125,7 +125,13 @@ pub(super) fn run(
     start: Instant,
     failures: Sender<ThreadFailure>,
 ) -> io::Result<Handle> {
-    let tell = move || bells.iter().for_each(|bell| bell.ring());
+    let tell = move |shards: u64| {
+        for (shard, bell) in bells.iter().enumerate() {
+            if shards & 1 << shard != 0 {
+                bell.ring();
+            }
+        }
+    };
     let seen = move || epoch_since(start);
     let run = move || {
         writer.run(tell, seen);

@@ -38,6 +38,9 @@ const READ_PER_COMMIT: usize = 4096;
 /// is in them adds to those.
 const MAX_STAGED: usize = 1 << 20;
 
+/// Every shard: the store fails or works again, or is not far behind any more.
+const ALL: u64 = u64::MAX;
+
 /// Opens the records, at the start and after a failure.
 pub type Open = Box<dyn FnMut() -> Result<Box<dyn Store>, StoreError> + Send>;
 
@@ -62,6 +65,9 @@ pub struct Writer {
     /// What could not be read, with when it is tried again.
     unreadable: VecDeque<(Instant, Unreadable)>,
     is_unreadable_told: bool,
+    /// A bit for each shard that has something to hear: a later turn is committed, a page has come or cannot be read
+    /// now; or [all](ALL).
+    news: u64,
     /// When the store is to do what it has put off, if there may be something.
     catch_up_at: Option<Instant>,
     /// The log has been told that the time of day is not followed any more.
@@ -128,6 +134,7 @@ impl Writer {
             forgotten: VecDeque::new(),
             unreadable: VecDeque::new(),
             is_unreadable_told: false,
+            news: 0,
             catch_up_at: None,
             is_unfollowed_told: false,
         };
@@ -135,9 +142,10 @@ impl Writer {
     }
 
     /// Writes until all links have gone and everything is written, or cannot be. `tell` is called after
-    /// each commit, when pages have been read, and when the store begins to fail or ends to. `seen` gives the
-    /// time of day as it is now, if that can be told.
-    pub fn run(mut self, mut tell: impl FnMut(), mut seen: impl FnMut() -> Option<Epoch>) {
+    /// each commit, when pages have been read, and when the store begins to fail or ends to, with a bit for each
+    /// shard that has something to hear then: one that has not is not to be woken. `seen` gives the time of day
+    /// as it is now, if that can be told.
+    pub fn run(mut self, mut tell: impl FnMut(u64), mut seen: impl FnMut() -> Option<Epoch>) {
         let (mut busy, mut again_at) = (false, None);
         loop {
             let read_again_at = self.unreadable.front().map(|(at, _)| *at);
@@ -163,7 +171,7 @@ impl Writer {
                 self.catch_up();
                 again_at = self.fails().then(|| Instant::now() + RETRY_AFTER);
             }
-            tell();
+            tell(std::mem::take(&mut self.news));
             if gone && !busy {
                 return;
             }
@@ -258,11 +266,12 @@ impl Writer {
     }
 
     /// A page is not read now, and its shard may ask for others.
-    fn put_off_page(&self, asked: &mut Asked) {
+    fn put_off_page(&mut self, asked: &mut Asked) {
         if !std::mem::replace(&mut asked.is_put_off, true)
             && let Some(count) = self.state.put_off(asked.shard, asked.request.passes_on)
         {
             count.fetch_add(1, Ordering::Relaxed);
+            self.news |= 1 << asked.shard;
         }
     }
 
@@ -410,7 +419,8 @@ impl Writer {
         Ok(Some(page))
     }
 
-    fn send_page(&self, asked: &Asked, page: PageOfQueue) {
+    fn send_page(&mut self, asked: &Asked, page: PageOfQueue) {
+        self.news |= 1 << asked.shard;
         let PageRequest { session, waiter, passes_on, .. } = asked.request;
         if asked.is_put_off
             && let Some(count) = self.state.put_off(asked.shard, passes_on)
@@ -423,8 +433,9 @@ impl Writer {
         }
     }
 
-    fn begin_to_fail(&self, error: &StoreError) {
+    fn begin_to_fail(&mut self, error: &StoreError) {
         if !self.state.failing.swap(true, Ordering::Relaxed) {
+            self.news = ALL;
             tracing::error!("the store fails, nothing more is kept until it works again: {error}");
         }
     }
@@ -452,6 +463,7 @@ impl Writer {
             Ok(()) => {
                 if self.state.failing.swap(false, Ordering::Relaxed) {
                     tracing::warn!("the store works again");
+                    self.news = ALL;
                     self.staging.shrink();
                 }
                 self.catch_up_at.get_or_insert_with(|| Instant::now() + CATCH_UP_AFTER);
@@ -483,7 +495,10 @@ impl Writer {
 
     fn take(&mut self, taken: Turn) {
         let Turn { shard, turn, parts, .. } = taken;
-        let changes = self.state.take(&taken.changes);
+        let (changes, is_not_full) = self.state.take(&taken.changes);
+        if is_not_full {
+            self.news = ALL;
+        }
         let mut changes = changes.into_iter().enumerate().peekable();
         let mut parts = parts.into_iter().peekable();
         while let Some(&(index, _)) = changes.peek() {
@@ -529,11 +544,13 @@ impl Writer {
     }
 
     /// Tells the shards how far they are committed: everything staged is.
-    fn publish(&self) {
+    fn publish(&mut self) {
         for (shard, (&taken, committed)) in (0..).zip(self.taken.iter().zip(&self.state.committed))
         {
             let until = self.acts.first_turn(shard).map_or(taken, |first| taken.min(first - 1));
-            committed.store(until, Ordering::Release);
+            if committed.swap(until, Ordering::Release) != until {
+                self.news |= 1 << shard;
+            }
         }
     }
 }

@@ -355,7 +355,7 @@ fn what_cannot_be_read_keeps_nobody_else_waiting() {
     let Bench { memory, writer, links, .. } = bench;
     let (told, tells) = mpsc::channel();
     std::thread::scope(|scope| {
-        scope.spawn(|| writer.run(move || _ = told.send(()), || None));
+        scope.spawn(|| writer.run(move |_| _ = told.send(()), || None));
         while records(&memory, Table::Queued).len() > 1 || links[0].put_off(false) > 0 {
             tells.recv_timeout(Duration::from_secs(10)).expect("it is tried again");
         }

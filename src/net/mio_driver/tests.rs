@@ -3,6 +3,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+
 use super::*;
 use crate::net::{ACCEPTS_PER_TURN, CloseCause, LARGE_FRAME, ListenOptions, bind};
 
@@ -115,6 +117,15 @@ impl Rig {
             assert_eq!(told, [Sent(conn)]);
             at += self.send(conn, &all[at..]).unwrap();
         }
+    }
+
+    /// Waits until the kernel says that of a socket; an end or an error in any case.
+    fn await_socket(&mut self, conn: ConnId, what: PollFlags) {
+        let fd = self.driver.conns.get_mut(conn).unwrap().transport.fd();
+        let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
+        let polled =
+            rustix::event::poll(&mut [PollFd::from_borrowed_fd(fd, what)], Some(&patience));
+        assert_eq!(polled, Ok(1));
     }
 
     fn send(&mut self, conn: ConnId, bytes: &[u8]) -> io::Result<usize> {

@@ -94,12 +94,16 @@ impl State {
         self.waiting_bytes.fetch_add(changes.retained_bytes(), Ordering::Relaxed);
     }
 
-    /// Takes changes in.
-    pub(super) fn take(&self, changes: &Changes) -> Vec<Change> {
+    /// Takes changes in. Says as well whether [too many](Link::is_full) waited before, and do no more.
+    pub(super) fn take(&self, changes: &Changes) -> (Vec<Change>, bool) {
         let taken = changes.take();
-        self.waiting.fetch_sub(taken.len(), Ordering::Relaxed);
-        self.waiting_bytes.fetch_sub(changes.retained_bytes(), Ordering::Relaxed);
-        taken
+        let falls = |waiting: &AtomicUsize, by: usize, most: usize| {
+            let before = waiting.fetch_sub(by, Ordering::Relaxed);
+            before >= most && before.saturating_sub(by) < most
+        };
+        let are_fewer = falls(&self.waiting, taken.len(), MAX_WAITING);
+        let are_smaller = falls(&self.waiting_bytes, changes.retained_bytes(), MAX_WAITING_BYTES);
+        (taken, are_fewer || are_smaller)
     }
 
     pub(super) fn put_off(&self, shard: u8, passes_on: bool) -> Option<&AtomicUsize> {

@@ -1,3 +1,5 @@
+use std::sync::mpsc;
+
 use super::*;
 use crate::mqtt::{Message, QoS};
 use crate::session::QueuedRecord;
@@ -34,4 +36,43 @@ fn what_waited_for_a_store_that_failed_takes_no_memory_when_it_works() {
     memory.fail(None);
     writer.step();
     assert_eq!((links[0].committed(), writer.staging.room()), (1, 0));
+}
+
+/// Thousands of commits a second may be of one shard only: the others sleep on.
+#[test]
+fn who_has_nothing_to_hear_of_a_commit_is_not_told() {
+    let memory = Memory::default();
+    let opened = memory.clone();
+    let open = Box::new(move || Ok(Box::new(opened.clone()) as Box<dyn Store>));
+    let (_, writer, links) =
+        recover(open, Commit::Disk, Epoch::default(), 3, PROGRESS_RECORDS).expect("empty");
+    let (told, tells) = mpsc::channel();
+    let subscribed = || vec![Change::Unsubscribed(1, "t".into())];
+    let next = || tells.iter().find(|shards| *shards != 0);
+    // The writer ends with the links.
+    std::thread::scope(move |scope| {
+        scope.spawn(|| writer.run(move |shards| _ = told.send(shards), || None));
+        let mut turn = 0;
+        let mut submit = |shard: u8, changes: Vec<Change>| {
+            turn += 1;
+            let changes = changes.into();
+            links[usize::from(shard)].submit(Turn { shard, turn, changes, ..Turn::default() });
+        };
+        submit(1, subscribed());
+        assert_eq!(next(), Some(0b010));
+        assert_eq!(links[1].committed(), 1);
+        memory.fail(Some("no space left"));
+        submit(0, subscribed());
+        assert_eq!(next(), Some(ALL), "the store fails");
+        assert!(links[2].is_failing());
+        memory.fail(None);
+        assert_eq!(next(), Some(ALL), "it works again");
+        assert!(!links[2].is_failing());
+        // Any of them may have seen that, and wait until it is over.
+        submit(2, vec![Change::Undone; 1 << 17]);
+        assert_eq!(next(), Some(ALL), "it was far behind");
+        submit(2, subscribed());
+        assert_eq!(next(), Some(0b100));
+        drop(links);
+    });
 }

@@ -90,7 +90,8 @@ fn ids_rest_for_the_turn_they_were_released_in() {
     let (mut two, b) = rig.connect();
     one.write_all(b"1").unwrap();
     two.write_all(b"2").unwrap();
-    thread::sleep(Duration::from_millis(20));
+    rig.await_socket(a, PollFlags::IN);
+    rig.await_socket(b, PollFlags::IN);
     rig.driver.wait(SOON).unwrap();
     // Both are in this turn's batch; the second is closed before it is its turn.
     let Some(Received(first, _)) = rig.next() else { panic!() };
@@ -125,7 +126,7 @@ fn a_reset_completes_after_the_data() {
     client.write_all(b"last words").unwrap();
     socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
-    thread::sleep(Duration::from_millis(20));
+    rig.await_socket(conn, PollFlags::empty());
     match rig.one() {
         Received(_, bytes) => {
             assert_eq!(bytes, b"last words");
@@ -146,7 +147,7 @@ fn a_failed_send_is_followed_by_the_data_and_closed() {
     assert_eq!(rig.one(), Received(conn, b"x".to_vec()));
     socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
-    thread::sleep(Duration::from_millis(20));
+    rig.await_socket(conn, PollFlags::empty());
     assert!(rig.send(conn, b"y").is_err());
     let Closed(of, _) = rig.one() else { panic!() };
     assert_eq!(of, conn);
