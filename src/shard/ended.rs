@@ -24,6 +24,9 @@ pub(super) const LEVELS_PER_TURN: usize = 2048;
 /// What it costs to remove a subscription, besides its levels.
 pub(super) const LEVELS_EACH: usize = 4;
 
+/// Of the keys of those that a crash would bring back, room for so many stays.
+const KEPT: usize = 1024;
+
 /// What is left of a session that has ended.
 #[derive(Debug)]
 pub(super) struct Remains {
@@ -113,6 +116,9 @@ impl<S> Core<S> {
             self.ended.leaving.remove(&remains.key);
             self.ended.remains.push_back(remains);
             self.router.forget_routes();
+        }
+        if self.ended.leaving.is_empty() && self.ended.leaving.capacity() > KEPT {
+            self.ended.leaving = HashSet::new();
         }
         if !self.may_remove() {
             return;
