@@ -244,12 +244,12 @@ impl<S> Core<S> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::settings::Settings;
+    use super::super::settings::{OverflowOffline, Settings};
     use super::super::{Shard, Shared, Stored};
     use super::*;
     use crate::hooks::Hooks;
     use crate::net::sim::{ClientId, Faults, SimDriver, SimOptions, World};
-    use crate::store::Memory;
+    use crate::store::{Memory, Writer};
 
     /// Two shards on a network.
     struct Two {
@@ -258,6 +258,20 @@ mod tests {
     }
 
     impl Two {
+        fn start(memory: &Memory, settings: Settings) -> (Self, Writer) {
+            let (stored, writer) = Stored::in_memory(memory, 2);
+            let shared = Shared::new(settings, Hooks::default(), 2, 1).into();
+            let world = World::new(1, SimOptions { faults: Faults::NONE, ..SimOptions::default() });
+            let drivers = vec![world.add_driver(), world.add_driver()];
+            (Self { world, shards: Shard::assemble_stored(drivers, &shared, stored) }, writer)
+        }
+
+        /// Bytes that have come for a client since it was last asked.
+        fn received(&mut self, client: ClientId) -> usize {
+            self.send(client, b"");
+            self.world.client_recv(client, &mut Vec::new())
+        }
+
         /// A client that is at home on a shard, with a session of so many seconds.
         fn connect(&mut self, home: u8, expiry: u8) -> ClientId {
             let core = &self.shards[0].core;
@@ -286,11 +300,7 @@ mod tests {
     fn nothing_piles_up_while_the_store_fails() {
         const COUNT: usize = 4 * WAITING_KEPT;
         let memory = Memory::default();
-        let (stored, mut writer) = Stored::in_memory(&memory, 2);
-        let shared = Shared::new(Settings::for_tests(), Hooks::default(), 2, 1).into();
-        let world = World::new(1, SimOptions { faults: Faults::NONE, ..SimOptions::default() });
-        let drivers = vec![world.add_driver(), world.add_driver()];
-        let mut two = Two { world, shards: Shard::assemble_stored(drivers, &shared, stored) };
+        let (mut two, mut writer) = Two::start(&memory, Settings::for_tests());
         let away = two.connect(1, 100);
         writer.step();
         two.send(away, b"\x82\x07\0\x01\0\0\x01s\x01");
@@ -323,11 +333,7 @@ mod tests {
     fn what_comes_for_who_has_ended_waits_until_that_is_committed() {
         for (filter, home) in [("t", 0), ("t", 1), ("$share/g/t", 0), ("$share/g/t", 1)] {
             let memory = Memory::default();
-            let (stored, mut writer) = Stored::in_memory(&memory, 2);
-            let shared = Shared::new(Settings::for_tests(), Hooks::default(), 2, 1).into();
-            let world = World::new(1, SimOptions { faults: Faults::NONE, ..SimOptions::default() });
-            let drivers = vec![world.add_driver(), world.add_driver()];
-            let mut two = Two { world, shards: Shard::assemble_stored(drivers, &shared, stored) };
+            let (mut two, mut writer) = Two::start(&memory, Settings::for_tests());
             let away = two.connect(home, 1);
             writer.step();
             let len = filter.len() as u8;
@@ -338,27 +344,55 @@ mod tests {
             let publisher = two.connect(0, 0);
             two.send(publisher, b"");
             writer.step();
-            let mut sent = Vec::new();
-            let mut answers = |two: &mut Two| {
-                two.send(publisher, b"");
-                sent.clear();
-                two.world.client_recv(publisher, &mut sent);
-                sent.len()
-            };
-            assert_ne!(answers(&mut two), 0, "CONNACK");
+            assert_ne!(two.received(publisher), 0, "CONNACK");
             let there = || Stored::in_memory(&memory.crashed(), 2).0.recovered.sessions.len();
             two.world.advance(Duration::from_secs(1));
             two.send(publisher, b"");
             assert!(two.shards[usize::from(home)].core.sessions.len() == usize::from(home == 0));
             two.send(publisher, b"\x32\x06\0\x01t\0\x01\0");
-            assert_eq!((answers(&mut two), there()), (0, 1), "{filter} on {home}");
+            assert_eq!((two.received(publisher), there()), (0, 1), "{filter} on {home}");
             while writer.step() {}
-            assert_eq!((answers(&mut two), there()), (5, 0), "{filter} on {home}");
+            assert_eq!((two.received(publisher), there()), (5, 0), "{filter} on {home}");
             while writer.step() {}
             two.send(publisher, b"");
             // It is forgotten for good.
             two.send(publisher, b"\x32\x06\0\x01t\0\x02\0");
-            assert_eq!(answers(&mut two), 5, "{filter} on {home}");
+            assert_eq!(two.received(publisher), 5, "{filter} on {home}");
+        }
+    }
+
+    /// A session ends because a message finds its queue full, which somebody else gets: a crash would bring it back
+    /// without that.
+    #[test]
+    fn what_ends_a_session_waits_until_that_is_committed() {
+        for home in [0, 1] {
+            let memory = Memory::default();
+            let mut settings = Settings::for_tests();
+            settings.overflow_offline = OverflowOffline::EndSession;
+            settings.session.max_queued_messages = 1;
+            let (mut two, mut writer) = Two::start(&memory, settings);
+            for expiry in [100, 0] {
+                let subscriber = two.connect(home, expiry);
+                writer.step();
+                two.send(subscriber, b"\x82\x07\0\x01\0\0\x01t\x01");
+                writer.step();
+                if expiry > 0 {
+                    two.world.client_close(subscriber);
+                }
+            }
+            let publisher = two.connect(0, 0);
+            let mut publish = |two: &mut Two| {
+                two.received(publisher);
+                two.send(publisher, b"\x32\x06\0\x01t\0\x01\0");
+                let before = two.received(publisher);
+                while writer.step() {}
+                (before, two.received(publisher))
+            };
+            assert_eq!(publish(&mut two), (0, 4), "it is queued");
+            let there = || Stored::in_memory(&memory.crashed(), 2).0.recovered.sessions.len();
+            assert_eq!(there(), 1);
+            assert_eq!(publish(&mut two), (0, 4), "at home on {home}");
+            assert_eq!(there(), 0);
         }
     }
 

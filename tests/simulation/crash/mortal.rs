@@ -104,7 +104,7 @@ impl Mortal {
     pub(crate) fn shortens(&mut self, rng: &mut Rng) -> Option<u32> {
         let Death::Expiry(intervals) = self.death else { return None };
         let interval = *rng.choice(intervals)?;
-        (self.shortened, self.left_at) = (Some(interval), self.clock.get());
+        (self.shortened, self.left_at) = (Some(interval), self.there_at);
         self.shortened
     }
 
