@@ -161,8 +161,7 @@ struct InFlight {
 }
 
 /// Nobody is away since a moment that is still to come: the time of day was set back, and what is to happen a
-/// while after it does so that long after the start.
-/// Says how long that moment is still to come.
+/// while after it does so that long after the start. Says how far off that moment is.
 fn begin_waiting(record: &mut SessionRecord) -> Duration {
     let to_come = record.disconnected_at.unwrap_or(START).since(START);
     record.disconnected_at = record.disconnected_at.map(|at| at.min(START));
