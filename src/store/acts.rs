@@ -153,13 +153,10 @@ impl Acts {
         let about = self.find(&change);
         let behind = match &change {
             // What is in flight may be queued by another act, or stored.
-            Change::InFlight(..)
-            | Change::Released { .. }
-            | Change::Completed(..)
-            | Change::Undone => {
+            Change::InFlight(..) | Change::Released { .. } | Change::Undone => {
                 return self.reconcile(change);
             }
-            Change::Removed { .. } | Change::Freed(..) => match about {
+            Change::Removed { .. } | Change::Completed(..) | Change::Freed(..) => match about {
                 Some(at) if at.act == id && !self.is_flight(at) => return self.reconcile(change),
                 about => about.map(|at| at.act).into_iter().collect(),
             },

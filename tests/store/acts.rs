@@ -315,6 +315,34 @@ fn an_answer_to_what_an_open_act_brings_waits_for_it() {
     assert_tidy(bench);
 }
 
+/// [MQTT-4.4.0-1] A session ends by an act that is open: after a crash it is there, with what is half done, or else its
+/// client would wait for a PUBREL that never comes.
+#[test]
+fn what_is_half_done_goes_with_its_session() {
+    let mut bench = bench(2);
+    let message = message("half done");
+    let (session, place, number, packet_id, order) = (1, 1, 0, id(1), 2);
+    let released = Change::Released {
+        session,
+        place,
+        message: message.clone(),
+        number,
+        packet_id,
+        order,
+        flew: false,
+    };
+    bench.commit(2, vec![queued(1, 1, &message), released]);
+    let act = (0, 3);
+    let ended = vec![Change::Completed(1, 1), Change::Ended { client_id: "1".into() }];
+    bench.links[0].submit(Turn { handed: vec![(act, 0b10)], ..part(0, 3, act, ended) });
+    bench.writer.step();
+    assert_eq!((bench.count(Table::Sessions), bench.count(Table::Flights)), (2, 1));
+    bench.links[1].submit(Turn { shard: 1, turn: 1, done: vec![act], ..Turn::default() });
+    bench.writer.step();
+    assert_eq!((bench.count(Table::Sessions), bench.count(Table::Flights)), (1, 0));
+    assert_tidy(bench);
+}
+
 /// What an act that is open drops is there again after a crash, and nothing that was queued later is in flight by
 /// then: that would be sent first [MQTT-4.6.0-1].
 #[test]
