@@ -173,7 +173,8 @@ impl Router {
         self.groups.has_news()
     }
 
-    /// The next group that the other shards have to be told of, as it is now.
+    /// The next group that the other shards have to be told of, as it is now. Of one that [is left](Self::is_left)
+    /// they are told later.
     pub fn next_group_news(&mut self) -> Option<GroupCount> {
         loop {
             let group = self.groups.next_news()?;
@@ -184,7 +185,7 @@ impl Router {
     }
 
     /// If the other shards have to be told of the group with this [number](super::GroupId::index): it as it
-    /// is now.
+    /// is now, unless it [is left](Self::is_left).
     pub fn group_news_of(&mut self, index: u32) -> Option<GroupCount> {
         let is_told = self.groups.take_news(index) && !self.groups.group(index).is_left();
         if is_told { self.group_count_of(index) } else { None }

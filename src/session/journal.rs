@@ -190,7 +190,7 @@ pub enum Change {
     Held(SessionNumber, PacketId),
     /// The identifier is free again.
     Freed(SessionNumber, PacketId),
-    /// A change that was taken back.
+    /// None: one that was taken back, or only what has somebody wait until the turn is committed.
     Undone,
     /// The retained message of a topic; `None`: there is none any more. Stamp and shard order the changes.
     Retained(Box<str>, (u64, u8), Option<Message>),

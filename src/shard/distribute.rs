@@ -9,7 +9,7 @@ use crate::mqtt::{
 };
 use crate::net::ConnId;
 use crate::router::{GroupId, RouteId, SessionKey, Stamp, stable_hash};
-use crate::session::{AliasUse, Change, Delivered, Delivery, Direct, DropCause};
+use crate::session::{AliasUse, Delivered, Delivery, Direct, DropCause};
 use crate::timer::Time;
 
 use super::Core;
@@ -450,9 +450,9 @@ impl<S> Core<S> {
                 self.misses(key, delivery.message.topic());
                 let Some(slot) = self.sessions.get(key) else { return false };
                 self.doomed.push((key, slot.serial));
-                if let Some(store) = self.store.as_ref().filter(|_| slot.session.is_stored()) {
+                if slot.session.is_stored() {
                     // A crash before its end is committed would bring it back without the message.
-                    store.journal.note(Change::Undone);
+                    self.wait_for_commit();
                 }
                 false
             }

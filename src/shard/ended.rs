@@ -150,8 +150,8 @@ impl<S> Core<S> {
             return;
         }
         reach.unstored |= parcel.publisher.is_unstored;
-        if let Some(store) = self.store.as_ref().filter(|_| !reach.unstored) {
-            store.journal.note(Change::Undone);
+        if !reach.unstored {
+            self.wait_for_commit();
         }
     }
 

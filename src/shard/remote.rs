@@ -299,8 +299,9 @@ impl<S> Core<S> {
             self.pass_over(parcel, &mut reach);
             return reach;
         }
-        let news = self.router.count_of(group.theirs);
-        self.tell_group(news);
+        // Who sent it has not heard that, or would send it here again.
+        let count = self.router.count_of(group.theirs);
+        self.tell_group(count);
         let publisher = parcel.publisher;
         let message = parcel.message(self.now).clone();
         match parcel.number {

@@ -18,16 +18,16 @@ impl<S> Core<S> {
             self.note_retained(topic, retained.as_ref(), stamp);
         } else if self.notes(topic) {
             // Who published it is told when the newer one is committed.
-            self.note(Change::Undone);
+            self.wait_for_commit();
         }
     }
 
     /// Notes a change of a retained message: one shard does so for each topic, so that the changes
     /// are in their order.
     pub(super) fn note_retained(&self, topic: &str, message: Option<&Message>, stamp: Stamp) {
-        if self.notes(topic) {
+        if let Some(store) = self.store.as_ref().filter(|_| self.notes(topic)) {
             let stamp = (stamp.0, stamp.1);
-            self.note(Change::Retained(topic.into(), stamp, message.cloned()));
+            store.journal.note(Change::Retained(topic.into(), stamp, message.cloned()));
         }
     }
 
@@ -37,12 +37,6 @@ impl<S> Core<S> {
         self.store.is_some()
             && home == u64::from(self.id)
             && !topic.as_bytes().starts_with(SYS_PREFIX)
-    }
-
-    fn note(&self, change: Change) {
-        if let Some(store) = &self.store {
-            store.journal.note(change);
-        }
     }
 }
 

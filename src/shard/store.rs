@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use crate::mqtt::topic::Filter;
 use crate::mqtt::{Limits, QoS};
 use crate::router::{GroupId, SessionKey};
-use crate::session::{Journal, STORE};
+use crate::session::{Change, Journal, STORE};
 use crate::store::{ActId, Link, Part, Recovered, Turn};
 
 use super::Core;
@@ -177,6 +177,13 @@ impl<S> Core<S> {
     #[inline]
     pub(super) fn noted(&self) -> usize {
         self.store.as_ref().map_or(0, |store| store.journal.len())
+    }
+
+    /// Whoever is told of what is done now waits until this turn is committed, though nothing is stored for it.
+    pub(super) fn wait_for_commit(&self) {
+        if let Some(store) = &self.store {
+            store.journal.note(Change::Undone);
+        }
     }
 
     /// Whether nothing new may be kept, because it could not be committed.
@@ -364,7 +371,6 @@ mod tests {
     use crate::hooks::Hooks;
     use crate::mqtt::Message;
     use crate::net::sim::{ClientId, Faults, SimDriver, SimOptions, World};
-    use crate::session::Change;
     use crate::store::Memory;
     use crate::timer::Time;
 
