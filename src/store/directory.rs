@@ -1,13 +1,20 @@
 //! The data directory: who has it, which format and engine it is of.
 
-use std::fs::{self, File};
+mod filling;
+mod format_file;
+
+use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::damage::{self, SET_ASIDE, bytes, entries, sync_above, sync_directory};
-use super::lock::{LOCK_FILE, Lock, Locked};
+pub use self::filling::Filling;
+use self::format_file::{
+    BEGUN, FORMAT, FORMAT_FILE, Format, Written, format, read_format, write_format,
+};
+use super::damage::{SET_ASIDE, bytes, entries, sync_above};
+use super::lock::{Lock, Locked};
 use super::logged::{Files, LOGS, Logged, SEGMENT_BYTES, is_in_use};
 use super::lsm::{self, Lsm};
 use super::replace::{self, beside};
@@ -41,22 +48,11 @@ impl Engine {
     }
 }
 
-/// The format that this version writes. It reads the first one, too, which had no log in front of fjall.
-const FORMAT: u32 = 2;
-const FORMAT_FILE: &str = "format";
 /// The log in front of fjall. SQLite has one of its own, and what other tools read is current.
 const LOG: &str = "log";
-/// Where it is written before it is renamed.
-const DRAFT: &str = "format.new";
-/// Stands in place of the format until everything is there.
-const UNFINISHED: &str = "unfinished";
-/// Stands behind the format until a start has made all of its files: before that this version stores nothing.
-const BEGUN: &str = "new";
 /// Said of what is missing.
 pub(crate) const MISSING: &str =
     "missing or empty; if a broker has started here before, what it kept there is lost";
-/// What may be in a directory that counts as empty: a file system's own, and what is there before a format.
-const NOTHING: [&str; 3] = ["lost+found", LOCK_FILE, DRAFT];
 
 /// A data directory that this process has to itself, until it and its records are dropped.
 #[derive(Debug)]
@@ -361,83 +357,6 @@ impl Directory {
     }
 }
 
-/// An empty directory that is filled with records. Nobody can use it before that has come to its end;
-/// dropped before, it is empty again.
-#[derive(Debug)]
-pub struct Filling {
-    directory: Directory,
-    /// It was not there before.
-    is_new: bool,
-    is_finished: bool,
-}
-
-impl Filling {
-    /// Takes an empty directory, or makes one. One of which a filling did not end counts as empty.
-    ///
-    /// # Errors
-    /// See [`DirectoryError`].
-    pub fn new(path: &Path, engine: Engine) -> Result<Self, DirectoryError> {
-        is_outside(path)?;
-        let is_new = make(path)?;
-        is_nothing(path)?;
-        let lock = Arc::new(Lock::take(path)?);
-        // It may have been filled just now.
-        is_nothing(path)?;
-        let directory = Directory { path: path.to_owned(), engine, lock, stage: Stage::Filling };
-        let filling = Self { directory, is_new, is_finished: false };
-        filling.clear();
-        write_format(path, UNFINISHED)?;
-        Ok(filling)
-    }
-
-    /// Opens its records. They have to be dropped before they are opened again.
-    ///
-    /// # Errors
-    /// What the engine says.
-    pub fn records(&self) -> Result<Box<dyn Store>, StoreError> {
-        self.directory.records()
-    }
-
-    /// Everything is there, on disk.
-    ///
-    /// # Errors
-    /// The system refuses: then it is as if it had not been filled.
-    pub fn finish(mut self) -> Result<(), DirectoryError> {
-        let Directory { path, engine, .. } = &self.directory;
-        write_format(path, &format(*engine))?;
-        self.is_finished = true;
-        Ok(())
-    }
-
-    /// Removes what was filled in, as far as that is possible: what stays is marked as unfinished.
-    fn clear(&self) {
-        let path = &self.directory.path;
-        let _ = fs::remove_dir_all(path.join(records_in(Engine::Fjall)));
-        let _ = fs::remove_dir_all(path.join(LOG));
-        let database = path.join(records_in(Engine::Sqlite));
-        for suffix in sqlite::BESIDE.into_iter().chain([""]) {
-            let _ = fs::remove_file(beside(&database, suffix));
-        }
-    }
-}
-
-impl Drop for Filling {
-    fn drop(&mut self) {
-        if self.is_finished {
-            return;
-        }
-        self.clear();
-        let path = &self.directory.path;
-        if engines_there(path).is_empty() {
-            let _ = fs::remove_file(path.join(FORMAT_FILE));
-        }
-        if self.is_new {
-            let _ = fs::remove_file(path.join(LOCK_FILE));
-            let _ = fs::remove_dir(path);
-        }
-    }
-}
-
 /// Where in a directory an engine has its records.
 const fn records_in(engine: Engine) -> &'static str {
     match engine {
@@ -482,143 +401,8 @@ fn is_no_file(path: &Path) -> Result<(), DirectoryError> {
     }
 }
 
-/// Whether a directory is in no other that has records: whoever copies or removes that does not expect it.
-fn is_outside(path: &Path) -> Result<(), DirectoryError> {
-    let whole = std::path::absolute(path).map_err(failed(path))?;
-    // Links are followed as far as something is there.
-    let is_there = |above: &&Path| above.exists();
-    let there = whole.ancestors().find(is_there).map(fs::canonicalize);
-    let there = there.transpose().map_err(failed(path))?.unwrap_or_default();
-    // It may be one that is filled anew itself.
-    let above = if whole.exists() { there.parent() } else { Some(&*there) };
-    let is_one =
-        |above: &&Path| above.join(FORMAT_FILE).exists() && !engines_there(above).is_empty();
-    match above.and_then(|above| above.ancestors().find(is_one)) {
-        Some(outer) => {
-            Err(DirectoryError::Within { path: path.to_owned(), outer: outer.to_owned() })
-        }
-        None => Ok(()),
-    }
-}
-
-/// Whether there is nothing in a directory, or what was not finished.
-fn is_nothing(path: &Path) -> Result<(), DirectoryError> {
-    if matches!(read_format(path), Err(DirectoryError::Unfinished(_))) {
-        return Ok(());
-    }
-    for entry in fs::read_dir(path).map_err(failed(path))? {
-        let name = entry.map_err(failed(path))?.file_name();
-        if !NOTHING.iter().any(|nothing| name == *nothing) {
-            return Err(DirectoryError::NotEmpty(path.to_owned()));
-        }
-    }
-    Ok(())
-}
-
-fn format(engine: Engine) -> String {
-    let words = format!("{FORMAT} {}", engine.name());
-    format!("{words} {}", sum(&words))
-}
-
-/// The file is whole or not there: a crash leaves no half of it.
-fn write_format(path: &Path, text: &str) -> Result<(), DirectoryError> {
-    let draft = path.join(DRAFT);
-    fs::write(&draft, format!("{text}\n"))
-        .and_then(|()| File::open(&draft)?.sync_all())
-        .and_then(|()| fs::rename(&draft, path.join(FORMAT_FILE)))
-        .inspect_err(|_| _ = fs::remove_file(&draft))
-        .and_then(|()| sync_directory(path))
-        .map_err(failed(path))
-}
-
-/// What a directory says of itself.
-struct Format {
-    /// The engine's name.
-    engine: String,
-    written: Written,
-}
-
-/// In which state what says so is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Written {
-    /// As this version writes it.
-    ByThis,
-    /// So, too, before a start had made all of its files.
-    Begun,
-    /// This format, but not as it is written: as those do who are told what to write.
-    ByHand,
-    Earlier,
-    /// It is told by the records.
-    Damaged,
-    /// So is this: it was written before there were any.
-    Gone,
-}
-
-/// Format and engine, if they have been written.
-fn read_format(path: &Path) -> Result<Option<Format>, DirectoryError> {
-    let file = path.join(FORMAT_FILE);
-    let told_by_records = |written| match engines_there(path)[..] {
-        [engine] => Some(Format { engine: engine.name().to_owned(), written }),
-        _ => None,
-    };
-    let bytes = match damage::read(&file) {
-        Ok((bytes, _)) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return match told_by_records(Written::Gone) {
-                None if !engines_there(path).is_empty() => Err(DirectoryError::NoFormat(file)),
-                told => Ok(told),
-            };
-        }
-        Err(error) => return Err(failed(path)(error)),
-    };
-    let text = String::from_utf8_lossy(&bytes);
-    let words: Vec<_> = text.split_whitespace().collect();
-    if words == [UNFINISHED] {
-        return Err(DirectoryError::Unfinished(path.to_owned()));
-    }
-    if let [number, engine, sums @ ..] = &words[..]
-        && let Ok(found) = number.parse::<u32>()
-    {
-        let is_right = match sums {
-            // Earlier versions wrote none.
-            [] => found > FORMAT || Engine::named(engine).is_some(),
-            [found, ..] => *found == sum(&format!("{number} {engine}")),
-        };
-        match is_right {
-            true if found > FORMAT => {
-                return Err(DirectoryError::Newer { path: path.to_owned(), found });
-            }
-            true => {
-                let written = match sums {
-                    _ if found < FORMAT => Written::Earlier,
-                    [_] => Written::ByThis,
-                    [_, BEGUN] => Written::Begun,
-                    _ => Written::ByHand,
-                };
-                return Ok(Some(Format { engine: (*engine).to_owned(), written }));
-            }
-            false => {}
-        }
-    }
-    if may_be_unfinished(&bytes) {
-        return Err(DirectoryError::MaybeUnfinished(file));
-    }
-    told_by_records(Written::Damaged).map(Some).ok_or(DirectoryError::NoFormat(file))
-}
-
-/// Whether a damaged format may have said that a directory was not filled to its end.
-fn may_be_unfinished(damaged: &[u8]) -> bool {
-    let same = damaged.iter().zip(UNFINISHED.as_bytes()).filter(|(one, other)| one == other);
-    same.count() > UNFINISHED.len() / 2
-}
-
 /// The engines of which there are records.
 fn engines_there(path: &Path) -> Vec<Engine> {
     let is_there = |engine: &Engine| path.join(records_in(*engine)).exists();
     [Engine::Fjall, Engine::Sqlite].into_iter().filter(is_there).collect()
-}
-
-/// A checksum, as text.
-fn sum(words: &str) -> String {
-    format!("{:08x}", crc32fast::hash(words.as_bytes()))
 }
