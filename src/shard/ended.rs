@@ -12,7 +12,8 @@ use crate::router::{SessionKey, SubscriptionHandle};
 use crate::session::{Change, SessionNumber};
 
 use super::Core;
-use super::distribute::{Parcel, Reach};
+use super::distribute::Reach;
+use super::parcel::Parcel;
 use super::remote::Item;
 use super::sessions::Slot;
 use super::subscribe::full_filter;

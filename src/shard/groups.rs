@@ -4,8 +4,10 @@ use crate::mqtt::QoS;
 use crate::router::{GroupId, RouteId, ShardChoice, SubscriptionOptions};
 
 use super::Core;
-use super::distribute::{Kept, Parcel, Reach, Share};
+use super::deliver::{Kept, Share};
+use super::distribute::Reach;
 use super::outcomes::Why;
+use super::parcel::Parcel;
 use super::remote::RoutedGroup;
 
 impl<S> Core<S> {

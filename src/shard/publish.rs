@@ -10,8 +10,9 @@ use crate::router::Stamp;
 use crate::session::{Begin, DropCause, PublishOutcome, STORE, Verdict};
 
 use super::Core;
-use super::distribute::{Parcel, Reach};
+use super::distribute::Reach;
 use super::input::{Reader, Source, Then};
+use super::parcel::Parcel;
 use super::remote::Publisher;
 
 /// What only the broker publishes.

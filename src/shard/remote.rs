@@ -10,10 +10,12 @@ use crate::store::ActId;
 
 use super::Core;
 use super::connection::Connection;
-use super::distribute::{Kept, Parcel, Reach};
+use super::deliver::Kept;
+use super::distribute::Reach;
 use super::flush::flush_output;
 use super::mail::Batch;
 use super::outcomes::{Awaited, Outcome, Outcomes, Why};
+use super::parcel::Parcel;
 use super::runs::Run;
 use super::store::Keeper;
 

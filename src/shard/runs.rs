@@ -13,9 +13,10 @@ use crate::session::DropCause;
 
 use super::Core;
 use super::connection::State;
-use super::distribute::Parcel;
+use super::distribute::Reach;
 use super::input::Reader;
 use super::outbox::Place;
+use super::parcel::Parcel;
 use super::remote::{Item, Publisher};
 
 /// Whole QoS 0 frames in a row: no RETAIN, nothing in them that a receiver must not see.
@@ -187,7 +188,7 @@ impl<S> Core<S> {
         for_each_publish(run.version, frames, &limits, |publish| {
             let mut scratch = Vec::new();
             let mut parcel = Parcel::from_publish(&publish, &topic, None, &mut scratch, publisher);
-            let mut reach = super::distribute::Reach::NONE;
+            let mut reach = Reach::NONE;
             self.distribute_to_groups(&mut parcel, run.route, &mut reach);
         });
         self.topic = topic;
