@@ -15,7 +15,7 @@ use super::settings::OverflowOffline;
 /// Whether a session has a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kept {
-    /// It has it, or needs no more of it.
+    /// It has it, or needs no more of it: at QoS 0 it never does.
     Yes,
     /// There was no room.
     No,
@@ -54,11 +54,16 @@ impl<S> Core<S> {
         key: SessionKey,
         share: &Share<'_>,
     ) -> Kept {
-        // An owned message may have waited, and expired: only the session looks at that.
-        if share.qos == QoS::AtMostOnce && parcel.message.is_none() {
-            return self.deliver_at_most_once(parcel, key, share, &mut Forms::default());
+        if share.qos > QoS::AtMostOnce {
+            return self.deliver(parcel, key, share);
         }
-        self.deliver(parcel, key, share)
+        // An owned message may have waited, and expired: only the session looks at that.
+        match parcel.message {
+            None => self.deliver_at_most_once(parcel, key, share, &mut Forms::default()),
+            Some(_) => _ = self.deliver(parcel, key, share),
+        }
+        // Nobody asks for it to be kept.
+        Kept::Yes
     }
 
     /// QoS 0: in the bytes that others get, too, where that is possible.
@@ -68,23 +73,23 @@ impl<S> Core<S> {
         key: SessionKey,
         share: &Share<'_>,
         forms: &mut Forms,
-    ) -> Kept {
+    ) {
         let retain = parcel.retain && share.retain_as_published;
-        let Some(slot) = self.sessions.get_mut(key) else { return Kept::No };
+        let Some(slot) = self.sessions.get_mut(key) else { return };
         let connection = slot.connection.and_then(|id| Some((id, self.connections.get(id)?)));
         let live = connection.filter(|(_, connection)| connection.state == State::Connected);
         let Some((id, connection)) = live else {
-            if self.settings.session.queue_qos0 {
-                return self.deliver(parcel, key, share);
+            match self.settings.session.queue_qos0 {
+                true => _ = self.deliver(parcel, key, share),
+                false => self.count_drops(key, DropCause::Offline, 1),
             }
-            self.count_drops(key, DropCause::Offline, 1);
-            return Kept::Yes;
+            return;
         };
         let version = connection.version;
         if connection.is_slow(self.settings.qos0_backlog_bytes) {
             slot.session.count_drops(DropCause::SlowReader, 1);
             self.stats.dropped[DropCause::SlowReader as usize].add(1);
-            return Kept::Yes;
+            return;
         }
         let mut publish = parcel.out(retain);
         publish.subscription_identifiers = share.identifiers;
@@ -113,9 +118,8 @@ impl<S> Core<S> {
                 }
             }
             Direct::TooLarge => self.stats.dropped[DropCause::PacketTooLarge as usize].add(1),
-            Direct::Deliver => return self.deliver(parcel, key, share),
+            Direct::Deliver => _ = self.deliver(parcel, key, share),
         }
-        Kept::Yes
     }
 
     /// Writes a QoS 0 message to a connection in a form that is encoded when it is first needed.
@@ -303,12 +307,14 @@ impl<S> Core<S> {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::num::NonZeroU32;
 
     use super::super::connection::{Connection, MAX_UNFLUSHED};
     use super::super::settings::Settings;
     use super::super::{Shard, Shared};
     use super::*;
     use crate::hooks::Hooks;
+    use crate::mqtt::Message;
     use crate::mqtt::topic::Filter;
     use crate::net::sim::{Faults, SimDriver, SimOptions, World};
     use crate::router::SubscriptionOptions;
@@ -354,6 +360,32 @@ mod tests {
         publish(&mut shard, QoS::AtLeastOnce, b"x");
         let session = &shard.core.sessions.get(0).expect("it is there").session;
         assert_eq!((session.queued(), session.drops().get(DropCause::Offline)), (1, 1));
+    }
+
+    /// A subscription of QoS 0 asks nobody to keep anything, whatever else is asked for with it.
+    #[test]
+    fn a_full_queue_of_qos_0_refuses_nobody() {
+        let mut shard = shard(1, State::Connected);
+        let core = &mut shard.core;
+        let mut settings = Settings::for_tests();
+        settings.session.queue_qos0 = true;
+        settings.session.max_queued_messages = 1;
+        core.settings = settings.into();
+        let slot = core.sessions.get_mut(0).expect("it is there");
+        slot.connection = None;
+        slot.session.disconnect(core.now);
+        let filters = [("plain", None), ("identified", NonZeroU32::new(1))];
+        for (filter, identifier) in filters {
+            let options = SubscriptionOptions { identifier, ..Default::default() };
+            core.router.subscribe(0, &Filter { share: None, filter }, options);
+        }
+        let mut publish = |topic| {
+            let message = Message::new(topic, QoS::AtLeastOnce, false, b"x", &[], None, core.now);
+            core.publish_message(&message, Publisher::NOBODY)
+        };
+        let kept = ["plain", "plain", "identified"].map(|topic| publish(topic).kept);
+        let full = shard.core.stats.dropped[DropCause::QueueFull as usize].value();
+        assert_eq!((kept, full), ([true; 3], 2));
     }
 
     #[test]
