@@ -57,11 +57,7 @@ impl<S> Core<S> {
         if share.qos > QoS::AtMostOnce {
             return self.deliver(parcel, key, share);
         }
-        // An owned message may have waited, and expired: only the session looks at that.
-        match parcel.message {
-            None => self.deliver_at_most_once(parcel, key, share, &mut Forms::default()),
-            Some(_) => _ = self.deliver(parcel, key, share),
-        }
+        self.deliver_at_most_once(parcel, key, share, &mut Forms::default());
         // Nobody asks for it to be kept.
         Kept::Yes
     }
@@ -74,6 +70,11 @@ impl<S> Core<S> {
         share: &Share<'_>,
         forms: &mut Forms,
     ) {
+        if parcel.is_expired(self.now) {
+            // The session says what becomes of it.
+            self.deliver(parcel, key, share);
+            return;
+        }
         let retain = parcel.retain && share.retain_as_published;
         let Some(slot) = self.sessions.get_mut(key) else { return };
         let connection = slot.connection.and_then(|id| Some((id, self.connections.get(id)?)));
@@ -360,6 +361,17 @@ mod tests {
         publish(&mut shard, QoS::AtLeastOnce, b"x");
         let session = &shard.core.sessions.get(0).expect("it is there").session;
         assert_eq!((session.queued(), session.drops().get(DropCause::Offline)), (1, 1));
+    }
+
+    /// [MQTT-3.3.2-5] As one that has waited for this shard to take in its mail.
+    #[test]
+    fn what_has_expired_is_written_to_nobody() {
+        let mut shard = shard(2, State::Connected);
+        let message = Message::new("t", QoS::AtMostOnce, false, b"x", &[], Some(1), shard.core.now);
+        shard.core.now = shard.core.now.plus(std::time::Duration::from_secs(1));
+        shard.core.publish_message(&message, Publisher::NOBODY);
+        let dropped = shard.core.stats.dropped[DropCause::Expired as usize].value();
+        assert_eq!((dropped, shard.core.connections.written.publishes), (2, 0));
     }
 
     /// A subscription of QoS 0 asks nobody to keep anything, whatever else is asked for with it.

@@ -18,7 +18,7 @@ pub(super) struct Parcel<'a> {
     message_expiry_interval: Option<u32>,
     /// What to make the owned form from, and the buffer that is this message's alone.
     publish: Option<(&'a Publish<'a>, Option<&'a Bytes>)>,
-    pub(super) message: Option<Message>,
+    message: Option<Message>,
     pub(super) publisher: Publisher,
     /// [What it is named by](crate::session::PublishOutcome::number) if it is to be acknowledged.
     pub(super) number: Option<u64>,
@@ -74,6 +74,13 @@ impl<'a> Parcel<'a> {
                 Message::new(topic, self.qos, self.retain, payload, properties, expiry, now)
             }
         })
+    }
+
+    /// Whether it has waited for too long on its way here [MQTT-3.3.2-5].
+    #[inline]
+    pub(super) fn is_expired(&self, now: Time) -> bool {
+        let waited = self.message.as_ref();
+        waited.is_some_and(|message| message.is_expired(now) && !message.is_for_now())
     }
 
     pub(super) fn out(&self, retain: bool) -> PublishOut<'a> {
