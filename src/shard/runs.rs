@@ -54,9 +54,7 @@ impl<S> Core<S> {
             version: reader.version,
         });
     }
-}
 
-impl<S> Core<S> {
     /// Hands the reader's run on to everybody who wants it.
     #[inline]
     pub(super) fn flush_run(&mut self, reader: &mut Reader<'_>) {
@@ -167,20 +165,26 @@ impl<S> Core<S> {
 
     /// Hands a run to one target message by message.
     fn run_singly(&mut self, run: &Run, frames: &[u8], index: usize, own: bool) {
-        let limits = self.settings.limits;
-        let (route, publisher) = (run.route, Publisher::NOBODY);
-        let mut topic = std::mem::take(&mut self.topic);
-        topic.clear();
-        topic.push_str(self.router.get(route).topic());
-        for_each_publish(run.version, frames, &limits, |publish| {
-            let mut scratch = Vec::new();
-            let mut parcel = Parcel::from_publish(&publish, &topic, None, &mut scratch, publisher);
-            self.deliver_to_target(&mut parcel, route, index, own);
+        self.take_apart(run, frames, Publisher::NOBODY, |core, parcel| {
+            core.deliver_to_target(parcel, run.route, index, own);
         });
-        self.topic = topic;
     }
 
     fn run_to_groups(&mut self, run: &Run, frames: &[u8], publisher: Publisher) {
+        self.take_apart(run, frames, publisher, |core, parcel| {
+            let mut reach = Reach::NONE;
+            core.distribute_to_groups(parcel, run.route, &mut reach);
+        });
+    }
+
+    /// Handles the messages of a run one by one.
+    fn take_apart(
+        &mut self,
+        run: &Run,
+        frames: &[u8],
+        publisher: Publisher,
+        mut each: impl FnMut(&mut Self, &mut Parcel<'_>),
+    ) {
         let limits = self.settings.limits;
         let mut topic = std::mem::take(&mut self.topic);
         topic.clear();
@@ -188,8 +192,7 @@ impl<S> Core<S> {
         for_each_publish(run.version, frames, &limits, |publish| {
             let mut scratch = Vec::new();
             let mut parcel = Parcel::from_publish(&publish, &topic, None, &mut scratch, publisher);
-            let mut reach = Reach::NONE;
-            self.distribute_to_groups(&mut parcel, run.route, &mut reach);
+            each(self, &mut parcel);
         });
         self.topic = topic;
     }
