@@ -1,6 +1,7 @@
 //! Who of a shared group gets a message: first which shard, then which of its members.
 
 use super::groups::{GroupId, Remote};
+use super::hash::stable_hash;
 use super::load::{GroupLoad, Level};
 use super::slab::NIL;
 use super::{Router, SessionKey, SubscriptionOptions};
@@ -30,14 +31,25 @@ pub enum Strategy {
     Topic,
 }
 
-/// Of whom and what a message is, as far as strategies care. Both are hashes by
-/// [`stable_hash`](super::stable_hash), so that all shards choose alike.
+/// Of whom and what a message is, as far as strategies care: what they choose by is the same on all shards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Publisher {
-    /// Of the publisher's client id.
-    pub client_id_hash: u64,
-    /// Of the topic.
-    pub topic_hash: u64,
+pub struct Publisher<'a> {
+    /// The client, by a number that is the same on all shards.
+    pub client: u64,
+    /// The topic.
+    pub topic: &'a str,
+}
+
+/// Hashed for the strategies that want it only: with each message that costs as much as a look-up.
+impl Publisher<'_> {
+    /// The number may be what the client's home was chosen by; where its messages go has to be independent of that.
+    fn client_hash(&self) -> u64 {
+        stable_hash(&self.client.to_le_bytes())
+    }
+
+    fn topic_hash(&self) -> u64 {
+        stable_hash(self.topic.as_bytes())
+    }
 }
 
 /// The shard that serves a message of a group.
@@ -57,7 +69,11 @@ pub(super) const LOOK_AT_MOST: usize = 256;
 impl Router {
     /// Which shard serves the next message of a group: those with connected members first, by
     /// their number, or as the strategy wants it. `None`: the group is gone.
-    pub fn choose_shard(&mut self, group: GroupId, publisher: &Publisher) -> Option<ShardChoice> {
+    pub fn choose_shard(
+        &mut self,
+        group: GroupId,
+        publisher: &Publisher<'_>,
+    ) -> Option<ShardChoice> {
         let index = self.groups.resolve(group)?;
         let known = self.groups.group(index);
         if known.remote.is_empty() {
@@ -72,7 +88,7 @@ impl Router {
     pub fn choose_other_shard(
         &mut self,
         group: GroupId,
-        publisher: &Publisher,
+        publisher: &Publisher<'_>,
     ) -> Option<ShardChoice> {
         let index = self.groups.resolve(group)?;
         self.choose_of(index, false, true, publisher)
@@ -84,7 +100,7 @@ impl Router {
         index: u32,
         here: bool,
         connected: bool,
-        publisher: &Publisher,
+        publisher: &Publisher<'_>,
     ) -> Option<ShardChoice> {
         let place = self.shard_place(index, publisher);
         match self.groups.strategy() {
@@ -118,7 +134,7 @@ impl Router {
     pub fn choose_member(
         &mut self,
         group: GroupId,
-        publisher: &Publisher,
+        publisher: &Publisher<'_>,
         in_flight: impl Fn(SessionKey) -> usize,
     ) -> Option<(SessionKey, SubscriptionOptions)> {
         let index = self.groups.resolve(group)?;
@@ -137,7 +153,7 @@ impl Router {
         &mut self,
         index: u32,
         part: std::ops::Range<usize>,
-        publisher: &Publisher,
+        publisher: &Publisher<'_>,
         in_flight: &impl Fn(SessionKey) -> usize,
     ) -> Option<usize> {
         if part.is_empty() {
@@ -168,7 +184,7 @@ impl Router {
         &mut self,
         index: u32,
         part: &std::ops::Range<usize>,
-        publisher: &Publisher,
+        publisher: &Publisher<'_>,
     ) -> usize {
         let len = part.len();
         let group = self.groups.group(index);
@@ -184,15 +200,15 @@ impl Router {
                 if part.contains(&place) { place - part.start } else { next }
             }
             // Other bits than those the shard was chosen by.
-            Strategy::ClientId => (publisher.client_id_hash.rotate_right(32) % len as u64) as usize,
-            Strategy::Topic => (publisher.topic_hash.rotate_right(32) % len as u64) as usize,
+            Strategy::ClientId => (publisher.client_hash().rotate_right(32) % len as u64) as usize,
+            Strategy::Topic => (publisher.topic_hash().rotate_right(32) % len as u64) as usize,
         }
     }
 
-    fn shard_place(&mut self, index: u32, publisher: &Publisher) -> u64 {
+    fn shard_place(&mut self, index: u32, publisher: &Publisher<'_>) -> u64 {
         match self.groups.strategy() {
-            Strategy::ClientId => publisher.client_id_hash,
-            Strategy::Topic => publisher.topic_hash,
+            Strategy::ClientId => publisher.client_hash(),
+            Strategy::Topic => publisher.topic_hash(),
             Strategy::Random => self.random.u64(..),
             Strategy::RoundRobin | Strategy::LeastInFlight | Strategy::Sticky => {
                 let cursor = &mut self.groups.group_mut(index).shard_cursor;

@@ -61,9 +61,6 @@ pub(super) fn shrink_sparse<T>(table: &mut HashTable<T>, hash: impl Fn(&T) -> u6
 }
 
 /// A hash that is the same on every shard and in every run; not for tables.
-///
-/// The strategies [`ClientId`](super::Strategy::ClientId) and [`Topic`](super::Strategy::Topic)
-/// want it of the publisher's client id and of the topic.
 #[must_use]
 pub fn stable_hash(bytes: &[u8]) -> u64 {
     let fnv = bytes.iter().fold(0xCBF2_9CE4_8422_2325_u64, |hash, &byte| {

@@ -18,9 +18,10 @@ impl<S> Core<S> {
         route: RouteId,
         reach: &mut Reach,
     ) {
-        let groups = self.router.get(route).groups.clone();
         let publisher = parcel.router_publisher();
-        for group in groups {
+        for index in 0..self.router.get(route).groups.len() {
+            // By index, as with the targets.
+            let Some(&group) = self.router.get(route).groups.get(index) else { break };
             let Some(mut choice) = self.router.choose_shard(group, &publisher) else {
                 if self.router.is_left(group) {
                     self.pass_over(parcel, reach);

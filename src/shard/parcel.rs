@@ -3,7 +3,6 @@
 use bytes::Bytes;
 
 use crate::mqtt::{LARGE_PAYLOAD, Message, Publish, PublishOut, QoS};
-use crate::router::stable_hash;
 use crate::timer::Time;
 
 use super::remote::Publisher;
@@ -92,12 +91,9 @@ impl<'a> Parcel<'a> {
         }
     }
 
-    pub(super) fn router_publisher(&self) -> crate::router::Publisher {
-        crate::router::Publisher {
-            // Its home was chosen by the very hash; where it goes has to be independent of that.
-            client_id_hash: stable_hash(&self.publisher.client.to_le_bytes()),
-            topic_hash: stable_hash(self.topic.as_bytes()),
-        }
+    /// Of whom and what it is, for the strategy of a shared group.
+    pub(super) fn router_publisher(&self) -> crate::router::Publisher<'a> {
+        crate::router::Publisher { client: self.publisher.client, topic: self.topic }
     }
     /// The payload, to be written by reference, if it is large.
     pub(super) fn large(&mut self, now: Time) -> Option<Bytes> {

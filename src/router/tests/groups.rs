@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
-const NOBODY: Publisher = Publisher { client_id_hash: 0, topic_hash: 0 };
+const NOBODY: Publisher<'static> = Publisher { client: 0, topic: "" };
 
 fn group_of(strategy: Pick, members: u32) -> (Router, GroupId, Vec<SubscriptionHandle>) {
     let limits = RouterLimits { strategy, ..RouterLimits::default() };
@@ -100,13 +100,12 @@ fn by_client_id_and_by_topic() {
         let (mut router, group, _) = group_of(strategy, 4);
         let mut chosen = BTreeMap::new();
         for n in 0..400u32 {
-            let key = stable_hash(&(n % 100).to_le_bytes());
-            let other = stable_hash(&n.to_be_bytes());
-            let by_client = strategy == Pick::ClientId;
-            let publisher = Publisher {
-                client_id_hash: if by_client { key } else { other },
-                topic_hash: if by_client { other } else { key },
+            let (client, topic) = match strategy {
+                Pick::ClientId => (n % 100, n),
+                _ => (n, n % 100),
             };
+            let (client, topic) = (client.into(), &*topic.to_string());
+            let publisher = Publisher { client, topic };
             let (member, _) = router.choose_member(group, &publisher, |_| 0).unwrap();
             assert_eq!(*chosen.entry(n % 100).or_insert(member), member);
         }
@@ -172,7 +171,7 @@ fn tell(routers: &mut [Router], shard: usize, count: Option<GroupCount>) {
     }
 }
 
-fn chosen_shard(router: &mut Router, publisher: &Publisher) -> u8 {
+fn chosen_shard(router: &mut Router, publisher: &Publisher<'_>) -> u8 {
     let group = router.group("g", "a/+").unwrap();
     router.choose_shard(group, publisher).unwrap().shard
 }
@@ -183,8 +182,7 @@ fn all_shards_choose_the_same_shard_for_one_key() {
     for strategy in [Sticky, ClientId, Topic] {
         let mut routers = shards_with(strategy, &[3, 1, 4, 2]);
         for n in 0..50u32 {
-            let key = stable_hash(&n.to_le_bytes());
-            let publisher = Publisher { client_id_hash: key, topic_hash: key };
+            let publisher = Publisher { client: n.into(), topic: &n.to_string() };
             let chosen: BTreeSet<u8> =
                 routers.iter_mut().map(|router| chosen_shard(router, &publisher)).collect();
             assert_eq!(chosen.len(), 1, "{strategy:?}");
