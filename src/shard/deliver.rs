@@ -177,7 +177,6 @@ impl<S> Core<S> {
             self.count_drops(key, DropCause::StoreFailed, 1);
             return Kept::Unstored;
         }
-        let Some(slot) = self.sessions.get_mut(key) else { return Kept::No };
         let online = slot.connection;
         let mut out = online.and_then(|id| self.connections.live_out(id, &self.settings));
         let limits = tight.as_ref().unwrap_or(&self.settings.session);

@@ -1,5 +1,7 @@
 //! A message on its way, borrowed for as long as nobody has to keep it.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use crate::mqtt::{LARGE_PAYLOAD, Message, Publish, PublishOut, QoS};
@@ -17,7 +19,8 @@ pub(super) struct Parcel<'a> {
     message_expiry_interval: Option<u32>,
     /// What to make the owned form from, and the buffer that is this message's alone.
     publish: Option<(&'a Publish<'a>, Option<&'a Bytes>)>,
-    message: Option<Message>,
+    /// The owned form, if it is made or came.
+    message: Option<Cow<'a, Message>>,
     pub(super) publisher: Publisher,
     /// [What it is named by](crate::session::PublishOutcome::number) if it is to be acknowledged.
     pub(super) number: Option<u64>,
@@ -56,7 +59,7 @@ impl<'a> Parcel<'a> {
             properties: message.properties(),
             message_expiry_interval: message.message_expiry_interval(now),
             publish: None,
-            message: Some(message.clone()),
+            message: Some(Cow::Borrowed(message)),
             publisher,
             number: None,
         }
@@ -65,13 +68,15 @@ impl<'a> Parcel<'a> {
     /// The owned form, made at its first use.
     #[inline]
     pub(super) fn message(&mut self, now: Time) -> &Message {
-        self.message.get_or_insert_with(|| match self.publish {
-            Some((publish, frame)) => Message::from_publish(publish, self.topic, frame, now),
-            None => {
-                let expiry = self.message_expiry_interval;
-                let (topic, payload, properties) = (self.topic, self.payload, self.properties);
-                Message::new(topic, self.qos, self.retain, payload, properties, expiry, now)
-            }
+        self.message.get_or_insert_with(|| {
+            Cow::Owned(match self.publish {
+                Some((publish, frame)) => Message::from_publish(publish, self.topic, frame, now),
+                None => {
+                    let expiry = self.message_expiry_interval;
+                    let (topic, payload, properties) = (self.topic, self.payload, self.properties);
+                    Message::new(topic, self.qos, self.retain, payload, properties, expiry, now)
+                }
+            })
         })
     }
 
