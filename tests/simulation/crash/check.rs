@@ -39,31 +39,9 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
     let mut history = History::default();
     for actor in actors {
         match &actor.role {
-            // Any of its messages may have expired.
-            Role::Publisher { topic, qos, .. } if actor.is_brief() => {
-                history.published.push(Published {
-                    client: actor.name.clone(),
-                    topic: topic.clone(),
-                    qos: *qos,
-                    sent: actor.sent.get(),
-                    acknowledged: BTreeSet::new(),
-                    refused: actor.refused.clone(),
-                    is_ordered: *qos == QoS::ExactlyOnce && !actor.may_be_refused,
-                });
+            Role::Publisher { topic, qos, clears, .. } => {
+                history.published.push(published(actor, topic, *qos, *clears));
             }
-            Role::Publisher { topic, qos, clears, .. } => history.published.push(Published {
-                client: actor.name.clone(),
-                topic: topic.clone(),
-                qos: *qos,
-                sent: actor.sent.get(),
-                acknowledged: match clears {
-                    _ if actor.may_be_dropped => BTreeSet::new(),
-                    true => with_a_number(&actor.acknowledged),
-                    false => actor.acknowledged.clone(),
-                },
-                refused: actor.refused.clone(),
-                is_ordered: overtaken(actor).is_none(),
-            }),
             Role::Beginner | Role::Watcher { .. } | Role::Founder { .. } => {}
             Role::Setter(..) | Role::Reader(_) | Role::Hurried(_) => {}
             Role::Patient(patient, _) => {
@@ -100,22 +78,47 @@ pub(super) fn check(actors: &[Actor], late: &Actor) -> Result<(), String> {
         }
     }
     once_between_them(actors)?;
-    for publisher in actors {
-        let Role::Publisher { topic, retain: true, clears, .. } = &publisher.role else { continue };
-        let sent = publisher.sent.get();
-        history.reads.push(Read {
-            topic: topic.clone(),
-            acknowledged: publisher.acknowledged.last().map(|&last| match overtaken(publisher) {
-                Some(first) => first.min(last),
-                None => last,
-            }),
-            found: late.received.get(topic).and_then(|list| list.first()).copied(),
-            sent,
-            clears_every: if *clears { CLEARS_EVERY } else { 0 },
-        });
-    }
+    history.reads.extend(actors.iter().filter_map(|actor| read(actor, late)));
     let verdict = torture::check(&history);
     if verdict.is_right() { Ok(()) } else { Err(verdict.to_string()) }
+}
+
+/// What a publisher has sent, and what of it has to have come.
+fn published(actor: &Actor, topic: &str, qos: QoS, clears: bool) -> Published {
+    // Any message of one that is brief may have expired.
+    let acknowledged = match clears {
+        _ if actor.is_brief() || actor.may_be_dropped => BTreeSet::new(),
+        true => with_a_number(&actor.acknowledged),
+        false => actor.acknowledged.clone(),
+    };
+    let is_ordered = match actor.is_brief() {
+        true => qos == QoS::ExactlyOnce && !actor.may_be_refused,
+        false => overtaken(actor).is_none(),
+    };
+    Published {
+        client: actor.name.clone(),
+        topic: topic.to_owned(),
+        qos,
+        sent: actor.sent.get(),
+        acknowledged,
+        refused: actor.refused.clone(),
+        is_ordered,
+    }
+}
+
+/// What `late` has found retained of a publisher, if that retains.
+fn read(publisher: &Actor, late: &Actor) -> Option<Read> {
+    let Role::Publisher { topic, retain: true, clears, .. } = &publisher.role else { return None };
+    Some(Read {
+        topic: topic.clone(),
+        acknowledged: publisher.acknowledged.last().map(|&last| match overtaken(publisher) {
+            Some(first) => first.min(last),
+            None => last,
+        }),
+        found: late.received.get(topic).and_then(|list| list.first()).copied(),
+        sent: publisher.sent.get(),
+        clears_every: if *clears { CLEARS_EVERY } else { 0 },
+    })
 }
 
 /// What is published at QoS 2 comes once to a group that may lose it. Not counted is what a member had whose session
