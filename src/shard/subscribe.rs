@@ -34,7 +34,7 @@ impl<S> Core<S> {
                 return Ok(Then::Hold);
             }
             reader.did(filter.filter);
-            let reason = self.subscribe_one(reader, subscribe, &filter, &mut begun)?;
+            let reason = self.subscribe_one(reader, subscribe, &filter, &mut begun);
             begun.reasons.push(reason as u8);
         }
         let packet = SubAck {
@@ -104,23 +104,20 @@ impl<S> Core<S> {
         subscribe: &Subscribe<'_>,
         asked: &SubscribeFilter<'_>,
         begun: &mut Begun,
-    ) -> Result<ReasonCode, DecodeError> {
+    ) -> ReasonCode {
         let filter = match Filter::parse(asked.filter, &self.settings.limits) {
             Ok(filter) => filter,
-            Err(error) => return Ok(error.reason),
+            Err(error) => return error.reason,
         };
-        if filter.share.is_some() && asked.no_local {
-            return Err(DecodeError::protocol("No Local on a shared subscription"));
-        }
         if let Some(refusal) = self.refuse_filter(&filter) {
-            return Ok(refusal);
+            return refusal;
         }
         let Some(options) = self.granted(reader, subscribe, asked, &filter) else {
-            return Ok(ReasonCode::NotAuthorized);
+            return ReasonCode::NotAuthorized;
         };
         let Some(subscribed) = self.add_subscription(reader.session, &filter, options) else {
             self.stats.refused_subscriptions.add(1);
-            return Ok(ReasonCode::QuotaExceeded);
+            return ReasonCode::QuotaExceeded;
         };
         let wants_retained = match asked.retain_handling {
             RetainHandling::Send => filter.share.is_none(),
@@ -147,11 +144,11 @@ impl<S> Core<S> {
             let (index, handle, qos) = (begun.reasons.len(), subscribed.handle, options.qos);
             begun.scans.push(WantedScan { index, handle, qos, noted });
         }
-        Ok(match options.qos {
+        match options.qos {
             QoS::AtMostOnce => ReasonCode::Success,
             QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
             QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
-        })
+        }
     }
 
     /// The options that a client is granted; nothing if it may not subscribe.
