@@ -13,7 +13,7 @@ pub enum Begin {
     /// One that is held or pending already: do not route it [MQTT-4.3.3-10]. It is acknowledged
     /// by the session itself, now or when the pending one is.
     Duplicate,
-    /// More than our Receive Maximum: DISCONNECT with 0x93 [MQTT-3.3.4-9], or close for 3.x.
+    /// More than our Receive Maximum: DISCONNECT with 0x93 [MQTT-3.3.4-7], or close for 3.x.
     ReceiveMaximumExceeded,
 }
 

@@ -21,8 +21,8 @@ pub struct Redistribution {
 
 impl Session {
     /// When the session ends: takes out what other members of shared groups shall get, in order:
-    /// QoS 1 in flight and not acknowledged [MQTT-4.8.2-5], then what was queued. QoS 2 that was
-    /// sent is not among it [MQTT-4.8.2-4], nor what came by plain subscriptions.
+    /// QoS 1 in flight and not acknowledged (section 4.8.2), then what was queued. QoS 2 that was
+    /// sent is not among it [MQTT-4.8.2-5], nor what came by plain subscriptions.
     #[must_use]
     pub fn take_for_redistribution(&mut self) -> Vec<Redistribution> {
         let Some(active) = self.active.as_mut() else { return Vec::new() };

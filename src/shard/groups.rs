@@ -136,7 +136,7 @@ mod tests {
         key
     }
 
-    /// [MQTT-4.8.2-5] Members end one after another, and another shard does not know yet of the last when it
+    /// Members end one after another, and another shard does not know yet of the last when it
     /// is given what the first has left: it comes back to where nobody is any more, and goes on to who is left.
     #[test]
     fn what_comes_back_to_a_shard_without_members_goes_on() {

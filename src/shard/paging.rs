@@ -324,7 +324,7 @@ mod tests {
         (0..6).for_each(|_| turn(core, writer));
     }
 
-    /// [MQTT-3.3.2-5] [MQTT-4.8.2-5] A session ends while the store looks for what has expired in its queue:
+    /// [MQTT-3.3.2-5] A session ends while the store looks for what has expired in its queue:
     /// others of its group get the rest, once.
     #[test]
     fn a_look_that_outlasts_its_session() {

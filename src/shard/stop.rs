@@ -329,7 +329,7 @@ mod tests {
         }
     }
 
-    /// [MQTT-4.8.2-5] What a session that ends with the broker leaves to its group goes to a member on another
+    /// What a session that ends with the broker leaves to its group goes to a member on another
     /// shard, where nobody is connected any more; and it is stored that all others have gone.
     #[test]
     fn what_is_left_to_a_shard_that_has_nobody_to_let_go_is_stored() {

@@ -97,7 +97,7 @@ fn what_a_client_gives_up_is_not_lost() {
     }
 }
 
-/// [MQTT-4.8.2-4] [MQTT-4.8.2-5] Of a shared group's messages only QoS 2 that was sent is lost.
+/// [MQTT-4.8.2-5] Of a shared group's messages only QoS 2 that was sent is lost.
 #[test]
 fn what_others_of_a_group_get_is_not_lost() {
     let mut rig = Rig::new(2, "");

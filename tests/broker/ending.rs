@@ -61,8 +61,8 @@ fn what_ended_matches_nothing() {
     assert!(matches!(connack[..], [Packet::ConnAck(_)]), "{connack:?}");
 }
 
-/// A member that has ended is not chosen, and what it had not acknowledged goes to another
-/// [MQTT-4.8.2-5]; on whatever shard.
+/// A member that has ended is not chosen, and what it had not acknowledged at QoS 1 goes to another (section
+/// 4.8.2); on whatever shard.
 #[test]
 fn a_group_goes_on_without_who_ended() {
     for home in [0, 1] {

@@ -133,8 +133,8 @@ fn grouped() -> Rig {
     rig
 }
 
-/// [MQTT-4.8.2-5] QoS 1 of shared groups that was not acknowledged, and what was queued, goes to
-/// others when the session ends; [MQTT-4.8.2-4] QoS 2 that was sent does not.
+/// QoS 1 of shared groups that was not acknowledged, and what was queued, goes to others when the
+/// session ends (section 4.8.2); QoS 2 that was sent does not [MQTT-4.8.2-5].
 #[test]
 fn redistribution_at_the_end() {
     let mut rig = grouped();

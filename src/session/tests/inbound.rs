@@ -97,7 +97,7 @@ fn pubrel_unknown() {
     }
 }
 
-/// [MQTT-3.3.4-9] More unacknowledged messages than our Receive Maximum are refused; what was
+/// [MQTT-3.3.4-7] More unacknowledged messages than our Receive Maximum are refused; what was
 /// acknowledged, or is the same again, does not count.
 #[test]
 fn receive_maximum() {
