@@ -4,6 +4,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use crate::hooks::{Client, Denial, Login};
+use crate::mqtt::topic::SYS_PREFIX;
 use crate::mqtt::{
     ConnAck, Connect, ConnectError, FrameHead, Message, Packet, QoS, ReasonCode, Version,
     decode_connect, encode, topic,
@@ -19,7 +20,6 @@ use super::ending::{EndedBy, Ending};
 use super::exchange::reason_of;
 use super::gate::STORE_FAILS;
 use super::input::{PADDED, Then};
-use super::publish::SYS_PREFIX;
 use super::rights::Identity;
 use super::settings::{Settings, Terms};
 use super::sys::CLIENT_LOG;

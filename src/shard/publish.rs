@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use crate::mqtt::topic::SYS_PREFIX;
 use crate::mqtt::{
     DecodeError, FrameHead, Message, PacketId, Publish, QoS, ReasonCode, decode_publish,
     publish_wire_reusable, topic,
@@ -14,9 +15,6 @@ use super::distribute::Reach;
 use super::input::{Reader, Source, Then};
 use super::parcel::Parcel;
 use super::remote::Publisher;
-
-/// What only the broker publishes.
-pub(super) const SYS_PREFIX: &[u8] = b"$SYS/";
 
 /// Why a message is not retained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 //! Retained messages among shards: every one has all of them, and one of them notes those of a topic.
 
 use crate::mqtt::Message;
+use crate::mqtt::topic::SYS_PREFIX;
 use crate::router::{Stamp, stable_hash};
 use crate::session::Change;
 
 use super::Core;
-use super::publish::SYS_PREFIX;
 
 impl<S> Core<S> {
     /// Takes in what another shard has retained. That had room for it, and so has this one, whatever came from
