@@ -121,8 +121,8 @@ impl PasswordFile {
     }
 
     /// How many users it has.
-    #[must_use]
-    pub fn user_count(&self) -> usize {
+    #[cfg(test)]
+    fn user_count(&self) -> usize {
         self.by_user.len()
     }
 

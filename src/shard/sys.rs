@@ -1,6 +1,5 @@
 //! `$SYS` topics, the gauges behind them, and the log about clients.
 
-use std::fmt::Arguments;
 use std::net::SocketAddr;
 
 use tracing::field::display;
@@ -43,7 +42,9 @@ impl LogLimit {
 
     /// Logs what a client that stays connected did and should not have done.
     pub(super) fn offence(&mut self, now: Time, peer: SocketAddr, client_id: &str, detail: &str) {
-        self.line(now, peer, client_id, format_args!("{detail}"));
+        if self.has_room(now) {
+            info!(target: CLIENT_LOG, %peer, client_id, "{detail}");
+        }
     }
 
     /// Logs why somebody was not let in.
@@ -90,12 +91,6 @@ impl LogLimit {
         if self.has_room(now) {
             let (client_id, dropped) = (session.client_id(), session.drops());
             info!(target: CLIENT_LOG, client_id, %dropped, "its session has ended");
-        }
-    }
-
-    fn line(&mut self, now: Time, peer: SocketAddr, client_id: &str, text: Arguments<'_>) {
-        if self.has_room(now) {
-            info!(target: CLIENT_LOG, %peer, client_id, "{text}");
         }
     }
 
