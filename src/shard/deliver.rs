@@ -310,6 +310,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::super::connection::{Connection, MAX_UNFLUSHED};
+    use super::super::runs::Run;
     use super::super::settings::Settings;
     use super::super::{Shard, Shared};
     use super::*;
@@ -317,7 +318,7 @@ mod tests {
     use crate::mqtt::Message;
     use crate::mqtt::topic::Filter;
     use crate::net::sim::{Faults, SimDriver, SimOptions, World};
-    use crate::router::SubscriptionOptions;
+    use crate::router::{RouteId, SubscriptionOptions};
     use crate::session::{LinkParameters, Session};
 
     /// A shard with so many clients that are subscribed to `t`.
@@ -360,6 +361,13 @@ mod tests {
         publish(&mut shard, QoS::AtLeastOnce, b"x");
         let session = &shard.core.sessions.get(0).expect("it is there").session;
         assert_eq!((session.queued(), session.drops().get(DropCause::Offline)), (1, 1));
+        let mut frames = Vec::new();
+        encode_publish(Version::V311, &PublishOut::new(b"t", b"x"), &mut frames);
+        let (route, place, end) = (RouteId::NONE, Place::Scratch, frames.len());
+        let (start, longest, version) = (0, end, Version::V311);
+        let run = Run { route, place, start, end, count: 1, longest, version };
+        shard.core.run_from_mail(run, &frames);
+        assert_eq!(shard.core.stats.dropped[DropCause::Offline as usize].value(), 6);
     }
 
     /// [MQTT-3.3.2-5] As one that has waited for this shard to take in its mail.

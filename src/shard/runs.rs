@@ -31,6 +31,17 @@ pub(super) struct Run {
     pub(super) version: Version,
 }
 
+/// What becomes of a run for one session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HandedOn {
+    /// It is written, or was dropped and counted, as a whole.
+    Whole,
+    /// Its frames have to be looked at one by one.
+    Singly,
+    /// There is no connection that may be written to.
+    Offline,
+}
+
 impl<S> Core<S> {
     /// Adds the frame at `start..end` of the arena to the reader's run.
     #[inline]
@@ -110,20 +121,22 @@ impl<S> Core<S> {
                 self.run_singly(run, frames, index, own);
                 continue;
             }
-            let Some(connection) = self.sessions.get(key).map(|slot| slot.connection) else {
-                continue;
+            let Some(slot) = self.sessions.get(key) else { continue };
+            let handed_on = match slot.connection {
+                Some(id) => self.run_to_connection(id, key, run, frames, &mut converted),
+                None => HandedOn::Offline,
             };
-            match connection {
-                Some(id) if self.run_to_connection(id, key, run, frames, &mut converted) => {}
-                None if !self.settings.session.queue_qos0 => {
+            match handed_on {
+                HandedOn::Whole => {}
+                HandedOn::Offline if !self.settings.session.queue_qos0 => {
                     self.count_drops(key, DropCause::Offline, run.count);
                 }
-                _ => self.run_singly(run, frames, index, own),
+                HandedOn::Offline | HandedOn::Singly => self.run_singly(run, frames, index, own),
             }
         }
     }
 
-    /// Writes a run to a connection; false if its frames have to be looked at one by one.
+    /// Writes a run to a connection, or drops it if that is slow.
     #[inline]
     fn run_to_connection(
         &mut self,
@@ -132,21 +145,20 @@ impl<S> Core<S> {
         run: &Run,
         frames: &[u8],
         converted: &mut Option<(usize, usize)>,
-    ) -> bool {
+    ) -> HandedOn {
         let limits = &self.settings.limits;
         let backlog_limit = self.settings.qos0_backlog_bytes;
-        let Some(connection) = self.connections.get(id) else { return true };
-        if connection.state != State::Connected {
-            return true;
-        }
+        let connection = self.connections.get(id);
+        let live = connection.filter(|connection| connection.state == State::Connected);
+        let Some(connection) = live else { return HandedOn::Offline };
         if connection.is_slow(backlog_limit) {
             self.count_drops(key, DropCause::SlowReader, run.count);
-            return true;
+            return HandedOn::Whole;
         }
         if connection.minds_frames
             && (connection.singly || run.longest + 4 > connection.maximum_packet_size as usize)
         {
-            return false;
+            return HandedOn::Singly;
         }
         let version = connection.version;
         let (place, start, end) = if version.is_v5() == run.version.is_v5() {
@@ -160,7 +172,7 @@ impl<S> Core<S> {
         if let Some(mut out) = self.connections.out(id) {
             out.frames(place, start, end, run.count);
         }
-        true
+        HandedOn::Whole
     }
 
     /// Hands a run to one target message by message.
