@@ -210,21 +210,37 @@ pub struct Noted {
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
     changes: Arc<Mutex<Vec<Change>>>,
-    retained_bytes: usize,
+    message_bytes: usize,
 }
 
 impl From<Vec<Change>> for Changes {
     fn from(changes: Vec<Change>) -> Self {
-        let retained_bytes = changes.iter().map(retained_bytes).sum();
-        Self { changes: Arc::new(Mutex::new(changes)), retained_bytes }
+        let (mut message_bytes, mut last) = (0, None);
+        for change in &changes {
+            message_bytes += change.adds_bytes(last);
+            last = Some(change);
+        }
+        Self { changes: Arc::new(Mutex::new(changes)), message_bytes }
     }
 }
 
-/// Bytes of the message that is to be retained.
-fn retained_bytes(change: &Change) -> usize {
-    match change {
-        Change::Retained(.., Some(message)) => message.size(),
-        _ => 0,
+impl Change {
+    /// The message that the change has stored.
+    fn message(&self) -> Option<&Message> {
+        match self {
+            Self::Queued(.., record) => Some(&record.message),
+            Self::Retained(.., message) => message.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Bytes of the message that the change has stored, unless the `last` change had the same one stored.
+    fn adds_bytes(&self, last: Option<&Self>) -> usize {
+        let Some(message) = self.message() else { return 0 };
+        match last.and_then(Self::message) {
+            Some(counted) if counted.ptr_eq(message) => 0,
+            _ => message.size(),
+        }
     }
 }
 
@@ -233,10 +249,10 @@ impl Changes {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes of the messages that are to be retained: whoever published them need not wait for an answer.
+    /// About the bytes of the messages that are to be queued or retained.
     #[must_use]
-    pub fn retained_bytes(&self) -> usize {
-        self.retained_bytes
+    pub fn message_bytes(&self) -> usize {
+        self.message_bytes
     }
 
     /// How many are there.
@@ -267,7 +283,7 @@ impl Changes {
 struct Notes {
     turn: u64,
     changes: Vec<Change>,
-    retained_bytes: usize,
+    message_bytes: usize,
     /// Some of them came by shared groups, which have to be named.
     has_groups: bool,
     /// Those of earlier turns that may not have been taken, with the turns.
@@ -301,7 +317,7 @@ impl Journal {
         #[expect(clippy::cast_possible_truncation, reason = "memory ends before")]
         let noted = Noted { turn: notes.turn, at: notes.changes.len() as u32 };
         notes.has_groups |= matches!(&change, Change::Queued(.., record) if record.group.is_some());
-        notes.retained_bytes += retained_bytes(&change);
+        notes.message_bytes += change.adds_bytes(notes.changes.last());
         notes.changes.push(change);
         self.0.count.store(notes.changes.len(), Ordering::Relaxed);
         noted
@@ -390,8 +406,8 @@ impl Journal {
                 }
             }
         }
-        let retained_bytes = std::mem::take(&mut notes.retained_bytes);
-        let changes = Changes { changes: Arc::new(Mutex::new(changes)), retained_bytes };
+        let message_bytes = std::mem::take(&mut notes.message_bytes);
+        let changes = Changes { changes: Arc::new(Mutex::new(changes)), message_bytes };
         notes.handed.push_back((turn, changes.clone()));
         (Some(changes), waiters)
     }

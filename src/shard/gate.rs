@@ -151,6 +151,11 @@ impl<S> Core<S> {
         full
     }
 
+    /// Whether the answer to something that a client has sent waits for others.
+    pub(super) fn waits_in_gate(&self, key: SessionKey) -> bool {
+        self.sessions.get(key).is_some_and(|slot| slot.session.pending() > 0)
+    }
+
     pub(super) fn let_out(&mut self, key: SessionKey, serial: u32) {
         let Some(slot) = self.sessions.get_serial(key, serial) else { return };
         let connection = slot.connection;

@@ -226,6 +226,10 @@ impl<S> Core<S> {
         if self.pressure.any() && self.hold_for_receivers(reader) {
             return Ok(Then::Hold);
         }
+        if self.mailbox.is_store_full() && self.waits_in_gate(reader.session) {
+            // Perhaps for the store, and this would do so as well.
+            return Ok(self.hold_for_lanes(reader, 1 << STORE));
+        }
         self.acknowledge(reader, publish, packet_id, |core, reader, publisher, number| {
             core.route_publish(reader, publish, frame, publisher, Some(number))
         })

@@ -8,8 +8,7 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::session::{Change, Changes, PageOfQueue, PageRequest, SessionNumber, Waiter};
 use crate::store::acts::ActId;
 
-/// Changes that may wait to be taken in, and bytes of messages to be retained among them. What would add to them and
-/// need not be answered has to wait.
+/// Changes that may wait to be taken in, and bytes of messages among them. What would add to them and can wait has to.
 const MAX_WAITING: usize = 1 << 17;
 const MAX_WAITING_BYTES: usize = 64 << 20;
 
@@ -70,7 +69,7 @@ pub(super) struct State {
     pub(super) gone: AtomicBool,
     /// Changes that were handed over and not taken in.
     waiting: AtomicUsize,
-    /// Bytes of the messages among them that are to be retained.
+    /// About the bytes of the messages among them.
     waiting_bytes: AtomicUsize,
     /// By shard: pages that it has asked for, and that cannot be read now; those that
     /// [pass on](PageRequest::passes_on) beside the others.
@@ -91,7 +90,7 @@ impl State {
 
     fn hand_over(&self, changes: &Changes) {
         self.waiting.fetch_add(changes.len(), Ordering::Relaxed);
-        self.waiting_bytes.fetch_add(changes.retained_bytes(), Ordering::Relaxed);
+        self.waiting_bytes.fetch_add(changes.message_bytes(), Ordering::Relaxed);
     }
 
     /// Takes changes in. Says as well whether [too many](Link::is_full) waited before, and do no more.
@@ -102,7 +101,7 @@ impl State {
             before >= most && before.saturating_sub(by) < most
         };
         let are_fewer = falls(&self.waiting, taken.len(), MAX_WAITING);
-        let are_smaller = falls(&self.waiting_bytes, changes.retained_bytes(), MAX_WAITING_BYTES);
+        let are_smaller = falls(&self.waiting_bytes, changes.message_bytes(), MAX_WAITING_BYTES);
         (taken, are_fewer || are_smaller)
     }
 
