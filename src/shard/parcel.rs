@@ -100,6 +100,7 @@ impl<'a> Parcel<'a> {
     pub(super) fn router_publisher(&self) -> crate::router::Publisher<'a> {
         crate::router::Publisher { client: self.publisher.client, topic: self.topic }
     }
+
     /// The payload, to be written by reference, if it is large.
     pub(super) fn large(&mut self, now: Time) -> Option<Bytes> {
         if self.payload.len() < LARGE_PAYLOAD { None } else { self.message(now).payload_shared() }
