@@ -22,7 +22,7 @@ use super::input::{PADDED, Then};
 use super::publish::SYS_PREFIX;
 use super::rights::Identity;
 use super::settings::{Settings, Terms};
-use super::sys::CLIENT_LOG;
+use super::sys::{CLIENT_LOG, shown_user};
 use super::timers::Timer;
 
 /// Identifiers given to clients that sent none begin with this.
@@ -269,6 +269,7 @@ impl<S> Core<S> {
             client_id,
             version = %connect.version,
             keep_alive,
+            user = login.user.as_deref().map(shown_user),
             session_present,
             "connected"
         );

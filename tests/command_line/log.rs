@@ -161,6 +161,42 @@ fn the_log_tells_of_clients_if_asked() {
         let flags = ["--bind", "127.0.0.1:0", "--shards", "2", "--log", level];
         let broker = Running::start(sluice().args(flags));
         let mut client = TcpStream::connect(&broker.addresses()[0]).expect("it listens");
+/// Who writes rules finds in the log who was refused what.
+#[test]
+fn what_the_rules_refuse_is_in_the_log() {
+    let bob = "bob:$6$YWJjZGVmZ2hpamts$m7eOX5ZHdUXNDr3MLnsKk2gba4zcxIKDbsyRp3pyWjXZgDJSXHJT9KmXBu0\
+               fTbQHLha1eke74YY7/f+PyPf6PQ==\n";
+    let (_users, users) = file(bob);
+    for (v3_publisher, denied) in [
+        ("acknowledge", "published where it may not peer="),
+        ("disconnect", "closed: published where it may not: \"a/b\" peer="),
+    ] {
+        let (_dir, path) = file(&format!(
+            "[[listener]]\nbind = \"127.0.0.1:0\"\n[auth]\npassword_file = {users:?}\n\
+             [acl]\ndefault = \"deny\"\nv3_publisher = {v3_publisher:?}\n"
+        ));
+        let flags = ["--config", &path, "--log", "debug"];
+        let mut broker = Running::start(sluice().args(flags).env("NO_COLOR", "1"));
+        let mut client = TcpStream::connect(&broker.addresses()[0]).expect("it listens");
+        let connect = b"\x10\x1d\0\x04MQTT\x04\xc2\0\x3C\0\x04pump\0\x03bob\0\x06sponge";
+        assert_eq!(ask(&mut client, connect, 4), [0x20, 2, 0, 0]);
+        let line = broker.line();
+        assert!(line.contains(": connected ") && line.contains("user=\"bob\""), "{line}");
+
+        let suback = ask(&mut client, b"\x82\x08\0\x01\0\x03c/#\x01", 5);
+        assert_eq!(suback, [0x90, 3, 0, 1, 0x80]);
+        let line = broker.line();
+        let said = ["its subscription is refused: Not authorized", "user=\"bob\" topic=\"c/#\""];
+        assert!(said.iter().all(|part| line.contains(part)), "{line}");
+
+        client.write_all(b"\x32\x08\0\x03a/b\0\x01x").expect("PUBLISH is sent");
+        let line = broker.line();
+        assert!(line.contains(denied), "{line}");
+        let is_closed = v3_publisher == "disconnect";
+        assert!(is_closed || line.contains("user=\"bob\" topic=\"a/b\""), "{line}");
+    }
+}
+
         client.write_all(b"\x10\x10\0\x04MQTT\x04\x02\0\x3C\0\x04pump").expect("it is sent");
         client.read_exact(&mut [0; 4]).expect("CONNACK comes");
         client.write_all(b"\xE0\0").expect("DISCONNECT is sent");
