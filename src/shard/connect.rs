@@ -108,6 +108,8 @@ impl<S> Core<S> {
             (Denial::NotAuthorized, _) if by_method => {
                 "not authorized by its Authentication Method"
             }
+            (Denial::TokenSignature, _) => "no key of auth.jwt has signed its token",
+            (Denial::Token(cause), _) => cause,
             (Denial::NotAuthorized, None) => "no user name",
             (Denial::NotAuthorized, Some(_)) => "not authorized",
             (Denial::Banned, _) => "banned",
@@ -267,9 +269,9 @@ impl<S> Core<S> {
             target: CLIENT_LOG,
             %peer,
             client_id,
+            user = login.user.as_deref().map(shown_user),
             version = %connect.version,
             keep_alive,
-            user = login.user.as_deref().map(shown_user),
             session_present,
             "connected"
         );
