@@ -116,14 +116,21 @@ fn why_a_login_could_not_be_checked_is_in_the_log() {
 fn a_refused_transport_is_in_the_log() {
     let (_dir, path) = file(
         "shards = 1\n[[listener]]\nbind = \"127.0.0.1:0\"\n[listener.websocket]\n\
-         [[listener]]\nbind = \"127.0.0.1:0\"\nproxy_protocol = true\nproxy_from = [\"127.0.0.1\"]\n",
+         [[listener]]\nbind = \"127.0.0.1:0\"\nproxy_protocol = true\nproxy_from = [\"127.0.0.1\"]\n\
+         [[listener]]\nbind = \"127.0.0.1:0\"\n",
     );
     let mut broker = Running::start(sluice().args(["--config", &path]).env("NO_COLOR", "1"));
     let addresses = broker.addresses();
-    let cases: [(usize, &[u8], &str); 3] = [
+    let cases: [(usize, &[u8], &str); 9] = [
         (0, b"GET /chat HTTP/1.1\r\n\r\n", "closed: there is no such path"),
         (0, b"\x10\x0c\0\x04MQTT\x04\x02\0\0\0\0", "closed: the request is not HTTP"),
         (1, b"\x10\x0c\0\x04MQTT\x04\x02\0\0\0\0", "closed: there is no PROXY header"),
+        (2, b"\x16\x03\x01\x02\0\x01\0\x01\xfc", "closed: it speaks TLS, and"),
+        (2, b"GET /mqtt HTTP/1.1\r\n\r\n", "closed: it speaks HTTP, and"),
+        (2, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", "closed: it begins with a PROXY header"),
+        (2, b"\r\n\r\n\0\r\nQUIT\n", "closed: it begins with a PROXY header"),
+        (2, b"\xC0\0", "closed: the first packet is not CONNECT"),
+        (2, b"hello\r\n", "closed: reserved packet type or flags"),
     ];
     for (listener, bytes, cause) in cases {
         let mut client = TcpStream::connect(&addresses[listener]).expect("it listens");
@@ -154,13 +161,6 @@ fn the_log_does_not_call_a_client_closed_that_stays() {
     assert!(!line.contains("closed"), "{line}");
 }
 
-/// At level debug the log tells of each client that comes and goes, at info of none that behaves.
-#[test]
-fn the_log_tells_of_clients_if_asked() {
-    for (level, told) in [("debug", true), ("info", false)] {
-        let flags = ["--bind", "127.0.0.1:0", "--shards", "2", "--log", level];
-        let broker = Running::start(sluice().args(flags));
-        let mut client = TcpStream::connect(&broker.addresses()[0]).expect("it listens");
 /// Who writes rules finds in the log who was refused what.
 #[test]
 fn what_the_rules_refuse_is_in_the_log() {
@@ -197,6 +197,13 @@ fn what_the_rules_refuse_is_in_the_log() {
     }
 }
 
+/// At level debug the log tells of each client that comes and goes, at info of none that behaves.
+#[test]
+fn the_log_tells_of_clients_if_asked() {
+    for (level, told) in [("debug", true), ("info", false)] {
+        let flags = ["--bind", "127.0.0.1:0", "--shards", "2", "--log", level];
+        let broker = Running::start(sluice().args(flags));
+        let mut client = TcpStream::connect(&broker.addresses()[0]).expect("it listens");
         client.write_all(b"\x10\x10\0\x04MQTT\x04\x02\0\x3C\0\x04pump").expect("it is sent");
         client.read_exact(&mut [0; 4]).expect("CONNACK comes");
         client.write_all(b"\xE0\0").expect("DISCONNECT is sent");
