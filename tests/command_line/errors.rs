@@ -195,6 +195,26 @@ fn a_taken_address_is_said() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = taken.local_addr().expect("it has an address").to_string();
     let (status, _, err) =
+/// The same of what the settings name: a file that is looked for somewhere else is found out by its whole path.
+#[test]
+fn a_file_that_is_not_there_is_named_by_its_whole_path() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let root = dir.path().canonicalize().expect("it is there");
+    let tls = "[[listener]]\nbind = \"127.0.0.1:0\"\n[listener.tls]\ncertificate = \"a/missing\"\nkey = \"k\"\n";
+    for (settings, said) in [
+        ("[auth]\npassword_file = \"a/missing\"\n", "cannot be read: No such file"),
+        ("[acl]\nmosquitto_file = \"a/missing\"\n", "cannot be read: No such file"),
+        ("[auth.jwt]\nkey_file = \"a/missing\"\n", "cannot be read: No such file"),
+        (tls, "is not there"),
+    ] {
+        fs::write(root.join("sluice.toml"), settings).expect("it is written");
+        let (status, _, err) = ends(sluice().args(["check", "sluice.toml"]).current_dir(&root));
+        assert_eq!(status, 1, "{err}");
+        let line = format!("sluice: {}: {said}", root.join("a/missing").display());
+        assert!(err.starts_with(&line), "{err}");
+    }
+}
+
         ends(sluice().args(["--bind", &address, "--shards", "1", "--durability", "memory"]));
     assert_eq!(status, 1, "{err}");
     let line = format!("sluice: cannot listen on {address}: a program listens there already: ");
