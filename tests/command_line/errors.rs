@@ -53,6 +53,11 @@ fn errors_are_one_line() {
         (&["--shards", "many"], "--shards: \"many\" is not a whole number", "from 0 to 63"),
         (&["--log", "loud"], "--log: \"loud\" is not known", "\"debug\""),
         (&["--colour", "red"], "unexpected argument '--colour'", "see sluice --help"),
+        (
+            &["-p", "1884"],
+            "unexpected argument '-p' found; the port is part of",
+            "--bind 127.0.0.1:1884",
+        ),
         (&["--confg", "a"], "unexpected argument '--confg'", "did you mean --config?"),
         (&["--config"], "a value is required for '--config <FILE>'", "see sluice --help"),
         (&["check"], "the following required arguments", "<FILE>; see sluice check --help"),
@@ -190,11 +195,6 @@ fn a_data_directory_that_cannot_be_used_is_said() {
     assert_eq!((left.as_str(), root.join("new").exists()), ("3 fjall\n", false));
 }
 
-#[test]
-fn a_taken_address_is_said() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-    let address = taken.local_addr().expect("it has an address").to_string();
-    let (status, _, err) =
 /// The same of what the settings name: a file that is looked for somewhere else is found out by its whole path.
 #[test]
 fn a_file_that_is_not_there_is_named_by_its_whole_path() {
@@ -215,6 +215,11 @@ fn a_file_that_is_not_there_is_named_by_its_whole_path() {
     }
 }
 
+#[test]
+fn a_taken_address_is_said() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = taken.local_addr().expect("it has an address").to_string();
+    let (status, _, err) =
         ends(sluice().args(["--bind", &address, "--shards", "1", "--durability", "memory"]));
     assert_eq!(status, 1, "{err}");
     let line = format!("sluice: cannot listen on {address}: a program listens there already: ");
