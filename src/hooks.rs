@@ -209,6 +209,10 @@ pub enum Denial {
     BadUserNameOrPassword,
     /// The client is known, but may not connect (0x87).
     NotAuthorized,
+    /// The client has a token that was signed with no key that is known (0x86).
+    TokenSignature,
+    /// The client has a token that does not let it in, for this cause, which is for the log (0x87).
+    Token(&'static str),
     /// It cannot be decided now (0x88).
     ServerUnavailable,
     /// The same, because too many clients wait to be decided on (0x88).

@@ -85,62 +85,76 @@ impl Tokens {
             is_named && key.algorithm == header.alg
         });
         let mut claims = claims.filter_map(|key| verified(token, key));
-        match claims.next() {
-            Some(claims) => self.judge(claim, &claims, now),
-            None => Verdict::GUESS,
+        match claims.next().map(|claims| self.judge(claim, &claims, now)) {
+            Some(Ok(login)) => Verdict::Allow(login),
+            Some(Err(denial)) => denial,
+            None => Verdict::Deny { denial: Denial::TokenSignature, is_guess: true },
         }
     }
 
-    fn judge(&self, claim: &Claim, claims: &Map<String, Value>, now: SystemTime) -> Verdict {
+    fn judge(
+        &self,
+        claim: &Claim,
+        claims: &Map<String, Value>,
+        now: SystemTime,
+    ) -> Result<Login, Verdict> {
         let settings = &self.settings;
-        let Ok(valid_for) = self.validity(claims, now) else {
-            // Nobody has guessed anything.
-            return Verdict::Deny { denial: Denial::NotAuthorized, is_guess: false };
-        };
-        let is_for_us = settings.issuer.as_ref().is_none_or(|issuer| is(claims, "iss", issuer))
-            && settings.audience.as_ref().is_none_or(|audience| is(claims, "aud", audience));
-        let user =
-            settings.user_claim.as_ref().map(|name| claims.get(name).and_then(Value::as_str));
-        let user = match user {
+        // Nobody has guessed anything.
+        let deny = |is_guess| move |cause| Verdict::Deny { denial: Denial::Token(cause), is_guess };
+        let valid_for = self.validity(claims, now).map_err(deny(false))?;
+        let need = |holds: bool, cause| if holds { Ok(()) } else { Err(deny(true)(cause)) };
+        let user = match &settings.user_claim {
             None => None,
-            Some(Some(user)) if !user.is_empty() && !user.contains(char::is_control) => Some(user),
-            Some(_) => return Verdict::NOT_AUTHORIZED,
+            Some(name) => {
+                let user = claims.get(name).and_then(Value::as_str).unwrap_or_default();
+                let is_name = !user.is_empty() && !user.contains(char::is_control);
+                need(is_name, "its token has no user in auth.jwt.user_claim")?;
+                Some(user)
+            }
         };
+        let is_issuer = settings.issuer.as_ref().is_none_or(|issuer| is(claims, "iss", issuer));
+        need(is_issuer, "its token is not of auth.jwt.issuer")?;
+        let is_for_us = settings.audience.as_ref().is_none_or(|us| is(claims, "aud", us));
+        need(is_for_us, "its token is not for auth.jwt.audience")?;
         let is_own = !settings.must_be_user_name || user == claim.user.as_deref();
-        let rights = match settings.acl_claim.as_ref().and_then(|name| claims.get(name)) {
-            None => Ok(None),
-            Some(acl) => rights(acl, user, &claim.client_id).map(Some).ok_or(()),
-        };
-        match rights {
-            Ok(rights) if is_for_us && is_own => Verdict::Allow(Login {
-                user: user.map(Arc::from),
-                rights: rights.map(Arc::new),
-                valid_for,
-            }),
-            _ => Verdict::NOT_AUTHORIZED,
-        }
+        need(
+            is_own,
+            "its token is of another user than its user name (auth.jwt.must_be_user_name)",
+        )?;
+        let acl = settings.acl_claim.as_ref().and_then(|name| claims.get(name));
+        let rights = acl.map(|acl| rights(acl, user, &claim.client_id));
+        need(rights != Some(None), "its token has no lists of topics in auth.jwt.acl_claim")?;
+        let rights = rights.flatten().map(Arc::new);
+        Ok(Login { user: user.map(Arc::from), rights, valid_for })
     }
 
-    /// How long the token is valid yet; an error: it is not.
+    /// How long the token is valid yet, or why it is not.
     fn validity(
         &self,
         claims: &Map<String, Value>,
         now: SystemTime,
-    ) -> Result<Option<Duration>, ()> {
-        let now = now.duration_since(UNIX_EPOCH).map_err(drop)?.as_secs_f64();
+    ) -> Result<Option<Duration>, &'static str> {
+        let now = now
+            .duration_since(UNIX_EPOCH)
+            .map_err(|_| "the clock here is before 1970")?
+            .as_secs_f64();
         let leeway = self.settings.leeway.as_secs_f64();
         let date = |name| match claims.get(name) {
             None => Ok(None),
-            Some(date) => date.as_f64().map(Some).ok_or(()),
+            Some(date) => {
+                date.as_f64().map(Some).ok_or("its token has a time (nbf, exp) that is no number")
+            }
         };
         if date("nbf")?.is_some_and(|begin| now + leeway < begin) {
-            return Err(());
+            return Err("its token is not valid yet (nbf)");
         }
         match date("exp")? {
-            None if self.settings.must_expire => Err(()),
+            None if self.settings.must_expire => {
+                Err("its token has no end (exp; auth.jwt.must_expire)")
+            }
             None => Ok(None),
             Some(end) if now < end + leeway => Ok(Some(longest(end + leeway - now))),
-            Some(_) => Err(()),
+            Some(_) => Err("its token has expired (exp)"),
         }
     }
 }

@@ -219,8 +219,8 @@ impl PasswordFile {
         Ok(dir)
     }
 
-    /// Writes it in the place of `path`: at no time is there half a file. Only its owner may read it;
-    /// who owns it stays so.
+    /// Writes it in the place of `path`: at no time is there half a file. Only its owner may read a new one;
+    /// who owns one that was there, and who may read it, stays so.
     ///
     /// # Errors
     /// What the system says.
@@ -241,10 +241,12 @@ impl PasswordFile {
 
     fn write_new(&self, new: &Path, old: &Path) -> io::Result<()> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(new)?;
-        if let (Ok(old), own) = (fs::metadata(old), file.metadata()?)
-            && (old.uid(), old.gid()) != (own.uid(), own.gid())
-        {
-            fchown(&file, Some(old.uid()), Some(old.gid()))?;
+        if let (Ok(old), own) = (fs::metadata(old), file.metadata()?) {
+            if (old.uid(), old.gid()) != (own.uid(), own.gid()) {
+                fchown(&file, Some(old.uid()), Some(old.gid()))?;
+            }
+            // A broker that reads it by its group has to go on doing so.
+            file.set_permissions(old.permissions())?;
         }
         file.write_all(self.text().as_bytes())?;
         file.sync_all()
@@ -297,6 +299,7 @@ pub(crate) fn check_user(user: &str) -> Result<(), &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt;
 
     use super::super::password::VERIFICATIONS;
@@ -438,6 +441,20 @@ mod tests {
         let read = PasswordFile::load(&path).unwrap();
         assert_eq!(read.check("c", b"sponge"), Known::Right);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left over");
+    }
+
+    /// The broker may read it by its group, or as anybody, and has to after a change as well.
+    #[test]
+    fn who_may_read_it_may_so_after_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("passwords");
+        for mode in [0o640, 0o644, 0o400] {
+            fs::write(&path, "").unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            PasswordFile::default().save(&path).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode);
+            fs::remove_file(&path).unwrap();
+        }
     }
 
     #[test]

@@ -222,9 +222,16 @@ fn one_line(
     let lines: Vec<&str> = first.lines().map(str::trim).collect();
     let line = lines.join(" ");
     let line = line.strip_prefix("error: ").unwrap_or(&line);
-    match context(ContextKind::SuggestedArg) {
-        Some(known) => format!("{line}; did you mean {known}?"),
-        None => format!("{line}; see {command} --help"),
+    let known_elsewhere = match context(ContextKind::InvalidArg).as_deref() {
+        _ if command != "sluice" => None,
+        Some("-p" | "--port") => Some("the port is part of --bind, like --bind 127.0.0.1:1884"),
+        Some("-v" | "--verbose") => Some("--log debug tells more"),
+        _ => None,
+    };
+    match (known_elsewhere, context(ContextKind::SuggestedArg)) {
+        (Some(way), _) => format!("{line}; {way}"),
+        (None, Some(known)) => format!("{line}; did you mean {known}?"),
+        (None, None) => format!("{line}; see {command} --help"),
     }
 }
 

@@ -121,7 +121,7 @@ fn check_client_id(
 ) -> Result<(), DecodeError> {
     let bad = |detail| Err(DecodeError::new(ReasonCode::ClientIdentifierNotValid, detail));
     if client_id.len() > usize::from(limits.max_client_id_bytes) {
-        return bad("Client Identifier too long");
+        return bad("Client Identifier too long (limits.max_client_id_bytes)");
     }
     if !client_id.is_empty() {
         return Ok(());

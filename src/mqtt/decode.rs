@@ -177,7 +177,8 @@ fn check_options(version: Version, filter: &str, options: u8) -> Result<(), Deco
 
 fn count_filter(count: &mut u16, limits: &Limits) -> Result<(), DecodeError> {
     if *count >= limits.max_filters_per_packet {
-        return Err(DecodeError::new(ReasonCode::QuotaExceeded, "too many filters in one packet"));
+        let detail = "too many filters in one packet (limits.max_filters_per_packet)";
+        return Err(DecodeError::new(ReasonCode::QuotaExceeded, detail));
     }
     *count += 1;
     Ok(())

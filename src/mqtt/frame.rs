@@ -73,7 +73,10 @@ pub fn frame_head(buf: &[u8], max_packet_size: u32) -> Result<Option<FrameHead>,
         }
     };
     if u32::from(head_len) + body_len > max_packet_size {
-        return Err(DecodeError::new(ReasonCode::PacketTooLarge, "packet too large"));
+        return Err(DecodeError::new(
+            ReasonCode::PacketTooLarge,
+            "packet too large (max_packet_size)",
+        ));
     }
     Ok(Some(FrameHead { first_byte, head_len, body_len }))
 }

@@ -284,7 +284,7 @@ pub(super) fn check_block<'a>(
         seen |= bit;
         if bit == USER {
             if user_properties >= limits.max_user_properties {
-                let detail = "too many User Properties";
+                let detail = "too many User Properties (limits.max_user_properties)";
                 return Err(DecodeError::new(ReasonCode::QuotaExceeded, detail));
             }
             user_properties += 1;

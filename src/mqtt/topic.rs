@@ -21,13 +21,13 @@ pub fn check_name<'a>(bytes: &'a [u8], limits: &Limits) -> Result<&'a str, Decod
         return Err(bad_name("empty topic name"));
     }
     if bytes.len() > usize::from(limits.max_topic_bytes) {
-        return Err(bad_name("topic name too long"));
+        return Err(bad_name("topic name too long (limits.max_topic_bytes)"));
     }
     if has_wildcard(text) {
         return Err(bad_name("wildcard in a topic name"));
     }
     if level_count(text) > usize::from(limits.max_topic_levels) {
-        return Err(bad_name("topic name with too many levels"));
+        return Err(bad_name("topic name with too many levels (limits.max_topic_levels)"));
     }
     Ok(text)
 }
@@ -60,7 +60,7 @@ impl<'a> Filter<'a> {
     /// `$share/` is followed by a name without wildcards, `/` and a filter [MQTT-4.8.2-1] [MQTT-4.8.2-2].
     pub fn parse(text: &'a str, limits: &Limits) -> Result<Self, DecodeError> {
         if text.len() > usize::from(limits.max_topic_bytes) {
-            return Err(bad_filter("topic filter too long"));
+            return Err(bad_filter("topic filter too long (limits.max_topic_bytes)"));
         }
         let Some(shared) = text.strip_prefix("$share/") else {
             check_filter(text, limits)?;
@@ -88,7 +88,7 @@ fn check_filter(filter: &str, limits: &Limits) -> Result<(), DecodeError> {
         return Err(bad_filter("U+0000 in a topic filter"));
     }
     if level_count(filter) > usize::from(limits.max_topic_levels) {
-        return Err(bad_filter("topic filter with too many levels"));
+        return Err(bad_filter("topic filter with too many levels (limits.max_topic_levels)"));
     }
     let mut ended = false;
     for level in levels(filter) {

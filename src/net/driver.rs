@@ -136,6 +136,9 @@ impl CloseCause {
             return Self::Refused(Cow::Borrowed(why));
         }
         match source.and_then(|source| source.downcast_ref::<rustls::Error>()) {
+            Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => {
+                Self::Refused(Cow::Borrowed("TLS: what came is no TLS"))
+            }
             Some(error) => Self::Refused(Cow::Owned(format!("TLS: {error}"))),
             None => Self::Error(error.kind()),
         }

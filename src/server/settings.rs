@@ -26,6 +26,11 @@ fn seconds(limit: Option<Duration>) -> u32 {
     limit.map_or(u32::MAX, |limit| u32::try_from(limit.as_secs()).unwrap_or(u32::MAX))
 }
 
+/// A file that the configuration names. Who reads that it is not there need not know where the broker was started.
+fn whole(file: &Option<PathBuf>) -> Option<PathBuf> {
+    file.as_deref().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
+}
+
 /// Who may come in, by the configuration.
 #[must_use]
 pub fn access_settings(config: &Config) -> AccessSettings {
@@ -33,7 +38,7 @@ pub fn access_settings(config: &Config) -> AccessSettings {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     AccessSettings {
         anonymous: *anonymous,
-        password_file: password_file.clone(),
+        password_file: whole(password_file),
         jwt: jwt.as_ref().map(jwt_settings),
         http: http.as_ref().map(http_settings),
         listeners: config.listeners.iter().map(links).collect(),
@@ -75,7 +80,7 @@ fn links(listener: &config::Listener) -> Option<Vec<Link>> {
 fn http_settings(http: &config::HttpAuth) -> HttpSettings {
     HttpSettings {
         url: http.url.clone(),
-        ca: http.ca_file.clone(),
+        ca: whole(&http.ca_file),
         authorization: http.authorization.clone(),
         timeout: http.timeout,
         threads: usize::from(http.threads),
@@ -89,8 +94,8 @@ fn http_settings(http: &config::HttpAuth) -> HttpSettings {
 fn jwt_settings(jwt: &config::Jwt) -> JwtSettings {
     JwtSettings {
         in_user_name: jwt.token == config::TokenPlace::UserName,
-        key: jwt.key_file.clone().map(|file| (file, jwt.algorithm)),
-        jwks: jwt.jwks_file.clone(),
+        key: whole(&jwt.key_file).map(|file| (file, jwt.algorithm)),
+        jwks: whole(&jwt.jwks_file),
         user_claim: jwt.user_claim.clone(),
         must_be_user_name: jwt.must_be_user_name,
         leeway: jwt.leeway,
@@ -107,12 +112,12 @@ pub(super) fn tls_settings(
     websocket: Option<&config::ListenerWebSocket>,
 ) -> (TlsSettings, CertificateUser) {
     let files = |chain: &Option<PathBuf>, key: &Option<PathBuf>| CertificateFiles {
-        chain: chain.clone().unwrap_or_default(),
-        key: key.clone().unwrap_or_default(),
+        chain: whole(chain).unwrap_or_default(),
+        key: whole(key).unwrap_or_default(),
     };
     let more = tls.more.iter().map(|more| files(&more.certificate, &more.key));
     let ca =
-        || ClientCa { ca: tls.client_ca.clone().unwrap_or_default(), crl: tls.client_crl.clone() };
+        || ClientCa { ca: whole(&tls.client_ca).unwrap_or_default(), crl: whole(&tls.client_crl) };
     let settings = TlsSettings {
         certificates: [files(&tls.certificate, &tls.key)].into_iter().chain(more).collect(),
         clients: match tls.client_certificates {
@@ -169,8 +174,8 @@ pub(super) fn ws_settings(websocket: &config::ListenerWebSocket) -> WsSettings {
 }
 
 fn acl_settings(acl: &config::Acl) -> AclSettings {
-    if let Some(file) = &acl.mosquitto_file {
-        return AclSettings::MosquittoFile(file.clone());
+    if let Some(file) = whole(&acl.mosquitto_file) {
+        return AclSettings::MosquittoFile(file);
     }
     if acl.default == config::AclDefault::Unstated {
         return AclSettings::Open;

@@ -1,10 +1,15 @@
 //! The store of a broker: its directory, what was in it, its thread.
 
-use std::io;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::iter;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::Sender;
+use rustix::process::geteuid;
 
 use super::StartError;
 use super::failure::{self, BrokerThread, Handle, ThreadFailure};
@@ -41,22 +46,44 @@ pub(super) fn directory(store: &config::Store) -> Result<Option<Directory>, Dire
     Ok(Some(directory))
 }
 
+const HAS_TO_BE: &str = "; it has to be a directory that the broker can make, or write to: name one with \
+                         --data, or store.data";
+
 /// What to do about a data directory that cannot be used, to be read after what is wrong with it.
 pub(super) fn way_out(error: &DirectoryError) -> String {
     match error {
-        DirectoryError::System { .. } | DirectoryError::IsFile(_) => {
-            "; it has to be a directory that the broker can make, or write to: name one with --data, or \
-             store.data"
-                .to_owned()
-        }
+        DirectoryError::System { path, error } => match of_another(path) {
+            Some((found, owner)) if error.kind() == ErrorKind::PermissionDenied => {
+                let (own, found, path) = (geteuid().as_raw(), whole(&found), whole(path));
+                format!(
+                    "; {found} belongs to the user {owner}, and this is {own}: start the broker as that user, \
+                     or give all of it away: chown -R {own} {path}"
+                )
+            }
+            _ => HAS_TO_BE.to_owned(),
+        },
+        DirectoryError::IsFile(_) => HAS_TO_BE.to_owned(),
         DirectoryError::InUse(_) => ", or name another with --data, or store.data".to_owned(),
-        DirectoryError::OtherEngine { path, found, .. } if Engine::named(found).is_some() => format!(
-            "; write store.engine = \"{found}\" to go on with it, or copy it for the other: sluice store \
+        DirectoryError::OtherEngine { path, found, .. } if Engine::named(found).is_some() => {
+            format!(
+                "; write store.engine = \"{found}\" to go on with it, or copy it for the other: sluice store \
              migrate {} NEW",
-            whole(path)
-        ),
+                whole(path)
+            )
+        }
         _ => String::new(),
     }
+}
+
+/// What of a data directory belongs to another user than the broker's, and whose it is: the directory, or a file
+/// in it.
+fn of_another(directory: &Path) -> Option<(PathBuf, u32)> {
+    let within = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut all = iter::once(directory.to_owned()).chain(within);
+    all.find_map(|path| {
+        let owner = path.symlink_metadata().ok()?.uid();
+        (owner != geteuid().as_raw()).then_some((path, owner))
+    })
 }
 
 /// The time of day now, which the clock of the shards counts from.
@@ -168,6 +195,32 @@ mod tests {
         ) -> Result<(), StoreError> {
             Ok(())
         }
+    }
+
+    /// As a directory that came from another machine, or was filled by root.
+    #[test]
+    fn who_has_the_directory_is_said_to_who_may_not_use_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let denied = |path: &Path| {
+            let error = ErrorKind::PermissionDenied.into();
+            way_out(&DirectoryError::System { path: path.to_owned(), error })
+        };
+        assert!(denied(dir.path()).contains("it has to be a directory"), "all of it is ours");
+        let own = geteuid().as_raw();
+        // Only root can give files away, and what root has is of another for everybody else.
+        let (path, found, owner) = if own == 0 {
+            let lock = dir.path().join("lock");
+            fs::write(&lock, "").unwrap();
+            std::os::unix::fs::chown(&lock, Some(65_534), None).unwrap();
+            (dir.path(), lock, 65_534)
+        } else {
+            (Path::new("/"), PathBuf::from("/"), 0)
+        };
+        let said = denied(path);
+        let whose =
+            format!("; {} belongs to the user {owner}, and this is {own}: ", found.display());
+        assert!(said.starts_with(&whose), "{said}");
+        assert!(said.ends_with(&format!(": chown -R {own} {}", path.display())), "{said}");
     }
 
     /// Who waits for it finds a store that fails, and nothing piles up.

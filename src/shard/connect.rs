@@ -22,11 +22,16 @@ use super::gate::STORE_FAILS;
 use super::input::{PADDED, Then};
 use super::rights::Identity;
 use super::settings::{Settings, Terms};
-use super::sys::CLIENT_LOG;
+use super::sys::{CLIENT_LOG, shown_user};
 use super::timers::Timer;
 
 /// Identifiers given to clients that sent none begin with this.
 const ASSIGNED_PREFIX: &str = "sluice-";
+
+/// Whether a topic is the broker's own.
+fn is_reserved(topic: &str) -> bool {
+    topic.as_bytes().starts_with(SYS_PREFIX)
+}
 
 /// How a client comes in.
 struct Admission {
@@ -41,7 +46,7 @@ impl<S> Core<S> {
     /// Handles a whole CONNECT.
     pub(super) fn connect(&mut self, id: ConnId, head: FrameHead, body: &[u8]) -> Then {
         self.follow_settings();
-        let connect = match decode_connect(body, &self.settings.limits) {
+        let mut connect = match decode_connect(body, &self.settings.limits) {
             Ok(connect) => connect,
             Err(ConnectError { version, error }) => {
                 self.refuse(id, version, error.reason, error.detail);
@@ -51,6 +56,10 @@ impl<S> Core<S> {
         if connect.version.is_v5() && !head.is_minimal() {
             self.refuse(id, Some(connect.version), PADDED.reason, PADDED.detail);
             return Then::Stop;
+        }
+        if connect.bridge {
+            // What Mosquitto's say of themselves under $SYS goes nowhere, as what they publish there does.
+            connect.will = connect.will.filter(|will| !is_reserved(will.topic));
         }
         let home = match connect.client_id {
             "" => self.id,
@@ -108,6 +117,8 @@ impl<S> Core<S> {
             (Denial::NotAuthorized, _) if by_method => {
                 "not authorized by its Authentication Method"
             }
+            (Denial::TokenSignature, _) => "no key of auth.jwt has signed its token",
+            (Denial::Token(cause), _) => cause,
             (Denial::NotAuthorized, None) => "no user name",
             (Denial::NotAuthorized, Some(_)) => "not authorized",
             (Denial::Banned, _) => "banned",
@@ -142,7 +153,7 @@ impl<S> Core<S> {
             }
         }
         if let Some(will) = &connect.will {
-            if will.topic.as_bytes().starts_with(SYS_PREFIX) {
+            if is_reserved(will.topic) {
                 return Err((ReasonCode::NotAuthorized, "a Will on a topic of the broker's own"));
             }
             if will.qos > self.settings.maximum_qos {
@@ -267,6 +278,7 @@ impl<S> Core<S> {
             target: CLIENT_LOG,
             %peer,
             client_id,
+            user = login.user.as_deref().map(shown_user),
             version = %connect.version,
             keep_alive,
             session_present,

@@ -122,6 +122,12 @@ impl<S> Core<S> {
         self.end_telling(id, ending, Some(&logged));
     }
 
+    /// Ends the connection of a 3.x client that may not publish on this topic, which the log names.
+    pub(super) fn end_denied(&mut self, id: ConnId, route: RouteId, detail: &'static str) {
+        let logged = format!("{detail}: {:?}", self.router.get(route).topic());
+        self.end_telling(id, Ending::Silent(detail), Some(&logged));
+    }
+
     /// The same, with what the log says in any case.
     fn end_telling(&mut self, id: ConnId, ending: Ending, logged: Option<&str>) {
         let Some(connection) = self.connections.get_mut(id) else { return };

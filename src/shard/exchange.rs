@@ -273,8 +273,8 @@ impl<S> Core<S> {
 
 pub(super) fn reason_of(denial: Denial) -> ReasonCode {
     match denial {
-        Denial::BadUserNameOrPassword => ReasonCode::BadUserNameOrPassword,
-        Denial::NotAuthorized => ReasonCode::NotAuthorized,
+        Denial::BadUserNameOrPassword | Denial::TokenSignature => ReasonCode::BadUserNameOrPassword,
+        Denial::NotAuthorized | Denial::Token(_) => ReasonCode::NotAuthorized,
         Denial::ServerUnavailable | Denial::Busy => ReasonCode::ServerUnavailable,
         Denial::Banned => ReasonCode::Banned,
     }

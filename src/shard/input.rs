@@ -25,6 +25,21 @@ pub(super) const PADDED: DecodeError =
 /// Protocol Version.
 const MAX_VERSION_LEN: usize = 2 + "MQIsdp".len() + 1;
 
+/// What a client speaks that has come by the wrong port, if what it began with shows that.
+fn other_protocol(bytes: &[u8]) -> Option<&'static str> {
+    Some(match bytes {
+        // A handshake record (RFC 8446, 5.1).
+        [0x16, 3, ..] => "it speaks TLS, and this listener has no [listener.tls]",
+        [b'G', b'E', b'T', b' ', ..] => {
+            "it speaks HTTP, and this listener has no [listener.websocket]"
+        }
+        [b'P', b'R', b'O', b'X', b'Y', b' ', ..] | [b'\r', b'\n', b'\r', b'\n', 0, ..] => {
+            "it begins with a PROXY header, and this listener has no proxy_protocol"
+        }
+        _ => return None,
+    })
+}
+
 /// Where the bytes of an input lie.
 #[derive(Clone, Copy)]
 pub(super) enum Source<'a> {
@@ -185,12 +200,13 @@ impl<S> Core<S> {
             Ok(Some(head)) => head,
             Ok(None) => return Ok(None),
             Err(error) => {
-                self.end(reader.id, Ending::Silent(error.detail));
+                self.end(reader.id, Ending::Silent(other_protocol(bytes).unwrap_or(error.detail)));
                 return Err((Then::Stop, 0, None));
             }
         };
         if head.packet_type() != Some(PacketType::Connect) {
-            self.end(reader.id, Ending::Silent("the first packet is not CONNECT"));
+            let detail = other_protocol(bytes).unwrap_or("the first packet is not CONNECT");
+            self.end(reader.id, Ending::Silent(detail));
             return Err((Then::Stop, 0, None));
         }
         let most = self.settings.max_connect_size.min(reader.max_packet_size);

@@ -20,7 +20,6 @@ use crate::session::IdentityRecord;
 use super::Core;
 use super::connection::Connection;
 use super::ended::{LEVELS_EACH, LEVELS_PER_TURN};
-use super::ending::Ending;
 use super::input::{Reader, Then};
 use super::sessions::{Sessions, Slot};
 use super::subscribe::{full_filter, record};
@@ -67,6 +66,11 @@ impl Sessions {
 }
 
 impl Slot {
+    /// The user as whom its client is known.
+    pub(super) fn user(&self) -> Option<&str> {
+        self.identity.as_ref()?.user.as_deref()
+    }
+
     pub(super) fn rights(&self) -> Option<&Rights> {
         self.identity.as_ref()?.rights.as_deref()
     }
@@ -269,13 +273,14 @@ impl<S> Core<S> {
             && !reader.version.is_v5()
         {
             self.flush_run(reader);
-            self.end(reader.id, Ending::Silent(DETAIL));
+            self.end_denied(reader.id, reader.route, DETAIL);
             return Ok(Then::Stop);
         }
         if let (Some(connection), Some(slot)) =
             (self.connections.get(reader.id), self.sessions.get(reader.session))
         {
-            self.log.offence(self.now, connection.peer, slot.session.client_id(), DETAIL);
+            let topic = self.router.get(reader.route).topic();
+            self.log.refused(self.now, connection.peer, slot, topic, DETAIL);
         }
         self.publish_reserved(reader, publish)
     }

@@ -35,6 +35,9 @@ impl<S> Core<S> {
             }
             reader.did(filter.filter);
             let reason = self.subscribe_one(reader, subscribe, &filter, &mut begun);
+            if reason.is_error() {
+                self.log_refused_filter(reader, filter.filter, reason);
+            }
             begun.reasons.push(reason as u8);
         }
         let packet = SubAck {
@@ -62,6 +65,17 @@ impl<S> Core<S> {
             }
         }
         Ok(Then::Continue)
+    }
+
+    /// A client of 3.x is told no cause, and many show none.
+    #[cold]
+    fn log_refused_filter(&mut self, reader: &Reader<'_>, filter: &str, reason: ReasonCode) {
+        if let (Some(connection), Some(slot)) =
+            (self.connections.get(reader.id), self.sessions.get(reader.session))
+        {
+            let detail = format!("its subscription is refused: {reason}");
+            self.log.refused(self.now, connection.peer, slot, filter, &detail);
+        }
     }
 
     /// Holds the reader if other shards are behind with what they have to be told, or with the

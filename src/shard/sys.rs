@@ -11,6 +11,7 @@ use crate::timer::Time;
 
 use super::Core;
 use super::remote::Publisher;
+use super::sessions::Slot;
 use super::stats::{Counter, ShardStats};
 use super::timers::Timer;
 
@@ -20,6 +21,9 @@ pub(super) const CLIENT_LOG: &str = "sluice::client";
 
 /// Characters of a user name in the log.
 const MAX_USER_CHARS: usize = 64;
+
+/// Characters of what a client is refused, in the log.
+const MAX_TOPIC_CHARS: usize = 256;
 
 /// Bounds what clients can make a shard write to its log.
 #[derive(Debug)]
@@ -47,6 +51,23 @@ impl LogLimit {
         }
     }
 
+    /// Logs what a client that stays connected is refused: its message on a topic, or its subscription.
+    pub(super) fn refused(
+        &mut self,
+        now: Time,
+        peer: SocketAddr,
+        slot: &Slot,
+        topic: &str,
+        detail: &str,
+    ) {
+        if self.has_room(now) {
+            let (client_id, user) = (slot.session.client_id(), slot.user().map(shown_user));
+            // Nobody has checked how long a filter is.
+            let topic: String = topic.chars().take(MAX_TOPIC_CHARS).collect();
+            info!(target: CLIENT_LOG, %peer, client_id, user, topic, "{detail}");
+        }
+    }
+
     /// Logs why somebody was not let in.
     pub(super) fn login(
         &mut self,
@@ -57,8 +78,7 @@ impl LogLimit {
         cause: &str,
     ) {
         if self.has_room(now) {
-            // Nobody has checked how long it is.
-            let user = user.map(|user| user.chars().take(MAX_USER_CHARS).collect::<String>());
+            let user = user.map(shown_user);
             info!(target: CLIENT_LOG, %peer, client_id, user, "refused: {cause}");
         }
     }
@@ -122,6 +142,11 @@ impl LogLimit {
         self.lines += 1;
         true
     }
+}
+
+/// A user name as the log has it: nobody has checked how long it is.
+pub(super) fn shown_user(user: &str) -> String {
+    user.chars().take(MAX_USER_CHARS).collect()
 }
 
 /// Rates over 1, 5 and 15 minutes, as Mosquitto's `$SYS/broker/load` has them.

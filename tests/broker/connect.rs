@@ -200,6 +200,27 @@ fn treats_bridges_as_such() {
     }
 }
 
+/// A bridge of Mosquitto says under `$SYS` of the other broker whether it is there, if it is not told to be silent.
+/// That goes nowhere, and is no reason to refuse it.
+#[test]
+fn a_bridge_that_tells_of_itself_comes_in() {
+    const STATE: &str = "$SYS/broker/connection/edge.up/state";
+    let broker = broker("");
+    for (version, at) in [(V31, 10), (V311, 8)] {
+        let mut watcher = broker.connect(version, "watcher");
+        watcher.subscribe("$SYS/broker/connection/#", 1);
+        let will = Will::new(STATE, "0").qos(1).retain();
+        let mut bytes = Connect::new(version, "edge.up").will(will).bytes();
+        bytes[at] |= 0x80;
+        let mut bridge = broker.open(version);
+        bridge.send(&bytes);
+        assert_eq!(bridge.connack().code, code::SUCCESS);
+        bridge.publish_retained(STATE, "1", 1);
+        drop(bridge);
+        watcher.expect_nothing();
+    }
+}
+
 /// [MQTT-1.5.4-3] U+FEFF is a character like any other: not skipped, not stripped.
 fn keeps_byte_order_marks(version: Version) {
     let broker = broker("");

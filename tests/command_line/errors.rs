@@ -53,6 +53,11 @@ fn errors_are_one_line() {
         (&["--shards", "many"], "--shards: \"many\" is not a whole number", "from 0 to 63"),
         (&["--log", "loud"], "--log: \"loud\" is not known", "\"debug\""),
         (&["--colour", "red"], "unexpected argument '--colour'", "see sluice --help"),
+        (
+            &["-p", "1884"],
+            "unexpected argument '-p' found; the port is part of",
+            "--bind 127.0.0.1:1884",
+        ),
         (&["--confg", "a"], "unexpected argument '--confg'", "did you mean --config?"),
         (&["--config"], "a value is required for '--config <FILE>'", "see sluice --help"),
         (&["check"], "the following required arguments", "<FILE>; see sluice check --help"),
@@ -188,6 +193,26 @@ fn a_data_directory_that_cannot_be_used_is_said() {
     }
     let left = fs::read_to_string(root.join("newer/format")).expect("it is there");
     assert_eq!((left.as_str(), root.join("new").exists()), ("3 fjall\n", false));
+}
+
+/// The same of what the settings name: a file that is looked for somewhere else is found out by its whole path.
+#[test]
+fn a_file_that_is_not_there_is_named_by_its_whole_path() {
+    let dir = TempDir::new().expect("a temporary directory");
+    let root = dir.path().canonicalize().expect("it is there");
+    let tls = "[[listener]]\nbind = \"127.0.0.1:0\"\n[listener.tls]\ncertificate = \"a/missing\"\nkey = \"k\"\n";
+    for (settings, said) in [
+        ("[auth]\npassword_file = \"a/missing\"\n", "cannot be read: No such file"),
+        ("[acl]\nmosquitto_file = \"a/missing\"\n", "cannot be read: No such file"),
+        ("[auth.jwt]\nkey_file = \"a/missing\"\n", "cannot be read: No such file"),
+        (tls, "is not there"),
+    ] {
+        fs::write(root.join("sluice.toml"), settings).expect("it is written");
+        let (status, _, err) = ends(sluice().args(["check", "sluice.toml"]).current_dir(&root));
+        assert_eq!(status, 1, "{err}");
+        let line = format!("sluice: {}: {said}", root.join("a/missing").display());
+        assert!(err.starts_with(&line), "{err}");
+    }
 }
 
 #[test]

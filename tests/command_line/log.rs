@@ -116,14 +116,21 @@ fn why_a_login_could_not_be_checked_is_in_the_log() {
 fn a_refused_transport_is_in_the_log() {
     let (_dir, path) = file(
         "shards = 1\n[[listener]]\nbind = \"127.0.0.1:0\"\n[listener.websocket]\n\
-         [[listener]]\nbind = \"127.0.0.1:0\"\nproxy_protocol = true\nproxy_from = [\"127.0.0.1\"]\n",
+         [[listener]]\nbind = \"127.0.0.1:0\"\nproxy_protocol = true\nproxy_from = [\"127.0.0.1\"]\n\
+         [[listener]]\nbind = \"127.0.0.1:0\"\n",
     );
     let mut broker = Running::start(sluice().args(["--config", &path]).env("NO_COLOR", "1"));
     let addresses = broker.addresses();
-    let cases: [(usize, &[u8], &str); 3] = [
+    let cases: [(usize, &[u8], &str); 9] = [
         (0, b"GET /chat HTTP/1.1\r\n\r\n", "closed: there is no such path"),
         (0, b"\x10\x0c\0\x04MQTT\x04\x02\0\0\0\0", "closed: the request is not HTTP"),
         (1, b"\x10\x0c\0\x04MQTT\x04\x02\0\0\0\0", "closed: there is no PROXY header"),
+        (2, b"\x16\x03\x01\x02\0\x01\0\x01\xfc", "closed: it speaks TLS, and"),
+        (2, b"GET /mqtt HTTP/1.1\r\n\r\n", "closed: it speaks HTTP, and"),
+        (2, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", "closed: it begins with a PROXY header"),
+        (2, b"\r\n\r\n\0\r\nQUIT\n", "closed: it begins with a PROXY header"),
+        (2, b"\xC0\0", "closed: the first packet is not CONNECT"),
+        (2, b"hello\r\n", "closed: reserved packet type or flags"),
     ];
     for (listener, bytes, cause) in cases {
         let mut client = TcpStream::connect(&addresses[listener]).expect("it listens");
@@ -152,6 +159,42 @@ fn the_log_does_not_call_a_client_closed_that_stays() {
     let line = broker.line();
     assert!(line.contains(": published where it may not "), "{line}");
     assert!(!line.contains("closed"), "{line}");
+}
+
+/// Who writes rules finds in the log who was refused what.
+#[test]
+fn what_the_rules_refuse_is_in_the_log() {
+    let bob = "bob:$6$YWJjZGVmZ2hpamts$m7eOX5ZHdUXNDr3MLnsKk2gba4zcxIKDbsyRp3pyWjXZgDJSXHJT9KmXBu0\
+               fTbQHLha1eke74YY7/f+PyPf6PQ==\n";
+    let (_users, users) = file(bob);
+    for (v3_publisher, denied) in [
+        ("acknowledge", "published where it may not peer="),
+        ("disconnect", "closed: published where it may not: \"a/b\" peer="),
+    ] {
+        let (_dir, path) = file(&format!(
+            "[[listener]]\nbind = \"127.0.0.1:0\"\n[auth]\npassword_file = {users:?}\n\
+             [acl]\ndefault = \"deny\"\nv3_publisher = {v3_publisher:?}\n"
+        ));
+        let flags = ["--config", &path, "--log", "debug"];
+        let mut broker = Running::start(sluice().args(flags).env("NO_COLOR", "1"));
+        let mut client = TcpStream::connect(&broker.addresses()[0]).expect("it listens");
+        let connect = b"\x10\x1d\0\x04MQTT\x04\xc2\0\x3C\0\x04pump\0\x03bob\0\x06sponge";
+        assert_eq!(ask(&mut client, connect, 4), [0x20, 2, 0, 0]);
+        let line = broker.line();
+        assert!(line.contains(": connected ") && line.contains("user=\"bob\""), "{line}");
+
+        let suback = ask(&mut client, b"\x82\x08\0\x01\0\x03c/#\x01", 5);
+        assert_eq!(suback, [0x90, 3, 0, 1, 0x80]);
+        let line = broker.line();
+        let said = ["its subscription is refused: Not authorized", "user=\"bob\" topic=\"c/#\""];
+        assert!(said.iter().all(|part| line.contains(part)), "{line}");
+
+        client.write_all(b"\x32\x08\0\x03a/b\0\x01x").expect("PUBLISH is sent");
+        let line = broker.line();
+        assert!(line.contains(denied), "{line}");
+        let is_closed = v3_publisher == "disconnect";
+        assert!(is_closed || line.contains("user=\"bob\" topic=\"a/b\""), "{line}");
+    }
 }
 
 /// At level debug the log tells of each client that comes and goes, at info of none that behaves.

@@ -72,7 +72,9 @@ fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-const EXPIRED: Verdict = Verdict::Deny { denial: Denial::NotAuthorized, is_guess: false };
+const EXPIRED: Verdict =
+    Verdict::Deny { denial: Denial::Token("its token has expired (exp)"), is_guess: false };
+const FORGED: Verdict = Verdict::Deny { denial: Denial::TokenSignature, is_guess: true };
 
 #[test]
 fn tokens_of_the_specification() {
@@ -90,7 +92,7 @@ fn tokens_of_the_specification() {
         assert_eq!(tokens.check(&token, at(EXPIRY + 30)), EXPIRED);
         let other = signature.replacen(|c| c != 'A', "A", 1);
         let forged = claim(&format!("{header}.{PAYLOAD}.{other}"));
-        assert_eq!(tokens.check(&forged, at(EXPIRY - 10)), Verdict::GUESS);
+        assert_eq!(tokens.check(&forged, at(EXPIRY - 10)), FORGED);
     }
 }
 
@@ -109,7 +111,7 @@ fn a_key_is_used_with_its_own_algorithm_alone() {
     let claims = json!({"sub": "a", "exp": 2_000_000_000u64});
     for secret in [pem.as_bytes(), pem.trim_end().as_bytes()] {
         let token = signed(Algorithm::HS256, None, &claims, secret);
-        assert_eq!(tokens.check(&token, at(1)), Verdict::GUESS);
+        assert_eq!(tokens.check(&token, at(1)), FORGED);
     }
     let key = EncodingKey::from_ec_pem(pair.serialize_pem().as_bytes()).unwrap();
     let good = encode(&Header::new(Algorithm::ES256), &claims, &key).unwrap();
@@ -117,10 +119,10 @@ fn a_key_is_used_with_its_own_algorithm_alone() {
 
     let set = load(JWKS.as_bytes(), None).unwrap();
     let other = signed(Algorithm::HS256, Some("a2"), &claims, SECRET);
-    assert_eq!(set.check(&other, at(1)), Verdict::GUESS);
+    assert_eq!(set.check(&other, at(1)), FORGED);
     let stronger = signed(Algorithm::HS512, None, &claims, SECRET);
     let secret = load(SECRET, Some(JwtAlgorithm::Hs256)).unwrap();
-    assert_eq!(secret.check(&stronger, at(1)), Verdict::GUESS);
+    assert_eq!(secret.check(&stronger, at(1)), FORGED);
     // {"alg":"none"}: no token at all.
     let unsigned = claim(&format!("eyJhbGciOiJub25lIn0.{PAYLOAD}."));
     assert_eq!(set.check(&unsigned, at(1)), Verdict::Pass);
@@ -199,6 +201,38 @@ fn what_a_token_says_is_looked_at() {
     }
 }
 
+/// Who sets tokens up finds in the log which setting or claim is wrong.
+#[test]
+fn what_is_wrong_with_a_token_is_named() {
+    let mut tokens = load(SECRET, Some(JwtAlgorithm::Hs256)).unwrap();
+    tokens.settings.issuer = Some("us".to_owned());
+    tokens.settings.audience = Some("mqtt".to_owned());
+    tokens.settings.must_be_user_name = true;
+    let right = json!({"sub": "u", "exp": 1100, "iss": "us", "aud": "mqtt"});
+    let check = |claims: &Value| {
+        let token = signed(Algorithm::HS256, None, claims, SECRET);
+        tokens.check(&token, at(1000))
+    };
+    assert!(matches!(check(&right), Verdict::Allow(_)));
+    for (name, value, part) in [
+        ("exp", json!(900), "has expired (exp)"),
+        ("exp", Value::Null, "has a time (nbf, exp) that is no number"),
+        ("nbf", json!(1050), "is not valid yet (nbf)"),
+        ("sub", json!(7), "auth.jwt.user_claim"),
+        ("sub", json!("v"), "auth.jwt.must_be_user_name"),
+        ("iss", json!("them"), "auth.jwt.issuer"),
+        ("aud", json!("web"), "auth.jwt.audience"),
+        ("acl", json!([]), "auth.jwt.acl_claim"),
+    ] {
+        let mut claims = right.clone();
+        claims[name] = value;
+        let Verdict::Deny { denial: Denial::Token(cause), .. } = check(&claims) else {
+            panic!("{claims} is refused for what is in it")
+        };
+        assert!(cause.contains(part), "{claims}: {cause}");
+    }
+}
+
 /// Nobody is called what would end a line of the log, or a text in C.
 #[test]
 fn a_user_name_has_no_control_characters() {
@@ -209,7 +243,8 @@ fn a_user_name_has_no_control_characters() {
     };
     assert!(matches!(verdict("ann é"), Verdict::Allow(_)));
     for user in ["", "ann\0", "ann\nbob", "\rann", "\x1b[1m", "ann\x7f", "ann\u{85}"] {
-        assert_eq!(verdict(user), Verdict::NOT_AUTHORIZED, "{user:?}");
+        let denial = Denial::Token("its token has no user in auth.jwt.user_claim");
+        assert_eq!(verdict(user), Verdict::Deny { denial, is_guess: true }, "{user:?}");
     }
 }
 
