@@ -412,6 +412,8 @@ impl<S> Core<S> {
             self.stats.dropped[DropCause::Expired as usize].add(expired.into());
             delivered = slot.session.deliver(delivery, self.now, out.as_mut(), limits);
         }
+        // At QoS 0 nobody has to keep it.
+        let asks_for_nothing = delivery.qos == QoS::AtMostOnce;
         match delivered {
             Delivered::Sent => Kept::Yes,
             Delivered::Queued if online.is_none() => {
@@ -429,12 +431,12 @@ impl<S> Core<S> {
             }
             Delivered::Dropped(cause) => {
                 self.count_dropped(key, cause, 1);
-                (cause != DropCause::QueueFull).into()
+                (cause != DropCause::QueueFull || asks_for_nothing).into()
             }
             Delivered::Full if online.is_some() => {
                 self.deliver_to_full(key, delivery, publisher).into()
             }
-            Delivered::Full => self.deliver_to_absent(key, delivery).into(),
+            Delivered::Full => (self.deliver_to_absent(key, delivery) || asks_for_nothing).into(),
         }
     }
 
