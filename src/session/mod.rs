@@ -249,6 +249,11 @@ impl Session {
         Ok(())
     }
 
+    /// Sets the Session Expiry Interval to what it was before a CONNECT that comes to nothing.
+    pub fn restore_session_expiry_interval(&mut self, seconds: u32) {
+        self.session_expiry_interval = seconds;
+    }
+
     /// When the session ends; `None` while it is connected, and if it never does.
     #[must_use]
     pub fn ends_at(&self) -> Option<Time> {

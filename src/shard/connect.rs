@@ -255,6 +255,9 @@ impl<S> Core<S> {
         let terms = self.terms(id);
         let keep_alive = keep_alive(connect, terms);
         let parameters = self.link_parameters(connect);
+        if session_present {
+            self.remember_former(key);
+        }
         self.attach(key, id, connect, &parameters, keep_alive);
         self.limit_login(id, login.valid_for);
         if !session_present && parameters.session_expiry_interval > 0 {
@@ -343,6 +346,7 @@ impl<S> Core<S> {
         if connection.held {
             self.resumed.push(id);
         }
+        self.forget_former(key);
         self.scans.resume(key);
         let Some(slot) = self.sessions.get_mut(key) else { return };
         if let Some(mut out) = self.connections.live_out(id, &self.settings) {

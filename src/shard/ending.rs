@@ -212,6 +212,7 @@ impl<S> Core<S> {
     /// Separates a session from its connection.
     fn detach(&mut self, key: SessionKey, ending: Ending) {
         let now = self.now;
+        self.forget_former(key);
         let Some(slot) = self.sessions.get_mut(key) else { return };
         slot.connection = None;
         if let Some(timer) = slot.timer.take() {

@@ -192,9 +192,9 @@ impl<S> Core<S> {
                 && connection.state == State::Committing
             {
                 let version = Some(connection.version);
-                // Who is not let in leaves no Will.
-                slot.session.set_will(None);
+                let will_at = self.restore_former(key);
                 self.refuse(id, version, ReasonCode::ServerUnavailable, STORE_FAILS);
+                self.will_is_due(key, will_at);
                 continue;
             }
             let verdict = slot.session.give_up_storing(since, &self.gate.confirmed);
@@ -330,6 +330,40 @@ mod tests {
         assert!(acknowledged.len() > COUNT * 4, "{} bytes", acknowledged.len());
         let waiting = two.shards[0].core.gate.waiting[1].len();
         assert!(waiting <= 2 * WAITING_KEPT + 1, "{waiting}");
+    }
+
+    /// [MQTT-3.1.3-9] A CONNECT comes to nothing, because the store begins to fail: the session is there as it was
+    /// before, and its Will is published when it is due.
+    #[test]
+    fn who_is_refused_has_the_session_and_the_will_of_before() {
+        let memory = Memory::default();
+        let (mut two, mut writer) = Two::start(&memory, Settings::for_tests());
+        let watcher = two.connect(0, 0);
+        two.send(watcher, b"\x82\x07\0\x01\0\0\x01w\0");
+        let mut settle = |two: &mut Two, seconds| {
+            two.world.advance(Duration::from_secs(seconds));
+            two.send(watcher, b"");
+            writer.step();
+            two.received(watcher)
+        };
+        let will = b"\x10\x1f\0\x04MQTT\x05\x04\0\0\x05\x11\0\0\0\x64\0\x01a\x05\x18\0\0\0\x0a\0\x01w\0\x01.";
+        let client = two.world.connect();
+        two.send(client, will);
+        settle(&mut two, 0);
+        assert_ne!(two.received(client), 0, "CONNACK");
+        two.world.client_close(client);
+        settle(&mut two, 0);
+        memory.fail(Some("no space left"));
+        let again = two.world.connect();
+        two.send(again, b"\x10\x13\0\x04MQTT\x05\0\0\0\x05\x11\0\0\0\0\0\x01a");
+        let before: usize = (0..5).map(|_| settle(&mut two, 1)).sum();
+        let mut answer = Vec::new();
+        two.world.client_recv(again, &mut answer);
+        assert_eq!(answer.get(..4).map(|head| head[3]), Some(0x88), "CONNACK");
+        memory.fail(None);
+        let later: usize = (0..6).map(|_| settle(&mut two, 1)).sum();
+        let is_there = two.shards.iter().any(|one| one.core.sessions.find("a").is_some());
+        assert_eq!((before, later, is_there), (0, 7, true));
     }
 
     /// A session has expired, and would be there again after a crash: nobody has to keep what it would have had,

@@ -8,8 +8,9 @@ use hashbrown::HashMap;
 use crate::mqtt::topic::Filter;
 use crate::mqtt::{Limits, QoS};
 use crate::router::{GroupId, SessionKey};
-use crate::session::{Change, Journal, STORE};
+use crate::session::{Change, Journal, STORE, Will};
 use crate::store::{ActId, Link, Part, Recovered, Turn};
+use crate::timer::Time;
 
 use super::Core;
 use super::outcomes::Outcomes;
@@ -43,6 +44,16 @@ pub(super) struct Keeper {
     ends: HashMap<Box<str>, u64>,
     /// The same in the order of turns; of some that have ended again since, too.
     ends_in_order: VecDeque<(u64, Box<str>)>,
+    /// Of sessions whose client waits for CONNACK: how they were before.
+    former: HashMap<SessionKey, Former>,
+}
+
+/// What CONNECT changes of a session that it resumes.
+#[derive(Debug)]
+pub(super) struct Former {
+    will: Option<Will>,
+    will_at: Option<Time>,
+    session_expiry_interval: u32,
 }
 
 #[derive(Debug)]
@@ -74,6 +85,7 @@ impl Keeper {
             paging: Paging::default(),
             ends: HashMap::new(),
             ends_in_order: VecDeque::new(),
+            former: HashMap::new(),
         }
     }
 
@@ -205,6 +217,32 @@ impl<S> Core<S> {
         store.next_session += store.stride;
         let (journal, in_memory) = (store.journal.clone(), self.settings.session.in_memory);
         slot.session.store_as(number, (key, slot.serial), journal, in_memory);
+    }
+
+    /// Remembers how a stored session is that a client is about to resume.
+    pub(super) fn remember_former(&mut self, key: SessionKey) {
+        let slot = self.sessions.get_mut(key).filter(|slot| slot.session.is_stored());
+        let (Some(store), Some(slot)) = (&mut self.store, slot) else { return };
+        let will = slot.session.take_will();
+        let (will_at, session_expiry_interval) =
+            (slot.will_at, slot.session.session_expiry_interval());
+        store.former.insert(key, Former { will, will_at, session_expiry_interval });
+    }
+
+    /// A client is let in, or its connection has ended.
+    pub(super) fn forget_former(&mut self, key: SessionKey) -> Option<Former> {
+        self.store.as_mut()?.former.remove(&key)
+    }
+
+    /// A client is not let in: it leaves no Will, and its session is as it was before.
+    pub(super) fn restore_former(&mut self, key: SessionKey) -> Option<Time> {
+        let former = self.forget_former(key);
+        let slot = self.sessions.get_mut(key)?;
+        slot.session.set_will(None);
+        let Former { will, will_at, session_expiry_interval } = former?;
+        slot.session.set_will(will);
+        slot.session.restore_session_expiry_interval(session_expiry_interval);
+        will_at
     }
 
     /// Begins something whose changes, here and on the shards that are handed a message meanwhile, are

@@ -6,6 +6,7 @@ use crate::mqtt::{ReasonCode, Version};
 use crate::net::ConnId;
 use crate::router::SessionKey;
 use crate::session::RetryOutcome;
+use crate::timer::Time;
 
 use super::Core;
 use super::connection::State;
@@ -154,6 +155,18 @@ impl<S> Core<S> {
             if slot.session.next_expiry().is_some_and(|at| at <= now) {
                 self.expiring_queues.insert(key);
             }
+            self.arm_absent(key);
+        }
+    }
+
+    /// The Will of an absent session is due at that time, if it was to be later.
+    pub(super) fn will_is_due(&mut self, key: SessionKey, at: Option<Time>) {
+        if let Some(slot) = self.sessions.get_mut(key)
+            && let Some(at) = at
+            && slot.will_at.is_some_and(|later| later > at)
+        {
+            slot.will_at = Some(at);
+            slot.note();
             self.arm_absent(key);
         }
     }

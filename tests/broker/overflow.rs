@@ -135,6 +135,25 @@ fn a_qos_0_subscription_keeps_nothing(shards: u16) {
 }
 shards!(a_qos_0_subscription_keeps_nothing);
 
+/// Nor does one whose messages wait in memory for who is away, as far as there is room.
+fn a_full_queue_at_qos_0_is_no_failure(version: Version) {
+    for filter in ["t", "$share/g/t"] {
+        let toml = "[queue]\nmax_messages = 2\nstore_qos0_offline = true";
+        let broker = broker_with_shards(2, toml);
+        let connect = Connect::lasting(V5, "absent");
+        let (mut client, _) = broker.connect_with(&connect);
+        client.subscribe_with(&[(filter, 0)], &[property::subscription_identifier(7)]);
+        client.disconnect();
+        let mut publisher = broker.connect(version, "publisher");
+        for n in 0..4 {
+            publisher.publish("t", n.to_string(), 1 + n % 2);
+        }
+        let (mut client, _) = broker.connect_with(&connect);
+        expect_numbers(&mut client, 0..2);
+    }
+}
+versions!(a_full_queue_at_qos_0_is_no_failure);
+
 /// [MQTT-4.3.3-9] After a PUBREC of 0x80 or more the identifier is free, and the message a new one.
 #[test]
 fn takes_a_refused_qos_2_message_again() {

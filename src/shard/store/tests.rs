@@ -5,7 +5,6 @@ use crate::hooks::Hooks;
 use crate::mqtt::Message;
 use crate::net::sim::{ClientId, Faults, SimDriver, SimOptions, World};
 use crate::store::{Memory, Writer};
-use crate::timer::Time;
 
 /// While a store fails for hours, other shards send turn after turn.
 #[test]
