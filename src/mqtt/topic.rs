@@ -10,8 +10,12 @@ const fn bad_filter(detail: &'static str) -> DecodeError {
     DecodeError::new(ReasonCode::TopicFilterInvalid, detail)
 }
 
-/// What the topics that only the broker publishes on begin with.
-pub const SYS_PREFIX: &[u8] = b"$SYS/";
+/// Whether a topic is one that only the broker publishes on.
+#[inline]
+#[must_use]
+pub const fn is_reserved(topic: &[u8]) -> bool {
+    matches!(topic, [b'$', b'S', b'Y', b'S', b'/', ..])
+}
 
 /// Checks a Topic Name: not empty [MQTT-4.7.3-1], no wildcards [MQTT-3.3.2-2], within the limits
 /// (0x90 otherwise); well-formed UTF-8 without U+0000 [MQTT-1.5.4-1] [MQTT-4.7.3-2] (0x81 otherwise).

@@ -13,7 +13,7 @@ use super::hash::{Seed, spread};
 use super::slab::{NIL, Slab, Vacant};
 use super::{Router, RouterLimits};
 use crate::mqtt::Message;
-use crate::mqtt::topic::SYS_PREFIX;
+use crate::mqtt::topic::is_reserved;
 use crate::timer::Time;
 
 /// The order of what was written to a retained topic: the highest wins. A Lamport clock, later than
@@ -296,7 +296,7 @@ impl Retained {
 
     fn check_room(&self, slot: Option<u32>, message: &Message) -> Result<(), RetainedFull> {
         let old = slot.and_then(|slot| self.message(slot));
-        if message.topic_bytes().starts_with(SYS_PREFIX) {
+        if is_reserved(message.topic_bytes()) {
             return Ok(());
         }
         let count = self.count - self.own + usize::from(old.is_none());
@@ -313,7 +313,7 @@ impl Retained {
             State::Message(message) => {
                 message.expires_at().map(|at| self.expiring.remove(&(at, slot)));
                 self.count -= 1;
-                self.own -= usize::from(message.topic_bytes().starts_with(SYS_PREFIX));
+                self.own -= usize::from(is_reserved(message.topic_bytes()));
                 self.bytes -= cost(&message);
             }
             State::Cleared { prev, next, .. } => {
@@ -327,7 +327,7 @@ impl Retained {
     fn put(&mut self, slot: u32, message: Message) {
         self.expiring.extend(message.expires_at().map(|at| (at, slot)));
         self.count += 1;
-        self.own += usize::from(message.topic_bytes().starts_with(SYS_PREFIX));
+        self.own += usize::from(is_reserved(message.topic_bytes()));
         self.bytes += cost(&message);
         self.slots[slot].state = State::Message(message);
     }

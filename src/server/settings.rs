@@ -21,14 +21,15 @@ use crate::shard::{
     GiveUp, ListenerSettings, OverflowOffline, OverflowOnline, PublishRate, PublishRateChange,
     Quota, Quotas, Retry, Settings, Terms,
 };
+use crate::store::absolute;
 
 fn seconds(limit: Option<Duration>) -> u32 {
     limit.map_or(u32::MAX, |limit| u32::try_from(limit.as_secs()).unwrap_or(u32::MAX))
 }
 
-/// A file that the configuration names. Who reads that it is not there need not know where the broker was started.
+/// A file that the configuration names, as errors are to name it.
 fn whole(file: &Option<PathBuf>) -> Option<PathBuf> {
-    file.as_deref().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
+    file.as_deref().map(absolute)
 }
 
 /// Who may come in, by the configuration.

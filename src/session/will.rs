@@ -52,13 +52,15 @@ pub enum WillDue {
 }
 
 impl Session {
-    /// Sets or removes the Will; for a CONNECT, after [`Session::connect`].
+    /// Sets or removes the Will: for a CONNECT, after [`Session::connect`]; or again as it was before one that
+    /// comes to nothing.
     pub fn set_will(&mut self, will: Option<Will>) {
         self.will = will.map(Box::new);
     }
 
     /// Gives the Will away to be published: at the time told by [`WillDue::At`], when the
-    /// session is ended early (clean start, administration), or at the server's stop.
+    /// session is ended early (clean start, administration), or at the server's stop. Or to be kept until a
+    /// CONNECT has come to something.
     pub fn take_will(&mut self) -> Option<Will> {
         self.will.take().map(|will| *will)
     }

@@ -4,7 +4,6 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::time::Duration;
 
 use crate::hooks::{Client, Denial, Login};
-use crate::mqtt::topic::SYS_PREFIX;
 use crate::mqtt::{
     ConnAck, Connect, ConnectError, FrameHead, Message, Packet, QoS, ReasonCode, Version,
     decode_connect, encode, topic,
@@ -27,11 +26,6 @@ use super::timers::Timer;
 
 /// Identifiers given to clients that sent none begin with this.
 const ASSIGNED_PREFIX: &str = "sluice-";
-
-/// Whether a topic is the broker's own.
-fn is_reserved(topic: &str) -> bool {
-    topic.as_bytes().starts_with(SYS_PREFIX)
-}
 
 /// How a client comes in.
 struct Admission {
@@ -59,7 +53,7 @@ impl<S> Core<S> {
         }
         if connect.bridge {
             // What Mosquitto's say of themselves under $SYS goes nowhere, as what they publish there does.
-            connect.will = connect.will.filter(|will| !is_reserved(will.topic));
+            connect.will = connect.will.filter(|will| !topic::is_reserved(will.topic.as_bytes()));
         }
         let home = match connect.client_id {
             "" => self.id,
@@ -153,7 +147,7 @@ impl<S> Core<S> {
             }
         }
         if let Some(will) = &connect.will {
-            if is_reserved(will.topic) {
+            if topic::is_reserved(will.topic.as_bytes()) {
                 return Err((ReasonCode::NotAuthorized, "a Will on a topic of the broker's own"));
             }
             if will.qos > self.settings.maximum_qos {

@@ -20,7 +20,7 @@ use crate::timer::Time;
 pub const MAX_SHARDS: u8 = 63;
 
 /// The bit of the store among the lanes: no shard has it.
-const STORE_LANE: u64 = 1 << STORE;
+pub const STORE_LANE: u64 = 1 << STORE;
 const _: () = assert!(MAX_SHARDS as u32 == STORE);
 
 /// What one turn of a shard has for another.

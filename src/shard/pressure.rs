@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use crate::mqtt::{QoS, ReasonCode};
 use crate::net::{ConnId, Driver};
 use crate::router::{GroupId, RouteId, SessionKey};
-use crate::session::{Delivery, DropCause, InMemory, STORE, SessionLimits};
+use crate::session::{Delivery, DropCause, InMemory, SessionLimits};
 use crate::timer::TimerKey;
 
 use super::Core;
@@ -25,6 +25,7 @@ use super::connection::State;
 use super::ending::Ending;
 use super::expiry::EXPIRED_PER_TURN;
 use super::input::{Reader, Then};
+use super::mail::STORE_LANE;
 use super::remote::{Item, Publisher};
 use super::sessions::Slot;
 use super::settings::{OverflowOnline, Settings};
@@ -86,7 +87,7 @@ impl<S> Core<S> {
     fn lanes_of(&self, route: RouteId, retain: bool) -> u64 {
         if retain {
             // Who has it answered waits for the store by that; at QoS 0 only this keeps it from being too far behind.
-            return self.mailbox.others() | 1 << STORE;
+            return self.mailbox.others() | STORE_LANE;
         }
         let route = self.router.get(route);
         let groups = route.groups.iter().map(|group| self.router.shards_with_members(*group));

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 
-use crate::mqtt::topic::SYS_PREFIX;
 use crate::mqtt::{
     DecodeError, FrameHead, Message, PacketId, Publish, QoS, ReasonCode, decode_publish,
     publish_wire_reusable, topic,
@@ -13,6 +12,7 @@ use crate::session::{Begin, DropCause, PublishOutcome, STORE, Verdict};
 use super::Core;
 use super::distribute::Reach;
 use super::input::{Reader, Source, Then};
+use super::mail::STORE_LANE;
 use super::parcel::Parcel;
 use super::remote::Publisher;
 
@@ -40,7 +40,7 @@ impl<S> Core<S> {
         if publish.properties.topic_alias.is_some() || publish.topic.is_empty() {
             return self.publish_aliased(reader, &publish, source);
         }
-        if publish.topic.first() == Some(&b'$') && publish.topic.starts_with(SYS_PREFIX) {
+        if topic::is_reserved(publish.topic) {
             topic::check_name(publish.topic, &self.settings.limits)?;
             return self.publish_reserved(reader, &publish);
         }
@@ -148,7 +148,7 @@ impl<S> Core<S> {
             Some(alias) => slot.session.resolve_topic_alias(alias, name)?,
             None => return Err(DecodeError::protocol("neither a Topic Name nor a Topic Alias")),
         };
-        if name.as_bytes().starts_with(SYS_PREFIX) {
+        if topic::is_reserved(name.as_bytes()) {
             return self.publish_reserved(reader, publish);
         }
         if !self.router.recall(reader.route, name.as_bytes()) {
@@ -228,7 +228,7 @@ impl<S> Core<S> {
         }
         if self.mailbox.is_store_full() && self.waits_in_gate(reader.session) {
             // Perhaps for the store, and this would do so as well.
-            return Ok(self.hold_for_lanes(reader, 1 << STORE));
+            return Ok(self.hold_for_lanes(reader, STORE_LANE));
         }
         self.acknowledge(reader, publish, packet_id, |core, reader, publisher, number| {
             core.route_publish(reader, publish, frame, publisher, Some(number))

@@ -1,7 +1,7 @@
 //! Retained messages among shards: every one has all of them, and one of them notes those of a topic.
 
 use crate::mqtt::Message;
-use crate::mqtt::topic::SYS_PREFIX;
+use crate::mqtt::topic::is_reserved;
 use crate::router::{Stamp, stable_hash};
 use crate::session::Change;
 
@@ -34,9 +34,7 @@ impl<S> Core<S> {
     /// Whether this shard notes what is retained of a topic.
     fn notes(&self, topic: &str) -> bool {
         let home = stable_hash(topic.as_bytes()) % u64::from(self.shards);
-        self.store.is_some()
-            && home == u64::from(self.id)
-            && !topic.as_bytes().starts_with(SYS_PREFIX)
+        self.store.is_some() && home == u64::from(self.id) && !is_reserved(topic.as_bytes())
     }
 }
 

@@ -366,8 +366,13 @@ const fn records_in(engine: Engine) -> &'static str {
 }
 
 /// A path from the root: a relative one tells little to who does not know where the process was started.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// The same, to be shown.
 pub(crate) fn whole(path: &Path) -> String {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+    absolute(path).display().to_string()
 }
 
 pub(super) fn failed(path: &Path) -> impl Fn(io::Error) -> DirectoryError {

@@ -27,7 +27,7 @@ mod writer;
 pub use acts::ActId;
 pub(crate) use damage::{free_bytes, room};
 pub use directory::{Directory, DirectoryError, Engine, Filling};
-pub(crate) use directory::{MISSING, whole};
+pub(crate) use directory::{MISSING, absolute, whole};
 pub(crate) use lock::until_let_go;
 pub use logged::{Logged, Segment, Segments};
 pub use memory::{Memory, MemorySegments};
