@@ -7,7 +7,7 @@ mod rights;
 mod store;
 
 pub use rights::{Effect, Grant, PublishRights, Rights};
-pub use store::{Commit, Store, StoreError, Table, Write};
+pub use store::{Commit, Key, Store, StoreError, Table, Write};
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,6 +1,9 @@
 //! The port for what keeps records over a restart.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::ops::Deref;
 
 /// The kinds of records; each has its own keys, in their order.
 #[repr(u8)]
@@ -55,13 +58,114 @@ impl Table {
     }
 }
 
+/// Bytes of a [`Key`] that takes no memory of its own: of two numbers.
+const SHORT_KEY: usize = 16;
+
+/// Which record of a table: bytes, compared as such.
+///
+/// 24 bytes; the keys of messages, of what is queued and of packet identifiers take no others.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key(Repr);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Repr {
+    /// So many bytes, and zeros.
+    Short(u8, Words),
+    /// More than fit.
+    Long(Box<[u8]>),
+}
+
+/// Bytes that are read and written as numbers.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[repr(align(8))]
+struct Words([u8; SHORT_KEY]);
+
+const _: () = assert!(size_of::<Key>() == 24, "as large as that of a `Vec`");
+
+impl Deref for Key {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Repr::Short(len, bytes) => bytes.0.get(..usize::from(*len)).unwrap_or_default(),
+            Repr::Long(bytes) => bytes,
+        }
+    }
+}
+
+impl Hash for Key {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match &self.0 {
+            // That there are keys with other zeros at the end is for the comparison.
+            Repr::Short(_, bytes) => state.write_u128(u128::from_ne_bytes(bytes.0)),
+            Repr::Long(bytes) => state.write(bytes),
+        }
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (**self).cmp(other)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<const N: usize> From<[u8; N]> for Key {
+    #[inline]
+    fn from(key: [u8; N]) -> Self {
+        key.as_slice().into()
+    }
+}
+
+impl From<&[u8]> for Key {
+    #[inline]
+    fn from(key: &[u8]) -> Self {
+        let mut bytes = [0; SHORT_KEY];
+        match (bytes.get_mut(..key.len()), u8::try_from(key.len())) {
+            (Some(to), Ok(len)) => {
+                to.copy_from_slice(key);
+                Self(Repr::Short(len, Words(bytes)))
+            }
+            _ => Self(Repr::Long(key.into())),
+        }
+    }
+}
+
+impl From<Vec<u8>> for Key {
+    fn from(key: Vec<u8>) -> Self {
+        match key.len() {
+            ..=SHORT_KEY => key.as_slice().into(),
+            _ => Self(Repr::Long(key.into())),
+        }
+    }
+}
+
+impl From<&str> for Key {
+    fn from(key: &str) -> Self {
+        key.as_bytes().into()
+    }
+}
+
 /// One change of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Write {
     /// Where.
     pub table: Table,
     /// Of which record.
-    pub key: Vec<u8>,
+    pub key: Key,
     /// What it is from now on; `None`: gone, if it was there.
     pub value: Option<Vec<u8>>,
     /// The store has no record of that key, in whatever form; false if that is not known.
@@ -146,5 +250,31 @@ pub trait Store: Send {
             each(key, value);
             true
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::{BuildHasher, RandomState};
+
+    use super::*;
+
+    #[test]
+    fn keys_are_as_their_bytes() {
+        let bytes: Vec<u8> = (0..40).collect();
+        let all: Vec<_> =
+            (0..bytes.len()).flat_map(|n| [bytes[..n].to_vec(), vec![0; n]]).collect();
+        let random = RandomState::new();
+        for one in &all {
+            let key = Key::from(one.as_slice());
+            assert_eq!((&*key, Key::from(one.clone())), (one.as_slice(), key.clone()));
+            for other in &all {
+                let other_key = Key::from(other.clone());
+                assert_eq!(key.cmp(&other_key), one.cmp(other), "{key:?} and {other_key:?}");
+                assert_eq!(key == other_key, one == other, "{key:?} and {other_key:?}");
+                let hashes = [&key, &other_key].map(|key| random.hash_one(key));
+                assert!(one != other || hashes[0] == hashes[1], "{key:?}");
+            }
+        }
     }
 }

@@ -9,8 +9,8 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::journal::{
-    Change, IdentityRecord, Journal, Noted, PageRequest, Paged, QueuedRecord, SessionNumber,
-    SessionRecord, SubscriptionRecord, Waiter,
+    CameBy, Change, IdentityRecord, Journal, Noted, PageRequest, Paged, QueuedRecord,
+    SessionNumber, SessionRecord, SubscriptionRecord, Waiter,
 };
 use super::limits::{DropCause, InMemory};
 use super::outbound::{Delivery, millis, write};
@@ -59,14 +59,12 @@ impl Durable {
             message: delivery.message.clone(),
             qos: delivery.qos,
             retain: delivery.retain,
-            identifiers: delivery.identifiers.into(),
-            group: delivery.group,
-            share: None,
             packet_id,
             number: 0,
             paged,
+            came_by: CameBy::new(delivery.identifiers, delivery.group, None),
         };
-        (place, self.journal.note(Change::Queued(self.number, place, Box::new(record))))
+        (place, self.journal.note(Change::Queued(self.number, place, record)))
     }
 
     /// Notes a message that the session keeps in the store only, and gives its place.
@@ -269,7 +267,7 @@ pub enum Restored {
     /// A message; in flight if it has an identifier.
     Message {
         /// As it was queued; [`Session::restore`] is to be given the group of this process in it.
-        record: Box<QueuedRecord>,
+        record: QueuedRecord,
         /// Whether it was noted to be in flight after it was queued.
         flew: bool,
     },

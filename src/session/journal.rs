@@ -72,18 +72,73 @@ pub struct QueuedRecord {
     pub qos: QoS,
     /// The RETAIN flag to deliver with.
     pub retain: bool,
-    /// The Subscription Identifiers to deliver with.
-    pub identifiers: Box<[u32]>,
-    /// The shared group it came by, as the router numbers it.
-    pub group: Option<u32>,
-    /// The filter of that subscription, which the shard adds: numbers do not outlive the process.
-    pub share: Option<Box<str>>,
     /// The identifier it is in flight under, if it never waited.
     pub packet_id: Option<PacketId>,
     /// The number of the message in the store, if it was read from there; else 0.
     pub number: u64,
     /// Whether the session keeps it in the store only.
     pub paged: bool,
+    /// What there is to say of the subscriptions that it came by: of most nothing.
+    pub came_by: Option<Box<CameBy>>,
+}
+
+/// What a message is delivered with because of the subscriptions that it came by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CameBy {
+    /// The Subscription Identifiers.
+    pub identifiers: Box<[u32]>,
+    /// The shared group, as the router numbers it.
+    pub group: Option<u32>,
+    /// The filter of that subscription, which the shard adds: numbers do not outlive the process.
+    pub share: Option<Box<str>>,
+}
+
+impl CameBy {
+    /// Nothing, if there is nothing to say.
+    #[inline]
+    #[must_use]
+    pub fn new(identifiers: &[u32], group: Option<u32>, share: Option<&str>) -> Option<Box<Self>> {
+        if identifiers.is_empty() && group.is_none() && share.is_none() {
+            return None;
+        }
+        let (identifiers, share) = (identifiers.into(), share.map(Into::into));
+        Some(Box::new(Self { identifiers, group, share }))
+    }
+}
+
+impl QueuedRecord {
+    /// A message that came by a subscription of which there is nothing to say, and waits in memory.
+    #[must_use]
+    pub fn new(message: Message, qos: QoS) -> Self {
+        let (retain, packet_id, number, paged, came_by) = (false, None, 0, false, None);
+        Self { message, qos, retain, packet_id, number, paged, came_by }
+    }
+
+    /// The Subscription Identifiers to deliver with.
+    #[must_use]
+    pub fn identifiers(&self) -> &[u32] {
+        self.came_by.as_ref().map_or(&[], |by| &by.identifiers)
+    }
+
+    /// The shared group it came by.
+    #[inline]
+    #[must_use]
+    pub fn group(&self) -> Option<u32> {
+        self.came_by.as_ref()?.group
+    }
+
+    /// The filter of the shared subscription it came by.
+    #[must_use]
+    pub fn share(&self) -> Option<&str> {
+        self.came_by.as_ref()?.share.as_deref()
+    }
+
+    /// It was read from the store: `group_of` gives the group of a filter in this process.
+    pub fn set_group(&mut self, group_of: impl FnOnce(&str) -> Option<u32>) {
+        if let Some(by) = &mut self.came_by {
+            by.group = by.share.as_deref().and_then(group_of);
+        }
+    }
 }
 
 /// What of a session's queue is in the store only, behind all that it has in memory.
@@ -149,7 +204,7 @@ pub enum Change {
     /// A subscription has ended.
     Unsubscribed(SessionNumber, Box<str>),
     /// A message is queued or in flight at a place; later ones have higher places.
-    Queued(SessionNumber, u64, Box<QueuedRecord>),
+    Queued(SessionNumber, u64, QueuedRecord),
     /// A message that was queued is in flight.
     InFlight(SessionNumber, u64, PacketId),
     /// The client has a message, and was or is to be sent PUBREL.
@@ -202,8 +257,8 @@ pub type Waiter = (u32, u32);
 /// Where a change was noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Noted {
-    turn: u64,
-    at: u32,
+    pub(super) turn: u64,
+    pub(super) at: u32,
 }
 
 /// The changes of a turn on their way to whoever commits them. All clones are one.
@@ -316,7 +371,8 @@ impl Journal {
         let mut notes = self.notes();
         #[expect(clippy::cast_possible_truncation, reason = "memory ends before")]
         let noted = Noted { turn: notes.turn, at: notes.changes.len() as u32 };
-        notes.has_groups |= matches!(&change, Change::Queued(.., record) if record.group.is_some());
+        notes.has_groups |=
+            matches!(&change, Change::Queued(.., record) if record.group().is_some());
         notes.message_bytes += change.adds_bytes(notes.changes.last());
         notes.changes.push(change);
         self.0.count.store(notes.changes.len(), Ordering::Relaxed);
@@ -401,8 +457,10 @@ impl Journal {
         let mut changes = std::mem::take(&mut notes.changes);
         if std::mem::take(&mut notes.has_groups) {
             for change in &mut changes {
-                if let Change::Queued(.., record) = change {
-                    record.share = record.group.and_then(&name);
+                if let Change::Queued(.., record) = change
+                    && let Some(by) = &mut record.came_by
+                {
+                    by.share = by.group.and_then(&name);
                 }
             }
         }

@@ -39,7 +39,7 @@ pub use durable::Restored;
 pub use gate::{PublishOutcome, STORE, Unkept, Verdict};
 pub use inbound::Begin;
 pub use journal::{
-    Change, Changes, IdentityRecord, Journal, Noted, PageRequest, Paged, QueuedRecord,
+    CameBy, Change, Changes, IdentityRecord, Journal, Noted, PageRequest, Paged, QueuedRecord,
     SessionNumber, SessionRecord, SubscriptionRecord, Waiter,
 };
 pub use limits::{DropCause, DropCounts, InMemory, SessionLimits};

@@ -118,7 +118,8 @@ impl Session {
             }
             if gives(&record) {
                 durable.removed(place, record.message.clone(), record.number);
-                let QueuedRecord { group, message, qos, .. } = record;
+                let group = record.group();
+                let QueuedRecord { message, qos, .. } = record;
                 match group {
                     Some(group) => {
                         taken.given.push(Redistribution { group, message, qos, sent: false });

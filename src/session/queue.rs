@@ -17,6 +17,12 @@ pub(super) struct Entry {
     pub(super) message: Message,
     /// What few have.
     more: Option<Box<More>>,
+    /// In the store; 0: not stored. This and where it was noted are for messages of sessions that are stored:
+    /// for one of those an allocation would cost more than this costs the others.
+    place: u64,
+    /// [`NOT_NOTED`], or where in its turn it was noted to be queued, in the life of this process.
+    noted_at: u32,
+    noted_in: u64,
     /// The one Subscription Identifier; 0 for none, and for more.
     identifier: u32,
     group: u32,
@@ -29,7 +35,14 @@ pub(super) struct Entry {
     pub(super) unsent: bool,
     pub(super) qos: QoS,
     retain: bool,
+    /// Whether it was noted to be in flight after it was queued.
+    flew: bool,
 }
+
+const _: () = assert!(size_of::<Entry>() == 64, "a cache line");
+
+/// Not in the life of this process.
+const NOT_NOTED: u32 = u32::MAX;
 
 /// No shared group.
 const NO_GROUP: u32 = u32::MAX;
@@ -45,6 +58,9 @@ impl Entry {
         Self {
             message: delivery.message.clone(),
             more,
+            place: 0,
+            noted_at: NOT_NOTED,
+            noted_in: 0,
             identifier,
             group: delivery.group.unwrap_or(NO_GROUP),
             sent_at_ms,
@@ -52,6 +68,7 @@ impl Entry {
             unsent: false,
             qos: delivery.qos,
             retain: delivery.retain,
+            flew: false,
         }
     }
 
@@ -76,10 +93,10 @@ impl Entry {
 
     /// As it was stored.
     pub(super) fn restore(record: &QueuedRecord) -> Self {
-        let QueuedRecord { message, qos, retain, identifiers, group, number, .. } = record;
-        let (qos, retain, group) = (*qos, *retain, *group);
+        let QueuedRecord { ref message, qos, retain, number, .. } = *record;
+        let (identifiers, group) = (record.identifiers(), record.group());
         let mut entry = Self::new(&Delivery { message, qos, retain, identifiers, group }, 0);
-        entry.more.get_or_insert_default().number = *number;
+        entry.more.get_or_insert_default().number = number;
         entry
     }
 
@@ -91,26 +108,26 @@ impl Entry {
     /// Its place in the store, and whether it was noted to be in flight after it was queued.
     #[inline]
     pub(super) fn place(&self) -> Option<(u64, bool)> {
-        let more = self.more.as_ref().filter(|more| more.place != 0)?;
-        Some((more.place, more.flew))
+        (self.place != 0).then_some((self.place, self.flew))
     }
 
     /// Where it was noted to be queued, in the life of this process.
     #[inline]
     pub(super) fn noted(&self) -> Option<Noted> {
-        self.more.as_ref()?.noted
+        (self.noted_at != NOT_NOTED).then_some(Noted { turn: self.noted_in, at: self.noted_at })
     }
 
+    #[inline]
     pub(super) fn set_place(&mut self, place: u64, noted: Option<Noted>) {
-        let more = self.more.get_or_insert_default();
-        (more.place, more.noted) = (place, noted);
+        self.place = place;
+        (self.noted_in, self.noted_at) =
+            noted.map_or((0, NOT_NOTED), |Noted { turn, at }| (turn, at));
     }
 
     /// It is noted to be in flight. Gives its place, if it has one.
     pub(super) fn set_flew(&mut self) -> Option<u64> {
-        let more = self.more.as_mut().filter(|more| more.place != 0)?;
-        more.flew = true;
-        Some(more.place)
+        self.flew |= self.place != 0;
+        self.flew.then_some(self.place)
     }
 }
 
@@ -118,12 +135,8 @@ impl Entry {
 struct More {
     /// Subscription Identifiers, if there is more than one.
     identifiers: Box<[u32]>,
-    /// 0: not stored.
-    place: u64,
-    noted: Option<Noted>,
     /// Of the message in the store; 0: it was not read from there.
     number: u64,
-    flew: bool,
 }
 
 /// Sums the bytes that wait in the queues of many sessions. One thread at a time changes it.

@@ -121,7 +121,7 @@ impl<S> Core<S> {
             store.paging.asking(key == SessionKey::MAX).asked -= 1;
             let retired = store.paging.retired.get(&session).copied();
             for (_, record) in &mut page.messages {
-                record.group = record.share.as_deref().and_then(|share| self.group_of(share));
+                record.set_group(|share| self.group_of(share));
             }
             self.stats.dropped[DropCause::StoreFailed as usize].add(page.lost.into());
             match retired {
@@ -147,15 +147,15 @@ impl<S> Core<S> {
         // A page is of few groups: the last answer is remembered.
         let mut last: Option<(Box<str>, bool)> = None;
         let has_left = |record: &QueuedRecord| {
-            let Some(share) = &record.share else { return false };
+            let Some(share) = record.share() else { return false };
             if let Some((of, left)) = &last
-                && of == share
+                && **of == *share
             {
                 return *left;
             }
             let filter = Filter::parse(share, &crate::mqtt::Limits::NONE);
             let left = filter.is_ok_and(|filter| !router.has_subscription(key, &filter));
-            last = Some((share.clone(), left));
+            last = Some((share.into(), left));
             left
         };
         let taken = slot.session.take_page(page, self.now, &self.settings.session, has_left);
@@ -220,12 +220,13 @@ impl<S> Core<S> {
         let PageOfQueue { messages, end, is_last, .. } = page;
         let act = self.begin_act();
         for (place, record) in messages {
-            if record.share.is_none() {
+            if record.share().is_none() {
                 let lost = u64::from(by == EndedBy::Other);
                 self.stats.dropped[DropCause::SessionEnded as usize].add(lost);
                 continue;
             }
-            let QueuedRecord { message, qos, group, number, .. } = record;
+            let group = record.group();
+            let QueuedRecord { message, qos, number, .. } = record;
             if let Some(store) = &self.store {
                 let (message, flew) = (message.clone(), false);
                 store.journal.note(Change::Removed { session, place, message, number, flew });

@@ -101,7 +101,7 @@ impl<S> Core<S> {
         self.restore_identity(key, identity);
         for (_, one) in &mut kept {
             if let Restored::Message { record, .. } = one {
-                record.group = record.share.as_deref().and_then(|share| self.group_of(share));
+                record.set_group(|share| self.group_of(share));
             }
         }
         let was_connected = record.disconnected_at.is_none();

@@ -177,7 +177,15 @@ impl Acts {
 
     /// Applies a change to what it is about, if that is set aside; sets it aside if it has to wait for an act.
     /// Gives it back if it has to be made all the same.
+    #[inline]
     pub(super) fn reconcile(&mut self, change: Change) -> Option<Change> {
+        if self.open.is_empty() {
+            return Some(change);
+        }
+        self.reconcile_with_open(change)
+    }
+
+    fn reconcile_with_open(&mut self, change: Change) -> Option<Change> {
         let mut behind = self.taken_before(&change);
         let Some(at) = self.find(&change) else {
             let Some(act) = behind.pop_last() else { return Some(change) };

@@ -49,7 +49,7 @@ fn write(table: Table, n: u32, text: Option<&str>) -> Write {
         let len = if n % 211 == 100 { 9_000 } else { 20 };
         record::sealed(table, &key, format!("{text} of {n}{}", "-".repeat(len)).as_bytes())
     });
-    Write { table, key, value, fresh: false }
+    Write { table, key: key.into(), value, fresh: false }
 }
 
 /// What there is first of all, then what changes it, what removes some of it, and what comes last.
@@ -75,7 +75,7 @@ impl Filled {
                 store.commit(writes, Commit::Disk).expect("room");
             }
             for Write { table, key, value, .. } in writes {
-                filled.versions.entry((table, key)).or_default().push(value);
+                filled.versions.entry((table, key.to_vec())).or_default().push(value);
             }
             if text == Some("last") {
                 // As it is while it is in use.

@@ -524,7 +524,7 @@ mod tests {
         };
         let put = |n: u64, len| {
             let (table, key) = (Table::Messages, n.to_be_bytes().to_vec());
-            [Write { table, key, value: Some(vec![7; len]), fresh: true }]
+            [Write { table, key: key.into(), value: Some(vec![7; len]), fresh: true }]
         };
         store.commit(&put(0, 100_000), Commit::System).expect("room");
         assert!(len() > Some(100_000));

@@ -206,9 +206,9 @@ impl Store for Lsm {
         for Write { table: name, key, value, .. } in writes {
             let Some(table) = self.tables.get(*name as usize) else { continue };
             match value {
-                Some(value) => batch.insert(table, key.as_slice(), value.as_slice()),
+                Some(value) => batch.insert(table, &**key, value.as_slice()),
                 None => {
-                    batch.remove(table, key.as_slice());
+                    batch.remove(table, &**key);
                     removed[*name as usize] += 1;
                 }
             }
@@ -254,7 +254,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let mut lsm = Lsm::open(directory.path()).expect("new");
         let key = b"t".to_vec();
-        let write = Write { table: Table::Retained, key, value: Some(Vec::new()), fresh: true };
+        let write =
+            Write { table: Table::Retained, key: key.into(), value: Some(Vec::new()), fresh: true };
         lsm.commit(std::slice::from_ref(&write), Commit::System).expect("room");
         let number = Table::Retained as u64 + 1;
         let tables = directory.path().join(format!("keyspaces/{number}/tables"));
@@ -286,7 +287,7 @@ mod tests {
             count += 1;
             let (key, value) = (count.to_be_bytes().to_vec(), Some(vec![7; len]));
             let write =
-                |table| Write { table, key: key.clone(), value: value.clone(), fresh: true };
+                |table| Write { table, key: key.clone().into(), value: value.clone(), fresh: true };
             lsm.commit(&TABLES.map(write), Commit::System).expect("room");
         };
         let busy = tables.each_ref().map(|table| table.tree.get_flush_lock());
@@ -316,7 +317,7 @@ mod tests {
         let mut commit = move |lsm: &mut Lsm, len| {
             count += 1;
             let (key, value) = (count.to_be_bytes().to_vec(), Some(vec![7; len]));
-            let write = Write { table: Table::Messages, key, value, fresh: true };
+            let write = Write { table: Table::Messages, key: key.into(), value, fresh: true };
             lsm.commit(&[write], Commit::System).expect("room");
         };
         let busy = table.tree.get_flush_lock();

@@ -57,8 +57,8 @@ impl Store for Memory {
         for Write { table, key, value, .. } in writes {
             let Some(records) = disk.tables.get_mut(*table as usize) else { continue };
             match value {
-                Some(value) => records.insert(key.clone(), value.clone()),
-                None => records.remove(key),
+                Some(value) => records.insert(key.to_vec(), value.clone()),
+                None => records.remove(&**key),
             };
         }
         if commit == Commit::Disk {

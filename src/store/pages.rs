@@ -3,7 +3,7 @@
 use hashbrown::HashMap;
 
 use super::record::{Decoder, Epochs, QueuedFields, place_key, split_number, whole_number};
-use crate::hooks::{Store, StoreError, Table};
+use crate::hooks::{Key, Store, StoreError, Table};
 use crate::mqtt::Message;
 use crate::session::{ExpiredOnDisk, PageOfQueue, PageRequest, SessionNumber};
 use crate::timer::Time;
@@ -13,7 +13,7 @@ pub(super) struct Read {
     pub(super) page: PageOfQueue,
     pub(super) damaged: Vec<(Table, Vec<u8>, Vec<u8>)>,
     /// Queued records of messages that are not there, with the numbers of those.
-    pub(super) stray: Vec<(Vec<u8>, u64)>,
+    pub(super) stray: Vec<(Key, u64)>,
 }
 
 /// Queued records that are read at once, before their messages. A few large messages fill a page, and
@@ -21,7 +21,7 @@ pub(super) struct Read {
 const RECORDS_AT_ONCE: usize = 32;
 
 /// Records of a queue, with place and key.
-type Records = Vec<(u64, Vec<u8>, QueuedFields)>;
+type Records = Vec<(u64, Key, QueuedFields)>;
 
 /// Why no more records were read.
 enum Stop {
@@ -110,7 +110,7 @@ impl Read {
             let fields = Decoder::open(Table::Queued, key, value, epochs)
                 .and_then(|mut decoder| decoder.queued());
             match fields {
-                Some(fields) => records.push((place, key.to_vec(), fields)),
+                Some(fields) => records.push((place, key.into(), fields)),
                 None => {
                     self.page.lost += 1;
                     self.damaged.push((Table::Queued, key.to_vec(), value.to_vec()));
@@ -127,7 +127,7 @@ pub(super) struct Expired {
     /// The page that says so.
     pub(super) page: PageOfQueue,
     /// Their keys, and the numbers of their messages.
-    pub(super) keys: Vec<(Vec<u8>, u64)>,
+    pub(super) keys: Vec<(Key, u64)>,
     /// How many records were looked at.
     pub(super) seen: u32,
 }
@@ -162,7 +162,7 @@ pub(super) fn expired(
         let fields = Decoder::open(Table::Queued, key, value, epochs)
             .and_then(|mut decoder| decoder.queued());
         match fields.map(|fields| (fields.message, fields.expires_at)) {
-            Some((message, Some(at))) if at <= by => keys.push((key.to_vec(), message)),
+            Some((message, Some(at))) if at <= by => keys.push((key.into(), message)),
             Some((_, Some(at))) => {
                 expired.next_expiry = Some(expired.next_expiry.map_or(at, |next| next.min(at)));
             }

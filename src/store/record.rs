@@ -5,10 +5,12 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::hooks::Table;
+use crate::hooks::{Key, Table};
 use crate::mqtt::topic::Filter;
 use crate::mqtt::{Limits, Message, PacketId, QoS};
-use crate::session::{IdentityRecord, QueuedRecord, SessionRecord, SubscriptionRecord, Will};
+use crate::session::{
+    CameBy, IdentityRecord, QueuedRecord, SessionRecord, SubscriptionRecord, Will,
+};
 use crate::timer::Time;
 
 const CHECKSUM_LEN: usize = 4;
@@ -261,15 +263,15 @@ pub(super) struct QueuedFields {
 impl QueuedFields {
     pub(super) fn new(message: u64, record: &QueuedRecord) -> Self {
         let QueuedRecord { qos, retain, packet_id, .. } = *record;
-        let (share, identifiers) = (record.share.clone(), record.identifiers.clone());
+        let (share, identifiers) = (record.share().map(Into::into), record.identifiers().into());
         let expires_at = record.message.expires_at();
         Self { message, qos, retain, packet_id, share, identifiers, expires_at }
     }
 
     pub(super) fn of(self, message: Message) -> QueuedRecord {
         let Self { message: number, qos, retain, packet_id, share, identifiers, .. } = self;
-        let (group, paged) = (None, false);
-        QueuedRecord { message, qos, retain, identifiers, group, share, packet_id, number, paged }
+        let came_by = CameBy::new(&identifiers, None, share.as_deref());
+        QueuedRecord { message, qos, retain, packet_id, number, paged: false, came_by }
     }
 }
 
@@ -461,10 +463,10 @@ pub(super) fn sealed(table: Table, key: &[u8], fields: &[u8]) -> Vec<u8> {
 }
 
 /// The key under which a damaged record is set aside.
-pub(super) fn damaged_key(table: Table, key: &[u8]) -> Vec<u8> {
+pub(super) fn damaged_key(table: Table, key: &[u8]) -> Key {
     match table {
-        Table::Damaged => key.to_vec(),
-        _ => [table.name().as_bytes(), b"/", key].concat(),
+        Table::Damaged => key.into(),
+        _ => [table.name().as_bytes(), b"/", key].concat().into(),
     }
 }
 
@@ -474,16 +476,17 @@ pub(super) fn longest_key(table: Table) -> usize {
 }
 
 /// The key of what belongs to a session.
-pub(super) fn place_key(session: u64, place: u64) -> Vec<u8> {
-    [session.to_be_bytes(), place.to_be_bytes()].concat()
+#[inline]
+pub(super) fn place_key(session: u64, place: u64) -> Key {
+    (u128::from(session) << 64 | u128::from(place)).to_be_bytes().into()
 }
 
-pub(super) fn inbound_key(session: u64, packet_id: PacketId) -> Vec<u8> {
-    [&session.to_be_bytes()[..], &packet_id.get().to_be_bytes()].concat()
+pub(super) fn inbound_key(session: u64, packet_id: PacketId) -> Key {
+    [&session.to_be_bytes()[..], &packet_id.get().to_be_bytes()].concat().into()
 }
 
-pub(super) fn filter_key(session: u64, filter: &str) -> Vec<u8> {
-    [&session.to_be_bytes()[..], filter.as_bytes()].concat()
+pub(super) fn filter_key(session: u64, filter: &str) -> Key {
+    [&session.to_be_bytes()[..], filter.as_bytes()].concat().into()
 }
 
 /// One of [`NUMBERS`] at the front of a key, and the rest.
@@ -511,7 +514,7 @@ mod tests {
     #[test]
     fn the_keys_of_the_longest_names_are_short_enough() {
         let name = "n".repeat(MAX_NAME_BYTES.into());
-        for key in [name.as_bytes().to_vec(), filter_key(u64::MAX, &name)] {
+        for key in [Key::from(name.as_str()), filter_key(u64::MAX, &name)] {
             for table in Table::ALL {
                 let aside = damaged_key(table, &key);
                 assert!(u16::try_from(aside.len()).is_ok(), "{} bytes", aside.len());

@@ -13,7 +13,7 @@ use super::record::{
 };
 use super::staging::Staging;
 use super::writer::{Link, Open, Writer};
-use crate::hooks::{Commit, Store, StoreError, Table, Write};
+use crate::hooks::{Commit, Key, Store, StoreError, Table, Write};
 use crate::mqtt::{Message, PacketId};
 use crate::session::{Paged, Restored, SessionRecord, SubscriptionRecord};
 use crate::timer::Time;
@@ -281,7 +281,7 @@ impl Reading {
                 self.set_aside(table, key, value.to_vec());
             }
         }
-        self.writes.push(Write { table, key: key.to_vec(), value: None, fresh: false });
+        self.writes.push(Write { table, key: key.into(), value: None, fresh: false });
         if is_lost_session {
             self.last_writes.extend(self.writes.drain(before..));
         }
@@ -423,7 +423,7 @@ impl Reading {
             };
             messages.insert(fields.message, message.clone());
             if let Some(session) = self.sessions.get_mut(index) {
-                let record = Box::new(fields.of(message));
+                let record = fields.of(message);
                 session.kept.push((place, Restored::Message { record, flew }));
             }
         }
@@ -454,8 +454,9 @@ impl Reading {
         let uses = self.messages.iter().zip(&self.uses);
         let unused = uses.filter(|(_, one)| one.references == 0);
         // Those who waited for one that has expired are counted.
-        let unused: Vec<_> =
-            unused.map(|(number, one)| (number.to_be_bytes(), one.expires_in > 0)).collect();
+        let unused: Vec<_> = unused
+            .map(|(&number, one)| (Key::from(number.to_be_bytes()), one.expires_in > 0))
+            .collect();
         for (key, is_stray) in unused {
             self.report.stray += u64::from(is_stray);
             if is_stray
@@ -464,7 +465,7 @@ impl Reading {
             {
                 self.set_aside(Table::Messages, &key, value);
             }
-            let (table, key) = (Table::Messages, key.to_vec());
+            let table = Table::Messages;
             self.writes.push(Write { table, key, value: None, fresh: false });
             if self.writes.len() >= WRITES_PER_COMMIT {
                 self.tidy(store)?;

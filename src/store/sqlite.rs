@@ -123,10 +123,10 @@ impl Sqlite {
             match value {
                 Some(value) => transaction
                     .prepare_cached(&format!("insert or replace into {name} values (?, ?)"))?
-                    .execute(params![key, value])?,
+                    .execute(params![&**key, value])?,
                 None => transaction
                     .prepare_cached(&format!("delete from {name} where key = ?"))?
-                    .execute(params![key])?,
+                    .execute(params![&**key])?,
             };
         }
         transaction.commit()
@@ -188,7 +188,7 @@ mod tests {
         let path = directory.path().join("db.sqlite");
         let mut store = Sqlite::open(&path).expect("new");
         let value = Some(b"v".to_vec());
-        let write = Write { table: Table::Retained, key: b"t".to_vec(), value, fresh: false };
+        let write = Write { table: Table::Retained, key: (*b"t").into(), value, fresh: false };
         store.commit(&[write], Commit::Disk).expect("room");
         for there in [None, Some(""), Some("S")] {
             let path = copy.path().join("db.sqlite");
@@ -216,7 +216,7 @@ mod tests {
         let path = directory.path().join("db.sqlite");
         let mut store = Sqlite::open(&path).expect("new");
         let value = Some(b"what was committed before".to_vec());
-        let write = Write { table: Table::Retained, key: b"t".to_vec(), value, fresh: false };
+        let write = Write { table: Table::Retained, key: (*b"t").into(), value, fresh: false };
         store.commit(&[write], Commit::System).expect("room");
         let is_there = || {
             let bytes = std::fs::read(&path).expect("a file");

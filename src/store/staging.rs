@@ -10,7 +10,7 @@ use super::record::{
     Encoder, Epoch, Epochs, QueuedFields, damaged_key, filter_key, inbound_key, place_key,
     split_place,
 };
-use crate::hooks::{Table, Write};
+use crate::hooks::{Key, Table, Write};
 use crate::mqtt::PacketId;
 use crate::session::{Change, QueuedRecord, SessionNumber};
 
@@ -28,7 +28,7 @@ struct Place {
     place: u64,
     /// The number of the message.
     number: u64,
-    record: Box<QueuedRecord>,
+    record: QueuedRecord,
     /// The identifier under which it is in flight, if it had to wait before.
     flight: Option<PacketId>,
 }
@@ -40,7 +40,7 @@ pub(super) struct Staging {
     /// Where in `places`, by session and place.
     by_place: HashMap<(SessionNumber, u64), u32>,
     /// All else.
-    writes: HashMap<(Table, Vec<u8>), Staged>,
+    writes: HashMap<(Table, Key), Staged>,
     messages: Messages,
 }
 
@@ -99,7 +99,7 @@ impl Staging {
         &self,
         wanted: &HashMap<SessionNumber, u64>,
     ) -> HashMap<SessionNumber, u64> {
-        let put = |(table, key): &(Table, Vec<u8>), staged: &Staged| {
+        let put = |(table, key): &(Table, Key), staged: &Staged| {
             let is_put = *table == Table::Queued && staged.value.is_some();
             is_put.then(|| split_place(key)).flatten()
         };
@@ -117,7 +117,7 @@ impl Staging {
     /// Whether a record is there only until the next commit.
     pub(super) fn is_removed(&self, table: Table, key: &[u8]) -> bool {
         let is_removal = |staged: &Staged| staged.value.is_none();
-        !self.writes.is_empty() && self.writes.get(&(table, key.to_vec())).is_some_and(is_removal)
+        !self.writes.is_empty() && self.writes.get(&(table, key.into())).is_some_and(is_removal)
     }
 
     /// Takes a change in.
@@ -209,7 +209,7 @@ impl Staging {
     pub(super) fn take(&mut self) -> Vec<Write> {
         let mut writes = Vec::with_capacity(self.writes.len() + 2 * self.by_place.len());
         let epochs = &self.epochs;
-        let mut put = |table, key: Vec<u8>, value: Encoder| {
+        let mut put = |table, key: Key, value: Encoder| {
             let value = Some(value.seal(table, &key));
             writes.push(Write { table, key, value, fresh: true });
         };
@@ -243,7 +243,7 @@ impl Staging {
         }
     }
 
-    fn queued(&mut self, session: SessionNumber, place: u64, record: Box<QueuedRecord>) {
+    fn queued(&mut self, session: SessionNumber, place: u64, record: QueuedRecord) {
         let number = self.messages.reference(&record.message, record.paged);
         #[expect(clippy::cast_possible_truncation, reason = "memory ends before")]
         self.by_place.insert((session, place), self.places.len() as u32);
@@ -265,7 +265,7 @@ impl Staging {
     }
 
     /// A queued record that nobody holds in memory is gone, with the message that it was of.
-    pub(super) fn forget(&mut self, key: Vec<u8>, message: u64) {
+    pub(super) fn forget(&mut self, key: Key, message: u64) {
         let record = (Table::Queued, key);
         if self.writes.get(&record).is_some_and(|staged| staged.value.is_none()) {
             // The store has it until the next commit: it was read twice.
@@ -280,7 +280,7 @@ impl Staging {
     pub(super) fn set_aside(&mut self, table: Table, key: &[u8], value: Vec<u8>) {
         let aside = Staged { value: Some(value), fresh: false };
         self.writes.insert((Table::Damaged, damaged_key(table, key)), aside);
-        self.delete(table, key.to_vec());
+        self.delete(table, key.into());
     }
 
     fn release(&mut self, message: Option<u64>) {
@@ -289,13 +289,13 @@ impl Staging {
         }
     }
 
-    fn put(&mut self, table: Table, key: Vec<u8>, value: Encoder, fresh: bool) {
+    fn put(&mut self, table: Table, key: Key, value: Encoder, fresh: bool) {
         let value = Some(value.seal(table, &key));
         let new = Staged { value: None, fresh };
         self.writes.entry((table, key)).or_insert(new).value = value;
     }
 
-    fn delete(&mut self, table: Table, key: Vec<u8>) {
+    fn delete(&mut self, table: Table, key: Key) {
         match self.writes.entry((table, key)) {
             Entry::Occupied(entry) if entry.get().fresh => _ = entry.remove(),
             Entry::Occupied(mut entry) => entry.get_mut().value = None,

@@ -304,7 +304,7 @@ impl Writer {
                 let fields = Decoder::open(Table::Queued, key, value, &epochs)
                     .and_then(|mut decoder| decoder.queued());
                 match fields {
-                    Some(fields) => staging.forget(key.to_vec(), fields.message),
+                    Some(fields) => staging.forget(key.into(), fields.message),
                     None => staging.set_aside(Table::Queued, key, value.to_vec()),
                 }
                 true
@@ -499,22 +499,9 @@ impl Writer {
         if is_not_full {
             self.news = ALL;
         }
-        let mut changes = changes.into_iter().enumerate().peekable();
-        let mut parts = parts.into_iter().peekable();
-        while let Some(&(index, _)) = changes.peek() {
-            while parts.peek().is_some_and(|part| part.end <= index) {
-                parts.next();
-            }
-            if let Some(Part { act, end, .. }) = parts.next_if(|part| part.first <= index) {
-                while let Some((_, change)) = changes.next_if(|(at, _)| *at < end) {
-                    let change = self.acts.add(act, (shard, turn), change);
-                    change.into_iter().for_each(|change| self.stage(change));
-                }
-            } else if let Some((_, change)) = changes.next()
-                && let Some(change) = self.acts.reconcile(change)
-            {
-                self.stage(change);
-            }
+        match parts.is_empty() {
+            true => changes.into_iter().for_each(|change| self.take_change(change)),
+            false => self.take_parts((shard, turn), changes, parts),
         }
         for (act, with) in taken.handed {
             self.acts.handed(act, with, (shard, turn));
@@ -536,6 +523,34 @@ impl Writer {
         }
     }
 
+    /// Takes in changes of which some are parts of acts.
+    fn take_parts(&mut self, turn: (u8, u64), changes: Vec<Change>, parts: Vec<Part>) {
+        let mut changes = changes.into_iter().enumerate().peekable();
+        let mut parts = parts.into_iter().peekable();
+        while let Some(&(index, _)) = changes.peek() {
+            while parts.peek().is_some_and(|part| part.end <= index) {
+                parts.next();
+            }
+            if let Some(Part { act, end, .. }) = parts.next_if(|part| part.first <= index) {
+                while let Some((_, change)) = changes.next_if(|(at, _)| *at < end) {
+                    let change = self.acts.add(act, turn, change);
+                    change.into_iter().for_each(|change| self.stage(change));
+                }
+            } else if let Some((_, change)) = changes.next() {
+                self.take_change(change);
+            }
+        }
+    }
+
+    /// Takes in a change that is no part of an act.
+    #[inline]
+    fn take_change(&mut self, change: Change) {
+        if let Some(change) = self.acts.reconcile(change) {
+            self.stage(change);
+        }
+    }
+
+    #[inline]
     fn stage(&mut self, change: Change) {
         match change {
             Change::Forgotten(session, from) => self.forgotten.push_back((session, from)),

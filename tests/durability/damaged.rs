@@ -77,7 +77,7 @@ fn damage(data: &Path, table: Table, which: usize) {
     store.scan(table, &mut |key, value| found.push((key.to_vec(), value.to_vec()))).expect("whole");
     let (key, mut value) = found.swap_remove(which);
     value[0] ^= 1;
-    let write = Write { table, key, value: Some(value), fresh: false };
+    let write = Write { table, key: key.into(), value: Some(value), fresh: false };
     store.commit(&[write], Commit::System).expect("room");
 }
 

@@ -256,7 +256,12 @@ fn what_is_no_longer_at_its_path_takes_nothing() {
         let above = TempDir::new().expect("a directory");
         let (path, away) = (above.path().join("data"), above.path().join("away"));
         let write = |key| {
-            [Write { table: Table::Retained, key: vec![key], value: Some(vec![key]), fresh: false }]
+            [Write {
+                table: Table::Retained,
+                key: [key].into(),
+                value: Some(vec![key]),
+                fresh: false,
+            }]
         };
         let directory = Directory::open(&path, engine).expect("new");
         let mut store = directory.records().expect("new");
@@ -286,7 +291,7 @@ fn what_is_no_longer_at_its_path_takes_nothing() {
 #[test]
 fn what_has_lost_a_file_takes_nothing() {
     let write = |key| {
-        [Write { table: Table::Retained, key: vec![key], value: Some(vec![key]), fresh: false }]
+        [Write { table: Table::Retained, key: [key].into(), value: Some(vec![key]), fresh: false }]
     };
     for (engine, name) in [
         (Engine::Fjall, "log"),
@@ -323,7 +328,8 @@ fn what_was_in_a_log_that_was_removed_is_there_after_a_good_end() {
     let path = TempDir::new().expect("a directory");
     let directory = Directory::open(path.path(), Engine::Fjall).expect("new");
     let mut store = directory.records().expect("new");
-    let write = Write { table: Table::Retained, key: vec![1], value: Some(vec![1]), fresh: false };
+    let write =
+        Write { table: Table::Retained, key: [1].into(), value: Some(vec![1]), fresh: false };
     store.commit(&[write], Commit::Disk).expect("it is there");
     fs::remove_dir_all(path.path().join("log")).expect("removed");
     store.commit(&[], Commit::Disk).expect_err("it is gone");
@@ -339,7 +345,7 @@ fn who_has_lost_the_lock_writes_nothing() {
         let path = TempDir::new().expect("a directory");
         let write = |value: &[u8]| {
             let value = Some(value.to_vec());
-            [Write { table: Table::Retained, key: b"key".to_vec(), value, fresh: false }]
+            [Write { table: Table::Retained, key: (*b"key").into(), value, fresh: false }]
         };
         let first = Directory::open(path.path(), engine).expect("new");
         let mut old = first.records().expect("new");

@@ -154,11 +154,11 @@ fn copy_all(from: &Path, to: &Path) {
 }
 
 pub(crate) fn put(table: Table, key: &[u8], value: &[u8]) -> Write {
-    Write { table, key: key.to_vec(), value: Some(value.to_vec()), fresh: false }
+    Write { table, key: key.into(), value: Some(value.to_vec()), fresh: false }
 }
 
 pub(crate) fn delete(table: Table, key: &[u8]) -> Write {
-    Write { table, key: key.to_vec(), value: None, fresh: false }
+    Write { table, key: key.into(), value: None, fresh: false }
 }
 
 pub(crate) fn commit(store: &mut dyn Store, writes: &[Write]) {

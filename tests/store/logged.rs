@@ -54,7 +54,7 @@ impl Scene {
             let fresh = value.is_some()
                 && !self.model.contains_key(&(table, key.clone()))
                 && self.rng.u8(0..5) > 0;
-            writes.insert((table, key.clone()), Write { table, key, value, fresh });
+            writes.insert((table, key.clone()), Write { table, key: key.into(), value, fresh });
         }
         writes.into_values().collect()
     }
@@ -214,8 +214,8 @@ impl Scene {
 fn apply(model: &mut Model, writes: &[Write]) {
     for Write { table, key, value, .. } in writes {
         match value {
-            Some(value) => model.insert((*table, key.clone()), value.clone()),
-            None => model.remove(&(*table, key.clone())),
+            Some(value) => model.insert((*table, key.to_vec()), value.clone()),
+            None => model.remove(&(*table, key.to_vec())),
         };
     }
 }
@@ -245,7 +245,7 @@ fn who_reads_does_not_need_an_engine_that_takes_something() {
     let mut store = Logged::open(engine.clone(), segments, 4_000).expect("new");
     let put = |n: u8| {
         let (key, value) = (vec![n; 16], Some(vec![n; 60]));
-        [Write { table: Table::Queued, key, value, fresh: true }]
+        [Write { table: Table::Queued, key: key.into(), value, fresh: true }]
     };
     store.commit(&put(1), Commit::Disk).expect("room");
     engine.fail(Some("no room"));
@@ -267,7 +267,7 @@ fn the_engine_is_told_what_is_gone_when_nothing_goes_on() {
     let mut store = Logged::open(engine.clone(), segments, 4_000).expect("new");
     let commit = |store: &mut Logged<_, _>, n: u8, is_there: bool| {
         let (key, value) = (vec![n; 16], is_there.then(|| vec![n; 60]));
-        let write = Write { table: Table::Queued, key, value, fresh: is_there };
+        let write = Write { table: Table::Queued, key: key.into(), value, fresh: is_there };
         store.commit(&[write], Commit::Disk).expect("room");
     };
     let counts = |store: &mut Logged<_, _>| (store.catch_up(), contents(&engine).len());
@@ -291,7 +291,7 @@ fn what_was_given_up_does_not_come_back() {
     };
     let put = |n: u8| {
         let (key, value) = (vec![n; 16], Some(vec![n; 60]));
-        [Write { table: Table::Queued, key, value, fresh: true }]
+        [Write { table: Table::Queued, key: key.into(), value, fresh: true }]
     };
     let mut store = open(&engine, &segments).expect("new");
     // The second segment is begun.
@@ -330,7 +330,7 @@ fn the_engine_has_nothing_that_the_log_could_lose() {
                 None => _ = model.remove(&(table, key.clone())),
             }
             store
-                .commit(&[Write { table, key, value, fresh: false }], Commit::System)
+                .commit(&[Write { table, key: key.into(), value, fresh: false }], Commit::System)
                 .expect("room");
             models.push(model.clone());
             if rng.u8(0..20) == 0 {

@@ -7,7 +7,9 @@ use std::path::Path;
 use sluice::hooks::{Commit, Store, Table};
 use sluice::mqtt::{Message, Property, QoS};
 use sluice::session::Will;
-use sluice::session::{Change, IdentityRecord, QueuedRecord, SessionRecord, SubscriptionRecord};
+use sluice::session::{
+    CameBy, Change, IdentityRecord, QueuedRecord, SessionRecord, SubscriptionRecord,
+};
 use sluice::store::offline::{Findings, RestoreError, check, copy, dump, restore};
 use sluice::store::{
     Directory, DirectoryError, Engine, Filling, Memory, PROGRESS_RECORDS, Turn, recover,
@@ -74,14 +76,12 @@ fn everything() -> Vec<Change> {
             message: shared.clone(),
             qos: QoS::AtLeastOnce,
             retain: true,
-            identifiers: [1, 268_435_455].into(),
-            group: None,
-            share: share.map(Into::into),
             packet_id,
             number: 0,
             paged: false,
+            came_by: CameBy::new(&[1, 268_435_455], None, share),
         };
-        Change::Queued(number, place, Box::new(record))
+        Change::Queued(number, place, record)
     };
     let released = message("released");
     vec![

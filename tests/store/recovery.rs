@@ -3,8 +3,8 @@
 use sluice::hooks::{Commit, Store, StoreError, Table};
 use sluice::mqtt::{Message, QoS};
 use sluice::session::{
-    Change, IdentityRecord, PageOfQueue, PageRequest, Paged, QueuedRecord, Restored, SessionRecord,
-    SubscriptionRecord, Will,
+    CameBy, Change, IdentityRecord, PageOfQueue, PageRequest, Paged, QueuedRecord, Restored,
+    SessionRecord, SubscriptionRecord, Will,
 };
 use sluice::store::{Epoch, Memory, PROGRESS_RECORDS, StoredSession, recover};
 use sluice::timer::Time;
@@ -59,12 +59,10 @@ fn full_queued() -> QueuedRecord {
         message: message("waits"),
         qos: QoS::ExactlyOnce,
         retain: true,
-        identifiers: [7, 8].into(),
-        group: Some(3),
-        share: Some("$share/g/a/#".into()),
         packet_id: None,
         number: 0,
         paged: false,
+        came_by: CameBy::new(&[7, 8], Some(3), Some("$share/g/a/#")),
     }
 }
 
@@ -89,7 +87,7 @@ fn a_session_comes_back_with_all_that_belongs_to_it() {
         Change::Freed(5, id(2)),
         queued(5, 1, &text),
         queued(5, 2, &sent),
-        Change::Queued(5, 3, Box::new(full_queued())),
+        Change::Queued(5, 3, full_queued()),
         Change::InFlight(5, 1, id(10)),
         Change::InFlight(5, 2, id(11)),
         released,
@@ -140,7 +138,7 @@ fn assert_is_full_page(page: &PageOfQueue, paged: Paged) {
     assert_eq!(found.message.size() as u64, paged.bytes);
     assert_eq!(found.message.payload(), queued.message.payload());
     assert_eq!((found.qos, found.retain, found.packet_id), (queued.qos, queued.retain, None));
-    assert_eq!((&found.identifiers, &found.share), (&queued.identifiers, &queued.share));
+    assert_eq!((found.identifiers(), found.share()), (queued.identifiers(), queued.share()));
 }
 
 #[test]

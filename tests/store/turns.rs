@@ -130,18 +130,7 @@ pub(crate) fn session(client_id: &str, session: u64) -> Change {
 }
 
 pub(crate) fn queued(session: u64, place: u64, message: &Message) -> Change {
-    let record = QueuedRecord {
-        message: message.clone(),
-        qos: QoS::AtLeastOnce,
-        retain: false,
-        identifiers: Box::default(),
-        group: None,
-        share: None,
-        packet_id: None,
-        number: 0,
-        paged: false,
-    };
-    Change::Queued(session, place, Box::new(record))
+    Change::Queued(session, place, QueuedRecord::new(message.clone(), QoS::AtLeastOnce))
 }
 
 pub(crate) fn removed(session: u64, place: u64, message: &Message) -> Change {

@@ -208,7 +208,7 @@ fn a_page_brings_nothing_that_has_expired() {
     }
     let (handed, _) = journal.end_turn(1, |_| None);
     let queued = handed.expect("some").take().into_iter().filter_map(|change| match change {
-        Change::Queued(_, place, record) if record.paged => Some((place, *record)),
+        Change::Queued(_, place, record) if record.paged => Some((place, record)),
         _ => None,
     });
     let messages: Vec<_> = queued.collect();

@@ -171,21 +171,11 @@ fn timed_redelivery_waits_for_room() {
 
 fn queued_record(place: u64, payload: &str, packet_id: Option<PacketId>) -> QueuedRecord {
     let message = Message::new("t", AtLeastOnce, false, payload.as_bytes(), b"", None, Time(0));
-    QueuedRecord {
-        message,
-        qos: AtLeastOnce,
-        retain: false,
-        identifiers: Box::default(),
-        group: None,
-        share: None,
-        packet_id,
-        number: place,
-        paged: false,
-    }
+    QueuedRecord { packet_id, number: place, ..QueuedRecord::new(message, AtLeastOnce) }
 }
 
 fn in_flight(place: u64, packet_id: u16, payload: &str) -> (u64, Restored) {
-    let record = Box::new(queued_record(place, payload, Some(id(packet_id))));
+    let record = queued_record(place, payload, Some(id(packet_id)));
     (place, Restored::Message { record, flew: false })
 }
 

@@ -118,7 +118,7 @@ pub(super) fn record(bytes: &[u8]) -> Option<(Write, usize)> {
     let end = RECORD_HEAD + key + value;
     let write = Write {
         table: *Table::ALL.get(usize::from(table & !GONE))?,
-        key: bytes.get(RECORD_HEAD..RECORD_HEAD + key)?.to_vec(),
+        key: bytes.get(RECORD_HEAD..RECORD_HEAD + key)?.into(),
         value: match table & GONE {
             0 => Some(bytes.get(RECORD_HEAD + key..end)?.to_vec()),
             _ => None,
@@ -216,7 +216,7 @@ mod tests {
 
     fn put(n: u64) -> Write {
         let value = Some(vec![n as u8; 30 * n as usize]);
-        Write { table: Table::Queued, key: n.to_be_bytes().to_vec(), value, fresh: true }
+        Write { table: Table::Queued, key: n.to_be_bytes().into(), value, fresh: true }
     }
 
     /// A segment with so many commits of one record, and where each of its frames ends.
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn records_come_back() {
-        let gone = Write { table: Table::Retained, key: b"t".to_vec(), value: None, fresh: false };
+        let gone = Write { table: Table::Retained, key: (*b"t").into(), value: None, fresh: false };
         let empty = Write { value: Some(Vec::new()), ..gone.clone() };
         for write in [gone, empty, Write { fresh: false, ..put(9) }] {
             let mut bytes = HEAD.encode().to_vec();

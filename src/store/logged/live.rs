@@ -4,16 +4,18 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
 use super::segments::Segment;
-use crate::hooks::{Table, Write};
+use crate::hooks::{Key, Table, Write};
 
 /// Where a record is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place(u64);
 
-/// Memory for so many records is kept when there are fewer.
+/// Memory for so many records of a table is kept when there are fewer.
 const RECORDS_KEPT: usize = 1 << 16;
-/// Set in those of the second segment.
+/// Set in the places of the second segment.
 const SECOND: u64 = 1 << 63;
+/// Set in a [`Last`] of a record that the engine does not have, in whatever form.
+const FRESH: u64 = 1 << 62;
 
 impl Place {
     pub(super) const fn new(segment: Segment, at: u64) -> Self {
@@ -37,41 +39,34 @@ impl Place {
     }
 }
 
-/// Names a record; the usual keys without memory of their own.
-#[derive(Debug, PartialEq, Eq, Hash)]
-enum Key {
-    Short(Table, u8, [u8; 16]),
-    Long(Table, Box<[u8]>),
-}
+/// The place of a record's last change, and [`FRESH`]: in one number, as there is one for each record.
+#[derive(Clone, Copy, Debug)]
+struct Last(u64);
 
-impl Key {
-    fn new(table: Table, key: &[u8]) -> Self {
-        let mut short = [0; 16];
-        match short.get_mut(..key.len()) {
-            Some(to) => {
-                to.copy_from_slice(key);
-                #[expect(clippy::cast_possible_truncation, reason = "at most 16")]
-                Self::Short(table, key.len() as u8, short)
-            }
-            None => Self::Long(table, key.into()),
-        }
+impl Last {
+    fn new(Place(place): Place, fresh: bool) -> Self {
+        Self(if fresh { place | FRESH } else { place })
+    }
+
+    fn place(self) -> Place {
+        Place(self.0 & !FRESH)
+    }
+
+    fn is_fresh(self) -> bool {
+        self.0 & FRESH != 0
     }
 }
 
-#[derive(Debug)]
-struct Last {
-    place: Place,
-    /// The engine has no record of that key, in whatever form.
-    fresh: bool,
-}
+/// The last changes of records, by table.
+type Lasts = [HashMap<Key, Last>; Table::COUNT];
 
 /// The last change of each record that the engine has not got.
 #[derive(Debug, Default)]
 pub(super) struct Live {
     /// Of the active segment.
-    new: HashMap<Key, Last>,
+    new: Lasts,
     /// Of the full one, what was not changed since.
-    old: HashMap<Key, Last>,
+    old: Lasts,
     /// The engine has got what is in its segment up to here.
     given: Option<Place>,
     /// Some of the old has gone since its places were told to be given.
@@ -81,32 +76,37 @@ pub(super) struct Live {
 impl Live {
     /// Notes what was written there. A record that comes and goes is never the engine's.
     pub(super) fn note(&mut self, write: &Write, place: Place) {
-        let is_gone = write.value.is_none();
-        match self.new.entry(Key::new(write.table, &write.key)) {
-            Entry::Occupied(entry) if is_gone && entry.get().fresh => _ = entry.remove(),
-            Entry::Occupied(mut entry) => entry.get_mut().place = place,
+        let (is_gone, table) = (write.value.is_none(), write.table as usize);
+        let Some((new, old)) = self.new.get_mut(table).zip(self.old.get_mut(table)) else { return };
+        match new.entry(write.key.clone()) {
+            Entry::Occupied(entry) if is_gone && entry.get().is_fresh() => _ = entry.remove(),
+            Entry::Occupied(mut entry) => {
+                let fresh = entry.get().is_fresh();
+                entry.insert(Last::new(place, fresh));
+            }
             Entry::Vacant(entry) => {
                 // What is new replaces nothing.
                 let fresh = (write.fresh && !is_gone) || {
-                    let old = if self.old.is_empty() { None } else { self.old.remove(entry.key()) };
+                    let old = if old.is_empty() { None } else { old.remove(entry.key()) };
                     self.has_gone |= old.is_some();
-                    let is_given = |old: &Last| self.given.is_some_and(|to| old.place.is_up_to(to));
-                    old.is_some_and(|old| old.fresh && !is_given(&old))
+                    let is_given =
+                        |old: Last| self.given.is_some_and(|to| old.place().is_up_to(to));
+                    old.is_some_and(|old| old.is_fresh() && !is_given(old))
                 };
                 if !(is_gone && fresh) {
-                    entry.insert(Last { place, fresh });
+                    entry.insert(Last::new(place, fresh));
                 }
             }
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.new.is_empty() && self.old.is_empty()
+        self.new.iter().chain(&self.old).all(HashMap::is_empty)
     }
 
     /// The active segment is full, and the other takes its place. Of that nothing is needed any more.
     pub(super) fn change_segments(&mut self) {
-        debug_assert!(self.old.is_empty(), "it is still needed");
+        debug_assert!(self.old.iter().all(HashMap::is_empty), "it is still needed");
         std::mem::swap(&mut self.new, &mut self.old);
         self.given = None;
     }
@@ -133,8 +133,9 @@ impl Live {
     /// Whether a record is where the places of its segment told.
     pub(super) fn is_at(&self, write: &Write, place: Place) -> bool {
         !self.has_gone || {
-            let last = self.old.get(&Key::new(write.table, &write.key));
-            last.is_some_and(|last| last.place == place)
+            let old = self.old.get(write.table as usize);
+            let last = old.and_then(|old| old.get(&write.key));
+            last.is_some_and(|last| last.place() == place)
         }
     }
 
@@ -145,22 +146,27 @@ impl Live {
 
     /// The engine has got all of the full segment.
     pub(super) fn forget_old(&mut self) {
-        self.old.clear();
-        self.old.shrink_to(RECORDS_KEPT);
+        forget(&mut self.old);
     }
 
     /// The engine has got everything.
     pub(super) fn forget(&mut self) {
-        self.new.clear();
-        self.new.shrink_to(RECORDS_KEPT);
+        forget(&mut self.new);
         self.forget_old();
     }
 }
 
-fn places(of: &HashMap<Key, Last>) -> Vec<Place> {
-    let mut places: Vec<_> = of.values().map(|last| last.place).collect();
+fn places(of: &Lasts) -> Vec<Place> {
+    let mut places: Vec<_> = of.iter().flat_map(HashMap::values).map(|last| last.place()).collect();
     places.sort_unstable();
     places
+}
+
+fn forget(what: &mut Lasts) {
+    for table in what {
+        table.clear();
+        table.shrink_to(RECORDS_KEPT);
+    }
 }
 
 #[cfg(test)]
@@ -168,7 +174,7 @@ mod tests {
     use super::*;
 
     fn write(key: &[u8], value: Option<&[u8]>, fresh: bool) -> Write {
-        Write { table: Table::Queued, key: key.to_vec(), value: value.map(<[u8]>::to_vec), fresh }
+        Write { table: Table::Queued, key: key.into(), value: value.map(<[u8]>::to_vec), fresh }
     }
 
     #[test]

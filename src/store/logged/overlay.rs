@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use super::live::Place;
 use super::segments::Segments;
 use super::window::Window;
-use crate::hooks::{Store, StoreError, Table};
+use crate::hooks::{Key, Store, StoreError, Table};
 
 /// The records of the log, in front of those of the engine. It holds as long as the log does not grow.
 pub(super) struct Overlay {
     /// Where each is, if it is not gone.
-    records: BTreeMap<(Table, Vec<u8>), Option<Place>>,
+    records: BTreeMap<(Table, Key), Option<Place>>,
     window: RefCell<Window>,
 }
 
@@ -36,7 +36,7 @@ impl Overlay {
         table: Table,
         key: &[u8],
     ) -> Result<Option<Vec<u8>>, StoreError> {
-        match self.records.get(&(table, key.to_vec())) {
+        match self.records.get(&(table, key.into())) {
             None => engine.get(table, key),
             Some(None) => Ok(None),
             Some(Some(place)) => self.value(segments, *place).map(Some),
@@ -51,9 +51,9 @@ impl Overlay {
         (table, from): (Table, &[u8]),
         each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), StoreError> {
-        let own = self.records.range((table, from.to_vec())..);
+        let own = self.records.range((table, Key::from(from))..);
         let own = own.take_while(|((of, _), _)| *of == table);
-        let mut own = own.map(|((_, key), place)| (key.as_slice(), *place)).peekable();
+        let mut own = own.map(|((_, key), place)| (&**key, *place)).peekable();
         let mut goes_on = true;
         let give_own = |(key, place): (&[u8], Option<Place>), each: Each<'_>| match place {
             Some(place) => self.value(segments, place).map(|value| each(key, &value)),

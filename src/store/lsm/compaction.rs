@@ -279,7 +279,7 @@ mod tests {
     fn write(lsm: &mut Lsm, numbers: impl Iterator<Item = u64>, is_there: bool) {
         let write = |n| Write {
             table: Table::Messages,
-            key: key(n),
+            key: key(n).into(),
             value: is_there.then(|| value(n)),
             fresh: is_there,
         };
@@ -386,7 +386,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let mut lsm = Lsm::open(&directory.path().join("fjall")).expect("new");
         let commit = |lsm: &mut Lsm, table, n, value| {
-            let write = Write { table, key: key(n), value, fresh: false };
+            let write = Write { table, key: key(n).into(), value, fresh: false };
             lsm.commit(&[write], Commit::System).expect("room");
         };
         commit(&mut lsm, Table::Retained, 0, Some(vec![7]));
@@ -440,8 +440,12 @@ mod tests {
         let mut lsm = Lsm::open(&directory.path().join("fjall")).expect("new");
         let table = lsm.tables[Table::Messages as usize].clone();
         write(&mut lsm, 0..300, true);
-        let small =
-            |n| Write { table: Table::Messages, key: key(n), value: Some(vec![7]), fresh: true };
+        let small = |n| Write {
+            table: Table::Messages,
+            key: key(n).into(),
+            value: Some(vec![7]),
+            fresh: true,
+        };
         lsm.commit(&SMALL.map(small).collect::<Vec<_>>(), Commit::System).expect("room");
         lsm.sort(Table::Messages);
         write(&mut lsm, SMALL, false);

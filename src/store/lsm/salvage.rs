@@ -115,7 +115,12 @@ fn copy(files: &Files, journals: &Journals, table: Table, to: &mut Lsm) -> Resul
         if last.as_ref() != Some(&key)
             && let Some(value) = value
         {
-            batches.put(Write { table, key: key.clone(), value: Some(value), fresh: true })?;
+            batches.put(Write {
+                table,
+                key: key.as_slice().into(),
+                value: Some(value),
+                fresh: true,
+            })?;
         }
         last = Some(key);
     }
@@ -151,7 +156,7 @@ mod tests {
 
     fn put(n: u32, value: Option<&str>) -> Write {
         let value = value.map(|value| format!("{value} of {n}").into_bytes());
-        Write { table: Table::Queued, key: key(n), value, fresh: false }
+        Write { table: Table::Queued, key: key(n).into(), value, fresh: false }
     }
 
     /// Every number, then every third one once more, then without every fifth: each in a file of its own;

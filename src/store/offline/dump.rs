@@ -6,7 +6,7 @@ use std::io::{self, BufRead, Read as _, Write};
 use hashbrown::HashSet;
 
 use super::line::{Line, VERSION};
-use crate::hooks::{Store, StoreError, Table};
+use crate::hooks::{Key, Store, StoreError, Table};
 use crate::store::batches::Batches;
 use crate::store::record::{damaged_key, longest_key};
 
@@ -63,8 +63,9 @@ pub fn dump(store: &dyn Store, out: &mut dyn Write) -> Result<Dumped, DumpError>
     // What was set aside, or would be: both are the same in the text.
     let mut damaged = BTreeMap::new();
     put(out, &Line::Dump { version: VERSION })?;
-    store
-        .scan(Table::Damaged, &mut |key, value| _ = damaged.insert(key.to_vec(), value.to_vec()))?;
+    store.scan(Table::Damaged, &mut |key, value| {
+        _ = damaged.insert(Key::from(key), value.to_vec())
+    })?;
     for table in Table::ALL.into_iter().filter(|table| *table != Table::Damaged) {
         let mut written = Ok(());
         store.scan(table, &mut |key, value| match Line::of(table, key, value) {
@@ -101,7 +102,7 @@ fn put(out: &mut dyn Write, line: &Line) -> io::Result<()> {
 /// A line is wrong, or not in order; what cannot be read or written.
 pub fn restore(text: &mut dyn BufRead, store: &mut dyn Store) -> Result<u64, RestoreError> {
     let mut batches = Batches::new(store);
-    let mut last: [Option<Vec<u8>>; Table::COUNT] = Default::default();
+    let mut last: [Option<Key>; Table::COUNT] = Default::default();
     let mut lines = Lines { text, number: 0 };
     lines.first()?;
     let mut sessions = HashSet::new();

@@ -1,6 +1,6 @@
 //! One record, decoded by itself.
 
-use crate::hooks::{Table, Write};
+use crate::hooks::{Key, Table, Write};
 use crate::mqtt::{Message, PacketId};
 use crate::session::{SessionRecord, SubscriptionRecord};
 use crate::store::record::{
@@ -76,7 +76,7 @@ impl Entry {
         let (table, key) = match self {
             Self::Session(record) => {
                 value.session(record);
-                (Table::Sessions, record.client_id.as_bytes().to_vec())
+                (Table::Sessions, Key::from(&*record.client_id))
             }
             Self::Subscription(session, record) => {
                 value.subscription(record);
@@ -99,11 +99,11 @@ impl Entry {
             }
             Self::Message(number, message) => {
                 value.message(message);
-                (Table::Messages, number.to_be_bytes().to_vec())
+                (Table::Messages, number.to_be_bytes().into())
             }
             Self::Retained { stamp, message } => {
                 value.retained(*stamp, message);
-                (Table::Retained, message.topic_bytes().to_vec())
+                (Table::Retained, message.topic_bytes().into())
             }
         };
         let value = Some(value.seal(table, &key));
@@ -195,7 +195,7 @@ mod tests {
             let (key, value) = ([key, &b"x"[..]].concat(), value.as_deref().expect("a record"));
             let value = sealed(*table, &key, &value[..value.len() - 4]);
             let is_damaged = Entry::read(*table, &key, &value).is_none();
-            writes[at] = Write { key, value: Some(value), ..writes[at].clone() };
+            writes[at] = Write { key: key.into(), value: Some(value), ..writes[at].clone() };
             assert_eq!(damaged(&writes), u64::from(is_damaged), "{table:?}");
             found.extend(is_damaged.then_some(*table));
         }

@@ -212,7 +212,12 @@ impl Line {
             Self::Dump { .. } | Self::End => return Ok(None),
             Self::Damaged { key, value } => {
                 let (key, value) = (decode("key", &key)?, Some(decode("value", &value)?));
-                return Ok(Some(Write { table: Table::Damaged, key, value, fresh: false }));
+                return Ok(Some(Write {
+                    table: Table::Damaged,
+                    key: key.into(),
+                    value,
+                    fresh: false,
+                }));
             }
             Self::Session(session) => Entry::Session(Box::new(session_record(*session)?)),
             Self::Subscription(line) => subscription_entry(line)?,

@@ -130,7 +130,7 @@ impl<'a> Reading<'a> {
         for table in Table::ALL {
             let mut batches = Batches::new(to);
             self.tree(root(table), DEPTH, &mut |key, value| {
-                batches.put(Write { table, key, value: Some(value), fresh: true })
+                batches.put(Write { table, key: key.into(), value: Some(value), fresh: true })
             })?;
             let records = batches.finish()?;
             tracing::warn!("{records} records of the table {} were read", table.name());
@@ -201,7 +201,7 @@ impl<'a> Reading<'a> {
                 let Some((payload, _)) = self.pages.payload(cell)? else { continue };
                 let Some((table, key, value)) = whole(&payload) else { continue };
                 if to.get(table, key)?.is_none() {
-                    let (key, value) = (key.to_vec(), Some(value.to_vec()));
+                    let (key, value) = (key.into(), Some(value.to_vec()));
                     writes.push(Write { table, key, value, fresh: true });
                 }
             }
@@ -241,7 +241,7 @@ mod tests {
         let mut store = Sqlite::open(path).expect("new");
         let put = |n: u32| Write {
             table: Table::Queued,
-            key: key(n),
+            key: key(n).into(),
             value: Some(value(n)),
             fresh: true,
         };
@@ -324,7 +324,7 @@ mod tests {
     fn fill(path: &Path, records: [(u8, usize); 3]) {
         let writes = records.map(|(n, len)| Write {
             table: Table::Queued,
-            key: vec![n; 16],
+            key: [n; 16].into(),
             value: Some(vec![n; len]),
             fresh: true,
         });

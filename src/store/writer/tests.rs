@@ -16,18 +16,8 @@ fn what_waited_for_a_store_that_failed_takes_no_memory_when_it_works() {
     memory.fail(Some("no space left"));
     let queued = |place| {
         let message = Message::new("t", QoS::AtLeastOnce, false, b"", b"", None, Time(0));
-        let record = QueuedRecord {
-            message,
-            qos: QoS::AtLeastOnce,
-            retain: false,
-            identifiers: Box::default(),
-            group: None,
-            share: None,
-            packet_id: None,
-            number: 0,
-            paged: true,
-        };
-        Change::Queued(1, place, Box::new(record))
+        let record = QueuedRecord { paged: true, ..QueuedRecord::new(message, QoS::AtLeastOnce) };
+        Change::Queued(1, place, record)
     };
     let changes: Vec<_> = (1..=COUNT).map(queued).collect();
     links[0].submit(Turn { turn: 1, changes: changes.into(), ..Turn::default() });

@@ -18,17 +18,17 @@ fn journal_with(value: &[u8]) -> Vec<u8> {
     for n in 0..BATCHES {
         let put = |table| Write {
             table,
-            key: vec![n as u8; 5],
+            key: [n as u8; 5].into(),
             value: Some(vec![7; 40 * n]),
             fresh: false,
         };
-        let gone = Write { table: Table::Inbound, key: vec![1], value: None, fresh: false };
+        let gone = Write { table: Table::Inbound, key: [1].into(), value: None, fresh: false };
         let writes = [put(Table::Queued), put(Table::Messages), gone];
         store.commit(&writes, Commit::System).expect("room");
     }
     for n in 0..if value.is_empty() { 0 } else { 2 } {
         let (table, key, value) = (Table::Messages, vec![n; 5], Some(value.to_vec()));
-        let write = Write { table, key, value, fresh: false };
+        let write = Write { table, key: key.into(), value, fresh: false };
         store.commit(&[write], Commit::System).expect("room");
     }
     let path = fs::read_dir(directory.path()).expect("a directory").find_map(|entry| {
@@ -142,7 +142,7 @@ fn a_number_that_is_wrong_is_set_right() {
     let directory = tempfile::tempdir().expect("a directory");
     let write = |value: Option<u8>| Write {
         table: Table::Retained,
-        key: vec![1],
+        key: [1].into(),
         value: value.map(|value| vec![value]),
         fresh: false,
     };
