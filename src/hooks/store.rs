@@ -58,12 +58,13 @@ impl Table {
     }
 }
 
-/// Bytes of a [`Key`] that takes no memory of its own: of two numbers.
+/// Bytes of the longest key that is kept inline: two numbers of 64 bits.
 const SHORT_KEY: usize = 16;
 
 /// Which record of a table: bytes, compared as such.
 ///
-/// 24 bytes; the keys of messages, of what is queued and of packet identifiers take no others.
+/// 24 bytes. Keys of up to 16 bytes, as those of messages, places and packet identifiers are, take no memory
+/// beside.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key(Repr);
 
@@ -75,12 +76,12 @@ enum Repr {
     Long(Box<[u8]>),
 }
 
-/// Bytes that are read and written as numbers.
+/// Aligned, so that they are compared and hashed as two words.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 #[repr(align(8))]
 struct Words([u8; SHORT_KEY]);
 
-const _: () = assert!(size_of::<Key>() == 24, "as large as that of a `Vec`");
+const _: () = assert!(size_of::<Key>() <= 24, "no larger than a `Vec`");
 
 impl Deref for Key {
     type Target = [u8];
@@ -98,9 +99,9 @@ impl Hash for Key {
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
         match &self.0 {
-            // That there are keys with other zeros at the end is for the comparison.
+            // Without the length: keys that differ in zeros at their end share a hash only.
             Repr::Short(_, bytes) => state.write_u128(u128::from_ne_bytes(bytes.0)),
-            Repr::Long(bytes) => state.write(bytes),
+            Repr::Long(bytes) => bytes.hash(state),
         }
     }
 }

@@ -43,7 +43,7 @@ impl Durable {
     /// Notes a message that is new to the session, and gives it a place.
     fn queued(&mut self, entry: &mut Entry, packet_id: Option<PacketId>) {
         let (place, noted) = self.note(&entry.delivery(), packet_id, false);
-        entry.set_place(place, Some(noted));
+        entry.set_place(place, noted);
     }
 
     /// Notes a message that is new to the session; gives its place, and where that was noted.
@@ -430,8 +430,7 @@ impl Session {
             next_place = place + 1;
             match restored {
                 Restored::Message { record, flew } => {
-                    let mut entry = Entry::restore(&record);
-                    entry.set_place(place, None);
+                    let mut entry = Entry::restore(place, &record);
                     if place > paged.first {
                         behind.push(place);
                     }

@@ -83,7 +83,7 @@ pub struct QueuedRecord {
 }
 
 /// What a message is delivered with because of the subscriptions that it came by.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct CameBy {
     /// The Subscription Identifiers.
     pub identifiers: Box<[u32]>,
@@ -334,6 +334,9 @@ impl Changes {
     }
 }
 
+/// Changes of a turn that there is room for before they come, at most.
+const ROOM_FOR_CHANGES: usize = 4096;
+
 #[derive(Debug, Default)]
 struct Notes {
     turn: u64,
@@ -454,7 +457,9 @@ impl Journal {
         if notes.changes.is_empty() {
             return (None, waiters);
         }
-        let mut changes = std::mem::take(&mut notes.changes);
+        // The next turn will have about as many.
+        let next = Vec::with_capacity(notes.changes.len().min(ROOM_FOR_CHANGES));
+        let mut changes = std::mem::replace(&mut notes.changes, next);
         if std::mem::take(&mut notes.has_groups) {
             for change in &mut changes {
                 if let Change::Queued(.., record) = change

@@ -133,9 +133,7 @@ impl Session {
                 taken.expired += 1;
                 continue;
             }
-            let mut entry = Entry::restore(&record);
-            entry.set_place(place, None);
-            queue.push(entry);
+            queue.push(Entry::restore(place, &record));
         }
         let disk = queue.on_disk_mut();
         let excess = disk.as_ref().is_some_and(|disk| disk.excess);

@@ -15,14 +15,15 @@ use crate::timer::Time;
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) message: Message,
-    /// What few have.
-    more: Option<Box<More>>,
-    /// In the store; 0: not stored. This and where it was noted are for messages of sessions that are stored:
-    /// for one of those an allocation would cost more than this costs the others.
+    /// Subscription Identifiers, if there is more than one.
+    many: Option<Box<Box<[u32]>>>,
+    /// In the store; 0: not stored. Inline, with the next two: an allocation for each message that is stored
+    /// costs more than 24 bytes in each that is not.
     place: u64,
-    /// [`NOT_NOTED`], or where in its turn it was noted to be queued, in the life of this process.
+    /// Where in its turn it was noted to be queued, in the life of this process; or [`NOT_NOTED`].
     noted_at: u32,
-    noted_in: u64,
+    /// That turn. If there is none: the number of its message in the store, or 0.
+    turn_or_number: u64,
     /// The one Subscription Identifier; 0 for none, and for more.
     identifier: u32,
     group: u32,
@@ -50,17 +51,17 @@ const NO_GROUP: u32 = u32::MAX;
 impl Entry {
     #[inline]
     pub(super) fn new(delivery: &Delivery<'_>, sent_at_ms: u32) -> Self {
-        let (identifier, more) = match delivery.identifiers {
+        let (identifier, many) = match delivery.identifiers {
             [] => (0, None),
             [one] => (*one, None),
-            many => (0, Some(Box::new(More { identifiers: many.into(), ..More::default() }))),
+            many => (0, Some(Box::new(many.into()))),
         };
         Self {
             message: delivery.message.clone(),
-            more,
+            many,
             place: 0,
             noted_at: NOT_NOTED,
-            noted_in: 0,
+            turn_or_number: 0,
             identifier,
             group: delivery.group.unwrap_or(NO_GROUP),
             sent_at_ms,
@@ -78,10 +79,10 @@ impl Entry {
             message: &self.message,
             qos: self.qos,
             retain: self.retain,
-            identifiers: match &self.more {
-                Some(more) if !more.identifiers.is_empty() => &more.identifiers,
-                _ if self.identifier == 0 => &[],
-                _ => slice::from_ref(&self.identifier),
+            identifiers: match &self.many {
+                Some(many) => many,
+                None if self.identifier == 0 => &[],
+                None => slice::from_ref(&self.identifier),
             },
             group: self.group(),
         }
@@ -91,18 +92,18 @@ impl Entry {
         (self.group != NO_GROUP).then_some(self.group)
     }
 
-    /// As it was stored.
-    pub(super) fn restore(record: &QueuedRecord) -> Self {
+    /// As it was stored, at that place.
+    pub(super) fn restore(place: u64, record: &QueuedRecord) -> Self {
         let QueuedRecord { ref message, qos, retain, number, .. } = *record;
         let (identifiers, group) = (record.identifiers(), record.group());
         let mut entry = Self::new(&Delivery { message, qos, retain, identifiers, group }, 0);
-        entry.more.get_or_insert_default().number = number;
+        (entry.place, entry.turn_or_number) = (place, number);
         entry
     }
 
     /// The number of its message, if that was read from the store; else 0.
     pub(super) fn number(&self) -> u64 {
-        self.more.as_ref().map_or(0, |more| more.number)
+        if self.noted_at == NOT_NOTED { self.turn_or_number } else { 0 }
     }
 
     /// Its place in the store, and whether it was noted to be in flight after it was queued.
@@ -114,14 +115,14 @@ impl Entry {
     /// Where it was noted to be queued, in the life of this process.
     #[inline]
     pub(super) fn noted(&self) -> Option<Noted> {
-        (self.noted_at != NOT_NOTED).then_some(Noted { turn: self.noted_in, at: self.noted_at })
+        let (turn, at) = (self.turn_or_number, self.noted_at);
+        (at != NOT_NOTED).then_some(Noted { turn, at })
     }
 
+    /// It was noted to be queued there.
     #[inline]
-    pub(super) fn set_place(&mut self, place: u64, noted: Option<Noted>) {
-        self.place = place;
-        (self.noted_in, self.noted_at) =
-            noted.map_or((0, NOT_NOTED), |Noted { turn, at }| (turn, at));
+    pub(super) fn set_place(&mut self, place: u64, Noted { turn, at }: Noted) {
+        (self.place, self.turn_or_number, self.noted_at) = (place, turn, at);
     }
 
     /// It is noted to be in flight. Gives its place, if it has one.
@@ -129,14 +130,6 @@ impl Entry {
         self.flew |= self.place != 0;
         self.flew.then_some(self.place)
     }
-}
-
-#[derive(Debug, Default)]
-struct More {
-    /// Subscription Identifiers, if there is more than one.
-    identifiers: Box<[u32]>,
-    /// Of the message in the store; 0: it was not read from there.
-    number: u64,
 }
 
 /// Sums the bytes that wait in the queues of many sessions. One thread at a time changes it.

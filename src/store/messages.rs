@@ -51,14 +51,13 @@ impl Messages {
     }
 
     /// One more waits for a message, in the store only if it is `paged`; gives its number.
-    pub(super) fn reference(&mut self, message: &Message, paged: bool) -> u64 {
+    pub(super) fn reference(&mut self, message: Message, paged: bool) -> u64 {
         let address = message.address();
         let (next, new) = (&mut self.next, &mut self.new);
         let held = self.by_address.entry(address).or_insert_with(|| {
             let number = *next;
             *next += 1;
             new.push(address);
-            let message = message.clone();
             Held { message, number, references: 0, is_new: true, listed: false }
         });
         held.references += 1;
@@ -161,7 +160,7 @@ mod tests {
     fn what_is_in_the_store_only_takes_no_memory() {
         let mut messages = Messages::new([], 1);
         for number in 1..=10_000 {
-            assert_eq!(messages.reference(&message(), true), number);
+            assert_eq!(messages.reference(message(), true), number);
             messages.take_new(|_, _| {});
             messages.forget_unheld();
         }
@@ -174,10 +173,10 @@ mod tests {
     fn one_that_somebody_holds_is_known_until_nobody_does() {
         let mut messages = Messages::new([], 1);
         let held = message();
-        assert_eq!(messages.reference(&held, true), 1);
+        assert_eq!(messages.reference(held.clone(), true), 1);
         messages.take_new(|_, _| {});
         messages.forget_unheld();
-        assert_eq!(messages.reference(&held, false), 1);
+        assert_eq!(messages.reference(held.clone(), false), 1);
         drop(held);
         messages.forget_unheld();
         assert_eq!((messages.by_address.len(), messages.counts.len()), (0, 1), "two wait for it");
@@ -189,12 +188,12 @@ mod tests {
     #[test]
     fn one_that_the_store_has_not_is_kept_until_it_has_or_nobody_waits() {
         let mut messages = Messages::new([], 1);
-        messages.reference(&message(), true);
+        messages.reference(message(), true);
         messages.forget_unheld();
         let (brief, mut new) = (message(), Vec::new());
-        messages.reference(&brief, false);
+        messages.reference(brief.clone(), false);
         assert_eq!(messages.release(&brief, 0), None, "the store never had it");
-        messages.reference(&brief, false);
+        messages.reference(brief.clone(), false);
         messages.take_new(|number, _| new.push(number));
         assert_eq!(new, [1, 3]);
         assert_eq!(messages.release(&brief, 0), Some(3));

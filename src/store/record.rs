@@ -123,8 +123,13 @@ pub(super) struct Encoder {
 
 impl Encoder {
     pub(super) fn new(epochs: &Epochs) -> Self {
+        Self::with_room(epochs, ROOM)
+    }
+
+    /// For a record of about so many bytes.
+    pub(super) fn with_room(epochs: &Epochs, room: usize) -> Self {
         let (epoch, number) = (epochs.last(), epochs.last);
-        Self { bytes: Vec::with_capacity(ROOM), epoch, number }
+        Self { bytes: Vec::with_capacity(room), epoch, number }
     }
 
     fn u8(&mut self, value: u8) {
@@ -153,7 +158,6 @@ impl Encoder {
     }
 
     pub(super) fn message(&mut self, message: &Message) {
-        self.bytes.reserve(message.size());
         let flags = message.qos().as_u8() | u8::from(message.retain()) << 2;
         self.u8(flags | self.number << EPOCH_OF_MESSAGE);
         self.time(message.expires_at());
@@ -203,9 +207,10 @@ impl Encoder {
         let flags = fields.qos.as_u8() | u8::from(fields.retain) << 2 | expires;
         self.u8(flags | self.number << EPOCH_OF_QUEUED);
         self.u16(fields.packet_id.map_or(0, |id| id.get()));
-        self.bytes(fields.share.as_deref().unwrap_or_default().as_bytes());
-        self.u16(u16::try_from(fields.identifiers.len()).unwrap_or(u16::MAX));
-        for &identifier in fields.identifiers.iter().take(usize::from(u16::MAX)) {
+        self.bytes(fields.share().unwrap_or_default().as_bytes());
+        let identifiers = fields.identifiers();
+        self.u16(u16::try_from(identifiers.len()).unwrap_or(u16::MAX));
+        for &identifier in identifiers.iter().take(usize::from(u16::MAX)) {
             self.u32(identifier);
         }
         if fields.expires_at.is_some() {
@@ -254,23 +259,25 @@ pub(super) struct QueuedFields {
     pub(super) qos: QoS,
     pub(super) retain: bool,
     pub(super) packet_id: Option<PacketId>,
-    pub(super) share: Option<Box<str>>,
-    pub(super) identifiers: Box<[u32]>,
+    /// Without the number of the group.
+    pub(super) came_by: Option<Box<CameBy>>,
     /// When the message expires: so this is known without a look at it.
     pub(super) expires_at: Option<Time>,
 }
 
 impl QueuedFields {
-    pub(super) fn new(message: u64, record: &QueuedRecord) -> Self {
-        let QueuedRecord { qos, retain, packet_id, .. } = *record;
-        let (share, identifiers) = (record.share().map(Into::into), record.identifiers().into());
-        let expires_at = record.message.expires_at();
-        Self { message, qos, retain, packet_id, share, identifiers, expires_at }
+    /// The filter of the shared subscription it came by.
+    pub(super) fn share(&self) -> Option<&str> {
+        self.came_by.as_ref()?.share.as_deref()
+    }
+
+    /// The Subscription Identifiers to deliver with.
+    pub(super) fn identifiers(&self) -> &[u32] {
+        self.came_by.as_ref().map_or(&[], |by| &by.identifiers)
     }
 
     pub(super) fn of(self, message: Message) -> QueuedRecord {
-        let Self { message: number, qos, retain, packet_id, share, identifiers, .. } = self;
-        let came_by = CameBy::new(&identifiers, None, share.as_deref());
+        let Self { message: number, qos, retain, packet_id, came_by, .. } = self;
         QueuedRecord { message, qos, retain, packet_id, number, paged: false, came_by }
     }
 }
@@ -435,14 +442,15 @@ impl<'a> Decoder<'a> {
         let retain = flags & 4 != 0;
         let packet_id = self.packet_id()?;
         let share = self.text()?;
-        let share = (!share.is_empty()).then(|| share.into());
+        let share = (!share.is_empty()).then_some(share);
         let count = self.u16()?;
-        let identifiers = (0..count).map(|_| self.u32()).collect::<Option<_>>()?;
+        let identifiers = (0..count).map(|_| self.u32()).collect::<Option<Vec<_>>>()?;
+        let came_by = CameBy::new(&identifiers, None, share);
         let expires_at = match flags & EXPIRES {
             0 => None,
             _ => self.time(self.epoch_in(flags, EPOCH_OF_QUEUED))?,
         };
-        Some(QueuedFields { message, qos, retain, packet_id, share, identifiers, expires_at })
+        Some(QueuedFields { message, qos, retain, packet_id, came_by, expires_at })
     }
 
     pub(super) fn packet_id(&mut self) -> Option<Option<PacketId>> {
@@ -482,7 +490,10 @@ pub(super) fn place_key(session: u64, place: u64) -> Key {
 }
 
 pub(super) fn inbound_key(session: u64, packet_id: PacketId) -> Key {
-    [&session.to_be_bytes()[..], &packet_id.get().to_be_bytes()].concat().into()
+    let mut key = [0; 10];
+    key[..8].copy_from_slice(&session.to_be_bytes());
+    key[8..].copy_from_slice(&packet_id.get().to_be_bytes());
+    key.into()
 }
 
 pub(super) fn filter_key(session: u64, filter: &str) -> Key {

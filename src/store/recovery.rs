@@ -403,7 +403,7 @@ impl Reading {
         paged.end = place + 1;
         paged.messages += 1;
         paged.bytes += u64::from(of.size);
-        paged.shared |= fields.share.is_some();
+        paged.shared |= fields.share().is_some();
         if of.expires_in != NEVER {
             let at = Time(u64::from(of.expires_in) * 1000);
             paged.next_expiry = Some(paged.next_expiry.map_or(at, |next| next.min(at)));

@@ -14,6 +14,9 @@ use crate::hooks::{Key, Table, Write};
 use crate::mqtt::PacketId;
 use crate::session::{Change, QueuedRecord, SessionNumber};
 
+/// Bytes of the record of a message beside the message, at most.
+const ROOM_OF_MESSAGE: usize = 32;
+
 #[derive(Debug)]
 struct Staged {
     value: Option<Vec<u8>>,
@@ -26,9 +29,7 @@ struct Staged {
 struct Place {
     session: SessionNumber,
     place: u64,
-    /// The number of the message.
-    number: u64,
-    record: QueuedRecord,
+    fields: QueuedFields,
     /// The identifier under which it is in flight, if it had to wait before.
     flight: Option<PacketId>,
 }
@@ -188,7 +189,8 @@ impl Staging {
                 self.delete(Table::Inbound, inbound_key(session, packet_id));
             }
             Change::Retained(topic, stamp, Some(message)) => {
-                let mut value = Encoder::new(&self.epochs);
+                let room = message.size() + ROOM_OF_MESSAGE;
+                let mut value = Encoder::with_room(&self.epochs, room);
                 value.retained(stamp, &message);
                 self.put(Table::Retained, topic.as_bytes().into(), value, false);
             }
@@ -205,23 +207,24 @@ impl Staging {
         }
     }
 
-    /// The writes, to be committed. Give them [back](Self::put_back) if that failed.
-    pub(super) fn take(&mut self) -> Vec<Write> {
-        let mut writes = Vec::with_capacity(self.writes.len() + 2 * self.by_place.len());
+    /// Takes the writes out, behind what is in `writes`, to be committed. Give them [back](Self::put_back) if
+    /// that failed.
+    pub(super) fn take(&mut self, writes: &mut Vec<Write>) {
+        writes.reserve(self.writes.len() + 2 * self.by_place.len());
         let epochs = &self.epochs;
         let mut put = |table, key: Key, value: Encoder| {
             let value = Some(value.seal(table, &key));
             writes.push(Write { table, key, value, fresh: true });
         };
         self.messages.take_new(|number, message| {
-            let mut value = Encoder::new(epochs);
+            let mut value = Encoder::with_room(epochs, message.size() + ROOM_OF_MESSAGE);
             value.message(message);
             put(Table::Messages, number.to_be_bytes().into(), value);
         });
         self.by_place.clear();
-        for Place { session, place, number, record, flight } in self.places.drain(..).flatten() {
+        for Place { session, place, fields, flight } in self.places.drain(..).flatten() {
             let mut value = Encoder::new(epochs);
-            value.queued(&QueuedFields::new(number, &record));
+            value.queued(&fields);
             put(Table::Queued, place_key(session, place), value);
             if let Some(packet_id) = flight {
                 let mut value = Encoder::new(epochs);
@@ -233,21 +236,23 @@ impl Staging {
             let Staged { value, fresh } = staged;
             Write { table, key, value, fresh }
         }));
-        writes
     }
 
     /// A commit failed: its writes may have been made, and have to be made again.
-    pub(super) fn put_back(&mut self, writes: Vec<Write>) {
-        for Write { table, key, value, .. } in writes {
+    pub(super) fn put_back(&mut self, writes: &mut Vec<Write>) {
+        for Write { table, key, value, .. } in writes.drain(..) {
             self.writes.insert((table, key), Staged { value, fresh: false });
         }
     }
 
     fn queued(&mut self, session: SessionNumber, place: u64, record: QueuedRecord) {
-        let number = self.messages.reference(&record.message, record.paged);
+        let QueuedRecord { message, qos, retain, packet_id, paged, came_by, .. } = record;
+        let expires_at = message.expires_at();
+        let message = self.messages.reference(message, paged);
+        let fields = QueuedFields { message, qos, retain, packet_id, came_by, expires_at };
         #[expect(clippy::cast_possible_truncation, reason = "memory ends before")]
         self.by_place.insert((session, place), self.places.len() as u32);
-        self.places.push(Some(Place { session, place, number, record, flight: None }));
+        self.places.push(Some(Place { session, place, fields, flight: None }));
     }
 
     fn place(&mut self, session: SessionNumber, place: u64) -> Option<&mut Place> {

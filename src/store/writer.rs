@@ -38,6 +38,9 @@ const READ_PER_COMMIT: usize = 4096;
 /// is in them adds to those.
 const MAX_STAGED: usize = 1 << 20;
 
+/// Writes of a commit, memory for which is kept for the next.
+const WRITES_KEPT: usize = 1 << 14;
+
 /// Every shard: the store fails or works again, or is not far behind any more.
 const ALL: u64 = u64::MAX;
 
@@ -53,6 +56,8 @@ pub struct Writer {
     inbox: Receiver<Turn>,
     state: Arc<State>,
     staging: Staging,
+    /// By the last commit: who waits for that is told before they are let go of.
+    written: Vec<Write>,
     acts: Acts,
     /// By shard: the last turn taken in.
     taken: Vec<u64>,
@@ -127,6 +132,7 @@ impl Writer {
             inbox,
             state,
             staging,
+            written: Vec::new(),
             acts: Acts::default(),
             taken: vec![0; usize::from(shards)],
             pages,
@@ -172,6 +178,7 @@ impl Writer {
                 again_at = self.fails().then(|| Instant::now() + RETRY_AFTER);
             }
             tell(std::mem::take(&mut self.news));
+            self.let_go();
             if gone && !busy {
                 return;
             }
@@ -188,6 +195,12 @@ impl Writer {
                  stored by the time as it was before"
             );
         }
+    }
+
+    /// Lets go of what was written.
+    fn let_go(&mut self) {
+        self.written.clear();
+        self.written.shrink_to(WRITES_KEPT);
     }
 
     /// Commits what has come by now, then reads what was asked for. Says whether there is more to do.
@@ -457,9 +470,12 @@ impl Writer {
             self.publish();
             return;
         }
-        let writes = self.staging.take();
+        self.let_go();
+        let mut writes = std::mem::take(&mut self.written);
+        self.staging.take(&mut writes);
         self.staging.forget_unheld();
-        match self.commit(&writes) {
+        let done = self.commit(&writes);
+        match done {
             Ok(()) => {
                 if self.state.failing.swap(false, Ordering::Relaxed) {
                     tracing::warn!("the store works again");
@@ -470,10 +486,11 @@ impl Writer {
                 self.publish();
             }
             Err(error) => {
-                self.staging.put_back(writes);
+                self.staging.put_back(&mut writes);
                 self.begin_to_fail(&error);
             }
         }
+        self.written = writes;
     }
 
     /// Commits writes; if that failed before, in a store that is opened anew if that may help.
@@ -499,9 +516,16 @@ impl Writer {
         if is_not_full {
             self.news = ALL;
         }
-        match parts.is_empty() {
-            true => changes.into_iter().for_each(|change| self.take_change(change)),
-            false => self.take_parts((shard, turn), changes, parts),
+        let mut parts = parts.into_iter().peekable();
+        for (index, change) in changes.into_iter().enumerate() {
+            while parts.next_if(|part| part.end <= index).is_some() {}
+            let change = match parts.peek().filter(|part| part.first <= index) {
+                Some(part) => self.acts.add(part.act, (shard, turn), change),
+                None => self.acts.reconcile(change),
+            };
+            if let Some(change) = change {
+                self.stage(change);
+            }
         }
         for (act, with) in taken.handed {
             self.acts.handed(act, with, (shard, turn));
@@ -520,33 +544,6 @@ impl Writer {
         self.asked.extend(taken.asked.into_iter().map(asked));
         if let Some(last) = self.taken.get_mut(usize::from(shard)) {
             *last = turn;
-        }
-    }
-
-    /// Takes in changes of which some are parts of acts.
-    fn take_parts(&mut self, turn: (u8, u64), changes: Vec<Change>, parts: Vec<Part>) {
-        let mut changes = changes.into_iter().enumerate().peekable();
-        let mut parts = parts.into_iter().peekable();
-        while let Some(&(index, _)) = changes.peek() {
-            while parts.peek().is_some_and(|part| part.end <= index) {
-                parts.next();
-            }
-            if let Some(Part { act, end, .. }) = parts.next_if(|part| part.first <= index) {
-                while let Some((_, change)) = changes.next_if(|(at, _)| *at < end) {
-                    let change = self.acts.add(act, turn, change);
-                    change.into_iter().for_each(|change| self.stage(change));
-                }
-            } else if let Some((_, change)) = changes.next() {
-                self.take_change(change);
-            }
-        }
-    }
-
-    /// Takes in a change that is no part of an act.
-    #[inline]
-    fn take_change(&mut self, change: Change) {
-        if let Some(change) = self.acts.reconcile(change) {
-            self.stage(change);
         }
     }
 

@@ -84,11 +84,10 @@ pub(super) fn encode(writes: &[Write], life: u64, sequence: u64, frame: &mut Vec
     for write in writes {
         let gone = if write.value.is_none() { GONE } else { 0 };
         let value = write.value.as_deref().unwrap_or_default();
-        frame.push(write.table as u8 | gone);
-        for len in [write.key.len(), value.len()] {
-            #[expect(clippy::cast_possible_truncation, reason = "a packet is far shorter")]
-            frame.extend_from_slice(&(len as u32).to_le_bytes());
-        }
+        #[expect(clippy::cast_possible_truncation, reason = "a packet is far shorter")]
+        let [k, v] = [write.key.len(), value.len()].map(|len| (len as u32).to_le_bytes());
+        let head = [write.table as u8 | gone, k[0], k[1], k[2], k[3], v[0], v[1], v[2], v[3]];
+        frame.extend_from_slice(&head);
         frame.extend_from_slice(&write.key);
         frame.extend_from_slice(value);
     }

@@ -11,7 +11,7 @@ use crate::hooks::{Key, Table, Write};
 pub(super) struct Place(u64);
 
 /// Memory for so many records of a table is kept when there are fewer.
-const RECORDS_KEPT: usize = 1 << 16;
+const RECORDS_KEPT: usize = 1 << 15;
 /// Set in the places of the second segment.
 const SECOND: u64 = 1 << 63;
 /// Set in a [`Last`] of a record that the engine does not have, in whatever form.
@@ -77,7 +77,7 @@ impl Live {
     /// Notes what was written there. A record that comes and goes is never the engine's.
     pub(super) fn note(&mut self, write: &Write, place: Place) {
         let (is_gone, table) = (write.value.is_none(), write.table as usize);
-        let Some((new, old)) = self.new.get_mut(table).zip(self.old.get_mut(table)) else { return };
+        let (new, old) = (&mut self.new[table], &mut self.old[table]);
         match new.entry(write.key.clone()) {
             Entry::Occupied(entry) if is_gone && entry.get().is_fresh() => _ = entry.remove(),
             Entry::Occupied(mut entry) => {
@@ -133,8 +133,7 @@ impl Live {
     /// Whether a record is where the places of its segment told.
     pub(super) fn is_at(&self, write: &Write, place: Place) -> bool {
         !self.has_gone || {
-            let old = self.old.get(write.table as usize);
-            let last = old.and_then(|old| old.get(&write.key));
+            let last = self.old[write.table as usize].get(&write.key);
             last.is_some_and(|last| last.place() == place)
         }
     }

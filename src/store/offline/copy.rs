@@ -13,8 +13,8 @@ pub fn copy(from: &dyn Store, to: &mut dyn Store) -> Result<u64, StoreError> {
         let mut done = Ok(());
         from.scan(table, &mut |key, value| {
             if done.is_ok() {
-                let (key, value) = (key.to_vec(), Some(value.to_vec()));
-                done = batches.put(Write { table, key: key.into(), value, fresh: false });
+                let (key, value) = (key.into(), Some(value.to_vec()));
+                done = batches.put(Write { table, key, value, fresh: false });
             }
         })?;
         done?;

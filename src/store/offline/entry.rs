@@ -146,8 +146,7 @@ mod tests {
             qos,
             retain: false,
             packet_id: None,
-            share: None,
-            identifiers: Box::default(),
+            came_by: None,
             expires_at: None,
         };
         [

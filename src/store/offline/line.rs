@@ -13,7 +13,7 @@ use crate::mqtt::topic::{Filter, check_name};
 use crate::mqtt::{
     Limits, MAX_REMAINING_LENGTH, Message, PacketId, Properties, PropertiesOf, Property, QoS,
 };
-use crate::session::{IdentityRecord, SessionRecord, SubscriptionRecord, Will};
+use crate::session::{CameBy, IdentityRecord, SessionRecord, SubscriptionRecord, Will};
 use crate::store::record::{NUMBERS, QueuedFields, damaged_key};
 
 /// The version of the lines that are written, and the only one that is read.
@@ -331,21 +331,21 @@ fn queued_line(session: u64, place: u64, fields: QueuedFields) -> Queued {
         qos: fields.qos.as_u8(),
         retain: fields.retain,
         packet_identifier: fields.packet_id.map(PacketId::get),
-        share: fields.share.map(String::from),
-        subscription_identifiers: fields.identifiers.into_vec(),
+        share: fields.share().map(str::to_owned),
+        subscription_identifiers: fields.identifiers().to_vec(),
         expires_at: fields.expires_at.map(When::from),
     }
 }
 
 fn queued_entry(line: Queued) -> Result<Entry, String> {
     let identifiers = line.subscription_identifiers.into_iter().map(take_identifier);
+    let identifiers = identifiers.collect::<Result<Vec<_>, _>>()?;
     let fields = QueuedFields {
         message: take_number("message", line.message)?,
         qos: take_qos(line.qos)?,
         retain: line.retain,
         packet_id: line.packet_identifier.map(take_id).transpose()?,
-        share: line.share.map(String::into_boxed_str),
-        identifiers: identifiers.collect::<Result<_, _>>()?,
+        came_by: CameBy::new(&identifiers, None, line.share.as_deref()),
         expires_at: line.expires_at.map(When::into),
     };
     let (session, place) = take_place(line.session, line.place)?;
