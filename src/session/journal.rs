@@ -517,4 +517,30 @@ mod tests {
         assert!(none.is_none());
         assert!(journal.notes().handed.is_empty(), "nothing is kept that was taken");
     }
+
+    /// Of what came by no group there is nothing to be named.
+    #[test]
+    fn a_group_is_named_when_the_turn_ends() {
+        let journal = Journal::default();
+        let message = Message::new("t", QoS::AtLeastOnce, false, b"", b"", None, Time(0));
+        let came_by = [(&[][..], None), (&[7], None), (&[], Some(3)), (&[7], Some(4))];
+        for (place, (identifiers, group)) in (1..).zip(came_by) {
+            let record = QueuedRecord::new(message.clone(), QoS::AtLeastOnce);
+            let came_by = CameBy::new(identifiers, group, None);
+            journal.note(Change::Queued(1, place, QueuedRecord { came_by, ..record }));
+        }
+        let (changes, _) = journal.end_turn(1, |group| (group == 3).then(|| "$share/g/t".into()));
+        let changes = changes.expect("four").take();
+        let said = changes.iter().map(|change| match change {
+            Change::Queued(.., record) => (record.identifiers(), record.group(), record.share()),
+            other => unreachable!("{other:?}"),
+        });
+        let expected: [(&[u32], _, _); 4] = [
+            (&[], None, None),
+            (&[7], None, None),
+            (&[], Some(3), Some("$share/g/t")),
+            (&[7], Some(4), None),
+        ];
+        assert!(said.eq(expected));
+    }
 }
