@@ -266,6 +266,7 @@ pub struct Noted {
 pub struct Changes {
     changes: Arc<Mutex<Vec<Change>>>,
     message_bytes: usize,
+    is_urgent: bool,
 }
 
 impl From<Vec<Change>> for Changes {
@@ -275,7 +276,8 @@ impl From<Vec<Change>> for Changes {
             message_bytes += change.adds_bytes(last);
             last = Some(change);
         }
-        Self { changes: Arc::new(Mutex::new(changes)), message_bytes }
+        let is_urgent = changes.iter().any(Change::is_urgent);
+        Self { changes: Arc::new(Mutex::new(changes)), message_bytes, is_urgent }
     }
 }
 
@@ -286,6 +288,18 @@ impl Change {
             Self::Queued(.., record) => Some(&record.message),
             Self::Retained(.., message) => message.as_ref(),
             _ => None,
+        }
+    }
+
+    /// Whether somebody waits for it that nothing but a commit can help.
+    fn is_urgent(&self) -> bool {
+        match self {
+            // It may be acknowledged, and [taken back](Journal::take_back).
+            Self::Queued(.., record) => {
+                record.qos != QoS::AtLeastOnce || record.packet_id.is_none()
+            }
+            Self::InFlight(..) | Self::Removed { .. } | Self::Completed(..) => false,
+            _ => true,
         }
     }
 
@@ -308,6 +322,13 @@ impl Changes {
     #[must_use]
     pub fn message_bytes(&self) -> usize {
         self.message_bytes
+    }
+
+    /// Whether somebody waits for them that nothing but a commit can help: not so for messages that were sent at
+    /// QoS 1, which their receivers may acknowledge before.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        self.is_urgent
     }
 
     /// How many are there.
@@ -342,6 +363,7 @@ struct Notes {
     turn: u64,
     changes: Vec<Change>,
     message_bytes: usize,
+    is_urgent: bool,
     /// Some of them came by shared groups, which have to be named.
     has_groups: bool,
     /// Those of earlier turns that may not have been taken, with the turns.
@@ -377,6 +399,7 @@ impl Journal {
         notes.has_groups |=
             matches!(&change, Change::Queued(.., record) if record.group().is_some());
         notes.message_bytes += change.adds_bytes(notes.changes.last());
+        notes.is_urgent |= change.is_urgent();
         notes.changes.push(change);
         self.0.count.store(notes.changes.len(), Ordering::Relaxed);
         noted
@@ -470,7 +493,8 @@ impl Journal {
             }
         }
         let message_bytes = std::mem::take(&mut notes.message_bytes);
-        let changes = Changes { changes: Arc::new(Mutex::new(changes)), message_bytes };
+        let is_urgent = std::mem::take(&mut notes.is_urgent);
+        let changes = Changes { changes: Arc::new(Mutex::new(changes)), message_bytes, is_urgent };
         notes.handed.push_back((turn, changes.clone()));
         (Some(changes), waiters)
     }

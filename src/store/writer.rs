@@ -1,13 +1,14 @@
 //! The one thread that writes: takes the turns of all shards, commits them together, and says so.
 
 mod link;
+mod receive;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
 
 use link::State;
@@ -54,6 +55,10 @@ pub struct Writer {
     store: Option<Box<dyn Store>>,
     commit: Commit,
     inbox: Receiver<Turn>,
+    /// Turns that were received and are not taken in.
+    come: Vec<Turn>,
+    /// How long a commit is put off at most.
+    patience: Duration,
     state: Arc<State>,
     staging: Staging,
     /// By the last commit: who waits for that is told before they are let go of.
@@ -130,6 +135,8 @@ impl Writer {
             store: Some(store),
             commit,
             inbox,
+            come: Vec::new(),
+            patience: Duration::ZERO,
             state,
             staging,
             written: Vec::new(),
@@ -157,17 +164,7 @@ impl Writer {
             let read_again_at = self.unreadable.front().map(|(at, _)| *at);
             let catch_up_at = self.catch_up_at.filter(|_| again_at.is_none());
             let wake_at = [again_at, read_again_at, catch_up_at].into_iter().flatten().min();
-            let gone = match wake_at {
-                _ if busy => false,
-                None => self.inbox.recv().map(|turn| self.take(turn)).is_err(),
-                Some(at) => match self.inbox.recv_deadline(at) {
-                    Ok(turn) => {
-                        self.take(turn);
-                        false
-                    }
-                    Err(error) => error == RecvTimeoutError::Disconnected,
-                },
-            };
+            let gone = !busy && self.receive(wake_at);
             if !gone && again_at.is_some_and(|at| Instant::now() < at) {
                 self.take_turns();
                 busy = self.read();
@@ -454,6 +451,9 @@ impl Writer {
     }
 
     fn take_turns(&mut self) {
+        for turn in std::mem::take(&mut self.come) {
+            self.take(turn);
+        }
         for _ in 0..TURNS_PER_COMMIT {
             let Ok(turn) = self.inbox.try_recv() else { break };
             self.take(turn);
@@ -474,9 +474,11 @@ impl Writer {
         let mut writes = std::mem::take(&mut self.written);
         self.staging.take(&mut writes);
         self.staging.forget_unheld();
+        let begun = Instant::now();
         let done = self.commit(&writes);
         match done {
             Ok(()) => {
+                self.took(begun.elapsed());
                 if self.state.failing.swap(false, Ordering::Relaxed) {
                     tracing::warn!("the store works again");
                     self.news = ALL;

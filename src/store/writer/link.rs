@@ -38,6 +38,19 @@ pub struct Turn {
     pub asked: Vec<PageRequest>,
 }
 
+impl Turn {
+    /// Whether nobody waits for it but publishers of what was sent to clients that may acknowledge it at once.
+    pub(super) fn can_wait(&self) -> bool {
+        !self.changes.is_urgent()
+            && self.handed.is_empty()
+            && self.returned.is_empty()
+            && self.taken_back.is_empty()
+            && self.unstored.is_empty()
+            && self.done.is_empty()
+            && self.asked.is_empty()
+    }
+}
+
 /// The next part of a queue.
 #[derive(Debug)]
 pub struct Page {

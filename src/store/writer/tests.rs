@@ -1,8 +1,8 @@
 use std::sync::mpsc;
 
 use super::*;
-use crate::mqtt::{Message, QoS};
-use crate::session::QueuedRecord;
+use crate::mqtt::{Message, PacketId, QoS};
+use crate::session::{Journal, QueuedRecord};
 use crate::store::{Memory, PROGRESS_RECORDS, recover};
 
 #[test]
@@ -65,4 +65,46 @@ fn who_has_nothing_to_hear_of_a_commit_is_not_told() {
         assert_eq!(next(), Some(0b100));
         drop(links);
     });
+}
+
+/// What is acknowledged while a commit is put off is not written. It is put off no longer when somebody waits who
+/// can be helped by nothing else, or when there is enough.
+#[test]
+fn a_commit_is_put_off_for_what_may_be_acknowledged_at_once() {
+    let memory = Memory::default();
+    let opened = memory.clone();
+    let open = Box::new(move || Ok(Box::new(opened.clone()) as Box<dyn Store>));
+    let (_, mut writer, links) =
+        recover(open, Commit::Disk, Epoch::default(), 1, PROGRESS_RECORDS).expect("empty");
+    writer.patience = Duration::from_secs(3600);
+    let journal = Journal::default();
+    let _ = journal.end_turn(1, |_| None);
+    let sent = |place, packet_id| {
+        let message = Message::new("t", QoS::AtLeastOnce, false, b"", b"", None, Time(0));
+        let record = QueuedRecord { packet_id, ..QueuedRecord::new(message, QoS::AtLeastOnce) };
+        journal.note(Change::Queued(1, place, record))
+    };
+    let submit = |turn| {
+        let changes = journal.end_turn(turn + 1, |_| None).0.expect("some");
+        links[0].submit(Turn { turn, changes, ..Turn::default() });
+    };
+    let first = sent(1, PacketId::new(1));
+    submit(1);
+    sent(2, PacketId::new(2));
+    submit(2);
+    sent(3, None);
+    submit(3);
+    writer.let_come();
+    assert_eq!(writer.come.len(), 3, "the third is for a client that is not there");
+    assert!(journal.take_back(first), "it was received, and not taken in");
+    writer.step();
+    assert_eq!(links[0].committed(), 3);
+    let mut places = Vec::new();
+    memory.scan(Table::Queued, &mut |key, _| places.extend(key.last().copied())).expect("readable");
+    assert_eq!(places, [2, 3]);
+    writer.patience = Duration::from_secs(3600);
+    (0..1 << 12).for_each(|place| _ = sent(4 + place, PacketId::new(1)));
+    submit(4);
+    writer.let_come();
+    assert_eq!(writer.come.len(), 1, "that is enough");
 }
