@@ -77,7 +77,7 @@ enum Repr {
 }
 
 /// Aligned, so that they are compared and hashed as two words.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(align(8))]
 struct Words([u8; SHORT_KEY]);
 

@@ -291,7 +291,7 @@ impl Change {
         }
     }
 
-    /// Whether somebody waits for it that nothing but a commit can help.
+    /// As [`Changes::is_urgent`] says of all.
     fn is_urgent(&self) -> bool {
         match self {
             // It may be acknowledged, and [taken back](Journal::take_back).

@@ -14,7 +14,7 @@ use crate::hooks::{Key, Table, Write};
 use crate::mqtt::PacketId;
 use crate::session::{Change, QueuedRecord, SessionNumber};
 
-/// Bytes of the record of a message beside the message, at most.
+/// Bytes of the record of a message beyond its [size](crate::mqtt::Message::size), at most.
 const ROOM_OF_MESSAGE: usize = 32;
 
 #[derive(Debug)]

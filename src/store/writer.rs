@@ -475,8 +475,7 @@ impl Writer {
         self.staging.take(&mut writes);
         self.staging.forget_unheld();
         let begun = Instant::now();
-        let done = self.commit(&writes);
-        match done {
+        match self.commit(&writes) {
             Ok(()) => {
                 self.took(begun.elapsed());
                 if self.state.failing.swap(false, Ordering::Relaxed) {
