@@ -8,10 +8,11 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::journal::{
-    CameBy, Change, IdentityRecord, Journal, Noted, PageRequest, Paged, QueuedRecord,
-    SessionNumber, SessionRecord, SubscriptionRecord, Waiter,
+use super::change::{
+    CameBy, Change, IdentityRecord, PageRequest, Paged, QueuedRecord, SessionNumber, SessionRecord,
+    SubscriptionRecord, Waiter,
 };
+use super::journal::{Journal, Noted};
 use super::limits::{DropCause, InMemory};
 use super::outbound::{Delivery, millis, write};
 use super::queue::{Entry, OnDisk};
@@ -103,11 +104,17 @@ impl Durable {
         });
     }
 
+    /// That a message is not the session's any more, if it was stored.
+    fn removal(&self, entry: &Entry) -> Option<Change> {
+        let (place, flew) = entry.place()?;
+        let (session, message, number) = (self.number, entry.message.clone(), entry.number());
+        Some(Change::Removed { session, place, message, number, flew })
+    }
+
     /// Notes that a message is not the session's any more.
     fn gone(&self, entry: &Entry) {
-        if let Some((place, flew)) = entry.place() {
-            let (session, message, number) = (self.number, entry.message.clone(), entry.number());
-            self.journal.note(Change::Removed { session, place, message, number, flew });
+        if let Some(removal) = self.removal(entry) {
+            self.journal.note(removal);
         }
     }
 
@@ -157,16 +164,19 @@ pub(super) fn note_removed(durable: &Noter, entry: &Entry) {
 /// published it may be told of the commit of the one turn before that of the other.
 #[inline]
 pub(super) fn note_acknowledged(durable: &Noter, slot: &Slot) {
-    if let Some(durable) = durable
-        && let Slot::Publish(entry) = slot
-        && let Some(noted) = entry.noted()
+    let (Some(stored), Slot::Publish(entry)) = (durable, slot) else {
+        return note_freed(durable, slot);
+    };
+    if let Some(noted) = entry.noted()
         // Of one that was told to be in flight something else was noted, too.
         && entry.place().is_some_and(|(_, flew)| !flew)
-        && durable.journal.take_back(noted)
+        && stored.journal.take_back(noted)
     {
         return;
     }
-    note_freed(durable, slot);
+    if let Some(removal) = stored.removal(entry) {
+        stored.journal.note_unawaited(removal);
+    }
 }
 
 /// Notes what was in a slot that is free now.

@@ -16,6 +16,7 @@
 //! A session that is stored notes what it does in a [`Journal`].
 
 mod alias;
+mod change;
 mod durable;
 mod expiry;
 mod gate;
@@ -35,13 +36,14 @@ mod window;
 mod tests;
 
 pub use alias::AliasUse;
+pub use change::{
+    CameBy, Change, IdentityRecord, PageRequest, Paged, QueuedRecord, SessionNumber, SessionRecord,
+    SubscriptionRecord, Waiter,
+};
 pub use durable::Restored;
 pub use gate::{PublishOutcome, STORE, Unkept, Verdict};
 pub use inbound::Begin;
-pub use journal::{
-    CameBy, Change, Changes, IdentityRecord, Journal, Noted, PageRequest, Paged, QueuedRecord,
-    SessionNumber, SessionRecord, SubscriptionRecord, Waiter,
-};
+pub use journal::{Changes, Journal, Noted};
 pub use limits::{DropCause, DropCounts, InMemory, SessionLimits};
 pub use link::LinkParameters;
 pub use outbound::{Acked, Delivered, Delivery, Direct};

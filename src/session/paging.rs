@@ -4,7 +4,7 @@
 //! not kept. As long as there is such a rest, everything goes behind it. It is asked for in pages, one at a
 //! time, when half of what may be in memory has gone.
 
-use super::journal::QueuedRecord;
+use super::change::QueuedRecord;
 use super::limits::{DropCause, SessionLimits};
 use super::queue::Entry;
 use super::{Redistribution, Session};

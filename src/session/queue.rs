@@ -5,7 +5,8 @@ use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::journal::{Noted, Paged, QueuedRecord};
+use super::change::{Paged, QueuedRecord};
+use super::journal::Noted;
 use super::limits::{InMemory, SessionLimits};
 use super::outbound::Delivery;
 use crate::mqtt::{Message, QoS};

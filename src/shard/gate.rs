@@ -77,7 +77,7 @@ impl Gate {
             .fold(0, |mask, shard| mask | 1 << shard)
     }
 
-    /// The last turn of this shard that the store has committed.
+    /// The last turn of this shard that the store has committed, or [need not](crate::session::Journal::settle).
     pub(super) fn committed(&self) -> u64 {
         self.confirmed[STORE as usize]
     }
@@ -252,7 +252,7 @@ mod tests {
     use super::super::settings::{OverflowOffline, Settings};
     use super::super::{Shard, Shared, Stored};
     use super::*;
-    use crate::hooks::Hooks;
+    use crate::hooks::{Hooks, Store, Table};
     use crate::net::sim::{ClientId, Faults, SimDriver, SimOptions, World};
     use crate::store::{Memory, Writer};
 
@@ -296,6 +296,42 @@ mod tests {
             for shard in [0, 1, 0, 1, 0] {
                 assert!(self.shards[shard].turn(false).expect("a simulated driver does not fail"));
             }
+        }
+    }
+
+    /// The receivers have it: nobody has to keep it any more, here or on another shard.
+    #[test]
+    fn what_all_receivers_have_acknowledged_waits_for_no_commit() {
+        for homes in [[0, 0], [1, 1], [0, 1]] {
+            let memory = Memory::default();
+            let (mut two, mut writer) = Two::start(&memory, Settings::for_tests());
+            let receivers = homes.map(|home| {
+                let receiver = two.connect(home, 100);
+                writer.step();
+                two.send(receiver, b"\x82\x07\0\x01\0\0\x01t\x01");
+                for _ in 0..2 {
+                    writer.step();
+                    two.send(receiver, b"");
+                }
+                receiver
+            });
+            let publisher = two.connect(0, 0);
+            receivers.into_iter().chain([publisher]).for_each(|of| _ = two.received(of));
+            two.send(publisher, b"\x32\x06\0\x01t\0\x01\0\x32\x06\0\x01t\0\x02\0");
+            for receiver in receivers {
+                assert_eq!(two.received(receiver), 16);
+                assert_eq!(two.received(publisher), 0, "{homes:?}");
+                two.send(receiver, b"\x40\x02\0\x01\x40\x02\0\x02");
+            }
+            assert_eq!(two.received(publisher), 8, "{homes:?}");
+            writer.step();
+            let mut stored = 0;
+            memory.scan(Table::Queued, &mut |_, _| stored += 1).expect("readable");
+            assert_eq!(stored, 0);
+            // What nobody waits for is committed all the same.
+            assert!(two.shards.iter().all(|shard| {
+                shard.core.store.as_ref().is_some_and(super::super::store::Keeper::has_settled)
+            }));
         }
     }
 

@@ -347,7 +347,9 @@ impl<D: Driver> Shard<D> {
     /// The driver is of no use any more.
     pub fn turn(&mut self, sleep: bool) -> io::Result<bool> {
         let timeout = if sleep { self.core.sleep() } else { Duration::ZERO };
+        self.core.tell_writer(!timeout.is_zero());
         let waited = self.driver.wait(Some(timeout));
+        self.core.tell_writer(false);
         self.core.mailbox.awake();
         waited?;
         self.core.now = self.driver.now();
@@ -363,6 +365,8 @@ impl<D: Driver> Shard<D> {
         self.core.expire_queues();
         self.scan_retained();
         self.pump_on();
+        // By now receivers may have acknowledged what was waited for.
+        self.core.take_committed();
         self.core.end_doomed();
         self.core.remove_remains();
         self.core.check_stop(&mut self.driver);

@@ -320,17 +320,18 @@ impl<S> Core<S> {
         confirmed == of
     }
 
-    /// Whether the writer has committed what somebody here may wait for.
+    /// Whether the writer has committed what somebody here may wait for, or that need not be any more.
     #[inline]
     pub(super) fn has_committed(&self) -> bool {
         self.store.as_ref().is_some_and(|store| {
             store.link.committed() > self.gate.committed()
+                || store.journal.has_settled()
                 || store.link.has_page()
                 || store.link.is_full() != self.mailbox.is_store_full()
         })
     }
 
-    /// Lets go on what waited for the commits since the last turn.
+    /// Lets go on what waited for what is committed by now, or [settled](Journal::settle).
     pub(super) fn take_committed(&mut self) {
         if !self.has_committed() {
             return;
@@ -338,15 +339,22 @@ impl<S> Core<S> {
         self.take_pages();
         let Some(store) = &mut self.store else { return };
         self.mailbox.set_store_full(store.link.is_full());
-        let committed = store.link.committed();
-        store.forget_ends(committed);
-        while let Some(deferred) = store.deferred.pop_front_if(|first| first.turn <= committed) {
+        let settled = store.journal.settle(store.link.committed());
+        store.forget_ends(settled);
+        while let Some(deferred) = store.deferred.pop_front_if(|first| first.turn <= settled) {
             let Deferred { to, of, .. } = deferred;
             let (refused, returned) = (Vec::new(), Vec::new());
             self.mailbox.push(to, 0, Item::Confirm { turn: of, refused, returned });
         }
         #[expect(clippy::cast_possible_truncation, reason = "63")]
-        self.confirmed(STORE as u8, committed);
+        self.confirmed(STORE as u8, settled);
+    }
+
+    /// Tells the writer which turn this is, and whether it sleeps.
+    pub(super) fn tell_writer(&self, sleeps: bool) {
+        if let Some(store) = &self.store {
+            store.link.is_at(self.turn, sleeps);
+        }
     }
 
     /// Hands the turn's changes to the writer: before its mail, of which other shards may make

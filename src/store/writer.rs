@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender;
 use hashbrown::HashMap;
 
 use link::State;
 pub use link::{Link, Page, Part, Turn};
+use receive::Inbox;
 
 use super::acts::Acts;
 use super::pages::{self, each_queued};
@@ -54,11 +55,7 @@ pub struct Writer {
     /// While it fails, too, for those who read; nothing if it was to be opened anew, and that failed.
     store: Option<Box<dyn Store>>,
     commit: Commit,
-    inbox: Receiver<Turn>,
-    /// Turns that were received and are not taken in.
-    come: Vec<Turn>,
-    /// How long a commit is put off at most.
-    patience: Duration,
+    inbox: Inbox,
     state: Arc<State>,
     staging: Staging,
     /// By the last commit: who waits for that is told before they are let go of.
@@ -134,9 +131,7 @@ impl Writer {
             open,
             store: Some(store),
             commit,
-            inbox,
-            come: Vec::new(),
-            patience: Duration::ZERO,
+            inbox: Inbox::new(inbox),
             state,
             staging,
             written: Vec::new(),
@@ -159,6 +154,7 @@ impl Writer {
     /// shard that has something to hear then: one that has not is not to be woken. `seen` gives the time of day
     /// as it is now, if that can be told.
     pub fn run(mut self, mut tell: impl FnMut(u64), mut seen: impl FnMut() -> Option<Epoch>) {
+        self.state.has_writer();
         let (mut busy, mut again_at) = (false, None);
         loop {
             let read_again_at = self.unreadable.front().map(|(at, _)| *at);
@@ -451,11 +447,7 @@ impl Writer {
     }
 
     fn take_turns(&mut self) {
-        for turn in std::mem::take(&mut self.come) {
-            self.take(turn);
-        }
-        for _ in 0..TURNS_PER_COMMIT {
-            let Ok(turn) = self.inbox.try_recv() else { break };
+        for turn in self.inbox.take(&self.state) {
             self.take(turn);
         }
         for change in self.acts.complete() {
@@ -477,7 +469,7 @@ impl Writer {
         let begun = Instant::now();
         match self.commit(&writes) {
             Ok(()) => {
-                self.took(begun.elapsed());
+                self.inbox.took(begun.elapsed());
                 if self.state.failing.swap(false, Ordering::Relaxed) {
                     tracing::warn!("the store works again");
                     self.news = ALL;
@@ -558,6 +550,7 @@ impl Writer {
 
     /// Tells the shards how far they are committed: everything staged is.
     fn publish(&mut self) {
+        self.inbox.are_committed();
         for (shard, (&taken, committed)) in (0..).zip(self.taken.iter().zip(&self.state.committed))
         {
             let until = self.acts.first_turn(shard).map_or(taken, |first| taken.min(first - 1));

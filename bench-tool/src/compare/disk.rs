@@ -92,7 +92,8 @@ mod tests {
         let (wait_p50, wait_p99) = (Duration::from_micros(1_200), Duration::from_millis(7));
         let used = DiskUse {
             messages: 50_000,
-            outstanding: Some(3_200),
+            outstanding: 3_200,
+            paced: false,
             message_bytes: 270,
             elapsed: Duration::from_secs(1),
             written_bytes: Some(25_000_000),

@@ -162,7 +162,8 @@ mod tests {
     fn run_with(syncs: u64) -> Outcome {
         let disk = DiskUse {
             messages: 100 * syncs,
-            outstanding: Some(1_000),
+            outstanding: 1_000,
+            paced: false,
             message_bytes: 50,
             elapsed: Duration::from_secs(1),
             written_bytes: None,
@@ -185,7 +186,7 @@ mod tests {
         assert!(alone.wait_p50 > Duration::ZERO && alone.wait_p50 <= alone.wait_p99, "{alone:?}");
         assert_eq!(used.allowed_per_second(), Some(alone.batches_per_second * 100.0));
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
-        let mut unsynced = run_with(1);
+        let mut unsynced = run_with(0);
         measure_alone(&mut unsynced, directory.path(), within, &AtomicBool::new(false));
         assert_eq!(unsynced.disk.unwrap().alone, None);
     }

@@ -26,8 +26,8 @@ const COUNTED_ELSEWHERE: &str = "syscalls:sys_enter_fsync,syscalls:sys_enter_fda
 /// What it says when it has done as it was told.
 const ACKNOWLEDGED: &str = "ack\n";
 
-/// Who syncs less often than this a second does not wait for it before it answers.
-const LEAST_SYNCS: f64 = 10.0;
+/// The bytes of a batch at most: if more could wait for one sync, nothing is known of what does.
+const MAX_BATCH_BYTES: usize = 64 << 20;
 
 /// Begun before some work, ended after it.
 pub(crate) struct DiskMeter {
@@ -47,8 +47,10 @@ struct SyncCounter {
 pub(crate) struct DiskUse {
     /// Messages that it took in.
     pub(crate) messages: u64,
-    /// That can be without acknowledgement at the same time; `None` where the clock alone says how many come.
-    pub(crate) outstanding: Option<u64>,
+    /// That can be without acknowledgement at the same time.
+    pub(crate) outstanding: u64,
+    /// Whether the clock says how many come, and not the broker.
+    pub(crate) paced: bool,
     /// The length of one as a PUBLISH packet.
     pub(crate) message_bytes: usize,
     pub(crate) elapsed: Duration,
@@ -110,23 +112,27 @@ impl DiskUse {
         Some(self.syncs? as f64 / self.elapsed.as_secs_f64().max(1e-9))
     }
 
-    /// Messages that share a sync, if the broker waits for one before it answers.
+    /// Messages that share a sync, if there was one.
     pub(crate) fn messages_per_sync(&self) -> Option<f64> {
-        let syncs = self.syncs_per_second().filter(|syncs| *syncs >= LEAST_SYNCS)?;
+        let syncs = self.syncs_per_second().filter(|syncs| *syncs > 0.0)?;
         Some(self.messages_per_second() / syncs)
     }
 
     /// Messages of a batch: those that share a sync, but no more than can wait for it. What is delivered and done
     /// with before a sync is written by nobody, and shares it all the same.
     fn batch(&self) -> Option<f64> {
-        let most = self.outstanding.map_or(f64::INFINITY, |outstanding| outstanding as f64);
-        Some(self.messages_per_sync()?.min(most))
+        // Who keeps nothing there is not compared with it.
+        if self.syncs? == 0 && self.written_bytes.unwrap_or(0) == 0 {
+            return None;
+        }
+        let most = self.outstanding as f64;
+        Some(self.messages_per_sync().map_or(most, |each| each.min(most)))
     }
 
     /// Bytes of a batch.
     pub(crate) fn batch_bytes(&self) -> Option<usize> {
         let bytes = (self.batch()? * self.message_bytes as f64).ceil() as usize;
-        Some(bytes).filter(|bytes| *bytes > 0)
+        Some(bytes).filter(|bytes| (1..=MAX_BATCH_BYTES).contains(bytes))
     }
 
     /// Messages a second that the disk allows in such batches.
@@ -136,8 +142,8 @@ impl DiskUse {
 
     /// The part of that which the broker reached, if it was to reach as much as it could.
     pub(crate) fn share(&self) -> Option<f64> {
-        self.outstanding?;
-        Some(self.messages_per_second() / self.allowed_per_second()?)
+        let allowed = self.allowed_per_second().filter(|_| !self.paced)?;
+        Some(self.messages_per_second() / allowed)
     }
 }
 
@@ -211,7 +217,8 @@ mod tests {
     fn used() -> DiskUse {
         DiskUse {
             messages: 100_000,
-            outstanding: Some(1_000),
+            outstanding: 1_000,
+            paced: false,
             message_bytes: 300,
             elapsed: Duration::from_secs(2),
             written_bytes: Some(40_000_000),
@@ -238,7 +245,7 @@ mod tests {
         assert_eq!(used.batch_bytes(), Some(30_000));
         assert_eq!(used.allowed_per_second(), Some(80_000.0));
         assert_eq!(used.share(), Some(0.625));
-        let paced = DiskUse { outstanding: None, ..used };
+        let paced = DiskUse { paced: true, ..used };
         assert_eq!((paced.allowed_per_second(), paced.share()), (Some(80_000.0), None));
     }
 
@@ -250,11 +257,16 @@ mod tests {
     }
 
     #[test]
-    fn who_hardly_syncs_has_no_batches() {
-        let used = DiskUse { syncs: Some(2), ..used() };
-        assert_eq!(used.batch_bytes(), None);
-        assert_eq!(used.share(), None);
-        assert_eq!(DiskUse { syncs: None, ..used }.messages_per_sync(), None);
+    fn who_does_not_sync_is_compared_with_a_batch_of_all_that_can_wait() {
+        let used = DiskUse { syncs: Some(0), ..used() };
+        assert_eq!(used.messages_per_sync(), None);
+        assert_eq!(used.batch_bytes(), Some(300_000));
+        let memory = DiskUse { written_bytes: Some(0), ..used };
+        assert_eq!((memory.batch_bytes(), memory.share()), (None, None));
+        let open = DiskUse { outstanding: 1 << 20, ..used };
+        assert_eq!(open.batch_bytes(), None, "nor is so much known to wait");
+        let uncounted = DiskUse { syncs: None, ..used };
+        assert_eq!((uncounted.messages_per_sync(), uncounted.batch_bytes()), (None, None));
     }
 
     #[test]

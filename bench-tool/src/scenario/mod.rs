@@ -299,9 +299,9 @@ impl Parameters {
 
     /// What the broker took in, as far as it is known without a look at the disk.
     fn taken_in(&self, messages: u64, message_bytes: usize, elapsed: Duration) -> DiskUse {
-        let all = u64::from(self.publishers) * u64::from(self.window);
-        let outstanding = if self.rate.is_some() { None } else { Some(all) };
-        DiskUse { messages, outstanding, message_bytes, elapsed, ..DiskUse::default() }
+        let outstanding = u64::from(self.publishers) * u64::from(self.window);
+        let paced = self.rate.is_some();
+        DiskUse { messages, outstanding, paced, message_bytes, elapsed, ..DiskUse::default() }
     }
 
     /// Connections that a scenario makes at the same time.

@@ -1,7 +1,8 @@
 //! The shards' ends of the writer: what they hand over, and what they are told.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -11,6 +12,12 @@ use crate::store::acts::ActId;
 /// Changes that may wait to be taken in, and bytes of messages among them. What would add to them and can wait has to.
 const MAX_WAITING: usize = 1 << 17;
 const MAX_WAITING_BYTES: usize = 64 << 20;
+
+/// So many changes are worth a commit.
+pub(super) const ENOUGH: usize = MAX_WAITING / 4;
+
+/// In so many turns after that in which it was sent a message, a client that is near has acknowledged it.
+const TURNS_TO_ANSWER: u64 = 3;
 
 /// What one turn of a shard changes.
 #[derive(Debug, Default)]
@@ -87,6 +94,12 @@ pub(super) struct State {
     /// By shard: pages that it has asked for, and that cannot be read now; those that
     /// [pass on](PageRequest::passes_on) beside the others.
     pub(super) put_off: Vec<[AtomicUsize; 2]>,
+    /// By shard: twice the turn that it is in, and 1 if it has nothing to do in that before something comes.
+    at: Vec<AtomicU64>,
+    /// What has been handed over is not to be let wait.
+    hurries: AtomicBool,
+    /// The writer's thread, once that runs.
+    writer: OnceLock<Thread>,
 }
 
 impl State {
@@ -98,11 +111,39 @@ impl State {
             waiting: AtomicUsize::new(0),
             waiting_bytes: AtomicUsize::new(0),
             put_off: (0..shards).map(|_| Default::default()).collect(),
+            at: (0..shards).map(|_| AtomicU64::new(1)).collect(),
+            hurries: AtomicBool::new(false),
+            writer: OnceLock::new(),
         }
     }
 
+    /// Whether a shard that was handed something in its turn has looked since whether there is an answer.
+    pub(super) fn has_looked(&self, shard: u8, turn: u64) -> bool {
+        let at = self.at.get(usize::from(shard)).map_or(0, |at| at.load(Ordering::Relaxed));
+        at / 2 >= turn + TURNS_TO_ANSWER || at % 2 == 1
+    }
+
+    /// The thread that calls this is the writer's.
+    pub(super) fn has_writer(&self) {
+        let _ = self.writer.set(std::thread::current());
+    }
+
+    /// What was handed over before is to be taken in without delay.
+    fn hurry(&self) {
+        if !self.hurries.swap(true, Ordering::Release)
+            && let Some(writer) = self.writer.get()
+        {
+            writer.unpark();
+        }
+    }
+
+    /// Whether something was handed over since that was not to be let wait.
+    pub(super) fn take_hurry(&self) -> bool {
+        self.hurries.swap(false, Ordering::Acquire)
+    }
+
     fn hand_over(&self, changes: &Changes) {
-        self.waiting.fetch_add(changes.len(), Ordering::Relaxed);
+        self.waiting.fetch_add(changes.count(), Ordering::Relaxed);
         self.waiting_bytes.fetch_add(changes.message_bytes(), Ordering::Relaxed);
     }
 
@@ -113,7 +154,7 @@ impl State {
             let before = waiting.fetch_sub(by, Ordering::Relaxed);
             before >= most && before.saturating_sub(by) < most
         };
-        let are_fewer = falls(&self.waiting, taken.len(), MAX_WAITING);
+        let are_fewer = falls(&self.waiting, changes.count(), MAX_WAITING);
         let are_smaller = falls(&self.waiting_bytes, changes.message_bytes(), MAX_WAITING_BYTES);
         (taken, are_fewer || are_smaller)
     }
@@ -136,8 +177,20 @@ impl Link {
     /// Hands a turn over.
     pub fn submit(&self, turn: Turn) {
         self.state.hand_over(&turn.changes);
+        let is_enough = self.state.waiting.load(Ordering::Relaxed) >= ENOUGH;
+        let hurries = is_enough || !turn.can_wait();
         // A writer that is gone before all links are counts as one that fails.
         let _ = self.turns.send(turn);
+        if hurries {
+            self.state.hurry();
+        }
+    }
+
+    /// Tells which turn this shard is in, and whether it has nothing to do in that before something comes.
+    pub fn is_at(&self, turn: u64, sleeps: bool) {
+        if let Some(at) = self.state.at.get(usize::from(self.shard)) {
+            at.store(turn * 2 + u64::from(sleeps), Ordering::Relaxed);
+        }
     }
 
     /// A page that this shard asked for, if one has come.

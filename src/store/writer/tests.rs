@@ -2,17 +2,13 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::mqtt::{Message, PacketId, QoS};
-use crate::session::{Journal, QueuedRecord};
+use crate::session::{Journal, Noted, QueuedRecord};
 use crate::store::{Memory, PROGRESS_RECORDS, recover};
 
 #[test]
 fn what_waited_for_a_store_that_failed_takes_no_memory_when_it_works() {
     const COUNT: u64 = 10_000;
-    let memory = Memory::default();
-    let opened = memory.clone();
-    let open = Box::new(move || Ok(Box::new(opened.clone()) as Box<dyn Store>));
-    let (_, mut writer, links) =
-        recover(open, Commit::Disk, Epoch::default(), 1, PROGRESS_RECORDS).expect("empty");
+    let (memory, mut writer, link) = one();
     memory.fail(Some("no space left"));
     let queued = |place| {
         let message = Message::new("t", QoS::AtLeastOnce, false, b"", b"", None, Time(0));
@@ -20,12 +16,12 @@ fn what_waited_for_a_store_that_failed_takes_no_memory_when_it_works() {
         Change::Queued(1, place, record)
     };
     let changes: Vec<_> = (1..=COUNT).map(queued).collect();
-    links[0].submit(Turn { turn: 1, changes: changes.into(), ..Turn::default() });
+    link.submit(Turn { turn: 1, changes: changes.into(), ..Turn::default() });
     writer.step();
-    assert!(links[0].is_failing() && writer.staging.room() > COUNT as usize);
+    assert!(link.is_failing() && writer.staging.room() > COUNT as usize);
     memory.fail(None);
     writer.step();
-    assert_eq!((links[0].committed(), writer.staging.room()), (1, 0));
+    assert_eq!((link.committed(), writer.staging.room()), (1, 0));
 }
 
 /// Thousands of commits a second may be of one shard only: the others sleep on.
@@ -67,44 +63,140 @@ fn who_has_nothing_to_hear_of_a_commit_is_not_told() {
     });
 }
 
-/// What is acknowledged while a commit is put off is not written. It is put off no longer when somebody waits who
-/// can be helped by nothing else, or when there is enough.
-#[test]
-fn a_commit_is_put_off_for_what_may_be_acknowledged_at_once() {
+/// A writer of one shard, and what is in its store.
+fn one() -> (Memory, Writer, Link) {
     let memory = Memory::default();
     let opened = memory.clone();
     let open = Box::new(move || Ok(Box::new(opened.clone()) as Box<dyn Store>));
-    let (_, mut writer, links) =
+    let (_, writer, mut links) =
         recover(open, Commit::Disk, Epoch::default(), 1, PROGRESS_RECORDS).expect("empty");
-    writer.patience = Duration::from_secs(3600);
+    (memory, writer, links.remove(0))
+}
+
+/// A journal whose first turn is 1.
+fn journal() -> Journal {
     let journal = Journal::default();
     let _ = journal.end_turn(1, |_| None);
-    let sent = |place, packet_id| {
-        let message = Message::new("t", QoS::AtLeastOnce, false, b"", b"", None, Time(0));
-        let record = QueuedRecord { packet_id, ..QueuedRecord::new(message, QoS::AtLeastOnce) };
-        journal.note(Change::Queued(1, place, record))
-    };
-    let submit = |turn| {
-        let changes = journal.end_turn(turn + 1, |_| None).0.expect("some");
-        links[0].submit(Turn { turn, changes, ..Turn::default() });
-    };
-    let first = sent(1, PacketId::new(1));
-    submit(1);
-    sent(2, PacketId::new(2));
-    submit(2);
-    sent(3, None);
-    submit(3);
-    writer.let_come();
-    assert_eq!(writer.come.len(), 3, "the third is for a client that is not there");
-    assert!(journal.take_back(first), "it was received, and not taken in");
-    writer.step();
-    assert_eq!(links[0].committed(), 3);
+    journal
+}
+
+/// Notes that a message is sent, or is queued if it has no identifier.
+fn send(journal: &Journal, place: u64, packet_id: Option<PacketId>) -> Noted {
+    let message = Message::new("t", QoS::AtLeastOnce, false, b"", b"", None, Time(0));
+    let record = QueuedRecord { packet_id, ..QueuedRecord::new(message, QoS::AtLeastOnce) };
+    journal.note(Change::Queued(1, place, record))
+}
+
+fn submit(journal: &Journal, link: &Link, turn: u64) {
+    let changes = journal.end_turn(turn + 1, |_| None).0.expect("some");
+    link.submit(Turn { turn, changes, ..Turn::default() });
+}
+
+fn queued(memory: &Memory) -> Vec<u8> {
     let mut places = Vec::new();
     memory.scan(Table::Queued, &mut |key, _| places.extend(key.last().copied())).expect("readable");
-    assert_eq!(places, [2, 3]);
-    writer.patience = Duration::from_secs(3600);
-    (0..1 << 12).for_each(|place| _ = sent(4 + place, PacketId::new(1)));
-    submit(4);
-    writer.let_come();
-    assert_eq!(writer.come.len(), 1, "that is enough");
+    places
+}
+
+const LONG: Duration = Duration::from_secs(3600);
+
+/// Nor is there a commit of it. That it is no more is told all the same: a shard that ends asks for it.
+#[test]
+fn what_is_acknowledged_at_once_is_not_written() {
+    let (memory, mut writer, link) = one();
+    let journal = journal();
+    let noted = send(&journal, 1, PacketId::new(1));
+    submit(&journal, &link, 1);
+    assert!(journal.take_back(noted), "it was not taken in");
+    assert!(!writer.receive(None));
+    assert!(writer.inbox.left_since.is_some(), "it came back because that is to be told");
+    writer.step();
+    assert_eq!((link.committed(), queued(&memory)), (1, vec![]));
+    assert_eq!(writer.inbox.min_patience, receive::MIN_PATIENCE, "no commit took any time");
+    assert!(writer.inbox.left_since.is_none());
+}
+
+#[test]
+fn what_comes_while_turns_are_let_come_is_not_written_with_them() {
+    let (memory, mut writer, link) = one();
+    let journal = journal();
+    let first = send(&journal, 1, PacketId::new(1));
+    send(&journal, 2, PacketId::new(2));
+    submit(&journal, &link, 1);
+    assert!(!writer.receive(None));
+    assert!(journal.take_back(first), "it has not been taken in");
+    send(&journal, 3, PacketId::new(3));
+    submit(&journal, &link, 2);
+    writer.step();
+    assert_eq!((link.committed(), queued(&memory)), (1, vec![2]));
+    writer.step();
+    assert_eq!((link.committed(), queued(&memory)), (2, vec![2, 3]));
+}
+
+/// What is for a client that is not there can only be committed.
+#[test]
+fn who_waits_for_a_commit_alone_is_not_let_wait() {
+    let (memory, mut writer, link) = one();
+    writer.state.has_writer();
+    let journal = journal();
+    writer.inbox.patience = LONG;
+    send(&journal, 1, None);
+    submit(&journal, &link, 1);
+    assert!(!writer.receive(None));
+    writer.step();
+    assert_eq!(link.committed(), 1);
+    std::thread::scope(|scope| {
+        send(&journal, 2, PacketId::new(1));
+        submit(&journal, &link, 2);
+        scope.spawn(|| {
+            send(&journal, 3, None);
+            submit(&journal, &link, 3);
+        });
+        assert!(!writer.receive(None));
+    });
+    writer.step();
+    assert_eq!((link.committed(), queued(&memory)), (3, vec![1, 2, 3]));
+    for place in 0..link::ENOUGH as u64 {
+        send(&journal, place, PacketId::new(1));
+    }
+    submit(&journal, &link, 4);
+    assert!(!writer.receive(None), "so many are not let wait either");
+}
+
+/// It is not known then who has acknowledged what.
+#[test]
+fn a_shard_that_has_not_looked_at_answers_is_waited_for() {
+    let (_, writer, link) = one();
+    assert!(writer.state.has_looked(0, 7), "it has not begun");
+    link.is_at(7, true);
+    assert!(writer.state.has_looked(0, 7), "it has nothing to look at");
+    for turn in 7..10 {
+        link.is_at(turn, false);
+        assert!(!writer.state.has_looked(0, 7));
+    }
+    link.is_at(10, false);
+    assert!(writer.state.has_looked(0, 7));
+}
+
+#[test]
+fn turns_are_let_come_for_longer_while_that_helps() {
+    let (_, mut writer, link) = one();
+    let journal = journal();
+    for turn in 1..=8 {
+        let noted = send(&journal, turn, PacketId::new(1));
+        submit(&journal, &link, turn);
+        if turn <= 4 {
+            assert!(journal.take_back(noted));
+        }
+        assert!(!writer.receive(Some(Instant::now() + LONG)));
+        match turn {
+            4 => assert_eq!(writer.inbox.patience, receive::MAX_PATIENCE),
+            8 => assert_eq!(writer.inbox.patience, writer.inbox.min_patience),
+            _ => {}
+        }
+        writer.step();
+        assert_eq!(link.committed(), turn);
+    }
+    writer.inbox.took(LONG);
+    assert_eq!(writer.inbox.min_patience, receive::MAX_PATIENCE);
 }
