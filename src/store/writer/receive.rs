@@ -3,8 +3,8 @@
 //! Most messages go to clients that are there, and are acknowledged in less time than a commit takes. Who published
 //! them need not wait for the commit then, nor is there anything to commit. So turns are let come for a while if they
 //! have such messages, before they are taken in. If all that has come by then is settled, there is no commit; or else
-//! there is one of it, and not of what has come meanwhile, which has had no time. Receivers that do not acknowledge
-//! so soon have the next commit put off for less.
+//! there is one of it, and not of what has come meanwhile, which has had no time. If receivers do not acknowledge so
+//! soon, the next commits are put off for less, and with each time that this was tried again in vain for more of them.
 
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,17 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::link::State;
 use super::{TURNS_PER_COMMIT, Turn, Writer};
 
-/// The longest that turns are let come. What comes meanwhile may wait for as long again.
-pub(super) const MAX_PATIENCE: Duration = Duration::from_micros(500);
+/// How long turns are let come. What comes meanwhile may wait for as long again.
+pub(super) const PATIENCE: Duration = Duration::from_micros(500);
 
-/// The longest for shards that have so much to do that they have not had a look at the answers.
+/// The same where it is of no use: half the time of a commit, within this and [`PATIENCE`].
+pub(super) const MIN_PATIENCE: Duration = Duration::from_micros(100);
+
+/// How long they are let come for a shard that has so much to do that it has not had a look at the answers.
 const MAX_DELAY: Duration = Duration::from_millis(5);
 
-/// The least of that: half the time of a commit, and no less than this.
-pub(super) const MIN_PATIENCE: Duration = Duration::from_micros(100);
+/// For so many times at most it is not tried again whether it is of use: 2 to the power of this.
+const MAX_DOUBT: u32 = 6;
 
 /// How long it takes at most until that is committed whose commit nobody waits for.
 const LEFT_FOR: Duration = Duration::from_millis(10);
@@ -33,9 +36,11 @@ pub(super) struct Inbox {
     come: Vec<Turn>,
     /// They were let come, and no others are to be taken in with them.
     are_alone: bool,
-    /// How long they are let come.
-    pub(super) patience: Duration,
     pub(super) min_patience: Duration,
+    /// How often in a row they were let come in vain.
+    pub(super) doubt: u32,
+    /// How often they are not to be let come for long.
+    pub(super) skip: u32,
     /// Since when there has been something that nobody waits for and that is not committed.
     pub(super) left_since: Option<Instant>,
 }
@@ -46,8 +51,9 @@ impl Inbox {
             turns,
             come: Vec::new(),
             are_alone: false,
-            patience: MIN_PATIENCE,
             min_patience: MIN_PATIENCE,
+            doubt: 0,
+            skip: 0,
             left_since: None,
         }
     }
@@ -69,8 +75,10 @@ impl Inbox {
         if !self.come.iter().all(Turn::can_wait) {
             return;
         }
+        let hopes = self.skip == 0;
+        self.skip = self.skip.saturating_sub(1);
         let begun = Instant::now();
-        let mut until = begun + self.patience;
+        let mut until = begun + if hopes { PATIENCE } else { self.min_patience };
         loop {
             let now = Instant::now();
             if state.take_hurry() {
@@ -81,16 +89,18 @@ impl Inbox {
                 continue;
             }
             let has_looked = |turn: &Turn| state.has_looked(turn.shard, turn.turn);
-            if now >= begun + MAX_DELAY || self.come.iter().all(has_looked) {
+            if !hopes || now >= begun + MAX_DELAY || self.come.iter().all(has_looked) {
                 break;
             }
             until = now + (now - begun);
         }
         self.are_alone = true;
-        self.patience = match self.are_settled() {
-            true => (self.patience * 2).min(MAX_PATIENCE),
-            false => (self.patience / 2).max(self.min_patience),
-        };
+        if self.are_settled() {
+            (self.doubt, self.skip) = (0, 0);
+        } else if hopes {
+            self.doubt = MAX_DOUBT.min(self.doubt + 1);
+            self.skip = 1 << self.doubt;
+        }
     }
 
     /// Whether nobody waits for those that were let come.
@@ -111,7 +121,7 @@ impl Inbox {
 
     /// A commit took so long, of all that was taken.
     pub(super) fn took(&mut self, time: Duration) {
-        self.min_patience = (time / 2).clamp(MIN_PATIENCE, MAX_PATIENCE);
+        self.min_patience = (time / 2).clamp(MIN_PATIENCE, PATIENCE);
     }
 
     /// All that was taken is committed.

@@ -138,13 +138,15 @@ fn what_comes_while_turns_are_let_come_is_not_written_with_them() {
 fn who_waits_for_a_commit_alone_is_not_let_wait() {
     let (memory, mut writer, link) = one();
     writer.state.has_writer();
+    writer.inbox.min_patience = LONG;
     let journal = journal();
-    writer.inbox.patience = LONG;
+    writer.inbox.skip = 1;
     send(&journal, 1, None);
     submit(&journal, &link, 1);
     assert!(!writer.receive(None));
     writer.step();
     assert_eq!(link.committed(), 1);
+    writer.inbox.skip = 1;
     std::thread::scope(|scope| {
         send(&journal, 2, PacketId::new(1));
         submit(&journal, &link, 2);
@@ -156,9 +158,8 @@ fn who_waits_for_a_commit_alone_is_not_let_wait() {
     });
     writer.step();
     assert_eq!((link.committed(), queued(&memory)), (3, vec![1, 2, 3]));
-    for place in 0..link::ENOUGH as u64 {
-        send(&journal, place, PacketId::new(1));
-    }
+    writer.inbox.skip = 1;
+    (0..link::ENOUGH as u64).for_each(|place| _ = send(&journal, place, PacketId::new(1)));
     submit(&journal, &link, 4);
     assert!(!writer.receive(None), "so many are not let wait either");
 }
@@ -178,25 +179,31 @@ fn a_shard_that_has_not_looked_at_answers_is_waited_for() {
     assert!(writer.state.has_looked(0, 7));
 }
 
+/// It is tried again and again, but the more rarely the more often it was in vain.
 #[test]
-fn turns_are_let_come_for_longer_while_that_helps() {
+fn turns_are_let_come_for_as_long_as_is_of_use() {
     let (_, mut writer, link) = one();
     let journal = journal();
-    for turn in 1..=8 {
+    let mut turn = 0;
+    let mut tries = |writer: &mut Writer, are_acknowledged: bool| {
+        turn += 1;
         let noted = send(&journal, turn, PacketId::new(1));
         submit(&journal, &link, turn);
-        if turn <= 4 {
+        if are_acknowledged {
             assert!(journal.take_back(noted));
         }
         assert!(!writer.receive(Some(Instant::now() + LONG)));
-        match turn {
-            4 => assert_eq!(writer.inbox.patience, receive::MAX_PATIENCE),
-            8 => assert_eq!(writer.inbox.patience, writer.inbox.min_patience),
-            _ => {}
-        }
         writer.step();
         assert_eq!(link.committed(), turn);
-    }
+        writer.inbox.skip
+    };
+    assert_eq!(tries(&mut writer, true), 0);
+    let in_vain: Vec<_> = (0..8).map(|_| tries(&mut writer, false)).collect();
+    assert_eq!(in_vain, [2, 1, 0, 4, 3, 2, 1, 0]);
+    (0..1000).for_each(|_| _ = tries(&mut writer, false));
+    assert_eq!(writer.inbox.doubt, 6);
+    assert_eq!(tries(&mut writer, true), 0);
+    assert_eq!(tries(&mut writer, false), 2);
     writer.inbox.took(LONG);
-    assert_eq!(writer.inbox.min_patience, receive::MAX_PATIENCE);
+    assert_eq!(writer.inbox.min_patience, receive::PATIENCE);
 }
