@@ -147,7 +147,12 @@ pub(super) fn note_in_flight(durable: &mut Noter, entry: &mut Entry, packet_id: 
     if let Some(durable) = durable
         && let Some(place) = entry.set_flew()
     {
-        durable.journal.note(Change::InFlight(durable.number, place, packet_id));
+        let change = Change::InFlight(durable.number, place, packet_id);
+        match entry.qos {
+            QoS::ExactlyOnce => _ = durable.journal.note(change),
+            // It is sent at once, and its publisher waits for what was noted before.
+            _ => durable.journal.note_unawaited(change),
+        }
     }
 }
 

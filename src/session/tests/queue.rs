@@ -118,6 +118,26 @@ fn what_is_sent_after_a_drop_waits_for_its_commit() {
     assert_eq!(rig.wire.publishes(), [(3, false, "d".into())]);
 }
 
+/// Who published it waits for what was noted before. At QoS 2 the message itself waits.
+#[test]
+fn nobody_waits_until_it_is_stored_that_a_queued_message_is_in_flight() {
+    for (qos, settled) in [(AtLeastOnce, 2), (ExactlyOnce, 0)] {
+        let mut rig = Rig::new(Version::V5, 1);
+        let journal = Journal::default();
+        rig.session.store_as(1, (7, 7), journal.clone(), rig.limits.in_memory);
+        assert_eq!(rig.send(AtLeastOnce, "a"), Delivered::Sent);
+        assert_eq!(rig.send(qos, "b"), Delivered::Queued);
+        let _ = journal.end_turn(1, |_| None);
+        assert_eq!(rig.puback(1), Ok(Acked::Done));
+        let _ = journal.end_turn(2, |_| None);
+        if qos == AtLeastOnce {
+            assert_eq!(rig.puback(2), Ok(Acked::Done));
+            let _ = journal.end_turn(3, |_| None);
+        }
+        assert_eq!(journal.settle(0), settled, "{qos:?}");
+    }
+}
+
 /// A connected client with room in its window has room, whatever the queue may hold.
 #[test]
 fn the_window_counts_as_room() {
