@@ -20,7 +20,7 @@ pub(super) const PATIENCE: Duration = Duration::from_micros(500);
 pub(super) const MIN_PATIENCE: Duration = Duration::from_micros(100);
 
 /// How long they are let come for a shard that has so much to do that it has not had a look at the answers.
-const MAX_DELAY: Duration = Duration::from_millis(5);
+pub(super) const MAX_DELAY: Duration = Duration::from_millis(5);
 
 /// For so many times at most it is not tried again whether it is of use: 2 to the power of this.
 const MAX_DOUBT: u32 = 6;
@@ -92,7 +92,7 @@ impl Inbox {
             if !hopes || now >= begun + MAX_DELAY || self.come.iter().all(has_looked) {
                 break;
             }
-            until = now + (now - begun);
+            until = look_again(begun, now);
         }
         self.are_alone = true;
         if self.are_settled() {
@@ -130,11 +130,18 @@ impl Inbox {
     }
 }
 
+/// When shards are looked at again that had not looked.
+pub(super) fn look_again(begun: Instant, now: Instant) -> Instant {
+    (now + (now - begun)).min(begun + MAX_DELAY)
+}
+
 impl Writer {
     /// Waits for turns that somebody waits for; until a time, if there is one. Says whether all links have gone.
     pub(super) fn receive(&mut self, until: Option<Instant>) -> bool {
         loop {
-            let left_until = self.inbox.left_since.map(|since| since + LEFT_FOR);
+            // If the store fails, that is for the next attempt.
+            let left_since = self.inbox.left_since.filter(|_| !self.fails());
+            let left_until = left_since.map(|since| since + LEFT_FOR);
             let until = until.into_iter().chain(left_until).min();
             if let Err(error) = self.inbox.wait(until, &self.state) {
                 return error == RecvTimeoutError::Disconnected;

@@ -207,3 +207,35 @@ fn turns_are_let_come_for_as_long_as_is_of_use() {
     writer.inbox.took(LONG);
     assert_eq!(writer.inbox.min_patience, receive::PATIENCE);
 }
+
+/// What is left was to be committed within a moment: as long as that fails, the next attempt is waited for.
+#[test]
+fn a_store_that_fails_is_not_asked_again_and_again_for_what_nobody_waits_for() {
+    let (memory, mut writer, link) = one();
+    let journal = journal();
+    let noted = send(&journal, 1, PacketId::new(1));
+    submit(&journal, &link, 1);
+    assert!(journal.take_back(noted));
+    assert!(!writer.receive(None));
+    memory.fail(Some("no space left"));
+    send(&journal, 2, None);
+    submit(&journal, &link, 2);
+    writer.step();
+    assert!(link.is_failing());
+    let begun = Instant::now();
+    let pause = Duration::from_millis(50);
+    assert!(!writer.receive(Some(begun + pause)));
+    assert!(begun.elapsed() >= pause, "{:?}", begun.elapsed());
+}
+
+/// Shards that never look are waited for no longer than others may have to.
+#[test]
+fn turns_are_let_come_for_so_long_at_most() {
+    let begun = Instant::now();
+    let mut now = begun + receive::PATIENCE;
+    let looks = std::iter::from_fn(|| {
+        let next = receive::look_again(begun, now);
+        (std::mem::replace(&mut now, next) < next).then_some(next)
+    });
+    assert_eq!(looks.take(9).last(), Some(begun + receive::MAX_DELAY));
+}
