@@ -115,7 +115,7 @@ impl Changes {
 /// Changes of a turn that there is room for before they come, at most.
 const ROOM_FOR_CHANGES: usize = 4096;
 
-/// Turns that are handed over and not settled, before those that were taken count as one.
+/// Turns that are handed over and not settled, before of those that were taken some count as one.
 const MAX_HANDED: usize = 1024;
 
 /// A turn that was handed over.
@@ -125,7 +125,7 @@ struct Handed {
     changes: Changes,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Notes {
     turn: u64,
     noting: Noting,
@@ -135,8 +135,43 @@ struct Notes {
     has_groups: bool,
     /// Earlier turns that are not settled, in their order.
     handed: VecDeque<Handed>,
+    /// How many of them there may be before the next look at which were taken.
+    most_handed: usize,
     waiters: Vec<Waiter>,
     asked: Vec<PageRequest>,
+}
+
+impl Default for Notes {
+    fn default() -> Self {
+        Self {
+            turn: 0,
+            noting: Noting::default(),
+            message_bytes: 0,
+            is_urgent: false,
+            has_groups: false,
+            handed: VecDeque::new(),
+            most_handed: MAX_HANDED,
+            waiters: Vec::new(),
+            asked: Vec::new(),
+        }
+    }
+}
+
+impl Notes {
+    /// Of turns that were taken one behind the other the last one stays: who waits for those before it waits for
+    /// that. The first ones stay as they are, and may still settle.
+    fn merge_taken(&mut self) {
+        let mut rest = self.handed.split_off(MAX_HANDED / 2).into_iter();
+        self.handed.extend(rest.next());
+        for next in rest {
+            let are_done = |last: &mut Handed| next.changes.are_done() && last.changes.are_done();
+            if self.handed.pop_back_if(are_done).is_some_and(|last| !last.changes.are_settled()) {
+                next.changes.noting().awaited += 1;
+            }
+            self.handed.push_back(next);
+        }
+        self.most_handed = (2 * self.handed.len()).max(MAX_HANDED);
+    }
 }
 
 /// The changes of one shard's turn, in their order. All clones are one.
@@ -271,11 +306,8 @@ impl Journal {
         if notes.noting.changes.is_empty() && waiters.is_empty() {
             return (None, waiters);
         }
-        if notes.handed.len() >= MAX_HANDED
-            && notes.handed.pop_back_if(|last| last.changes.are_done()).is_some()
-        {
-            // Who waits for that one waits for this one.
-            notes.noting.awaited += 1;
+        if notes.handed.len() >= notes.most_handed {
+            notes.merge_taken();
         }
         // The next turn will have about as many.
         let room = notes.noting.changes.len().min(ROOM_FOR_CHANGES);
@@ -390,7 +422,7 @@ mod tests {
             let changes = journal.end_turn(turn + 1, |_| None).0.expect("one");
             assert_eq!(changes.take().len(), 1);
         }
-        assert!(journal.notes().handed.len() <= MAX_HANDED);
+        assert!(journal.notes().handed.len() <= 2 * MAX_HANDED);
         assert!(noted.into_iter().all(|noted| !journal.take_back(noted)));
         let settled = journal.settle(0);
         assert!(
@@ -399,6 +431,25 @@ mod tests {
         );
         assert_eq!(journal.settle(turns), turns);
         assert_eq!(journal.notes().handed.len(), 0);
+    }
+
+    /// The writer may always be a little behind.
+    #[test]
+    fn turns_that_were_taken_late_and_not_committed_are_few() {
+        let journal = Journal::default();
+        let turns = 4 * MAX_HANDED as u64;
+        let mut late = VecDeque::new();
+        for turn in 0..turns {
+            journal.note(completed(turn));
+            late.extend(journal.end_turn(turn + 1, |_| None).0);
+            if late.len() > 2 {
+                assert_eq!(late.pop_front().expect("three").take().len(), 1);
+            }
+        }
+        let handed = journal.notes().handed.len();
+        assert!(handed <= 2 * MAX_HANDED, "{handed}");
+        assert_eq!(journal.settle(0), 0);
+        assert_eq!(journal.settle(turns), turns);
     }
 
     /// Of what came by no group there is nothing to be named.
