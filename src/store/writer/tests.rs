@@ -138,15 +138,16 @@ fn what_comes_while_turns_are_let_come_is_not_written_with_them() {
 fn who_waits_for_a_commit_alone_is_not_let_wait() {
     let (memory, mut writer, link) = one();
     writer.state.has_writer();
-    writer.inbox.min_patience = LONG;
+    let wait = |writer: &mut Writer| {
+        (writer.inbox.skip, writer.inbox.min_patience) = (1, LONG);
+        assert!(!writer.receive(None));
+    };
     let journal = journal();
-    writer.inbox.skip = 1;
     send(&journal, 1, None);
     submit(&journal, &link, 1);
-    assert!(!writer.receive(None));
+    wait(&mut writer);
     writer.step();
     assert_eq!(link.committed(), 1);
-    writer.inbox.skip = 1;
     std::thread::scope(|scope| {
         send(&journal, 2, PacketId::new(1));
         submit(&journal, &link, 2);
@@ -154,14 +155,14 @@ fn who_waits_for_a_commit_alone_is_not_let_wait() {
             send(&journal, 3, None);
             submit(&journal, &link, 3);
         });
-        assert!(!writer.receive(None));
+        wait(&mut writer);
     });
     writer.step();
     assert_eq!((link.committed(), queued(&memory)), (3, vec![1, 2, 3]));
-    writer.inbox.skip = 1;
     (0..link::ENOUGH as u64).for_each(|place| _ = send(&journal, place, PacketId::new(1)));
     submit(&journal, &link, 4);
-    assert!(!writer.receive(None), "so many are not let wait either");
+    // So many are not let wait either.
+    wait(&mut writer);
 }
 
 /// It is not known then who has acknowledged what.
