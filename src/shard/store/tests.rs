@@ -268,3 +268,5 @@ fn what_goes_on_from_who_stores_nothing_is_not_committed_before_its_identifier()
     three.settle();
     assert_eq!(found(&three), [(2, 0), (0, 1)]);
 }
+
+mod threaded;
