@@ -35,6 +35,9 @@ pub(super) struct Durable {
     /// The last turn in which messages were dropped that came before all that is sent since, until it is
     /// committed.
     dropped: Option<u64>,
+    /// The last turn in which it was noted that the client has a message that is stored: before that is committed a
+    /// crash has it sent once more.
+    freed: u64,
 }
 
 /// How the journal of a session that may have none is written.
@@ -151,7 +154,7 @@ pub(super) fn note_in_flight(durable: &mut Noter, entry: &mut Entry, packet_id: 
         match entry.qos {
             QoS::ExactlyOnce => _ = durable.journal.note(change),
             // It is sent at once, and its publisher waits for what was noted before.
-            _ => durable.journal.note_unawaited(change),
+            _ => _ = durable.journal.note_unawaited(change),
         }
     }
 }
@@ -168,19 +171,19 @@ pub(super) fn note_removed(durable: &Noter, entry: &Entry) {
 /// begun to commit is as if it had never been. What goes to somebody else must not be taken back: who
 /// published it may be told of the commit of the one turn before that of the other.
 #[inline]
-pub(super) fn note_acknowledged(durable: &Noter, slot: &Slot) {
-    let (Some(stored), Slot::Publish(entry)) = (durable, slot) else {
+pub(super) fn note_acknowledged(durable: &mut Noter, slot: &Slot) {
+    let (Some(stored), Slot::Publish(entry)) = (durable.as_mut(), slot) else {
         return note_freed(durable, slot);
     };
     if let Some(noted) = entry.noted()
         // Of one that was told to be in flight something else was noted, too.
         && entry.place().is_some_and(|(_, flew)| !flew)
-        && stored.journal.take_back(noted)
+        && stored.journal.take_back(noted, stored.freed)
     {
         return;
     }
     if let Some(removal) = stored.removal(entry) {
-        stored.journal.note_unawaited(removal);
+        stored.freed = stored.journal.note_unawaited(removal);
     }
 }
 
@@ -314,6 +317,7 @@ impl Session {
             uncommitted: VecDeque::new(),
             answers: VecDeque::new(),
             dropped: None,
+            freed: 0,
         }));
     }
 

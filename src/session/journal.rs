@@ -24,9 +24,9 @@ struct Noting {
 }
 
 impl Noting {
-    /// Undoes a change that somebody waits for, if it is there still; says whether it is.
-    fn take_back(&mut self, at: u32) -> bool {
-        self.awaited = self.awaited.saturating_sub(1);
+    /// Undoes a change, if it is there still, for which somebody waits on or not; says whether it is there.
+    fn take_back(&mut self, at: u32, waits: bool) -> bool {
+        self.awaited = self.awaited.saturating_sub(usize::from(!waits));
         let Some(change) = self.changes.get_mut(at as usize) else { return false };
         *change = Change::Undone;
         self.undone += 1;
@@ -102,9 +102,9 @@ impl Changes {
         Arc::strong_count(&self.noting) == 1
     }
 
-    fn take_back(&self, at: u32) -> bool {
+    fn take_back(&self, at: u32, waits: bool) -> bool {
         let mut noting = self.noting();
-        let is_undone = noting.take_back(at);
+        let is_undone = noting.take_back(at, waits);
         if noting.undone == noting.changes.len() {
             noting.changes = Vec::new();
         }
@@ -122,12 +122,16 @@ const MAX_HANDED: usize = 1024;
 #[derive(Debug)]
 struct Handed {
     turn: u64,
+    /// It is not as good as committed before this turn is.
+    behind: u64,
     changes: Changes,
 }
 
 #[derive(Debug)]
 struct Notes {
     turn: u64,
+    /// The last turn that is known to be committed.
+    committed: u64,
     noting: Noting,
     message_bytes: usize,
     is_urgent: bool,
@@ -141,10 +145,18 @@ struct Notes {
     asked: Vec<PageRequest>,
 }
 
+impl Handed {
+    /// Whether nobody has to wait for it, if those before it are committed up to a turn.
+    fn is_settled(&self, committed: u64) -> bool {
+        self.behind <= committed && (self.turn <= committed || self.changes.are_settled())
+    }
+}
+
 impl Default for Notes {
     fn default() -> Self {
         Self {
             turn: 0,
+            committed: 0,
             noting: Noting::default(),
             message_bytes: 0,
             is_urgent: false,
@@ -158,15 +170,31 @@ impl Default for Notes {
 }
 
 impl Notes {
+    /// Where in `handed` a turn is.
+    fn at(&self, turn: u64) -> Option<usize> {
+        self.handed.binary_search_by_key(&turn, |handed| handed.turn).ok()
+    }
+
+    /// Somebody waits for the commit of a turn, of which nobody had to.
+    fn awaits(&mut self, turn: u64) {
+        if turn == self.turn {
+            self.noting.awaited += 1;
+        } else if let Some(handed) = self.at(turn).and_then(|at| self.handed.get(at)) {
+            handed.changes.noting().awaited += 1;
+        }
+    }
+
     /// Of turns that were taken one behind the other the last one stays: who waits for those before it waits for
     /// that. The first ones stay as they are, and may still settle.
     fn merge_taken(&mut self) {
         let mut rest = self.handed.split_off(MAX_HANDED / 2).into_iter();
         self.handed.extend(rest.next());
-        for next in rest {
-            let are_done = |last: &mut Handed| next.changes.are_done() && last.changes.are_done();
-            if self.handed.pop_back_if(are_done).is_some_and(|last| !last.changes.are_settled()) {
-                next.changes.noting().awaited += 1;
+        for mut next in rest {
+            let is_done = next.changes.are_done();
+            let are_done = |last: &mut Handed| is_done && last.changes.are_done();
+            if let Some(last) = self.handed.pop_back_if(are_done) {
+                next.behind = next.behind.max(last.behind);
+                next.changes.noting().awaited += usize::from(!last.changes.are_settled());
             }
             self.handed.push_back(next);
         }
@@ -198,9 +226,9 @@ impl Journal {
         self.add(change, 1)
     }
 
-    /// Adds a change whose commit nobody waits for.
-    pub fn note_unawaited(&self, change: Change) {
-        self.add(change, 0);
+    /// Adds a change whose commit nobody waits for. Gives the turn.
+    pub fn note_unawaited(&self, change: Change) -> u64 {
+        self.add(change, 0).turn
     }
 
     fn add(&self, change: Change, awaited: usize) -> Noted {
@@ -220,15 +248,24 @@ impl Journal {
     /// A message that was [noted](Self::note) to be queued has been acknowledged by whom it is for: nobody has to
     /// wait for that to be committed any more. Makes it undone as well, if nobody has begun to commit it; says
     /// whether it could. What else was noted in between has to make sense without it.
+    ///
+    /// Until the turn `freed` is committed a crash would have the receiver get something else again that came before:
+    /// as long as that is so, this is waited for, or else it would not come behind that once more.
     #[must_use]
-    pub fn take_back(&self, noted: Noted) -> bool {
-        let mut notes = self.notes();
+    pub fn take_back(&self, noted: Noted, freed: u64) -> bool {
+        let notes = &mut *self.notes();
+        let waits = freed > notes.committed;
         if noted.turn == notes.turn {
-            return notes.noting.take_back(noted.at);
+            return notes.noting.take_back(noted.at, waits);
         }
-        let at = notes.handed.binary_search_by_key(&noted.turn, |handed| handed.turn);
-        let handed = at.ok().and_then(|at| notes.handed.get(at));
-        handed.is_some_and(|handed| handed.changes.take_back(noted.at))
+        let Some(at) = notes.at(noted.turn) else { return false };
+        let Some(handed) = notes.handed.get_mut(at) else { return false };
+        let is_undone = handed.changes.take_back(noted.at, waits);
+        if is_undone && waits && freed > noted.turn {
+            handed.behind = handed.behind.max(freed);
+            notes.awaits(freed);
+        }
+        is_undone
     }
 
     /// Takes notice that all turns up to one are committed. Gives the last one up to which nobody has to wait any
@@ -237,19 +274,20 @@ impl Journal {
     #[must_use]
     pub fn settle(&self, committed: u64) -> u64 {
         let (mut notes, mut settled) = (self.notes(), committed);
-        while let Some(first) = notes
-            .handed
-            .pop_front_if(|first| first.turn <= committed || first.changes.are_settled())
-        {
+        notes.committed = committed;
+        while let Some(first) = notes.handed.pop_front_if(|first| first.is_settled(committed)) {
             settled = settled.max(first.turn);
         }
-        settled
+        let next = notes.handed.front().map_or(u64::MAX, |first| first.turn);
+        settled.min(next.saturating_sub(1))
     }
 
-    /// Whether there is a turn that is [settled](Self::settle) without a commit.
+    /// Whether there is a turn that is [settled](Self::settle), with or without a commit, and that is not known.
     #[must_use]
-    pub fn has_settled(&self) -> bool {
-        self.notes().handed.front().is_some_and(|first| first.changes.are_settled())
+    pub fn has_settled(&self, committed: u64) -> bool {
+        let notes = self.notes();
+        let is_settled = |first: &Handed| first.is_settled(notes.committed);
+        committed > notes.committed || notes.handed.front().is_some_and(is_settled)
     }
 
     /// Has a session told when this turn is committed; gives the turn.
@@ -325,7 +363,7 @@ impl Journal {
         let message_bytes = std::mem::take(&mut notes.message_bytes);
         let is_urgent = std::mem::take(&mut notes.is_urgent);
         let changes = Changes::new(noting, message_bytes, is_urgent);
-        notes.handed.push_back(Handed { turn, changes: changes.clone() });
+        notes.handed.push_back(Handed { turn, behind: 0, changes: changes.clone() });
         (Some(changes), waiters)
     }
 }
@@ -357,16 +395,16 @@ mod tests {
         let mut noted = Vec::new();
         for turn in 0..3 {
             noted.extend([1, 2].map(|place| journal.note(completed(10 * turn + place))));
-            assert!(journal.take_back(noted[noted.len() - 1]), "in its own turn");
+            assert!(journal.take_back(noted[noted.len() - 1], 0), "in its own turn");
             noted.pop();
             noted.push(journal.note(completed(10 * turn + 3)));
             let (changes, _) = journal.end_turn(turn + 1, |_| None);
             handed.push(changes.expect("some"));
         }
         assert_eq!(places(handed[0].take()), [1, 0, 3]);
-        assert!(!journal.take_back(noted[0]), "it was taken");
-        assert!(journal.take_back(noted[2]));
-        assert!(journal.take_back(noted[5]));
+        assert!(!journal.take_back(noted[0], 0), "it was taken");
+        assert!(journal.take_back(noted[2], 0));
+        assert!(journal.take_back(noted[5], 0));
         assert_eq!(places(handed[1].take()), [0, 0, 13]);
         assert_eq!(places(handed[2].take()), [21, 0, 0]);
         let (none, _) = journal.end_turn(4, |_| None);
@@ -388,16 +426,39 @@ mod tests {
         journal.note_unawaited(completed(4));
         assert_eq!(journal.wait((0, 0)), 3);
         let third = end(3);
-        assert!(journal.take_back(noted[1]));
-        assert!(!journal.has_settled() && second.are_settled() && !third.are_settled());
+        assert!(journal.take_back(noted[1], 0));
+        assert!(!journal.has_settled(0) && second.are_settled() && !third.are_settled());
         assert_eq!(journal.settle(0), 0, "somebody waits for the first change");
         // It is being committed.
         assert_eq!(places(first.take()), [1, 0]);
-        assert!(!journal.take_back(noted[0]));
-        assert!(journal.has_settled());
+        assert!(!journal.take_back(noted[0], 0));
+        assert!(journal.has_settled(0));
         assert_eq!(journal.settle(0), 2, "a session waits for the third turn");
         assert_eq!((places(second.take()), places(third.take())), (vec![3], vec![4]));
         assert_eq!(journal.settle(3), 3);
+    }
+
+    /// Of two messages a receiver is sent the first once more, after a crash, and not the second.
+    #[test]
+    fn what_comes_behind_what_would_come_again_waits_until_it_would_not() {
+        let journal = Journal::default();
+        let end = |turn: u64| journal.end_turn(turn + 1, |_| None).0.expect("some");
+        let _ = journal.end_turn(1, |_| None);
+        let noted = journal.note(completed(1));
+        let second = end(1);
+        let freed = journal.note_unawaited(completed(2));
+        assert!(journal.take_back(noted, freed));
+        let third = end(2);
+        assert!(!second.are_settled() && !third.are_settled(), "both are to be committed");
+        assert_eq!(journal.settle(0), 0);
+        assert!(journal.has_settled(1));
+        assert_eq!(journal.settle(1), 0, "there is nothing of it in that commit");
+        assert!(!journal.has_settled(1));
+        assert_eq!(journal.settle(2), 2);
+        let noted = journal.note(completed(3));
+        let fourth = end(3);
+        assert!(journal.take_back(noted, freed) && fourth.are_settled());
+        assert_eq!(journal.settle(2), 3);
     }
 
     /// Of what is undone as a whole there is nothing left to be taken.
@@ -406,7 +467,7 @@ mod tests {
         let journal = Journal::default();
         let noted = [1, 2].map(|place| journal.note(completed(place)));
         let changes = journal.end_turn(1, |_| None).0.expect("two");
-        assert!(noted.into_iter().all(|noted| journal.take_back(noted)));
+        assert!(noted.into_iter().all(|noted| journal.take_back(noted, 0)));
         assert_eq!((changes.count(), changes.noting().changes.capacity()), (2, 0));
         assert_eq!(changes.take().len(), 0);
     }
@@ -423,7 +484,7 @@ mod tests {
             assert_eq!(changes.take().len(), 1);
         }
         assert!(journal.notes().handed.len() <= 2 * MAX_HANDED);
-        assert!(noted.into_iter().all(|noted| !journal.take_back(noted)));
+        assert!(noted.into_iter().all(|noted| !journal.take_back(noted, 0)));
         let settled = journal.settle(0);
         assert!(
             settled < MAX_HANDED as u64,

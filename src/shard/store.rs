@@ -324,8 +324,7 @@ impl<S> Core<S> {
     #[inline]
     pub(super) fn has_committed(&self) -> bool {
         self.store.as_ref().is_some_and(|store| {
-            store.link.committed() > self.gate.committed()
-                || store.journal.has_settled()
+            store.journal.has_settled(store.link.committed())
                 || store.link.has_page()
                 || store.link.is_full() != self.mailbox.is_store_full()
         })

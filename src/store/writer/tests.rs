@@ -107,7 +107,7 @@ fn what_is_acknowledged_at_once_is_not_written() {
     let journal = journal();
     let noted = send(&journal, 1, PacketId::new(1));
     submit(&journal, &link, 1);
-    assert!(journal.take_back(noted), "it was not taken in");
+    assert!(journal.take_back(noted, 0), "it was not taken in");
     assert!(!writer.receive(None));
     assert!(writer.inbox.left_since.is_some(), "it came back because that is to be told");
     writer.step();
@@ -124,7 +124,7 @@ fn what_comes_while_turns_are_let_come_is_not_written_with_them() {
     send(&journal, 2, PacketId::new(2));
     submit(&journal, &link, 1);
     assert!(!writer.receive(None));
-    assert!(journal.take_back(first), "it has not been taken in");
+    assert!(journal.take_back(first, 0), "it has not been taken in");
     send(&journal, 3, PacketId::new(3));
     submit(&journal, &link, 2);
     writer.step();
@@ -191,7 +191,7 @@ fn turns_are_let_come_for_as_long_as_is_of_use() {
         let noted = send(&journal, turn, PacketId::new(1));
         submit(&journal, &link, turn);
         if are_acknowledged {
-            assert!(journal.take_back(noted));
+            assert!(journal.take_back(noted, 0));
         }
         assert!(!writer.receive(Some(Instant::now() + LONG)));
         writer.step();
@@ -216,7 +216,7 @@ fn a_store_that_fails_is_not_asked_again_and_again_for_what_nobody_waits_for() {
     let journal = journal();
     let noted = send(&journal, 1, PacketId::new(1));
     submit(&journal, &link, 1);
-    assert!(journal.take_back(noted));
+    assert!(journal.take_back(noted, 0));
     assert!(!writer.receive(None));
     memory.fail(Some("no space left"));
     send(&journal, 2, None);

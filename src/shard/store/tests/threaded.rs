@@ -136,7 +136,7 @@ impl Scene {
     }
 
     /// What the machine would find now: all that the publisher was told of is there for those who have not
-    /// acknowledged it.
+    /// acknowledged it, and they get nothing once more but in front of the last of it.
     fn check(&self) {
         let (stored, _) = open(&self.memory.crashed());
         for receiver in &self.receivers {
@@ -153,6 +153,10 @@ impl Scene {
             for told in 0..self.told {
                 let is_had = receiver.acknowledged.contains(&told);
                 assert!(is_had || there.contains(&told), "{told} is lost: {there:?}");
+            }
+            if let (Some(first), Some(last)) = (there.first(), self.told.checked_sub(1)) {
+                let comes = *first >= last || there.contains(&last);
+                assert!(comes, "{last} does not come again behind {there:?}");
             }
         }
     }
