@@ -194,7 +194,7 @@ pub(super) fn note_freed(durable: &Noter, slot: &Slot) {
     match slot {
         Slot::Publish(entry) => note_removed(durable, entry),
         Slot::Release(Release { place, .. }) if *place != 0 => {
-            stored.journal.note(Change::Completed(stored.number, *place));
+            stored.journal.note_unawaited(Change::Completed(stored.number, *place));
         }
         Slot::Release(_) | Slot::Free => {}
     }

@@ -19,14 +19,17 @@ struct Noting {
     changes: Vec<Change>,
     /// How many of them were taken back.
     undone: usize,
-    /// How many somebody may wait for whom nothing but the commit has helped yet.
+    /// How many somebody may wait for who need not any more when they are taken back.
+    open: usize,
+    /// How many wait for the commit besides.
     awaited: usize,
 }
 
 impl Noting {
-    /// Undoes a change, if it is there still, for which somebody waits on or not; says whether it is there.
+    /// Undoes a change, if it is there still; says whether it is. Who waits for it may have to wait all the same.
     fn take_back(&mut self, at: u32, waits: bool) -> bool {
-        self.awaited = self.awaited.saturating_sub(usize::from(!waits));
+        self.open = self.open.saturating_sub(1);
+        self.awaited += usize::from(waits);
         let Some(change) = self.changes.get_mut(at as usize) else { return false };
         *change = Change::Undone;
         self.undone += 1;
@@ -51,8 +54,8 @@ impl From<Vec<Change>> for Changes {
             last = Some(change);
         }
         let is_urgent = changes.iter().any(Change::is_urgent);
-        let awaited = changes.len();
-        Self::new(Noting { changes, undone: 0, awaited }, message_bytes, is_urgent)
+        let open = changes.len();
+        Self::new(Noting { changes, undone: 0, open, awaited: 0 }, message_bytes, is_urgent)
     }
 }
 
@@ -94,7 +97,14 @@ impl Changes {
     /// Whether nobody can wait for them any more.
     #[must_use]
     pub fn are_settled(&self) -> bool {
-        self.noting().awaited == 0
+        let noting = self.noting();
+        noting.open == 0 && noting.awaited == 0
+    }
+
+    /// Whether some of them may be [taken back](Journal::take_back) yet, for whom that is of use.
+    #[must_use]
+    pub fn are_open(&self) -> bool {
+        self.noting().open != 0
     }
 
     /// Whether nobody else has them any more.
@@ -231,9 +241,9 @@ impl Journal {
         self.add(change, 0).turn
     }
 
-    fn add(&self, change: Change, awaited: usize) -> Noted {
+    fn add(&self, change: Change, open: usize) -> Noted {
         let mut notes = self.notes();
-        notes.noting.awaited += awaited;
+        notes.noting.open += open;
         #[expect(clippy::cast_possible_truncation, reason = "memory ends before")]
         let noted = Noted { turn: notes.turn, at: notes.noting.changes.len() as u32 };
         notes.has_groups |=

@@ -79,7 +79,8 @@ impl Inbox {
         self.skip = self.skip.saturating_sub(1);
         let begun = Instant::now();
         let mut until = begun + if hopes { PATIENCE } else { self.min_patience };
-        loop {
+        // When nothing is open any more, who waits does so for the commit.
+        while self.are_open() || self.are_all_settled() {
             let now = Instant::now();
             if state.take_hurry() {
                 return;
@@ -89,13 +90,14 @@ impl Inbox {
                 continue;
             }
             let has_looked = |turn: &Turn| state.has_looked(turn.shard, turn.turn);
-            if !hopes || now >= begun + MAX_DELAY || self.come.iter().all(has_looked) {
+            let is_done = !hopes || !self.are_open() || now >= begun + MAX_DELAY;
+            if is_done || self.come.iter().all(has_looked) {
                 break;
             }
             until = look_again(begun, now);
         }
         self.are_alone = true;
-        if self.are_settled() {
+        if !self.are_open() {
             (self.doubt, self.skip) = (0, 0);
         } else if hopes {
             self.doubt = MAX_DOUBT.min(self.doubt + 1);
@@ -103,9 +105,19 @@ impl Inbox {
         }
     }
 
-    /// Whether nobody waits for those that were let come.
+    /// Whether something may be acknowledged yet of what has come.
+    fn are_open(&self) -> bool {
+        self.come.iter().any(|turn| turn.changes.are_open())
+    }
+
+    /// Whether nobody waits for what has come.
+    fn are_all_settled(&self) -> bool {
+        self.come.iter().all(|turn| turn.changes.are_settled())
+    }
+
+    /// The same of turns that were let come.
     fn are_settled(&self) -> bool {
-        self.are_alone && self.come.iter().all(|turn| turn.changes.are_settled())
+        self.are_alone && self.are_all_settled()
     }
 
     /// Takes what has come, and what is behind it if that is to be taken in as well.
