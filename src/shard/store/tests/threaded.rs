@@ -197,7 +197,7 @@ fn what_was_answered_is_there_or_was_received_whenever_the_machine_crashes() {
         let mut at_once = 0;
         while begun.elapsed() < Duration::from_secs(1) {
             let owes = scene.receivers.iter().map(|one| one.owed.len()).max();
-            let is_quick = begun.elapsed().as_millis() / 100 % 2 == 0;
+            let is_quick = (begun.elapsed().as_millis() / 100).is_multiple_of(2);
             if owes.is_some_and(|owes| owes < OUTSTANDING) && scene.sent - scene.told < 8 {
                 let id = (scene.sent % 1000 + 1) as u16;
                 scene.send(scene.publisher, &publish(scene.sent, id));
