@@ -56,6 +56,33 @@ pub(super) fn cast(rng: &mut Rng, fails: bool) -> Vec<Actor> {
     cast
 }
 
+/// Few who publish, at QoS 1 but for one now and then, and few who are there and get it; and a group of them, of
+/// which one stays.
+pub(super) fn quick(rng: &mut Rng) -> Vec<Actor> {
+    use QoS::{AtLeastOnce as One, ExactlyOnce as Two};
+    let offered = [("m/1", One), ("m/2", One), ("m/3", if rng.u8(0..4) == 0 { Two } else { One })];
+    let mut cast = Vec::new();
+    for (topic, qos) in offered.into_iter().take(rng.usize(1..=3)) {
+        let version = *rng.choice(&[Version::V311, Version::V5]).expect("some");
+        let role = Role::Publisher { topic: topic.to_owned(), qos, retain: false, clears: false };
+        let publisher = Actor::new(topic, version, role);
+        cast.push(if rng.bool() { publisher.guest() } else { publisher });
+    }
+    let mut add = |name: &str, role| cast.push(Actor::new(name, Version::V5, role));
+    add("one", Role::Subscriber { filter: "m/1", qos: One });
+    if rng.bool() {
+        add("all", Role::Subscriber { filter: "#", qos: One });
+    }
+    if rng.bool() {
+        let filter = "$share/a/#";
+        let by =
+            *rng.choice(&[EndsBy::Disconnect, EndsBy::CleanStart, EndsBy::Expiry]).expect("some");
+        add("stays", Role::Subscriber { filter, qos: One });
+        add("goes", Role::Deserter { filter, qos: One, by });
+    }
+    cast
+}
+
 /// Those who publish more than others take.
 pub(super) fn cast_for_dropping(rng: &mut Rng) -> Vec<Actor> {
     use QoS::{AtLeastOnce as One, ExactlyOnce as Two};

@@ -2,7 +2,7 @@
 //! what was acknowledged is there, and nothing of QoS 2 comes twice.
 //!
 //! `CRASH_SEEDS=5000` plays that many seeds, from `SIM_FROM` or a random one on; `CRASH_SEED=42` plays
-//! one and writes what happens to stderr. So do `FULL_SEEDS` with queues that are soon full, `DROP_SEEDS` with some that
+//! one and writes what happens to stderr. So do `FULL_SEEDS` with queues that are soon full, `QUICK_SEEDS` with few clients that are there, `DROP_SEEDS` with some that
 //! lose their oldest then, `END_SEEDS` with sessions that end then, `MEMBER_SEEDS` with shared groups whose members come
 //! and go, `COLLECT_SEEDS` with clients that subscribe to what is retained, `WILL_SEEDS` with Wills that are,
 //! `EXPIRY_SEEDS` with sessions and `HURRY_SEEDS` with messages that expire.
@@ -30,6 +30,7 @@ use crate::seeds::{Seeds, caught};
 
 const SEEDS: Seeds = Seeds { plain: 100, many: "CRASH_SEEDS", one: "CRASH_SEED", test: "outlives" };
 const FULL: Seeds = Seeds { plain: 60, many: "FULL_SEEDS", one: "FULL_SEED", test: "full_queues" };
+const QUICK: Seeds = Seeds { plain: 60, many: "QUICK_SEEDS", one: "QUICK_SEED", test: "at_once" };
 const MEMBERS: Seeds =
     Seeds { plain: 50, many: "MEMBER_SEEDS", one: "MEMBER_SEED", test: "members" };
 const DROPS: Seeds = Seeds { plain: 60, many: "DROP_SEEDS", one: "DROP_SEED", test: "dropped" };
@@ -52,6 +53,12 @@ fn what_is_acknowledged_outlives_the_machine() {
 #[test]
 fn full_queues_and_crashes_lose_nothing_acknowledged() {
     FULL.play("messages received", plays::play_full);
+}
+
+/// What all receivers have acknowledged its publisher is told of before that is committed, and of nothing else.
+#[test]
+fn what_is_acknowledged_at_once_waits_for_no_commit() {
+    QUICK.play("messages received", plays::play_quick);
 }
 
 /// What a member leaves behind that has gone, or goes in the middle of it, others have once, and nothing is

@@ -64,6 +64,21 @@ pub(super) fn play_members(seed: u64, verbose: bool) -> Result<u64, String> {
     Ok(received(&actors))
 }
 
+/// Plays a seed in which most messages are acknowledged by all who get them before that is committed; gives how
+/// many were received.
+pub(super) fn play_quick(seed: u64, verbose: bool) -> Result<u64, String> {
+    let mut scene = Scene::new(seed, Confirms::Truly, verbose);
+    scene.settings.session.max_queued_messages = u32::MAX;
+    scene.settings.session.max_inflight = 1000;
+    scene.commits_in = *scene.rng.choice(&[2, 5, 20]).expect("some");
+    (scene.steps, scene.crashes) = (4_000..12_000, 5..60);
+    let mut actors = members::quick(&mut scene.rng);
+    scene.go(&mut actors)?;
+    compare(&actors)?;
+    nothing_is_left(&mut scene)?;
+    Ok(received(&actors))
+}
+
 /// Plays a seed in which full queues lose their oldest messages; gives how many messages were received.
 pub(super) fn play_dropping(seed: u64, verbose: bool) -> Result<u64, String> {
     let mut scene = Scene::new(seed, Confirms::Truly, verbose);

@@ -39,7 +39,7 @@ pub(super) struct Scene {
     pub(super) seed: u64,
     pub(super) confirms: Confirms,
     /// Of the moments in which the store could commit, it does in one of so many.
-    commits_in: u8,
+    pub(super) commits_in: u8,
     /// A shard that has one turn where others have fifty.
     pub(super) slow: Option<usize>,
     /// Now and then nothing can be written, and then it can again; and whether that is so now.
