@@ -2,10 +2,10 @@
 //! what was acknowledged is there, and nothing of QoS 2 comes twice.
 //!
 //! `CRASH_SEEDS=5000` plays that many seeds, from `SIM_FROM` or a random one on; `CRASH_SEED=42` plays
-//! one and writes what happens to stderr. So do `FULL_SEEDS` with queues that are soon full, `QUICK_SEEDS` with few clients that are there, `DROP_SEEDS` with some that
-//! lose their oldest then, `END_SEEDS` with sessions that end then, `MEMBER_SEEDS` with shared groups whose members come
-//! and go, `COLLECT_SEEDS` with clients that subscribe to what is retained, `WILL_SEEDS` with Wills that are,
-//! `EXPIRY_SEEDS` with sessions and `HURRY_SEEDS` with messages that expire.
+//! one and writes what happens to stderr. So do `FULL_SEEDS` with queues that are soon full, `QUICK_SEEDS` with few
+//! clients that are there, `DROP_SEEDS` with some that lose their oldest then, `END_SEEDS` with sessions that end then,
+//! `MEMBER_SEEDS` with shared groups whose members come and go, `COLLECT_SEEDS` with clients that subscribe to what is
+//! retained, `WILL_SEEDS` with Wills that are, `EXPIRY_SEEDS` with sessions and `HURRY_SEEDS` with messages that expire.
 
 mod actor;
 mod broker;
