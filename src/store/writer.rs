@@ -154,7 +154,7 @@ impl Writer {
     /// shard that has something to hear then: one that has not is not to be woken. `seen` gives the time of day
     /// as it is now, if that can be told.
     pub fn run(mut self, mut tell: impl FnMut(u64), mut seen: impl FnMut() -> Option<Epoch>) {
-        self.state.has_writer();
+        self.state.set_writer();
         let (mut busy, mut again_at) = (false, None);
         loop {
             let read_again_at = self.unreadable.front().map(|(at, _)| *at);
@@ -550,7 +550,7 @@ impl Writer {
 
     /// Tells the shards how far they are committed: everything staged is.
     fn publish(&mut self) {
-        self.inbox.are_committed();
+        self.inbox.forget_left();
         for (shard, (&taken, committed)) in (0..).zip(self.taken.iter().zip(&self.state.committed))
         {
             let until = self.acts.first_turn(shard).map_or(taken, |first| taken.min(first - 1));

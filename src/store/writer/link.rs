@@ -124,7 +124,7 @@ impl State {
     }
 
     /// The thread that calls this is the writer's.
-    pub(super) fn has_writer(&self) {
+    pub(super) fn set_writer(&self) {
         let _ = self.writer.set(std::thread::current());
     }
 

@@ -137,7 +137,7 @@ impl Inbox {
     }
 
     /// All that was taken is committed.
-    pub(super) fn are_committed(&mut self) {
+    pub(super) fn forget_left(&mut self) {
         self.left_since = None;
     }
 }

@@ -137,7 +137,7 @@ fn what_comes_while_turns_are_let_come_is_not_written_with_them() {
 #[test]
 fn who_waits_for_a_commit_alone_is_not_let_wait() {
     let (memory, mut writer, link) = one();
-    writer.state.has_writer();
+    writer.state.set_writer();
     let wait = |writer: &mut Writer| {
         (writer.inbox.skip, writer.inbox.min_patience) = (1, LONG);
         assert!(!writer.receive(None));
