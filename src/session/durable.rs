@@ -151,10 +151,11 @@ pub(super) fn note_in_flight(durable: &mut Noter, entry: &mut Entry, packet_id: 
         && let Some(place) = entry.set_flew()
     {
         let change = Change::InFlight(durable.number, place, packet_id);
-        match entry.qos {
-            QoS::ExactlyOnce => _ = durable.journal.note(change),
+        if entry.qos == QoS::ExactlyOnce {
+            durable.journal.note(change);
+        } else {
             // It is sent at once, and its publisher waits for what was noted before.
-            _ => _ = durable.journal.note_unawaited(change),
+            durable.journal.note_unawaited(change);
         }
     }
 }

@@ -137,7 +137,7 @@ struct Handed {
     changes: Changes,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Notes {
     turn: u64,
     /// The last turn that is known to be committed.
@@ -149,7 +149,7 @@ struct Notes {
     has_groups: bool,
     /// Earlier turns that are not settled, in their order.
     handed: VecDeque<Handed>,
-    /// How many of them there may be before the next look at which were taken.
+    /// With so many of them, and [`MAX_HANDED`], it is looked at again which were taken.
     most_handed: usize,
     waiters: Vec<Waiter>,
     asked: Vec<PageRequest>,
@@ -159,23 +159,6 @@ impl Handed {
     /// Whether nobody has to wait for it, if those before it are committed up to a turn.
     fn is_settled(&self, committed: u64) -> bool {
         self.behind <= committed && (self.turn <= committed || self.changes.are_settled())
-    }
-}
-
-impl Default for Notes {
-    fn default() -> Self {
-        Self {
-            turn: 0,
-            committed: 0,
-            noting: Noting::default(),
-            message_bytes: 0,
-            is_urgent: false,
-            has_groups: false,
-            handed: VecDeque::new(),
-            most_handed: MAX_HANDED,
-            waiters: Vec::new(),
-            asked: Vec::new(),
-        }
     }
 }
 
@@ -208,7 +191,7 @@ impl Notes {
             }
             self.handed.push_back(next);
         }
-        self.most_handed = (2 * self.handed.len()).max(MAX_HANDED);
+        self.most_handed = 2 * self.handed.len();
     }
 }
 
@@ -354,7 +337,7 @@ impl Journal {
         if notes.noting.changes.is_empty() && waiters.is_empty() {
             return (None, waiters);
         }
-        if notes.handed.len() >= notes.most_handed {
+        if notes.handed.len() >= notes.most_handed.max(MAX_HANDED) {
             notes.merge_taken();
         }
         // The next turn will have about as many.

@@ -250,6 +250,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::settings::{OverflowOffline, Settings};
+    use super::super::store::Keeper;
     use super::super::{Shard, Shared, Stored};
     use super::*;
     use crate::hooks::{Hooks, Store, Table};
@@ -291,6 +292,18 @@ mod tests {
             client
         }
 
+        /// One whose session lasts, and that has subscribed to `t` at QoS 1, which is committed.
+        fn subscriber(&mut self, home: u8, writer: &mut Writer) -> ClientId {
+            let client = self.connect(home, 100);
+            writer.step();
+            self.send(client, b"\x82\x07\0\x01\0\0\x01t\x01");
+            for _ in 0..2 {
+                writer.step();
+                self.send(client, b"");
+            }
+            client
+        }
+
         fn send(&mut self, client: ClientId, bytes: &[u8]) {
             assert_eq!(self.world.client_send(client, bytes).expect("it is open"), bytes.len());
             for shard in [0, 1, 0, 1, 0] {
@@ -305,16 +318,7 @@ mod tests {
         for homes in [[0, 0], [1, 1], [0, 1]] {
             let memory = Memory::default();
             let (mut two, mut writer) = Two::start(&memory, Settings::for_tests());
-            let receivers = homes.map(|home| {
-                let receiver = two.connect(home, 100);
-                writer.step();
-                two.send(receiver, b"\x82\x07\0\x01\0\0\x01t\x01");
-                for _ in 0..2 {
-                    writer.step();
-                    two.send(receiver, b"");
-                }
-                receiver
-            });
+            let receivers = homes.map(|home| two.subscriber(home, &mut writer));
             let publisher = two.connect(0, 0);
             receivers.into_iter().chain([publisher]).for_each(|of| _ = two.received(of));
             two.send(publisher, b"\x32\x06\0\x01t\0\x01\0\x32\x06\0\x01t\0\x02\0");
@@ -329,9 +333,11 @@ mod tests {
             memory.scan(Table::Queued, &mut |_, _| stored += 1).expect("readable");
             assert_eq!(stored, 0);
             // What nobody waits for is committed all the same.
-            assert!(two.shards.iter().all(|shard| {
-                shard.core.store.as_ref().is_some_and(super::super::store::Keeper::has_settled)
-            }));
+            assert!(
+                two.shards
+                    .iter()
+                    .all(|shard| { shard.core.store.as_ref().is_some_and(Keeper::has_settled) })
+            );
         }
     }
 
@@ -341,10 +347,7 @@ mod tests {
     fn after_a_crash_nothing_comes_behind_what_its_publisher_was_told_of() {
         let memory = Memory::default();
         let (mut two, mut writer) = Two::start(&memory, Settings::for_tests());
-        let receiver = two.connect(0, 100);
-        writer.step();
-        two.send(receiver, b"\x82\x07\0\x01\0\0\x01t\x01");
-        writer.step();
+        let receiver = two.subscriber(0, &mut writer);
         let publisher = two.connect(0, 0);
         [receiver, publisher].into_iter().for_each(|of| _ = two.received(of));
         two.send(publisher, b"\x32\x06\0\x01t\0\x01\0");

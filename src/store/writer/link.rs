@@ -80,6 +80,12 @@ pub struct Part {
     pub act: ActId,
 }
 
+/// Twice the turn that a shard is in, and 1 if it has nothing to do in that before something comes. Each shard writes
+/// its own twice a turn, in cache lines of its own.
+#[derive(Debug)]
+#[repr(align(128))]
+struct At(AtomicU64);
+
 #[derive(Debug)]
 pub(super) struct State {
     /// By shard: the last turn that is committed, as all before it are.
@@ -94,8 +100,8 @@ pub(super) struct State {
     /// By shard: pages that it has asked for, and that cannot be read now; those that
     /// [pass on](PageRequest::passes_on) beside the others.
     pub(super) put_off: Vec<[AtomicUsize; 2]>,
-    /// By shard: twice the turn that it is in, and 1 if it has nothing to do in that before something comes.
-    at: Vec<AtomicU64>,
+    /// By shard.
+    at: Vec<At>,
     /// What has been handed over is not to be let wait.
     hurries: AtomicBool,
     /// The writer's thread, once that runs.
@@ -111,7 +117,7 @@ impl State {
             waiting: AtomicUsize::new(0),
             waiting_bytes: AtomicUsize::new(0),
             put_off: (0..shards).map(|_| Default::default()).collect(),
-            at: (0..shards).map(|_| AtomicU64::new(1)).collect(),
+            at: (0..shards).map(|_| At(AtomicU64::new(1))).collect(),
             hurries: AtomicBool::new(false),
             writer: OnceLock::new(),
         }
@@ -119,7 +125,7 @@ impl State {
 
     /// Whether a shard that was handed something in its turn has looked since whether there is an answer.
     pub(super) fn has_looked(&self, shard: u8, turn: u64) -> bool {
-        let at = self.at.get(usize::from(shard)).map_or(0, |at| at.load(Ordering::Relaxed));
+        let at = self.at.get(usize::from(shard)).map_or(0, |at| at.0.load(Ordering::Relaxed));
         at / 2 >= turn + TURNS_TO_ANSWER || at % 2 == 1
     }
 
@@ -189,7 +195,7 @@ impl Link {
     /// Tells which turn this shard is in, and whether it has nothing to do in that before something comes.
     pub fn is_at(&self, turn: u64, sleeps: bool) {
         if let Some(at) = self.state.at.get(usize::from(self.shard)) {
-            at.store(turn * 2 + u64::from(sleeps), Ordering::Relaxed);
+            at.0.store(turn * 2 + u64::from(sleeps), Ordering::Relaxed);
         }
     }
 
