@@ -29,7 +29,7 @@ const ACKNOWLEDGED: &str = "ack\n";
 /// The bytes of a batch at most: if more could wait for one sync, nothing is known of what does.
 const MAX_BATCH_BYTES: usize = 64 << 20;
 
-/// Begun before some work, ended after it.
+/// Attached before a load begins, begun before the work that is measured, ended after it.
 pub(crate) struct DiskMeter {
     written_before: Option<u64>,
     /// If it could be started.
@@ -75,14 +75,19 @@ pub(crate) struct Alone {
 }
 
 impl DiskMeter {
-    /// For a broker that keeps its data in this directory, or another of the same file system.
-    pub(crate) fn start(broker: &ProcessGroup, directory: &Path) -> Self {
+    /// For a broker that keeps its data in this directory, or another of the same file system. Nothing is counted yet:
+    /// to start a program takes tens of milliseconds, and they would be missing to who sends by the clock.
+    pub(crate) fn attach(broker: &ProcessGroup, directory: &Path) -> Self {
         let counted = counted_on(directory);
-        if broker.is_empty() {
-            return Self { written_before: None, syncs: None };
-        }
-        let syncs = SyncCounter::start(broker, counted).ok();
-        Self { written_before: broker.written_bytes().ok(), syncs }
+        let syncs = (!broker.is_empty()).then(|| SyncCounter::attach(broker, counted).ok());
+        Self { written_before: None, syncs: syncs.flatten() }
+    }
+
+    /// From here on it counts.
+    pub(crate) fn begin(mut self, broker: &ProcessGroup) -> Self {
+        self.syncs = self.syncs.and_then(|counter| counter.begin().ok());
+        self.written_before = broker.written_bytes().ok().filter(|_| !broker.is_empty());
+        self
     }
 
     /// Ends it; `used` says what was done meanwhile, and this adds what it did to the disk.
@@ -148,8 +153,8 @@ impl DiskUse {
 }
 
 impl SyncCounter {
-    /// Returns when it counts.
-    fn start(broker: &ProcessGroup, counted: &'static str) -> io::Result<Self> {
+    /// Returns when it could count.
+    fn attach(broker: &ProcessGroup, counted: &'static str) -> io::Result<Self> {
         let pids: Vec<String> = broker.members().iter().map(ToString::to_string).collect();
         let mut perf = Command::new("perf");
         // It starts without counting, is told on its standard input, and says on its standard output that it has done so.
@@ -157,8 +162,13 @@ impl SyncCounter {
         perf.args(["-p", &pids.join(",")]).env("LC_ALL", "C");
         perf.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut counter = Self { perf: perf.spawn()?, counted };
-        counter.tell("enable")?;
+        counter.tell("disable")?;
         Ok(counter)
+    }
+
+    fn begin(mut self) -> io::Result<Self> {
+        self.tell("enable")?;
+        Ok(self)
     }
 
     fn tell(&mut self, what: &str) -> io::Result<()> {
@@ -230,7 +240,8 @@ mod tests {
     #[test]
     fn of_a_broker_that_is_not_named_nothing_is_known() {
         let (nobody, here) = (ProcessGroup::default(), std::env::temp_dir());
-        let used = DiskMeter::start(&nobody, &here).stop(&nobody, DiskUse::default());
+        let used =
+            DiskMeter::attach(&nobody, &here).begin(&nobody).stop(&nobody, DiskUse::default());
         assert_eq!((used.written_bytes, used.syncs), (None, None));
     }
 

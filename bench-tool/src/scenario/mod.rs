@@ -340,9 +340,9 @@ impl Setup {
         }
     }
 
-    /// Begins to measure what the broker does with the disk, if that is asked for.
-    fn meter_disk(&self) -> Option<DiskMeter> {
-        self.disk.as_ref().map(|directory| DiskMeter::start(&self.broker, directory))
+    /// For what the broker does with the disk, if that is asked for.
+    fn attach_disk_meter(&self) -> Option<DiskMeter> {
+        self.disk.as_ref().map(|directory| DiskMeter::attach(&self.broker, directory))
     }
 
     fn engine(&self, clients: usize) -> Result<Fleet, RunError> {

@@ -46,19 +46,22 @@ fn measure(
     parameters: &Parameters,
 ) -> Result<Outcome, RunError> {
     let (mut engine, stalled) = connect(scenario, setup, parameters)?;
+    let mut meter = setup.attach_disk_meter();
     setup.monitor.enter(Stage::WarmingUp);
     engine.set_publishing(true);
     engine.run_for(Duration::from_secs_f64(parameters.warm_up_seconds))?;
     setup.monitor.enter(Stage::Measuring);
     let time = Duration::from_secs_f64(parameters.seconds);
     let mut remarks = Vec::new();
-    let mut start = Start::here(&mut engine, setup);
+    // Of two measured times the second is told.
+    let first = meter.take_if(|_| scenario != ScenarioName::Slow);
+    let mut start = Start::here(&mut engine, setup, first);
     let mut ended = engine.run_for(time);
     if scenario == ScenarioName::Slow {
         remarks.push(("while all read", start.describe(&engine)));
         if ended.is_ok() && !engine.is_abandoned() {
             engine.set_stalled(stalled, true);
-            start = Start::here(&mut engine, setup);
+            start = Start::here(&mut engine, setup, meter);
             ended = engine.run_for(time);
         } else {
             remarks.push(("note", "it ended before anybody stopped reading".into()));
@@ -108,10 +111,11 @@ struct Start {
 
 impl Start {
     /// Latencies count from here, too.
-    fn here(engine: &mut Fleet, setup: &Setup) -> Self {
+    fn here(engine: &mut Fleet, setup: &Setup, meter: Option<DiskMeter>) -> Self {
+        let disk = meter.map(|meter| meter.begin(&setup.broker));
         engine.forget_latencies();
         Self {
-            disk: setup.meter_disk(),
+            disk,
             counters: engine.counters(),
             busy_ns: engine.busy_ns(),
             reading: Reading::take(&setup.broker),

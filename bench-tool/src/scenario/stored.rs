@@ -156,9 +156,9 @@ pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<O
     add_queue_publishers(&mut engine, setup, parameters);
     engine.connect_all()?;
     let resident_before = setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
+    let disk = setup.attach_disk_meter().map(|meter| meter.begin(&setup.broker));
     let before = Reading::take(&setup.broker);
     setup.monitor.enter(Stage::Measuring);
-    let disk = setup.meter_disk();
     engine.set_publishing(true);
     let mut ended = engine.finish_flows(PATIENCE).map(drop);
     let filled = Reading::take(&setup.broker);

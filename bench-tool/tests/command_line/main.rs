@@ -2,6 +2,7 @@
 
 mod broker;
 mod compare;
+mod disk;
 mod errors;
 mod files;
 mod hearer;
