@@ -37,7 +37,7 @@ pub(super) struct Durable {
     dropped: Option<u64>,
     /// The last turn in which it was noted that the client has a message that is stored: before that is committed a
     /// crash has it sent once more.
-    freed: u64,
+    repeats_until: u64,
 }
 
 /// How the journal of a session that may have none is written.
@@ -50,13 +50,13 @@ impl Durable {
         entry.set_place(place, noted);
     }
 
-    /// Notes a message that is new to the session; gives its place, and where that was noted.
+    /// Notes a message that is new to the session; gives its place, and where that was noted if it may be taken back.
     fn note(
         &mut self,
         delivery: &Delivery<'_>,
         packet_id: Option<PacketId>,
         paged: bool,
-    ) -> (u64, Noted) {
+    ) -> (u64, Option<Noted>) {
         let place = self.next_place;
         self.next_place += 1;
         let record = QueuedRecord {
@@ -179,12 +179,12 @@ pub(super) fn note_acknowledged(durable: &mut Noter, slot: &Slot) {
     if let Some(noted) = entry.noted()
         // Of one that was told to be in flight something else was noted, too.
         && entry.place().is_some_and(|(_, flew)| !flew)
-        && stored.journal.take_back(noted, stored.freed)
+        && stored.journal.take_back(noted, stored.repeats_until)
     {
         return;
     }
     if let Some(removal) = stored.removal(entry) {
-        stored.freed = stored.journal.note_unawaited(removal);
+        stored.repeats_until = stored.journal.note_unawaited(removal);
     }
 }
 
@@ -318,7 +318,7 @@ impl Session {
             uncommitted: VecDeque::new(),
             answers: VecDeque::new(),
             dropped: None,
-            freed: 0,
+            repeats_until: 0,
         }));
     }
 

@@ -147,6 +147,8 @@ struct Notes {
     is_urgent: bool,
     /// Some of them came by shared groups, which have to be named.
     has_groups: bool,
+    /// What is noted is part of an act of another shard.
+    is_others: bool,
     /// Earlier turns that are not settled, in their order.
     handed: VecDeque<Handed>,
     /// With so many of them, and [`MAX_HANDED`], it is looked at again which were taken.
@@ -214,18 +216,25 @@ impl Journal {
         self.0.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a change. Says where it is.
-    pub fn note(&self, change: Change) -> Noted {
-        self.add(change, 1)
+    /// Adds a change. Says where it is, if it may be [taken back](Self::take_back).
+    pub fn note(&self, change: Change) -> Option<Noted> {
+        let notes = &mut *self.notes();
+        let noted = self.add(notes, change, 1);
+        (!notes.is_others).then_some(noted)
     }
 
     /// Adds a change whose commit nobody waits for. Gives the turn.
     pub fn note_unawaited(&self, change: Change) -> u64 {
-        self.add(change, 0).turn
+        self.add(&mut self.notes(), change, 0).turn
     }
 
-    fn add(&self, change: Change, open: usize) -> Noted {
-        let mut notes = self.notes();
+    /// Whether what is noted from now on is part of an act of another shard. That may not be taken back: as long as
+    /// the act is not committed, a crash would have it happen again, behind what was settled meanwhile.
+    pub fn set_others(&self, is_others: bool) {
+        self.notes().is_others = is_others;
+    }
+
+    fn add(&self, notes: &mut Notes, change: Change, open: usize) -> Noted {
         notes.noting.open += open;
         #[expect(clippy::cast_possible_truncation, reason = "memory ends before")]
         let noted = Noted { turn: notes.turn, at: notes.noting.changes.len() as u32 };
@@ -242,21 +251,21 @@ impl Journal {
     /// wait for that to be committed any more. Makes it undone as well, if nobody has begun to commit it; says
     /// whether it could. What else was noted in between has to make sense without it.
     ///
-    /// Until the turn `freed` is committed a crash would have the receiver get something else again that came before:
+    /// Until the turn `repeats_until` is committed a crash would have the receiver get something else again that came before:
     /// as long as that is so, this is waited for, or else it would not come behind that once more.
     #[must_use]
-    pub fn take_back(&self, noted: Noted, freed: u64) -> bool {
+    pub fn take_back(&self, noted: Noted, repeats_until: u64) -> bool {
         let notes = &mut *self.notes();
-        let waits = freed > notes.committed;
+        let waits = repeats_until > notes.committed;
         if noted.turn == notes.turn {
             return notes.noting.take_back(noted.at, waits);
         }
         let Some(at) = notes.at(noted.turn) else { return false };
         let Some(handed) = notes.handed.get_mut(at) else { return false };
         let is_undone = handed.changes.take_back(noted.at, waits);
-        if is_undone && waits && freed > noted.turn {
-            handed.behind = handed.behind.max(freed);
-            notes.awaits(freed);
+        if is_undone && waits && repeats_until > noted.turn {
+            handed.behind = handed.behind.max(repeats_until);
+            notes.awaits(repeats_until);
         }
         is_undone
     }
@@ -334,6 +343,8 @@ impl Journal {
         self.0.count.store(0, Ordering::Relaxed);
         let waiters = std::mem::take(&mut notes.waiters);
         notes.noting.awaited += usize::from(!waiters.is_empty());
+        notes.is_urgent |= !waiters.is_empty();
+        // Who waits without a change of its own waits for those of earlier turns.
         if notes.noting.changes.is_empty() && waiters.is_empty() {
             return (None, waiters);
         }
@@ -365,11 +376,15 @@ impl Journal {
 mod tests {
     use super::super::change::{CameBy, QueuedRecord};
     use super::*;
-    use crate::mqtt::{Message, QoS};
+    use crate::mqtt::{Message, PacketId, QoS};
     use crate::timer::Time;
 
     fn completed(place: u64) -> Change {
         Change::Completed(1, place)
+    }
+
+    fn note(journal: &Journal, place: u64) -> Noted {
+        journal.note(completed(place)).expect("it is no other shard's")
     }
 
     fn places(changes: Vec<Change>) -> Vec<u64> {
@@ -387,10 +402,10 @@ mod tests {
         let mut handed = Vec::new();
         let mut noted = Vec::new();
         for turn in 0..3 {
-            noted.extend([1, 2].map(|place| journal.note(completed(10 * turn + place))));
+            noted.extend([1, 2].map(|place| note(&journal, 10 * turn + place)));
             assert!(journal.take_back(noted[noted.len() - 1], 0), "in its own turn");
             noted.pop();
-            noted.push(journal.note(completed(10 * turn + 3)));
+            noted.push(note(&journal, 10 * turn + 3));
             let (changes, _) = journal.end_turn(turn + 1, |_| None);
             handed.push(changes.expect("some"));
         }
@@ -412,7 +427,7 @@ mod tests {
         let journal = Journal::default();
         let end = |turn: u64| journal.end_turn(turn + 1, |_| None).0.expect("some");
         let _ = journal.end_turn(1, |_| None);
-        let noted = [1, 2].map(|place| journal.note(completed(place)));
+        let noted = [1, 2].map(|place| note(&journal, place));
         let first = end(1);
         journal.note_unawaited(completed(3));
         let second = end(2);
@@ -437,10 +452,10 @@ mod tests {
         let journal = Journal::default();
         let end = |turn: u64| journal.end_turn(turn + 1, |_| None).0.expect("some");
         let _ = journal.end_turn(1, |_| None);
-        let noted = journal.note(completed(1));
+        let noted = note(&journal, 1);
         let second = end(1);
-        let freed = journal.note_unawaited(completed(2));
-        assert!(journal.take_back(noted, freed));
+        let repeats_until = journal.note_unawaited(completed(2));
+        assert!(journal.take_back(noted, repeats_until));
         let third = end(2);
         assert!(!second.are_settled() && !third.are_settled(), "both are to be committed");
         assert_eq!(journal.settle(0), 0);
@@ -448,17 +463,43 @@ mod tests {
         assert_eq!(journal.settle(1), 0, "there is nothing of it in that commit");
         assert!(!journal.has_settled(1));
         assert_eq!(journal.settle(2), 2);
-        let noted = journal.note(completed(3));
+        let noted = note(&journal, 3);
         let fourth = end(3);
-        assert!(journal.take_back(noted, freed) && fourth.are_settled());
+        assert!(journal.take_back(noted, repeats_until) && fourth.are_settled());
         assert_eq!(journal.settle(2), 3);
+    }
+
+    #[test]
+    fn what_is_part_of_an_act_of_another_shard_is_not_taken_back() {
+        let journal = Journal::default();
+        journal.set_others(true);
+        assert_eq!(journal.note(completed(1)), None);
+        journal.set_others(false);
+        assert!(journal.take_back(note(&journal, 2), 0));
+        let changes = journal.end_turn(1, |_| None).0.expect("one");
+        assert!(!changes.are_settled());
+        assert_eq!(places(changes.take()), [1, 0]);
+    }
+
+    /// A QoS 2 message is not sent before it is committed.
+    #[test]
+    fn who_waits_for_a_commit_is_in_a_hurry() {
+        let journal = Journal::default();
+        journal.note(Change::InFlight(1, 1, PacketId::MIN));
+        let is_urgent = |turn| journal.end_turn(turn, |_| None).0.expect("one").is_urgent();
+        assert!(!is_urgent(1));
+        journal.note(Change::InFlight(1, 1, PacketId::MIN));
+        journal.wait((0, 0));
+        assert!(is_urgent(2));
+        journal.note(Change::InFlight(1, 1, PacketId::MIN));
+        assert!(!is_urgent(3));
     }
 
     /// Of what is undone as a whole there is nothing left to be taken.
     #[test]
     fn what_was_taken_back_takes_no_memory_until_it_is_taken() {
         let journal = Journal::default();
-        let noted = [1, 2].map(|place| journal.note(completed(place)));
+        let noted = [1, 2].map(|place| note(&journal, place));
         let changes = journal.end_turn(1, |_| None).0.expect("two");
         assert!(noted.into_iter().all(|noted| journal.take_back(noted, 0)));
         assert_eq!((changes.count(), changes.noting().changes.capacity()), (2, 0));
@@ -472,7 +513,7 @@ mod tests {
         let turns = 3 * MAX_HANDED as u64;
         let mut noted = Vec::new();
         for turn in 0..turns {
-            noted.push(journal.note(completed(turn)));
+            noted.push(note(&journal, turn));
             let changes = journal.end_turn(turn + 1, |_| None).0.expect("one");
             assert_eq!(changes.take().len(), 1);
         }

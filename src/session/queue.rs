@@ -113,16 +113,17 @@ impl Entry {
         (self.place != 0).then_some((self.place, self.flew))
     }
 
-    /// Where it was noted to be queued, in the life of this process.
+    /// Where it was noted to be queued, if that may be taken back.
     #[inline]
     pub(super) fn noted(&self) -> Option<Noted> {
         let (turn, at) = (self.turn_or_number, self.noted_at);
         (at != NOT_NOTED).then_some(Noted { turn, at })
     }
 
-    /// It was noted to be queued there.
+    /// It has this place, and was noted to be queued there.
     #[inline]
-    pub(super) fn set_place(&mut self, place: u64, Noted { turn, at }: Noted) {
+    pub(super) fn set_place(&mut self, place: u64, noted: Option<Noted>) {
+        let Noted { turn, at } = noted.unwrap_or(Noted { turn: 0, at: NOT_NOTED });
         (self.place, self.turn_or_number, self.noted_at) = (place, turn, at);
     }
 

@@ -278,18 +278,38 @@ mod tests {
             self.world.client_recv(client, &mut Vec::new())
         }
 
-        /// A client that is at home on a shard, with a session of so many seconds.
-        fn connect(&mut self, home: u8, expiry: u8) -> ClientId {
+        /// A name of four bytes, of a client that is at home on a shard.
+        fn name(&self, home: u8) -> String {
             let core = &self.shards[0].core;
             let mut names = (0..).map(|n| format!("{home}{n:03}"));
             let is_free = |name: &String| {
                 self.shards.iter().all(|shard| shard.core.sessions.find(name).is_none())
             };
-            let name = names.find(|name| core.home(name) == home && is_free(name)).expect("one");
-            let client = self.world.connect();
+            names.find(|name| core.home(name) == home && is_free(name)).expect("one")
+        }
+
+        /// A client that is at home on a shard, with a session of so many seconds.
+        fn connect(&mut self, home: u8, expiry: u8) -> ClientId {
+            let (name, client) = (self.name(home), self.world.connect());
             let head = b"\x10\x16\0\x04MQTT\x05\x02\0\0\x05\x11\0\0\0";
             self.send(client, &[head, &[expiry, 0, 4][..], name.as_bytes()].concat());
             client
+        }
+
+        /// As [`connect`](Self::connect), with a Will for `t` at QoS 1.
+        fn connect_with_will(&mut self, home: u8, expiry: u8) -> ClientId {
+            let (name, client) = (self.name(home), self.world.connect());
+            let head = b"\x10\x1d\0\x04MQTT\x05\x0c\0\0\x05\x11\0\0\0";
+            let will = b"\0\0\x01t\0\x01.";
+            self.send(client, &[head, &[expiry, 0, 4][..], name.as_bytes(), will].concat());
+            client
+        }
+
+        /// Subscribes at QoS 1.
+        fn subscribe(&mut self, client: ClientId, filter: &str) {
+            let len = filter.len() as u8;
+            let head = [0x82, len + 6, 0, 1, 0, 0, len];
+            self.send(client, &[&head, filter.as_bytes(), &[1]].concat());
         }
 
         /// One whose session lasts, and that has subscribed to `t` at QoS 1, which is committed.
@@ -302,6 +322,11 @@ mod tests {
                 self.send(client, b"");
             }
             client
+        }
+
+        /// Commits until nothing more comes for a client.
+        fn settle(&mut self, client: ClientId, writer: &mut Writer) {
+            while self.received(client) != 0 || writer.step() {}
         }
 
         fn send(&mut self, client: ClientId, bytes: &[u8]) {
@@ -336,7 +361,7 @@ mod tests {
             assert!(
                 two.shards
                     .iter()
-                    .all(|shard| { shard.core.store.as_ref().is_some_and(Keeper::has_settled) })
+                    .all(|shard| { shard.core.store.as_ref().is_some_and(Keeper::is_at_rest) })
             );
         }
     }
@@ -362,6 +387,40 @@ mod tests {
         assert!(!is_told || stored == 0, "the first comes again behind the second");
         writer.step();
         assert!(is_told || two.received(publisher) != 0);
+    }
+
+    /// What a session had goes to a client of another shard as it ends, and so does its Will: until that is committed a
+    /// crash would have it happen again.
+    #[test]
+    fn what_another_shard_passes_on_does_not_come_again_behind_what_is_acknowledged() {
+        for by_will in [true, false] {
+            let memory = Memory::default();
+            let (mut two, mut writer) = Two::start(&memory, Settings::for_tests());
+            let (filter, publisher) = ("$share/g/t", two.connect(1, 0));
+            let away = if by_will { two.connect_with_will(0, 100) } else { two.connect(0, 1) };
+            if !by_will {
+                two.subscribe(away, filter);
+                two.settle(away, &mut writer);
+                two.world.client_close(away);
+                two.send(publisher, b"\x32\x06\0\x01t\0\x01\0");
+            }
+            let receiver = two.connect(1, 100);
+            two.subscribe(receiver, filter);
+            [receiver, publisher].into_iter().for_each(|of| two.settle(of, &mut writer));
+            if by_will {
+                two.world.client_close(away);
+            } else {
+                two.world.advance(Duration::from_secs(1));
+            }
+            assert_ne!(two.received(receiver), 0, "by a will: {by_will}");
+            two.send(receiver, b"\x40\x02\0\x01");
+            two.send(publisher, b"\x32\x06\0\x01t\0\x02\0");
+            assert_ne!(two.received(receiver), 0, "by a will: {by_will}");
+            two.send(receiver, b"\x40\x02\0\x02");
+            assert_eq!(two.received(publisher), 0, "by a will: {by_will}");
+            while writer.step() {}
+            assert_ne!(two.received(publisher), 0, "by a will: {by_will}");
+        }
     }
 
     /// However long the store fails, nothing is left behind by what need not be stored, where that is waited
@@ -440,9 +499,7 @@ mod tests {
             let (mut two, mut writer) = Two::start(&memory, Settings::for_tests());
             let away = two.connect(home, 1);
             writer.step();
-            let len = filter.len() as u8;
-            let head = [0x82, len + 6, 0, 1, 0, 0, len];
-            two.send(away, &[&head, filter.as_bytes(), &[1]].concat());
+            two.subscribe(away, filter);
             writer.step();
             two.world.client_close(away);
             let publisher = two.connect(0, 0);

@@ -114,7 +114,7 @@ impl<S> Core<S> {
     fn has_let_all_go(&self) -> bool {
         self.connections.open() == 0
             && !self.has_stored_remains()
-            && self.store.as_ref().is_none_or(Keeper::has_settled)
+            && self.store.as_ref().is_none_or(Keeper::is_at_rest)
     }
 
     /// Whether no other shard leaves anything to this one, and all have been told as much. A lane may be full

@@ -101,7 +101,7 @@ impl Keeper {
     }
 
     /// Whether all that was handed over is committed; or the store fails, and nobody knows when it will be.
-    pub(super) fn has_settled(&self) -> bool {
+    pub(super) fn is_at_rest(&self) -> bool {
         self.link.committed() >= self.handed_over || self.link.is_failing()
     }
 
@@ -258,6 +258,9 @@ impl<S> Core<S> {
         match &mut self.store {
             Some(store) => {
                 store.act = act.map(|act| (act, 0));
+                if act.is_some_and(|(shard, _)| shard != self.id) {
+                    store.journal.set_others(true);
+                }
                 store.journal.len()
             }
             None => 0,
@@ -269,6 +272,9 @@ impl<S> Core<S> {
         if let Some(store) = &mut self.store
             && let Some((act, with)) = store.act.take()
         {
+            if act.0 != self.id {
+                store.journal.set_others(false);
+            }
             store.note_part(Part { first, end: store.journal.len(), act });
             store.note_handed(act, with);
         }
@@ -364,9 +370,7 @@ impl<S> Core<S> {
         let name = |group| router.group_filter(group).map(Into::into);
         let (changes, waiters) = store.journal.end_turn(self.turn + 1, name);
         let asked = store.paging.ask(store.journal.take_asked(), &store.link);
-        // Who waits without a change of its own waits for those of earlier turns.
         if changes.is_none()
-            && waiters.is_empty()
             && store.done.is_empty()
             && store.handed.is_empty()
             && store.taken_back.is_empty()

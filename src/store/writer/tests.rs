@@ -84,7 +84,7 @@ fn journal() -> Journal {
 fn send(journal: &Journal, place: u64, packet_id: Option<PacketId>) -> Noted {
     let message = Message::new("t", QoS::AtLeastOnce, false, b"", b"", None, Time(0));
     let record = QueuedRecord { packet_id, ..QueuedRecord::new(message, QoS::AtLeastOnce) };
-    journal.note(Change::Queued(1, place, record))
+    journal.note(Change::Queued(1, place, record)).expect("it is no other shard's")
 }
 
 fn submit(journal: &Journal, link: &Link, turn: u64) {
