@@ -110,9 +110,9 @@ impl<S> Core<S> {
     /// Goes on with what sessions have left, and tells other shards of their groups: so much in a turn.
     pub(super) fn remove_remains(&mut self) {
         self.ended.budget = LEVELS_PER_TURN;
-        let committed = self.gate.committed();
+        let settled = self.gate.settled();
         while let Some((_, remains)) =
-            self.ended.uncommitted.pop_front_if(|(turn, _)| *turn <= committed)
+            self.ended.uncommitted.pop_front_if(|(turn, _)| *turn <= settled)
         {
             self.ended.leaving.remove(&remains.key);
             self.ended.remains.push_back(remains);

@@ -78,7 +78,7 @@ impl Gate {
     }
 
     /// The last turn of this shard that the store has committed, or [need not](crate::session::Journal::settle).
-    pub(super) fn committed(&self) -> u64 {
+    pub(super) fn settled(&self) -> u64 {
         self.confirmed[STORE as usize]
     }
 
@@ -239,7 +239,7 @@ impl<S> Core<S> {
         if let Some(mut out) = self.connections.live_out(id, &self.settings)
             && slot.session.is_stored()
         {
-            slot.session.send_committed(self.gate.committed(), self.now, &mut out);
+            slot.session.send_committed(self.gate.settled(), self.now, &mut out);
             self.relieve(key);
         }
     }

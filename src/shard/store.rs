@@ -133,9 +133,9 @@ impl Keeper {
     }
 
     /// What has ended up to a turn does not come back.
-    fn forget_ends(&mut self, committed: u64) {
+    fn forget_ends(&mut self, settled: u64) {
         while let Some((turn, client_id)) =
-            self.ends_in_order.pop_front_if(|(turn, _)| *turn <= committed)
+            self.ends_in_order.pop_front_if(|(turn, _)| *turn <= settled)
         {
             if self.ends.get(&client_id) == Some(&turn) {
                 self.ends.remove(&client_id);
