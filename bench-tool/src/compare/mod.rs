@@ -65,7 +65,8 @@ pub(crate) fn run(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Status, 
                 }
                 done += 1;
                 let name = format!("[{done}/{runs}] {}, {}: ", scenario.name, target.name);
-                let whole = scenario.half_of.as_ref().map(|base| results.per_second(base, column));
+                let whole =
+                    scenario.half_of.as_ref().map(|base| results.sent_per_second(base, column));
                 let run = Run { comparison, certs, pace, scenario, target, stop };
                 match run.once(&name, whole) {
                     Ok(outcome) => {

@@ -36,11 +36,11 @@ impl Results {
         self.outcomes[scenario][target].push(outcome);
     }
 
-    /// What a target reached in the scenario of that name, a second.
-    pub(super) fn per_second(&self, scenario: &str, target: usize) -> Option<f64> {
+    /// What was sent to a target in the scenario of that name, a second.
+    pub(super) fn sent_per_second(&self, scenario: &str, target: usize) -> Option<f64> {
         let row = self.scenarios.iter().position(|name| name == scenario)?;
         let runs = &self.outcomes.get(row)?.get(target)?;
-        (!runs.is_empty()).then(|| median(runs.iter().map(Outcome::per_second).collect()))
+        (!runs.is_empty()).then(|| median(runs.iter().map(Outcome::sent_per_second).collect()))
     }
 
     /// Something that went wrong.

@@ -270,8 +270,8 @@ impl Fleet {
         sum
     }
 
-    /// What is due and not sent has waited until now at least: its latency counts as that, so that the end of
-    /// a run hides no stall.
+    /// What is due and has not come, or has not been acknowledged, has waited until now at least: its latency counts as
+    /// that, so that the end of a run hides no stall.
     pub(crate) fn note_overdue(&mut self, now_ns: u64) {
         self.engines.iter_mut().for_each(|engine| engine.note_overdue(now_ns));
     }

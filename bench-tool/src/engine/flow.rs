@@ -63,6 +63,17 @@ pub(crate) struct Unacknowledged {
     pub(crate) deliveries: u64,
 }
 
+/// A message that is due, and not where it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Overdue {
+    /// When it should have been sent.
+    pub(crate) due_ns: u64,
+    /// Receivers that do not have it.
+    pub(crate) receivers: u32,
+    /// Whether an acknowledgement that is timed has not come.
+    pub(crate) is_unacknowledged: bool,
+}
+
 impl Flow {
     pub(crate) fn new(
         spec: &FlowSpec,
@@ -221,12 +232,30 @@ impl Flow {
         }
     }
 
-    /// Messages of an open loop that are due and could not be sent, in the order in which they were due: when
-    /// each of them was.
-    pub(crate) fn overdue(&self, now_ns: u64) -> impl Iterator<Item = u64> + '_ {
-        let due = |pace: &Pace| pace.due_until(now_ns).min(self.limit).max(self.sent);
-        let unsent = self.sent..self.pace.as_ref().map_or(self.sent, due);
-        unsent.filter_map(|sequence| Some(self.pace.as_ref()?.due_ns(sequence)))
+    /// Messages of an open loop that are due and could not be sent.
+    pub(crate) fn unsent(&self, now_ns: u64) -> u64 {
+        self.due_until(now_ns) - self.sent
+    }
+
+    /// Messages of an open loop that are due and not complete, in the order in which they were due.
+    pub(crate) fn overdue(&self, now_ns: u64) -> impl Iterator<Item = Overdue> + '_ {
+        let slot_mask = self.slots.len() as u64 - 1;
+        let due = if self.pace.is_some() { self.due_until(now_ns) } else { self.completed };
+        (self.completed..due).filter_map(move |sequence| {
+            let sent = self.slots.get((sequence & slot_mask) as usize);
+            let slot = if sequence < self.sent { *sent? } else { self.fresh_slot() };
+            Some(Overdue {
+                due_ns: self.pace.as_ref()?.due_ns(sequence),
+                receivers: slot & !ACK_AWAITED,
+                is_unacknowledged: slot & ACK_AWAITED != 0 && self.sent_times.is_some(),
+            })
+        })
+    }
+
+    /// The first message that is not due and not sent.
+    fn due_until(&self, now_ns: u64) -> u64 {
+        let due = self.pace.map_or(self.sent, |pace| pace.due_until(now_ns));
+        due.min(self.limit).max(self.sent)
     }
 
     /// Messages of an open loop that were sent more than [`LATE_NS`] after their time.
@@ -455,13 +484,42 @@ mod tests {
             assert_eq!(&frame[4..14], format!("a/{:08}", n % 3).as_bytes());
         }
         assert_eq!(flow.next_due_ns(), Some(5_000_000));
-        let overdue: Vec<u64> = flow.overdue(7_500_000).collect();
-        assert_eq!(overdue, [5_000_000, 6_000_000, 7_000_000]);
+        assert_eq!(flow.unsent(7_500_000), 3);
+        let waits =
+            |at| flow.overdue(at).map(|one| (one.due_ns, one.receivers)).collect::<Vec<_>>();
+        let overdue: Vec<(u64, u32)> = (1..8).map(|n| (n * 1_000_000, 1)).collect();
+        assert_eq!(waits(7_500_000), overdue);
         assert_eq!(flow.late(), 3);
         assert_eq!(flow.fill(7_900_000, usize::MAX, &mut out), 3);
         assert_eq!(flow.late(), 5);
-        assert_eq!(flow.overdue(9_000_000).count(), 0);
+        assert_eq!(flow.unsent(9_000_000), 0);
         assert_eq!(flow.next_due_ns(), None);
+    }
+
+    /// The end of a run hides no stall.
+    #[test]
+    fn what_was_sent_and_has_not_come_is_overdue() {
+        let spec = FlowSpec {
+            receivers: 2,
+            rate: Some(1_000.0),
+            times_acknowledgements: true,
+            ..FlowSpec::new("a".into(), QoS::AtLeastOnce, 64, 2)
+        };
+        let templates = wire::publish_templates(Version::V5, &spec);
+        let mut flow = Flow::new(&spec, templates, 0, 1, 2);
+        flow.start(1_000_000, 0.0);
+        assert_eq!(flow.fill(4_500_000, usize::MAX, &mut Vec::new()), 2);
+        flow.acknowledged(1);
+        flow.delivered(0, Seen::Fresh);
+        let expected = [(1, 1, false), (2, 2, true), (3, 2, true), (4, 2, true)];
+        let expected = expected.map(|(ms, receivers, is_unacknowledged)| Overdue {
+            due_ns: ms * 1_000_000,
+            receivers,
+            is_unacknowledged,
+        });
+        assert_eq!(flow.overdue(4_500_000).collect::<Vec<_>>(), expected);
+        flow.delivered(0, Seen::Fresh);
+        assert_eq!(flow.overdue(4_500_000).count(), 3);
     }
 
     fn welcome() -> Welcome {

@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use crate::measure::{Latencies, StreamFaults, monotonic_ns};
 use connection::{Connection, Phase};
-use flow::Flow;
+use flow::{Flow, Overdue};
 use keep_alive::Round;
 use mio::{Events, Poll};
 use monitor::Board;
@@ -115,6 +115,13 @@ pub(crate) struct Behind {
     pub(crate) late: u64,
     /// Due and not sent.
     pub(crate) unsent: u64,
+}
+
+impl Behind {
+    /// Without what was sent late by then.
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        Self { late: self.late - earlier.late, ..self }
+    }
 }
 
 /// The load clients of one thread.
@@ -536,16 +543,21 @@ impl Engine {
     pub(crate) fn behind(&self, now_ns: u64) -> Behind {
         Behind {
             late: self.flows.iter().map(Flow::late).sum(),
-            unsent: self.flows.iter().map(|flow| flow.overdue(now_ns).count() as u64).sum(),
+            unsent: self.flows.iter().map(|flow| flow.unsent(now_ns)).sum(),
         }
     }
 
-    /// What is due and not sent has waited until now at least: its latency counts as that, so that the end of
-    /// a run hides no stall.
+    /// What is due and has not come, or has not been acknowledged, has waited until now at least: its latency counts as
+    /// that, so that the end of a run hides no stall.
     pub(crate) fn note_overdue(&mut self, now_ns: u64) {
-        for flow in &self.flows {
-            for due_ns in flow.overdue(now_ns) {
-                self.latencies.record(now_ns.saturating_sub(due_ns), 1);
+        for overdue in self.flows.iter().flat_map(|flow| flow.overdue(now_ns)) {
+            let Overdue { due_ns, receivers, is_unacknowledged } = overdue;
+            let waited_ns = now_ns.saturating_sub(due_ns);
+            if receivers > 0 {
+                self.latencies.record(waited_ns, receivers.into());
+            }
+            if is_unacknowledged {
+                self.acknowledgements.record(waited_ns, 1);
             }
         }
     }

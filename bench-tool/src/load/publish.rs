@@ -10,7 +10,7 @@ use sluice::mqtt::{Limits, QoS, topic};
 use super::{DRAIN_PATIENCE, Load, outcome};
 use crate::Misuse;
 use crate::cli::PubArgs;
-use crate::engine::{ClientSpec, FlowSpec, MAX_WINDOW, MIN_PAYLOAD, Stage, check_rate};
+use crate::engine::{ClientSpec, Counters, FlowSpec, MAX_WINDOW, MIN_PAYLOAD, Stage, check_rate};
 use crate::measure::{check_memory, monotonic_ns};
 use crate::report::{Outcome, Problem, Status, Work};
 use crate::scenario::describe_behind;
@@ -53,13 +53,15 @@ pub(crate) fn run(args: &PubArgs, stop: &Arc<AtomicBool>) -> Result<Status, crat
     }
     load.engine.times_logins(false);
     let done = load.work(|engine| engine.flows_have_ended())?;
-    let (behind, sent) = (load.engine.behind(monotonic_ns()), load.engine.counters().sent);
+    let behind = load.engine.behind(monotonic_ns());
+    let Counters { sent, acknowledged, refused, .. } = load.engine.counters();
+    // What is acknowledged later took longer than what is told.
+    let taken = acknowledged - refused;
     load.engine.enter(Stage::Draining);
     load.engine.set_publishing(false);
     load.engine.drain(DRAIN_PATIENCE)?;
     let counters = load.engine.counters();
     let is_acknowledged = qos != QoS::AtMostOnce;
-    let taken = counters.acknowledged - counters.refused;
     let published = if is_acknowledged { taken } else { sent };
     let mut outcome = Outcome {
         work: Work::Published(published),

@@ -29,9 +29,11 @@ const ACKNOWLEDGED: &str = "ack\n";
 /// The bytes of a batch at most: if more could wait for one sync, nothing is known of what does.
 const MAX_BATCH_BYTES: usize = 64 << 20;
 
-/// Attached before a load begins, begun before the work that is measured, ended after it.
+/// Attached before a load begins, begun before the work that is measured, ended after it, and asked when nothing is
+/// measured any more.
 pub(crate) struct DiskMeter {
-    written_before: Option<u64>,
+    /// In all when it began, and since then when it has ended.
+    written: Option<u64>,
     /// If it could be started.
     syncs: Option<SyncCounter>,
 }
@@ -80,24 +82,29 @@ impl DiskMeter {
     pub(crate) fn attach(broker: &ProcessGroup, directory: &Path) -> Self {
         let counted = counted_on(directory);
         let syncs = (!broker.is_empty()).then(|| SyncCounter::attach(broker, counted).ok());
-        Self { written_before: None, syncs: syncs.flatten() }
+        Self { written: None, syncs: syncs.flatten() }
     }
 
     /// From here on it counts.
     pub(crate) fn begin(mut self, broker: &ProcessGroup) -> Self {
-        self.syncs = self.syncs.and_then(|counter| counter.begin().ok());
-        self.written_before = broker.written_bytes().ok().filter(|_| !broker.is_empty());
+        self.syncs = self.syncs.and_then(|counter| counter.told("enable").ok());
+        self.written = broker.written_bytes().ok().filter(|_| !broker.is_empty());
         self
     }
 
-    /// Ends it; `used` says what was done meanwhile, and this adds what it did to the disk.
-    pub(crate) fn stop(self, broker: &ProcessGroup, used: DiskUse) -> DiskUse {
-        let written = broker.written_bytes().ok().zip(self.written_before);
-        DiskUse {
-            written_bytes: written.map(|(now, before)| now.saturating_sub(before)),
-            syncs: self.syncs.and_then(SyncCounter::count),
-            ..used
-        }
+    /// Up to here.
+    pub(crate) fn end(mut self, broker: &ProcessGroup) -> Self {
+        let written = broker.written_bytes().ok().zip(self.written);
+        self.written = written.map(|(now, before)| now.saturating_sub(before));
+        self.syncs = self.syncs.and_then(|counter| counter.told("disable").ok());
+        self
+    }
+
+    /// `used` says what was done meanwhile, and this adds what it did to the disk. Waits until the program that counts
+    /// has ended.
+    pub(crate) fn count(self, used: DiskUse) -> DiskUse {
+        let syncs = self.syncs.and_then(SyncCounter::count);
+        DiskUse { written_bytes: self.written, syncs, ..used }
     }
 }
 
@@ -161,13 +168,11 @@ impl SyncCounter {
         perf.args(["stat", "-x", ",", "-e", counted, "-D", "-1", "--control", "fd:0,1"]);
         perf.args(["-p", &pids.join(",")]).env("LC_ALL", "C");
         perf.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut counter = Self { perf: perf.spawn()?, counted };
-        counter.tell("disable")?;
-        Ok(counter)
+        Self { perf: perf.spawn()?, counted }.told("disable")
     }
 
-    fn begin(mut self) -> io::Result<Self> {
-        self.tell("enable")?;
+    fn told(mut self, what: &str) -> io::Result<Self> {
+        self.tell(what)?;
         Ok(self)
     }
 
@@ -180,7 +185,6 @@ impl SyncCounter {
     }
 
     fn count(mut self) -> Option<u64> {
-        self.tell("disable").ok()?;
         self.end();
         let mut text = String::new();
         self.perf.stderr.take()?.read_to_string(&mut text).ok()?;
@@ -241,7 +245,7 @@ mod tests {
     fn of_a_broker_that_is_not_named_nothing_is_known() {
         let (nobody, here) = (ProcessGroup::default(), std::env::temp_dir());
         let used =
-            DiskMeter::attach(&nobody, &here).begin(&nobody).stop(&nobody, DiskUse::default());
+            DiskMeter::attach(&nobody, &here).begin(&nobody).end(&nobody).count(DiskUse::default());
         assert_eq!((used.written_bytes, used.syncs), (None, None));
     }
 

@@ -24,13 +24,10 @@ pub(crate) struct Spent {
 
 impl Reading {
     pub(crate) fn take(broker: &ProcessGroup) -> Self {
-        let usage = if broker.is_empty() { None } else { broker.usage().ok() };
-        Self {
-            at_ns: monotonic_ns(),
-            own_cpu_ns: own_cpu_ns(),
-            broker: usage,
-            machine: machine_cpu(),
-        }
+        // To look at the broker's threads takes time, in which nothing is sent.
+        let at_ns = monotonic_ns();
+        let broker = if broker.is_empty() { None } else { broker.usage().ok() };
+        Self { at_ns, own_cpu_ns: own_cpu_ns(), broker, machine: machine_cpu() }
     }
 
     pub(crate) fn until(&self, later: &Reading) -> Spent {

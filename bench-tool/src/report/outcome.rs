@@ -128,6 +128,11 @@ impl Outcome {
         self.work.count() as f64 / self.elapsed.as_secs_f64().max(1e-9)
     }
 
+    /// Messages that were sent.
+    pub(crate) fn sent_per_second(&self) -> f64 {
+        self.sent as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+
     /// CPU time of the broker for one unit of work, in microseconds.
     pub(crate) fn broker_microseconds_each(&self) -> Option<f64> {
         let count = self.work.count();
@@ -186,7 +191,8 @@ impl Outcome {
 
     /// Whether other processes made every figure worse.
     pub(crate) fn is_disturbed(&self) -> bool {
-        self.others_cores.is_some_and(|cores| cores > QUIET_CORES)
+        let is_known = self.elapsed >= LEAST_MEASURED;
+        is_known && self.others_cores.is_some_and(|cores| cores > QUIET_CORES)
     }
 
     pub(crate) fn headline(&self) -> Option<Headline> {
@@ -205,6 +211,7 @@ impl Outcome {
             work: Work::Messages(1_000),
             broker_cpu_ns: Some(broker_cpu_ns),
             others_cores: Some(others_cores),
+            elapsed: Duration::from_secs(1),
             ..Self::default()
         }
     }

@@ -68,7 +68,8 @@ fn measure(
         }
     }
     let after = Reading::take(&setup.broker);
-    let behind = engine.behind(after.at_ns);
+    let disk = start.disk.take().map(|disk| disk.end(&setup.broker));
+    let behind = engine.behind(after.at_ns).since(start.behind);
     engine.note_overdue(after.at_ns);
     if parameters.rate.is_some() {
         remarks.push(("behind", describe_behind(behind)));
@@ -90,7 +91,7 @@ fn measure(
         others_cores: spent.others_cores,
         latencies: engine.latencies(),
         acknowledgements: engine.acknowledgements(),
-        disk: start.disk.map(|disk| disk.stop(&setup.broker, used)),
+        disk: disk.map(|disk| disk.count(used)),
         resident_bytes,
         remarks,
         ..Outcome::default()
@@ -105,6 +106,7 @@ fn measure(
 struct Start {
     disk: Option<DiskMeter>,
     counters: Counters,
+    behind: Behind,
     busy_ns: Vec<u64>,
     reading: Reading,
 }
@@ -117,6 +119,7 @@ impl Start {
         Self {
             disk,
             counters: engine.counters(),
+            behind: engine.behind(monotonic_ns()),
             busy_ns: engine.busy_ns(),
             reading: Reading::take(&setup.broker),
         }

@@ -164,7 +164,7 @@ pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<O
     let filled = Reading::take(&setup.broker);
     let sent = engine.counters().sent;
     let used = parameters.taken_in(sent, engine.frame_len(), before.until(&filled).elapsed);
-    let disk = disk.map(|disk| disk.stop(&setup.broker, used));
+    let disk = disk.map(|disk| disk.end(&setup.broker));
     let resident_bytes = setup.broker.resident_bytes().ok().filter(|bytes| *bytes > 0);
     for n in 0..pairs {
         engine.add_client(ClientSpec { receives: Receives::With(n as usize), ..absent(n) });
@@ -177,7 +177,7 @@ pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<O
     }
     let fetched = Reading::take(&setup.broker);
     let mut outcome = measure(setup, &engine, &before)?;
-    outcome.disk = disk;
+    outcome.disk = disk.map(|disk| disk.count(used));
     outcome.remarks.push(("filled", speed(sent, &before, &filled)));
     outcome.remarks.push(("fetched", speed(outcome.work.count(), &filled, &fetched)));
     outcome.remarks.extend(memory(resident_before, resident_bytes, expected));

@@ -55,7 +55,8 @@ fn one_scenario_has_half_the_rate_of_another_and_the_disk_is_looked_at() {
     let result: serde_json::Value =
         serde_json::from_slice(&fs::read(out.join("result.json")).unwrap()).unwrap();
     let [whole, half] = [0, 1].map(|run| &result["runs"][run]);
-    let half_of_it = whole["per_second"].as_f64().unwrap() / 2.0;
+    let sent = whole["sent"].as_f64().unwrap();
+    let half_of_it = sent / whole["seconds"].as_f64().unwrap() / 2.0;
     let rate = half["rate"].as_f64().unwrap() * 2.0;
     assert!((half_of_it..half_of_it + 2.0).contains(&rate), "{rate} of {half_of_it}");
     assert!(half["written_bytes_each"].is_number(), "{half}");
