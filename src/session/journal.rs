@@ -251,8 +251,8 @@ impl Journal {
     /// wait for that to be committed any more. Makes it undone as well, if nobody has begun to commit it; says
     /// whether it could. What else was noted in between has to make sense without it.
     ///
-    /// Until the turn `repeats_until` is committed a crash would have the receiver get something else again that came before:
-    /// as long as that is so, this is waited for, or else it would not come behind that once more.
+    /// Until the turn `repeats_until` is committed a crash would have the receiver get something else again that came
+    /// before: as long as that is so, this is waited for, or else it would not come behind that once more.
     #[must_use]
     pub fn take_back(&self, noted: Noted, repeats_until: u64) -> bool {
         let notes = &mut *self.notes();

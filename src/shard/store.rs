@@ -257,6 +257,7 @@ impl<S> Core<S> {
     pub(super) fn join_act(&mut self, act: Option<ActId>) -> usize {
         match &mut self.store {
             Some(store) => {
+                debug_assert!(store.act.is_none(), "an act is over before the next one begins");
                 store.act = act.map(|act| (act, 0));
                 if act.is_some_and(|(shard, _)| shard != self.id) {
                     store.journal.set_others(true);
