@@ -290,18 +290,19 @@ mod tests {
 
         /// A client that is at home on a shard, with a session of so many seconds.
         fn connect(&mut self, home: u8, expiry: u8) -> ClientId {
-            let (name, client) = (self.name(home), self.world.connect());
-            let head = b"\x10\x16\0\x04MQTT\x05\x02\0\0\x05\x11\0\0\0";
-            self.send(client, &[head, &[expiry, 0, 4][..], name.as_bytes()].concat());
-            client
+            self.connect_with(home, expiry, 0x02, b"")
         }
 
         /// As [`connect`](Self::connect), with a Will for `t` at QoS 1.
         fn connect_with_will(&mut self, home: u8, expiry: u8) -> ClientId {
+            self.connect_with(home, expiry, 0x0c, b"\0\0\x01t\0\x01.")
+        }
+
+        fn connect_with(&mut self, home: u8, expiry: u8, flags: u8, will: &[u8]) -> ClientId {
             let (name, client) = (self.name(home), self.world.connect());
-            let head = b"\x10\x1d\0\x04MQTT\x05\x0c\0\0\x05\x11\0\0\0";
-            let will = b"\0\0\x01t\0\x01.";
-            self.send(client, &[head, &[expiry, 0, 4][..], name.as_bytes(), will].concat());
+            let front = [&[0x10, 22 + will.len() as u8][..], b"\0\x04MQTT\x05", &[flags]].concat();
+            let session = [0, 0, 5, 0x11, 0, 0, 0, expiry, 0, 4];
+            self.send(client, &[&front, &session[..], name.as_bytes(), will].concat());
             client
         }
 
@@ -316,7 +317,7 @@ mod tests {
         fn subscriber(&mut self, home: u8, writer: &mut Writer) -> ClientId {
             let client = self.connect(home, 100);
             writer.step();
-            self.send(client, b"\x82\x07\0\x01\0\0\x01t\x01");
+            self.subscribe(client, "t");
             for _ in 0..2 {
                 writer.step();
                 self.send(client, b"");
@@ -432,7 +433,7 @@ mod tests {
         let (mut two, mut writer) = Two::start(&memory, Settings::for_tests());
         let away = two.connect(1, 100);
         writer.step();
-        two.send(away, b"\x82\x07\0\x01\0\0\x01s\x01");
+        two.subscribe(away, "s");
         writer.step();
         two.world.client_close(away);
         let subscriber = two.connect(1, 0);
@@ -535,7 +536,7 @@ mod tests {
             for expiry in [100, 0] {
                 let subscriber = two.connect(home, expiry);
                 writer.step();
-                two.send(subscriber, b"\x82\x07\0\x01\0\0\x01t\x01");
+                two.subscribe(subscriber, "t");
                 writer.step();
                 if expiry > 0 {
                     two.world.client_close(subscriber);

@@ -32,7 +32,8 @@ const MAX_BATCH_BYTES: usize = 64 << 20;
 /// Attached before a load begins, begun before the work that is measured, ended after it, and asked when nothing is
 /// measured any more.
 pub(crate) struct DiskMeter {
-    /// In all when it began, and since then when it has ended.
+    written_before: Option<u64>,
+    /// Since then, when it has ended.
     written: Option<u64>,
     /// If it could be started.
     syncs: Option<SyncCounter>,
@@ -82,19 +83,19 @@ impl DiskMeter {
     pub(crate) fn attach(broker: &ProcessGroup, directory: &Path) -> Self {
         let counted = counted_on(directory);
         let syncs = (!broker.is_empty()).then(|| SyncCounter::attach(broker, counted).ok());
-        Self { written: None, syncs: syncs.flatten() }
+        Self { written_before: None, written: None, syncs: syncs.flatten() }
     }
 
     /// From here on it counts.
     pub(crate) fn begin(mut self, broker: &ProcessGroup) -> Self {
         self.syncs = self.syncs.and_then(|counter| counter.told("enable").ok());
-        self.written = broker.written_bytes().ok().filter(|_| !broker.is_empty());
+        self.written_before = broker.written_bytes().ok().filter(|_| !broker.is_empty());
         self
     }
 
     /// Up to here.
     pub(crate) fn end(mut self, broker: &ProcessGroup) -> Self {
-        let written = broker.written_bytes().ok().zip(self.written);
+        let written = broker.written_bytes().ok().zip(self.written_before);
         self.written = written.map(|(now, before)| now.saturating_sub(before));
         self.syncs = self.syncs.and_then(|counter| counter.told("disable").ok());
         self
@@ -172,16 +173,12 @@ impl SyncCounter {
     }
 
     fn told(mut self, what: &str) -> io::Result<Self> {
-        self.tell(what)?;
-        Ok(self)
-    }
-
-    fn tell(&mut self, what: &str) -> io::Result<()> {
         let (Some(orders), Some(answers)) = (&mut self.perf.stdin, &mut self.perf.stdout) else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
         writeln!(orders, "{what}")?;
-        answers.read_exact(&mut [0; ACKNOWLEDGED.len()])
+        answers.read_exact(&mut [0; ACKNOWLEDGED.len()])?;
+        Ok(self)
     }
 
     fn count(mut self) -> Option<u64> {
