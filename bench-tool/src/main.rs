@@ -121,7 +121,6 @@ fn run(args: &RunArgs, stop: Arc<std::sync::atomic::AtomicBool>) -> Result<Statu
         login: args.broker.login(),
         id_prefix: args.broker.id_prefix.clone().unwrap_or_else(|| "bench".into()),
         connect_burst: args.broker.connect_burst,
-        spin: args.spin,
         threads: args.broker.threads()?,
         broker: args.broker.processes(),
         disk: args.disk.clone(),

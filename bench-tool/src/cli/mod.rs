@@ -130,9 +130,6 @@ pub(crate) struct RunArgs {
     /// Pin this tool to a core.
     #[arg(long)]
     pub(crate) core: Option<usize>,
-    /// Poll without sleeping, so that the broker does not pay for waking this tool.
-    #[arg(long)]
-    pub(crate) spin: bool,
     #[command(flatten)]
     pub(crate) broker: BrokerArgs,
 }
@@ -222,6 +219,10 @@ pub(crate) struct ParameterArgs {
     /// Subscribers have sessions that outlive their connections; they are ended after the run.
     #[arg(long)]
     lasting: bool,
+    /// Poll without sleeping, so that neither the broker pays for waking this tool nor a message waits for that. It
+    /// takes a core of its own.
+    #[arg(long)]
+    spin: bool,
     /// Seconds that are measured.
     #[arg(short = 'W', long)]
     seconds: Option<f64>,
@@ -419,6 +420,7 @@ impl ParameterArgs {
             ballast: self.ballast.unwrap_or(defaults.ballast),
             topics: self.topics.unwrap_or(defaults.topics),
             lasting: self.lasting || defaults.lasting,
+            spin: self.spin,
             seconds: self.seconds.unwrap_or(defaults.seconds),
             warm_up_seconds: self.warm_up.unwrap_or(defaults.warm_up_seconds),
         };

@@ -97,6 +97,8 @@ struct ScenarioFile {
     topics: Option<u32>,
     #[serde(default)]
     lasting: bool,
+    #[serde(default)]
+    spin: bool,
     seconds: Option<f64>,
     quick: Option<bool>,
     #[serde(default)]
@@ -346,6 +348,7 @@ impl Checker<'_> {
             ballast: file.ballast.unwrap_or(defaults.ballast),
             topics: file.topics.unwrap_or(defaults.topics),
             lasting: file.lasting,
+            spin: file.spin,
             seconds: file.seconds.unwrap_or(defaults.seconds),
             warm_up_seconds: defaults.warm_up_seconds,
         };
@@ -427,6 +430,9 @@ window = 1
     fn a_good_file_is_taken() {
         let comparison = check(GOOD).unwrap();
         assert_eq!(comparison.scenarios[0].parameters.window, 1);
+        assert!(!comparison.scenarios[0].parameters.spin);
+        let spins = check(&GOOD.replace("window = 1", "spin = true")).unwrap();
+        assert!(spins.scenarios[0].parameters.spin);
         assert_eq!(comparison.full.repetitions, 3);
         let Source::Addresses { addresses, .. } = &comparison.targets[0].source else { panic!() };
         let path = USUAL_PATH.into();

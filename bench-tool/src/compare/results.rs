@@ -141,9 +141,10 @@ fn details(runs: &[Outcome]) -> String {
     let (p50_ms, p99_ms) = (milliseconds(50.0), milliseconds(99.0));
     let per_second = thousands(of_runs(Outcome::per_second));
     let own = of_runs(|run| run.own_microseconds_each().unwrap_or_default());
+    let own = if first.spun() { "spinning".into() } else { format!("{own:.2} µs") };
     let is_limit = runs.iter().any(Outcome::tool_was_the_bottleneck);
     let mark = if is_limit { " (tool-bound)" } else { "" };
-    format!("{per_second}/s {p50_ms:.2}/{p99_ms:.1} ms {own:.2} µs{mark}")
+    format!("{per_second}/s {p50_ms:.2}/{p99_ms:.1} ms {own}{mark}")
 }
 
 /// One run in one line.

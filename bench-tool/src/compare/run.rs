@@ -70,7 +70,6 @@ impl Run<'_> {
             login: login(scenario.version),
             id_prefix: "bench".into(),
             connect_burst: 64,
-            spin: false,
             threads: self.comparison.tool_cores.len().max(1),
             broker: running.processes(),
             disk: self.comparison.disk.clone(),

@@ -179,13 +179,20 @@ impl Outcome {
         Some(grown as f64 / count.max(1) as f64)
     }
 
+    /// Whether this tool kept its core busy whatever it had to do.
+    pub(crate) fn spun(&self) -> bool {
+        self.parameters.is_some_and(|parameters| parameters.spin)
+    }
+
     /// Whether the throughput says more about this tool than about the broker: one of its threads had no time
-    /// left, and none of the broker's was as busy.
+    /// left, and none of the broker's was as busy. What of a rate was sent late, and nothing else, says that of one
+    /// that spun.
     pub(crate) fn tool_was_the_bottleneck(&self) -> bool {
         let share = |ns: u64| ns as f64 / self.elapsed.as_nanos().max(1) as f64;
         let own = share(self.own_busiest_ns.unwrap_or(self.own_cpu_ns));
         let broker = self.broker_busiest_ns.or(self.broker_cpu_ns).map(share);
-        let is_measured = self.elapsed >= LEAST_MEASURED;
+        let has_rate = self.parameters.is_some_and(|parameters| parameters.rate.is_some());
+        let is_measured = self.elapsed >= LEAST_MEASURED && !(has_rate && self.spun());
         is_measured && own > BUSY && broker.is_none_or(|broker| broker < BUSY)
     }
 
@@ -311,6 +318,22 @@ mod tests {
         assert!(!is_limit(5.0, 10.0, 5.0, 5.0));
         assert!(is_limit(9.9, 12.0, 5.0, 20.0));
         assert!(!is_limit(9.9, 9.9, 9.8, 9.8));
+    }
+
+    /// It keeps its core busy when it has nothing to do; without a rate it has always something to do.
+    #[test]
+    fn a_tool_that_spins_at_a_rate_is_not_taken_for_a_bottleneck() {
+        let is_limit = |spin, rate| {
+            let elapsed = Duration::from_secs(10);
+            let scenario = ScenarioName::P2p;
+            let parameters = Some(Parameters { spin, rate, ..scenario.defaults() });
+            let own_cpu_ns = elapsed.as_nanos() as u64;
+            Outcome { elapsed, own_cpu_ns, parameters, ..Outcome::default() }
+                .tool_was_the_bottleneck()
+        };
+        assert!(!is_limit(true, Some(100.0)));
+        assert!(is_limit(false, Some(100.0)));
+        assert!(is_limit(true, None));
     }
 
     #[test]

@@ -50,6 +50,7 @@ fn parameters(run: &Outcome) -> Value {
         "topics": parameters.map(|one| one.topics),
         "stalled": parameters.map(|one| one.stalled),
         "lasting": parameters.map(|one| one.lasting),
+        "spin": parameters.map(|one| one.spin),
         "warm_up_seconds": parameters.map(|one| one.warm_up_seconds),
     })
 }

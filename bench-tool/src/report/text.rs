@@ -35,7 +35,8 @@ pub(crate) fn describe(outcome: &Outcome) -> String {
     }
     if let Some(each) = outcome.own_microseconds_each() {
         let cores = outcome.own_cores();
-        line("this tool's CPU", format!("{each:.3} µs per {unit} ({cores:.2} cores)"));
+        let spun = if outcome.spun() { ", spinning" } else { "" };
+        line("this tool's CPU", format!("{each:.3} µs per {unit} ({cores:.2} cores{spun})"));
     }
     if let Some(each) = outcome.bytes_each() {
         line("memory", format!("{each:.0} bytes per connection"));
@@ -175,6 +176,7 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario::{Parameters, ScenarioName};
 
     #[test]
     fn faults_say_what_they_are_of_and_whether_order_is_owed() {
@@ -211,6 +213,14 @@ mod tests {
         assert!(two.contains("this tool's CPU       2.500 µs per message"), "{two}");
         let in_all = told(Work::Connections(5));
         assert!(in_all.contains("broker's CPU          1.000 µs per client let in"), "{in_all}");
+    }
+
+    #[test]
+    fn a_tool_that_spun_says_so() {
+        let parameters = Some(Parameters { spin: true, ..ScenarioName::P2p.defaults() });
+        let outcome = Outcome { parameters, own_cpu_ns: 1_000, ..Outcome::costing(1, 0.0) };
+        let told = describe(&outcome);
+        assert!(told.contains("per message (0.00 cores, spinning)"), "{told}");
     }
 
     #[test]

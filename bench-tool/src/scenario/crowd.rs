@@ -25,7 +25,7 @@ pub(super) fn run(
     parameters: &Parameters,
 ) -> Result<Outcome, RunError> {
     let clients = parameters.clients;
-    let mut engine = setup.engine(clients as usize)?;
+    let mut engine = setup.engine(clients as usize, parameters.spin)?;
     let is_weighed = scenario == ScenarioName::Idle && !setup.broker.is_empty();
     let half = if is_weighed && clients >= LEAST_HALVED { clients / 2 } else { 0 };
     // Of a broker that has died there is nothing to be read; what else is known of it stands.

@@ -24,7 +24,7 @@ pub(super) fn note_left_behind(what: &str, removed: Result<(), RunError>, outcom
 pub(super) fn forget_sessions(setup: &Setup, subscribers: u32) -> Result<(), RunError> {
     // Whoever watches the run is not shown those who are no part of it.
     let apart = Setup { monitor: Arc::default(), ..setup.clone() };
-    let mut engine = apart.engine(subscribers as usize)?;
+    let mut engine = apart.engine(subscribers as usize, false)?;
     for n in 0..subscribers {
         let client_id = format!("{}-s{n}", setup.id_prefix);
         engine.add_client(ClientSpec { client_id, ..ClientSpec::default() });

@@ -81,6 +81,8 @@ pub(crate) struct Parameters {
     pub(crate) topics: u32,
     /// Subscribers have sessions that outlive their connections.
     pub(crate) lasting: bool,
+    /// The tool polls without sleeping: neither does the broker pay for waking it, nor do messages wait for that.
+    pub(crate) spin: bool,
     pub(crate) seconds: f64,
     pub(crate) warm_up_seconds: f64,
 }
@@ -92,7 +94,6 @@ pub(crate) struct Setup {
     pub(crate) login: Login,
     pub(crate) id_prefix: String,
     pub(crate) connect_burst: usize,
-    pub(crate) spin: bool,
     /// That the clients are spread over.
     pub(crate) threads: usize,
     /// The broker's processes; empty if they cannot be measured.
@@ -156,6 +157,7 @@ impl ScenarioName {
             ballast: 0,
             topics: 1,
             lasting: false,
+            spin: false,
             seconds: 5.0,
             warm_up_seconds: 1.0,
         };
@@ -345,13 +347,13 @@ impl Setup {
         self.disk.as_ref().map(|directory| DiskMeter::attach(&self.broker, directory))
     }
 
-    fn engine(&self, clients: usize) -> Result<Fleet, RunError> {
+    fn engine(&self, clients: usize, spin: bool) -> Result<Fleet, RunError> {
         make_room_for(clients)?;
         let options = EngineOptions {
             endpoint: self.endpoint.clone(),
             login: self.login.clone(),
             connect_burst: self.connect_burst.max(1),
-            spin: self.spin,
+            spin,
             stop: Arc::clone(&self.stop),
             monitor: Arc::clone(&self.monitor),
             connect_interval: Duration::ZERO,

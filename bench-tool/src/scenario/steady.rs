@@ -146,7 +146,7 @@ fn connect(
     }
     let stalled = first_stalled..clients.len();
     clients.extend(ballast(&setup.id_prefix, parameters));
-    let mut engine = setup.engine(clients.len())?;
+    let mut engine = setup.engine(clients.len(), parameters.spin)?;
     clients.into_iter().for_each(|client| engine.add_client(client));
     engine.connect_all()?;
     Ok((engine, stalled))

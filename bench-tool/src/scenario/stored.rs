@@ -6,7 +6,7 @@ use sluice::mqtt::QoS;
 
 use super::leftovers::{forget_sessions, note_left_behind};
 use super::steady::{NONE_BETWEEN_TOPICS, finish};
-use super::{Parameters, RunError, Setup};
+use super::{Parameters, RunError, ScenarioName, Setup};
 use crate::engine::{
     ClientSpec, Counters, EngineError, Fleet, FlowSpec, Receives, Session, Stage, Subscription,
 };
@@ -20,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) fn run_retained(setup: &Setup, parameters: &Parameters) -> Result<Outcome, RunError> {
     let Parameters { subscribers, messages, qos, payload_len, .. } = *parameters;
     let prefix = &setup.id_prefix;
-    let mut engine = setup.engine(parameters.connections(super::ScenarioName::Retained))?;
+    let mut engine =
+        setup.engine(parameters.connections(ScenarioName::Retained), parameters.spin)?;
     let limit = Some(u64::from(messages));
     let store = FlowSpec {
         retain: true,
@@ -103,7 +104,7 @@ fn conclude(
 
 /// An empty retained message removes the one that is there.
 fn remove_retained(setup: &Setup, remove: FlowSpec) -> Result<(), RunError> {
-    let mut engine = setup.engine(1)?;
+    let mut engine = setup.engine(1, false)?;
     engine.add_client(ClientSpec {
         client_id: format!("{}-p0", setup.id_prefix),
         publishes: Some(remove),
@@ -135,7 +136,8 @@ fn add_queue_publishers(engine: &mut Fleet, setup: &Setup, parameters: &Paramete
 /// Fills the queues of absent clients, each from a publisher of its own, and lets them fetch.
 pub(super) fn run_persistent(setup: &Setup, parameters: &Parameters) -> Result<Outcome, RunError> {
     let Parameters { publishers: pairs, messages, qos, .. } = *parameters;
-    let mut engine = setup.engine(parameters.connections(super::ScenarioName::Persistent))?;
+    let mut engine =
+        setup.engine(parameters.connections(ScenarioName::Persistent), parameters.spin)?;
     let absent = |n: u32| ClientSpec {
         client_id: format!("{}-s{n}", setup.id_prefix),
         session: Session::KEPT,

@@ -25,7 +25,6 @@ fn setup(target: SocketAddr, version: Version) -> Setup {
         login,
         id_prefix: "test".into(),
         connect_burst: 8,
-        spin: false,
         threads: 1,
         broker: ProcessGroup::new(vec![std::process::id()]),
         disk: None,
