@@ -209,7 +209,8 @@ pub trait Driver {
     /// The next completion of this turn. Received bytes are appended to `arena`.
     ///
     /// Each connection is read once a turn, at most [`READ_CHUNK`] bytes with those kept; one that has
-    /// more to give is read again next turn, which then begins without waiting.
+    /// more to give is read again next turn, which then begins without waiting. So does one that did not look at all
+    /// who had something.
     fn next(&mut self, arena: &mut Arena) -> Option<Completion>;
 
     /// Gives back what could not be used of a [`Completion::Received`]: the head of a frame whose rest
@@ -230,6 +231,12 @@ pub trait Driver {
     /// # Errors
     /// The connection is broken. A [`Completion::Closed`] follows, after what was received before.
     fn send(&mut self, conn: ConnId, bufs: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// What is to be sent to a connection asks for an answer, which finishes what is under way: when something comes
+    /// from it the next time, that is received before what others begin. For the order only; a driver may do without.
+    fn expect(&mut self, conn: ConnId) {
+        let _ = conn;
+    }
 
     /// Stops reading. Neither received bytes nor the end of the connection complete until
     /// [`resume`](Self::resume).

@@ -10,6 +10,7 @@
 mod conn;
 mod layered;
 mod linger;
+mod ready;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -22,6 +23,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use self::conn::{Conn, LINGER_KIB, Read, Step, after, flag};
 use self::layered::HANDSHAKES_PER_TURN;
+use self::ready::Ready;
 use super::acceptor::{Acceptor, Listening};
 use super::arena::Arena;
 use super::driver::{CloseMode, Completion, ConnId, Driver, READ_CHUNK, Turnstile, Wake};
@@ -71,10 +73,7 @@ pub struct MioDriver {
     acceptor: Acceptor,
     conns: Slots<Conn>,
     next_serial: u32,
-    /// Still to be looked at in this turn.
-    ready: VecDeque<ConnId>,
-    /// To be looked at in the next turn, whatever the poll says.
-    later: Vec<ConnId>,
+    ready: Ready,
     /// Accepted in this turn, and not watched yet.
     fresh: Vec<ConnId>,
     pool: KeptPool,
@@ -117,8 +116,7 @@ impl MioDriver {
             acceptor,
             conns: Slots::new(),
             next_serial: 0,
-            ready: VecDeque::new(),
-            later: Vec::new(),
+            ready: Ready::default(),
             fresh: Vec::new(),
             pool: KeptPool::default(),
             lingering: VecDeque::new(),
@@ -191,7 +189,9 @@ impl MioDriver {
             }
             if !conn.has(flag::QUEUED) && conn.has(flag::READABLE | flag::UNBLOCKED) {
                 conn.set(flag::QUEUED);
-                self.ready.push_back(id);
+                let is_expected = conn.has(flag::EXPECTED);
+                conn.clear(flag::EXPECTED);
+                self.ready.push(id, is_expected);
             }
         }
     }
@@ -356,7 +356,7 @@ impl MioDriver {
                         self.handshakes += 1;
                     }
                 }
-                self.ready.push_back(conn);
+                self.ready.push(conn, false);
                 self.fresh.push(conn);
                 Some(Completion::Accepted { conn, listener, peer })
             }
@@ -392,7 +392,7 @@ impl Driver for MioDriver {
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.watch_fresh();
         self.conns.end_turn();
-        self.ready.extend(self.later.drain(..));
+        self.ready.begin_turn();
         let timeout = self.timeout(timeout);
         self.last_turn = self.start.elapsed().saturating_sub(self.began);
         match self.poll.poll(&mut self.events, timeout) {
@@ -416,16 +416,16 @@ impl Driver for MioDriver {
             self.woken = false;
             return Some(Completion::Woken);
         }
-        while let Some(&id) = self.ready.front() {
+        while let Some(id) = self.ready.first() {
             let step = self.step(id, arena);
             if let Step::Again(completion) = step {
                 return Some(completion);
             }
-            self.ready.pop_front();
+            self.ready.pop_first(step.bytes());
             let later = matches!(step, Step::Later | Step::More(_));
             if let Some(conn) = self.conns.get_mut(id) {
                 if later {
-                    self.later.push(id);
+                    self.ready.push_later(id);
                 } else {
                     conn.clear(flag::QUEUED);
                 }
@@ -468,6 +468,13 @@ impl Driver for MioDriver {
                 self.broken(conn);
                 Err(error)
             }
+        }
+    }
+
+    #[inline]
+    fn expect(&mut self, conn: ConnId) {
+        if let Some(entry) = self.conn(conn) {
+            entry.set(flag::EXPECTED);
         }
     }
 
@@ -582,7 +589,7 @@ impl MioDriver {
     fn queue_later(&mut self, id: ConnId) {
         if let Some(conn) = self.conns.get_mut(id).filter(|conn| !conn.has(flag::QUEUED)) {
             conn.set(flag::QUEUED);
-            self.later.push(id);
+            self.ready.push_later(id);
         }
     }
 }

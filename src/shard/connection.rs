@@ -60,6 +60,8 @@ pub(super) struct Connection {
     pub(super) blocked: bool,
     /// Its session has more to send when what was written is gone.
     pub(super) pumps: bool,
+    /// What was written since the last flush is to be answered.
+    pub(super) expects: bool,
     /// Not read: a receiver or a shard behind it is full, or too much of its own is under way.
     pub(super) held: bool,
     /// Held for answers that it does not read.
@@ -104,6 +106,7 @@ impl Connection {
             touched: false,
             blocked: false,
             pumps: false,
+            expects: false,
             held: false,
             held_for_output: false,
             held_for_gate: false,
@@ -348,6 +351,7 @@ impl Out<'_> {
         let version = self.connection.version;
         self.written.packets += 1;
         self.written.publishes += 1;
+        self.connection.expects |= publish.packet_id.is_some();
         let outbox = self.outbox();
         let before = outbox.len();
         match large {
@@ -380,6 +384,7 @@ impl Sink for Out<'_> {
     fn ack(&mut self, kind: AckKind, packet_id: PacketId, reason: ReasonCode) {
         let version = self.connection.version;
         self.written.packets += 1;
+        self.connection.expects |= kind == AckKind::PubRel;
         self.outbox().append(|own| encode_ack(version, kind, packet_id, reason, own));
     }
 

@@ -25,7 +25,7 @@ pub(super) mod flag {
     pub(in crate::net::mio_driver) const PAUSED: u16 = 1 << 5;
     /// Kept bytes complete even if nothing comes.
     pub(in crate::net::mio_driver) const REDELIVER: u16 = 1 << 6;
-    /// In `ready` or `later`.
+    /// In [`Ready`](super::super::ready::Ready).
     pub(in crate::net::mio_driver) const QUEUED: u16 = 1 << 7;
     /// Sending failed.
     pub(in crate::net::mio_driver) const BROKEN: u16 = 1 << 8;
@@ -37,6 +37,8 @@ pub(super) mod flag {
     pub(in crate::net::mio_driver) const HANDSHAKES: u16 = 1 << 11;
     /// Not known to the poll yet.
     pub(in crate::net::mio_driver) const UNWATCHED: u16 = 1 << 12;
+    /// What comes next finishes what is under way.
+    pub(in crate::net::mio_driver) const EXPECTED: u16 = 1 << 13;
 }
 
 /// A socket the driver watches, or will when the turn ends.
@@ -118,6 +120,22 @@ pub(super) enum Step {
     More(Completion),
     /// Nothing to tell, to be looked at again next turn.
     Later,
+}
+
+impl Step {
+    /// Bytes that were received.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Rest | Self::Later => 0,
+            Self::Done(completion) | Self::Again(completion) | Self::More(completion) => {
+                match completion {
+                    Completion::Received { range, .. } => range.len(),
+                    Completion::ReceivedFrame { frame, .. } => frame.len(),
+                    _ => 0,
+                }
+            }
+        }
+    }
 }
 
 /// What came of a read.

@@ -9,6 +9,7 @@ use super::*;
 use crate::net::{ACCEPTS_PER_TURN, CloseCause, LARGE_FRAME, ListenOptions, bind};
 
 mod closing;
+mod turns;
 
 const SOON: Option<Duration> = Some(Duration::from_millis(500));
 const NOW: Option<Duration> = Some(Duration::ZERO);
@@ -363,35 +364,6 @@ fn a_hand_over_moves_frames_short_sends_and_ends() {
     assert_eq!(two.one(), Frame(conn, frame.into()));
     assert_eq!(two.one(), Closed(conn, CloseCause::PeerClosed));
     drop(writer.join());
-}
-
-#[test]
-fn every_reader_gets_its_share_of_a_turn() {
-    let mut rig = Rig::new();
-    let (flood, a) = rig.connect();
-    let (mut calm, b) = rig.connect();
-    // What is written is there for the other side at once: both have something when the turn begins.
-    (&flood).write_all(&[1; 100_000]).unwrap();
-    calm.write_all(b"x").unwrap();
-    let writer = thread::spawn(move || (&flood).write_all(&[1; 3_900_000]).map(|()| flood));
-    let told = rig.turn(SOON);
-    assert!(told.contains(&Received(b, b"x".to_vec())));
-    assert_eq!(told.len(), 2);
-    let mut total = 0;
-    let mut count = |told: Vec<Told>| {
-        assert!(told.iter().filter(|t| matches!(t, Received(..))).count() <= 2);
-        for told in told {
-            if let Received(of, bytes) = told
-                && of == a
-            {
-                total += bytes.len();
-            }
-        }
-        total
-    };
-    count(told);
-    while count(rig.turn(SOON)) < 4_000_000 {}
-    drop(writer.join().unwrap());
 }
 
 #[test]

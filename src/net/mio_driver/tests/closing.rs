@@ -190,7 +190,7 @@ fn connections_that_come_and_go_leave_nothing() {
     assert_eq!(accepted, COUNT);
     assert!(received >= COUNT / 2);
     assert_eq!(rig.driver.connections(), 0);
-    assert!(rig.driver.lingering.is_empty() && rig.driver.later.is_empty());
+    assert!(rig.driver.lingering.is_empty() && rig.driver.ready.is_empty());
     // Other tests run beside this one.
     assert!(fds() < 1000);
 }
