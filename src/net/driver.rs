@@ -209,8 +209,8 @@ pub trait Driver {
     /// The next completion of this turn. Received bytes are appended to `arena`.
     ///
     /// Each connection is read once a turn, at most [`READ_CHUNK`] bytes with those kept; one that has
-    /// more to give is read again next turn, which then begins without waiting. So does one that did not look at all
-    /// who had something.
+    /// more to give is read again next turn, which then begins without waiting. So does the turn after one that ended
+    /// before everybody was read who had something.
     fn next(&mut self, arena: &mut Arena) -> Option<Completion>;
 
     /// Gives back what could not be used of a [`Completion::Received`]: the head of a frame whose rest

@@ -249,6 +249,24 @@ mod tests {
         frame
     }
 
+    /// Who was only answered, or sent a message at QoS 0, is not.
+    #[test]
+    fn who_is_to_acknowledge_something_is_expected_to() {
+        let mut rig = Rig::new();
+        let publisher = rig.connect(b'!');
+        let expected = |rig: &Rig| {
+            let all = (0..=RECEIVERS as u32).map(ConnId);
+            all.filter(|id| rig.shard.driver.has_expected(*id)).map(|id| id.0).collect::<Vec<_>>()
+        };
+        assert!(expected(&rig).is_empty());
+        rig.send(publisher, b"\x30\x05\x00\x01t\x00.");
+        rig.turns(3);
+        assert!(expected(&rig).is_empty());
+        rig.send(publisher, &message(1, 1, &[]));
+        rig.turns(3);
+        assert_eq!(expected(&rig), (0..RECEIVERS as u32).collect::<Vec<_>>());
+    }
+
     /// A turn that reads 60 KiB from one publisher for many who do not read: each is written to before
     /// all of it is there, and found to be slow.
     #[test]
@@ -263,24 +281,6 @@ mod tests {
         }
         let most = rig.backlog();
         assert!(most <= BACKLOG + MAX_UNFLUSHED / RECEIVERS + 100, "{most} bytes wait");
-    }
-
-    /// An answer to what was sent, that is; one that only had an answer itself goes on as it likes.
-    #[test]
-    fn who_is_to_acknowledge_something_is_expected_to() {
-        let mut rig = Rig::new();
-        let publisher = rig.connect(b'!');
-        let expected = |rig: &Rig| {
-            let all = (0..=RECEIVERS as u32).map(ConnId);
-            all.filter(|id| rig.shard.driver.expects(*id)).map(|id| id.0).collect::<Vec<_>>()
-        };
-        assert!(expected(&rig).is_empty());
-        rig.send(publisher, b"\x30\x05\x00\x01t\x00.");
-        rig.turns(3);
-        assert!(expected(&rig).is_empty());
-        rig.send(publisher, &message(1, 1, &[]));
-        rig.turns(3);
-        assert_eq!(expected(&rig), (0..RECEIVERS as u32).collect::<Vec<_>>());
     }
 
     /// So is a turn in which many a large frame becomes complete, whose properties are copied.

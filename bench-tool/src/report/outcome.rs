@@ -185,8 +185,8 @@ impl Outcome {
     }
 
     /// Whether the throughput says more about this tool than about the broker: one of its threads had no time
-    /// left, and none of the broker's was as busy. What of a rate was sent late, and nothing else, says that of one
-    /// that spun.
+    /// left, and none of the broker's was as busy. One that spun at a rate never has any: of that only what was sent
+    /// late says something.
     pub(crate) fn tool_was_the_bottleneck(&self) -> bool {
         let share = |ns: u64| ns as f64 / self.elapsed.as_nanos().max(1) as f64;
         let own = share(self.own_busiest_ns.unwrap_or(self.own_cpu_ns));

@@ -125,15 +125,14 @@ pub(super) enum Step {
 impl Step {
     /// Bytes that were received.
     pub(super) fn bytes(&self) -> usize {
-        match self {
-            Self::Rest | Self::Later => 0,
-            Self::Done(completion) | Self::Again(completion) | Self::More(completion) => {
-                match completion {
-                    Completion::Received { range, .. } => range.len(),
-                    Completion::ReceivedFrame { frame, .. } => frame.len(),
-                    _ => 0,
-                }
-            }
+        let (Self::Done(completion) | Self::Again(completion) | Self::More(completion)) = self
+        else {
+            return 0;
+        };
+        match completion {
+            Completion::Received { range, .. } => range.len(),
+            Completion::ReceivedFrame { frame, .. } => frame.len(),
+            _ => 0,
         }
     }
 }

@@ -27,7 +27,7 @@ impl Ready {
         self.begun = 0;
     }
 
-    /// Whether nobody is to be looked at, in the next turn neither.
+    /// Whether nobody is to be looked at, now or in the next turn.
     pub(super) fn is_empty(&self) -> bool {
         self.expected.is_empty() && self.others.is_empty() && self.later.is_empty()
     }

@@ -28,8 +28,8 @@ pub(super) struct SimConn {
     blocked: bool,
     broken: bool,
     closed: bool,
-    /// An answer is [expected](Driver::expect).
-    expected: bool,
+    /// An answer was [expected](Driver::expect).
+    was_expected: bool,
     kept: Option<Box<Kept>>,
 }
 
@@ -196,7 +196,6 @@ impl Net {
             let most = READ_CHUNK.saturating_sub(kept.len());
             let read = link.up.read(most, now, faults, rng);
             let redeliver = std::mem::take(&mut conn.redeliver);
-            conn.expected &= read.len() == 0;
             if read.len() > 0 || (redeliver && !kept.is_empty()) || most == 0 {
                 let len = kept.len() + read.len();
                 for (to, from) in arena.spare().iter_mut().zip(kept.iter().copied().chain(read)) {
@@ -234,11 +233,11 @@ impl SimDriver {
         self.with(|shard| shard.conns.len()).unwrap_or(0)
     }
 
-    /// Whether an answer of a connection is [expected](Driver::expect), and nothing has come since. Nobody is looked
-    /// at earlier for that: chance tries every order.
+    /// Whether an answer of a connection was ever [expected](Driver::expect). Nobody is looked at earlier for that:
+    /// chance tries every order.
     #[must_use]
-    pub fn expects(&self, id: ConnId) -> bool {
-        self.with_conn(id, |conn| conn.expected).unwrap_or(false)
+    pub fn has_expected(&self, id: ConnId) -> bool {
+        self.with_conn(id, |conn| conn.was_expected).unwrap_or(false)
     }
 
     fn net(&self) -> MutexGuard<'_, Net> {
@@ -334,7 +333,7 @@ impl Driver for SimDriver {
     }
 
     fn expect(&mut self, conn: ConnId) {
-        self.with_conn(conn, |conn| conn.expected = true);
+        self.with_conn(conn, |conn| conn.was_expected = true);
     }
 
     fn pause(&mut self, conn: ConnId) {

@@ -55,6 +55,7 @@ fn every_reader_gets_its_share_of_a_turn() {
     let turns = [rig.turn(SOON), rig.turn(SOON)];
     let place = turns.iter().flatten().position(|told| *told == Received(b, b"x".to_vec()));
     assert!(place.is_some_and(|place| place <= 1), "{turns:?}");
+    assert_eq!(turns.iter().flatten().count(), 3, "{turns:?}");
     let mut total = 0;
     let mut count = |told: Vec<Told>| {
         assert!(told.iter().filter(|t| matches!(t, Received(..))).count() <= 2);
