@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::measure::{Alone, DiskUse, Latencies};
-use crate::report::{Outcome, median, short, thousands};
+use crate::measure::{Alone, DiskUse};
+use crate::report::{Chosen, Outcome, short, thousands};
 
 pub(super) const TITLE: &str = "On disk: what was taken in and how long its acknowledgement took; what that wrote and how often it was synced;\nand what appending and syncing alone, in batches of that many messages, reaches on the same disk";
 
-/// Of all runs of one scenario against one target.
+/// Of the runs of one scenario against one target.
 type Show = fn(&[Outcome]) -> Option<String>;
 
 /// What is shown of each scenario.
@@ -43,7 +43,9 @@ pub(super) fn rows(
         }
         rows.push(vec![scenario.clone()]);
         for (name, show) in LINES {
-            let cells: Vec<Option<String>> = by_target.iter().map(|runs| show(runs)).collect();
+            let marked =
+                |runs: &Vec<Outcome>| Some(format!("{}{}", Chosen::of(runs).mark(), show(runs)?));
+            let cells: Vec<Option<String>> = by_target.iter().map(marked).collect();
             if cells.iter().any(Option::is_some) {
                 let cells = cells.into_iter().map(|cell| cell.unwrap_or_else(|| "-".into()));
                 rows.push([format!("  {name}")].into_iter().chain(cells).collect());
@@ -58,21 +60,17 @@ pub(super) fn rows(
 
 /// The median of the runs that have such a value.
 fn of_disk(runs: &[Outcome], value: impl Fn(&DiskUse) -> Option<f64>) -> Option<f64> {
-    let values = runs.iter().filter_map(|run| value(run.disk.as_ref()?));
-    let values: Vec<f64> = values.collect();
-    (!values.is_empty()).then(|| median(values))
+    Chosen::of(runs).median(|run| value(run.disk.as_ref()?))
 }
 
 fn per_second(runs: &[Outcome], value: impl Fn(&DiskUse) -> Option<f64>) -> Option<String> {
     of_disk(runs, value).map(|value| format!("{}/s", thousands(value)))
 }
 
-/// Over the messages of all runs.
 fn acknowledged(runs: &[Outcome]) -> Option<String> {
-    let mut latencies = Latencies::new();
-    runs.iter().for_each(|run| latencies.merge(&run.acknowledgements));
-    let at = |percent| short(latencies.percentile(percent));
-    (latencies.count() > 0).then(|| format!("{} / {}", at(50.0), at(99.0)))
+    let chosen = Chosen::of(runs);
+    let at = |percent| chosen.percentile(|run| &run.acknowledgements, percent).map(short);
+    Some(format!("{} / {}", at(50.0)?, at(99.0)?))
 }
 
 fn alone(runs: &[Outcome], of: impl Fn(Alone) -> (Duration, Duration)) -> Option<String> {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::disk;
 use super::plan::{Comparison, TargetPlan};
 use crate::report::{
-    Entry, Outcome, Problem, Status, Summary, median, status_of, table, thousands, times,
+    Chosen, Entry, Outcome, Problem, Status, Summary, status_of, table, thousands, times,
 };
 
 pub(super) struct Results {
@@ -40,7 +40,7 @@ impl Results {
     pub(super) fn sent_per_second(&self, scenario: &str, target: usize) -> Option<f64> {
         let row = self.scenarios.iter().position(|name| name == scenario)?;
         let runs = &self.outcomes.get(row)?.get(target)?;
-        (!runs.is_empty()).then(|| median(runs.iter().map(Outcome::sent_per_second).collect()))
+        Chosen::of(runs).median(|run| Some(run.sent_per_second()))
     }
 
     /// Something that went wrong.
@@ -80,7 +80,7 @@ impl Results {
             let all = runs.count();
             let _ = writeln!(
                 text,
-                "\n~ {disturbed} of {all} runs were disturbed by other processes: their figures are too high"
+                "\n~ {disturbed} of {all} runs were disturbed by other processes or by the machine's host. Figures are of\nthe others; where there are none, they are worse than the broker's, and marked with ~"
             );
         }
         for note in &self.notes {
@@ -131,20 +131,22 @@ impl Results {
     }
 }
 
-/// Medians of the runs; percentiles over the messages of all of them.
+/// Medians of the runs.
 fn details(runs: &[Outcome]) -> String {
-    let Some((first, rest)) = runs.split_first() else { return "-".into() };
-    let of_runs = |value: fn(&Outcome) -> f64| median(runs.iter().map(value).collect());
-    let mut latencies = first.latencies.clone();
-    rest.iter().for_each(|run| latencies.merge(&run.latencies));
-    let milliseconds = |percent| latencies.percentile(percent).as_secs_f64() * 1e3;
+    let chosen = Chosen::of(runs);
+    let Some(per_second) = chosen.median(|run| Some(run.per_second())) else { return "-".into() };
+    let per_second = format!("{}{}/s", chosen.mark(), thousands(per_second));
+    let milliseconds = |percent| {
+        let latency = chosen.percentile(|run| &run.latencies, percent);
+        latency.unwrap_or_default().as_secs_f64() * 1e3
+    };
     let (p50_ms, p99_ms) = (milliseconds(50.0), milliseconds(99.0));
-    let per_second = thousands(of_runs(Outcome::per_second));
-    let own = of_runs(|run| run.own_microseconds_each().unwrap_or_default());
-    let own = if first.spun() { "spinning".into() } else { format!("{own:.2} µs") };
+    let own = chosen.median(Outcome::own_microseconds_each).unwrap_or_default();
+    let spun = runs.iter().any(Outcome::spun);
+    let own = if spun { "spinning".into() } else { format!("{own:.2} µs") };
     let is_limit = runs.iter().any(Outcome::tool_was_the_bottleneck);
     let mark = if is_limit { " (tool-bound)" } else { "" };
-    format!("{per_second}/s {p50_ms:.2}/{p99_ms:.1} ms {own}{mark}")
+    format!("{per_second} {p50_ms:.2}/{p99_ms:.1} ms {own}{mark}")
 }
 
 /// One run in one line.

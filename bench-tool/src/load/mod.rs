@@ -206,6 +206,7 @@ fn outcome(load: &Load<'_>, label: String, spent: &Spent) -> Outcome {
         broker_cpu_ns: spent.broker_cpu_ns,
         own_cpu_ns: spent.own_cpu_ns,
         others_cores: spent.others_cores,
+        stolen_cores: spent.stolen_cores,
         latencies: load.engine.latencies(),
         resident_before: load.resident_before,
         resident_bytes: load.broker.resident_bytes().ok().filter(|bytes| *bytes > 0),

@@ -10,9 +10,43 @@ const TICK: Duration = Duration::from_millis(10);
 /// Use by others, in cores, below which the machine counts as quiet.
 pub(crate) const QUIET_CORES: f64 = 0.15;
 
-/// CPU time that all processes of this machine have used so far; `None` where there is no /proc.
-pub(crate) fn machine_cpu() -> Option<Duration> {
-    parse_busy(&fs::read_to_string("/proc/stat").ok()?)
+/// What the host may take away, in cores: a virtual machine that stands still for a hundredth of the time has a 99th
+/// percentile that is the host's. Twice that, as broker and tool have a core each.
+pub(crate) const STEADY_CORES: f64 = 0.02;
+
+/// CPU time since the machine was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MachineCpu {
+    /// Used by processes and by the kernel.
+    pub(crate) busy: Duration,
+    /// Of a virtual machine, while it had something to do and its host did not let it.
+    pub(crate) stolen: Duration,
+}
+
+impl MachineCpu {
+    /// `None` where there is no /proc.
+    pub(crate) fn now() -> Option<Self> {
+        Self::parse(&fs::read_to_string("/proc/stat").ok()?)
+    }
+
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        Self {
+            busy: self.busy.saturating_sub(earlier.busy),
+            stolen: self.stolen.saturating_sub(earlier.stolen),
+        }
+    }
+
+    /// The first line: user, nice, system, idle, iowait, irq, softirq, steal; guest time is in user already.
+    fn parse(stat: &str) -> Option<Self> {
+        let fields = stat.lines().next()?.strip_prefix("cpu ")?;
+        let ticks = fields.split_ascii_whitespace().take(8).map(str::parse);
+        let ticks: Vec<u32> = ticks.collect::<Result<_, _>>().ok()?;
+        let [user, nice, system, _idle, _iowait, irq, softirq, steal] = *ticks.as_slice() else {
+            return None;
+        };
+        let busy = TICK * [user, nice, system, irq, softirq].iter().sum::<u32>();
+        Some(Self { busy, stolen: TICK * steal })
+    }
 }
 
 /// Waits until the machine is quiet, for `patience` at most. Returns whether it is.
@@ -20,12 +54,13 @@ pub(crate) fn wait_until_quiet(patience: Duration) -> bool {
     let sample = Duration::from_millis(300);
     let started = Instant::now();
     loop {
-        let before = machine_cpu();
+        let before = MachineCpu::now();
         let sampled = Instant::now();
         thread::sleep(sample);
-        let (Some(before), Some(after)) = (before, machine_cpu()) else { return true };
-        let busy = after.saturating_sub(before).as_secs_f64() / sampled.elapsed().as_secs_f64();
-        if busy < QUIET_CORES {
+        let (Some(before), Some(after)) = (before, MachineCpu::now()) else { return true };
+        let spent = after.since(before);
+        let in_use = (spent.busy + spent.stolen).as_secs_f64() / sampled.elapsed().as_secs_f64();
+        if in_use < QUIET_CORES {
             return true;
         }
         if started.elapsed() >= patience {
@@ -70,17 +105,6 @@ pub(crate) fn no_such_core(core: usize, allowed: &[usize]) -> String {
     format!("core {core}: this machine has cores {}", allowed.join(", "))
 }
 
-/// The first line: user, nice, system, idle, iowait, irq, softirq, steal; guest time is in user already.
-fn parse_busy(stat: &str) -> Option<Duration> {
-    let fields = stat.lines().next()?.strip_prefix("cpu ")?;
-    let ticks: Vec<u32> =
-        fields.split_ascii_whitespace().take(8).map(str::parse).collect::<Result<_, _>>().ok()?;
-    let [user, nice, system, _idle, _iowait, irq, softirq, steal] = *ticks.as_slice() else {
-        return None;
-    };
-    Some(TICK * [user, nice, system, irq, softirq, steal].iter().sum::<u32>())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,9 +112,10 @@ mod tests {
     #[test]
     fn idle_and_waiting_are_not_busy() {
         let stat = "cpu  100 1 50 99999 777 2 3 4 9 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
-        assert_eq!(parse_busy(stat), Some(Duration::from_millis(1600)));
-        assert_eq!(parse_busy("cpu  1 2"), None);
-        assert_eq!(parse_busy(""), None);
+        let (busy, stolen) = (Duration::from_millis(1_560), Duration::from_millis(40));
+        assert_eq!(MachineCpu::parse(stat), Some(MachineCpu { busy, stolen }));
+        assert_eq!(MachineCpu::parse("cpu  1 2"), None);
+        assert_eq!(MachineCpu::parse(""), None);
     }
 
     #[test]
@@ -106,6 +131,6 @@ mod tests {
 
     #[test]
     fn the_machine_has_been_busy_at_some_time() {
-        assert!(machine_cpu().unwrap() > Duration::ZERO);
+        assert!(MachineCpu::now().unwrap().busy > Duration::ZERO);
     }
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::{ProcessGroup, Usage, machine_cpu, monotonic_ns, own_cpu_ns};
+use super::{MachineCpu, ProcessGroup, Usage, monotonic_ns, own_cpu_ns};
 
 pub(crate) struct Reading {
     pub(crate) at_ns: u64,
     own_cpu_ns: u64,
     broker: Option<Usage>,
-    machine: Option<Duration>,
+    machine: Option<MachineCpu>,
 }
 
 /// What passed between two readings.
@@ -20,6 +20,8 @@ pub(crate) struct Spent {
     pub(crate) broker_busiest_ns: Option<u64>,
     /// Cores that were busy with anything else; known only if the broker's use is.
     pub(crate) others_cores: Option<f64>,
+    /// Cores that the host did not give.
+    pub(crate) stolen_cores: Option<f64>,
 }
 
 impl Reading {
@@ -27,7 +29,7 @@ impl Reading {
         // To look at the broker's threads takes time, in which nothing is sent.
         let at_ns = monotonic_ns();
         let broker = if broker.is_empty() { None } else { broker.usage().ok() };
-        Self { at_ns, own_cpu_ns: own_cpu_ns(), broker, machine: machine_cpu() }
+        Self { at_ns, own_cpu_ns: own_cpu_ns(), broker, machine: MachineCpu::now() }
     }
 
     pub(crate) fn until(&self, later: &Reading) -> Spent {
@@ -36,12 +38,12 @@ impl Reading {
         let broker_busiest_ns = broker.map(|(earlier, later)| later.busiest_since_ns(earlier));
         let own_cpu_ns = later.own_cpu_ns - self.own_cpu_ns;
         let elapsed = Duration::from_nanos(later.at_ns - self.at_ns);
-        let others_cores = self.machine.zip(later.machine).zip(broker_cpu_ns);
-        let others_cores = others_cores.map(|((earlier, later), broker_cpu_ns)| {
-            let ours = Duration::from_nanos(own_cpu_ns + broker_cpu_ns);
-            later.saturating_sub(earlier).saturating_sub(ours).as_secs_f64()
-                / elapsed.as_secs_f64().max(1e-9)
+        let cores = |time: Duration| time.as_secs_f64() / elapsed.as_secs_f64().max(1e-9);
+        let machine = self.machine.zip(later.machine).map(|(earlier, later)| later.since(earlier));
+        let others_cores = machine.zip(broker_cpu_ns).map(|(machine, broker_cpu_ns)| {
+            cores(machine.busy.saturating_sub(Duration::from_nanos(own_cpu_ns + broker_cpu_ns)))
         });
-        Spent { elapsed, own_cpu_ns, broker_cpu_ns, broker_busiest_ns, others_cores }
+        let stolen_cores = machine.map(|machine| cores(machine.stolen));
+        Spent { elapsed, own_cpu_ns, broker_cpu_ns, broker_busiest_ns, others_cores, stolen_cores }
     }
 }

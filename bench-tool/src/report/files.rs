@@ -10,7 +10,7 @@ use super::about::about;
 use super::chart::{self, Group, Line};
 use super::page::{self, plain};
 use super::record::run_json;
-use super::summary::{less, median, times};
+use super::summary::{Chosen, less, times};
 use super::{Outcome, Work};
 use crate::measure::Latencies;
 
@@ -64,7 +64,7 @@ pub(crate) fn write(directory: &Path, report: &Report<'_>) -> io::Result<()> {
     fs::write(directory.join("result.json"), format!("{whole:#}\n"))?;
     fs::write(directory.join("result.csv"), csv(&runs, &about))?;
     for entry in report.entries {
-        if let Some(latencies) = merged(entry.runs) {
+        if let Some(latencies) = Chosen::of(entry.runs).latencies() {
             let name = format!("{}-{}.hgrm", file_name(entry.scenario), file_name(entry.target));
             fs::write(directory.join(name), latencies.percentile_file())?;
         }
@@ -100,13 +100,6 @@ fn csv(runs: &[Value], about: &Value) -> String {
     text
 }
 
-fn merged(runs: &[Outcome]) -> Option<Latencies> {
-    let (first, rest) = runs.split_first()?;
-    let mut latencies = first.latencies.clone();
-    rest.iter().for_each(|run| latencies.merge(&run.latencies));
-    (latencies.count() > 0).then_some(latencies)
-}
-
 fn file_name(text: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     let words: String = text.chars().map(plain).collect();
@@ -122,11 +115,6 @@ fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
         }
     }
     seen
-}
-
-fn median_of(runs: &[Outcome], value: impl Fn(&Outcome) -> Option<f64>) -> Option<f64> {
-    let values: Vec<f64> = runs.iter().filter_map(value).collect();
-    (!values.is_empty()).then(|| median(values))
 }
 
 /// By file name.
@@ -182,7 +170,7 @@ fn groups(
 ) -> Vec<Group> {
     let targets = report.targets();
     let group = |scenario: String| {
-        let of = |target: &str| median_of(report.runs(&scenario, target), value);
+        let of = |target: &str| Chosen::of(report.runs(&scenario, target)).median(value);
         let baseline = report.baseline.and_then(of);
         let shown = |target: &String| {
             let value = of(target)?;
@@ -207,7 +195,7 @@ fn latency(report: &Report<'_>, scenario: &str) -> Option<(String, String)> {
     let found: Vec<(usize, String, Latencies)> = (0..)
         .zip(report.targets())
         .filter_map(|(index, target)| {
-            let latencies = merged(report.runs(scenario, &target))?;
+            let latencies = Chosen::of(report.runs(scenario, &target)).latencies()?;
             Some((index, target, latencies))
         })
         .collect();

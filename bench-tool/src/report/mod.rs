@@ -13,5 +13,5 @@ mod text;
 pub(crate) use files::{Entry, Report, write as write_files};
 pub(crate) use outcome::{Headline, Outcome, Work};
 pub(crate) use problem::{Problem, Status, status_of};
-pub(crate) use summary::{Summary, median, times};
+pub(crate) use summary::{Chosen, Summary, times};
 pub(crate) use text::{describe, percentiles, short, table, thousands};

@@ -7,7 +7,7 @@ use sluice::mqtt::Version;
 
 use super::Problem;
 use crate::engine::Carrier;
-use crate::measure::{DiskUse, Latencies, QUIET_CORES, StreamFaults};
+use crate::measure::{DiskUse, Latencies, QUIET_CORES, STEADY_CORES, StreamFaults};
 use crate::scenario::{Parameters, ScenarioName};
 
 /// A share of one core above which a thread counts as fully used.
@@ -64,6 +64,8 @@ pub(crate) struct Outcome {
     pub(crate) own_busiest_ns: Option<u64>,
     /// Cores that other processes of this machine kept busy.
     pub(crate) others_cores: Option<f64>,
+    /// Cores that the host took from this machine.
+    pub(crate) stolen_cores: Option<f64>,
     /// From sending to receiving; for logins from dialling to SUBACK.
     pub(crate) latencies: Latencies,
     /// From sending to PUBACK or PUBCOMP, in scenarios.
@@ -106,6 +108,7 @@ impl Default for Outcome {
             own_cpu_ns: 0,
             own_busiest_ns: None,
             others_cores: None,
+            stolen_cores: None,
             latencies: Latencies::new(),
             acknowledgements: Latencies::new(),
             disk: None,
@@ -196,10 +199,21 @@ impl Outcome {
         is_measured && own > BUSY && broker.is_none_or(|broker| broker < BUSY)
     }
 
-    /// Whether other processes made every figure worse.
+    /// What made every figure worse, if anything did.
+    pub(crate) fn disturbance(&self) -> Option<String> {
+        let above = |cores: Option<f64>, most: f64| {
+            cores.filter(|cores| *cores > most && self.elapsed >= LEAST_MEASURED)
+        };
+        let others = above(self.others_cores, QUIET_CORES)
+            .map(|cores| format!("other processes kept {cores:.2} cores busy"));
+        let host = above(self.stolen_cores, STEADY_CORES)
+            .map(|cores| format!("the host took {cores:.2} cores away"));
+        let told: Vec<String> = others.into_iter().chain(host).collect();
+        (!told.is_empty()).then(|| told.join(", "))
+    }
+
     pub(crate) fn is_disturbed(&self) -> bool {
-        let is_known = self.elapsed >= LEAST_MEASURED;
-        is_known && self.others_cores.is_some_and(|cores| cores > QUIET_CORES)
+        self.disturbance().is_some()
     }
 
     pub(crate) fn headline(&self) -> Option<Headline> {
@@ -345,6 +359,22 @@ mod tests {
         };
         assert!(!is_limit(10));
         assert!(is_limit(1_000));
+    }
+
+    #[test]
+    fn what_disturbed_a_run_is_told() {
+        let told = |others: f64, stolen: f64, milliseconds| {
+            let elapsed = Duration::from_millis(milliseconds);
+            let (others_cores, stolen_cores) = (Some(others), Some(stolen));
+            Outcome { elapsed, others_cores, stolen_cores, ..Outcome::default() }.disturbance()
+        };
+        assert_eq!(told(0.15, 0.02, 1_000), None);
+        assert_eq!(told(9.0, 9.0, 100), None);
+        let others = "other processes kept 0.20 cores busy";
+        let host = "the host took 0.03 cores away";
+        assert_eq!(told(0.2, 0.0, 1_000).as_deref(), Some(others));
+        assert_eq!(told(0.1, 0.03, 1_000).as_deref(), Some(host));
+        assert_eq!(told(0.2, 0.03, 1_000).unwrap(), format!("{others}, {host}"));
     }
 
     #[test]

@@ -101,7 +101,7 @@ fn remarks(report: &Report<'_>) -> String {
         let all = runs().count();
         let _ = writeln!(
             text,
-            "<p>In {disturbed} of {all} runs other processes kept the machine busy. Where that was so in all runs of a figure, it is marked with ~ and too high.</p>"
+            "<p>{disturbed} of {all} runs were disturbed by other processes or by the machine's host. Figures are of the others; where there are none, they are marked with ~ and worse than the broker's.</p>"
         );
     }
     for entry in report.entries {

@@ -68,6 +68,8 @@ fn cost(run: &Outcome) -> Value {
         "tool_cores": run.own_cores(),
         "tool_bound": run.tool_was_the_bottleneck(),
         "others_cores": run.others_cores,
+        "stolen_cores": run.stolen_cores,
+        "disturbed": run.is_disturbed(),
         "bytes_per_connection": run.bytes_each(),
         "resident_bytes": run.resident_bytes,
     })

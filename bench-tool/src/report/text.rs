@@ -61,8 +61,8 @@ pub(crate) fn describe(outcome: &Outcome) -> String {
     for (name, value) in &outcome.remarks {
         line(name, value.clone());
     }
-    if let Some(cores) = outcome.others_cores.filter(|_| outcome.is_disturbed()) {
-        line("note", format!("other processes kept {cores:.2} cores busy: figures are too high"));
+    if let Some(what) = outcome.disturbance() {
+        line("note", format!("{what}: figures are worse than the broker's"));
     }
     if outcome.tool_was_the_bottleneck() {
         line("note", "this tool was the bottleneck: the broker could do more".into());

@@ -66,6 +66,7 @@ pub(super) fn run(
         broker_cpu_ns: before.until(&settled).broker_cpu_ns,
         own_cpu_ns: before.until(&all_in).own_cpu_ns,
         others_cores: before.until(&settled).others_cores,
+        stolen_cores: before.until(&settled).stolen_cores,
         latencies: engine.latencies(),
         resident_before,
         resident_between,

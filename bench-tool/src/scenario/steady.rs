@@ -89,6 +89,7 @@ fn measure(
         own_cpu_ns: spent.own_cpu_ns,
         own_busiest_ns: busiest_since(&engine, &start.busy_ns),
         others_cores: spent.others_cores,
+        stolen_cores: spent.stolen_cores,
         latencies: engine.latencies(),
         acknowledgements: engine.acknowledgements(),
         disk: disk.map(|disk| disk.count(used)),

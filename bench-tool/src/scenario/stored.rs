@@ -214,6 +214,7 @@ fn measure(setup: &Setup, engine: &Fleet, before: &Reading) -> Result<Outcome, R
         broker_cpu_ns: spent.broker_cpu_ns,
         own_cpu_ns: spent.own_cpu_ns,
         others_cores: spent.others_cores,
+        stolen_cores: spent.stolen_cores,
         latencies: engine.latencies(),
         acknowledgements: engine.acknowledgements(),
         ..Outcome::default()
