@@ -199,6 +199,11 @@ pub trait Driver {
     /// The time of day, read now.
     fn wall_clock(&self) -> SystemTime;
 
+    /// Whether the next turn begins without waiting, as this one has left something to be looked at.
+    fn has_more(&self) -> bool {
+        false
+    }
+
     /// Ends the turn and starts the next as soon as there is something to complete, or `timeout` is
     /// over (`None`: however long it takes). May return early with nothing.
     ///

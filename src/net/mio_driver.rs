@@ -2,7 +2,7 @@
 //!
 //! Sockets are watched edge-triggered and for reading only: one `epoll_ctl` in the life of most
 //! connections, and no event to say that a fresh socket is writable. Clients speak first, so a fresh one
-//! is read at once, and watched when the turn ends if it is here still. The first short send of a
+//! is read first, and watched when that turn ends if it is here still. The first short send of a
 //! connection adds the interest in writing, which looks again at the socket and so cannot miss that
 //! room came in between, and leaves it there: the kernel then reports room only after a send that fell
 //! short, so it costs no wake-up.
@@ -11,6 +11,7 @@ mod conn;
 mod layered;
 mod linger;
 mod ready;
+mod watch;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -148,7 +149,7 @@ impl MioDriver {
     }
 
     fn timeout(&self, timeout: Option<Duration>) -> Option<Duration> {
-        if !self.ready.is_empty() || self.acceptor.has_more(self.may_handshake()) {
+        if self.has_more() {
             return Some(Duration::ZERO);
         }
         let linger = self.lingering.front().map(|(deadline, ..)| *deadline);
@@ -189,9 +190,8 @@ impl MioDriver {
             }
             if !conn.has(flag::QUEUED) && conn.has(flag::READABLE | flag::UNBLOCKED) {
                 conn.set(flag::QUEUED);
-                let is_expected = conn.has(flag::EXPECTED);
-                conn.clear(flag::EXPECTED);
-                self.ready.push(id, is_expected);
+                let is_expected = conn.take_expected();
+                self.ready.push((id, conn.serial), is_expected);
             }
         }
     }
@@ -214,34 +214,6 @@ impl MioDriver {
         let flags = flag::UNWATCHED;
         let conn = Conn { transport, flags, linger_kib: LINGER_KIB, serial, kept };
         self.conns.insert(conn).map_err(|_| io::ErrorKind::OutOfMemory.into())
-    }
-
-    /// Watches a socket, if it is not watched for that already.
-    fn watch(&mut self, id: ConnId, interest: Interest) -> io::Result<()> {
-        let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
-        let fd = conn.transport.as_raw_fd();
-        let (registry, token) = (self.poll.registry(), Token(id.index()));
-        if conn.has(flag::UNWATCHED) {
-            registry.register(&mut SourceFd(&fd), token, interest)?;
-        } else if interest.is_writable() && !conn.has(flag::WATCHES_WRITE) {
-            registry.reregister(&mut SourceFd(&fd), token, interest)?;
-        }
-        conn.clear(flag::UNWATCHED);
-        if interest.is_writable() {
-            conn.set(flag::WATCHES_WRITE);
-        }
-        Ok(())
-    }
-
-    /// Watches what was accepted in this turn and is still here.
-    fn watch_fresh(&mut self) {
-        while let Some(id) = self.fresh.pop() {
-            let is_watched = self.conns.get_mut(id).is_none_or(|conn| !conn.has(flag::UNWATCHED));
-            if !is_watched && let Err(error) = self.watch(id, Interest::READABLE) {
-                self.acceptor.exhausted(self.now, &error);
-                self.broken(id);
-            }
-        }
     }
 
     /// Looks at a connection of the ready queue.
@@ -300,6 +272,7 @@ impl MioDriver {
             conn.read_result(result, asked)
         };
         let redeliver = conn.has(flag::REDELIVER) && kept > 0;
+        self.ready.note_read(read.bytes());
         let len = match read {
             Read::Full(len) | Read::Short(len) => kept + len,
             Read::Nothing | Read::End(_) if redeliver => kept,
@@ -333,6 +306,7 @@ impl MioDriver {
             conn.kept = None;
         }
         let read = conn.read_result(result, most);
+        self.ready.note_read(read.bytes());
         match (frame, read) {
             (Some(frame), read) => after(read, conn, Completion::ReceivedFrame { conn: id, frame }),
             (None, Read::Nothing) => Step::Rest,
@@ -351,12 +325,12 @@ impl MioDriver {
                 let has_tls = self.acceptor.has_tls(listener);
                 if let Some(entry) = self.conns.get_mut(conn) {
                     entry.set(flag::READABLE | flag::QUEUED);
+                    self.ready.push((conn, entry.serial), false);
                     if has_tls {
                         entry.set(flag::HANDSHAKES);
                         self.handshakes += 1;
                     }
                 }
-                self.ready.push(conn, false);
                 self.fresh.push(conn);
                 Some(Completion::Accepted { conn, listener, peer })
             }
@@ -389,6 +363,10 @@ impl Driver for MioDriver {
         SystemTime::now()
     }
 
+    fn has_more(&self) -> bool {
+        !self.ready.is_empty() || self.acceptor.has_more(self.may_handshake())
+    }
+
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         self.watch_fresh();
         self.conns.end_turn();
@@ -416,16 +394,19 @@ impl Driver for MioDriver {
             self.woken = false;
             return Some(Completion::Woken);
         }
-        while let Some(id) = self.ready.first() {
+        while let Some((id, serial)) = self.ready.first() {
+            if self.conns.get_mut(id).is_none_or(|conn| conn.serial != serial) {
+                self.ready.pop_first();
+                continue;
+            }
             let step = self.step(id, arena);
             if let Step::Again(completion) = step {
                 return Some(completion);
             }
-            self.ready.pop_first(step.bytes());
-            let later = matches!(step, Step::Later | Step::More(_));
+            self.ready.pop_first();
             if let Some(conn) = self.conns.get_mut(id) {
-                if later {
-                    self.ready.push_later(id);
+                if matches!(step, Step::Later | Step::More(_)) {
+                    self.ready.push_later((id, serial));
                 } else {
                     conn.clear(flag::QUEUED);
                 }
@@ -571,13 +552,6 @@ impl Driver for MioDriver {
 }
 
 impl MioDriver {
-    /// After a short send: a `Sent` is due.
-    fn await_room(&mut self, id: ConnId) -> io::Result<()> {
-        let Some(conn) = self.conns.get_mut(id) else { return Ok(()) };
-        conn.set(flag::BLOCKED);
-        self.watch(id, Interest::READABLE | Interest::WRITABLE)
-    }
-
     /// After a failed send: a `Closed` is due.
     fn broken(&mut self, id: ConnId) {
         if let Some(conn) = self.conns.get_mut(id) {
@@ -589,7 +563,7 @@ impl MioDriver {
     fn queue_later(&mut self, id: ConnId) {
         if let Some(conn) = self.conns.get_mut(id).filter(|conn| !conn.has(flag::QUEUED)) {
             conn.set(flag::QUEUED);
-            self.ready.push_later(id);
+            self.ready.push_later((id, conn.serial));
         }
     }
 }

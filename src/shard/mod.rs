@@ -346,6 +346,7 @@ impl<D: Driver> Shard<D> {
     /// # Errors
     /// The driver is of no use any more.
     pub fn turn(&mut self, sleep: bool) -> io::Result<bool> {
+        let sleep = sleep && !self.driver.has_more();
         let timeout = if sleep { self.core.sleep() } else { Duration::ZERO };
         self.core.tell_writer(!timeout.is_zero());
         let waited = self.driver.wait(Some(timeout));

@@ -69,6 +69,17 @@ impl Conn {
         self.flags &= !flags;
     }
 
+    /// Whether what there is to read now is expected; what comes behind it is not.
+    #[inline]
+    pub(super) fn take_expected(&mut self) -> bool {
+        let is_expected =
+            self.has(flag::EXPECTED) && self.has(flag::READABLE) && !self.has(flag::PAUSED);
+        if is_expected {
+            self.clear(flag::EXPECTED);
+        }
+        is_expected
+    }
+
     /// Counts it out of the handshakes in progress.
     pub(super) fn end_handshake(&mut self, handshakes: &mut usize) {
         if self.has(flag::HANDSHAKES) {
@@ -122,21 +133,6 @@ pub(super) enum Step {
     Later,
 }
 
-impl Step {
-    /// Bytes that were received.
-    pub(super) fn bytes(&self) -> usize {
-        let (Self::Done(completion) | Self::Again(completion) | Self::More(completion)) = self
-        else {
-            return 0;
-        };
-        match completion {
-            Completion::Received { range, .. } => range.len(),
-            Completion::ReceivedFrame { frame, .. } => frame.len(),
-            _ => 0,
-        }
-    }
-}
-
 /// What came of a read.
 pub(super) enum Read {
     /// All that was asked for, or all that a layer gives at once: there may be more.
@@ -145,6 +141,15 @@ pub(super) enum Read {
     Short(usize),
     Nothing,
     End(CloseCause),
+}
+
+impl Read {
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Full(len) | Self::Short(len) => *len,
+            Self::Nothing | Self::End(_) => 0,
+        }
+    }
 }
 
 /// When to look again at a connection that had something to tell.
