@@ -395,7 +395,8 @@ impl Session {
         }
     }
 
-    /// Sends what waited for the commit of its turn, up to `turn`.
+    /// Sends what waited for the commit of its turn, up to `turn`, which is [settled](super::Journal::settle): whatever
+    /// waits here keeps its turn from being so before it is committed.
     pub fn send_committed<S: Sink>(&mut self, turn: u64, now: Time, sink: &mut S) {
         let Self { active, link, drops, durable, .. } = self;
         let Some(stored) = durable.as_mut().filter(|_| link.live) else { return };

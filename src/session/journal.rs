@@ -19,7 +19,8 @@ struct Noting {
     changes: Vec<Change>,
     /// How many of them were taken back.
     undone: usize,
-    /// How many somebody may wait for who need not any more when they are taken back.
+    /// How many somebody may wait for who need not any more when they are taken back; what cannot be, like acts of
+    /// others, is among them until the commit.
     open: usize,
     /// How many wait for the commit besides.
     awaited: usize,
@@ -151,7 +152,7 @@ struct Notes {
     is_others: bool,
     /// Earlier turns that are not settled, in their order.
     handed: VecDeque<Handed>,
-    /// With so many of them, and [`MAX_HANDED`], it is looked at again which were taken.
+    /// Merged again when there are so many, twice what the last time has left, or [`MAX_HANDED`] if that is more.
     most_handed: usize,
     waiters: Vec<Waiter>,
     asked: Vec<PageRequest>,

@@ -43,7 +43,8 @@ pub(super) struct Entry {
 
 const _: () = assert!(size_of::<Entry>() <= 64, "a queue is many of them");
 
-/// Not in the life of this process.
+/// Nothing that may be taken back: it was queued in an earlier life of the broker, or brought by an act of another
+/// shard.
 const NOT_NOTED: u32 = u32::MAX;
 
 /// No shared group.

@@ -60,7 +60,8 @@ pub(super) struct Connection {
     pub(super) blocked: bool,
     /// Its session has more to send when what was written is gone.
     pub(super) pumps: bool,
-    /// What was written since the last flush is to be answered.
+    /// A QoS 1 or 2 message, or PUBREL, was written since the last flush: its answer finishes what is under way.
+    /// That of PUBREC does too, but comes from who publishes, and with more to begin.
     pub(super) expects: bool,
     /// Not read: a receiver or a shard behind it is full, or too much of its own is under way.
     pub(super) held: bool,

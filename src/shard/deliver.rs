@@ -149,7 +149,7 @@ impl<S> Core<S> {
         }
     }
 
-    /// Hands a session an owned message.
+    /// Hands a session a message in a form that outlives the turn.
     fn deliver(&mut self, parcel: &mut Parcel<'_>, key: SessionKey, share: &Share<'_>) -> Kept {
         let publisher = parcel.publisher;
         let retain = parcel.retain && share.retain_as_published;

@@ -264,7 +264,11 @@ mod tests {
         assert!(expected(&rig).is_empty());
         rig.send(publisher, &message(1, 1, &[]));
         rig.turns(3);
-        assert_eq!(expected(&rig), (0..RECEIVERS as u32).collect::<Vec<_>>());
+        let receivers: Vec<u32> = (0..RECEIVERS as u32).collect();
+        assert_eq!(expected(&rig), receivers);
+        rig.send(publisher, b"\x34\x07\x00\x01t\x00\x02\x00.");
+        rig.turns(3);
+        assert_eq!(expected(&rig), receivers, "PUBREC");
     }
 
     /// A turn that reads 60 KiB from one publisher for many who do not read: each is written to before

@@ -283,15 +283,17 @@ impl<S> Core<S> {
             self.mailbox.ask_confirmation(reach.remote);
             self.gate.wait(outcome.waiting, self.turn, reader.session, publisher.serial);
         }
-        let Some(slot) = self.sessions.get_mut(reader.session) else { return Ok(Then::Stop) };
-        let Some(mut out) = self.connections.out(reader.id) else { return Ok(Then::Stop) };
-        let verdict = slot.session.finish_publish(publish.qos, packet_id, outcome, &mut out);
+        let slot = self.sessions.get_mut(reader.session);
+        let verdict = slot.zip(self.connections.out(reader.id)).map(|(slot, mut out)| {
+            slot.session.finish_publish(publish.qos, packet_id, outcome, &mut out)
+        });
         if let Some(act) = act {
             self.end_act(act);
         }
         match verdict {
-            Verdict::Continue => Ok(Then::Continue),
-            Verdict::Close(why) => {
+            None => Ok(Then::Stop),
+            Some(Verdict::Continue) => Ok(Then::Continue),
+            Some(Verdict::Close(why)) => {
                 self.end_unkept(reader.id, why, Some(reader.route));
                 Ok(Then::Stop)
             }

@@ -374,7 +374,9 @@ impl<S> Core<S> {
         if changes.is_none()
             && store.done.is_empty()
             && store.handed.is_empty()
+            && store.returned.is_empty()
             && store.taken_back.is_empty()
+            && store.unstored.is_empty()
             && asked.is_empty()
         {
             return;

@@ -388,7 +388,7 @@ impl ParameterArgs {
             ("--lasting", self.lasting, is_steady),
             ("--seconds", self.seconds.is_some(), is_steady),
             ("--warm-up", self.warm_up.is_some(), is_steady),
-            ("--spin", self.spin, true),
+            ("--spin", self.spin, !is_crowd),
         ];
         let Some((name, ..)) = all.iter().find(|(_, is_given, is_used)| *is_given && !is_used)
         else {

@@ -80,7 +80,7 @@ impl Results {
             let all = runs.count();
             let _ = writeln!(
                 text,
-                "\n~ {disturbed} of {all} runs were disturbed by other processes or by the machine's host. Figures are of\nthe others; where there are none, they are worse than the broker's, and marked with ~"
+                "\n~ {disturbed} of {all} runs were disturbed by other processes or by the machine's host. Figures are of\nthe others; where there are none, they may be worse than the broker's, and are marked with ~"
             );
         }
         for note in &self.notes {
@@ -142,9 +142,9 @@ fn details(runs: &[Outcome]) -> String {
     };
     let (p50_ms, p99_ms) = (milliseconds(50.0), milliseconds(99.0));
     let own = chosen.median(Outcome::own_microseconds_each).unwrap_or_default();
-    let spun = runs.iter().any(Outcome::spun);
+    let spun = chosen.any(Outcome::spun);
     let own = if spun { "spinning".into() } else { format!("{own:.2} µs") };
-    let is_limit = runs.iter().any(Outcome::tool_was_the_bottleneck);
+    let is_limit = chosen.any(Outcome::tool_was_the_bottleneck);
     let mark = if is_limit { " (tool-bound)" } else { "" };
     format!("{per_second} {p50_ms:.2}/{p99_ms:.1} ms {own}{mark}")
 }

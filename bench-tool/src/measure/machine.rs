@@ -5,7 +5,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Kernel clock ticks a second in /proc/stat, the same on every Linux that Rust supports.
-const TICK: Duration = Duration::from_millis(10);
+const TICK_MS: u64 = 10;
+
+/// In less time than this nothing shows who was busy.
+pub(crate) const LEAST_MEASURED: Duration = Duration::from_millis(200);
+
+/// In less than this one tick is more than [`STEADY_CORES`].
+pub(crate) const LEAST_STEADY: Duration = Duration::from_millis(500);
 
 /// Use by others, in cores, below which the machine counts as quiet.
 pub(crate) const QUIET_CORES: f64 = 0.15;
@@ -40,12 +46,13 @@ impl MachineCpu {
     fn parse(stat: &str) -> Option<Self> {
         let fields = stat.lines().next()?.strip_prefix("cpu ")?;
         let ticks = fields.split_ascii_whitespace().take(8).map(str::parse);
-        let ticks: Vec<u32> = ticks.collect::<Result<_, _>>().ok()?;
+        let ticks: Vec<u64> = ticks.collect::<Result<_, _>>().ok()?;
         let [user, nice, system, _idle, _iowait, irq, softirq, steal] = *ticks.as_slice() else {
             return None;
         };
-        let busy = TICK * [user, nice, system, irq, softirq].iter().sum::<u32>();
-        Some(Self { busy, stolen: TICK * steal })
+        let time = |ticks: u64| Duration::from_millis(ticks.saturating_mul(TICK_MS));
+        let busy = [user, nice, system, irq, softirq].into_iter().fold(0, u64::saturating_add);
+        Some(Self { busy: time(busy), stolen: time(steal) })
     }
 }
 
@@ -111,7 +118,7 @@ mod tests {
 
     #[test]
     fn idle_and_waiting_are_not_busy() {
-        let stat = "cpu  100 1 50 99999 777 2 3 4 9 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
+        let stat = "cpu  100 1 50 99999999999 777 2 3 4 9 0\ncpu0 1 1 1 1 1 1 1 1 0 0\n";
         let (busy, stolen) = (Duration::from_millis(1_560), Duration::from_millis(40));
         assert_eq!(MachineCpu::parse(stat), Some(MachineCpu { busy, stolen }));
         assert_eq!(MachineCpu::parse("cpu  1 2"), None);

@@ -13,8 +13,8 @@ pub(crate) use detector::{Seen, SequenceTracker, StreamFaults};
 pub(crate) use disk::{Alone, DiskMeter, DiskUse};
 pub(crate) use latency::Latencies;
 pub(crate) use machine::{
-    MachineCpu, QUIET_CORES, STEADY_CORES, allowed_cores, check_memory, no_such_core,
-    wait_until_quiet,
+    LEAST_MEASURED, LEAST_STEADY, MachineCpu, QUIET_CORES, STEADY_CORES, allowed_cores,
+    check_memory, no_such_core, wait_until_quiet,
 };
 pub(crate) use process::{ProcessGroup, Usage};
 pub(crate) use reading::{Reading, Spent};

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{MachineCpu, ProcessGroup, Usage, monotonic_ns, own_cpu_ns};
+use super::{
+    LEAST_MEASURED, LEAST_STEADY, MachineCpu, ProcessGroup, Usage, monotonic_ns, own_cpu_ns,
+};
 
 pub(crate) struct Reading {
     pub(crate) at_ns: u64,
@@ -18,9 +20,9 @@ pub(crate) struct Spent {
     pub(crate) broker_cpu_ns: Option<u64>,
     /// Of the broker's busiest thread.
     pub(crate) broker_busiest_ns: Option<u64>,
-    /// Cores that were busy with anything else; known only if the broker's use is.
+    /// Cores that were busy with anything else; known only if the broker's use is, and not of a moment.
     pub(crate) others_cores: Option<f64>,
-    /// Cores that the host did not give.
+    /// Cores that the host did not give; not known of a moment.
     pub(crate) stolen_cores: Option<f64>,
 }
 
@@ -40,10 +42,12 @@ impl Reading {
         let elapsed = Duration::from_nanos(later.at_ns - self.at_ns);
         let cores = |time: Duration| time.as_secs_f64() / elapsed.as_secs_f64().max(1e-9);
         let machine = self.machine.zip(later.machine).map(|(earlier, later)| later.since(earlier));
-        let others_cores = machine.zip(broker_cpu_ns).map(|(machine, broker_cpu_ns)| {
+        let of_all = machine.filter(|_| elapsed >= LEAST_MEASURED);
+        let others_cores = of_all.zip(broker_cpu_ns).map(|(machine, broker_cpu_ns)| {
             cores(machine.busy.saturating_sub(Duration::from_nanos(own_cpu_ns + broker_cpu_ns)))
         });
-        let stolen_cores = machine.map(|machine| cores(machine.stolen));
+        let of_host = machine.filter(|_| elapsed >= LEAST_STEADY);
+        let stolen_cores = of_host.map(|machine| cores(machine.stolen));
         Spent { elapsed, own_cpu_ns, broker_cpu_ns, broker_busiest_ns, others_cores, stolen_cores }
     }
 }

@@ -170,10 +170,13 @@ fn groups(
 ) -> Vec<Group> {
     let targets = report.targets();
     let group = |scenario: String| {
-        let of = |target: &str| Chosen::of(report.runs(&scenario, target)).median(value);
-        let baseline = report.baseline.and_then(of);
+        let of = |target: &str| {
+            let chosen = Chosen::of(report.runs(&scenario, target));
+            Some((chosen.median(value)?, chosen.mark()))
+        };
+        let baseline = report.baseline.and_then(of).map(|(value, _)| value);
         let shown = |target: &String| {
-            let value = of(target)?;
+            let (value, mark) = of(target)?;
             let other = baseline.filter(|_| Some(target.as_str()) != report.baseline);
             let ratio = other.map(|base| if is_less_better { base / value } else { value / base });
             let ratio = ratio.filter(|ratio| ratio.is_finite());
@@ -182,7 +185,7 @@ fn groups(
                     if is_less_better { less(ratio) } else { format!("{} as many", times(ratio)) };
                 format!("  ({words})")
             });
-            Some((value, show(value) + &ratio))
+            Some((value, format!("{mark}{}{ratio}", show(value))))
         };
         let values = targets.iter().map(shown).collect();
         Group { name: scenario, values }
@@ -195,8 +198,8 @@ fn latency(report: &Report<'_>, scenario: &str) -> Option<(String, String)> {
     let found: Vec<(usize, String, Latencies)> = (0..)
         .zip(report.targets())
         .filter_map(|(index, target)| {
-            let latencies = Chosen::of(report.runs(scenario, &target)).latencies()?;
-            Some((index, target, latencies))
+            let chosen = Chosen::of(report.runs(scenario, &target));
+            Some((index, format!("{}{target}", chosen.mark()), chosen.latencies()?))
         })
         .collect();
     type At<'a> = Box<dyn Fn(f64) -> std::time::Duration + 'a>;

@@ -7,7 +7,7 @@ use sluice::mqtt::Version;
 
 use super::Problem;
 use crate::engine::Carrier;
-use crate::measure::{DiskUse, Latencies, QUIET_CORES, STEADY_CORES, StreamFaults};
+use crate::measure::{DiskUse, LEAST_MEASURED, Latencies, QUIET_CORES, STEADY_CORES, StreamFaults};
 use crate::scenario::{Parameters, ScenarioName};
 
 /// A share of one core above which a thread counts as fully used.
@@ -15,9 +15,6 @@ const BUSY: f64 = 0.92;
 
 /// No broker has a connection in less than so many bytes.
 const LEAST_EACH: f64 = 64.0;
-
-/// In less time than this nothing shows who was busy.
-const LEAST_MEASURED: Duration = Duration::from_millis(200);
 
 /// What was done in the measured time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,9 +198,7 @@ impl Outcome {
 
     /// What made every figure worse, if anything did.
     pub(crate) fn disturbance(&self) -> Option<String> {
-        let above = |cores: Option<f64>, most: f64| {
-            cores.filter(|cores| *cores > most && self.elapsed >= LEAST_MEASURED)
-        };
+        let above = |cores: Option<f64>, most: f64| cores.filter(|cores| *cores > most);
         let others = above(self.others_cores, QUIET_CORES)
             .map(|cores| format!("other processes kept {cores:.2} cores busy"));
         let host = above(self.stolen_cores, STEADY_CORES)
@@ -363,18 +358,17 @@ mod tests {
 
     #[test]
     fn what_disturbed_a_run_is_told() {
-        let told = |others: f64, stolen: f64, milliseconds| {
-            let elapsed = Duration::from_millis(milliseconds);
+        let told = |others: f64, stolen: f64| {
             let (others_cores, stolen_cores) = (Some(others), Some(stolen));
-            Outcome { elapsed, others_cores, stolen_cores, ..Outcome::default() }.disturbance()
+            Outcome { others_cores, stolen_cores, ..Outcome::default() }.disturbance()
         };
-        assert_eq!(told(0.15, 0.02, 1_000), None);
-        assert_eq!(told(9.0, 9.0, 100), None);
+        assert_eq!(Outcome::default().disturbance(), None);
+        assert_eq!(told(0.15, 0.02), None);
         let others = "other processes kept 0.20 cores busy";
         let host = "the host took 0.03 cores away";
-        assert_eq!(told(0.2, 0.0, 1_000).as_deref(), Some(others));
-        assert_eq!(told(0.1, 0.03, 1_000).as_deref(), Some(host));
-        assert_eq!(told(0.2, 0.03, 1_000).unwrap(), format!("{others}, {host}"));
+        assert_eq!(told(0.2, 0.0).as_deref(), Some(others));
+        assert_eq!(told(0.1, 0.03).as_deref(), Some(host));
+        assert_eq!(told(0.2, 0.03).unwrap(), format!("{others}, {host}"));
     }
 
     #[test]

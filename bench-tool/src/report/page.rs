@@ -25,7 +25,7 @@ pub(super) fn build(report: &Report<'_>, about: &Value, charts: &[(String, Strin
         others.iter().for_each(|(_, svg)| page.push_str(svg));
     }
     if !latencies.is_empty() {
-        page.push_str("<h2>Latency</h2>\n<p>Each step to the right is ten times as rare; both axes are logarithmic. Beside each name stands its median. Where so many messages are outstanding, latency follows from throughput: compare it where the rate is fixed, or where one is outstanding.</p>\n<div class=\"two\">\n");
+        page.push_str("<h2>Latency</h2>\n<p>Each step to the right is ten times as rare; both axes are logarithmic. Beside each name stands its median. Where so many messages are outstanding, latency follows from throughput: compare it where the rate is fixed, or where one is outstanding. A curve is of the messages of all undisturbed runs, where the tables have the median of what the runs have each.</p>\n<div class=\"two\">\n");
         latencies.iter().for_each(|(_, svg)| page.push_str(svg));
         page.push_str("</div>\n");
     }
@@ -101,7 +101,7 @@ fn remarks(report: &Report<'_>) -> String {
         let all = runs().count();
         let _ = writeln!(
             text,
-            "<p>{disturbed} of {all} runs were disturbed by other processes or by the machine's host. Figures are of the others; where there are none, they are marked with ~ and worse than the broker's.</p>"
+            "<p>{disturbed} of {all} runs were disturbed by other processes or by the machine's host. Figures are of the others; where there are none, they are marked with ~ and may be worse than the broker's.</p>"
         );
     }
     for entry in report.entries {

@@ -24,6 +24,11 @@ impl<'a> Chosen<'a> {
         if self.is_disturbed { "~" } else { "" }
     }
 
+    /// Whether that is so in one of them.
+    pub(crate) fn any(&self, is_so: impl Fn(&Outcome) -> bool) -> bool {
+        self.runs.iter().any(|run| is_so(run))
+    }
+
     /// Of those that have such a value.
     pub(crate) fn values(&self, value: impl Fn(&Outcome) -> Option<f64>) -> Vec<f64> {
         self.runs.iter().filter_map(|run| value(run)).collect()

@@ -62,7 +62,7 @@ pub(crate) fn describe(outcome: &Outcome) -> String {
         line(name, value.clone());
     }
     if let Some(what) = outcome.disturbance() {
-        line("note", format!("{what}: figures are worse than the broker's"));
+        line("note", format!("{what}: figures may be worse than the broker's"));
     }
     if outcome.tool_was_the_bottleneck() {
         line("note", "this tool was the bottleneck: the broker could do more".into());

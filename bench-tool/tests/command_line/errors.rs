@@ -147,10 +147,8 @@ fn what_is_not_there_is_named() {
 fn what_a_scenario_has_no_use_for_is_refused() {
     for (arguments, expected) in [
         (&["run", "p2p", "-c", "5"][..], "p2p has no use for --clients: it takes --publishers, "),
-        (
-            &["run", "idle", "-W", "5"],
-            "idle has no use for --seconds: it takes --clients, --spin\n",
-        ),
+        (&["run", "idle", "-W", "5"], "idle has no use for --seconds: it takes --clients\n"),
+        (&["run", "storm", "--spin"], "storm has no use for --spin: it takes --clients\n"),
         (&["run", "fanin", "--topics", "5"], "fanin has no use for --topics: it takes "),
     ] {
         let (status, output, errors) = run_at(broker::nobody(), arguments);
