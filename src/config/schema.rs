@@ -140,7 +140,8 @@ pub struct Limits {
     /// TLS handshakes in progress on each shard (default 1,000). With so many of them, listeners of TLS
     /// accept nobody: connections wait in their backlog.
     pub max_handshakes: u32,
-    /// The mean time that a turn of a shard's loop takes, over about a second (default 500 ms). A shard beyond
+    /// The mean time that a turn of a shard's loop takes, over about a second (default 500 ms), or that as many take
+    /// as it needs to read from everybody who has sent something. A shard beyond
     /// it refuses new clients with Server busy (0x89, in 3.x return code 3), and closes those of TLS at
     /// once, until turns take half as long.
     pub max_turn: Option<Duration>,

@@ -192,9 +192,9 @@ pub trait Driver {
     /// begin and end.
     fn now(&self) -> Time;
 
-    /// How long the turn before this one took, from the end of its [`wait`](Self::wait) to the beginning of
-    /// the next.
-    fn last_turn(&self) -> Duration;
+    /// How long it took to get round to everybody who had something: the turn before this one, from the end of its
+    /// [`wait`](Self::wait) to the beginning of the next, or as many turns as that takes, so far if it goes on.
+    fn last_round(&self) -> Duration;
 
     /// The time of day, read now.
     fn wall_clock(&self) -> SystemTime;
@@ -241,6 +241,13 @@ pub trait Driver {
     /// from it the next time, that is received before what others begin. For the order only; a driver may do without.
     fn expect(&mut self, conn: ConnId) {
         let _ = conn;
+    }
+
+    /// Whether there may be something of a connection that was not read in the turns before this one or in it, though
+    /// it was not paused.
+    fn is_unread(&mut self, conn: ConnId) -> bool {
+        let _ = conn;
+        false
     }
 
     /// Stops reading. Neither received bytes nor the end of the connection complete until

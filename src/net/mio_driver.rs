@@ -68,9 +68,9 @@ pub struct MioDriver {
     woken: bool,
     start: Instant,
     now: Time,
-    /// When the present turn began, after `start`, and how long the one before took.
-    began: Duration,
-    last_turn: Duration,
+    /// When the present round began, after `start`, and how long the one before took.
+    round_began: Duration,
+    last_round: Duration,
     acceptor: Acceptor,
     conns: Slots<Conn>,
     next_serial: u32,
@@ -112,8 +112,8 @@ impl MioDriver {
             woken: false,
             start,
             now: time_of(start.elapsed()),
-            began: start.elapsed(),
-            last_turn: Duration::ZERO,
+            round_began: start.elapsed(),
+            last_round: Duration::ZERO,
             acceptor,
             conns: Slots::new(),
             next_serial: 0,
@@ -355,8 +355,8 @@ impl Driver for MioDriver {
         self.now
     }
 
-    fn last_turn(&self) -> Duration {
-        self.last_turn
+    fn last_round(&self) -> Duration {
+        self.last_round
     }
 
     fn wall_clock(&self) -> SystemTime {
@@ -372,20 +372,26 @@ impl Driver for MioDriver {
         self.conns.end_turn();
         self.ready.begin_turn();
         let timeout = self.timeout(timeout);
-        self.last_turn = self.start.elapsed().saturating_sub(self.began);
+        let round = self.start.elapsed().saturating_sub(self.round_began);
+        let goes_on = self.ready.round_goes_on();
+        self.last_round = if goes_on { round.max(self.last_round) } else { round };
         match self.poll.poll(&mut self.events, timeout) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.events.clear(),
             Err(error) => return Err(error),
         }
-        self.began = self.start.elapsed();
-        self.now = time_of(self.began);
+        let began = self.start.elapsed();
+        self.now = time_of(began);
         self.handshakes_left = HANDSHAKES_PER_TURN;
         self.acceptor.begin_turn(self.now);
         if !self.lingering.is_empty() {
             self.expire_lingering();
         }
         self.take_events();
+        if !goes_on {
+            self.round_began = began;
+            self.ready.begin_round();
+        }
         Ok(())
     }
 
@@ -457,6 +463,11 @@ impl Driver for MioDriver {
         if let Some(entry) = self.conn(conn) {
             entry.set(flag::EXPECTED);
         }
+    }
+
+    fn is_unread(&mut self, conn: ConnId) -> bool {
+        let entry = self.conn(conn).filter(|c| c.has(flag::QUEUED) && c.has(flag::READABLE));
+        entry.is_some_and(|entry| !entry.has(flag::PAUSED | flag::CLOSED))
     }
 
     fn pause(&mut self, conn: ConnId) {

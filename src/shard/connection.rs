@@ -35,6 +35,16 @@ pub(super) enum State {
     Closing,
 }
 
+impl State {
+    /// Whether it ends if nothing comes of the client in time.
+    pub(super) fn awaits_client(self) -> bool {
+        matches!(
+            self,
+            Self::Handshaking | Self::AwaitingConnect | Self::Exchanging | Self::Connected
+        )
+    }
+}
+
 /// One socket's state beyond the driver's. Small: there are as many as there are clients.
 #[derive(Debug)]
 pub(super) struct Connection {

@@ -14,6 +14,7 @@ use crate::session::Acked;
 use super::Core;
 use super::connection::State;
 use super::ending::Ending;
+use super::long_packets::LEVELS_AT_ONCE;
 use super::remote::Publisher;
 use super::runs::Run;
 
@@ -92,6 +93,8 @@ pub(super) struct Reader<'a> {
     pub(super) publisher: Option<Publisher>,
     /// What it has done of SUBSCRIBE and UNSUBSCRIBE, in levels of filters.
     pub(super) levels: usize,
+    /// What it may do of them in this read.
+    pub(super) most_levels: usize,
 }
 
 impl<S> Core<S> {
@@ -124,6 +127,7 @@ impl<S> Core<S> {
             },
             publisher: None,
             levels: 0,
+            most_levels: LEVELS_AT_ONCE,
         };
         let taken = match connection.state {
             State::Closing => Taken { consumed: 0, frame_len: None, then: Then::Stop },

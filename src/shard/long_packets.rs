@@ -15,7 +15,7 @@ use super::ended::LEVELS_EACH;
 use super::input::Reader;
 
 /// What a connection may do at once, in levels of filters.
-const LEVELS_AT_ONCE: usize = 256;
+pub(super) const LEVELS_AT_ONCE: usize = 256;
 
 /// What one that has waited may do in its turn.
 const LEVELS_PER_STEP: usize = 1024;
@@ -46,6 +46,8 @@ pub(super) struct Begun {
     pub(super) scans: Vec<WantedScan>,
     /// Its place in the queue.
     place: u64,
+    /// It is its turn.
+    is_next: bool,
 }
 
 /// The packets that wait.
@@ -56,24 +58,26 @@ pub(super) struct LongPackets {
     /// their packet any more.
     queue: VecDeque<(ConnId, u64)>,
     last_place: u64,
-    /// Those whose turn it is.
-    next: Vec<ConnId>,
 }
 
 impl LongPackets {
-    /// What was done of the packet that a connection begins with now.
-    pub(super) fn take(&mut self, id: ConnId) -> Begun {
-        match self.begun.is_empty() {
-            true => Begun::default(),
-            false => self.begun.remove(&id).unwrap_or_default(),
+    /// What was done of the packet that a connection begins with now. If it is its turn, it may do more in this read.
+    pub(super) fn take(&mut self, reader: &mut Reader<'_>) -> Begun {
+        if self.begun.is_empty() {
+            return Begun::default();
         }
+        let begun = self.begun.remove(&reader.id).unwrap_or_default();
+        if begun.is_next {
+            reader.most_levels = LEVELS_PER_STEP;
+        }
+        begun
     }
 
     /// Keeps that; the connection waits for its turn.
     pub(super) fn put(&mut self, id: ConnId, begun: Begun) {
         self.last_place += 1;
         let place = self.last_place;
-        self.begun.insert(id, Begun { place, ..begun });
+        self.begun.insert(id, Begun { place, is_next: false, ..begun });
         self.queue.push_back((id, place));
     }
 
@@ -95,31 +99,27 @@ impl LongPackets {
         self.begun.is_empty()
     }
 
-    /// Those who go on in the next turn.
-    pub(super) fn take_next(&mut self) -> &[ConnId] {
-        self.next.clear();
-        while self.next.len() < STEPS_PER_TURN
+    /// Notes those who go on when they are read the next time.
+    pub(super) fn take_next(&mut self, next: &mut Vec<ConnId>) {
+        let mut left = STEPS_PER_TURN;
+        while left > 0
             && let Some((id, place)) = self.queue.pop_front()
         {
-            if self.begun.get(&id).is_some_and(|begun| begun.place == place) {
-                self.next.push(id);
+            if let Some(begun) = self.begun.get_mut(&id).filter(|begun| begun.place == place) {
+                begun.is_next = true;
+                next.push(id);
+                left -= 1;
             }
         }
-        &self.next
-    }
-
-    /// Whether the reader may do another filter in this turn.
-    pub(super) fn may_go_on(&self, reader: &Reader<'_>) -> bool {
-        let most = if reader.levels < LEVELS_AT_ONCE || !self.next.contains(&reader.id) {
-            LEVELS_AT_ONCE
-        } else {
-            LEVELS_PER_STEP
-        };
-        reader.levels < most
     }
 }
 
 impl Reader<'_> {
+    /// Whether it may do another filter in this read.
+    pub(super) fn may_go_on(&self) -> bool {
+        self.levels < self.most_levels
+    }
+
     /// Notes that it has done a filter.
     pub(super) fn did(&mut self, filter: &str) {
         let size = topic::level_count(filter) + filter.len() / BYTES_PER_LEVEL;
@@ -137,14 +137,20 @@ mod tests {
         }
     }
 
+    fn next(packets: &mut LongPackets) -> Vec<ConnId> {
+        let mut next = Vec::new();
+        packets.take_next(&mut next);
+        next
+    }
+
     #[test]
     fn they_take_turns() {
         let mut packets = LongPackets::default();
         put(&mut packets, 0..12);
-        let first: Vec<_> = packets.take_next().to_vec();
+        let first = next(&mut packets);
         assert_eq!(first, Vec::from_iter((0..8).map(ConnId)));
         put(&mut packets, 0..8);
-        let second: Vec<_> = packets.take_next().to_vec();
+        let second = next(&mut packets);
         assert_eq!(second, [8, 9, 10, 11, 0, 1, 2, 3].map(ConnId));
     }
 
@@ -153,9 +159,9 @@ mod tests {
         let mut packets = LongPackets::default();
         put(&mut packets, [1, 2, 3]);
         packets.forget(ConnId(1));
-        let begun = packets.take(ConnId(2));
+        let begun = packets.begun.remove(&ConnId(2)).unwrap();
         packets.put(ConnId(2), begun);
-        assert_eq!(packets.take_next(), [ConnId(3), ConnId(2)]);
-        assert_eq!(packets.take_next(), []);
+        assert_eq!(next(&mut packets), [ConnId(3), ConnId(2)]);
+        assert_eq!(next(&mut packets), []);
     }
 }

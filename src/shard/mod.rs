@@ -354,13 +354,13 @@ impl<D: Driver> Shard<D> {
         self.core.mailbox.awake();
         waited?;
         self.core.now = self.driver.now();
-        self.core.measure_turn(self.driver.last_turn());
+        self.core.measure_round(self.driver.last_round());
         self.core.take_committed();
         self.take_mail();
         self.core.take_decisions();
         self.core.follow_rules();
         self.take_completions();
-        self.core.run_timers();
+        self.core.run_timers(&mut self.driver);
         self.core.follow_store();
         self.core.expire_retained();
         self.core.expire_queues();
@@ -492,7 +492,7 @@ impl<D: Driver> Shard<D> {
         self.core.release_lanes();
         self.core.allowance.settle(&self.core.shared.budget);
         self.core.settle_subscriptions();
-        self.core.resumed.extend_from_slice(self.core.long_packets.take_next());
+        self.core.long_packets.take_next(&mut self.core.resumed);
         for conn in std::mem::take(&mut self.core.resumed) {
             if self.core.may_read(conn)
                 && let Some(connection) = self.core.connections.get_mut(conn)

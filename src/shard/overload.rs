@@ -41,7 +41,7 @@ impl Mark {
 /// How loaded a shard is.
 #[derive(Debug)]
 pub(super) struct Overload {
-    /// How long turns take, in microseconds, averaged over about a second.
+    /// How long rounds take, in microseconds, averaged over about a second.
     mean_us: i64,
     measured: Time,
     turns: Mark,
@@ -61,14 +61,14 @@ impl Overload {
         }
     }
 
-    /// Takes the turn before the one that begins at `now` into the mean. It counts for as long as it took, and
-    /// the sleep after it as turns that take no time.
-    fn take_turn(&mut self, turn: Duration, now: Time) {
+    /// Takes the round of the turn before the one that begins at `now` into the mean. It counts for as long as it took,
+    /// of a longer one what came since the last, and the sleep after it as rounds that take no time.
+    fn take_round(&mut self, round: Duration, now: Time) {
         let micros = |time: Duration| i64::try_from(time.as_micros()).unwrap_or(i64::MAX);
-        let (turn, since) = (micros(turn), micros(now.since(self.measured)));
+        let (round, since) = (micros(round), micros(now.since(self.measured)));
         self.measured = now;
-        let busy = turn.min(since);
-        self.approach(turn, busy);
+        let busy = round.min(since);
+        self.approach(round, busy);
         self.approach(0, since - busy);
     }
 
@@ -88,17 +88,17 @@ impl Overload {
 }
 
 impl<S> Core<S> {
-    /// Notes how long a turn took.
+    /// Notes how long a [round](crate::net::Driver::last_round) took.
     #[inline]
-    pub(super) fn measure_turn(&mut self, turn: Duration) {
+    pub(super) fn measure_round(&mut self, round: Duration) {
         if self.overload.measured != self.now && self.overload.turns.limit.is_some() {
-            self.judge_turn(turn);
+            self.judge_round(round);
         }
     }
 
-    fn judge_turn(&mut self, turn: Duration) {
+    fn judge_round(&mut self, round: Duration) {
         let (shard, now, overload) = (self.id, self.now, &mut self.overload);
-        overload.take_turn(turn, now);
+        overload.take_round(round, now);
         let mean_us = u64::try_from(overload.mean_us).unwrap_or(0);
         if overload.turns.update(mean_us) {
             let turn_ms = mean_us / 1000;
@@ -173,7 +173,7 @@ mod tests {
     fn turns_count_for_the_time_they_take() {
         let mut overload = Overload::new(None, None, Time(0));
         let mut mean = |turn_ms, now| {
-            overload.take_turn(Duration::from_millis(turn_ms), Time(now));
+            overload.take_round(Duration::from_millis(turn_ms), Time(now));
             overload.mean_us / 1000
         };
         assert_eq!(mean(200, 200), 40);

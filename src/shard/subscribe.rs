@@ -29,7 +29,7 @@ impl<S> Core<S> {
         let mut begun = self.go_on_with(reader, count)?;
         let done = begun.reasons.len();
         for filter in subscribe.filters.iter().skip(done) {
-            if !self.long_packets.may_go_on(reader) {
+            if !reader.may_go_on() {
                 self.long_packets.put(reader.id, begun);
                 return Ok(Then::Hold);
             }
@@ -90,8 +90,8 @@ impl<S> Core<S> {
     }
 
     /// What was done of the packet at hand, which has `count` filters.
-    fn go_on_with(&mut self, reader: &Reader<'_>, count: usize) -> Result<Begun, DecodeError> {
-        let begun = self.long_packets.take(reader.id);
+    fn go_on_with(&mut self, reader: &mut Reader<'_>, count: usize) -> Result<Begun, DecodeError> {
+        let begun = self.long_packets.take(reader);
         if begun.reasons.is_empty() {
             self.check_answer_fits(reader, count)?;
         }
@@ -258,7 +258,7 @@ impl<S> Core<S> {
         let mut begun = self.go_on_with(reader, count)?;
         let done = begun.reasons.len();
         for text in unsubscribe.filters.iter().skip(done) {
-            if !self.long_packets.may_go_on(reader) {
+            if !reader.may_go_on() {
                 self.long_packets.put(reader.id, begun);
                 return Ok(Then::Hold);
             }

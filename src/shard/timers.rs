@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::mqtt::{ReasonCode, Version};
-use crate::net::ConnId;
+use crate::net::{ConnId, Driver};
 use crate::router::SessionKey;
 use crate::session::RetryOutcome;
 use crate::timer::Time;
@@ -35,17 +35,20 @@ pub(super) enum Timer {
     Sweep,
 }
 
+/// Who has sent something that has not been read is not silent: he is looked at again after this.
+const UNREAD_AGAIN: Duration = Duration::from_millis(100);
+
 /// How often expired retained messages are looked for.
 pub(super) const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 impl<S> Core<S> {
     /// Does what is due at `self.now`.
-    pub(super) fn run_timers(&mut self) {
+    pub(super) fn run_timers<D: Driver>(&mut self, driver: &mut D) {
         let mut due = std::mem::take(&mut self.due);
         self.timers.advance(self.now, &mut due);
         for timer in due.drain(..) {
             match timer {
-                Timer::Connection(id) => self.connection_due(id),
+                Timer::Connection(id) => self.connection_due(driver, id),
                 Timer::Login(id) => self.login_over(id),
                 Timer::Session(key) => self.session_due(key),
                 Timer::Rate(id) => self.rate_due(id),
@@ -85,10 +88,15 @@ impl<S> Core<S> {
         }
     }
 
-    fn connection_due(&mut self, id: ConnId) {
+    fn connection_due<D: Driver>(&mut self, driver: &mut D, id: ConnId) {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.timer = None;
+        if connection.state.awaits_client() && driver.is_unread(id) {
+            let again = now.plus(UNREAD_AGAIN);
+            connection.timer = Some(self.timers.insert(again, Timer::Connection(id)));
+            return;
+        }
         match connection.state {
             State::Handshaking => self.end(id, Ending::Silent("no TLS handshake in time")),
             State::AwaitingConnect => self.end(id, Ending::Silent("no CONNECT in time")),

@@ -11,6 +11,7 @@ use crate::common::{
     let_pass,
 };
 use crate::rig::{Rig, packets};
+use sluice::net::sim::Faults;
 
 /// One and a half seconds of silence end a keep alive of one. How soon, [`closes_within_a_second`] says: here it
 /// depends on what else the machine does.
@@ -55,6 +56,35 @@ fn closes_within_a_second() {
         matches!(&told[..], [Packet::Disconnect(reason)] if reason.code == code::KEEP_ALIVE_TIMEOUT)
     );
     assert!(new.1);
+}
+
+/// [MQTT-3.1.2-22] Who has sent something that a busy broker has not read yet is not silent, nor late with CONNECT.
+#[test]
+fn who_waits_to_be_read_is_not_silent() {
+    let mut rig = Rig::new(1, "");
+    let (pings, silent) = (rig.connect(&connect("pings")), rig.connect(&connect("silent")));
+    let comes = rig.world.connect();
+    let (bytes, ping) = (connect("comes").bytes(), wire::packet(wire::PINGREQ, &[]));
+    rig.turns(4);
+    rig.world.advance(Duration::from_millis(8_000));
+    rig.world.set_faults(Faults { late: 1.0, ..Faults::NONE });
+    for (client, bytes) in [(pings, &ping), (comes, &bytes)] {
+        assert_eq!(rig.world.client_send(client, bytes).ok(), Some(bytes.len()));
+    }
+    for _ in 0..20 {
+        rig.world.advance(Duration::from_millis(1_000));
+        rig.turns(4);
+    }
+    rig.world.set_faults(Faults::NONE);
+    assert_eq!(rig.receive(pings), wire::packet(wire::PINGRESP, &[]));
+    assert_eq!(rig.receive(comes)[0], wire::CONNACK);
+    rig.receive(silent);
+    let ended = [pings, comes, silent].map(|client| rig.world.client_end(client).is_some());
+    assert_eq!(ended, [false, false, true]);
+}
+
+fn connect(client_id: &str) -> Connect {
+    Connect::new(V311, client_id).keep_alive(10)
 }
 
 /// [MQTT-3.1.2-22] Any packet counts, whatever its type; the time runs from the last one.

@@ -28,6 +28,8 @@ pub(super) struct Ready {
     begun: usize,
     /// And from the [first](Self::first), who counts when it is popped.
     read: usize,
+    /// Of `others`, those who were there when the round began.
+    round: usize,
 }
 
 impl Ready {
@@ -35,6 +37,16 @@ impl Ready {
     pub(super) fn begin_turn(&mut self) {
         self.others.extend(self.later.drain(..));
         (self.finished, self.begun) = (0, 0);
+    }
+
+    /// All who are there now are a round.
+    pub(super) fn begin_round(&mut self) {
+        self.round = self.others.len();
+    }
+
+    /// Whether some of the round are still to be looked at.
+    pub(super) fn round_goes_on(&self) -> bool {
+        self.round > 0
     }
 
     /// Whether nobody is to be looked at, now or in the next turn.
@@ -78,6 +90,7 @@ impl Ready {
         } else {
             self.others.pop_front();
             self.begun += read;
+            self.round = self.round.saturating_sub(1);
         }
     }
 }
@@ -121,6 +134,25 @@ mod tests {
         assert_eq!(turn(&mut ready, BEGUN_PER_TURN / 3 + 1), [10, 2, 3, 4]);
         ready.begin_turn();
         assert_eq!(turn(&mut ready, BEGUN_PER_TURN / 3 + 1), [9, 11]);
+    }
+
+    /// Who comes meanwhile belongs to the next one.
+    #[test]
+    fn a_round_lasts_until_all_who_were_there_were_looked_at() {
+        let mut ready = Ready::default();
+        (0..3).for_each(|id| ready.push((ConnId(id), 0), false));
+        ready.begin_round();
+        assert_eq!(turn(&mut ready, BEGUN_PER_TURN / 2), [0, 1]);
+        assert!(ready.round_goes_on());
+        ready.push_later((ConnId(0), 0));
+        ready.begin_turn();
+        ready.push((ConnId(3), 0), false);
+        assert_eq!(turn(&mut ready, BEGUN_PER_TURN / 2), [2, 0]);
+        assert!(!ready.round_goes_on() && !ready.is_empty());
+        ready.begin_round();
+        ready.begin_turn();
+        assert_eq!(turn(&mut ready, 1), [3]);
+        assert!(!ready.round_goes_on());
     }
 
     #[test]

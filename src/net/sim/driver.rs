@@ -41,9 +41,10 @@ impl SimConn {
     /// Whether there is anything to tell.
     pub(super) fn is_ready(&self, links: &mut BTreeMap<u32, Link>, now: Time) -> bool {
         let Some(link) = links.get_mut(&self.link) else { return false };
-        if self.is_unblocked(link) {
-            return true;
-        }
+        self.is_unblocked(link) || self.is_readable(link, now)
+    }
+
+    fn is_readable(&self, link: &mut Link, now: Time) -> bool {
         if self.paused || self.closed {
             return false;
         }
@@ -261,7 +262,7 @@ impl Driver for SimDriver {
         self.now
     }
 
-    fn last_turn(&self) -> Duration {
+    fn last_round(&self) -> Duration {
         self.net().turn
     }
 
@@ -334,6 +335,14 @@ impl Driver for SimDriver {
 
     fn expect(&mut self, conn: ConnId) {
         self.with_conn(conn, |conn| conn.was_expected = true);
+    }
+
+    fn is_unread(&mut self, conn: ConnId) -> bool {
+        let mut net = self.net();
+        let Net { shards, links, now, .. } = &mut *net;
+        let entry = shards.get_mut(self.shard).and_then(|shard| shard.conns.get_mut(conn));
+        let Some(entry) = entry else { return false };
+        links.get_mut(&entry.link).is_some_and(|link| entry.is_readable(link, *now))
     }
 
     fn pause(&mut self, conn: ConnId) {

@@ -67,6 +67,32 @@ fn a_turn_begins_no_more_than_can_be_sent_on_soon() {
     drop(all);
 }
 
+/// Who waits for the next turn is known to, and what turns it takes to get round counts as one time.
+#[test]
+fn who_was_not_read_is_unread_until_he_is() {
+    let mut rig = Rig::new();
+    let all: [_; 4] = rig.waiting(40_000);
+    let unread = |rig: &mut Rig| {
+        let conns = all.iter().map(|(_, conn)| *conn);
+        conns.filter(|conn| rig.driver.is_unread(*conn)).collect::<Vec<_>>()
+    };
+    assert_eq!(rig.readers().len(), 2);
+    let left = unread(&mut rig);
+    assert_eq!(left.len(), 2);
+    let pause = Duration::from_millis(30);
+    thread::sleep(pause);
+    rig.driver.pause(left[0]);
+    assert_eq!(unread(&mut rig), [left[1]]);
+    assert_eq!(rig.readers(), [left[1]]);
+    assert!(rig.driver.last_round() >= pause);
+    thread::sleep(pause);
+    assert!(unread(&mut rig).is_empty());
+    assert_eq!(rig.turn(NOW), []);
+    assert!(rig.driver.last_round() >= 2 * pause, "both turns");
+    assert_eq!(rig.turn(NOW), []);
+    assert!(rig.driver.last_round() < pause, "a new round");
+}
+
 #[test]
 fn parts_of_large_frames_count_too() {
     let mut rig = Rig::new();
