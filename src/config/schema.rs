@@ -141,9 +141,8 @@ pub struct Limits {
     /// accept nobody: connections wait in their backlog.
     pub max_handshakes: u32,
     /// The mean time that a turn of a shard's loop takes, over about a second (default 500 ms), or that as many take
-    /// as it needs to read from everybody who has sent something. A shard beyond
-    /// it refuses new clients with Server busy (0x89, in 3.x return code 3), and closes those of TLS at
-    /// once, until turns take half as long.
+    /// as it needs to read from everybody who has sent something. A shard beyond it refuses new clients with Server
+    /// busy (0x89, in 3.x return code 3), and closes those of TLS at once, until turns take half as long.
     pub max_turn: Option<Duration>,
     /// Bytes of the process in memory (default unlimited), looked at once a second. Beyond it new clients are
     /// refused with Quota exceeded (0x97, in 3.x return code 3), and those of TLS closed at once, until

@@ -243,8 +243,7 @@ pub trait Driver {
         let _ = conn;
     }
 
-    /// Whether there may be something of a connection that was not read in the turns before this one or in it, though
-    /// it was not paused.
+    /// Whether there may be something of a connection, which is not paused, that has not been read yet.
     fn is_unread(&mut self, conn: ConnId) -> bool {
         let _ = conn;
         false
