@@ -66,8 +66,8 @@ pub(super) fn way_out(error: &DirectoryError) -> String {
         DirectoryError::InUse(_) => ", or name another with --data, or store.data".to_owned(),
         DirectoryError::OtherEngine { path, found, .. } if Engine::named(found).is_some() => {
             format!(
-                "; write store.engine = \"{found}\" to go on with it, or copy it for the other: sluice store \
-             migrate {} NEW",
+                "; write store.engine = \"{found}\" (SLUICE_STORE_ENGINE={found}) to go on with it, or copy it \
+             for the other: sluice store migrate {} NEW",
                 whole(path)
             )
         }

@@ -172,8 +172,8 @@ fn a_data_directory_that_cannot_be_used_is_said() {
                 whole("lite")
             ),
             format!(
-                "; write store.engine = \"sqlite\" to go on with it, or copy it for the other: sluice store \
-                 migrate {} NEW",
+                "; write store.engine = \"sqlite\" (SLUICE_STORE_ENGINE=sqlite) to go on with it, or copy it \
+                 for the other: sluice store migrate {} NEW",
                 whole("lite")
             ),
         ),
