@@ -75,7 +75,7 @@ pub struct MioDriver {
     conns: Slots<Conn>,
     next_serial: u32,
     ready: Ready,
-    /// Accepted in this turn, and not watched yet.
+    /// Accepted, and not watched yet.
     fresh: Vec<ConnId>,
     pool: KeptPool,
     /// Connections that linger, with serial, by deadline.

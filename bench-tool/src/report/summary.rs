@@ -101,7 +101,7 @@ impl Summary {
 }
 
 /// 0 of nothing.
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let upper = values.get(values.len() / 2);
     let lower = values.get(values.len().saturating_sub(1) / 2);
